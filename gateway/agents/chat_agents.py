@@ -11,9 +11,9 @@ from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import Sender
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.calls.called_tools import calls_in_prompt
-from gateway.agents.runs.run import sampling_fields
-from gateway.agents.runs.turn_guide import guide_of
+from gateway.agents.runs.calls.called_tools import list_prompt_calls
+from gateway.agents.runs.run import make_sampling
+from gateway.agents.runs.turn_guide import make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.offered_tools import allows_hidden_tools
@@ -59,7 +59,7 @@ class ChatAgents(Struct, frozen=True):
                 identity.project, identity.conversation_key, spec
             )
         offers = bool(spec.tools) and identity.mode in STORING_MODES and allows_hidden_tools(request.json)
-        return spec, add_missing_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
+        return spec, add_missing_fields(request, make_sampling(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:
         await self.agent_runs.complete(call)
@@ -75,7 +75,8 @@ class ChatAgents(Struct, frozen=True):
             serial_tools=find_serial_tools(spec),
             asides=read_asides(spec, request.tool_names),
         )
-        return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if spec.definition.rules else ())
+        called = list_prompt_calls(prompt) if spec.definition.rules else ()
+        return terms, make_guide(spec, prompt, called=called)
 
     def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
         is_profile = context.request.spec.is_profile

@@ -24,7 +24,7 @@ from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import Callbacks
 from gateway.agents.runs.background.run_service import RunService
-from gateway.agents.runs.sleeptime import Sleeping, sleeptime_schedule
+from gateway.agents.runs.sleeptime import Sleeping, make_schedule
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
 from gateway.provider_factory import make_batches
@@ -89,7 +89,7 @@ class AgentServices:
             count_attempt,
         )
         sleeptime_profiles = [spec.name for spec in specs if spec.sleeptime is not None]
-        schedule = sleeptime_schedule(store, settings.memory.idle_s, now, sleeptime_profiles)
+        schedule = make_schedule(store, settings.memory.idle_s, now, sleeptime_profiles)
         background_services.add_sleeptime(schedule)
         item_turns = ItemTurns(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
         self._batch_providers = make_batches(settings)

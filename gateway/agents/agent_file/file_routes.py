@@ -15,7 +15,7 @@ from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, write_agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.agent_bodies import models_of
+from gateway.agents.api.agent_bodies import list_models
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import render_file, render_folder
 from gateway.agents.files.agent_export import AgentExport
@@ -97,7 +97,7 @@ class AgentFileRoutes:
         ]
         for agent in agents:
             conversation_models = {conversation.definition.model for conversation in agent.conversations}
-            self._api.check_models(request, models_of(agent.definition) | conversation_models)
+            self._api.check_models(request, list_models(agent.definition) | conversation_models)
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))
         uids = await importing.run(overrides_tools=form.override_existing_tools)
         left_out = importing.left_out

@@ -39,7 +39,7 @@ from gateway.agents.agent_file.read_tools import read_tools
 from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.api.conversations import CreateConversation, with_body
 from gateway.agents.api.identities import apply_update
-from gateway.agents.api.passages import moment_of
+from gateway.agents.api.passages import read_moment
 from gateway.agents.core.agent_file import (
     AgentFile,
     PortableAgent,
@@ -146,7 +146,7 @@ class _FileReader:
             passages=self._read_passages(agent_extension.passages),
             uid=self._retained_uids.get(agent.id),
             identities=[*map(_read_identity, agent_extension.identities)],
-            created=moment_of(agent_extension.created_at, EXTENSION_FIELD),
+            created=read_moment(agent_extension.created_at, EXTENSION_FIELD),
         )
         if self._form.strip_messages:
             return portable
@@ -244,7 +244,7 @@ class _FileReader:
 
     def _read_time(self, text: str | None) -> float:
         """Returns a time in seconds since the epoch; the present time if the file has none."""
-        moment = moment_of(text, EXTENSION_FIELD)
+        moment = read_moment(text, EXTENSION_FIELD)
         return self._now if moment is None else moment
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
-from gateway.agents.api.agent_bodies import CreateAgent, new_definition
+from gateway.agents.api.agent_bodies import CreateAgent, define_agent
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Path
 from gateway.core.definition import AgentDefinition
@@ -46,7 +46,7 @@ def read_definition(
     for embedding in (form.override_embedding_handle, form.embedding):
         if isinstance(embedding, str):
             fields["embedding"] = embedding
-    return new_definition(convert(fields, CreateAgent, path))
+    return define_agent(convert(fields, CreateAgent, path))
 
 
 def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:

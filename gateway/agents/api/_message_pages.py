@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._paging import cursor_page, read_ref, read_sent_ref
+from gateway.agents.api._paging import read_page_at, read_ref, read_sent_ref
 from gateway.agents.api._query import ShownMessagesQuery
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
@@ -51,7 +51,7 @@ class MessagePages:
 
     async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
-        page = cursor_page(query, partial(read_ref, "message"), size=_PAGE)
+        page = read_page_at(query, partial(read_ref, "message"), size=_PAGE)
         return await self._fill_page(query, page, partial(self._messages.list_all, project))
 
     async def _fetch_of_agent(

@@ -19,7 +19,7 @@ from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, WaitKind
 from storage.sql.store import Store
 
 
-def conversation_id(uid: str, key: str | None) -> str:
+def make_conversation_id(uid: str, key: str | None) -> str:
     """Returns the public name of a conversation. key: the client's own."""
     return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.make_id("conv", uid)
 
@@ -34,7 +34,7 @@ class MessageRenderer(Struct, frozen=True):
     def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
         """Returns a listed message as up to three messages: of its thoughts, of its text, and of its calls."""
         if isinstance(view, SystemMessage):
-            return render_messages(_wire_message(view), self._system_origin(view), self.showing)
+            return render_messages(_make_wire_message(view), self._system_origin(view), self.showing)
         listed = view.listed
         origin = self._origin(view)
         return render_messages(
@@ -62,12 +62,13 @@ class MessageRenderer(Struct, frozen=True):
         """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.make_id("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
-            return render_as_object(_wire_message(view), self._system_origin(view), agent_id)
+            return render_as_object(_make_wire_message(view), self._system_origin(view), agent_id)
         return render_as_object(view.listed.message, self._origin(view), agent_id)
 
     def _system_origin(self, message: SystemMessage) -> Origin:
         name = message.conversation_name
-        conversation = conversation_id(name, DEFAULT_CONVERSATION if name == DEFAULT_CONVERSATION else None)
+        key = DEFAULT_CONVERSATION if name == DEFAULT_CONVERSATION else None
+        conversation = make_conversation_id(name, key)
         return Origin(message.id, message.at, conversation_id=conversation)
 
     def _origin(self, view: MessageView) -> Origin:
@@ -75,7 +76,7 @@ class MessageRenderer(Struct, frozen=True):
         run = None if view.run_uid is None else ids.make_id("run", view.run_uid)
         step = None if view.step_seq is None else ids.make_id_with_seq("step", self.agent.uid, view.step_seq)
         id = ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
-        return Origin(id, listed.at, run, step, conversation_id(view.conversation_uid, view.key))
+        return Origin(id, listed.at, run, step, make_conversation_id(view.conversation_uid, view.key))
 
     async def render_output(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns the output messages of a run. A run without steps that waits for answers shows the waiting calls."""
@@ -147,5 +148,5 @@ class MessageRenderer(Struct, frozen=True):
         )
 
 
-def _wire_message(message: SystemMessage) -> WireMessage:
+def _make_wire_message(message: SystemMessage) -> WireMessage:
     return {"role": "system", "content": message.text}

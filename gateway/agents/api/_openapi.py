@@ -101,15 +101,15 @@ def describe_routes(agents_routes: Iterable[AgentsRoute], version: str) -> dict[
 
 
 def _describe_agents_route(route: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
-    errors = {status: _response(description, "Detail") for status, description in _STATUS_MEANINGS.items()}
+    errors = {status: _make_response(meaning, "Detail") for status, meaning in _STATUS_MEANINGS.items()}
     done = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
-    operation = {**_operation_head(route, components), "responses": {"200": done, **errors}}
+    operation = {**_make_head(route, components), "responses": {"200": done, **errors}}
     if route.body is not None and issubclass(route.body, Form):
         fields = components[route.body.__name__].get("properties", {})
         form = {"type": "object", "properties": {"file": _FILE_SCHEMA, **fields}, "required": ["file"]}
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     elif route.body is not None:
-        operation["requestBody"] = _json_body(route.body)
+        operation["requestBody"] = _make_body(route.body)
     return operation
 
 
@@ -118,10 +118,10 @@ def _describe_web_route(route: WebRoute, components: dict[str, Any]) -> dict[str
     if route.body is not None or route.query is not None:
         statuses |= {"400", "413"}
     operation = {
-        **_operation_head(route, components, route.id_type),
+        **_make_head(route, components, route.id_type),
         "responses": {
-            **{status: _response("Done.", route.response.__name__) for status in route.statuses},
-            **{status: _response(_STATUS_MEANINGS[status], "Error") for status in sorted(statuses)},
+            **{status: _make_response("Done.", route.response.__name__) for status in route.statuses},
+            **{status: _make_response(_STATUS_MEANINGS[status], "Error") for status in sorted(statuses)},
         },
     }
     if route.has_csv:
@@ -130,11 +130,11 @@ def _describe_web_route(route: WebRoute, components: dict[str, Any]) -> dict[str
         content = {_FILE_SCHEMA["contentMediaType"]: {"schema": _FILE_SCHEMA}}
         operation["requestBody"] = {"required": True, "content": content}
     elif route.body is not None:
-        operation["requestBody"] = _json_body(route.body)
+        operation["requestBody"] = _make_body(route.body)
     return operation
 
 
-def _operation_head(
+def _make_head(
     route: AgentsRoute | WebRoute, components: dict[str, Any], id_type: str = "string"
 ) -> dict[str, Any]:
     """Returns the id, summary and parameters of an operation. id_type: the type of the parameters in the path."""
@@ -155,15 +155,15 @@ def _operation_head(
     }
 
 
-def _json_body(struct: type[Struct]) -> dict[str, Any]:
+def _make_body(struct: type[Struct]) -> dict[str, Any]:
     """Returns a JSON body. It has to be sent if one of its fields is required."""
     is_required = any(field.required for field in msgspec.structs.fields(struct))
-    return {"required": is_required, "content": _json_content(struct.__name__)}
+    return {"required": is_required, "content": _make_content(struct.__name__)}
 
 
-def _response(description: str, schema: str) -> dict[str, Any]:
-    return {"description": description, "content": _json_content(schema)}
+def _make_response(description: str, schema: str) -> dict[str, Any]:
+    return {"description": description, "content": _make_content(schema)}
 
 
-def _json_content(schema: str) -> dict[str, Any]:
+def _make_content(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}

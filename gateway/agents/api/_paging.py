@@ -27,14 +27,14 @@ def keep_cursors(query: PageQuery) -> PageQuery:
     return query
 
 
-def cursors_by_time(query: PageQuery) -> PageQuery:
+def order_cursors(query: PageQuery) -> PageQuery:
     """Returns a query with cursors by time (`after` is newer), turned into the order of the list."""
     if not query.newest_first():
         return query
     return structs.replace(query, after=query.before, before=query.after)
 
 
-def message_cursors_by_time(query: PageQuery) -> PageQuery:
+def order_message_cursors(query: PageQuery) -> PageQuery:
     """Returns a query for messages of a conversation or a run with its cursors in the order of the list.
 
     Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
@@ -80,19 +80,19 @@ class Paging(Struct, frozen=True):
 
 
 NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(newest_first=False)
-PASSAGES = Paging(newest_first=False, cursors=cursors_by_time)
-RUN_MESSAGES = Paging(newest_first=False, cursors=message_cursors_by_time)
-CONVERSATION_MESSAGES = Paging(cursors=message_cursors_by_time)
+PASSAGES = Paging(newest_first=False, cursors=order_cursors)
+RUN_MESSAGES = Paging(newest_first=False, cursors=order_message_cursors)
+CONVERSATION_MESSAGES = Paging(cursors=order_message_cursors)
 # Letta's server 0.16.8 gives messages oldest first, also where `order=desc`, the default, selects the newest: programs
 # show what they get.
-MESSAGES = Paging(cursors=cursors_by_time, shown_oldest_first=True)
+MESSAGES = Paging(cursors=order_cursors, shown_oldest_first=True)
 
 
 def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
     return structs.replace(query, order="desc" if newest_first else "asc", ascending=UNSET)
 
 
-def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
+def cut_page(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
     """Returns a page of a list in memory. The default size is 100, as on Letta's server.
 
     Items with one id (the pieces of a message) count as one entry: a cursor names all of them.
@@ -113,7 +113,7 @@ def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[s
     return [item for item in ordered if item["id"] in ids_of_page]
 
 
-def cursor_page(query: PageQuery, read_cursor: Callable[[str], CursorT], *, size: int = 50) -> Page[CursorT]:
+def read_page_at(query: PageQuery, read_cursor: Callable[[str], CursorT], *, size: int = 50) -> Page[CursorT]:
     """Returns the page that a query asks for. Raises: what `read_cursor` raises.
 
     read_cursor: returns the cursor that an id names.

@@ -183,7 +183,7 @@ _NO_LEARNING = (
 )
 
 
-def new_definition(create: CreateAgent) -> AgentDefinition:
+def define_agent(create: CreateAgent) -> AgentDefinition:
     """Returns the definition that a new agent begins with. Raises: Unprocessable."""
     initial = read_initial_messages(sent_or(create.initial_message_sequence, []))
     kind = sent_or(create.agent_type, DEFAULT_KIND)
@@ -264,7 +264,7 @@ def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[
     return values
 
 
-def models_of(definition: AgentDefinition) -> set[str | None]:
+def list_models(definition: AgentDefinition) -> set[str | None]:
     """Returns the models that an agent and its sleeptime agents ask, and the one that writes its summaries."""
     return {definition.model, SummaryTerms.of(definition.compaction).model}
 

@@ -17,7 +17,7 @@ from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
-from gateway.agents.runs.system_message import system_id
+from gateway.agents.runs.system_message import make_system_id
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
@@ -199,10 +199,8 @@ async def render_agents(
     waiting = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
     shown = []
     for view, agent in zip(views, agents, strict=True):
-        message_ids = [
-            system_id(agent),
-            *(ids.make_id_with_seq("message", agent.uid, n) for n in numbers[agent.id]),
-        ]
+        window_ids = (ids.make_id_with_seq("message", agent.uid, n) for n in numbers[agent.id])
+        message_ids = [make_system_id(agent), *window_ids]
         window = registry.resolver.context_window(view.definition)
         step = waiting.get(agent.id) or await _find_waiting_step(store, view)
         pending = None if step is None else await _find_pending_message(store, agent, step)

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 from msgspec.structs import asdict, replace
 
-from gateway.agents.api._paging import cursor_page
+from gateway.agents.api._paging import read_page_at
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, models_of, new_definition, with_update
+from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, define_agent, list_models, with_update
 from gateway.agents.api.blocks import block_of
 from gateway.agents.api.context import render_context
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
@@ -48,7 +48,7 @@ class AgentRoutes:
         views = await self._api.registry.list(
             request.project,
             replace(_filter_of(query), order=query.sorting),
-            cursor_page(query, partial(uid_in, "agent")),
+            read_page_at(query, partial(uid_in, "agent")),
         )
         return await self._api.agents.make_json(views)
 
@@ -59,17 +59,17 @@ class AgentRoutes:
     async def create(self, request: ApiRequest, body: CreateAgent) -> dict[str, Any]:
         """Make an agent."""
         sent = sent_fields(body)
-        definition = new_definition(body)
+        definition = define_agent(body)
         if definition.model is None:
             definition = replace(definition, model=self._api.choose_first_model(request))
-        self._api.check_models(request, models_of(definition))
+        self._api.check_models(request, list_models(definition))
         new = NewAgent(
             definition,
             own=[block_of(block) for block in sent.get("memory_blocks") or ()],
             tool_names=sent.get("tools") or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
-            **asdict(_parts_of(sent)),
+            **asdict(_load_parts(sent)),
         )
         return await self._api.agents.render(await self._api.registry.create(request.project, new))
 
@@ -83,10 +83,10 @@ class AgentRoutes:
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             updated = with_update(definition, body)
-            self._api.check_models(request, models_of(updated) - models_of(definition))
+            self._api.check_models(request, list_models(updated) - list_models(definition))
             return updated
 
-        change = AgentEdit(edit=edit, **asdict(_parts_of(sent)))
+        change = AgentEdit(edit=edit, **asdict(_load_parts(sent)))
         uid = request.uid("agent", "agent_id")
         return await self._api.agents.render(await self._api.registry.change(request.project, uid, change))
 
@@ -139,25 +139,25 @@ def _filter_of(query: AgentsQuery) -> AgentFilter:
     )
 
 
-def _parts_of(sent: Mapping[str, Any]) -> AgentParts:
+def _load_parts(sent: Mapping[str, Any]) -> AgentParts:
     """Returns the parts of an agent that a body names. Raises: UnknownId."""
     return AgentParts(
         name=sent.get("name"),
-        blocks=_uids("block", sent.get("block_ids")),
-        tools=_uids("tool", sent.get("tool_ids")),
+        blocks=_read_uids("block", sent.get("block_ids")),
+        tools=_read_uids("tool", sent.get("tool_ids")),
         tags=sent.get("tags"),
-        folders=_folders(sent),
-        identities=_uids("identity", sent.get("identity_ids")),
+        folders=_read_folders(sent),
+        identities=_read_uids("identity", sent.get("identity_ids")),
         multi_agent_tools=sent.get("include_multi_agent_tools"),
         sleeptime=sent.get("enable_sleeptime"),
     )
 
 
-def _uids(prefix: str, ids: Sequence[str] | None) -> list[str] | None:
+def _read_uids(prefix: str, ids: Sequence[str] | None) -> list[str] | None:
     return None if ids is None else [uid_in(prefix, id) for id in ids]
 
 
-def _folders(sent: Mapping[str, Any]) -> list[str] | None:
+def _read_folders(sent: Mapping[str, Any]) -> list[str] | None:
     """Returns the folders in a body's `folder_ids` and `source_ids`; None if it has neither field."""
     lists = [sent[name] for name in ("folder_ids", "source_ids") if sent.get(name) is not None]
     return [uid_in("source", id) for ids in lists for id in ids] if lists else None

@@ -221,16 +221,16 @@ class BatchRoutes:
         showing = read_showing(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.find_item_of_agent(batch.id, uid)
-            return {"messages": [] if item is None else await self._item_messages(item, showing)}
+            return {"messages": [] if item is None else await self._load_messages(item, showing)}
         after = await self._get_item_row(batch, query.after)
         messages: list[dict[str, Any]] = []
-        async for item in self._items_after(batch, after):
-            messages += await self._item_messages(item, showing)
+        async for item in self._load_items_after(batch, after):
+            messages += await self._load_messages(item, showing)
             if len(messages) >= query.limit:
                 break
         return {"messages": messages}
 
-    async def _items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
+    async def _load_items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
         """Yields the items of a batch in their order. after: the row after which they begin."""
         while True:
             page = await self._api.store.batches.list_items(batch.id, after=after, limit=_ITEMS_PER_PAGE)
@@ -251,7 +251,7 @@ class BatchRoutes:
             raise UnknownId(f"There is no message {id!r} in this batch.")
         return item.id
 
-    async def _item_messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
+    async def _load_messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
         """Returns the messages of an item; none before it has ended."""
         store, run = self._api.store, item.run
         if run is None or not run.is_over:

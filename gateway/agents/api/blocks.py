@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.api._paging import OLDEST_FIRST, page_items, read_page
+from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
@@ -77,7 +77,7 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
         limit=sent_or(create.limit, DEFAULT_LIMIT),
         read_only=create.read_only is True,
     )
-    return block, details_of(create)
+    return block, read_details(create)
 
 
 def change_of(update: UpdateBlock) -> BlockChange:
@@ -90,11 +90,11 @@ def change_of(update: UpdateBlock) -> BlockChange:
         description="" if "description" in sent and description is None else description,
         limit=sent.get("limit"),
         read_only=sent.get("read_only"),
-        details=details_of(update),
+        details=read_details(update),
     )
 
 
-def details_of(block: UpdateBlock) -> dict[str, Any]:
+def read_details(block: UpdateBlock) -> dict[str, Any]:
     """Returns the fields of a block that a turn does not need."""
     sent = sent_fields(block)
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
@@ -168,7 +168,7 @@ class BlockRoutes:
 
     async def index(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
         """List blocks."""
-        min_agents, max_agents = _agent_counts(query)
+        min_agents, max_agents = _read_agent_counts(query)
         where = BlockFilter(
             label=sent_or_none(query.label),
             label_text=sent_or_none(query.label_search),
@@ -234,7 +234,7 @@ class BlockRoutes:
         """List an agent's blocks."""
         agent = await self._api.agents.get(request)
         visible = (await self._blocks.load_visible([agent.id]))[agent.id]
-        return page_items([render_block(entry) for entry in visible], query)
+        return cut_page([render_block(entry) for entry in visible], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Have an agent see a block."""
@@ -270,7 +270,7 @@ class BlockRoutes:
         return (await self._blocks.get(project, uid_in("block", id))).block.id
 
 
-def _agent_counts(query: BlocksQuery) -> tuple[int, int]:
+def _read_agent_counts(query: BlocksQuery) -> tuple[int, int]:
     """Returns the least and the greatest number of agents that see the listed blocks. Raises: BadRequest."""
     name = "connected_to_agents_count_eq"
     counts = sent_or_none(query.connected_to_agents_count_eq)

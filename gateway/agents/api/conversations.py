@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._message_pages import MessagePages
-from gateway.agents.api._paging import CONVERSATION_MESSAGES, cursor_page
+from gateway.agents.api._paging import CONVERSATION_MESSAGES, read_page_at
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
@@ -21,11 +21,11 @@ from gateway.agents.api.compaction import Compact, CompactionBody, compact_on_re
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, Sends
-from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
+from gateway.agents.registry.conversation_registry import AgentConversations, read_definition
 from gateway.agents.runs.message_listing import AgentMessages
-from gateway.agents.runs.resend import otid_digest
+from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
+from gateway.agents.runs.system_message import SYSTEM_SEQ, make_system_id
 from gateway.agents.wire.run_json import StreamRun, render_run_states
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
@@ -212,7 +212,7 @@ class NamedConversation(Struct, frozen=True):
 
     @property
     def definition(self) -> ConversationDefinition | None:
-        return None if self.entry is None else definition_of(self.entry)
+        return None if self.entry is None else read_definition(self.entry)
 
 
 class ConversationRoutes:
@@ -253,7 +253,7 @@ class ConversationRoutes:
             archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
-        page = cursor_page(query, partial(uid_in, "conv"))
+        page = read_page_at(query, partial(uid_in, "conv"))
         entries = await self._api.store.conversations.list(request.project, where, page)
         return [render_conversation(entry) for entry in entries]
 
@@ -295,7 +295,7 @@ class ConversationRoutes:
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
         named = await self._get_named(request, query.agent_id)
-        upto = None if (id := sent_or_none(query.message_id)) is None else _seq_in(named, id)
+        upto = None if (id := sent_or_none(query.message_id)) is None else _read_seq(named, id)
         definition = named.definition or ConversationDefinition()
         source = await self._find_row(named)
         return await self._render_conversation(
@@ -363,7 +363,7 @@ class ConversationRoutes:
             run: Run | None = (await runs.get(request.project, uid_in("run", run_id))).run
         elif (otid := sent_or_none(body.otid)) is not None:
             run = await runs.find_run_by_otid(
-                named.agent.id, otid_digest(named.agent, named.conversation_name, otid)
+                named.agent.id, hash_otid(named.agent, named.conversation_name, otid)
             )
         else:
             run = None if row is None else await runs.find_newest_run(named.agent.id, row)
@@ -424,15 +424,15 @@ class ConversationRoutes:
         """Returns a conversation with the ids of its newest messages."""
         agent = entry.agent
         numbers = await self._messages.list_numbers(agent, entry.conversation.uid)
-        system = system_id(agent, entry.conversation.uid)
+        system = make_system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.make_id_with_seq("message", agent.uid, seq) for seq in numbers)]
         return render_conversation(entry, message_ids=message_ids)
 
 
-def _seq_in(named: NamedConversation, message: str) -> int:
+def _read_seq(named: NamedConversation, message: str) -> int:
     """Returns the number of a message of a conversation; 0 for its system message. Raises: UnknownId."""
     ref = ids.parse_ref("message", message)
-    if ids.without_attempt(message) == system_id(named.agent, named.conversation_name):
+    if ids.without_attempt(message) == make_system_id(named.agent, named.conversation_name):
         return SYSTEM_SEQ
     if ref is None or not ref.seq or ref.uid != named.agent.uid:
         raise UnknownId(f"There is no message {message!r} in this conversation.", param="message_id")

@@ -89,7 +89,7 @@ class AgentsApi(Struct, frozen=True):
         caller = get_request_info(request.http.scope).caller
         for name in (str(entry["id"]) for entry in self.models.entries):
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX):
-                return self.registry.resolver.model_handle(name)
+                return self.registry.resolver.make_handle(name)
         raise BadRequest(
             "Name a model, such as 'openai/gpt-4o': the gateway knows of none yet that this key may ask for.",
             param="model",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items, read_page, read_ref
+from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page, read_page_at, read_ref
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -283,7 +283,7 @@ class FolderRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
         folder = await self._get_folder(request)
-        page = cursor_page(query, lambda id: read_ref("passage", id).seq, size=100)
+        page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
         passages = await self._archives.list(
             await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
         )
@@ -294,7 +294,7 @@ class FolderRoutes:
         folders = {folder.memory_row: folder for folder in await self._load_attached_folders(request)}
         files = await self._api.store.files.list_of_folders(list(folders))
         shown = [render_agent_file(folders[file.memory_row], file) for file in files]
-        page = page_items(shown, query)
+        page = cut_page(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
@@ -307,7 +307,7 @@ class FolderRoutes:
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
-        return page_items(list(map(render_folder, await self._load_attached_folders(request))), query)
+        return cut_page(list(map(render_folder, await self._load_attached_folders(request))), query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""

@@ -64,7 +64,7 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
     Raises: Unprocessable.
     """
     if previous is not None:
-        default_type = server_type_of(previous)
+        default_type = get_server_type(previous)
     else:
         default_type = "stdio" if "command" in config else "streamable_http"
     server_type = config.get("mcp_server_type") or default_type
@@ -73,17 +73,17 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
         raise Unprocessable(Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type))
     # A null removes a secret or a header. A field that cannot be null counts as left out.
     sent = {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
-    complete = {**_defaults_from(previous, server_type), **sent}
+    complete = {**_read_defaults(previous, server_type), **sent}
     try:
         if server_type == "stdio":
-            return _stdio_config(complete)
-        return _http_config(complete, server_type, previous)
+            return _parse_stdio(complete)
+        return _parse_http(complete, server_type, previous)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
         raise Unprocessable(replace(error.fault, value=None)) from None
 
 
-def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
+def _read_defaults(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
     """Returns the fields that a config may leave out, with the values of the server that it changes.
 
     A new server has none, nor has a program that becomes an address, or an address that becomes a program.
@@ -96,7 +96,7 @@ def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> di
     return {"server_url": previous.url}
 
 
-def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
+def _parse_stdio(config: dict[str, Any]) -> McpServerConfig:
     """Returns the config of a program. Raises: Unprocessable."""
     program = convert(config, StdioConfig, _CONFIG_PATH)
     fields = sent_fields(program)
@@ -112,14 +112,14 @@ def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
     )
 
 
-def _http_config(
+def _parse_http(
     config: dict[str, Any], server_type: str, previous: McpServerDefinition | None
 ) -> McpServerConfig:
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     fields = sent_fields(http)
     has_token = _has_token(fields, previous)
-    auth_header = _auth_header(fields, previous, has_token=has_token)
+    auth_header = _choose_auth_header(fields, previous, has_token=has_token)
     headers = fields.get(HEADERS) or {}
     for name in headers:
         _check_header(name)
@@ -148,7 +148,7 @@ def _has_token(fields: Mapping[str, Any], previous: McpServerDefinition | None) 
     return previous is not None and TOKEN in previous.secrets
 
 
-def _auth_header(
+def _choose_auth_header(
     fields: Mapping[str, Any], previous: McpServerDefinition | None, *, has_token: bool
 ) -> str | None:
     """Returns the `auth_header` of a server after a request: the one that was sent, else the present one."""
@@ -176,6 +176,6 @@ def _unprocessable(field: str, message: str) -> Unprocessable:
     return Unprocessable(Fault((*_CONFIG_PATH, field), message))
 
 
-def server_type_of(server: McpServerDefinition) -> str:
+def get_server_type(server: McpServerDefinition) -> str:
     """Returns the `mcp_server_type` of a server."""
     return "stdio" if server.command else server.transport

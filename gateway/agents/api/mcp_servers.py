@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.manual_calls import ManualCall, call_by_hand
-from gateway.agents.api.mcp_config import parse_config, server_type_of
+from gateway.agents.api.mcp_config import get_server_type, parse_config
 from gateway.agents.api.tool_json import render_call_result, render_tool
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, find_group_secrets
 from gateway.agents.registry.mcp_registry import McpRegistry
@@ -68,7 +68,7 @@ def render_server(stored: Definition) -> dict[str, Any]:
     # The names of its tools that are not usable here, so that their absence is seen.
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
-    shown["mcp_server_type"] = server_type_of(server)
+    shown["mcp_server_type"] = get_server_type(server)
     if server.command:
         command, *args = server.command
         return {**shown, "command": command, "args": args, "env": _mask_values(server, VARIABLES)}

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.agents.api._message_pages import MessagePages, check_owner
-from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
+from gateway.agents.api._message_renderer import MessageRenderer, make_conversation_id
 from gateway.agents.api._paging import MESSAGES, read_ref
 from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.compaction import Compact, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.passages import moment_of
+from gateway.agents.api.passages import read_moment
 from gateway.agents.api.search import TEXT_FIELDS, Hit, SearchAgents, SearchMessages
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
@@ -63,14 +63,14 @@ class MessageRoutes:
     async def index(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List an agent's messages."""
         agent = await self._api.agents.get(request)
-        return await self._pages.list_of_agent(agent, query, _conversation_name(query.conversation_id))
+        return await self._pages.list_of_agent(agent, query, _read_conversation_name(query.conversation_id))
 
     async def list_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List the messages of all agents."""
-        conversation_name = _conversation_name(query.conversation_id)
+        conversation_name = _read_conversation_name(query.conversation_id)
         if conversation_name is None:
             return await self._pages.list_of_project(request.project, query)
-        agent = await self._agent_of_conversation(request.project, conversation_name)
+        agent = await self._get_owner(request.project, conversation_name)
         return await self._pages.list_of_agent(agent, query, conversation_name)
 
     async def retrieve_of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
@@ -99,38 +99,34 @@ class MessageRoutes:
                 "There is no embedder (memory.embedder), so messages are searched by words.",
                 param="search_mode",
             )
-        agents, conversation_name = await self._searched_agents(project, search)
+        agents, conversation_name = await self._load_searched(project, search)
         found = await self._messages.search(
             agents,
             search.query,
             roles=sent_or_none(search.roles) or ("user", "assistant"),
-            since=moment_of(search.start_date, ("body", "start_date")),
-            until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
+            since=read_moment(search.start_date, ("body", "start_date")),
+            until=read_moment(search.end_date, ("body", "end_date"), is_end=True),
             limit=search.limit,
             by_meaning=search.search_mode != "fts",
             conversation_name=conversation_name,
         )
         return [
-            Hit(
-                message,
-                rank,
-                ids.make_id("agent", agent.uid),
-                conversation_id(view.conversation_uid, view.key),
-            )
+            Hit(message, rank, ids.make_id("agent", agent.uid), conversation_id)
             for rank, (agent, view) in enumerate(found)
+            for conversation_id in [make_conversation_id(view.conversation_uid, view.key)]
             for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
             if message["message_type"] in TEXT_FIELDS
         ]
 
-    async def _searched_agents(
+    async def _load_searched(
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation, which is None for all. Raises: BadRequest."""
-        conversation_name = _conversation_name(search.conversation_id)
+        conversation_name = _read_conversation_name(search.conversation_id)
         if (agent_id := sent_or_none(search.agent_id)) is not None:
             return [await self._api.agents.get_by_id(project, agent_id)], conversation_name
         if conversation_name is not None:
-            return [await self._agent_of_conversation(project, conversation_name)], conversation_name
+            return [await self._get_owner(project, conversation_name)], conversation_name
         all_agents = AgentFilter(with_hidden=True, order="completed")
         page: Page[str] = Page(limit=_MAX_SEARCHED_AGENTS + 1)
         entries = await self._api.store.defined_agents.list(project, all_agents, page)
@@ -141,7 +137,7 @@ class MessageRoutes:
             )
         return [entry.agent for entry in entries], None
 
-    async def _agent_of_conversation(self, project: str, conversation_name: str) -> Agent:
+    async def _get_owner(self, project: str, conversation_name: str) -> Agent:
         """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
         if conversation_name == DEFAULT_CONVERSATION:
             raise BadRequest(
@@ -170,7 +166,7 @@ class MessageRoutes:
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         shown_types = [message["message_type"] for message in renderer.render_message(view)]
-        text_type = _text_type(shown_types, sent_or_none(body.message_type))
+        text_type = _choose_text_type(shown_types, sent_or_none(body.message_type))
         rewritten = renderer.render_message(await self._messages.rewrite(agent, ref, text))
         return next((message for message in rewritten if message["message_type"] == text_type), rewritten[-1])
 
@@ -235,13 +231,13 @@ class MessageRoutes:
         return ref
 
 
-def _conversation_name(id: Maybe[str]) -> str | None:
+def _read_conversation_name(id: Maybe[str]) -> str | None:
     """Returns the name by which a conversation is looked up; None if no conversation was named."""
     sent_id = sent_or_none(id)
     return sent_id if sent_id in (None, DEFAULT_CONVERSATION) else uid_in("conv", sent_id)
 
 
-def _text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:
+def _choose_text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:
     """Returns the type of the text among the shown messages of one stored message; None if there is no text.
 
     Only a text can be changed.

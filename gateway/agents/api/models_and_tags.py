@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.agents.api._paging import OLDEST_FIRST, cursor_page
+from gateway.agents.api._paging import OLDEST_FIRST, read_page_at
 from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
@@ -35,7 +35,7 @@ class ModelAndTagRoutes:
         """List the tags of agents."""
         return await self._api.store.defined_agents.list_tags(
             request.project,
-            cursor_page(query, str),
+            read_page_at(query, str),
             text=sent_or_none(query.query_text) or sent_or_none(query.name),
         )
 
@@ -45,7 +45,7 @@ class ModelAndTagRoutes:
         resolver = self._api.registry.resolver
         names = [str(entry["id"]) for entry in await self._api.models.list_entries_for(caller.credential)]
         shown = [
-            render_model(resolver.model_handle(name), resolver.model_window(name))
+            render_model(resolver.make_handle(name), resolver.model_window(name))
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
-from gateway.agents.api._paging import PASSAGES, cursor_page, page_items, read_ref
+from gateway.agents.api._paging import PASSAGES, cut_page, read_page_at, read_ref
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -140,7 +140,7 @@ def check_text(text: str, path: Path) -> None:
         raise Unprocessable(Fault(path, "Expected a text that is not blank"))
 
 
-def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | None:
+def read_moment(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | None:
     """Returns a time in seconds since the epoch; None if none was sent. A time without a zone is in UTC.
 
     path: where the field is in the request, for errors.
@@ -185,14 +185,14 @@ class PassageRoutes:
         passages = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
-            cursor_page(query, partial(_seq_of, agent), size=100),
+            read_page_at(query, partial(_get_seq, agent), size=100),
         )
         return list(map(render_passage, passages))
 
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
         agent = await self._api.agents.get(request)
-        created = moment_of(body.created_at, ("body", "created_at"))
+        created = read_moment(body.created_at, ("body", "created_at"))
         check_text(body.text, ("body", "text"))
         added = await self._archives.add(agent, body.text, sent_or_none(body.tags) or (), at=created)
         return list(map(render_passage, added))
@@ -201,8 +201,8 @@ class PassageRoutes:
         """Search the passages of an agent, and of the archives and folders that it has attached."""
         agent = await self._api.agents.get(request)
         where = PassageFilter(
-            since=moment_of(query.start_datetime, ("query", "start_datetime")),
-            until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
+            since=read_moment(query.start_datetime, ("query", "start_datetime")),
+            until=read_moment(query.end_datetime, ("query", "end_datetime"), is_end=True),
             tags=sent_or_none(query.tags) or (),
             needs_all_tags=query.tag_match_mode == "all",
         )
@@ -213,8 +213,8 @@ class PassageRoutes:
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
         where = PassageFilter(
-            since=moment_of(body.start_date, ("body", "start_date")),
-            until=moment_of(body.end_date, ("body", "end_date"), is_end=True),
+            since=read_moment(body.start_date, ("body", "start_date")),
+            until=read_moment(body.end_date, ("body", "end_date"), is_end=True),
             tags=sent_or_none(body.tags) or (),
             needs_all_tags=body.tag_match_mode == "all",
         )
@@ -239,7 +239,7 @@ class PassageRoutes:
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage, and what quotes it."""
         agent = await self._api.agents.get(request)
-        await self._archives.remove(agent, _seq_of(agent, request.path["memory_id"]))
+        await self._archives.remove(agent, _get_seq(agent, request.path["memory_id"]))
         return {"message": "The passage is forgotten."}
 
 
@@ -281,7 +281,7 @@ class ArchiveRoutes:
         attached = (await definitions.find_by_memories(kind, rows)).values()
         archives = [archive for archive in attached if name is None or archive.name == name]
         archives.sort(key=lambda archive: archive.id)
-        return page_items(list(map(render_archive, archives)), query)
+        return cut_page(list(map(render_archive, archives)), query)
 
     async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
@@ -344,7 +344,7 @@ class ArchiveRoutes:
     async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive, and what quotes it."""
         memory = await self._load_memory(request)
-        await self._archives.remove(memory, _seq_of(memory, request.path["passage_id"], owner="archive"))
+        await self._archives.remove(memory, _get_seq(memory, request.path["passage_id"], owner="archive"))
         return {"message": "The passage is forgotten."}
 
     async def attach(self, request: ApiRequest) -> None:
@@ -365,7 +365,7 @@ class ArchiveRoutes:
 
     def _make_draft(self, passage: CreateArchivePassage, path: Path) -> PassageDraft:
         """Returns a passage as it is to be saved. path: where it is in the body, for errors. Raises: Unprocessable."""
-        created = moment_of(passage.created_at, (*path, "created_at"))
+        created = read_moment(passage.created_at, (*path, "created_at"))
         check_text(passage.text, (*path, "text"))
         return PassageDraft(
             text=passage.text,
@@ -375,7 +375,7 @@ class ArchiveRoutes:
         )
 
 
-def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:
+def _get_seq(memory: Agent, id: str, *, owner: str = "agent") -> int:
     """Returns the number of a passage in a memory. owner: the noun of its owner, for errors. Raises: UnknownId."""
     ref = read_ref("passage", id)
     if ref.uid != memory.uid:

@@ -28,7 +28,7 @@ from storage.sql.store import Store
 _TEXTS = ("content", "reasoning")
 
 
-def showing_options(showing: Showing, *, by_token: bool) -> Json:
+def dump_showing(showing: Showing, *, by_token: bool) -> Json:
     """Returns the way in which a run is shown, as it is stored."""
     types = None if showing.types is None else sorted(showing.types)
     fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
@@ -42,14 +42,14 @@ def read_showing(options: Json) -> Showing:
     return Showing(types, options["speaks"], options["argument"], options["summaries"])
 
 
-async def showing_of_run(store: Store, run: Run) -> Showing:
+async def read_run_showing(store: Store, run: Run) -> Showing:
     """Returns the way in which the messages of a run are listed, which the send of a background run chooses."""
     load_texts = store.run_texts.load_texts
     texts = await load_texts(run.agent_row, run.id, RunTextKind.LISTING) if run.background else ()
     return read_showing(orjson.loads(texts[0].data) if texts else {})
 
 
-def view_of(
+def make_factory(
     start: RunStart,
     showing: Showing,
     now: Callable[[], float],
@@ -83,7 +83,7 @@ class RunEvents(Struct, frozen=True):
     def view(self, start: RunStart, options: Json) -> ViewFactory:
         showing, by_token = read_showing(options), bool(options.get("by_token"))
         before = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
-        return view_of(start, showing, self.now, by_token=by_token, before=before)
+        return make_factory(start, showing, self.now, by_token=by_token, before=before)
 
     def first_event(self, uid: str) -> bytes:
         return make_ping(uid, self.now())
@@ -101,11 +101,11 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.find_by_id(run.agent_row)
         messages: list[Json] = []
         if agent is not None:
-            showing = read_showing(options) if options else await showing_of_run(self.store, run)
+            showing = read_showing(options) if options else await read_run_showing(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
-        missing = list(_missing_messages(messages, map(_data, logged), attempt))
-        if (error := await failure_of(self.store, run)) is not None:
+        missing = list(_list_missing(messages, map(_data, logged), attempt))
+        if (error := await find_error(self.store, run)) is not None:
             missing.append(render_stop(run.stop or StopReason.ERROR))
             return b"".join(map(event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
         if run.is_over:
@@ -118,9 +118,9 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.find_by_id(agent_row)
         if run is None or agent is None:
             return None
-        renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))
+        renderer = MessageRenderer(self.store, agent, await read_run_showing(self.store, run))
         shown = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
-        error = await failure_of(self.store, run)
+        error = await find_error(self.store, run)
         message = find_failure_message(run) if error is None else error.message
         fields = {} if message is None else {"error": message}
         counts = await load_last_counts(self.store, run)
@@ -133,7 +133,7 @@ class RunEvents(Struct, frozen=True):
         }
 
 
-async def failure_of(store: Store, run: Run) -> GatewayError | None:
+async def find_error(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None if it has not failed, or has no message."""
     if run.state is not RunState.FAILED:
         return None
@@ -147,24 +147,24 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
     return error
 
 
-def _missing_messages(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
+def _list_missing(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
     """Yields the messages that the events of a log have not shown in full.
 
     A message that was shown in part gets an id of its own, with the number of the attempt.
     """
     shown_texts: dict[tuple[Any, ...], str] = {}
     for message in logged:
-        key = _message_key(message)
+        key = _make_message_key(message)
         shown_texts[key] = shown_texts.get(key, "") + _streamed_text(message)
     for message in messages:
-        key = _message_key(message)
+        key = _make_message_key(message)
         if key not in shown_texts:
             yield message
         elif shown_texts[key] != _streamed_text(message):
             yield {**message, "id": ids.with_attempt(message["id"], attempt)}
 
 
-def _message_key(message: Json) -> tuple[Any, ...]:
+def _make_message_key(message: Json) -> tuple[Any, ...]:
     # The end of an otid numbers the messages with one id.
     position = str(message.get("otid")).rpartition(":")[2]
     return ids.without_attempt(str(message.get("id"))), message.get("message_type"), position

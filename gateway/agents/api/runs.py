@@ -12,13 +12,13 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
-from gateway.agents.api._paging import RUN_MESSAGES, page_items, read_page, read_ref
+from gateway.agents.api._message_renderer import MessageRenderer, make_conversation_id
+from gateway.agents.api._paging import RUN_MESSAGES, cut_page, read_page, read_ref
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.run_events import failure_of, showing_of_run
+from gateway.agents.api.run_events import find_error, read_run_showing
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.message import Showing
@@ -137,7 +137,7 @@ class RunRoutes:
         """Return a run."""
         entry = await self._get_run(request)
         (shown,) = await self._render_runs([entry])
-        return {**shown, **await self._callback_fields(entry.run)}
+        return {**shown, **await self._render_callback(entry.run)}
 
     async def _render_runs(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
@@ -145,7 +145,7 @@ class RunRoutes:
         messages = await self._run_texts.load_error_messages(failed)
         return [render_run_entry(entry, messages.get(entry.run.id)) for entry in entries]
 
-    async def _callback_fields(self, run: Run) -> dict[str, Any]:
+    async def _render_callback(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {} if it was not."""
         load_texts = self._run_texts.load_texts
         texts = await load_texts(run.agent_row, run.id, RunTextKind.CALLBACK) if run.background else ()
@@ -153,7 +153,7 @@ class RunRoutes:
 
     async def list_run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's messages."""
-        return await self._messages_page(await self._get_run(request), None, query)
+        return await self._list_messages(await self._get_run(request), None, query)
 
     async def stream(self, request: ApiRequest, body: StreamRun) -> RunStream:
         """Stream what a run in the background says, from any event on."""
@@ -162,7 +162,7 @@ class RunRoutes:
     async def list_run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
         entry = await self._get_run(request)
-        return page_items(await self._render_steps(await self._runs.load_steps(entry.run)), query)
+        return cut_page(await self._render_steps(await self._runs.load_steps(entry.run)), query)
 
     async def list_trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
         """Say that requests are not stored: none."""
@@ -194,7 +194,7 @@ class RunRoutes:
         steps = () if agent is None else await load_exchanges_of_run(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for step in steps for name in list_tools_used(step))
         # The client's own tools, and those that are gone, have no id.
-        named = [await self._api.registry.tools.named(request.project, name) for name in names]
+        named = [await self._api.registry.tools.find_named(request.project, name) for name in names]
         return render_run_metrics(entry, [tool.uid for tool in named if tool is not None])
 
     # -- steps
@@ -230,7 +230,7 @@ class RunRoutes:
         """List a step's messages."""
         step = await self._get_step(request)
         entry = await self._runs.get(request.project, step.run_uid)
-        return await self._messages_page(entry, step, query)
+        return await self._list_messages(entry, step, query)
 
     async def retrieve_step_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a step took."""
@@ -259,7 +259,7 @@ class RunRoutes:
         ref = read_ref("step", id)
         return (await self._runs.get_step(project, ref.uid, ref.seq)).step.exchange_row
 
-    async def _messages_page(
+    async def _list_messages(
         self, entry: RunEntry, step: StepEntry | None, query: PageQuery
     ) -> list[dict[str, Any]]:
         """Returns a page of the messages of a run, or of one step of it."""
@@ -268,17 +268,17 @@ class RunRoutes:
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
         exchanges = await load_exchanges_of_run(store, agent, entry.run)
-        showing = await showing_of_run(store, entry.run) if step is None else Showing()
+        showing = await read_run_showing(store, entry.run) if step is None else Showing()
         shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
         if step is not None:
             id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
             shown = [message for message in shown if message["step_id"] == id]
-        return page_items(shown, query)
+        return cut_page(shown, query)
 
 
 def render_run_entry(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
     """Returns a run as it is shown. error_message: of the error that ended it."""
-    shown_id = conversation_id(entry.conversation_uid, entry.key)
+    shown_id = make_conversation_id(entry.conversation_uid, entry.key)
     return render_run(entry.run, entry.agent_uid, shown_id, error_message)
 
 
@@ -299,7 +299,7 @@ async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
     steps = await load_exchanges_of_run(api.store, agent, run)
-    if all(step.reply is None for step in steps) and (error := await failure_of(api.store, run)) is not None:
+    if all(step.reply is None for step in steps) and (error := await find_error(api.store, run)) is not None:
         raise error
     shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
     return render_result(shown, run, last=await load_last_counts(api.store, run))

@@ -16,7 +16,7 @@ from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.run_events import showing_options, view_of
+from gateway.agents.api.run_events import dump_showing, make_factory
 from gateway.agents.api.runs import RunStream, render_run_entry, render_run_result
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
@@ -104,7 +104,7 @@ class Sends:
         receipt.asks_model = False
         await self._api.agent_runs.admit(run_request, receipt)
         showing = read_showing(body)
-        shown = showing_options(showing, by_token=by_token)
+        shown = dump_showing(showing, by_token=by_token)
         return await self._api.background_runs.accept(
             run_request,
             callback=sent_or_none(body.callback_url),
@@ -126,8 +126,8 @@ class Sends:
         refuse_unstored(scope["headers"])
         content = read_send(body)
         resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        system = _system_of(body, resolved.spec.system)
-        spec = self._spec_for(resolved.spec, body, system, conversation_definition)
+        system = _read_system(body, resolved.spec.system)
+        spec = self._make_spec(resolved.spec, body, system, conversation_definition)
         caller = get_request_info(scope).caller
         forwarded = Forwarded(
             headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id
@@ -139,7 +139,7 @@ class Sends:
             messages=content.messages,
             decisions=content.answers,
             fields=spec.definition.sampling,
-            client_tools=tuple(map(_tool_entry, sent_or_none(body.client_tools) or ())),
+            client_tools=tuple(map(_render_tool, sent_or_none(body.client_tools) or ())),
             max_steps=body.max_steps,
             otid=content.otid,
             is_retry=request.http.headers.get("x-stainless-retry-count", "0") != "0",
@@ -148,7 +148,7 @@ class Sends:
             system=system,
         )
 
-    def _spec_for(
+    def _make_spec(
         self, spec: AgentSpec, body: Send, system: str | None, definition: ConversationDefinition | None
     ) -> AgentSpec:
         """Returns an agent as a send asks it: with what the conversation has of its own, then what the send has.
@@ -261,14 +261,14 @@ class SendReply:
         by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:
             self._summary_messages = render_summary(start.summary, start.agent.uid, showing)
-        return view_of(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
+        return make_factory(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
 
     async def _render_messages(self, result: RunResult) -> list[dict[str, Any]]:
         renderer = MessageRenderer(self.api.store, result.agent, read_showing(self.body))
         return [*self._summary_messages, *await renderer.render_output(result.run, result.steps)]
 
 
-def _system_of(body: Send, usual: str) -> str | None:
+def _read_system(body: Send, usual: str) -> str | None:
     """Returns the system prompt that a send asks for, with the client's skills; None if it asks for the usual one."""
     system = sent_or_none(body.override_system)
     if skills := sent_or_none(body.client_skills):
@@ -276,7 +276,7 @@ def _system_of(body: Send, usual: str) -> str | None:
     return system
 
 
-def _tool_entry(tool: ClientTool) -> dict[str, Any]:
+def _render_tool(tool: ClientTool) -> dict[str, Any]:
     """Returns a client's tool as it goes upstream."""
     parameters = sent_or_none(tool.parameters) or {"type": "object", "properties": {}}
     function = {"name": tool.name, "description": sent_or(tool.description, ""), "parameters": parameters}

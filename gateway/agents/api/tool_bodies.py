@@ -90,7 +90,7 @@ def with_tool_update(definition: ToolDefinition, update: ToolSource) -> ToolDefi
     if "tags" in values:
         values["tags"] = tuple(values["tags"])
     if "json_schema" in sent:
-        values["schema"] = _function_schema(sent["json_schema"])
+        values["schema"] = _read_schema(sent["json_schema"])
     elif "args_json_schema" in sent:
         _check_parameters(sent["args_json_schema"], ("body", "args_json_schema"))
         values["schema"] = {**definition.schema, "parameters": sent["args_json_schema"]}
@@ -110,7 +110,7 @@ def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinitio
         if updated.description:
             schema["description"] = updated.description
         return replace(updated, schema=schema)
-    name = tool_name(updated)
+    name = read_tool_name(updated)
     if sent.get("json_schema") and (function := read_function_name(updated.source)) != name:
         raise BadRequest(
             f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
@@ -120,7 +120,7 @@ def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinitio
     return updated
 
 
-def tool_name(definition: ToolDefinition) -> str | None:
+def read_tool_name(definition: ToolDefinition) -> str | None:
     """Returns the name that a tool's schema has; None if it has no schema."""
     return definition.schema.get("name")
 
@@ -139,7 +139,7 @@ def retain_stored_fields(create: CreateTool, new: ToolDefinition, stored: ToolDe
     )
 
 
-def _function_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def _read_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Returns a function's schema as a model is shown it. Raises: Unprocessable."""
     inner = schema.get("function")
     # Some programs pass the entry of a request's `tools`, with the function in it.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items
+from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page_at
 from gateway.agents.api._query import ApprovalQuery, Fragment, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -19,8 +19,8 @@ from gateway.agents.api.tool_bodies import (
     ToolSource,
     TriedTool,
     UpdateTool,
+    read_tool_name,
     retain_stored_fields,
-    tool_name,
     with_source,
 )
 from gateway.agents.api.tool_json import render_call_result, render_source_result, render_tool
@@ -128,7 +128,7 @@ class ToolRoutes:
 
         def edit(definition: ToolDefinition) -> tuple[str | None, ToolDefinition]:
             updated = with_source(definition, body)
-            return tool_name(updated), updated
+            return read_tool_name(updated), updated
 
         stored = (await self._tools.get(request.project, uid)).definition
         if stored is not None:
@@ -178,7 +178,7 @@ class ToolRoutes:
         """
         tool = with_source(ToolDefinition({}), create)
         await self._check_runnable(tool)
-        name = tool_name(tool)
+        name = read_tool_name(tool)
         if name is None:
             raise Unprocessable(
                 Fault(("body", "json_schema"), "Field required for this source_type", "missing")
@@ -228,7 +228,7 @@ class ToolRoutes:
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
         view = await self._api.agents.get_view(request)
-        return page_items([render_tool(tool) for tool in view.tools], query)
+        return cut_page([render_tool(tool) for tool in view.tools], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Give an agent a tool."""
@@ -247,7 +247,7 @@ class ToolRoutes:
         types, excluded_types = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
         tools = self._tools.select(
             project,
-            cursor_page(query, partial(uid_in, "tool")),
+            read_page_at(query, partial(uid_in, "tool")),
             name=sent_or_none(query.name),
             name_part=sent_or_none(query.search),
         )

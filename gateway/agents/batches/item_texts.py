@@ -38,7 +38,7 @@ class ItemFailed(Exception):
         self.state = state
 
 
-def expired(message: str) -> ItemFailed:
+def make_expired(message: str) -> ItemFailed:
     """Returns the failure of an item that has expired."""
     return ItemFailed(message, EXPIRED)
 

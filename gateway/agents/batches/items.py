@@ -34,9 +34,9 @@ from gateway.agents.batches.item_turn import ItemEnding, ItemTurn
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.calls.toolboxes import Toolboxes
-from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
-from gateway.agents.runs.stored_conversation import context_as_of, make_step_open, read_stored_context
-from gateway.agents.runs.turn_guide import guide_of, is_overfull
+from gateway.agents.runs.run import RunRequest, make_chat_request, make_identity
+from gateway.agents.runs.stored_conversation import make_step_open, read_stored_context, rewind_context
+from gateway.agents.runs.turn_guide import is_overfull, make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
@@ -173,7 +173,7 @@ class ItemTurns:
             raise ItemFailed(error.message) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
-        return context_as_of(context, request.messages, item.last_exchange)
+        return rewind_context(context, request.messages, item.last_exchange)
 
     async def _replay(self, turn: ItemTurn, prompt: Prompt | None = None) -> None:
         """Replays an item's turn up to the reply that follows. prompt: of the request for that reply."""
@@ -185,7 +185,7 @@ class ItemTurns:
             memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
             UnseenViewFactory(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
-        guide = guide_of(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
+        guide = make_guide(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             holds_end=True,
@@ -229,8 +229,8 @@ class ItemTurns:
         )
         kind = ConversationKind.AGENT
         now = self._keeper.now()
-        chat_request = chat_request_of(run_request, stream=False)
-        return MemoryRequest(chat_request, identity_of(run_request), spec, now, target, kind), route
+        chat_request = make_chat_request(run_request, stream=False)
+        return MemoryRequest(chat_request, make_identity(run_request), spec, now, target, kind), route
 
     # -- composing
 
@@ -280,7 +280,7 @@ class ItemTurns:
         )
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
-            return _ending_of(turn, turn.outcome, counts, merged, versions)
+            return _make_ending(turn, turn.outcome, counts, merged, versions)
         data = {
             "reply": reply,
             "results": turn.toolbox.results,
@@ -384,9 +384,9 @@ class ItemTurns:
         )  # fmt: skip
         return replace(
             end,
-            turn=_turn_to_write(turn, outcome, context, state, now),
+            turn=_make_turn(turn, outcome, context, state, now),
             step=step,
-            edits=[_written_edit_of_list(edit) for round in turn.texts.rounds for edit in round["edits"]],
+            edits=[_parse_written_edit(edit) for round in turn.texts.rounds for edit in round["edits"]],
             merged=replace(edits.make_block_merge((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )
@@ -405,7 +405,7 @@ class ItemTurns:
         )
 
 
-def _ending_of(
+def _make_ending(
     turn: ItemTurn,
     outcome: TurnOutcome,
     last_counts: TokenCounts,
@@ -430,7 +430,7 @@ def _ending_of(
     )
 
 
-def _turn_to_write(
+def _make_turn(
     turn: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
 ) -> StepOpen:
     """Returns an item's turn as the exchange after the last one of its conversation. context: as it is now."""
@@ -475,6 +475,6 @@ def _edit_of_list(values: Sequence[Any]) -> MemoryEdit:
     return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
 
 
-def _written_edit_of_list(values: Sequence[Any]) -> tuple[int, int, MemoryEdit]:
+def _parse_written_edit(values: Sequence[Any]) -> tuple[int, int, MemoryEdit]:
     block, version, *edit = values
     return block, version, _edit_of_list(edit)

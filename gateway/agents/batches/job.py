@@ -20,8 +20,8 @@ from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
-from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, SubmissionFailure, cause
-from gateway.agents.batches.results import PartResults, name_of
+from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, SubmissionFailure, describe_cause
+from gateway.agents.batches.results import PartResults, make_public_id
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
 from gateway.core.turn.stop_reason import StopReason
@@ -104,7 +104,7 @@ class BatchJobs:
             # An internal error must not leave items open for ever.
             _log.exception(
                 "Batch %s failed by a fault in the gateway. It is tried again, and given up after %d times.",
-                name_of(batch),
+                make_public_id(batch),
                 MAX_FAULTS,
             )
             self.faults[job.job.id] = faults + 1
@@ -259,10 +259,8 @@ class _Attempt:
         except ProviderError as error:
             _log.warning(
                 "Batch %s could not be stopped at %s, which is asked again: %s",
-                self._name,
-                part.upstream,
-                cause(error),
-            )
+                self._name, part.upstream, describe_cause(error),
+            )  # fmt: skip
             # A provider may not know which part it is until the part ends, perhaps a day later.
             return await self.parts.note_miss(
                 part, Miss.UNHEARD if isinstance(error, ProviderUnsure) else Miss.UNSTOPPED
@@ -285,7 +283,7 @@ class _Attempt:
 
     @property
     def _name(self) -> str:
-        return name_of(self.batch)
+        return make_public_id(self.batch)
 
     # -- parts
 
@@ -296,7 +294,7 @@ class _Attempt:
             # The settings name the upstream no longer.
             await self.submitter.fail(part, f"There is no upstream {part.upstream!r} any more.")
             return
-        if part.id is None and (self.jobs.now() < part.until or self.parts.queue_wait_s(part) > 0):
+        if part.id is None and (self.jobs.now() < part.until or self.parts.choose_queue_wait_s(part) > 0):
             return
         try:
             if part.id is not None or await self.submitter.find_or_submit(part, provider):
@@ -304,12 +302,13 @@ class _Attempt:
         except ProviderUnsure as error:
             _log.info(
                 "Batch %s: it is not known yet whether %s has a part: %s",
-                self._name, part.upstream, cause(error),
+                self._name, part.upstream, describe_cause(error),
             )  # fmt: skip
         except ProviderError as error:
             _log.warning(
-                "Batch %s: %s could not be asked about a part: %s", self._name, part.upstream, cause(error)
-            )
+                "Batch %s: %s could not be asked about a part: %s",
+                self._name, part.upstream, describe_cause(error),
+            )  # fmt: skip
             await self._handle_error(part, error)
 
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
@@ -358,20 +357,20 @@ class _Attempt:
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
             for refusals, id in part.undeleted.items():
-                wait_s = self.parts.delete_wait_s(part)
+                wait_s = self.parts.choose_delete_wait_s(part)
                 if wait_s > 0:
                     waits.append(wait_s)
                     continue
                 try:
                     if provider is not None:
-                        await provider.discard(id, part.submission_after(refusals))
+                        await provider.discard(id, part.make_submission(refusals))
                 except ProviderError as error:
                     _log.warning(
                         "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
-                        self._name, part.upstream, id, cause(error),
+                        self._name, part.upstream, id, describe_cause(error),
                     )  # fmt: skip
                     if not await self.parts.note_miss(part, Miss.UNDELETED):
-                        waits.append(self.parts.delete_wait_s(part))
+                        waits.append(self.parts.choose_delete_wait_s(part))
                         continue
                 await self.parts.note_deleted(part, refusals)
         return min(waits, default=None)
@@ -381,7 +380,7 @@ class _Attempt:
         provider = self.jobs.providers.get(part.upstream)
         if provider is not None and provider.poll_interval_s is not None:
             return min(self.jobs.settings.poll_s, provider.poll_interval_s)
-        return self.parts.poll_wait_s(part)
+        return self.parts.choose_poll_wait_s(part)
 
     def _plan_polls(self) -> list[float]:
         """Plans when each open part is continued, where it is not planned yet. Returns the seconds until then."""

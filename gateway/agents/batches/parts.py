@@ -161,9 +161,9 @@ class ProviderPart:
     @property
     def submission(self) -> BatchPart:
         """The part as its provider gets it now."""
-        return self.submission_after(self.refusals)
+        return self.make_submission(self.refusals)
 
-    def submission_after(self, refusals: int) -> BatchPart:
+    def make_submission(self, refusals: int) -> BatchPart:
         """Returns the part as its provider got it after a number of refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
@@ -236,7 +236,7 @@ class PartJournal:
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
         times.append(at)
         if miss is Miss.UNHEARD:
-            return self._seconds_of(times) >= _UNHEARD_S
+            return self._measure_failures(times) >= _UNHEARD_S
         return len(times) >= TRIES
 
     async def note_deleted(self, part: ProviderPart, made: int) -> None:
@@ -257,55 +257,55 @@ class PartJournal:
         part.over_at = at
         part.no_room = no_room
 
-    def poll_wait_s(self, part: ProviderPart) -> float:
+    def choose_poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part is submitted, or its provider is asked about it again.
 
         The longer the part has taken so far, the longer the wait.
         """
-        wait_s = self._between_polls(self.now() - part.at)
+        wait_s = self._choose_poll_s(self.now() - part.at)
         if part.id is not None:
             return wait_s
-        return max(wait_s, part.until - self.now(), self.queue_wait_s(part))
+        return max(wait_s, part.until - self.now(), self.choose_queue_wait_s(part))
 
-    def delete_wait_s(self, part: ProviderPart) -> float:
+    def choose_delete_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until the next request to delete a part's data; they double each time."""
         times = part.misses.get(Miss.UNDELETED)
         return times[-1] + self.first_s * 2.0 ** len(times) - self.now() if times else 0.0
 
-    def queue_wait_s(self, part: ProviderPart) -> float:
+    def choose_queue_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now.
 
         Once a model's queue had no room for a part, parts of the model go one at a time, the smallest first.
         """
-        queue = self._queue(part)
+        queue = self._list_queue(part)
         if not any(queued.no_room for queued in queue):
             return 0.0
         open_parts = [queued for queued in queue if not queued.is_over]
         smallest = min(open_parts, key=lambda queued: queued.count)
         if part is not smallest or any(queued.id is not None for queued in open_parts):
             return self.first_s
-        if not (full_at := _times_without_room(queue)):
+        if not (full_at := _list_full_times(queue)):
             return 0.0
-        return full_at[-1] + self._between_polls(full_at[-1] - full_at[0]) - self.now()
+        return full_at[-1] + self._choose_poll_s(full_at[-1] - full_at[0]) - self.now()
 
     def is_patient(self, part: ProviderPart) -> bool:
         """Returns whether a part that found no room is submitted again: for a day."""
-        return self._seconds_of([*_times_without_room(self._queue(part)), self.now()]) < _NO_ROOM_S
+        return self._measure_failures([*_list_full_times(self._list_queue(part)), self.now()]) < _NO_ROOM_S
 
-    def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
+    def list_waiting(self, part: ProviderPart) -> list[ProviderPart]:
         """Returns the parts that wait for room in a part's queue, and the part itself."""
-        queue = [queued for queued in self._queue(part) if not queued.is_over]
+        queue = [queued for queued in self._list_queue(part) if not queued.is_over]
         return [queued for queued in queue if queued is part or queued.id is None]
 
-    def _queue(self, part: ProviderPart) -> list[ProviderPart]:
+    def _list_queue(self, part: ProviderPart) -> list[ProviderPart]:
         key = part.upstream, part.model
         return [queued for queued in self.parts if (queued.upstream, queued.model) == key]
 
-    def _between_polls(self, passed_s: float) -> float:
+    def _choose_poll_s(self, passed_s: float) -> float:
         """Returns the seconds between two polls. passed_s: how long the provider has been asked."""
         return min(_MAX_WAIT_FACTOR * self.first_s, max(self.first_s, passed_s / _MAX_WAIT_FACTOR))
 
-    def _seconds_of(self, times: Sequence[float]) -> float:
+    def _measure_failures(self, times: Sequence[float]) -> float:
         """Returns the seconds from the first of some failures to the last, without those in which nothing was asked."""
         return sum(min(b - a, 2 * _MAX_WAIT_FACTOR * self.first_s) for a, b in pairwise(times))
 
@@ -313,13 +313,13 @@ class PartJournal:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
 
 
-def _times_without_room(queue: Sequence[ProviderPart]) -> list[float]:
+def _list_full_times(queue: Sequence[ProviderPart]) -> list[float]:
     """Returns the times when a queue had no room, oldest first, after the last one when a part of it was answered."""
     over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)
 
 
-def cause(error: ProviderError) -> str:
+def describe_cause(error: ProviderError) -> str:
     """Returns the log's text for an error: a provider's own message may quote a user's."""
     return f"status {error.status}" if isinstance(error, ProviderRefused) else error.message

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
-from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed, expired
+from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed, make_expired
 from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
@@ -40,12 +40,12 @@ _CANCELLED_ITEM: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED
 _CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
 
 
-def name_of(batch: Batch) -> str:
+def make_public_id(batch: Batch) -> str:
     """Returns the public name of a batch."""
     return ids.make_id("job", batch.uid)
 
 
-def custom_id_of(batch: Batch, item: BatchItem, number: int) -> str:
+def make_custom_id(batch: Batch, item: BatchItem, number: int) -> str:
     """Returns the name of an item's request at its provider. number: as in `BatchItem.request_number`."""
     # The item's row stays when its agent is deleted, and its run goes.
     return f"{batch.uid}-{item.id}-{number}"
@@ -83,7 +83,8 @@ class PartResults:
         """Gives the items of a part that have no result the outcome of the part."""
         result = PartResult("", outcome, message=_NO_RESULT[outcome])
         async for page in self.pages(part.number):
-            await self._write_all([ItemWork(item, partial(self._outcome_of, item, result)) for item in page])
+            works = [ItemWork(item, partial(self._make_outcome, item, result)) for item in page]
+            await self._write_all(works)
 
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
         """Has the items of a lost part sent again. An item that the provider has lost counts as expired once more.
@@ -97,7 +98,7 @@ class PartResults:
             for item in page:
                 if reply := await self.turns.read_noted_reply(item):
                     result = PartResult("", "succeeded", reply)
-                    works.append(ItemWork(item, partial(self._outcome_of, item, result), reply))
+                    works.append(ItemWork(item, partial(self._make_outcome, item, result), reply))
                 elif lost_by_restart or item.expiries + new_expiries < _MAX_EXPIRIES:
                     retries.append(ItemRetry(item, item.errors, item.expiries + new_expiries))
             await self.outcomes.write(retries)
@@ -143,13 +144,13 @@ class PartResults:
                 and item.part in (part.number, ENDED_PART)
                 and int(id_match[3]) == item.request_number
             ):
-                works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
+                works.append(ItemWork(item, partial(self._make_outcome, item, result), result.body))
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):
             # The tools of a page may take minutes, and those of the pages that follow need not run.
             raise Postponed("it was cancelled", 0.0, is_planned=True)
 
-    async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
+    async def _make_outcome(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""
         if item.part == ENDED_PART:
             # It was cancelled meanwhile. Its tokens count nevertheless.
@@ -165,7 +166,7 @@ class PartResults:
                 case "expired" if item.expiries + 1 < _MAX_EXPIRIES:
                     return ItemRetry(item, item.errors, item.expiries + 1)
                 case "expired":
-                    failure = expired(result.message)
+                    failure = make_expired(result.message)
                 case _:
                     failure = ItemFailed(result.message, StopReason.CANCELLED, RunState.CANCELLED)
         except ItemFailed as error:
@@ -175,7 +176,7 @@ class PartResults:
         except Exception:
             _log.exception(
                 "Batch %s: a result could not be read, by a fault in the gateway; its item fails.",
-                name_of(self.batch),
+                make_public_id(self.batch),
             )
             failure = ItemFailed(INTERNAL_ERROR)
         return await self.turns.make_end(item, failure, result.body)

@@ -16,7 +16,7 @@ from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
 from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ERROR, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, SubmissionFailure
-from gateway.agents.batches.results import PAGE, PartResults, custom_id_of, name_of
+from gateway.agents.batches.results import PAGE, PartResults, make_custom_id, make_public_id
 from gateway.core.dates import DAY_S
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.prompt_tokens import count_request_tokens
@@ -59,12 +59,12 @@ class PartSubmitter:
         batches = self.outcomes.store.batches
         if not await batches.count_in_part(self.batch.id, READY_PART):
             return None
-        if (wait_s := await self._budget_wait_s()) is not None:
+        if (wait_s := await self._find_budget_wait_s()) is not None:
             return wait_s
         await batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
-            async for item in self._items_in(READY_PART):
+            async for item in self._load_items(READY_PART):
                 if (ready := await self._compose_item(item)) is None:
                     continue
                 key = ready.key
@@ -85,16 +85,16 @@ class PartSubmitter:
         if id is not None:
             _log.info(
                 "Batch %s: a part that was submitted before an interruption was found at %s.",
-                name_of(self.batch),
+                make_public_id(self.batch),
                 part.upstream,
             )
             await self.parts.note_made(part, id)
             return True
-        if await self._budget_wait_s() is not None:
+        if await self._find_budget_wait_s() is not None:
             return False
         draft = PartDraft(part.upstream, part.model)
         try:
-            async for item in self._items_in(part.number):
+            async for item in self._load_items(part.number):
                 if (ready := await self._compose_item(item)) is None:
                     continue
                 if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
@@ -122,7 +122,7 @@ class PartSubmitter:
             for item in page:
                 last = item.request_number
                 numbers = {last, last - 1} if with_ended else {last}
-                custom_ids |= {custom_id_of(self.batch, item, n) for n in numbers}
+                custom_ids |= {make_custom_id(self.batch, item, n) for n in numbers}
         return await provider.find(part.submission, custom_ids, known_ids)
 
     async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
@@ -133,7 +133,7 @@ class PartSubmitter:
         """
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
-            name_of(self.batch),
+            make_public_id(self.batch),
             part.upstream,
         )
         count = await self.outcomes.store.batches.count_in_part(self.batch.id, part.number)
@@ -142,7 +142,7 @@ class PartSubmitter:
             await self.fail(part, message)
             return
         if not self.parts.is_patient(part):
-            for waiting_part in self.parts.waiting_parts(part):
+            for waiting_part in self.parts.list_waiting(part):
                 await self.fail(waiting_part, message)
             return
         halves = [
@@ -159,7 +159,7 @@ class PartSubmitter:
         """Notes that a part was not taken, and gives it up after `TRIES`. message: the provider's."""
         _log.warning(
             "Batch %s: %s did not take a part (attempt %d of %d).",
-            name_of(self.batch), part.upstream, len(part.failures) + 1, TRIES,
+            make_public_id(self.batch), part.upstream, len(part.failures) + 1, TRIES,
         )  # fmt: skip
         await self.parts.note_failed(part, failure)
         if len(part.failures) >= TRIES:
@@ -174,7 +174,7 @@ class PartSubmitter:
         """Makes a part of a draft, and submits it unless the provider's queue is full."""
         part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
         await self._assign_items(part, draft)
-        if self.parts.queue_wait_s(part) <= 0:
+        if self.parts.choose_queue_wait_s(part) <= 0:
             await self.submit(part, draft, self.providers[draft.upstream])
 
     async def submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
@@ -220,7 +220,7 @@ class PartSubmitter:
                 raise ItemFailed(AGENT_GONE)
             composed = await self.outcomes.turns.compose(item)
             provider = self.providers[composed.upstream]
-            line = provider.make_line(custom_id_of(self.batch, item, item.request_number), composed.body)
+            line = provider.make_line(make_custom_id(self.batch, item, item.request_number), composed.body)
             if len(line) > provider.max_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:
@@ -232,7 +232,7 @@ class PartSubmitter:
         except Exception:
             _log.exception(
                 "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
-                name_of(self.batch),
+                make_public_id(self.batch),
             )
             failure = ItemFailed(INTERNAL_ERROR)
         else:
@@ -257,7 +257,7 @@ class PartSubmitter:
             effect = batches.assign_effect(part.number, draft.items[n : n + PAGE], self.parts.now())
             await self.outcomes.job.commit(effect)
 
-    async def _items_in(self, part_number: int) -> AsyncIterator[BatchItem]:
+    async def _load_items(self, part_number: int) -> AsyncIterator[BatchItem]:
         async for page in self.results.pages(part_number):
             for item in page:
                 yield item
@@ -265,12 +265,12 @@ class PartSubmitter:
     async def _count_tokens(self, part: ProviderPart) -> int:
         """Returns about how many tokens the requests of a part have."""
         tokens = 0
-        async for item in self._items_in(part.number):
+        async for item in self._load_items(part.number):
             if (ready := await self._compose_item(item)) is not None:
                 tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
         return tokens
 
-    async def _budget_wait_s(self) -> float | None:
+    async def _find_budget_wait_s(self) -> float | None:
         """Returns the seconds until the project has tokens again; None if it has some."""
         if not self.daily_tokens:
             return None
@@ -280,6 +280,6 @@ class PartSubmitter:
             return None
         _log.info(
             "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
-            name_of(self.batch), spent, self.daily_tokens,
+            make_public_id(self.batch), spent, self.daily_tokens,
         )  # fmt: skip
         return DAY_S - passed_s

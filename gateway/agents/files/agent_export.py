@@ -39,7 +39,7 @@ class AgentExport:
             page = Page(after, None, _EXCHANGES, newest_first=False)
             rows = await self._store.messages.list_page(agent.id, page, conversation_row=stored.id)
             for row in rows:
-                messages += _portable_messages(row.exchange)
+                messages += _list_messages(row.exchange)
             if len(rows) < _EXCHANGES:
                 return messages
             exchange = rows[-1].exchange
@@ -74,7 +74,7 @@ class AgentExport:
         ]
 
 
-def _portable_messages(exchange: Exchange) -> Iterator[PortableMessage]:
+def _list_messages(exchange: Exchange) -> Iterator[PortableMessage]:
     """Yields the messages of an exchange that were not forgotten."""
     for n, message in enumerate(orjson.loads(exchange.input or b"[]")):
         if n not in exchange.redactions:

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
 from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
-from gateway.agents.files.file_exchanges import conversation_lines
-from gateway.agents.files.folders import Folders, SentFile, folder_scope
-from gateway.agents.registry.agent_resolver import api_scope
+from gateway.agents.files.file_exchanges import make_conversation_lines
+from gateway.agents.files.folders import Folders, SentFile, make_folder_scope
+from gateway.agents.registry.agent_resolver import make_scope
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.foreign import ForeignTools
@@ -97,7 +97,7 @@ class AgentImport:
             raise
         finally:
             self._registry.clear_cache()
-        return [_uid_of(memory) for memory, _ in memories]
+        return [_make_uid(memory) for memory, _ in memories]
 
     async def _take_back(self) -> None:
         """Takes back what was made, the last first. What cannot be taken back is logged, without its content."""
@@ -117,7 +117,7 @@ class AgentImport:
         project = self._project
         registry = self._registry.tools
         for name, definition in self._file.tools.items():
-            existing = await registry.named(project, name)
+            existing = await registry.find_named(project, name)
             can_run = await self._foreign.refusal(definition) is None
             # A tool that cannot run here replaces no tool. It is stored, so that it can be changed into one that can.
             if existing is not None and not (can_run and overrides):
@@ -163,8 +163,8 @@ class AgentImport:
             self._project, DefinitionKind.FOLDER, folder.name
         )
         name = f"{folder.name}_{ids.new_uid()[:8]}" if namesakes else folder.name
-        line = _definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
-        memory = await self._make_memory(folder_scope(self._project, uid), [line], 1)
+        line = _make_definition(DefinitionKind.FOLDER, name, folder.body, self._now())
+        memory = await self._make_memory(make_folder_scope(self._project, uid), [line], 1)
         for file in folder.files:
             # Letta's server reads PDFs and the like: what it carries is their text.
             sent = SentFile(file.name, file.mime_type, file.text.encode())
@@ -176,10 +176,10 @@ class AgentImport:
     async def _make_archive(self, archive: PortableArchive) -> str:
         """Makes an archive, which stays hidden until it is complete. Returns its public name."""
         uid = archive.uid or ids.new_uid()
-        passages = await asyncio.to_thread(_searchable_parts, archive.passages)
+        passages = await asyncio.to_thread(_split_passages, archive.passages)
         lines = [
-            _definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
-            *_passage_lines(passages, 1),
+            _make_definition(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
+            *_make_passages(passages, 1),
         ]
         next_seq = len(passages) + 1
         scope = Scope(self._project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}")
@@ -192,16 +192,16 @@ class AgentImport:
     async def _make_agent(self, agent: PortableAgent) -> tuple[Agent, int]:
         """Makes an agent, hidden until its transfer ends. Returns its memory and the memory's next number."""
         now = self._now()
-        scope = api_scope(self._project, agent.uid or ids.new_uid())
-        messages, next_seq = await asyncio.to_thread(_message_lines, agent)
-        passages = await asyncio.to_thread(_searchable_parts, agent.passages)
+        scope = make_scope(self._project, agent.uid or ids.new_uid())
+        messages, next_seq = await asyncio.to_thread(_make_messages, agent)
+        passages = await asyncio.to_thread(_split_passages, agent.passages)
         lines = [
             *messages,
-            _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created),
+            _make_definition(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created),
             *self._block_lines(agent, now),
-            *_passage_lines(passages, next_seq),
+            *_make_passages(passages, next_seq),
             *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
-            *[line async for line in self._attachment_lines(agent)],
+            *[line async for line in self._make_attachments(agent)],
         ]
         end = next_seq + len(passages)
         return await self._make_memory(scope, lines, end), end
@@ -238,11 +238,11 @@ class AgentImport:
                 "sources": [], "value": block.value,
             }}  # fmt: skip
 
-    async def _attachment_lines(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
+    async def _make_attachments(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
         """Yields what an agent has attached, without its blocks."""
         names = [*agent.tools, *(FILE_TOOLS if agent.folders else ())]
         for name in dict.fromkeys(names):
-            tool = self._tools.get(name) or await self._registry.tools.named(self._project, name)
+            tool = self._tools.get(name) or await self._registry.tools.find_named(self._project, name)
             if tool is None:
                 self.left_out.append(f"tools.{name}")
                 continue
@@ -264,7 +264,7 @@ class AgentImport:
         sleepers = self._registry.sleepers
 
         async def load_entry() -> AgentEntry:
-            return await self._store.defined_agents.get(self._project, _uid_of(memory))
+            return await self._store.defined_agents.get(self._project, _make_uid(memory))
 
         async def turn_off() -> None:
             await sleepers.turn_off(await load_entry())
@@ -274,7 +274,7 @@ class AgentImport:
         await sleepers.turn_on(await load_entry())
 
 
-def _searchable_parts(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
+def _split_passages(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
     """Returns passages in parts of a length that can be searched."""
     return [replace(passage, text=part) for passage in passages for part in split_passages(passage.text)]
 
@@ -284,11 +284,11 @@ def _count_passages(folder: PortableFolder) -> int:
     return sum(1 for file in folder.files for _ in split_text(file.text))
 
 
-def _message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
+def _make_messages(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of an agent's conversations, and the next number."""
-    lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
+    lines, next_seq = make_conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
     for conversation in agent.conversations:
-        spoken, next_seq = conversation_lines(
+        spoken, next_seq = make_conversation_lines(
             conversation.messages, conversation.uid, None, begun=conversation.begun, first=next_seq
         )
         definition = {
@@ -299,7 +299,7 @@ def _message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
     return lines, next_seq
 
 
-def _definition_line(
+def _make_definition(
     kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created: float | None = None
 ) -> dict[str, Any]:
     """Returns the definition that a memory has. created: when; None for now."""
@@ -309,7 +309,7 @@ def _definition_line(
     }}  # fmt: skip
 
 
-def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
+def _make_passages(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
     """Yields passages. first: the number of the first one."""
     for n, passage in enumerate(passages, first):
         yield {"passage": {
@@ -318,6 +318,6 @@ def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dic
         }}  # fmt: skip
 
 
-def _uid_of(memory: Agent) -> str:
+def _make_uid(memory: Agent) -> str:
     """Returns the public name of the agent that has this memory."""
     return memory.scope.subject.rpartition(":")[2]

@@ -18,7 +18,7 @@ from gateway.core.conversation.wire_message import read_text, without_space
 _IMPORT_UPSTREAM = "import"
 
 
-def conversation_lines(
+def make_conversation_lines(
     messages: Sequence[PortableMessage],
     uid: str,
     key: str | None,

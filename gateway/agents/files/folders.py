@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tool_registry import file_tool_numbers
+from gateway.agents.registry.tool_registry import number_file_tools
 from gateway.core import ids
 from gateway.core.memory.file_text import decode_text, split_text
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
@@ -89,7 +89,7 @@ class Folders:
         if await self._store.definitions.find_by_name(project, _KIND, name):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
-        draft = self._store.agents.draft(folder_scope(project, uid))
+        draft = self._store.agents.draft(make_folder_scope(project, uid))
         _, folder = await self._store.definitions.create_memory(
             replace(draft, uid=uid), _KIND, name, body, at=self._now()
         )
@@ -101,7 +101,7 @@ class Folders:
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files; agents lose it."""
         agents = await self.list_agent_rows(folder)
-        await self._attached.detach(agents, folder.memory_row, file_tool_numbers(), at=self._now())
+        await self._attached.detach(agents, folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
@@ -123,12 +123,12 @@ class Folders:
         Raises: OverLimit if it has too many; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
-        await self._attached.attach(entry.agent.id, folder.memory_row, file_tool_numbers(), at=self._now())
+        await self._attached.attach(entry.agent.id, folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Takes a folder from an agent, and with the last one the tools that read files."""
-        await self._attached.detach([entry.agent.id], folder.memory_row, file_tool_numbers(), at=self._now())
+        await self._attached.detach([entry.agent.id], folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
 
     # -- files
@@ -207,6 +207,6 @@ class Folders:
         await self._store.forgetting.forget(file.memory_row, ForgetTarget(files=[file.id]))
 
 
-def folder_scope(project: str, uid: str) -> Scope:
+def make_folder_scope(project: str, uid: str) -> Scope:
     """Returns the scope of a folder's memory."""
     return Scope(project, API_PROFILE, f"{_KIND}:{uid}")

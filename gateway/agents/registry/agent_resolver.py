@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.core.rule_words import render_rules
 from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
-from gateway.agents.registry.sleepers import sleeptime_of
+from gateway.agents.registry.sleepers import find_sleeptime
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, parse_filler
@@ -28,7 +28,7 @@ from storage.sql.store import Store
 _RULES = "Rules for your tools:"
 
 
-def api_scope(project: str, uid: str) -> Scope:
+def make_scope(project: str, uid: str) -> Scope:
     """Returns the scope of an agent that was made over REST."""
     return Scope(project, API_PROFILE, f"agent:{uid}")
 
@@ -84,7 +84,7 @@ class AgentResolver:
         if resolved is not None:
             return resolved
         agent = (await self._store.defined_agents.get(project, uid)).agent
-        return ResolvedAgent(self.profile_spec(agent), agent.scope)
+        return ResolvedAgent(self.make_profile_spec(agent), agent.scope)
 
     async def resolve_for_send(
         self, project: str, uid: str, conversation_name: str, *, model: str | None, system: str | None
@@ -149,16 +149,16 @@ class AgentResolver:
         tools = (await self._tools.of({definition.memory_row: targets}))[definition.memory_row]
         sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((source.id, source.version) for source in sources)
-        return ResolvedAgent(self._spec(definition, tools), api_scope(project, definition.uid), made_of)
+        return ResolvedAgent(self._make_spec(definition, tools), make_scope(project, definition.uid), made_of)
 
-    def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+    def _make_spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         """Returns the spec of an agent that was made over REST."""
         defined = AgentDefinition.of(definition.body)
         upstream, model = split_model(self._settings, defined.model)
         kind = choose_kind(defined.kind)
         return AgentSpec(
             name=definition.name,
-            system=_system_prompt(defined, tools),
+            system=_render_prompt(defined, tools),
             model=model,
             upstream=upstream,
             has_callers_model=True,
@@ -168,12 +168,12 @@ class AgentResolver:
             filler=parse_filler(defined.filler or kind.filler),
             uid=definition.uid,
             style=kind.style,
-            tools=tuple(_agent_tool(tool) for tool in tools),
+            tools=tuple(_make_agent_tool(tool) for tool in tools),
             definition=defined,
-            sleeptime=sleeptime_of(defined),
+            sleeptime=find_sleeptime(defined),
         )
 
-    def profile_spec(self, agent: Agent) -> AgentSpec:
+    def make_profile_spec(self, agent: Agent) -> AgentSpec:
         """Returns the spec of a user's memory."""
         profile = agent.scope.profile
         return self._profiles.get(profile, AgentSpec(profile))
@@ -190,7 +190,7 @@ class AgentResolver:
         except UnknownModel:
             return None
 
-    def model_handle(self, model: str) -> str:
+    def make_handle(self, model: str) -> str:
         """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
         settings = self._settings
         if any(alias.alias == model for alias in settings.models):
@@ -210,12 +210,12 @@ class AgentResolver:
             route_for_agent_model(self._settings, model)
 
 
-def _agent_tool(tool: ToolView) -> AgentTool:
+def _make_agent_tool(tool: ToolView) -> AgentTool:
     definition = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
     return AgentTool(tool.name, definition)
 
 
-def _system_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
+def _render_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
     """Returns an agent's own prompt, followed by the rules of its tools."""
     rules = render_rules(read_rules(defined.rules), [tool.name for tool in tools])
     return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

@@ -20,7 +20,7 @@ from storage.records import API_PROFILE, Agent
 from storage.sql.store import Store
 
 
-def definition_of(entry: ConversationEntry) -> ConversationDefinition:
+def read_definition(entry: ConversationEntry) -> ConversationDefinition:
     """Returns a conversation's definition over REST."""
     return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
 
@@ -75,7 +75,7 @@ class AgentConversations:
 
         async def change() -> ConversationEntry:
             entry = await self._store.conversations.get(project, uid)
-            definition = edit(definition_of(entry))
+            definition = edit(read_definition(entry))
             _check_may_define(entry.agent, definition)
             return await self._store.conversations.change(entry, definition.body(), at=self._now())
 

@@ -163,7 +163,7 @@ class McpRegistry:
     async def _update_tool(
         self, project: str, server: Definition, existing: ToolView, tool: ListedTool
     ) -> None:
-        schema = _function_schema(existing.name, tool)
+        schema = _make_schema(existing.name, tool)
 
         def edit(current: ToolDefinition) -> tuple[None, ToolDefinition]:
             # The server may have another name now.
@@ -178,10 +178,10 @@ class McpRegistry:
         All tools of a server may have one name here: of one in another script only its length is left.
         """
         both = f"{server.name}_{tool.name}"
-        numbered = (_allowed_name(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
-        for name in chain((_allowed_name(tool.name), _allowed_name(both)), numbered):
+        numbered = (_make_name(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
+        for name in chain((_make_name(tool.name), _make_name(both)), numbered):
             definition = ToolDefinition(
-                _function_schema(name, tool),
+                _make_schema(name, tool),
                 "mcp",
                 str(McpToolSource(server.uid, tool.name)),
                 tags=(f"{_SERVER_TAG}{server.name}",),
@@ -190,7 +190,7 @@ class McpRegistry:
                 await self._tools.create(project, name, definition)
                 return
             except (Conflict, WriteConflict):
-                taken = await self._tools.named(project, name)
+                taken = await self._tools.find_named(project, name)
                 if taken is not None and _name_at_server(taken, server.uid) == tool.name:
                     return
         raise Conflict(f"There are too many tools with the name {tool.name!r}.")
@@ -210,10 +210,10 @@ def _name_at_server(tool: ToolView, uid: str) -> str | None:
     return source.tool if source is not None and source.server == uid else None
 
 
-def _function_schema(name: str, tool: ListedTool) -> dict[str, object]:
+def _make_schema(name: str, tool: ListedTool) -> dict[str, object]:
     return {"name": name, "description": tool.description, "parameters": tool.parameters}
 
 
-def _allowed_name(name: str, end: str = "") -> str:
+def _make_name(name: str, end: str = "") -> str:
     """Returns a name in the letters, and of the length, that every provider takes. end: what it ends with."""
     return (re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] or "_") + end

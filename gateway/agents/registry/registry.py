@@ -15,15 +15,15 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
 from gateway.agents.core.sleeper import SLEEP_JOB
-from gateway.agents.registry.agent_resolver import AgentResolver, api_scope
+from gateway.agents.registry.agent_resolver import AgentResolver, make_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.agents.registry.sleepers import SleeperRegistry
 from gateway.agents.registry.tool_registry import (
     ToolRegistry,
     ToolView,
-    attachment_number,
-    built_in_tool,
-    file_tool_numbers,
+    make_built_in,
+    number_file_tools,
+    number_tool,
 )
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, render_filler
@@ -150,14 +150,14 @@ class Registry:
         self.resolver.check_model(new.definition.model)
         name = new.name or f"agent {uid[:8]}"
         self.check_name(name)
-        tools = await self._tools_of_new(project, new)
+        tools = await self._load_tools(project, new)
         definition = _with_kind_defaults(new, tools)
-        draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
-        folders = await self._attachment_rows(project, DefinitionKind.FOLDER, new.folders or ())
-        identities = await self._attachment_rows(project, DefinitionKind.IDENTITY, new.identities or ())
-        numbers = [attachment_number(tool) for tool in tools]
+        draft = replace(self._store.agents.draft(make_scope(project, uid)), uid=uid)
+        folders = await self._load_rows(project, DefinitionKind.FOLDER, new.folders or ())
+        identities = await self._load_rows(project, DefinitionKind.IDENTITY, new.identities or ())
+        numbers = [number_tool(tool) for tool in tools]
         if folders:
-            numbers += [number for number in file_tool_numbers() if number not in numbers]
+            numbers += [number for number in number_file_tools() if number not in numbers]
         agent_draft = AgentDraft(
             agent=draft, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
@@ -169,20 +169,20 @@ class Registry:
         self._cache.clear()
         return await self.get(project, uid)
 
-    async def _tools_of_new(self, project: str, new: NewAgent) -> Sequence[ToolView]:
+    async def _load_tools(self, project: str, new: NewAgent) -> Sequence[ToolView]:
         """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""
         names = [
             *new.tool_names,
             *(choose_kind(new.definition.kind).tools if new.base_tools else ()),
             *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
         ]
-        tools = [*await self.tools.all_named(project, names)]
+        tools = [*await self.tools.get_named(project, names)]
         tools += [await self.tools.get(project, uid) for uid in new.tools or ()]
         return tuple({tool.uid: tool for tool in tools}.values())
 
     async def get(self, project: str, uid: str) -> AgentView:
         """Returns an agent with all that belongs to it."""
-        (view,) = await self._views([await self._store.defined_agents.get(project, uid)])
+        (view,) = await self._load_views([await self._store.defined_agents.get(project, uid)])
         return view
 
     async def get_entry(self, project: str, uid: str) -> AgentEntry:
@@ -191,12 +191,12 @@ class Registry:
 
     async def list(self, project: str, where: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
         """Returns a page of agents. page: with uids as cursors."""
-        return await self._views(await self._store.defined_agents.list(project, where, page))
+        return await self._load_views(await self._store.defined_agents.list(project, where, page))
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
         entries = await self._store.defined_agents.load_entries(agent_rows)
-        return await self._views([entry for entry in entries if entry.agent.scope.project == project])
+        return await self._load_views([entry for entry in entries if entry.agent.scope.project == project])
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
@@ -207,9 +207,9 @@ class Registry:
             self.check_name(edit.name)
         tools: Sequence[int] | None = None
         if edit.tools is not None:
-            tools = [attachment_number(await self.tools.get(project, uid)) for uid in edit.tools]
+            tools = [number_tool(await self.tools.get(project, uid)) for uid in edit.tools]
         folders, identities = [
-            None if uids is None else await self._attachment_rows(project, kind, uids)
+            None if uids is None else await self._load_rows(project, kind, uids)
             for kind, uids in (
                 (DefinitionKind.FOLDER, edit.folders),
                 (DefinitionKind.IDENTITY, edit.identities),
@@ -223,8 +223,8 @@ class Registry:
             if edit.multi_agent_tools is not None:
                 attached = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
             change = AgentChange(
-                name=edit.name, body=self._edited_body(definition, edit), blocks=edit.blocks, tools=attached,
-                tags=edit.tags, folders=folders, folder_tools=file_tool_numbers(), identities=identities,
+                name=edit.name, body=self._edit_body(definition, edit), blocks=edit.blocks, tools=attached,
+                tags=edit.tags, folders=folders, folder_tools=number_file_tools(), identities=identities,
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
@@ -234,7 +234,7 @@ class Registry:
         self._cache.clear()
         return await self.get(project, uid)
 
-    def _edited_body(self, definition: Definition, edit: AgentEdit) -> dict[str, Any] | None:
+    def _edit_body(self, definition: Definition, edit: AgentEdit) -> dict[str, Any] | None:
         """Returns an agent's definition after an edit; None if it stays as it is. Raises: UnknownModel."""
         if edit.edit is None:
             return None
@@ -264,7 +264,7 @@ class Registry:
         """
         if tools is None:
             tools = await self._store.attached.load_targets(agent_row, DefinitionKind.TOOL)
-        numbers = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
+        numbers = [number_tool(make_built_in(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
             return [number for number in tools if number not in numbers]
         return list(dict.fromkeys([*tools, *numbers]))
@@ -296,7 +296,7 @@ class Registry:
             )
         return entry.definition
 
-    async def _views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
+    async def _load_views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
         agents = [entry.agent.id for entry in entries]
         tags = await self._store.defined_agents.load_tags(agents)
         tools = await self.tools.of(
@@ -305,12 +305,12 @@ class Registry:
         blocks = await self._store.named_blocks.load_visible(agents)
         runs = await self._store.runs.load_newest_runs(agents)
         readers = await self._store.readers.load_by_memory(agents)
-        folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)
-        identities = await self._attached_definitions(agents, DefinitionKind.IDENTITY)
+        folders = await self._load_attached(agents, DefinitionKind.FOLDER)
+        identities = await self._load_attached(agents, DefinitionKind.IDENTITY)
         views = []
         for entry in entries:
             row = entry.agent.id
-            definition = entry.definition or self._profile_definition(entry)
+            definition = entry.definition or self._make_profile(entry)
             view = AgentView(
                 entry.agent, definition, blocks[row], tools[row], tags[row], runs.get(row), readers[row], folders[row],
                 identities[row],
@@ -318,14 +318,12 @@ class Registry:
             views.append(view if entry.definition else self._with_profile_parts(view))
         return views
 
-    async def _attachment_rows(
-        self, project: str, kind: DefinitionKind, uids: Sequence[str]
-    ) -> Sequence[int]:
+    async def _load_rows(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
         """Returns the rows under which definitions with these uids are attached. Raises: NotFound."""
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
         return [definition.memory_row or definition.id for definition in definitions]
 
-    async def _attached_definitions(
+    async def _load_attached(
         self, agent_rows: Sequence[int], kind: DefinitionKind
     ) -> dict[int, Sequence[Definition]]:
         """Returns the folders or the identities of each of these agents."""
@@ -341,10 +339,10 @@ class Registry:
             agent: [by_row[row] for row in tool_rows if row in by_row] for agent, tool_rows in targets.items()
         }
 
-    def _profile_definition(self, entry: AgentEntry) -> Definition:
+    def _make_profile(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""
         agent = entry.agent
-        spec = self.resolver.profile_spec(entry.agent)
+        spec = self.resolver.make_profile_spec(entry.agent)
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
@@ -358,10 +356,10 @@ class Registry:
     def _with_profile_parts(self, view: AgentView) -> AgentView:
         """Returns the view of a user's memory with the tools and tags that its profile implies."""
         scope = view.agent.scope
-        names = MEMORY_TOOLS if self.resolver.profile_spec(view.agent).offers_tools else ()
+        names = MEMORY_TOOLS if self.resolver.make_profile_spec(view.agent).offers_tools else ()
         return replace(
             view,
-            tools=[*view.tools, *map(built_in_tool, names)],
+            tools=[*view.tools, *map(make_built_in, names)],
             tags=[f"profile:{scope.profile}", scope.subject, *view.tags],
         )
 
@@ -378,7 +376,7 @@ class Registry:
     ) -> AgentView:
         entry, tool = await self.get_entry(project, uid), await self.tools.get(project, tool_uid)
         self.require_definition(entry)
-        await write(entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now())
+        await write(entry.agent.id, DefinitionKind.TOOL, number_tool(tool), at=self._now())
         self._cache.clear()
         return await self.get(project, uid)
 
@@ -397,11 +395,11 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
         rules=rules,
         clears=definition.clears or kind.clears,
         most_messages=definition.most_messages or kind.most_messages,
-        least_messages=definition.least_messages or _least_messages(kind, definition.most_messages),
+        least_messages=definition.least_messages or _choose_least(kind, definition.most_messages),
     )
 
 
-def _least_messages(kind: AgentKind, most_messages: int | None) -> int | None:
+def _choose_least(kind: AgentKind, most_messages: int | None) -> int | None:
     """Returns the least messages that a kind's window retains. most_messages: the agent's own limit."""
     least = kind.least_messages
     return least if least is None or most_messages is None else min(least, most_messages // 2)

@@ -19,7 +19,7 @@ from storage.sql.store import Store
 SUFFIX = "-sleeptime"
 
 
-def sleeptime_of(defined: AgentDefinition) -> Sleeptime | None:
+def find_sleeptime(defined: AgentDefinition) -> Sleeptime | None:
     """Returns when sleepers read an agent's messages; None: never. Those of a voice agent are read when it rests."""
     is_voice = defined.kind == VOICE_KIND
     return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
@@ -44,11 +44,11 @@ class SleeperRegistry:
             current = await self._reload(entry)
             stored = current.definition
             definition = AgentDefinition("") if stored is None else AgentDefinition.of(stored.body)
-            if await self._readers(current):
+            if await self._load_readers(current):
                 return
             if await self._adopt(current, definition):
                 return
-            draft = self._draft(current, definition)
+            draft = self._make_draft(current, definition)
             sleeptime = definition.sleeptime or Sleeptime()
             changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
             body = None if stored is None else changed.body()
@@ -68,7 +68,7 @@ class SleeperRegistry:
 
     async def turn_off(self, entry: AgentEntry) -> None:
         """Deletes the sleeptime agents of an agent. Raises: Overtaken."""
-        for reader in await self._readers(entry):
+        for reader in await self._load_readers(entry):
             await self.detach(entry, reader.uid)
             await self._store.forgetting.wipe(reader.sleeper_row)
 
@@ -80,19 +80,20 @@ class SleeperRegistry:
 
         async def detach() -> None:
             current = await self._reload(entry)
-            detached = [reader.sleeper_row for reader in await self._readers(current) if reader.uid == uid]
-            body = _body_without(current, uid)
+            readers = await self._load_readers(current)
+            detached = [reader.sleeper_row for reader in readers if reader.uid == uid]
+            body = _remove_reader(current, uid)
             await self._store.sleepers.remove(current, detached, body, SLEEP_JOB, at=self._now())
 
         await retry_overtaken(detach)
 
-    async def _readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
+    async def _load_readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
         return (await self._store.readers.load_by_memory([entry.agent.id]))[entry.agent.id]
 
     async def _reload(self, entry: AgentEntry) -> AgentEntry:
         return await self._store.defined_agents.get(entry.agent.scope.project, entry.agent.uid)
 
-    def _draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
+    def _make_draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
         uid = ids.new_uid()
         model = self._model if primary.model is None else primary.model
         definition = make_sleeper(replace(primary, model=model))
@@ -109,7 +110,7 @@ class SleeperRegistry:
         )
 
 
-def _body_without(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
+def _remove_reader(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
     """Returns the body of an agent's definition without a reader; None if the definition stays as it is."""
     definition = None if entry.definition is None else AgentDefinition.of(entry.definition.body)
     if definition is None or definition.sleeptime is None:

@@ -55,8 +55,8 @@ class ToolRegistry:
         """Returns the tool with this public name."""
         name = find_built_in(uid)
         if name is not None:
-            return built_in_tool(name)
-        return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
+            return make_built_in(name)
+        return _make_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
 
     async def select(
         self, project: str, page: Page[str], *, name: str | None = None, name_part: str | None = None
@@ -72,9 +72,9 @@ class ToolRegistry:
         low = -_BEYOND if first is None else await self._sort_key(project, first)
         high = _BEYOND if last is None else await self._sort_key(project, last)
         built_in = [
-            built_in_tool(built_in_name)
+            make_built_in(built_in_name)
             for built_in_name in BUILT_IN_TOOLS
-            if low < _built_in_key(built_in_name) < high
+            if low < _make_sort_key(built_in_name) < high
             and name in (None, built_in_name)
             and (name_part or "").lower() in built_in_name
         ]
@@ -102,7 +102,7 @@ class ToolRegistry:
                 project, DefinitionKind.TOOL, page, name=name, name_part=name_part
             )
             for row in rows:
-                yield _tool_view(row)
+                yield _make_view(row)
             if len(rows) < _PAGE:
                 return
             page = replace(page, after=rows[-1].id)
@@ -111,7 +111,7 @@ class ToolRegistry:
         """Makes a tool. Raises: Conflict if a built-in tool has that name; WriteConflict if another tool has it."""
         _check_name(name)
         draft = DefinitionDraft(project, DefinitionKind.TOOL, ids.new_uid(), definition.body(), name)
-        return _tool_view(await self._store.definitions.add(draft, at=self._now()))
+        return _make_view(await self._store.definitions.add(draft, at=self._now()))
 
     async def change(
         self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]
@@ -132,7 +132,7 @@ class ToolRegistry:
 
         changed = await retry_overtaken(change)
         self._cache.clear()
-        return _tool_view(changed)
+        return _make_view(changed)
 
     async def put(
         self,
@@ -165,16 +165,16 @@ class ToolRegistry:
         await self._store.attached.delete(tool.definition, at=self._now())
         self._cache.clear()
 
-    async def named(self, project: str, name: str) -> ToolView | None:
+    async def find_named(self, project: str, name: str) -> ToolView | None:
         """Returns the tool of this name; None if there is none."""
         if name in BUILT_IN_TOOLS:
-            return built_in_tool(name)
+            return make_built_in(name)
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-        return _tool_view(same_name[0]) if same_name else None
+        return _make_view(same_name[0]) if same_name else None
 
-    async def all_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
+    async def get_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
         """Returns the tools with these names. Raises: BadRequest, which lists the names that no tool has."""
-        by_name = {name: await self.named(project, name) for name in names}
+        by_name = {name: await self.find_named(project, name) for name in names}
         missing = [name for name, tool in by_name.items() if tool is None]
         if missing:
             # Letta's clients recognise this message, and then make the agent without these tools.
@@ -190,8 +190,8 @@ class ToolRegistry:
         """
         rows = sorted({number for numbers in attached.values() for number in numbers if number > 0})
         definitions = await self._store.definitions.find_by_ids(rows) if rows else {}
-        tools = {row: _tool_view(definition) for row, definition in definitions.items()}
-        tools.update({attachment_number(tool): tool for tool in map(built_in_tool, BUILT_IN_TOOLS)})
+        tools = {row: _make_view(definition) for row, definition in definitions.items()}
+        tools.update({number_tool(tool): tool for tool in map(make_built_in, BUILT_IN_TOOLS)})
         return {
             agent_row: [tools[number] for number in numbers if number in tools]
             for agent_row, numbers in attached.items()
@@ -199,30 +199,30 @@ class ToolRegistry:
 
     async def _sort_key(self, project: str, uid: str) -> int:
         tool = await self.get(project, uid)
-        return _built_in_key(tool.name) if tool.definition is None else tool.definition.id
+        return _make_sort_key(tool.name) if tool.definition is None else tool.definition.id
 
 
-def built_in_tool(name: str) -> ToolView:
+def make_built_in(name: str) -> ToolView:
     """Returns a built-in tool."""
     return ToolView(name, hash_built_in(name))
 
 
-def attachment_number(tool: ToolView) -> int:
+def number_tool(tool: ToolView) -> int:
     """Returns the number that an agent's attachment names a tool by: its row, or a negative number."""
     return -1 - index_built_in(tool.name) if tool.definition is None else tool.definition.id
 
 
-def file_tool_numbers() -> list[int]:
+def number_file_tools() -> list[int]:
     """Returns the attachment numbers of the tools that read files."""
-    return [attachment_number(built_in_tool(name)) for name in FILE_TOOLS]
+    return [number_tool(make_built_in(name)) for name in FILE_TOOLS]
 
 
-def _built_in_key(name: str) -> int:
+def _make_sort_key(name: str) -> int:
     """Returns the number that sorts a built-in tool in lists: before every row, in the order of their table."""
     return index_built_in(name) - len(BUILT_IN_TOOLS)
 
 
-def _tool_view(definition: Definition) -> ToolView:
+def _make_view(definition: Definition) -> ToolView:
     return ToolView(definition.name, definition.uid, definition)
 
 

@@ -37,10 +37,10 @@ class AbandonedRuns:
         """Returns the open runs in queues that no process uses, other than `own_queue`."""
         open_runs = await self._keeper.store.runs.list_open_foreground()
         queues = {open_run.run.id: (open_run.agent_uid, open_run.conversation_name) for open_run in open_runs}
-        in_use = await self._queues_in_use({*queues.values()}) - {own_queue}
+        in_use = await self._find_used_queues({*queues.values()}) - {own_queue}
         return [open_run.run for open_run in open_runs if queues[open_run.run.id] not in in_use]
 
-    async def _queues_in_use(self, names: Set[QueueName]) -> set[QueueName]:
+    async def _find_used_queues(self, names: Set[QueueName]) -> set[QueueName]:
         """Returns those of these queues that any process uses."""
         locks = self._keeper.store.conversation_locks
         if not locks.is_needed:

@@ -21,7 +21,7 @@ from gateway.agents.core.kinds import READING_KINDS
 from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.registry.resolved_agents import ResolvedAgent
-from gateway.agents.runs.calls.call_record import awaits_answers
+from gateway.agents.runs.calls.call_record import is_awaiting_answers
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer, AnswerFailure
 from gateway.core import ids
@@ -196,7 +196,7 @@ class AgentMessaging:
         sender: the turn that waits for the answer; its slot is released.
         recipient: as `find` returns it.
         """
-        return await self._ask_until(sender, recipient, text, self._deadline())
+        return await self._ask_until(sender, recipient, text, self._make_deadline())
 
     async def _ask_until(
         self, sender: Sender, recipient: Recipient, text: str, deadline: float
@@ -284,7 +284,7 @@ class AgentMessaging:
         except Exception:
             _log.exception("A message from one agent to another failed by a fault in the gateway.")
             return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} is not available at the moment")
-        return _answer_of(result, recipient)
+        return _make_answer(result, recipient)
 
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message, and does not wait. The answer says that the message is stored, or has an error.
@@ -311,13 +311,13 @@ class AgentMessaging:
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(resolved.scope)
-        return agent is not None and await awaits_answers(self._store, agent, DEFAULT_CONVERSATION)
+        return agent is not None and await is_awaiting_answers(self._store, agent, DEFAULT_CONVERSATION)
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
         """Returns the answers of all agents with these tags. All agents together have the time of one wait."""
-        deadline = self._deadline()
+        deadline = self._make_deadline()
         slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
         async def ask_in_slot(recipient: Recipient) -> AgentAnswer:
@@ -336,7 +336,7 @@ class AgentMessaging:
             tasks_of_recipients = [tasks.create_task(ask_in_slot(recipient)) for recipient in recipients]
         return [task.result() for task in tasks_of_recipients]
 
-    def _deadline(self) -> float:
+    def _make_deadline(self) -> float:
         """Returns the deadline of a wait that begins now, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._wait_s
 
@@ -388,7 +388,7 @@ def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_await
     return RunRequest(
         resolved.spec,
         resolved.scope,
-        messages=(_message_of(sender, text, is_awaited=is_awaited),),
+        messages=(_make_message(sender, text, is_awaited=is_awaited),),
         forwarded=sender.forwarded,
         depth=sender.waiter.depth + 1,
         parent=sender.run_row if is_awaited else None,
@@ -396,14 +396,14 @@ def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_await
     )
 
 
-def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
+def _make_message(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns the message that the recipient gets. is_awaited: the sender waits for an answer."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     introduction = f"Message from the agent {sender.name} ({sender.agent_id}). {how}"
     return make_framed_system_message(f"{introduction}\n\n{text}", sender=sender.agent_id)
 
 
-def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:
+def _make_answer(result: RunResult, recipient: Recipient) -> AgentAnswer:
     """Returns the answer of an agent that was asked, from the result of its run."""
     shown_replies = [step.shown_reply for step in result.steps if step.shown_reply]
     replies = [without_fillers_and_thoughts(orjson.loads(reply)) for reply in shown_replies]

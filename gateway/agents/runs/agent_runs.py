@@ -24,18 +24,18 @@ from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
-from gateway.agents.runs.calls.call_record import awaits_answers
-from gateway.agents.runs.calls.called_tools import calls_on_path
+from gateway.agents.runs.calls.call_record import is_awaiting_answers
+from gateway.agents.runs.calls.called_tools import list_path_calls
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.live_runs import LiveRuns
 from gateway.agents.runs.replay import replay
 from gateway.agents.runs.resend import (
     EarlierSend,
     SendMarks,
-    conversation_end,
     find_candidate_run,
+    find_end,
+    hash_otid,
     match_earlier_send,
-    otid_digest,
 )
 from gateway.agents.runs.run import (
     AcceptedRun,
@@ -43,15 +43,15 @@ from gateway.agents.runs.run import (
     RunRequest,
     RunResult,
     RunStart,
-    chat_request_of,
     from_client,
-    identity_of,
+    make_chat_request,
+    make_identity,
 )
 from gateway.agents.runs.send_queue import SendQueue
 from gateway.agents.runs.steps import RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.agents.runs.stored_run import load_last_counts
-from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
+from gateway.agents.runs.turn_guide import is_overfull, make_guide, make_terms
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher
@@ -203,7 +203,7 @@ class AgentRuns:
                 agent = await self._agent_of(send)
                 marks = SendMarks(agent, send.conversation_name, send, accepted.run.otid)
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
-                send = _in_place_of(send, earlier)
+                send = _replace_earlier(send, earlier)
         reading = run_request.reading
         read_memory_row = 0 if reading is None else reading.memory_row
         kind = "run" if reading is None else "sleeptime"
@@ -239,8 +239,8 @@ class AgentRuns:
             )
         return RoutedSend(
             **asdict(run_request),
-            request=chat_request_of(run_request),
-            identity=identity_of(run_request),
+            request=make_chat_request(run_request),
+            identity=make_identity(run_request),
             route=route,
             shows_steps=True,
         )
@@ -249,12 +249,12 @@ class AgentRuns:
         """Returns the prompt that the model would get now, with the messages of a send. Raises: StoreError."""
         keeper = self.keeper
         send = self._route_send(run_request, is_answered=False)
-        request = self._memory_request(send, QueueTicket())
+        request = self._make_request(send, QueueTicket())
         context = await read_stored_context(keeper.store, request, send.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
         return await keeper.composer.make_prompt(context, EndpointForm(), toolbox.definitions())
 
-    def _memory_request(
+    def _make_request(
         self, send: RoutedSend, ticket: QueueTicket, target: Target | None = None
     ) -> MemoryRequest:
         """Returns a send's request to memory.
@@ -363,7 +363,7 @@ class AgentRuns:
         with QueueTicket() as ticket:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
             await self._with_client.turns.wait_written(send.scope)
-            if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
+            if await self._run_starter.deny(send, self._make_request(send, ticket), run):
                 return await runs.cancel_waiting_run(run.agent_row, run.id, self.keeper.now())
         return await runs.find_run(run.agent_row, run.id) or run
 
@@ -381,12 +381,12 @@ class AgentRuns:
                     await self._refuse_if_waiting(send)
                     earlier = await self._find_earlier(send)
                     if earlier is not None and earlier.is_answered:
-                        return await self._repeated_result(send, earlier)
+                        return await self._repeat_result(send, earlier)
             except StoreError as error:
-                raise _error_for(error) from error
-            return await self._answer(_in_place_of(send, earlier), ticket, output)
+                raise _make_error(error) from error
+            return await self._answer(_replace_earlier(send, earlier), ticket, output)
 
-    async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
+    async def _repeat_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
         counts = await load_last_counts(self.keeper.store, earlier.run)
         agent = await self._agent_of(send)
@@ -402,7 +402,7 @@ class AgentRuns:
         await self._with_client.turns.wait_written(send.scope)
         if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
             # The client's list has the answers that it got, so a text that was answered in the list is a new send.
-            end = await conversation_end(self.keeper.store, agent, conversation_name)
+            end = await find_end(self.keeper.store, agent, conversation_name)
             path = () if end is None else end.path
             hasher = MessageHasher(agent.secret)
             initial = send.spec.initial_messages
@@ -410,7 +410,7 @@ class AgentRuns:
             if not count:
                 return None
             send = replace(send, messages=send.messages[-count:])
-        marks = SendMarks(agent, conversation_name, send, otid_digest(agent, conversation_name, send.otid))
+        marks = SendMarks(agent, conversation_name, send, hash_otid(agent, conversation_name, send.otid))
         run = await find_candidate_run(self.keeper.store, marks, self.keeper.now())
         if run is not None and not run.is_over:
             run = await self._abandoned.end_if_abandoned(run, (agent.uid, conversation_name))
@@ -423,7 +423,7 @@ class AgentRuns:
         if not send.spares_pauses:
             return
         agent = await self._agent_of(send)
-        if agent.is_stored and await awaits_answers(self.keeper.store, agent, send.conversation_name):
+        if agent.is_stored and await is_awaiting_answers(self.keeper.store, agent, send.conversation_name):
             raise Conflict("This conversation waits for answers to calls.")
 
     async def _agent_of(self, send: RoutedSend) -> Agent:
@@ -436,23 +436,23 @@ class AgentRuns:
         services = self._services(send)
         attempts = services.failover.attempts(send.route, key, output.receipt)
         form = choose_endpoint_form(send.request, attempts.endpoint, attempts.target.model)
-        request = self._memory_request(send, ticket, attempts.target)
+        request = self._make_request(send, ticket, attempts.target)
         await services.turns.wait_written(send.scope)
         try:
             beginning = await self._run_starter.begin(send, request, form, output.sink)
         except StoreError as error:
             if send.accepted is not None:
                 raise
-            raise _error_for(error) from error
+            raise _make_error(error) from error
         if beginning.resumption is not None and beginning.resumption.waiting_run is not None:
-            return await self._result_of_waiting(send, beginning.memory)
+            return await self._answer_waiting(send, beginning.memory)
         with attempts:
             return await self._answer_by_model(send, beginning, attempts, output)
 
     def _services(self, send: RoutedSend) -> _RunServices:
         return self._with_client if send.accepted is None else self._without_client
 
-    async def _result_of_waiting(self, send: RoutedSend, memory: RunMemory) -> RunResult:
+    async def _answer_waiting(self, send: RoutedSend, memory: RunMemory) -> RunResult:
         """Returns the result of a send that answers some of a run's calls, while the run waits for the others.
 
         If the send is an accepted run, the accepted run ends.
@@ -509,8 +509,8 @@ class AgentRuns:
             prompt,
             memory,
             self._services(send).turns,
-            _guide(send, memory, prompt),
-            terms_of(send, prompt),
+            _make_guide(send, memory, prompt),
+            make_terms(send, prompt),
             RunTerms(
                 None if beginning.resumption is None else beginning.resumption.calls,
                 stop,
@@ -532,10 +532,10 @@ class AgentRuns:
         )
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
-        return partial(self.toolboxes.make, sender=_sender(send, context))
+        return partial(self.toolboxes.make, sender=_make_sender(send, context))
 
 
-def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
+def _replace_earlier(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
     """Returns a send that replaces an earlier send: without the messages that are stored already."""
     if earlier is None:
         return send
@@ -543,14 +543,14 @@ def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
     return send if earlier.needs_messages else replace(send, messages=(), decisions=())
 
 
-def _sender(send: RoutedSend, context: MemoryContext) -> Sender:
+def _make_sender(send: RoutedSend, context: MemoryContext) -> Sender:
     """Returns an agent as the sender of messages to other agents while it answers a send."""
     uid = context.agent.uid
     waiter = Waiter(uid, (uid, send.conversation_name), send.depth, send.awaited_by)
     return Sender.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
 
 
-def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
+def _make_guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
     """Returns what guides the turn of a run."""
     steps_left = send.max_steps
     is_continued = False
@@ -558,11 +558,11 @@ def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
         is_continued = send.accepted.run.state is RunState.RUNNING
         # The reply of a step that is taken up with its calls counts once more.
         steps_left -= memory.run.steps - (is_continued and memory.opened is None)
-    return guide_of(
+    return make_guide(
         send.spec,
         prompt,
         steps_left,
-        calls_on_path(memory.context),
+        list_path_calls(memory.context),
         can_ask=send.shows_steps,
         has_later_message=bool(send.decisions and send.messages),
     )
@@ -583,12 +583,12 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         steps=run.steps,
         counts=run.counts,
         attempt=1 if accepted is None else accepted.job.attempt,
-        summary=_new_summary(memory.context, prompt),
+        summary=_find_new_summary(memory.context, prompt),
         started_run_uids=memory.started_run_uids,
     )
 
 
-def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
+def _find_new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
     """Returns the summary with which a prompt begins; None if the previous prompt began with it as well."""
     summary_id = prompt.window.summary_id
     if summary_id in (0, prompt.eviction.used_summary_id):
@@ -596,7 +596,7 @@ def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
     return next((summary for summary in context.summaries or () if summary.id == summary_id), None)
 
 
-def _error_for(error: StoreError) -> Exception:
+def _make_error(error: StoreError) -> Exception:
     """Returns the error for the caller: UnknownId for NotFound, MemoryUnavailable for any other."""
     if isinstance(error, NotFound):
         return UnknownId(sentence(error.message), param="conversation_id")

@@ -16,16 +16,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.repeated import detect_barge_in
-from gateway.agents.runs.calls.call_record import call_number, known_results, load_answers
+from gateway.agents.runs.calls.call_record import load_answers, load_results, number_call
 from gateway.agents.runs.calls.pauses import (
     Resumption,
-    answered_calls,
-    denied_results,
-    interrupted_calls,
-    stored_answers,
-    unanswered_calls,
+    deny_calls,
+    list_unanswered,
+    make_answers,
+    resume_answered,
+    resume_interrupted,
 )
-from gateway.agents.runs.resend import otid_digest
+from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
 from gateway.agents.runs.steps import CONFLICT_TRIES, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
@@ -134,7 +134,7 @@ class RunStarter:
         """Denies the calls of a pause that have no result yet. Returns whether the run waits. Raises: StoreError."""
         store = self._keeper.store
         context = await self._read(request)
-        step = await self._last_step(context)
+        step = await self._find_last_step(context)
         if step is None or not step.waiting:
             return False
         newest = await store.runs.find_newest_waiting_run(
@@ -143,9 +143,9 @@ class RunStarter:
         # A send that answered some of the calls has made a run of its own, which waits for the other answers.
         if run.id != step.run_row and (newest is None or run.id != newest.id):
             return False
-        earlier = await known_results(store, step, context.path[-1], ())
+        earlier = await load_results(store, step, context.path[-1], ())
         order = [*map_calls_to_tool_names(context.path[-1])]
-        results = [*earlier, *denied_results(step, {result.call_id for result in earlier})]
+        results = [*earlier, *deny_calls(step, {result.call_id for result in earlier})]
         results.sort(key=lambda result: order.index(result.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
 
@@ -205,7 +205,7 @@ class RunStarter:
         if send.accepted is not None:
             return send.accepted.run
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
-        otid = otid_digest(agent, send.conversation_name, send.otid)
+        otid = hash_otid(agent, send.conversation_name, send.otid)
         now = self._keeper.now()
         return Run(
             id=0, uid=new_uid(), agent_row=0, conversation_row=0, state=RunState.CREATED, created=now,
@@ -235,7 +235,7 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, interrupted_calls(context, step))
+        return RunBeginning(memory, prompt, resume_interrupted(context, step))
 
     # -- calls of an earlier run
 
@@ -252,10 +252,10 @@ class RunStarter:
         """
         if send.replaces is None or send.messages:
             return None
-        step = await self._last_step(context)
+        step = await self._find_last_step(context)
         if step is None or step.stop is not None:  # a step with a stop reason is the last of its run
             return None
-        return interrupted_calls(context, step)
+        return resume_interrupted(context, step)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
@@ -267,10 +267,10 @@ class RunStarter:
         store = self._keeper.store
         if not context.path or not map_calls_to_tool_names(context.path[-1]):
             return False
-        if (step := await self._last_step(context)) is None:
+        if (step := await self._find_last_step(context)) is None:
             return False
         sent_ids = {str(message.get("tool_call_id")) for message in send.messages}
-        results = await known_results(store, step, context.path[-1], sent_ids)
+        results = await load_results(store, step, context.path[-1], sent_ids)
         return bool(results) and await self._write_results(context, send, form, step, results)
 
     async def _write_results(
@@ -290,7 +290,7 @@ class RunStarter:
         await RunMemory(self._keeper, context, form, run, tools, client_ids, run.id).write_results(results)
         return True
 
-    async def _last_step(self, context: MemoryContext) -> RunStep | None:
+    async def _find_last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends; None if it ends with no step."""
         last = context.path[-1] if context.path else None
         if last is None or last.state is State.FORGOTTEN:
@@ -304,7 +304,7 @@ class RunStarter:
 
     # -- answers to calls that wait
 
-    async def _waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
+    async def _get_waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
         """Returns the step with the calls that a send answers: the last of the path. Raises: BadRequest, StoreError."""
         runs, conversation = self._keeper.store.runs, context.snapshot.conversation
         step = None
@@ -329,7 +329,7 @@ class RunStarter:
 
         Raises: BadRequest, StoreError.
         """
-        step = await self._waiting_step(context, send)
+        step = await self._get_waiting_step(context, send)
         store = self._keeper.store
         exchange = context.path[-1]
         earlier = await load_answers(store, step, exchange)
@@ -342,19 +342,19 @@ class RunStarter:
             else replace(decision, result=cut_to_window(decision.result, window))
             for decision in send.decisions
         ]
-        answers = stored_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
+        answers = make_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
         answered = {*earlier_ids, *(message["tool_call_id"] for message in answers)}
-        if send.messages and unanswered_calls(step, answered):
+        if send.messages and list_unanswered(step, answered):
             error = "A message comes with answers to all calls that wait, or alone."
             raise BadRequest(error, param="messages")
         for message in answers:
-            number, data = call_number(exchange, message["tool_call_id"]), orjson.dumps(message)
+            number, data = number_call(exchange, message["tool_call_id"]), orjson.dumps(message)
             await store.run_texts.add_text(context.agent.id, step.run_row, RunTextKind.RESULT, number, data)
         conversation_row = exchange.conversation_row
         run = await store.runs.find_newest_waiting_run(step.agent_row, conversation_row, step.run_row)
         if run is None:
             raise NotFound("the run that waits is gone")
-        return answered_calls(context, step, [*earlier, *answers], run)
+        return resume_answered(context, step, [*earlier, *answers], run)
 
 
 def _without_stored_results(

@@ -69,8 +69,8 @@ async def compact_conversation(
             admit=partial(agent_runs.admit_call, receipt),
         )
         prompt_after = await agent_runs.preview(run_request)
-    return CompactedConversation(summary, _message_count(prompt_before), _message_count(prompt_after))
+    return CompactedConversation(summary, _count_messages(prompt_before), _count_messages(prompt_after))
 
 
-def _message_count(prompt: Prompt) -> int:
+def _count_messages(prompt: Prompt) -> int:
     return len(orjson.loads(prompt.body())["messages"])

@@ -277,7 +277,7 @@ class AgentMessages:
             waiting = await self._load_waiting(agent, exchange) if row.waiting else {}
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
             for message in messages[exchange.id]:
-                maker = _maker_of_results(row, parent) if message.is_result else row
+                maker = _load_calling(row, parent) if message.is_result else row
                 views.append(
                     MessageView(
                         listed=message,
@@ -307,7 +307,7 @@ class AgentMessages:
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 
 
-def _maker_of_results(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
+def _load_calling(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
     """Returns the exchange that made the calls for the results in `row`: `parent`, if its run goes on in `row`."""
     if parent is not None and parent.run_uid is not None and row.run_uid in (None, parent.run_uid):
         return parent

@@ -23,7 +23,7 @@ async def replay(
     request: ChatRequest, result: RunResult, make_view: ViewFactory, sink: Sink, receipt: Receipt
 ) -> None:
     """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
-    completion = _completion_of(request, result)
+    completion = _make_completion(request, result)
     view = make_view(TurnTerms())  # no tools run any more, so the default terms do
     if request.stream:
         first, *others = chunks_of(completion, with_usage=request.wants_usage)
@@ -44,7 +44,7 @@ async def replay(
     await sink.send_body(200, headers, view.render_body(body, outcome, is_unchanged=True))
 
 
-def _completion_of(request: ChatRequest, result: RunResult) -> Json:
+def _make_completion(request: ChatRequest, result: RunResult) -> Json:
     """Returns a run's reply as a completion with the run's id and time, and the model that the request names."""
     steps = [orjson.loads(step.shown_reply) for step in result.steps if step.shown_reply is not None]
     calls = [call for message in steps for call in list_raw_calls(message)]

@@ -33,7 +33,7 @@ class SendMarks(Struct, frozen=True):
     conversation_name: str
     # The send, with the messages or the answers to calls by which it is known.
     send: RunRequest
-    # `otid_digest` of the send. None: a send is the same if it has the messages or answers of the newest run.
+    # `hash_otid` of the send. None: a send is the same if it has the messages or answers of the newest run.
     otid: bytes | None
 
 
@@ -65,7 +65,7 @@ class _EndedRun(Struct, frozen=True):
         return self.run.state is RunState.COMPLETED
 
 
-def otid_digest(agent: Agent, conversation_name: str, otid: str | None) -> bytes | None:
+def hash_otid(agent: Agent, conversation_name: str, otid: str | None) -> bytes | None:
     """Returns the digest of the id that a client gives a send; None: it gives none.
 
     conversation_name: the same id in another conversation is another send.
@@ -98,11 +98,11 @@ async def match_earlier_send(store: Store, marks: SendMarks, run: Run) -> Earlie
     """Returns the send of an ended run, if these marks are of it. Raises: StoreError."""
     ended = await _ended_run(store, marks, run)
     if marks.send.decisions:
-        return await _earlier_answers(store, marks, ended)
-    return await _earlier_messages(store, marks, ended)
+        return await _find_answers(store, marks, ended)
+    return await _find_messages(store, marks, ended)
 
 
-async def conversation_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
+async def find_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
     """Returns the path of a conversation, with its last exchange alone."""
     return await store.stored_paths.load_path(agent, name, 1)
 
@@ -119,11 +119,11 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
         # The process died during the run's first call of the model, or the run began with calls of another run's step.
         row = await store.runs.find_first_exchange(run)
         first_exchange = None if row is None else await store.turns.find_exchange(marks.agent, row)
-    first_exchanges = [] if first_exchange is None else await _first_exchanges(store, marks, first_exchange)
+    first_exchanges = [] if first_exchange is None else await _load_first(store, marks, first_exchange)
     return _EndedRun(run, answered, is_cut, first_exchanges)
 
 
-async def _earlier_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
+async def _find_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
     """Returns the earlier send of answers to calls."""
     run, is_completed = ended.run, ended.is_completed
     if any([await _is_answered(store, marks, exchange) for exchange in ended.first_exchanges]):
@@ -132,7 +132,7 @@ async def _earlier_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> 
     return None if marks.otid is None else EarlierSend(run, ended.answered, is_completed, needs_messages=True)
 
 
-async def _earlier_messages(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
+async def _find_messages(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
     """Returns the earlier send of messages."""
     run, first_exchanges = ended.run, ended.first_exchanges
     if not first_exchanges or not _begins_with(first_exchanges, marks):
@@ -155,7 +155,7 @@ def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
     return first_exchanges[-1].inputs in (sent_atoms, initial_atoms + sent_atoms)
 
 
-async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> list[Exchange]:
+async def _load_first(store: Store, marks: SendMarks, first: Exchange) -> list[Exchange]:
     """Returns the first exchange of a run, and the exchanges before it that it replaced, newest first.
 
     An exchange without messages takes the place of the failed exchange before it. The last exchange that is returned
@@ -189,7 +189,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     """
     results = [listed.message for listed in list_messages(exchange) if listed.message.get("role") == "tool"]
     call_ids = {result.get("tool_call_id") for result in results}
-    request = await _approval_request(store, marks.agent, exchange)
+    request = await _find_approval_request(store, marks.agent, exchange)
     step = await store.runs.find_waiting_step(marks.agent.id, exchange.conversation_row)
     # A step stays known as waiting after its calls are answered, until another step waits.
     waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
@@ -205,7 +205,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     return True
 
 
-async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> ObjectRef | None:
+async def _find_approval_request(store: Store, agent: Agent, exchange: Exchange) -> ObjectRef | None:
     """Returns the reference to the message with the calls that the first results of an exchange answer."""
     above = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
     return None if above is None else ObjectRef(agent.uid, above.reply_seq)
@@ -218,7 +218,7 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
     answered since.
     """
     exchange = ended.first_exchanges[0]
-    end = await conversation_end(store, marks.agent, marks.conversation_name)
+    end = await find_end(store, marks.agent, marks.conversation_name)
     path = () if end is None else end.path
     if exchange.superseded or exchange.id in find_refused_ids(path):
         return True

@@ -149,7 +149,7 @@ class RunResult(Struct, frozen=True):
     last_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
-def reading_run(sleeper_row: int, memory_row: int, now: float) -> RunAccept:
+def make_reading_run(sleeper_row: int, memory_row: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted."""
     run = Run(
         id=0, uid=new_uid(), agent_row=sleeper_row, conversation_row=0, state=RunState.CREATED, created=now,
@@ -160,7 +160,7 @@ def reading_run(sleeper_row: int, memory_row: int, now: float) -> RunAccept:
     )
 
 
-def identity_of(run_request: RunRequest) -> Identity:
+def make_identity(run_request: RunRequest) -> Identity:
     scope = run_request.scope
     return Identity(
         scope.project, scope.profile, run_request.spec.name, None, run_request.conversation_name, scope, Mode.STRICT,
@@ -168,10 +168,10 @@ def identity_of(run_request: RunRequest) -> Identity:
     )  # fmt: skip
 
 
-def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
+def make_chat_request(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
     tools = [*run_request.client_tools]
-    sampling = sampling_fields(
+    sampling = make_sampling(
         run_request.spec, has_tools=bool(tools or run_request.spec.tools), overrides=run_request.fields
     )
     body: dict[str, Any] = {
@@ -197,7 +197,7 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
     )
 
 
-def sampling_fields(
+def make_sampling(
     spec: AgentSpec, *, has_tools: bool, overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     """Returns the fields that each request of an agent has unless its client sets them.

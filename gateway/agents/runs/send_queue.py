@@ -34,13 +34,13 @@ class SendQueue:
         """
         queues = self._keeper.queues
         if not self._ends.is_shared:
-            agent, name = await self._queue_of(send)
+            agent, name = await self._get_queue(send)
             await queues.enter((agent.uid, name), ticket, MAX_SENDS)
-            return _in_conversation(send, name)
+            return _route_to(send, name)
         # Sends that wait for a server's answers queue in the order in which they came.
         with QueueTicket() as arrival:
             await queues.enter_here((f"arriving {send.scope}", send.conversation_name), arrival, MAX_SENDS)
-            agent, name = await self._queue_of(send)
+            agent, name = await self._get_queue(send)
             await self._ends.wait_for_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
             try:
@@ -49,9 +49,9 @@ class SendQueue:
                 entering.cancel()
                 raise
         await entering
-        return _in_conversation(send, name)
+        return _route_to(send, name)
 
-    async def _queue_of(self, send: RoutedSend) -> tuple[Agent, str]:
+    async def _get_queue(self, send: RoutedSend) -> tuple[Agent, str]:
         """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
         name = send.conversation_name
@@ -66,6 +66,6 @@ class SendQueue:
         return agent, stored.name
 
 
-def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
+def _route_to(send: RoutedSend, name: str) -> RoutedSend:
     """Returns a send to a conversation of this name."""
     return replace(send, conversation_name=name, identity=replace(send.identity, conversation_key=name))

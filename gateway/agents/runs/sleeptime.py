@@ -20,7 +20,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.begin import MessageGone
-from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_run
+from gateway.agents.runs.run import AcceptedRun, RunRequest, make_reading_run
 from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean_messages, render_transcript
@@ -64,9 +64,7 @@ class _Batch(Struct, frozen=True):
     text: str = ""
 
 
-def sleeptime_schedule(
-    store: Store, idle_s: float, now: Callable[[], float], profiles: Sequence[str]
-) -> Schedule:
+def make_schedule(store: Store, idle_s: float, now: Callable[[], float], profiles: Sequence[str]) -> Schedule:
     """Returns the schedule that makes runs of sleeptime agents due.
 
     idle_s: seconds without a turn after which a memory is read.
@@ -173,7 +171,7 @@ class Sleeping:
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._has_words(job, memory, reader):
             return None
-        command = replace(reading_run(reader.sleeper_row, memory.id, self._now()), kind="")
+        command = replace(make_reading_run(reader.sleeper_row, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.accept_effect(command))
         return await self._store.sleepers.find_reading(reader.sleeper_row)
 
@@ -204,7 +202,7 @@ class Sleeping:
         """
         run = reading.run
         resolved = await self._registry.resolver.resolve_uid(memory.scope.project, reader.uid)
-        batch = await self._batch_of(memory, reader, resolved, run)
+        batch = await self._find_batch(memory, reader, resolved, run)
         if batch is None:
             await self._fail_run(job, run, StopReason.ERROR)
         elif run.state is RunState.CREATED and not batch.text:
@@ -218,7 +216,7 @@ class Sleeping:
             await self._ask_or_fail(job, resolved, reading, batch)
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
-            batch = await self._after_refusal(job, run, batch, resolved)
+            batch = await self._shrink_refused(job, run, batch, resolved)
         await self._store.sleepers.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
@@ -237,7 +235,7 @@ class Sleeping:
                 raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
             await self._fail_run(job, run, StopReason.ERROR, error.message)
 
-    async def _after_refusal(
+    async def _shrink_refused(
         self, job: JobContext, run: Run, batch: _Batch, resolved: ResolvedAgent
     ) -> _Batch | None:
         """Returns the batch after a model has refused it, if a smaller part is to be read next or the batch is skipped.
@@ -266,7 +264,7 @@ class Sleeping:
     async def _count_failed(self, run: Run) -> int:
         return await self._store.runs.count_failed_before(run, _HALVINGS)
 
-    async def _batch_of(
+    async def _find_batch(
         self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run
     ) -> _Batch | None:
         """Returns the messages that a run reads, unread or noted by its first step, or None if they are gone."""
@@ -341,7 +339,7 @@ class Sleeping:
         ended = await self._store.runs.find_run(run.agent_row, run.id)
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
-        if tokens := _tokens(ended) - _tokens(run):
+        if tokens := _count_tokens(ended) - _count_tokens(run):
             self._budget.count_call("ok", tokens)  # the receipt of the run has them
         if ended.is_over:
             # After any other fault of an upstream the run would not have ended.
@@ -361,5 +359,5 @@ def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:
     return 0 < sleeptime.every <= reader.unread_turns
 
 
-def _tokens(run: Run) -> int:
+def _count_tokens(run: Run) -> int:
     return run.counts.prompt + run.counts.completion

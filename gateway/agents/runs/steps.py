@@ -18,8 +18,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.runs.calls.call_record import call_number
-from gateway.agents.runs.run import reading_run
+from gateway.agents.runs.calls.call_record import number_call
+from gateway.agents.runs.run import make_reading_run
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.agents.runs.stored_conversation import (
     make_step_open,
@@ -232,7 +232,7 @@ class RunMemory:
             # As they are now, for the tools and for the notes of the next call.
             self._set_blocks(await self._load_blocks())
             if not (step.results or step.nudge):
-                return SavedStep(_step_saved(exchange), prompt)
+                return SavedStep(_make_saved_event(exchange), prompt)
         results = await self._reapply_if_overtaken(step.results)
         try:
             prompt = await self._begin_step(results, step.nudge)
@@ -242,7 +242,7 @@ class RunMemory:
                 await self._end_with_results(results, RunState.FAILED, StopReason.ERROR, error.message)
             raise
         assert self.opened is not None  # by `_begin_step`
-        return SavedStep(_step_saved(self.opened, self.context.plan.messages), prompt)
+        return SavedStep(_make_saved_event(self.opened, self.context.plan.messages), prompt)
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
@@ -257,7 +257,7 @@ class RunMemory:
         assert self.opened is not None  # callers end a step only while it is open
         context = self.context
         now = self.keeper.now()
-        exchange = self._finished_exchange(self.opened, prompt, result.full_reply, result.shown_reply)
+        exchange = self._make_exchange(self.opened, prompt, result.full_reply, result.shown_reply)
         if result.is_refused:
             exchange = mark_refused(exchange, context.path)
         counts = reported_counts(result.usage) or TokenCounts()
@@ -273,11 +273,11 @@ class RunMemory:
             error=result.error,
             waiting=dict(result.waiting),
         )
-        accepts = self._runs_due(exchange, now) if result.stop is not None and result.error is None else ()
+        accepts = self._list_due(exchange, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
-        results = _results_by_number(exchange, result.results)
+        results = _number_results(exchange, result.results)
         write = StepEnd(
             context.agent,
             exchange,
@@ -298,7 +298,7 @@ class RunMemory:
         self._extend_path(exchange)
         return exchange
 
-    def _runs_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
+    def _list_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that are due once this run ends: of the sleeptime agents that read its messages."""
         sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
         if sleeptime is None or not sleeptime.every:
@@ -308,9 +308,9 @@ class RunMemory:
         due = [
             reader for reader in self._readers if not reader.is_busy and reader.turns + 1 >= sleeptime.every
         ]
-        return [reading_run(reader.sleeper_row, self.context.agent.id, now) for reader in due]
+        return [make_reading_run(reader.sleeper_row, self.context.agent.id, now) for reader in due]
 
-    def _finished_exchange(
+    def _make_exchange(
         self,
         exchange: Exchange,
         prompt: Prompt,
@@ -409,7 +409,7 @@ class RunMemory:
         write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)
         write = replace(write, reading=self.reading, replaces=self.replaces)
         if end is not None:
-            exchange = self._finished_exchange(write.exchange, prompt, (), None)
+            exchange = self._make_exchange(write.exchange, prompt, (), None)
             write = replace(write, exchange=exchange, end=end)
         try:
             await self._open(write)
@@ -498,7 +498,7 @@ class RunMemory:
 
     async def _write_end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         """Writes the end of the run, with that of an open step. Returns the messages after its last step."""
-        state, stop = _state_after(prompt, outcome)
+        state, stop = _choose_state(prompt, outcome)
         await self._await_late()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
         if self.reading is not None and state is RunState.FAILED and is_transient:
@@ -509,7 +509,7 @@ class RunMemory:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
             return await self._end_with_results(outcome.results, state, stop)
         if self.opened is not None:
-            await self._end_step(prompt, self._result_of(outcome, stop, error))
+            await self._end_step(prompt, self._make_result(outcome, stop, error))
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
             await self._pause(stop, outcome)
@@ -524,11 +524,11 @@ class RunMemory:
         end = self._run_end(state, stop, error_message)
         await self._begin_step(results, nudge="", end=end)
         assert self.opened is not None  # by `_begin_step`
-        after_results = _step_saved(self.opened, self.context.plan.messages)
+        after_results = _make_saved_event(self.opened, self.context.plan.messages)
         self._extend_path(self.opened)
         return after_results
 
-    def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
+    def _make_result(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
         """Returns the result of a run's last step. A reply that was cut off is stored as far as it came."""
         full_reply, shown_reply = outcome.full_reply, outcome.shown_reply
         if not full_reply and outcome.text and shown_reply is not None:
@@ -565,7 +565,7 @@ class RunMemory:
                 epoch=self.context.agent.epoch,
                 job=self.job,
                 waiting=outcome.waiting,
-                results=_results_by_number(exchange, results),
+                results=_number_results(exchange, results),
                 edits=self._edits.merge(exchange.id),
                 versions=self._edits.versions_read,
             )
@@ -606,7 +606,7 @@ class RunMemory:
             keeper.events.window_filling(turn, prompt.window.wanted_summary)
 
 
-def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
+def _choose_state(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
     """Returns the state of a run after its turn, and its stop reason."""
     state, stop = _STATES[outcome.state], outcome.stop_reason
     # If the agent's own prompt fills the window, evicting messages makes no room.
@@ -619,12 +619,12 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
     return state, stop
 
 
-def _results_by_number(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
+def _number_results(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
     """Returns results by the numbers of their calls, as they are stored until all calls of the step have results."""
-    return {call_number(exchange, result.call_id): orjson.dumps(result.stored()) for result in results}
+    return {number_call(exchange, result.call_id): orjson.dumps(result.stored()) for result in results}
 
 
-def _step_saved(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
+def _make_saved_event(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
     """Returns the event of a saved step, with the results among the messages that came in with it."""
     results = (message for message in messages if message.get("role") == "tool")
     return events.StepSaved(exchange.seq, exchange.reply_seq, tuple(results))

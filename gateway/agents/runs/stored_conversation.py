@@ -156,7 +156,7 @@ async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> Conv
     return await store.stored_paths.load_path(agent, name, request.target.context_window, turns)
 
 
-def context_as_of(
+def rewind_context(
     context: MemoryContext, messages: Sequence[WireMessage], last_row: int | None
 ) -> MemoryContext:
     """Returns the context of a send as it was when its path ended with an exchange; unchanged, if the path lacks it.
@@ -222,7 +222,7 @@ def _with_plan(
         pending=messages,
     )
     if request.spec.definition.clears:
-        depth = _turn_depth(context, messages)
+        depth = _measure_turn(context, messages)
         plan = replace(plan, omitted=tuple(part for part in plan.omitted if part.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
@@ -230,7 +230,7 @@ def _with_plan(
     return replace(context, offered=offer_tools(context.request, context.agent, pinned, body))
 
 
-def _turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
+def _measure_turn(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
     """Returns the depth of the exchange with which the current turn begins: the last one with a user's message."""
     if any(message.get("role") == "user" and not is_nudge(message) for message in messages):
         return context.path[-1].depth + 1 if context.path else 0

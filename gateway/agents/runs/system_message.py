@@ -35,7 +35,7 @@ class SystemMessage(Struct, frozen=True):
     conversation_name: str
 
 
-def system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> str:
+def make_system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> str:
     """Returns the id of a conversation's system message."""
     return ids.make_id_with_seq(
         "message", agent.uid if conversation_name == DEFAULT_CONVERSATION else conversation_name, SYSTEM_SEQ
@@ -78,4 +78,4 @@ class SystemMessageRenderer(Struct, frozen=True):
         first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.
         at = first[0].exchange.begun - _BEFORE_S if first else begun
-        return SystemMessage(system_id(agent, conversation_name), text, at, conversation_name)
+        return SystemMessage(make_system_id(agent, conversation_name), text, at, conversation_name)

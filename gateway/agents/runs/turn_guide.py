@@ -20,7 +20,7 @@ from gateway.run.memory.prompt_tokens import count_tokens
 from gateway.tokens import upper_bound
 
 
-def guide_of(
+def make_guide(
     spec: AgentSpec,
     prompt: Prompt,
     max_steps: int = DEFAULT_MAX_STEPS,
@@ -48,7 +48,7 @@ def guide_of(
     )
 
 
-def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
+def make_terms(send: RoutedSend, prompt: Prompt) -> TurnTerms:
     """Returns the terms of a turn that an agent has for a send."""
     request = send.request
     return TurnTerms(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, new_definition, with_update
+from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, define_agent, with_update
 from gateway.agents.api.agent_json import render_agent
 from gateway.agents.registry.registry import AgentView
 from gateway.agents.wire.faults import Unprocessable
@@ -18,7 +18,7 @@ UID = "0" * 32
 
 
 def made(**fields: Any) -> AgentDefinition:
-    return new_definition(convert(fields, CreateAgent, ("body",)))
+    return define_agent(convert(fields, CreateAgent, ("body",)))
 
 
 def after(definition: AgentDefinition, **fields: Any) -> AgentDefinition:

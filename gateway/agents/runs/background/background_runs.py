@@ -32,8 +32,8 @@ from gateway.agents.runs.resend import (
     EarlierSend,
     SendMarks,
     find_candidate_run,
+    hash_otid,
     match_earlier_send,
-    otid_digest,
 )
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid, parse_uid
@@ -135,7 +135,7 @@ class BackgroundRuns:
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
             created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
-            otid=otid_digest(agent, conversation_name, run_request.otid),
+            otid=hash_otid(agent, conversation_name, run_request.otid),
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
@@ -341,7 +341,7 @@ class BackgroundRuns:
                     yield last_event
             if not self._shows.is_end(last_event):
                 ended = await self.wait_for_end(run)
-                async for event in self._logs.events_of_ended(ended, after, is_logged=is_logged):
+                async for event in self._logs.read_ended(ended, after, is_logged=is_logged):
                     yield event
 
     # -- a send that is resent
@@ -353,7 +353,7 @@ class BackgroundRuns:
 
         digest: as `send_digest`.
         """
-        otid = otid_digest(agent, name, run_request.otid)
+        otid = hash_otid(agent, name, run_request.otid)
         if otid is None and not run_request.is_retry:
             return None
         marks = SendMarks(agent, name, run_request, otid)

@@ -95,7 +95,7 @@ class RunLogs:
             log.add(await self._shows.missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
 
-    async def events_of_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
+    async def read_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
         """Yields the events after a number of a run that has ended: the stored ones, then those missing at the end.
 
         is_logged: the reader has followed the log; its events may be erased by now.

@@ -12,7 +12,7 @@ from functools import partial
 import orjson
 from msgspec import Struct
 
-from gateway.agents.runs.calls.pauses import is_bare_approval, read_result, unanswered_calls
+from gateway.agents.runs.calls.pauses import is_bare_approval, list_unanswered, read_result
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.calls import INTERRUPTED_RESULT
@@ -29,7 +29,7 @@ _NUMBERS_PER_STEP = 1000
 _FIRST_OUTCOME = 500
 
 
-def call_number(exchange: Exchange, call_id: str) -> int:
+def number_call(exchange: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step's exchange among the texts of its run."""
     return exchange.seq * _NUMBERS_PER_STEP + [*map_calls_to_tool_names(exchange)].index(call_id)
 
@@ -47,7 +47,7 @@ class CallRecord(Struct, frozen=True):
         """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
         texts = self.store.run_texts
         rows = (self.agent_row, self.run_row)
-        number = call_number(self.step, call.call_id)
+        number = number_call(self.step, call.call_id)
         outcome_number = number + _FIRST_OUTCOME
         if not await texts.add_text(*rows, RunTextKind.CALL, number, orjson.dumps({"id": call.call_id})):
             stored = await texts.load_texts(*rows, RunTextKind.RESULT, after=outcome_number - 1, limit=1)
@@ -73,10 +73,10 @@ async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) ->
     exchange: the step's exchange. Raises: StoreError.
     """
     answered = {message["tool_call_id"] for message in await load_answers(store, step, exchange)}
-    return unanswered_calls(step, answered)
+    return list_unanswered(step, answered)
 
 
-async def awaits_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
+async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
     """Returns whether a call of the step with which a conversation ends waits for an answer.
 
     All may have one where the run that goes on with them was broken off.
@@ -91,7 +91,7 @@ async def awaits_answers(store: Store, agent: Agent, conversation_name: str) -> 
     return exchange is not None and bool(await load_waiting_calls(store, step, exchange))
 
 
-async def known_results(
+async def load_results(
     store: Store, step: RunStep, exchange: Exchange, excluded: Collection[str]
 ) -> list[ToolResult]:
     """Returns the results of a step's calls, as far as they are known. Its run stopped after the step.
@@ -109,7 +109,7 @@ async def known_results(
     noted = {text.seq for text in await load_texts(RunTextKind.CALL, after=after)}
     results = []
     for id in map_calls_to_tool_names(exchange):
-        number = call_number(exchange, id)
+        number = number_call(exchange, id)
         answer, outcome = stored.get(number), stored.get(number + _FIRST_OUTCOME)
         if id in excluded:
             continue

@@ -19,7 +19,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 
 
-def calls_on_path(context: MemoryContext) -> list[CalledTool]:
+def list_path_calls(context: MemoryContext) -> list[CalledTool]:
     """Returns the calls of the turn that goes on in a stored conversation. A pause does not end a turn."""
     new = context.plan.messages
     if any(_begin_turns(new)):
@@ -29,10 +29,10 @@ def calls_on_path(context: MemoryContext) -> list[CalledTool]:
         content = context.tree.content(exchange)
         stored += content.messages or ()
         stored += _without_nudges(content.full_reply or [content.shown_reply or {}])
-    return _calls_of_last_turn([*stored, *new])
+    return _list_turn_calls([*stored, *new])
 
 
-def calls_in_prompt(prompt: Prompt) -> list[CalledTool]:
+def list_prompt_calls(prompt: Prompt) -> list[CalledTool]:
     """Returns the calls of the turn that goes on in a client conversation.
 
     The client's list has its own calls and their results; the gateway's are in the hidden rounds within it.
@@ -46,7 +46,7 @@ def calls_in_prompt(prompt: Prompt) -> list[CalledTool]:
     for index, message in enumerate(messages):
         rounds = composition.stored_rounds.get(index)
         sent += composition.replacements.get(index, [message]) if rounds is None else _without_nudges(rounds)
-    return _calls_of_last_turn(sent)
+    return _list_turn_calls(sent)
 
 
 def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
@@ -54,7 +54,7 @@ def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
     return [message for message in reply if message.get("role") != "user"]
 
 
-def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
+def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
     """Returns the calls since the user's newest message. A message of another agent begins a turn, too."""
     called: list[CalledTool] = []
     names: dict[str, str] = {}
@@ -65,13 +65,13 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
         elif role == "assistant":
             names.update((call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
         elif role == "tool" and (id := str(message.get("tool_call_id"))) in names:
-            status = _status_of(private)
+            status = _find_status(private)
             if status is not None:
                 called.append(CalledTool(names[id], status, read_text(message)[: find_own_length(message)]))
     return called
 
 
-def _status_of(result: PrivateFields) -> str | None:
+def _find_status(result: PrivateFields) -> str | None:
     """Returns the status of a call by the private fields of its result; None if it was not run, and does not count."""
     if result.get("unapproved") or result.get("approval") == "denied":
         return "denied"

@@ -33,7 +33,7 @@ class Resumption(Struct, frozen=True):
     waiting_run: Run | None = None
 
 
-def unanswered_calls(step: RunStep, answered: Container[str]) -> dict[str, WaitKind]:
+def list_unanswered(step: RunStep, answered: Container[str]) -> dict[str, WaitKind]:
     """Returns the calls of a step that wait for an answer of their own, by their ids.
 
     answered: the ids of calls that have an answer.
@@ -41,7 +41,7 @@ def unanswered_calls(step: RunStep, answered: Container[str]) -> dict[str, WaitK
     return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
 
 
-def stored_answers(
+def make_answers(
     step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
 ) -> list[WireMessage]:
     """Returns the messages that store decisions.
@@ -52,7 +52,7 @@ def stored_answers(
     Raises: BadRequest if one is about a call that does not wait for it.
     """
     answered_ids = set(answered)
-    unanswered = unanswered_calls(step, answered_ids)
+    unanswered = list_unanswered(step, answered_ids)
     messages: list[WireMessage] = []
     for decision in decisions:
         # A decision without an id is about all calls that wait for approval; a denial also about the client's own.
@@ -68,11 +68,11 @@ def stored_answers(
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
                 )
-            messages.append(_stored_answer(decision, id))
+            messages.append(_make_answer(decision, id))
     return messages
 
 
-def _stored_answer(decision: CallDecision, id: str) -> WireMessage:
+def _make_answer(decision: CallDecision, id: str) -> WireMessage:
     """Returns the message that stores a decision about a call."""
     if decision.result is not None:
         return {**decision.result, "role": "tool", "tool_call_id": id}
@@ -84,36 +84,36 @@ def _stored_answer(decision: CallDecision, id: str) -> WireMessage:
     return {"role": "tool", "tool_call_id": id, "content": content, PRIVATE: private}
 
 
-def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
+def deny_calls(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     """Returns the results of the calls of a step that wait and are not made, since its run is cancelled.
 
     done: ids of calls that have results.
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
-    answers = [read_result(answer) for answer in stored_answers(step, done, [deny_all])]
+    answers = [read_result(answer) for answer in make_answers(step, done, [deny_all])]
     held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
     return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
 
-def interrupted_calls(context: MemoryContext, step: RunStep) -> Resumption:
+def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
     """Returns the calls of the last step of a conversation, after its run was interrupted.
 
     All calls of the gateway are made; `CallRecord` has the results of those that were sent out before. The client's
     calls wait.
     """
-    calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered_ids=frozenset(step.waiting))
+    calls = ResumedCalls(_list_calls(context, context.path[-1]), unanswered_ids=frozenset(step.waiting))
     return Resumption(calls, step.run_row)
 
 
-def answered_calls(
+def resume_answered(
     context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run
 ) -> Resumption:
     """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
 
-    answers: as `stored_answers` returns them.
+    answers: as `make_answers` returns them.
     run: the newest run of the conversation that waits. It still waits if some calls have no answer.
     """
-    calls = _calls_of(context, context.path[-1])
+    calls = _list_calls(context, context.path[-1])
     results, denied, approved, client_call_ids = [], set[str](), set[str](), set[str]()
     for message in answers:
         private, id = read_private(message), str(message["tool_call_id"])
@@ -134,7 +134,7 @@ def answered_calls(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run_row,
         frozenset(client_call_ids),
-        run if unanswered_calls(step, answered) else None,
+        run if list_unanswered(step, answered) else None,
     )
 
 
@@ -160,7 +160,7 @@ def read_result(message: WireMessage) -> ToolResult:
     )
 
 
-def _calls_of(context: MemoryContext, exchange: Exchange) -> tuple[WireMessage, ...]:
+def _list_calls(context: MemoryContext, exchange: Exchange) -> tuple[WireMessage, ...]:
     """Returns the calls of an exchange of a path."""
     content = context.tree.content(exchange)
     replies = content.full_reply if content.is_step and content.full_reply else [content.shown_reply or {}]

@@ -44,7 +44,7 @@ class Toolboxes:
         self._foreign = foreign
         self._messaging = messaging
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
-        self._recent = RecentCalls(continues=_continues)
+        self._recent = RecentCalls(continues=_is_continued)
 
     def make(
         self,
@@ -67,7 +67,7 @@ class Toolboxes:
         memory = make_memory_tools(self._keeper, context, block_edits, self._archives)
         if context.request.spec.is_profile:
             return memory
-        return self._agent_tools(memory, run, calling_run, sender, call_record)
+        return self._make_tools(memory, run, calling_run, sender, call_record)
 
     def make_for_item(
         self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: CallDeduplicator
@@ -76,7 +76,7 @@ class Toolboxes:
         sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
         return self.make(context, block_edits, run, sender=sender, call_record=call_record)
 
-    def _agent_tools(
+    def _make_tools(
         self,
         memory: MemoryTools,
         run: Run | None,
@@ -118,7 +118,7 @@ class _Place(Struct, frozen=True):
     texts: tuple[str, ...]
 
 
-def _continues(new: _Place, earlier: _Place) -> bool:
+def _is_continued(new: _Place, earlier: _Place) -> bool:
     """Returns whether a request has the messages of an earlier one, the last perhaps as a grown transcript, and more.
 
     A voice agent sends one when it did not wait for the end of a sentence, or when its caller goes on.
