@@ -1287,6 +1287,32 @@ def test_a_save_without_a_change_makes_no_version(operator: Operator) -> None:
     assert "Nothing was changed." in person.page("/b/human")
 
 
+def test_a_correction_has_its_author_in_the_list_of_facts(operator: Operator) -> None:
+    """It was "from message 1", which said something else."""
+    agent = speak(operator.world, "I am Maria from Basel.")
+    (seq,) = learn(operator.world, agent, "Maria lives in Basel.")
+    operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Maria lives in Zurich."})
+    rows = re.findall(r"(?s)<tr role=.row.*?</tr>", page(operator, f"m/{agent.uid}/facts?all=1"))
+    cells = [plain(re.findall(r"(?s)<td[^>]*>(.*?)</td>", row)[2]) for row in rows[1:]]
+    assert cells == ["an operator, corrected message 1", "message 1"]
+
+
+def test_a_trial_leads_to_corrections_too(operator: Operator) -> None:
+    """The destructive link was the only one, and the name of a block was its only link."""
+    agent = speak(operator.world, "My cat is called Miso.")
+    (seq,) = learn(operator.world, agent, "The cat is called Miso.", block="Cat: Miso.")
+    speak(operator.world, "Hello.", talk="c2")
+    memory = f"m/{agent.uid}"
+    trial = page(operator, f"{memory}/search?q=What+is+my+cat+called%3F")
+    assert (
+        f'href="../../{memory}/f/{seq}#correct">Correct<span class="unseen"> fact {seq}</span></a>' in trial
+    )
+    assert f'href="../../{memory}/b/human">Edit<span class="unseen"> human</span></a>' in trial
+    reader = operator_of(operator.world, is_read=True)
+    for word in (">Correct<", ">Edit<"):
+        assert word not in page(reader, f"{memory}/search?q=What+is+my+cat+called%3F")
+
+
 def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -> None:
     begun = operator.world.chat(headers={"x-mnemogate-user": "alice"})
     begun.say("My train leaves on 4 May.")
@@ -1298,6 +1324,7 @@ def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -
     path = f"{memory}/c/{talk['id']}"
     shown = page(operator, path)
     assert '<nav aria-label="Branches"' in shown
+    assert "The application sent an earlier message again, as it was or changed" in shown
     branches = operator.twin(path)["branches"]
     assert [each["current"] for each in branches] == [True, False]
     for branch, place, elsewhere in zip(branches, ("Nice", "Lyon"), ("Lyon", "Nice"), strict=True):

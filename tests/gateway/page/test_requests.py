@@ -503,6 +503,28 @@ def test_an_ordinary_word_of_a_reply_is_no_finding(upstream: StrictUpstream, tmp
             assert "No older text" not in shown
 
 
+@pytest.mark.both
+def test_a_fact_that_is_told_before_each_reply_is_named_as_told(operator: Operator) -> None:
+    """It was one of "4 stayed out" above a list of three, as if the tick had done nothing."""
+    world = operator.world
+    alice = speak(world, "I cook.", talk="c1")
+    (seq,) = learn(world, alice, "Alice cooks for two people.", always=True)
+    world.clock.sleep(60)
+    speak(world, "For how many people do I cook?", talk="c2")
+    id = operator.twin("requests")["items"][0]["id"]
+    assert seq in [each["seq"] for each in operator.twin(f"r/{id}")["left_out"]]
+    html = operator.get(f"r/{id}").body.decode()
+    assert f"Told before each reply: fact {seq}. The search found it as well, and counted it among" in plain(
+        html
+    )
+    assert re.search(rf'Told before each reply: <a href="\.\./m/{alice.uid}/f/{seq}">', html)
+    speak(world, "Zxqv?", talk="c3")
+    id = operator.twin("requests")["items"][0]["id"]
+    shown = plain(operator.get(f"r/{id}").body.decode())
+    assert f"Told before each reply: fact {seq}." in shown
+    assert "The search found it as well" not in shown
+
+
 def test_the_list_of_older_texts_says_that_it_is_cut_and_where_else_the_words_may_be_from(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
