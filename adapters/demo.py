@@ -48,7 +48,7 @@ _STOP_WORDS: Final = frozenset(
 _MAX_LINES: Final = 3
 # The most characters of a question that an answer repeats.
 _QUOTED_CHARS: Final = 300
-# So many letters of a word stand for its forms: "colour" finds "colours".
+# The first letters of a word that stand for its forms: "colour" finds "colours".
 _STEM_CHARS: Final = 5
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "

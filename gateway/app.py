@@ -89,7 +89,7 @@ class Gateway:
             otlp=otlp,
         )
         limits, server = services.limits, settings.server
-        # By `time.monotonic()`; None: the gateway has not begun to stop.
+        # The time in seconds of `time.monotonic()`; None: the gateway has not begun to stop.
         self._stop_began_at: float | None = None
         self._active_at_stop = 0  # requests
         self.readiness = _watch_readiness(store)

@@ -24,7 +24,7 @@ class Limits(Struct, frozen=True):
     ping_s: float = 20.0
     # All bodies over 64 KiB together; each is in memory twice while it is parsed, so this is about half a GiB.
     bodies_in_flight_bytes: int = 256 * 1024 * 1024
-    # Of a reply that is remembered as it streams; in memory it takes five times as much. Chosen: 128,000 tokens that
+    # The size of a reply that is remembered as it streams; in memory it takes five times as much. 128,000 tokens that
     # come one by one are 40 MB.
     streamed_bytes: int = 128 * 1024 * 1024
     # Upstreams change their lists of models a few times a month, and a list costs them next to nothing.

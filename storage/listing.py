@@ -105,7 +105,7 @@ class JobEntry(Struct, frozen=True):
     """A job in a list."""
 
     job: Job
-    # Of its memory; None: the job belongs to no memory.
+    # The scope of its memory; None: the job belongs to no memory.
     scope: Scope | None
 
 
@@ -510,7 +510,7 @@ class ErasedFact(Struct, frozen=True):
 
     seq: int
     text: str
-    # As in `Fact`.
+    # The origin of the `Fact`.
     origin: str
     # No other fact has taken its place.
     is_true: bool

@@ -188,14 +188,14 @@ class MarkKind(StrEnum):
     # The key of a fact that is not learned from the exchange again: it was forgotten alone, or stayed when a source of
     # it was forgotten.
     UNLEARNED = "unlearned"
-    # Of a forgetting under way: what came from the exchange goes as well, or stays.
+    # A forgetting is under way: what came from the exchange goes as well, or stays.
     ERASED = "erased"
     RESET = "reset"
-    # Of a forgetting under way: the day of a passage or a fact that is gone, in the place of the exchange.
+    # A forgetting is under way: the mark has the day of a passage or a fact that is gone where others have an exchange.
     DAY = "day"
-    # Of a forgetting under way: an edit or a block was erased.
+    # A forgetting is under way: an edit or a block was erased.
     BLOCKS = "blocks"
-    # Of a memory that was moved: the digest of its state, and the database that it came from.
+    # The digest of the state of a memory that was moved, and the database that it came from.
     MOVED = "moved"
     MOVED_FROM = "moved from"
 

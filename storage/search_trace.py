@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# By all, by words, by meaning, from 0 to 255, relative to the best of the search.
+# The scores of a hit by all, by words and by meaning, from 0 to 255, relative to the best of the search.
 HitScores = tuple[int, int, int]
 # The scores of some hits, as three columns with a byte for each hit.
 ScoreColumns = tuple[bytes, bytes, bytes]

@@ -30,7 +30,7 @@ LOGS = ("-wal", "-shm", "-journal")
 
 # The user id of root, which may write everywhere.
 _ROOT = 0
-# As many as Linux follows in one path.
+# The most links that Linux follows in one path.
 _MAX_LINKS = 40
 # Another process may make or remove a file between two calls. Not measured; any value from 3 to 10 behaves alike.
 _TRIES = 5

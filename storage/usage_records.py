@@ -133,9 +133,9 @@ class UsageLimit(Struct, frozen=True):
     then: str
 
 
-# As `UsageLimit.user`: each user by itself, no user as one.
+# The `UsageLimit.user` of a limit for each user by itself, and for no user as one.
 EACH_USER: Final = "*"
-# As `UsageLimit.then`.
+# A value of `UsageLimit.then`.
 REFUSE: Final = "refuse"
 UNITS: Final = ("requests", "tokens", "cost", "concurrent")
 PERIODS: Final = ("minute", "day", "month")

@@ -42,7 +42,7 @@ _BEFORE_EFFORT: Final = replace(_64K, thinks_when_asked=True)
 # The traits of a model of another maker that speaks Claude's dialect.
 _UNKNOWN: Final = ModelTraits(8_192)
 
-# By the beginning of a name; the longest one counts.
+# The traits by the beginning of a model's name; the longest one counts.
 _TRAITS: Final[dict[str, ModelTraits]] = {
     "claude-": _64K,
     "claude-fable-5": _ALWAYS_THINKS,

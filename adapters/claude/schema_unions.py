@@ -79,7 +79,7 @@ class _MergedSchema:
 
     def __init__(self, schema: Json) -> None:
         self._schema = {key: value for key, value in schema.items() if key not in _UNIONS}
-        # By a property's name its schemas in the branches, each once, by their texts. A property of several branches,
+        # The schemas of each property in the branches, each once, by their texts. A property of several branches,
         # usually a discriminator, may follow the schema of any branch.
         self._schemas_by_property: dict[str, dict[str, Any]] = {}
         self._required = _required_names(schema)

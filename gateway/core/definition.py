@@ -162,5 +162,5 @@ class ConversationDefinition(_Stored, frozen=True):
     model: str | None = None
     context_window: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
-    # As in `AgentDefinition`.
+    # The fields that `AgentDefinition` retains, too.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")

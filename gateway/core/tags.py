@@ -49,7 +49,7 @@ _LOOKALIKES = {
 
 @cache
 def _map_letter_forms() -> dict[str, str]:
-    """Returns for each small letter the characters that are read as it."""
+    """Returns the characters that are read as each small letter."""
     # The small letter, the capital, and both as tag characters.
     forms = {
         small: [

@@ -138,7 +138,7 @@ def _make_text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_
 
 
 def _render_sentence(record: AuditRecord) -> str:
-    """Returns in words what an entry concerns that names no fact to link to."""
+    """Returns the words for what an entry concerns that names no fact to link to."""
     match record.action, record.what.split(" "):
         case "forget", ["all"]:
             return "all of the memory"

@@ -21,9 +21,9 @@ LIMIT = 50
 MAX_ITEMS = 200
 # The URL fragment that shows the words of a page that a change was saved.
 SAVED = "#saved"
-# As `SAVED`, that nothing was changed.
+# The fragment that shows the words that nothing was changed.
 UNCHANGED = "#unchanged"
-# As `SAVED`, of the change whether a fact is told before each reply.
+# The fragment that shows the words that a fact is shown before each reply from now on, or is not.
 ALWAYS_SAVED = "#always-saved"
 
 

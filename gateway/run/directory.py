@@ -40,7 +40,7 @@ class FoundAgent(NamedTuple):
     """An agent that was made over REST."""
 
     spec: AgentSpec
-    # Of its memory, which all users of the agent share.
+    # The scope of the agent's memory; all its users share it.
     scope: Scope
 
 

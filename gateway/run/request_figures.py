@@ -25,7 +25,7 @@ class RequestFigures(Struct, frozen=True):
     count: int
     # The requests with a status of 500 or above.
     failed: int
-    # By the mode of memory, as in `x-mnemogate-memory`; `strict` counts as `on`.
+    # The requests by the mode of memory, as in `x-mnemogate-memory`; `strict` counts as `on`.
     modes: dict[str, int]
     # The latency that the gateway added, in milliseconds, to within 5 %; None: there was no request.
     added_p50: float | None

@@ -205,7 +205,7 @@ class TurnSaving:
 
 
 def _loss_of(error: StoreError) -> str | None:
-    """Returns for the client why the turn will never be stored; None: after this error it still may be."""
+    """Returns the reason, for the client, why the turn will never be stored; None: after this error it still may be."""
     match error:
         case Stale():
             return events.FORGOTTEN_LOSS

@@ -379,7 +379,7 @@ class Rates(NamedTuple):
 
     input: float
     output: float
-    # Of input that the upstream has read from its cache.
+    # The price of input that the upstream has read from its cache.
     cached: float
 
 

@@ -15,7 +15,7 @@ from gateway.run.admin.serving import ADMIN_HEADER
 from gateway.web.request_info import get_request_info
 
 ADMIN_PREFIX = "/admin/"
-# Of one operation. One line of an import may be a whole request, and grows as JSON within JSON.
+# The most bytes of an operation's arguments. A line of an import may be a whole request, and grows as JSON within JSON.
 _MAX_ARGUMENT_BYTES = 128 << 20
 
 

@@ -55,7 +55,7 @@ class FieldSearch:
     """A search for the fields with one name. Feed it the form as it comes; it holds the head of one part at most."""
 
     def __init__(self, boundary: bytes, name: str) -> None:
-        # Of the first field's value; None: the field has not ended yet.
+        # The span of the first field's value; None: the field has not ended yet.
         self.span: ValueSpan | None = None
         self._state = _SearchState.SEARCHING
         self._delimiter = b"\r\n--" + boundary

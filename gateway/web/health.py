@@ -42,7 +42,7 @@ class Readiness:
     has_started: bool = False
     # The process is stopping: running requests end, and new ones should go elsewhere.
     is_draining: bool = False
-    # By the name of the part.
+    # The checks by the name of the part.
     checks: dict[str, Check] = field(default_factory=dict)
 
     @property

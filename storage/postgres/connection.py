@@ -139,7 +139,7 @@ class PostgresTarget(Struct, frozen=True):
 _SESSION = {
     "application_name": "mnemogate",
     "jit": "off",
-    # By default the server would plan statements with lists and NULLs each time, at many times the cost of one plan.
+    # The server's default plans statements with lists and NULLs each time, at many times the cost of one plan.
     "plan_cache_mode": "force_generic_plan",
     # After a wait for an agent's row, a transaction has to read it as it is then. Stricter levels make that an error.
     "default_transaction_isolation": "read committed",

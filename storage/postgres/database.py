@@ -106,7 +106,7 @@ class _Write(Generic[T]):
     operation: Operation[T]
     # The transaction waits for one of the connections for bulk work.
     is_bulk: bool = False
-    # As in `Database.write`.
+    # The parameter of `Database.write`.
     is_repeatable: bool = False
 
 

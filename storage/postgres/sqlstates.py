@@ -21,7 +21,7 @@ from storage.errors import (
     WriteConflict,
 )
 
-# By SQLSTATE, then by its class, the first two characters.
+# The errors by SQLSTATE, then by its class, the first two characters.
 _BY_STATE: dict[str, type[StoreError]] = {
     "25006": ReadOnly,  # a replica, or a primary that has become one
     "53100": Full,  # the disk

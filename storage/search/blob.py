@@ -90,7 +90,7 @@ class _Blob(Struct, frozen=True):
     chunk: int
     # 64 rows of `_COLUMNS`.
     documents: NDArray[Any]
-    # By entry.
+    # The three columns have a value for each entry.
     hashes: NDArray[np.uint32]
     marked_slots: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]

@@ -24,7 +24,7 @@ from storage.search.word_degrees import (
 # LongMemEval in histories of 22 messages with 100, 150 and 300: evidence in the note 91.5, 91.3 and 90.8%; questions
 # about something else that get a note: 31, 30 and 27%.
 _MESSAGE_WORDS = 150
-# By degree, the share of messages that has a term.
+# The share of messages that have a term, by the term's degree.
 _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(LAST_LINE, FIRST_LINE - 1, -1))
 ]  # fmt: skip
@@ -41,7 +41,7 @@ MAX_NAMING_SHARE = 0.1
 
 
 def list_general_shares(words: Sequence[str], terms: Sequence[str]) -> list[float]:
-    """Returns for each term of a text which share of people's messages has it, in the text's most likely language.
+    """Returns the share of people's messages that have each term of a text, in the text's most likely language.
 
     words: all words of the text. If all of them only begin or test a conversation ("Let's start."), every message
         counts as having each term.

@@ -113,7 +113,7 @@ class CountedDocument(Struct, frozen=True):
     """A message with its terms counted."""
 
     row: DocumentRow
-    # By term the counted term: how often it occurs, at most 255, with the marks HEAD and NAME.
+    # The counted terms, by term: how often it occurs, at most 255, with the marks HEAD and NAME.
     terms: dict[str, int]
 
 

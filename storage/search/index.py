@@ -81,7 +81,7 @@ class Index:
         # The bytes of each chunk's blob, and of all together.
         self._lengths: dict[int, int] = {}
         self.blob_bytes = 0
-        # By number the stamp of each segment that holds some of the chunks.
+        # The stamps of the segments that hold some of the chunks, by number.
         self.segments: dict[int, int] = {}
         self.put(blobs)
 
@@ -178,7 +178,7 @@ class Index:
         """Returns occurrences in segments with rows of this index."""
         import numpy as np
 
-        # By number of the segment, what is added to its occurrences.
+        # The numbers that are added to the occurrences of each segment, by its number.
         shifts = np.zeros(max(self.segments) + 1, np.int64)
         for number in self.segments:
             row = self.layout.positions[list_segment_chunks(number).start] * CHUNK
@@ -212,7 +212,7 @@ class Index:
         return bool(self.segments) and not self.segments.keys().isdisjoint(map(compute_segment, chunks))
 
     def _chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
-        """Returns by position in the layout whether a chunk is one of these."""
+        """Returns a mask of the layout's chunks, by position: a chunk is one of these."""
         import numpy as np
 
         mask = np.zeros(len(self.layout.chunks), bool)

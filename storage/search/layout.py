@@ -114,18 +114,18 @@ class IndexLayout:
 
     def __init__(self) -> None:
         self.chunks: list[int] = []
-        # By chunk its position in `chunks`.
+        # The position in `chunks` of each chunk.
         self.positions: dict[int, int] = {}
-        # By row, the numbers of its document; zeros where there is none.
+        # The numbers of the document in each row; zeros where there is none.
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
-        # By row the rows of a document's neighbours; -1: there is none. Of several after it the last counts.
+        # The rows of a document's neighbours, by its row; -1: there is none. The last one of several after it counts.
         self.earlier, self.later = array("h"), array("h")
         # Messages that the index does not have; and the indices in the tail of messages that are left out.
         self.tail = Tail()
         self.left_out: list[int] = []
-        # By index in the tail the message's row; -1: it is left out.
+        # The row of each message in the tail, by its index there; -1: it is left out.
         self.tail_rows: list[int] = []
-        # By row the index's documents of messages that are in the tail as well.
+        # The index's documents of messages that are in the tail as well, by row.
         self.replaced: dict[int, DocumentRow] = {}
         # Sums over all rows, the flags that any row has, and the first row after all documents.
         self.lengths, self.all_flags, self.end = Lengths(), 0, 0

@@ -88,7 +88,7 @@ def collect_occurrences(
 
 
 def _collect_in_tail(layout: IndexLayout, terms: Sequence[str]) -> list[Sequence[int]]:
-    """Returns by term its occurrences in the messages of the tail that are not left out."""
+    """Returns the occurrences of each term in the messages of the tail that are not left out."""
     in_tail: list[Sequence[int]] = [*map(layout.tail.terms.get, terms, repeat(()))]
     if layout.left_out:
         rows = layout.tail_rows
@@ -112,7 +112,7 @@ def _drop_all_but_rarest(by_term: list[NDArray[np.uint64]], in_tail: list[Sequen
 def _count_named(
     layout: IndexLayout, in_index: NDArray[np.int64], sizes: Sequence[int], in_tail: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Returns for each term how many messages have it as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
+    """Returns how many messages have each term as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
 
     Only messages with texts no longer than a head are counted: the terms outside the head are those of the frame there.
     in_index, sizes, in_tail: as in `Occurrences`.

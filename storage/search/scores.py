@@ -163,7 +163,7 @@ class Scores:
         # By place.
         self._score = np.zeros(len(self._rows))
         self._share = np.zeros(len(self._rows))
-        # By call of `add`, the row of each occurrence, and the number of its term among all of these calls.
+        # The row of each occurrence, and the number of its term among all calls of `add`; an array for each call.
         self._occurrence_rows: list[NDArray[np.int64]] = []
         self._occurrence_terms: list[NDArray[np.int64]] = []
         self._term_count = 0
@@ -247,7 +247,7 @@ class Scores:
         self._share += np.bincount(place, weight * weight * np.minimum(cells.times, 1.0), place_count)
 
     def _make_neighbours(self, head_rows: NDArray[np.int64]) -> _NeighbourColumns:
-        """Returns for which neighbouring rows in the conversation the words in heads of rows count as well.
+        """Returns the neighbouring rows in the conversation for which the words in heads of rows count as well.
 
         A word counts for a smaller part the more terms lie between. A turn that only asks counts for nothing before it.
 
@@ -363,7 +363,7 @@ class Scores:
         return len(terms) > 0 and bool((terms != terms[0]).any())
 
     def _is_strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """Returns by position whether a vector alone shows that a row is about the query; None if none shows that.
+        """Returns a mask of the rows, by position: a vector alone shows that a row is about the query. None if none is.
 
         With vectors all rows are ranked, so that each row is its own position.
 
@@ -380,7 +380,7 @@ class Scores:
         outstanding: NDArray[np.float64] | None,
         by_vector_alone: NDArray[np.bool_] | None,
     ) -> NDArray[np.bool_]:
-        """Returns by position whether a row is too weak for a search that was not asked for.
+        """Returns a mask of the rows, by position: a row is too weak for a search that was not asked for.
 
         by_vector_alone: as `_is_strong_by_vector` returns it if the words are weak; None if they are strong.
         """
@@ -452,7 +452,7 @@ def _hold_back_small_talk(
     slight = (flags & SLIGHT).nonzero()[0]
     if not len(slight):
         return
-    # By row; after the rows comes one for missing neighbours.
+    # The flags and scores by row; after the rows comes one for missing neighbours.
     all_flags = np.append(np.asarray(layout.flags), np.uint8(0))
     score = np.zeros(len(layout.flags) + 1)
     score[rows] = fused
@@ -515,7 +515,7 @@ def _relative_to_best(
 
 
 def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns by row how far a message stands out by its similarity, in standard deviations, and its `Near.beyond`.
+    """Returns how far each message stands out by its similarity, in standard deviations, and its `Near.beyond`, by row.
 
     Both are 0 for a message without a vector. Messages that the index does not know are left out.
 

@@ -116,9 +116,9 @@ class Buckets(Struct, frozen=True):
 
     # (bucket, number of the segment, bytes).
     rows: Sequence[tuple[int, int, bytes]] = ()
-    # Of each bucket in all segments, in bytes.
+    # The bytes of each bucket in all segments.
     sizes: Mapping[int, int] = {}
-    # Of the query's terms.
+    # The hashes of the query's terms.
     hashes: Collection[int] = ()
 
     def postings(self) -> Postings:

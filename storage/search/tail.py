@@ -48,9 +48,9 @@ class Tail:
         self.last_seq = 0
         # For each message the four numbers of its `DocumentRow`.
         self._row_numbers = array("H")
-        # By term its occurrences, in order. Their rows are indices in the tail.
+        # The occurrences of each term, in order. Their rows are indices in the tail.
         self.terms: dict[str, tuple[int, ...]] = {}
-        # By index in the tail, the terms of the names in the head of the message.
+        # The terms of the names in the head of each message, by its index in the tail.
         self.names = _Names(self.documents)
         for document in documents:
             self.add(document)

@@ -124,7 +124,7 @@ def weigh_terms(
 
 
 def _measure_frame_shares(query: QueryTerms, frame_counts: Sequence[int], messages: int) -> list[float]:
-    """Returns by term the share of the memory's messages that have the term in their frame: their date and speaker.
+    """Returns the share of the memory's messages that have a term in their frame (date and speaker), by term.
 
     On a memory's first day "What did I tell you on 17 May?" asks for all of it. Then frames do not count.
     """

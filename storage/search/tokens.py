@@ -89,7 +89,7 @@ with would you your yours yourself d ll m re ve
 """
 _STOP = frozenset(_FUNCTION_WORDS.split())
 
-# By the first letter's script; Latin letters default to English, since one message seldom shows its language.
+# The stemmers by the script of a first letter; Latin letters are English, since one message seldom shows its language.
 _STEMMERS = (
     (0x0370, 0x03FF, "greek"),
     (0x0400, 0x052F, "russian"),

@@ -71,7 +71,7 @@ class JoinedVectors(Struct, frozen=True):
     """All vectors of an agent in one array, which is compared twice as fast."""
 
     rows: VectorRows
-    # By row its similarity to the mean of all rows: what it has in common with any question to this memory.
+    # The similarity of each row to the mean of all rows: what it has in common with any question to this memory.
     mean_similarity: NDArray[np.float64]
 
     @property
@@ -91,7 +91,7 @@ def join(chunks: Sequence[VectorRows]) -> JoinedVectors:
 
 
 def _similarity(numbers: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns by row its product with a vector."""
+    """Returns the product of each row with a vector."""
     import numpy as np
 
     # Not `@`: its library wakes a thread for each core, which on a busy machine takes ten times as long

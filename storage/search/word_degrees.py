@@ -38,7 +38,7 @@ _PHRASES = _read_phrases()
 # Terms of all languages that say when something was, and words that begin or test a conversation.
 TERMS_OF_TIME = frozenset(words_of(" ".join(_PHRASES.pop("-"))))
 WORDS_OF_BEGINNING = frozenset(split_words(" ".join(_PHRASES.pop("="))))
-# Of two with the same score the first counts.
+# The languages of texts. The first of two with the same score counts.
 LANGUAGES = (*_PHRASES, "el", "fi", "hu", "ro")
 # The degrees of a term in all languages are packed into one integer, 16 bits for each language, so that one addition
 # adds those of all languages.
@@ -67,7 +67,7 @@ def pack_degrees(degrees: Iterable[int]) -> int:
 
 
 def read_degrees(table: Path, last_line: int) -> dict[str, int]:
-    """Returns for each term of a table its degree in each language, packed. last_line: the highest line number."""
+    """Returns the degree of each term of a table in each language, packed. last_line: the highest line number."""
     degrees: dict[str, int] = {}
     for language, line, *terms in _read_lines(table):
         degree = _pack_degree(last_line + 1 - int(line), language)
@@ -77,7 +77,7 @@ def read_degrees(table: Path, last_line: int) -> dict[str, int]:
 
 @cache
 def load_degrees() -> dict[str, int]:
-    """Returns for each common term its degree in each language, packed.
+    """Returns the degree of each common term in each language, packed.
 
     The 9,000 terms take 6 ms and 0.7 MB.
     """

@@ -43,7 +43,7 @@ class Gone(Struct, frozen=True):
     first_seq: int
     # When the earliest of them began, in seconds since the epoch.
     begun_at: float
-    # By conversation the lowest erased number in it; of a fork also one in the past that it shares.
+    # The lowest erased number in each conversation; for a fork it may be one in the past that it shares.
     lowest_by_conversation: Mapping[int, int]
 
     def was_known_to(self, exchange: Exchange) -> bool:

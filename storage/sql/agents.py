@@ -133,7 +133,7 @@ class Agents:
         self._cached = cached
         self._cache: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
-        # By uid, drafts that were stored since: turns under way may still be planned on them.
+        # Drafts that were stored since, by uid: turns under way may still be planned on them.
         self._stored_drafts: OrderedDict[str, Agent] = OrderedDict()
         # Held while an agent of the scope is begun; dropped with the last task that waits for it.
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()

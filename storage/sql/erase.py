@@ -478,7 +478,7 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
         await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
     if erased:
-        # So that a turn that has recalled one of these passages does not commit.
+        # A turn that has recalled one of these passages must not commit.
         await raise_epoch(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
@@ -498,7 +498,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
             await connection.run(SQL[statement], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
     if erased:
-        # So that a turn that has recalled one of these facts does not commit. A memory section may show one, too.
+        # A turn that has recalled one of these facts must not commit. A memory section may show one, too.
         await raise_epoch(connection, work.agent_row)
         await empty_sections(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None

@@ -106,7 +106,7 @@ def make_exchange(
         state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
         path_hash, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
     ) = row  # fmt: skip
-    # By position: keywords would cost half as much again, and a long conversation has hundreds of rows.
+    # The fields are given by position: keywords cost half as much again, and a long conversation has hundreds of rows.
     return Exchange(
         id,
         conversation_row,

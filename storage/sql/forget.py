@@ -88,11 +88,11 @@ class Forgetting(Group):
         self._memories, self._wake = memories, wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
         database.listen(FORGOTTEN, lambda _: self._call_listeners())
-        # By forgetting that `run` has interrupted, where it goes on.
+        # The point at which each forgetting that `run` has interrupted goes on.
         self._cursors: dict[int, _Cursor] = {}
         # A file that was restored may have another forgetting of that number.
         database.when_recovered(self._cursors.clear)
-        # By forgetting of a memory, the forgettings of its sleeptime agents' memories: they are run first.
+        # The forgettings of the memories of sleeptime agents, by the forgetting of their memory: they are run first.
         self._prerequisites: dict[int, list[int]] = {}
 
     @reads

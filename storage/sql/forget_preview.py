@@ -69,7 +69,7 @@ class _Notes(NamedTuple):
 
     # None: too much would have to be read to count them.
     total: int | None = 0
-    # As `PreviewedCounts.noted_rows`.
+    # The rows for `PreviewedCounts.noted_rows`.
     exchange_rows: Sequence[int] = ()
 
 

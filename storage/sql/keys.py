@@ -126,7 +126,7 @@ class Keys(Group):
         self._has_none_until = -math.inf  # until then the database is not asked again whether it has keys
         # How long a key, or that there is none, is not read again.
         self._fresh_s = POLL_S if database.is_shared else math.inf
-        # By a key's id, when its use is to be recorded again.
+        # The time at which the use of each key is to be recorded again, by its id.
         self._use_due: dict[int, float] = {}
         database.listen(KEYS, lambda _: self._expire_cache())
         database.when_recovered(self._expire_cache)

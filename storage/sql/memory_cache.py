@@ -52,7 +52,7 @@ LARGE_BYTES = 40 << 20
 _READ_BYTES = 2 << 20
 # Measured: the bytes of a message besides its text, and of a hidden message.
 _MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
-# As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
+# The most exchanges that are not indexed, and passages with facts, that are read at once; a query waits for no more.
 _MAX_UNINDEXED_ROWS = 64
 
 
@@ -103,7 +103,7 @@ class CachedMemory:
     tail: Tail = field(default_factory=Tail)
     # The messages of `unindexed` with terms that no query has needed.
     uncounted: list[Message] = field(default_factory=list)
-    # By seq, messages that were read because a query found them; None: it is hidden.
+    # The messages that were read because a query found them, by seq; None: it is hidden.
     read_messages: dict[int, Message | None] = field(default_factory=dict)
     # The memory may take more bytes than the cache has counted.
     has_grown: bool = True

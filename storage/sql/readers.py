@@ -153,7 +153,7 @@ class _UnreadBatch:
     """The messages of one read, as far as they have room."""
 
     rules: Rules
-    # As in `Readers.find_unread`.
+    # The two limits of `Readers.find_unread`.
     limit_chars: int
     message_chars: int
     # The last exchange that was read.

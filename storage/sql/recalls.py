@@ -37,7 +37,7 @@ class StoredRecall(Struct, frozen=True):
     conversation_uid: str
     # The number of the exchange's first message.
     seq: int
-    # As it is stored of a turn: upstream/model.
+    # The model as it is stored with a turn: upstream/model.
     model: str
 
     @property

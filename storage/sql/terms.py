@@ -68,7 +68,7 @@ class ReadBuckets(Struct, frozen=True):
 
     # Each row is (bucket, number of the segment, stamp, bytes).
     rows: Sequence[Row]
-    # By bucket: its bytes in all segments, read or not.
+    # The bytes of each bucket in all segments, read or not.
     sizes: Mapping[int, int]
 
 

@@ -70,7 +70,7 @@ class _CachedVectors(Struct, frozen=True):
 
     # `_Progress.stamp` when they were read.
     stamp: int
-    # By the number of the chunk.
+    # The chunks by their numbers.
     chunks: dict[int, _CachedChunk]
     joined: vector_blobs.JoinedVectors
 

@@ -22,7 +22,7 @@ from storage.errors import (
 
 # A disk with less room than this is full: a page more of the file does not fit, or hardly.
 _LEAST_ROOM_BYTES = 16384
-# By the primary result code, the lowest byte.
+# The errors by the primary result code, the lowest byte.
 _ERRORS: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_FULL: Full,
     sqlite3.SQLITE_READONLY: ReadOnly,

@@ -70,7 +70,7 @@ class WriterConnection:
         # The version of the schema when the connection was opened; 0: it was never open. A copy that is restored into
         # the file changes it.
         self.schema_version = 0
-        # As in `Writer`.
+        # These two are those of the `Writer`.
         self.generation = 0
         self.is_closing = False
         # What is wrong with the database; None: nothing.

@@ -64,7 +64,7 @@ class FileReturn(msgspec.Struct):
     status: str | None = None
     stdout: list[str] | None = None
     stderr: list[str] | None = None
-    # As the model read it.
+    # The result as the model read it.
     func_response: Any = None
 
 

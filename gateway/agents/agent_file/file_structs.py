@@ -148,7 +148,7 @@ class AgentExtension(msgspec.Struct):
 class FileExtension(msgspec.Struct):
     """The parts that Letta's form has no place for."""
 
-    # By the ids of the agents.
+    # The agents by their ids.
     agents: dict[str, AgentExtension] = {}
     # `mnemogate from-letta` made the file of an agent of Letta's server, so the ids in the file stay.
     is_moved: bool = False

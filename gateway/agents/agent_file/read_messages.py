@@ -58,7 +58,7 @@ def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iter
 
 
 def _are_accepted(messages: Iterable[PortableMessage]) -> Iterator[bool]:
-    """Yields for each message whether a provider accepts it: a call is followed by at most one result.
+    """Yields a flag for each message: a provider accepts it. A call is followed by at most one result.
 
     Where a summary replaced calls on Letta's server, their results are left without calls.
     """

@@ -41,7 +41,7 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
     for n, raw in enumerate(tools):
         path = (*FILE_FIELD, "tools", n)
         tool = convert(raw, FileTool, path)
-        # Of other tools the file has only the names: they are the gateway's own, or those of the project's MCP servers.
+        # The file has only the names of other tools: they are the gateway's own, or those of the project's MCP servers.
         is_file_tool = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
         if is_file_tool and tool.tool_type != "custom":
             file_tools.names[tool.id] = None

@@ -35,7 +35,7 @@ _FAULT_SCHEMA = {
 _FILE_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
 # The patterns of parameters in paths, by convertor. OpenAI's conversations have the same path with other ids.
 _PATTERNS = {"conversation": {"pattern": f"^({ConversationConvertor.regex})$"}}
-# By the status of an error.
+# The descriptions of errors, by status.
 _STATUS_MEANINGS = {
     "400": "A value that is not allowed here.",
     "401": "No key, or a wrong one.",

@@ -44,9 +44,9 @@ TEXT_FIELDS = {
 class Hit(NamedTuple):
     """A message that a search has found, of a type in `TEXT_FIELDS`."""
 
-    # As lists show it.
+    # The message as lists show it.
     message: Mapping[str, Any]
-    # Of the stored message, which may be shown as several; from 0.
+    # The rank of the stored message, from 0; the message may be shown as several.
     rank: int
     agent_id: str
     conversation_id: str

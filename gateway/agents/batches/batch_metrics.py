@@ -17,7 +17,7 @@ class BatchMetrics:
     def __init__(self, metrics: Metrics, count_open: Callable[[], Awaitable[OpenBatches]]) -> None:
         """count_open: counts the batches in the store."""
         self._count_open = count_open
-        # By the label `state`. Empty: the store could not be read.
+        # The counts by the label `state`. Empty: the store could not be read.
         self._batches: dict[tuple[str, ...], int] = {}
         self._items: dict[tuple[str, ...], int] = {}
         self.tokens = metrics.add_counter("batch_tokens", "Tokens that batches used.")

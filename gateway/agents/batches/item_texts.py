@@ -79,7 +79,7 @@ class ItemTexts(Struct, frozen=True):
     request: ItemRequest
     # Its rounds so far, as `take_reply` makes them.
     rounds: Sequence[Json]
-    # Of its last request; None before the first.
+    # The state of its last request; None before the first.
     state: RequestState | None
 
     @staticmethod

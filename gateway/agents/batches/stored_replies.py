@@ -41,7 +41,7 @@ class StoredReplies:
     request: ModelRequest | None = None
     # How many replies were taken.
     taken: int = 0
-    # As `Attempts` has it.
+    # The call that `Attempts` has, too.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:

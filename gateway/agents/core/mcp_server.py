@@ -52,7 +52,7 @@ class McpServerConfig:
 
     # Without secrets.
     definition: McpServerDefinition
-    # By their fields, in plain text or MASK.
+    # The secrets by their fields, in plain text or MASK.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     # The groups of secrets (TOKEN, HEADERS, VARIABLES) that are replaced. The stored secrets of other groups stay.
     replaced_groups: frozenset[str] = frozenset()

@@ -50,7 +50,7 @@ class SentFile(Struct, frozen=True):
     """An uploaded file. Raises: BodyTooLarge."""
 
     name: str
-    # As the client named it.
+    # The media type, as the client named it.
     type: str
     data: bytes
 

@@ -22,7 +22,7 @@ class LiveRuns:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # By the run's uid, because a run may have no row yet.
+        # The runs by uid, because a run may have no row yet.
         self._runs: dict[str, _LiveRun] = {}
 
     async def perform(self, turn: TurnRun, memory: RunMemory) -> int:

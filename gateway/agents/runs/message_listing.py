@@ -174,7 +174,7 @@ class AgentMessages:
         loaded = await self._store.agents.find_by_id(agent.id)
         if loaded is None:
             return []
-        # By the row of each conversation on the path: the last message number to search; None: everything is searched.
+        # The last message number to search, by the row of each conversation on the path; None: everything is searched.
         last_seqs = None
         if conversation_name is not None:
             try:

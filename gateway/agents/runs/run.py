@@ -45,7 +45,7 @@ class RunRequest(Struct, frozen=True):
     spec: AgentSpec
     # The scope of the agent's memory.
     scope: Scope
-    # As `Conversation.name`, or the public id until the send is in its queue.
+    # The `Conversation.name`, or the public id until the send is in its queue.
     conversation_name: str = DEFAULT_CONVERSATION
     # The messages as they are stored, with the gateway's private fields.
     messages: tuple[WireMessage, ...] = ()

@@ -229,7 +229,7 @@ class RunMemory:
         if step.reply is not None:
             result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
             exchange = await self._end_step(prompt, result)
-            # As they are now, for the tools and for the notes of the next call.
+            # The tools and the notes of the next call need the blocks as they are now.
             self._set_blocks(await self._load_blocks())
             if not (step.results or step.nudge):
                 return SavedStep(_make_saved_event(exchange), prompt)

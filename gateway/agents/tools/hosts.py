@@ -48,7 +48,7 @@ class HostReply(Struct, frozen=True):
     """A reply with its headers, before its body is read."""
 
     status: int
-    # By their names in lower case.
+    # The headers by their names in lower case.
     headers: Mapping[str, str]
     _content: aiohttp.StreamReader
 

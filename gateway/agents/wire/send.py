@@ -375,7 +375,7 @@ def _read_result_text(content: str | Parts) -> str:
     images = 0 if isinstance(content, str) else sum(isinstance(part, ImagePart) for part in content)
     if not images:
         return text
-    # As Letta's server words it.
+    # These are the words of Letta's server.
     omitted = "[Image omitted]" if images == 1 else f"[{images} images omitted]"
     return f"{text} {omitted}" if text else omitted
 

@@ -230,7 +230,7 @@ class Mergeable(NamedTuple):
     """An exchange with memory edits that may be merged into the blocks."""
 
     exchange: Exchange
-    # As in `Exchange.merged`.
+    # The value for `Exchange.merged`.
     reason: Literal["carried", "idle"]
 
 

@@ -96,7 +96,7 @@ class _Rank(NamedTuple):
     # Only for a whole path: "go on", "Ok." and "why?" may follow each other twice, so the next message of a list
     # without its beginning does not show that the client went back.
     goes_on: bool
-    # Of equal exchanges the newest is taken, as on the fast path.
+    # The newest of equal exchanges is taken, as on the fast path.
     begun: float
     id: int
 

@@ -115,7 +115,7 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
     exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
     text = without_space_utf8(read_text(request_end.shown_reply))
     reply = hasher.make_atoms(request_end.shown_reply, text)
-    # By position: names take half as long again for so many fields, and `replace` three times as long.
+    # The fields are given by position: names take half as long again for so many, and `replace` three times as long.
     return Exchange(
         exchange.id,
         exchange.conversation_row,

@@ -64,7 +64,7 @@ class PathHead(Struct, frozen=True):
     pending: Sequence[WireMessage]
     # The index of the first new message of the list.
     new_start: int = 0
-    # As in `Plan`.
+    # These two become those of the `Plan`.
     heard_count: int = 0
     resent_count: int = 0
 

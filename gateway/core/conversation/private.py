@@ -37,23 +37,23 @@ CallStatus = Literal["success", "error"]
 class PrivateFields(TypedDict, total=False):
     """The fields, as the gateway writes them. Imported rows are not checked."""
 
-    # Of any message.
+    # Any message can have these.
     shown: str  # "system": it is shown as a message of the system
     otid: str  # the id that the client gave it
     sender: str  # the agent that sent it, or NUDGE_SENDER
     name: str  # the author's name as it was given, if another spelling goes upstream
-    # Of a tool's result.
+    # A tool's result can have these.
     status: CallStatus  # without it, the call succeeded
     stdout: str | list[str]
     stderr: str | list[str]
     unrun: bool
     unapproved: bool  # its call needs an approval that no client could give
-    find_own_length: int  # how many characters are the tool's own text
+    own_length: int  # how many characters are the tool's own text
     shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
-    # Of an answer to a call.
+    # An answer to a call can have these.
     approval: str  # "approved" or "denied"
     reason: str
-    # Of a reply.
+    # A reply can have these.
     filler: str  # text of its calls, before its own text
     spoken: str  # text of its calls, after its own text
     asides: Mapping[str, Any]  # tool -> which of its arguments are not the tool's
@@ -62,7 +62,7 @@ class PrivateFields(TypedDict, total=False):
     unread: bool  # it was made without the results before it, which its upstream refused to read
     unread_earlier: bool  # the reply before it was made without the results before that reply
     audio: Mapping[str, Any]  # `id`: the provider's name of the sound in which the model spoke it
-    # Of a message that the gateway puts into a request.
+    # A message that the gateway puts into a request can have this.
     stored: bool
     # The model that made it.
     model: str

@@ -73,7 +73,7 @@ def list_media(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def flag_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
-    """Returns of each message whether it is the result of a call, or has only the media of results before it.
+    """Returns a flag for each message: it is the result of a call, or has only the media of results before it.
 
     A tool's message cannot have media, so they follow in the user's role.
     """

@@ -30,7 +30,7 @@ _NAMED_SECRET = re.compile(
     re.IGNORECASE,
 )
 _BEARER_TOKEN = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
-# As long as a payment card's number, with the gaps that people write; no part of a decimal number.
+# Digits as many as in a payment card's number, with the gaps that people write; no part of a decimal number.
 _CARD_NUMBER = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
 # A long word of letters and digits that is no part of a path or an address; `_is_random` looks closer.
 _RANDOM_WORD = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")

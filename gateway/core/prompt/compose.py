@@ -194,7 +194,7 @@ def _compose_after_head(
         *_list_heard_messages(plan, heard_with_rounds),
         *_list_messages_without_reply(plan, new_notes),
     ]
-    # As a rule there are no calls and results, and a history may have thousands of messages.
+    # A history may have thousands of messages, and most have no calls and results.
     if has_calls_or_results(omitted) or has_calls_or_results(each.content for each in messages):
         messages = put_results_after_calls([*map(SentMessage, omitted), *messages])
         omitted = []

@@ -242,7 +242,7 @@ class _Draft:
     def __init__(
         self, room_tokens: int, cut_chars: int, query: str, in_request: _Shown, *, is_order: bool = False
     ) -> None:
-        # As in `Choice`.
+        # These become those of the `Choice`.
         self.repeats: list[int] = []
         self.shown: list[int] = []
         self._room_tokens = room_tokens

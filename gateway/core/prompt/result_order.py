@@ -102,7 +102,7 @@ def _with_results_first(
     calls.update((call_id(call), call) for call in all_calls)
     open_calls = Counter(map(call_id, all_calls))
     answers: list[SentMessage] = []
-    # Of several results of a call the newest one is sent.
+    # The newest of several results of a call is sent.
     for each in reversed(results):
         if open_calls[each.result_id] > 0 or each.list_index is not None:
             open_calls[each.result_id] -= 1

@@ -232,7 +232,7 @@ def _begins_turn(items: Sequence[WindowItem], index: int, previous: str, last_us
 
 
 def _flag_open_calls(items: Sequence[WindowItem]) -> list[bool]:
-    """Returns for each index whether a list that begins there has a result without its call."""
+    """Returns a flag for each index: a list that begins there has a result without its call."""
     # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}
     newest_caller = -1

@@ -50,7 +50,7 @@ class BodyEdit:
         self._members: Json = {}
         # The inserted messages, by the index of the message before which they come.
         self._inserted: dict[int, list[Json]] = {}
-        # By the index of a message: the messages in its place, the text before its own, and its new role.
+        # Changes by the index of a message: the messages that replace it, the text before its own, and its new role.
         self._replacements: dict[int, list[Json]] = {}
         self._prefixes: dict[int, str] = {}
         self._roles: dict[int, str] = {}

@@ -62,11 +62,11 @@ def with_asides(definition: Json, names: Collection[str]) -> Json:
 class Voice(Enum):
     """The way in which the client gets the text of an argument."""
 
-    # As a thought.
+    # The text is a thought.
     THOUGHT = "thought"
-    # As a part of the reply's text.
+    # The text is a part of the reply's text.
     WORDS = "words"
-    # As a part of the reply's text, before a tool runs.
+    # The text is a part of the reply's text, and is sent before a tool runs.
     FILLER = "filler"
 
 

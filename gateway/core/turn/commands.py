@@ -144,7 +144,7 @@ class End(StrEnum):
 
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    # By an error; whatever of the reply was sent does not count.
+    # An error ends it; whatever of the reply was sent does not count.
     FAILED = "failed"
 
 

@@ -17,7 +17,7 @@ class EarlierRounds:
     """The rounds that have ended. Most turns have one round, and so none before it."""
 
     def __init__(self) -> None:
-        # As they go upstream again: replies with calls, their results, and nudges.
+        # The messages that go upstream again: replies with calls, their results, and nudges.
         self.messages: list[Json] = []
         self.ledger = EMPTY_LEDGER
         # The replies as the client got them.

@@ -21,7 +21,7 @@ class SplitCharacters:
     """The first halves in the texts of a reply that wait for their second halves."""
 
     def __init__(self) -> None:
-        # By text the half with which it ends so far.
+        # The half with which each text ends so far.
         self._halves: dict[_TextKey, str] = {}
 
     @property

@@ -20,7 +20,7 @@ from gateway.core.usage.gen_ai import FINISH_REASONS, OTHER
 Piece = bytes | Sequence[Event]
 # Larger events and bodies are not decoded: an ending is small, and a large body costs more than its facts are worth.
 _READ_BYTES: Final = 64 * 1024
-# As upstreams make ids: no blanks, no letters beyond ASCII.
+# The ids that upstreams make have no blanks, and no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 # The most characters of a model's name: more than a real one has.
 _MODEL_CHARS: Final = 128

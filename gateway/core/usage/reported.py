@@ -66,7 +66,7 @@ class _TextPatterns(NamedTuple):
 
 # No model writes the reply, which may have megabytes and is not searched.
 _NO_TEXT: Final = _TextPatterns(None, None)
-# By the paths of upstreams where calls cost tokens.
+# The patterns by the paths of upstreams where calls cost tokens.
 _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
     "/chat/completions": _TextPatterns(_CHAT_TEXT, _CHAT_TEXT),
     "/responses": _TextPatterns(_DELTA_FIELD, _string_values("text", "arguments")),

@@ -214,7 +214,7 @@ class NativeMessages(Struct, frozen=True):
         # A stored message may have another form than it had when it came.
         if changes.changes_prefix or changes.stored_messages:
             if not changes.moves_hidden_rounds:
-                # Of this turn's own rounds the model has seen all messages as they are.
+                # The model has seen all messages of this turn's own rounds as they are.
                 changes = replace(changes, hidden_rounds=())
             return has_thoughts(self._edit_messages(changes))
         # What the client has changed is its own, but it cannot mend thoughts that it has not sent.

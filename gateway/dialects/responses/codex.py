@@ -13,7 +13,7 @@ from gateway.dialects.lenient import decode_object
 SUB_AGENT: Final = "codex sub-agent"
 # A longer `x-codex-turn-metadata` is not read: Codex names workspaces there, in a few thousand characters.
 _MAX_TURN_CHARS: Final = 100_000
-# By the `thread_source` that Codex gives.
+# The kinds of side requests by the `thread_source` that Codex gives.
 _SIDE_REQUESTS: Final = {
     "subagent": SUB_AGENT,
     "thread_title": "codex title",

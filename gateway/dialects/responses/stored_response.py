@@ -32,7 +32,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     # Seconds since the epoch.
     created: int
     model: str
-    # As the response shows it; None: unknown.
+    # The usage that the response shows; None: unknown.
     usage: Json | None = None
     # Seconds since the epoch; None: the response was not completed.
     completed: int | None = None

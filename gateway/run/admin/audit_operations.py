@@ -37,7 +37,7 @@ class AuditRecord(Struct, frozen=True):
     action: str
     # The uid of a memory, which may be gone.
     memory: str | None
-    # As `audited_parts` has it. The facts that went with what was forgotten are an entry of their own.
+    # The words of `audited_parts`. The facts that went with what was forgotten are an entry of their own.
     what: str
 
 

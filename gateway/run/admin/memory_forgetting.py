@@ -109,7 +109,7 @@ class ForgetResult(Struct, frozen=True):
     swept: bool
     # How many messages went.
     messages: int
-    # As in `ForgetPreview`, then a line `memory add` for each fact that stays.
+    # The command of the `ForgetPreview`, then a line `memory add` for each fact that stays.
     command: str | None
     # For "texts": how many of them were there.
     texts: int | UnsetType = UNSET
@@ -126,7 +126,7 @@ class ForgetResult(Struct, frozen=True):
 class _TargetDetails(Struct, frozen=True, kw_only=True):
     """A part that is to be forgotten, as its preview describes it."""
 
-    # As `TargetRecord.id`.
+    # The id that `TargetRecord` has.
     id: str
     # How many messages go.
     messages: int

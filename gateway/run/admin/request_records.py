@@ -30,7 +30,7 @@ class HitRecord(Struct, frozen=True):
     tokens: int
     # Until when the fact was true; not set: the hit is no fact that has ended.
     until: float | UnsetType = UNSET
-    # As in `FactRecord`.
+    # The value that `FactRecord` has.
     taken_back: bool | UnsetType = UNSET
 
 

@@ -25,7 +25,7 @@ async def list_sources(
     items: Sequence[Fact | Revision],
     max_exchanges: int = LISTED_SOURCES,
 ) -> list[tuple[SourceRecord, ...]]:
-    """Returns for each item, in order, the messages that it came from.
+    """Returns the messages that each item came from, in the order of the items.
 
     max_exchanges: the most exchanges that are read for each item.
     """

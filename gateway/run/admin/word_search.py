@@ -52,7 +52,7 @@ class TextWithWords(SourceRecord, frozen=True, kw_only=True):
     muted: bool | UnsetType = UNSET
     # Until when the fact was true; not set: the text is no fact that has ended.
     until: float | UnsetType = UNSET
-    # As in `FactRecord`.
+    # The value that `FactRecord` has.
     taken_back: bool | UnsetType = UNSET
 
 

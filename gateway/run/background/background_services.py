@@ -171,7 +171,7 @@ class BackgroundServices:
         return _RECOVERY_INTERVAL_S
 
     def _pause_s(self, kind: str) -> float:
-        """Returns for how many seconds no job of a kind should begin."""
+        """Returns the seconds for which no job of a kind should begin."""
         return self.embedding.pause_s if self.embedding is not None and kind == EMBED_JOB else 0.0
 
     async def drain(self, timeout_s: float) -> None:

@@ -176,7 +176,7 @@ class _WrittenSummary(Struct, frozen=True):
     """A summary as a model has written it."""
 
     text: str
-    # As the model of the span's last exchange counts them.
+    # The tokens of the text, as the model of the span's last exchange counts them.
     tokens: int
 
 
@@ -303,7 +303,7 @@ class Compactor:
             what `fallback` and `admit` raise.
         """
         path = await self._load_whole_path(agent, conversation)
-        # Of the conversation's tokens here; for a job, of the model's window.
+        # A share of the conversation's tokens here; for a job, it is one of the model's window.
         share = _RETAINED_SHARE if terms.own_retained_share is None else terms.own_retained_share
         try:
             model = self.find_model(terms) or self.models.for_route(fallback())

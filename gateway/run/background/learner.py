@@ -66,7 +66,7 @@ class _AskedBatch(Struct, frozen=True):
     shown: Sequence[int] = ()
     # The versions of the blocks that the model has seen, by their labels.
     blocks: Mapping[str, int] = {}
-    # As `read_calls` returns them.
+    # The calls that `read_calls` returns.
     calls: Sequence[Mapping[str, str]] = ()
 
 

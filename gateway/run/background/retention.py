@@ -87,7 +87,7 @@ class Retention:
     _started: float = field(init=False)
     # The last period, counted since the epoch, in which this process has searched or enqueued the job.
     _period: int = field(default=-1, init=False)
-    # By how many seconds `now` was ahead of `steady_now` at the last look.
+    # The seconds that `now` was ahead of `steady_now` at the last look.
     _ahead: float = field(init=False)
     # Until then, by `steady_now`, nothing is forgotten by age.
     _waits_until: float = field(default=-math.inf, init=False)

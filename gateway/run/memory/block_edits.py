@@ -33,7 +33,7 @@ CHANGED_MEANWHILE = (
 class BlockEdits:
     """The edits of a turn's model to memory. They stay pending until the turn is confirmed."""
 
-    # As the model sees them, with its own edits.
+    # The blocks as the model sees them, with its own edits.
     blocks: list[Block] = field(default_factory=list)
     edits: list[MemoryEdit] = field(default_factory=list)
     # What the prompt, and the results of the rounds since, show last of each block.

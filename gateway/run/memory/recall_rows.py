@@ -151,7 +151,7 @@ def _weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[E
 
 
 def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
-    """Returns by number the reason for which each hit stayed out. messages: the numbers of what was found."""
+    """Returns the reason for which each hit stayed out, by number. messages: the numbers of what was found."""
     choice = search.choice
     # The default: a hit that the note did not try to hold is in the prompt already.
     reasons = dict.fromkeys(messages, "shown")

@@ -136,7 +136,7 @@ class _ReferenceFiller:
     def __init__(self, request: ChatRequest, max_reply_bytes: int) -> None:
         self._request = request
         self._max_reply_bytes = self._left_bytes = max_reply_bytes
-        # By the index of each message in the request: those that replace it, with their models as private fields.
+        # The messages that replace each message of the request, by its index, with their models as private fields.
         models = request.reply_models
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}

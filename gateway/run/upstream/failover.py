@@ -131,7 +131,7 @@ class Failover:
         return Attempts(self, endpoint, target, [], receipt, sends_once=sends_once, caller_error=caller_error)
 
     def passed_over(self) -> dict[str, bool]:
-        """Returns by the name of each endpoint whether it is passed over, for one model at least."""
+        """Returns whether each endpoint is passed over, for one model at least, by the endpoint's name."""
         now = self.now()
         return {
             endpoint.name: endpoint.health.is_passed_over(now)

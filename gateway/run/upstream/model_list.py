@@ -98,11 +98,11 @@ class ModelList:
         self._providers = providers
         self._created = created
         self._clock = clock
-        # By upstream: the list that it gave without a caller's key.
+        # The list that each upstream gave without a caller's key.
         self._fetched: dict[str, Entries] = {}
-        # By upstream: its refusal, if it lists its models only for a caller's key.
+        # The refusal of each upstream that lists its models only for a caller's key.
         self._refusals: dict[str, _Refusal] = {}
-        # By upstream that gave no list: why it did not answer; None: it answered with something else.
+        # The reason why an upstream that gave no list did not answer; None: it answered with something else.
         self._failing: dict[str, str | None] = {}
         # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()

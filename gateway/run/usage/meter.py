@@ -86,7 +86,7 @@ def user_of(scope: Scope | None) -> str:
 class _CallUsage(NamedTuple):
     """The usage of one call of an upstream."""
 
-    # Of the prompt and the reply.
+    # The tokens of the prompt and the reply.
     tokens: int
     # In billionths of the currency of the prices; 0: the model has no price.
     cost: int

@@ -413,7 +413,7 @@ class _EventSender:
         elif event_type in CONTINUABLE_END_EVENTS:
             self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
-            # As at OpenAI a failed turn drops the response that it continued.
+            # A failed turn drops the response that it continued, as at OpenAI.
             self._session.unstored.drop(response.request.previous_id)
             if event_type == ERROR_EVENT:
                 data = server_events.break_event(data)

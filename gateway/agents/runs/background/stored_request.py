@@ -45,10 +45,10 @@ class StoredRequest(Struct, frozen=True):
     shown: Json | None = None
     # The URL that is posted to when the run has ended.
     callback: str | None = None
-    # As in `Forwarded`.
+    # The models that `Forwarded` has.
     models: tuple[str, ...] | None = None
     key_id: int = field(name="key", default=0)
-    # As `send_digest`, in hexadecimal digits. It stays when the messages are dropped.
+    # The `send_digest` in hexadecimal digits. It stays when the messages are dropped.
     digest: str = ""
     # The row of an ended run of the same send, or 0.
     replaces: int = 0

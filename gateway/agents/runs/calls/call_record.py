@@ -39,7 +39,7 @@ class CallRecord(Struct, frozen=True):
 
     store: Store
     agent_row: int
-    # Of the run that made the step.
+    # The row of the run that made the step.
     run_row: int
     step: Exchange
 

@@ -79,7 +79,7 @@ def _find_status(result: PrivateFields) -> str | None:
 
 
 def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
-    """Returns of each message whether it begins a turn, as those of a user do. Media of a result and nudges do not."""
+    """Returns a flag for each message: it begins a turn, as a user's does. Media of a result and nudges do not."""
     return [
         message.get("role") == "user" and not is_result and not is_nudge(message)
         for message, is_result in zip(messages, flag_results(messages), strict=True)
