@@ -70,7 +70,7 @@ class TraceContext(Struct, frozen=True):
         return ((TRACEPARENT, parent), (TRACESTATE, self.state))
 
 
-def caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
+def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
     """Returns the trace that a request names in a valid form, or None. headers: as ASGI has them."""
     traceparent: bytes | None = None
     states: list[bytes] = []

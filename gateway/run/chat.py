@@ -21,9 +21,9 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES, MemoryState
 from gateway.core.request.native_body import MessageThread
-from gateway.core.request.request_headers import headers_for_upstream
+from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.core.request.requested_agent import asks_agent
-from gateway.core.turn.asides import filler_asides
+from gateway.core.turn.asides import make_filler_asides
 from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
@@ -253,7 +253,7 @@ class Chat:
         note_identity(receipt, identity)
         route = self._route_for(resolved)
         forwarded = Forwarded(
-            headers=headers_for_upstream(request_context.headers),
+            headers=list_headers_for_upstream(request_context.headers),
             credential=request_context.credential,
             models=request_context.models,
             key_id=request_context.key_id,
@@ -435,7 +435,7 @@ class Chat:
         if not spec.is_profile:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
-            terms = replace(terms, asides=filler_asides(tools))
+            terms = replace(terms, asides=make_filler_asides(tools))
         source: ModelSource = attempts
         if call.record is not None and call.record.replies:
             source = ReplayedReplies(attempts, [*call.record.replies])

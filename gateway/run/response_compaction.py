@@ -23,7 +23,7 @@ from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, list_message_lines, split_into_parts
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import ViewFactory
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import BadRequest, UpstreamBroke
 from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
@@ -143,7 +143,7 @@ def _read_reply(body: bytearray) -> _ReadSummary:
         text = cut_broken_line(text)
     elif finish in CUT_REASONS:
         raise UpstreamBroke("The model's summary was cut off.")
-    return _ReadSummary(text, reported_counts(reply.get("usage")) or TokenCounts())
+    return _ReadSummary(text, find_reported_counts(reply.get("usage")) or TokenCounts())
 
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:

@@ -9,8 +9,8 @@ from typing import Final
 from msgspec import Struct, field
 
 from adapters.types import BYTES_PER_TOKEN, Json
-from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
-from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
+from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, read_facts
+from gateway.core.usage.reported import ReplyUsage, costs_tokens, find_reported_counts
 from storage.records import TokenCounts
 
 # How many of a reply's last pieces are held: one has the finish reason, and the usage and end marks may follow it.
@@ -118,7 +118,7 @@ class UpstreamCall(Struct, eq=False):
         self.counts, self.pending_id = usage.counts, usage.pending_id
         if self.counts is None:
             self.received_chars = usage.char_count
-            self.prompt_counts = usage.prompt_counts or reported_counts(prompt_usage)
+            self.prompt_counts = usage.prompt_counts or find_reported_counts(prompt_usage)
 
     def note_piece(self, piece: Piece) -> None:
         """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""
@@ -132,7 +132,7 @@ class UpstreamCall(Struct, eq=False):
     def read_reply(self) -> None:
         """Reads the facts for a trace from the pieces of the reply, and drops the pieces."""
         if self.first_piece is not None:
-            self.reply = facts_of((self.first_piece, *(self.last_pieces or ())))
+            self.reply = read_facts((self.first_piece, *(self.last_pieces or ())))
         self.first_piece = self.last_pieces = None
 
     def end(self) -> None:

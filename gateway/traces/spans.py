@@ -21,9 +21,9 @@ from gateway.core.usage.gen_ai import (
     CANCELLED_FAILURE,
     OTHER,
     ModelNames,
-    error_type,
-    operation_of,
-    provider_of,
+    name_error_type,
+    name_operation,
+    name_provider,
 )
 from gateway.run.receipt import CLIENT_GONE, GatewayStep, Receipt, RequestLine
 from gateway.run.upstream_call import UpstreamCall
@@ -178,7 +178,7 @@ class SpanMaker:
     def _add_call(self, receipt_spans: _ReceiptSpans, number: int, call: UpstreamCall) -> None:
         """Adds the span of the call of an upstream with this number."""
         receipt = receipt_spans.receipt
-        operation = operation_of(call.path)
+        operation = name_operation(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
         method = call.method if call.method in _METHODS else "_OTHER"
         name = f"{operation} {model}" if operation else method
@@ -193,7 +193,7 @@ class SpanMaker:
             event.name = names.TRY_EVENT
             event.time_unix_nano = receipt_spans.nanoseconds(each.at)
             _add_text_attribute(event.attributes, names.UPSTREAM, each.endpoint)
-            _add_text_attribute(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
+            _add_text_attribute(event.attributes, names.ERROR_TYPE, name_error_type(each.outcome))
         if operation:
             _describe_operation(span, receipt, call, operation, model)
 
@@ -316,7 +316,7 @@ def _describe_operation(
 ) -> None:
     """Writes the attributes of the GenAI conventions: what was requested of a model, and what it answered."""
     span.text(names.OPERATION, operation)
-    span.text(names.PROVIDER, provider_of(call.provider))
+    span.text(names.PROVIDER, name_provider(call.provider))
     span.text(names.MODEL, model)
     span.number(names.MAX_TOKENS, call.prompt.max_tokens or 0)
     if call.is_streamed:
@@ -348,7 +348,7 @@ def _failure_of_request(receipt: Receipt) -> str:
     if receipt.status >= 400:
         return str(receipt.status) if receipt.status >= 500 else ""
     last = receipt.last_call
-    return "" if last is None else error_type(last.failure)
+    return "" if last is None else name_error_type(last.failure)
 
 
 def _known_or_other(value: str | None, known: frozenset[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
-from gateway.core.trace_context import TraceContext, caller_trace
+from gateway.core.trace_context import TraceContext, find_caller_trace
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.traces import names
@@ -67,7 +67,7 @@ class Tracer:
 
         headers: those of the request.
         """
-        caller = caller_trace(headers)
+        caller = find_caller_trace(headers)
         if caller is None:
             trace_id = self._random.getrandbits(128) or 1
             if not self._samples(None, trace_id):

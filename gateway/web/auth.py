@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from adapters.types import X_API_KEY_PREFIX
-from gateway.core.request.request_headers import RawHeaders, repeated_header
+from gateway.core.request.request_headers import RawHeaders, make_repeated_header_error
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.run.request_context import RequestContext, may_ask
 from gateway.settings import MetricsKeys, is_loopback
@@ -255,7 +255,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
             text = value.decode("latin-1").strip()
             # A proxy might have checked the first of two keys, and the gateway would take the second.
             if values.setdefault(name, text) != text:
-                raise repeated_header(name)
+                raise make_repeated_header_error(name)
     return values
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from adapters.types import Header
-from gateway.core.request.request_headers import RawHeaders, header_text, refuse_repeated
+from gateway.core.request.request_headers import RawHeaders, read_header, refuse_repeated
 from gateway.run.upstream.route import UPSTREAM_HEADER
 
 _UPSTREAM_HEADER = UPSTREAM_HEADER.encode()
@@ -26,7 +26,7 @@ def read_upstream_name(headers: RawHeaders) -> str | None:
     """
     refuse_repeated(headers, (_UPSTREAM_HEADER,))
     value = find_header(headers, _UPSTREAM_HEADER)
-    return None if value is None else header_text(value, UPSTREAM_HEADER).strip() or None
+    return None if value is None else read_header(value, UPSTREAM_HEADER).strip() or None
 
 
 def encode_headers(headers: Sequence[Header]) -> list[tuple[bytes, bytes]]:

@@ -451,7 +451,7 @@ async def _empty_sections_with_edits(connection: Connection, agent_row: int) -> 
 
 
 class _SourcedRow(NamedTuple):
-    """A passage or a fact with its sources, as `passages_of` and `facts_of` read it."""
+    """A passage or a fact with its sources, as `passages_of` and `read_facts` read it."""
 
     id: int
     seq: int

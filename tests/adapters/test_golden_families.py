@@ -16,9 +16,9 @@ from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.wire_message import read_text
-from gateway.core.turn.chunks import chunk_of
+from gateway.core.turn.chunks import make_chunk
 from gateway.core.turn.draft import MessageDraft
-from gateway.core.turn.upstream_error import openai_error
+from gateway.core.turn.upstream_error import find_openai_error
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find
 
@@ -82,7 +82,7 @@ def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
     for event in events:
         if event.data is not None and event.data != b"[DONE]":
             chunk = orjson.loads(event.data)
-            error = openai_error(chunk, event.name)
+            error = find_openai_error(chunk, event.name)
             if error is None:
                 chunks.append(chunk)
             else:
@@ -110,9 +110,9 @@ async def test_a_reply_passes_as_it_is(
 def test_a_reply_is_read_for_what_it_says(golden: Golden) -> None:
     body = orjson.loads(golden.body)
     if golden.status == 200:
-        check(golden, [chunk_of(body)])
+        check(golden, [make_chunk(body)])
     elif isinstance(body, dict):
-        error = openai_error(body)
+        error = find_openai_error(body)
         assert error is not None
         assert error["message"]
 

@@ -19,7 +19,7 @@ from gateway.core.prompt import note_text, shown_blocks
 from gateway.core.prompt.summary_frame import render_summary
 from gateway.core.tags import escape_tags
 from gateway.core.thoughts import without_thoughts
-from gateway.core.turn.context_length import context_from_error
+from gateway.core.turn.context_length import find_context_length
 from gateway.core.usage.withheld_usage import without_usage
 from storage.records import Block
 
@@ -81,7 +81,7 @@ def _demo(text: str) -> object:
         (withhold, "-eyJaaaaaaaa" * 16_000),
         (without_thoughts, "\n" * _LENGTH + "I think> so."),
         (without_thoughts, "<think></think>" * 100_000 + " " * _LENGTH),
-        (context_from_error, "1" * _LENGTH),
+        (find_context_length, "1" * _LENGTH),
         (_events, '"usage"' + "a" * _LENGTH),
         (_events, '"usage"' + "a\n" * _LENGTH),
         (_events, '"usage"' + "a" * _LENGTH + "\r\r"),
@@ -127,4 +127,4 @@ def _demo(text: str) -> object:
     ],
 )
 def test_a_long_text_is_read_once(read: Callable[[str], object], text: str) -> None:
-    assert read(text) is not None or read is context_from_error
+    assert read(text) is not None or read is find_context_length

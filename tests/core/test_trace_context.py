@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.types import Event
-from gateway.core.trace_context import TraceContext, caller_trace
-from gateway.core.usage.reply_facts import NO_FACTS, ReplyFacts, facts_of
+from gateway.core.trace_context import TraceContext, find_caller_trace
+from gateway.core.usage.reply_facts import NO_FACTS, ReplyFacts, read_facts
 from gateway.errors import SettingsError
 from gateway.run.upstream.propagation import is_private
 from gateway.traces.otlp import OtlpSettings, read_otlp
@@ -34,7 +34,7 @@ RIGHT = b"00-" + TRACE + b"-" + SPAN + b"-01"
     ],
 )
 def test_a_traceparent_is_taken_or_ignored(value: bytes, is_taken: bool) -> None:
-    found = caller_trace([(b"traceparent", value)])
+    found = find_caller_trace([(b"traceparent", value)])
     assert (found is not None) is is_taken
     if found is not None:
         assert (found.trace_id, found.span_id, found.is_sampled) == (int(TRACE, 16), int(SPAN, 16), True)
@@ -43,14 +43,14 @@ def test_a_traceparent_is_taken_or_ignored(value: bytes, is_taken: bool) -> None
 def test_flags_state_and_repeated_headers() -> None:
     other = b"00-" + TRACE + b"-" + SPAN + b"-02"
     headers = [(b"traceparent", other), (b"tracestate", b"a=1"), (b"tracestate", b"b=2")]
-    found = caller_trace(headers)
+    found = find_caller_trace(headers)
     assert found is not None
     assert (found.is_sampled, found.state) == (False, "a=1,b=2")
-    long = caller_trace([(b"traceparent", RIGHT), (b"tracestate", b"a" * 513)])
+    long = find_caller_trace([(b"traceparent", RIGHT), (b"tracestate", b"a" * 513)])
     assert long is not None
     assert long.state == ""
-    assert caller_trace([(b"traceparent", RIGHT), (b"traceparent", RIGHT)]) is None
-    assert caller_trace([(b"tracestate", b"a=1")]) is None
+    assert find_caller_trace([(b"traceparent", RIGHT), (b"traceparent", RIGHT)]) is None
+    assert find_caller_trace([(b"tracestate", b"a=1")]) is None
 
 
 def test_an_upstream_gets_the_id_of_its_call() -> None:
@@ -70,7 +70,7 @@ def test_samplers(name: str) -> None:
     # The lower 64 bits decide, whatever stands above them.
     ids = [(1 << 127) + (n << 54) for n in range(1024)]
     assert sum(samples(None, each) for each in ids) == share * 1024
-    sampled, other = (caller_trace([(b"traceparent", RIGHT[:-1] + flag)]) for flag in (b"1", b"0"))
+    sampled, other = (find_caller_trace([(b"traceparent", RIGHT[:-1] + flag)]) for flag in (b"1", b"0"))
     if name.startswith("parentbased"):
         assert (samples(sampled, ids[-1]), samples(other, ids[0])) == (True, False)
     else:
@@ -185,4 +185,4 @@ def test_private_addresses() -> None:
     ],
 )
 def test_facts_of_replies(pieces: list[bytes], facts: ReplyFacts) -> None:
-    assert facts_of(pieces) == facts
+    assert read_facts(pieces) == facts

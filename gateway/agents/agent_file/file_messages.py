@@ -28,7 +28,7 @@ from gateway.core.conversation.private import (
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.dates import parse_moment
 from gateway.core.memory.call_arguments import read_arguments
-from gateway.core.turn.call_ids import valid_tool_name
+from gateway.core.turn.call_ids import make_valid_tool_name
 
 # A call of `send_message` is shown as text.
 _DEFAULT_SHOWING = Showing()
@@ -264,7 +264,10 @@ def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any
 def _read_function(function: Function) -> dict[str, Any]:
     """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
     is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
-    return {"name": valid_tool_name(function.name), "arguments": function.arguments if is_sound else "{}"}
+    return {
+        "name": make_valid_tool_name(function.name),
+        "arguments": function.arguments if is_sound else "{}",
+    }
 
 
 def _read_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:

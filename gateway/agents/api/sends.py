@@ -27,7 +27,7 @@ from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.memory_mode import refuse_unstored
-from gateway.core.request.request_headers import headers_for_upstream
+from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest
@@ -130,7 +130,7 @@ class Sends:
         spec = self._make_spec(resolved.spec, body, system, conversation_definition)
         caller = get_request_info(scope).caller
         forwarded = Forwarded(
-            headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id
+            list_headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id
         )
         return RunRequest(
             spec=spec,

@@ -52,7 +52,7 @@ from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.upstream.policy import Target
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import GatewayError, NotAllowed, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Forwarded
@@ -462,7 +462,7 @@ def _make_turn(
 def _counts_of(reply: Any) -> TokenCounts:
     """Returns the tokens that a reply, which may be any JSON, reports; zeros if it reports none."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
-    return reported_counts(usage) or TokenCounts()
+    return find_reported_counts(usage) or TokenCounts()
 
 
 def _edit_as_list(edit: MemoryEdit) -> list[Any]:

@@ -8,7 +8,7 @@ from adapters.types import Json
 from gateway.agents.runs.run import RunResult
 from gateway.core.conversation.wire_message import call_id, list_raw_calls, make_shown_reply, read_named_call
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.turn.chunks import chunks_of
+from gateway.core.turn.chunks import make_chunks
 from gateway.core.turn.client_view import ReplyEvent, ViewFactory
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
@@ -26,7 +26,7 @@ async def replay(
     completion = _make_completion(request, result)
     view = make_view(TurnTerms())  # no tools run any more, so the default terms do
     if request.stream:
-        first, *others = chunks_of(completion, with_usage=request.wants_usage)
+        first, *others = make_chunks(completion, with_usage=request.wants_usage)
         view.begin(first)
         view.show(ReplyEvent(None, chunk=first))
         view.end([ReplyEvent(None, chunk=chunk) for chunk in others], None, DONE_EVENT)

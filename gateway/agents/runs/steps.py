@@ -39,7 +39,7 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.upstream.policy import Target
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import CallerError
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
@@ -260,7 +260,7 @@ class RunMemory:
         exchange = self._make_exchange(self.opened, prompt, result.full_reply, result.shown_reply)
         if result.is_refused:
             exchange = mark_refused(exchange, context.path)
-        counts = reported_counts(result.usage) or TokenCounts()
+        counts = find_reported_counts(result.usage) or TokenCounts()
         step = RunStep(
             exchange_row=exchange.id,
             agent_row=context.agent.id,

@@ -29,7 +29,7 @@ from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
-from gateway.core.usage.reported import reported_counts, usage_of
+from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts, WaitKind
 
@@ -169,10 +169,10 @@ class StepView(ClientView):
                 self.add_thought(thought)
             if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
                 self.add_text(text)
-        usage = usage_of(event.chunk) if event.chunk else None
+        usage = find_usage(event.chunk) if event.chunk else None
         if isinstance(usage, dict):
             # Some upstreams report the usage so far with each chunk: the last report counts.
-            self._step_counts = reported_counts(usage) or TokenCounts()
+            self._step_counts = find_reported_counts(usage) or TokenCounts()
 
     def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
@@ -281,7 +281,7 @@ class StepView(ClientView):
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
-        _, cleaned = pop_asides(calls, self.asides.asides_in(names))
+        _, cleaned = pop_asides(calls, self.asides.map_asides(names))
         unspoken = [
             call
             for name, call in zip(names, cleaned, strict=True)

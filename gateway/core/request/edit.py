@@ -136,7 +136,7 @@ class BodyEdit:
     def _apply_edits(self, json: Json) -> Json:
         body = {key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED}
         if self._edits_messages:
-            body[self._list_key] = self._edited_messages(json[self._list_key])
+            body[self._list_key] = self._list_edited_messages(json[self._list_key])
         if self._tools:
             listed_tools = json.get("tools")
             client_tools = listed_tools if isinstance(listed_tools, list) else []
@@ -145,7 +145,7 @@ class BodyEdit:
             )
         return body
 
-    def _edited_messages(self, client_messages: Sequence[Json]) -> list[Json]:
+    def _list_edited_messages(self, client_messages: Sequence[Json]) -> list[Json]:
         """Returns the client's messages with all edits."""
         messages = [*client_messages]
         for index, text in self._prefixes.items():
@@ -193,14 +193,14 @@ def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error
     return {
-        key: _value_as_came(bytes(members[key]), value)
+        key: _decode_value(bytes(members[key]), value)
         if key in members and isinstance(value, dict | list | float)
         else value
         for key, value in json.items()
     }
 
 
-def _value_as_came(raw: bytes, value: Any) -> Any:
+def _decode_value(raw: bytes, value: Any) -> Any:
     if is_too_deep([value]):
         return orjson.Fragment(raw)
     return read_exact(raw, value)

@@ -21,7 +21,7 @@ _VENDOR_FIELDS: Final[dict[str, tuple[type, ...]]] = {
 _CONSUMED_NAMES: Final = frozenset((*_VENDOR_FIELDS, "metadata"))
 
 
-def consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tuple[str, ...]:
+def list_consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tuple[str, ...]:
     """Returns the names of the fields that do not go upstream.
 
     takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own feature,
@@ -40,7 +40,7 @@ def consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tuple[s
     return tuple(consumed)
 
 
-def untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
+def list_untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
     """Returns those of the fields that this request uses and that are lost in a translation.
 
     fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names are not lost.
@@ -48,7 +48,7 @@ def untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> t
     return tuple(name for name in fields if _FIELD_CHECKS.get(name, _is_there)(body, name))
 
 
-def developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+def find_developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """Returns the indices of `developer` messages, which are `system` for an upstream that has no such role."""
     return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")
 
@@ -59,7 +59,7 @@ def enables_thinking(body: Mapping[str, Any]) -> bool:
     return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
 
 
-def thinking_budget(body: Mapping[str, Any]) -> int:
+def read_thinking_budget(body: Mapping[str, Any]) -> int:
     """Returns how many tokens a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
     thinking = body.get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None

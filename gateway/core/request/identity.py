@@ -21,13 +21,13 @@ from msgspec.structs import replace
 from gateway.core.applications import APPLICATIONS
 from gateway.core.json_limits import check_values
 from gateway.core.request.memory_mode import MEMORY_HEADER, OPEN_WEBUI_CHAT, STORING_MODES, Mode, choose_mode
-from gateway.core.request.request_headers import RawHeaders, header_text, known_word, refuse_repeated
+from gateway.core.request.request_headers import RawHeaders, read_header, read_known_word, refuse_repeated
 from gateway.core.request.request_ids import (
     CONVERSATION_ORDER,
     MAX_ID_CHARS,
     USER_ORDER,
     IdSource,
-    checked_id,
+    check_id,
     find_id,
     parse_order,
 )
@@ -223,7 +223,7 @@ def identify(
     if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(header_values)):
         user = user or find_id(rules.user_sources, header_values, body)
         conversation_key = find_id(rules.conversation_sources, header_values, body)
-    user = _bound_or_default(user, header_values, rules, body)
+    user = _find_bound_or_default(user, header_values, rules, body)
     agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
     sends_new_only = _sends_new_only(header_values, conversation_key)
@@ -270,7 +270,7 @@ def find_request_user(
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user = None
         fields = {}
-    return _bound_or_default(user, header_values, rules, fields)
+    return _find_bound_or_default(user, header_values, rules, fields)
 
 
 def _make_scope(project: str, profile: str, user: str | None, conversation_key: str | None) -> Scope | None:
@@ -283,7 +283,7 @@ def _sends_new_only(headers: Mapping[bytes, bytes], conversation_key: str | None
     """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
     if _HISTORY_HEADER not in headers:
         return False
-    if known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
+    if read_known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
         return False
     if conversation_key is None:
         raise BadRequest(
@@ -293,7 +293,7 @@ def _sends_new_only(headers: Mapping[bytes, bytes], conversation_key: str | None
     return True
 
 
-def _bound_or_default(
+def _find_bound_or_default(
     named_user: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules, body: Mapping[str, Any]
 ) -> str | None:
     """Returns the user that the key is bound to, else the user that the request names, else the default user.
@@ -315,7 +315,7 @@ def _find_signed_user(headers: Mapping[bytes, bytes], rules: IdentityRules, now:
     if rules.jwt_secret is None or _SIGNED_USER_HEADER not in headers:
         return None
     user = read_signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
-    id = checked_id(user.id, SIGNED_USER)
+    id = check_id(user.id, SIGNED_USER)
     return None if id is None else SignedUser(id, user.name)
 
 
@@ -323,7 +323,7 @@ def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:
     """Returns the name that a header gives for the user. Raises: BadRequest: the gateway's header is malformed."""
     if USER_NAME_HEADER in headers:
         header = USER_NAME_HEADER.decode()
-        return checked_id(unquote(header_text(headers[USER_NAME_HEADER], header)), header)
+        return check_id(unquote(read_header(headers[USER_NAME_HEADER], header)), header)
     if _OPEN_WEBUI_NAME_HEADER in headers:
         return unquote(headers[_OPEN_WEBUI_NAME_HEADER].decode("utf-8", "replace"))[:MAX_ID_CHARS]
     return None

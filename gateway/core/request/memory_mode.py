@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from gateway.core.request.request_headers import RawHeaders, known_word
+from gateway.core.request.request_headers import RawHeaders, read_known_word
 from gateway.core.request.side_requests import SideRequests, is_single_structured_turn
 from gateway.errors import BadRequest
 
@@ -78,4 +78,4 @@ def refuse_unstored(headers: RawHeaders) -> None:
 @lru_cache(maxsize=64)  # nearly all requests have one of a few values
 def _read_mode(raw: bytes) -> Mode | None:
     """Returns the mode that the header's value asks for; None: the value is empty. Raises: BadRequest."""
-    return _MODES[known_word(MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]
+    return _MODES[read_known_word(MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]

@@ -49,7 +49,7 @@ _USUAL_CONNECTION_VALUES = (b"keep-alive", b"close")
 _cached_names: dict[bytes, str] = {}
 
 
-def header_text(value: bytes, name: str) -> str:
+def read_header(value: bytes, name: str) -> str:
     """Returns the value of a header. Raises: BadRequest: the value is not UTF-8."""
     try:
         return value.decode()
@@ -57,10 +57,10 @@ def header_text(value: bytes, name: str) -> str:
         raise BadRequest(f"The header `{name}` is not valid UTF-8.", param=name) from error
 
 
-def known_word(header: bytes, raw: bytes, known_words: Collection[str], expected: str) -> str:
+def read_known_word(header: bytes, raw: bytes, known_words: Collection[str], expected: str) -> str:
     """Returns the value of a header with one word. Raises: BadRequest: the word is not known."""
     name = header.decode()
-    text = header_text(raw, name).strip().lower()
+    text = read_header(raw, name).strip().lower()
     if text not in known_words:
         raise BadRequest(
             f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
@@ -73,23 +73,23 @@ def refuse_repeated(headers: RawHeaders, single_names: Collection[bytes]) -> Non
     seen: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in single_names and seen.setdefault(name, value) != value:
-            raise repeated_header(name)
+            raise make_repeated_header_error(name)
 
 
-def repeated_header(name: bytes) -> BadRequest:
+def make_repeated_header_error(name: bytes) -> BadRequest:
     """Returns the error of a header that was sent with two values."""
     text = name.decode("ascii", "replace")
     return BadRequest(f"The header `{text}` was sent twice, with different values.", param=text)
 
 
-def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
+def list_headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     """Returns the client's headers that go upstream. Raises: BadRequest: a header of the gateway's is misspelt."""
     passed = []
     hop_names: set[str] = set()  # named by `Connection`, so they go no further (RFC 9110 7.6.1)
     for raw_name, value in headers:
         name = _cached_names.get(raw_name)
         if name is None:
-            name = _passing_name(raw_name)
+            name = _read_passing_name(raw_name)
         if name:
             passed.append((name, value.decode("latin-1")))
         elif raw_name == b"connection" and value not in _USUAL_CONNECTION_VALUES:
@@ -105,7 +105,7 @@ def refuse_misspelt(headers: RawHeaders) -> None:
         _check_spelling(raw_name)
 
 
-def _passing_name(raw_name: bytes) -> str:
+def _read_passing_name(raw_name: bytes) -> str:
     """Returns the name of a header as text; "": it does not go upstream. Raises: BadRequest, as `_check_spelling`."""
     _check_spelling(raw_name)
     passes = raw_name in _PASSED_NAMES or raw_name.startswith(_PASSED_PREFIXES)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gateway.core.request.request_headers import header_text
+from gateway.core.request.request_headers import read_header
 from gateway.errors import BadRequest
 
 # The most characters of an id: far above a UUID or an e-mail address, which front ends send.
@@ -78,9 +78,9 @@ def find_id(
     """Returns the id of the first source that has one; None: none has. Raises: BadRequest: an id is malformed."""
     for source in sources:
         if source.header is None:
-            id = _body_id(body, source)
+            id = _read_body_id(body, source)
         elif source.header in headers:
-            id = header_id(headers[source.header], source.name)
+            id = read_header_id(headers[source.header], source.name)
         else:
             id = None
         if id is not None:
@@ -88,12 +88,12 @@ def find_id(
     return None
 
 
-def header_id(raw: bytes, name: str) -> str | None:
-    """Returns the id in the value of a header, as `checked_id` does."""
-    return checked_id(header_text(raw, name), name)
+def read_header_id(raw: bytes, name: str) -> str | None:
+    """Returns the id in the value of a header, as `check_id` does."""
+    return check_id(read_header(raw, name), name)
 
 
-def checked_id(text: str, name: str) -> str | None:
+def check_id(text: str, name: str) -> str | None:
     """Returns an id without the blanks around it; None: it is empty.
 
     name: the name of its header or field.
@@ -112,14 +112,14 @@ def checked_id(text: str, name: str) -> str | None:
     return text
 
 
-def _body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
+def _read_body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
     """Returns the id that a body has at a source; None: it has none there, or the id is a number that was withheld."""
     if source.keys[0] not in body:
         return None
     member: Any = body
     for key in source.keys:
         member = member.get(key) if isinstance(member, dict) else None
-    id = checked_id(member, source.name) if isinstance(member, str) else _number_id(member, source.name)
+    id = check_id(member, source.name) if isinstance(member, str) else _number_id(member, source.name)
     is_withheld = (
         source.name == _CALLER_NUMBER and id is not None and id.lstrip("+").lower() in _WITHHELD_NUMBERS
     )
@@ -133,12 +133,12 @@ def _number_id(value: Any, name: str) -> str | None:
     # A float is refused: two long whole numbers may be the same float, so that two users would share a memory.
     if name in _TEXT_FIELDS or isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(
-            f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
+            f"Invalid type for `{name}`: expected a string, but got {_name_json_type(value)}.", param=name
         )
-    return checked_id(str(value), name)
+    return check_id(str(value), name)
 
 
-def _json_type(value: Any) -> str:
+def _name_json_type(value: Any) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.core.request.request_ids import checked_id, header_id
+from gateway.core.request.request_ids import check_id, read_header_id
 from gateway.errors import BadRequest, UnknownModel
 
 AGENT_HEADER = b"x-mnemogate-agent"
@@ -26,11 +26,11 @@ def asks_agent(model: str) -> bool:
 def read_agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
     """Returns the name or id of the agent; None: the request names none. Raises: BadRequest."""
     raw = headers.get(AGENT_HEADER)
-    header_agent = None if raw is None else header_id(raw, "x-mnemogate-agent")
+    header_agent = None if raw is None else read_header_id(raw, "x-mnemogate-agent")
     model = body.get("model")
     if not isinstance(model, str) or not asks_agent(model):
         return header_agent
-    model_agent = checked_id(model.removeprefix(AGENT_PREFIX), "model")
+    model_agent = check_id(model.removeprefix(AGENT_PREFIX), "model")
     if model_agent is None:
         raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
     if header_agent is not None and header_agent != model_agent:

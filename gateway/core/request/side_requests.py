@@ -68,18 +68,18 @@ class SideRequests:
         first, last = messages[0], messages[-1]
         match = self._find_in_words(last.get("content")) if last.get("role") == "user" else None
         if match is None and first.get("role") in _PROMPT_ROLES:
-            match = self._find_in_prompt(_first_text(first.get("content")))
+            match = self._find_in_prompt(_read_first_text(first.get("content")))
         # NextChat appends its order to the conversation as a system message.
         if match is None and len(messages) > 1 and last.get("role") in _PROMPT_ROLES:
-            match = self._system_pattern.match(_first_text(last.get("content")))
+            match = self._system_pattern.match(_read_first_text(last.get("content")))
         return None if match is None else self._rules[int(str(match.lastgroup)[1:])]
 
     def _find_in_words(self, content: object) -> re.Match[str] | None:
         """Matches the content of a user's message by its first part and its last part."""
-        match = self._user_pattern.match(_first_text(content))
+        match = self._user_pattern.match(_read_first_text(content))
         if match is None and isinstance(content, list) and len(content) > 1:
             # Claude Code asks for a summary after the person's last words.
-            match = self._user_pattern.match(_text_of_part(content[-1]))
+            match = self._user_pattern.match(_read_part_text(content[-1]))
         return match
 
     def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
@@ -140,13 +140,13 @@ def _is_call_or_result(message: Mapping[str, Any]) -> bool:
     return is_call or message.get("role") in ("tool", "function")
 
 
-def _first_text(content: object) -> str:
+def _read_first_text(content: object) -> str:
     """Returns the text of a content, or of its first part."""
     if isinstance(content, str):
         return content
-    return _text_of_part(content[0]) if isinstance(content, list) and content else ""
+    return _read_part_text(content[0]) if isinstance(content, list) and content else ""
 
 
-def _text_of_part(part: object) -> str:
+def _read_part_text(part: object) -> str:
     text = part.get("text") if isinstance(part, dict) else None
     return text if isinstance(text, str) else ""

@@ -37,30 +37,30 @@ def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     # The signature is checked before anything of the token is read, and always as HS256: an attacker chooses the `alg`.
     expected = hmac.digest(secret.encode(), signing_input, "sha256")
     if not hmac.compare_digest(_decode(signature), expected):
-        raise _refusal("it is not signed with memory.openwebui_jwt_secret")
+        raise _make_refusal("it is not signed with memory.openwebui_jwt_secret")
     header, _, payload = signing_input.partition(b".")
-    if _json(header).get("alg") != "HS256":
-        raise _refusal("its algorithm is not HS256")
-    claims = _json(payload)
-    if not _time(claims.get("nbf", 0)) - LEEWAY_S <= now < _time(claims.get("exp")) + LEEWAY_S:
-        raise _refusal("it has expired, or is not valid yet")
+    if _parse_object(header).get("alg") != "HS256":
+        raise _make_refusal("its algorithm is not HS256")
+    claims = _parse_object(payload)
+    if not _read_time(claims.get("nbf", 0)) - LEEWAY_S <= now < _read_time(claims.get("exp")) + LEEWAY_S:
+        raise _make_refusal("it has expired, or is not valid yet")
     user = claims.get("sub")
     if not isinstance(user, str) or not user.strip():
-        raise _refusal("it names no user")
+        raise _make_refusal("it names no user")
     name = claims.get("name")
     return SignedUser(user, name if isinstance(name, str) else None)
 
 
-def _refusal(why: str) -> NotAuthenticated:
+def _make_refusal(why: str) -> NotAuthenticated:
     return NotAuthenticated(
         f"The header `{SIGNED_USER}` is refused: {why}.", param=SIGNED_USER, code="invalid_user_token"
     )
 
 
-def _time(value: object) -> float:
+def _read_time(value: object) -> float:
     """Returns a claim that is a time, in seconds since the epoch. Raises: NotAuthenticated."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _refusal("it has no time at which it expires")
+        raise _make_refusal("it has no time at which it expires")
     return value
 
 
@@ -72,12 +72,12 @@ def _decode(part: bytes) -> bytes:
         return b""
 
 
-def _json(part: bytes) -> dict[str, Any]:
+def _parse_object(part: bytes) -> dict[str, Any]:
     """Returns the object in a part of the token. Raises: NotAuthenticated."""
     try:
         fields = orjson.loads(_decode(part))
     except orjson.JSONDecodeError:
         fields = None
     if not isinstance(fields, dict):
-        raise _refusal("it is no JSON Web Token")
+        raise _make_refusal("it is no JSON Web Token")
     return fields

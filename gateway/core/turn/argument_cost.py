@@ -76,14 +76,14 @@ class _Expansion:
         if level > _MAX_EXPANDED_LEVELS:
             return inf
         if isinstance(part, str):
-            return _json_bytes(part) + 1
+            return _measure_json(part) + 1
         if isinstance(part, list):
             return 2 + sum(self._measure(each, level + 1) for each in part)
         if not isinstance(part, dict):
             # A short number or word costs more than its bytes.
-            return max(8, _json_bytes(part) + 1)
+            return max(8, _measure_json(part) + 1)
         size = 2 + sum(
-            _json_bytes(key) + 2 + self._measure(value, level + 1)
+            _measure_json(key) + 2 + self._measure(value, level + 1)
             for key, value in part.items()
             if key not in _ANNOTATIONS or isinstance(value, dict | bool)
         )
@@ -98,5 +98,5 @@ class _Expansion:
         return self._sizes[reference]
 
 
-def _json_bytes(value: Any) -> int:
+def _measure_json(value: Any) -> int:
     return len(exact_json.dumps(value))

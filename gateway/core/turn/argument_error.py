@@ -42,39 +42,39 @@ _OTHER_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
     "type": lambda kind: (
         "must be " + " or ".join(text for name, text in _TYPE_PHRASES.items() if name in kind.types)
     ),
-    "enum": lambda kind: f"must be one of {_join(kind.options, _value_text)}",
-    "const": lambda kind: f"must be {_value_text(kind.expected_value)}",
-    "pattern": lambda kind: f"must match the pattern {_value_text(kind.pattern)}",
+    "enum": lambda kind: f"must be one of {_join(kind.options, _render_value)}",
+    "const": lambda kind: f"must be {_render_value(kind.expected_value)}",
+    "pattern": lambda kind: f"must match the pattern {_render_value(kind.pattern)}",
     "multipleOf": lambda kind: f"must be a multiple of {kind.multiple_of}",
     "uniqueItems": lambda kind: "must not have an item twice",
-    "not": lambda kind: f"must not fit {_value_text(kind.schema)}",
+    "not": lambda kind: f"must not fit {_render_value(kind.schema)}",
     "oneOf": lambda kind: "must fit exactly one of its alternatives",
 }
 
 
-def error_text(error: ValidationError, schema: Any) -> str:
+def render_error(error: ValidationError, schema: Any) -> str:
     """Returns an error as a sentence without its full stop. schema: the schema that the arguments break."""
-    inner_error = _inner_error(error)
+    inner_error = _find_inner_error(error)
     if inner_error is not None:
-        return error_text(inner_error, schema)
-    return _cut(_sentence(error, schema), _MAX_ERROR_CHARS)
+        return render_error(inner_error, schema)
+    return _cut(_render_sentence(error, schema), _MAX_ERROR_CHARS)
 
 
-def _sentence(error: ValidationError, schema: Any) -> str:
+def _render_sentence(error: ValidationError, schema: Any) -> str:
     path: Sequence[str | int] = error.instance_path
     kind: Any = error.kind
     if kind.name in ("required", "dependentRequired"):
-        return f"{_path_text([*path, kind.property])} is missing"
+        return f"{_render_path([*path, kind.property])} is missing"
     if kind.name in ("additionalProperties", "unevaluatedProperties"):
-        return f"{_path_text([*path, kind.unexpected[0]])} is not known{_known_names_phrase(error, schema)}"
+        return f"{_render_path([*path, kind.unexpected[0]])} is not known{_render_known_names(error, schema)}"
     if kind.name == "falseSchema":
-        return f"{_path_text(path)} is not allowed"
+        return f"{_render_path(path)} is not allowed"
     if kind.name == "propertyNames":
-        return f"{_path_text(path)} has a name that does not fit: {kind.error.message}"
-    return f"{_path_text(path)} {_requirement(kind, error)}, and is {_value_text(error.instance)}"
+        return f"{_render_path(path)} has a name that does not fit: {kind.error.message}"
+    return f"{_render_path(path)} {_render_requirement(kind, error)}, and is {_render_value(error.instance)}"
 
 
-def _requirement(kind: Any, error: ValidationError) -> str:
+def _render_requirement(kind: Any, error: ValidationError) -> str:
     """Returns what a value must be."""
     name = kind.name
     if name in _BOUND_PHRASES:
@@ -84,7 +84,7 @@ def _requirement(kind: Any, error: ValidationError) -> str:
     return f"does not fit ({error.message[:_MAX_VALUE_CHARS]})"
 
 
-def _inner_error(error: ValidationError) -> ValidationError | None:
+def _find_inner_error(error: ValidationError) -> ValidationError | None:
     """Returns the error of the first alternative that is not null, or else of the first one.
 
     None: the schema has no alternatives there.
@@ -96,7 +96,7 @@ def _inner_error(error: ValidationError) -> ValidationError | None:
     return next(iter(not_null or first_errors), None)
 
 
-def _known_names_phrase(error: ValidationError, schema: Any) -> str:
+def _render_known_names(error: ValidationError, schema: Any) -> str:
     """Returns the names that the schema has where the error is, in brackets after a space, or "" if there is none."""
     for step in error.schema_path[:-1]:
         try:
@@ -116,13 +116,13 @@ def _join(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
     return text
 
 
-def _path_text(path: Sequence[str | int]) -> str:
+def _render_path(path: Sequence[str | int]) -> str:
     # Without quotation marks, `repr` leaves a name as it is, and all of it on one line.
     text = "".join(f"[{each}]" if isinstance(each, int) else f".{repr(each)[1:-1]}" for each in path)
     return f"`{text.removeprefix('.')}`" if path else "the value"
 
 
-def _value_text(value: object) -> str:
+def _render_value(value: object) -> str:
     return _cut(repr(value), _MAX_VALUE_CHARS)
 
 

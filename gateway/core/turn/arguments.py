@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.turn.argument_error import error_text
-from gateway.core.turn.schema_validator import compile_repaired, compile_schema
+from gateway.core.turn.argument_error import render_error
+from gateway.core.turn.schema_validator import compile_schema, find_repaired
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
@@ -45,15 +45,15 @@ def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> Re
         return RepairedArguments(
             arguments, "the arguments have too many lists and objects within one another"
         )
-    repaired = compile_repaired(schema)
+    repaired = find_repaired(schema)
     if repaired is None:
         return RepairedArguments(arguments, None)
     validator = repaired.validator
     if validator.is_valid(arguments):
         return RepairedArguments(arguments, None)
     meant = _parse_json_texts(validator, arguments)
-    error = _first_error(validator, meant)
-    return RepairedArguments(meant, None if error is None else error_text(error, repaired.schema))
+    error = _find_first_error(validator, meant)
+    return RepairedArguments(meant, None if error is None else render_error(error, repaired.schema))
 
 
 def repair_json(work: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,19 +70,19 @@ def _parse_json_texts(validator: Validator, arguments: dict[str, Any]) -> dict[s
                 value = exact_json.loads(text)
                 if not is_too_deep(value):
                     parsed[name] = value
-    wrong_texts = _wrong_names(validator, {name: arguments[name] for name in parsed})
+    wrong_texts = _find_wrong_names(validator, {name: arguments[name] for name in parsed})
     candidates = {name: parsed[name] for name in wrong_texts}
-    wrong_values = _wrong_names(validator, candidates)
+    wrong_values = _find_wrong_names(validator, candidates)
     return {**arguments, **{name: value for name, value in candidates.items() if name not in wrong_values}}
 
 
-def _wrong_names(validator: Validator, arguments: dict[str, Any]) -> set[str]:
+def _find_wrong_names(validator: Validator, arguments: dict[str, Any]) -> set[str]:
     """Returns the names of the arguments that do not fit by themselves."""
     paths = (error.instance_path for error in validator.iter_errors(arguments)) if arguments else ()
     return {str(path[0]) for path in paths if path and path[0] in arguments}
 
 
-def _first_error(validator: Validator, arguments: dict[str, Any]) -> ValidationError | None:
+def _find_first_error(validator: Validator, arguments: dict[str, Any]) -> ValidationError | None:
     try:
         validator.validate(arguments)
     except ValueError as error:

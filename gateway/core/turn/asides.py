@@ -105,7 +105,7 @@ class Asides(Struct, frozen=True):
                 by_tool[function["name"]] = added
         return cls(by_tool, spoken_arguments)
 
-    def voices(self, tool: str) -> dict[str, Voice]:
+    def find_voices(self, tool: str) -> dict[str, Voice]:
         """Returns the arguments of a tool that are shown while they are written."""
         asides = self.by_tool.get(tool, ())
         voices = {name: voice for name, voice in _VOICES.items() if name in asides}
@@ -113,7 +113,7 @@ class Asides(Struct, frozen=True):
             voices[self.spoken_arguments[tool]] = Voice.WORDS
         return voices
 
-    def asides_in(self, tools: Iterable[str]) -> dict[str, list[str]]:
+    def map_asides(self, tools: Iterable[str]) -> dict[str, list[str]]:
         """Returns tool -> the names of its asides, for the message that has calls of these tools."""
         return {tool: sorted(self.by_tool[tool]) for tool in tools if self.by_tool.get(tool)}
 
@@ -126,7 +126,7 @@ class Asides(Struct, frozen=True):
         return SplitArguments(own, {name: value for name, value in arguments.items() if name in names})
 
 
-def filler_asides(definitions: Iterable[Json]) -> Asides:
+def make_filler_asides(definitions: Iterable[Json]) -> Asides:
     """Returns the fillers of memory tools, by their definitions as they are offered."""
     names = [definition["function"]["name"] for definition in definitions]
     return Asides(dict.fromkeys(names, frozenset({FILLER})))
@@ -148,7 +148,7 @@ class _CallReader:
     """Reads the shown arguments of one call."""
 
     def __init__(self, voices: Mapping[str, Voice]) -> None:
-        self.voices = voices
+        self.find_voices = voices
         self.strings = StringReader(voices)
 
 
@@ -175,9 +175,10 @@ class AsideReader:
                 continue
             reader = self._readers.get(index)
             if reader is None:
-                reader = self._readers[index] = _CallReader(self._asides.voices(call.name))
-            if reader.voices:
+                reader = self._readers[index] = _CallReader(self._asides.find_voices(call.name))
+            if reader.find_voices:
                 pieces += [
-                    AsidePiece(index, reader.voices[name], piece) for name, piece in reader.strings.feed(text)
+                    AsidePiece(index, reader.find_voices[name], piece)
+                    for name, piece in reader.strings.feed(text)
                 ]
         return pieces

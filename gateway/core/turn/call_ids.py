@@ -14,7 +14,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME_CHARS: Final = 64
 
 
-def valid_tool_name(name: str) -> str:
+def make_valid_tool_name(name: str) -> str:
     """Returns a name of a call as every provider takes it."""
     return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or "_"
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.tags import quote_text
-from gateway.core.turn.call_ids import valid_tool_name
+from gateway.core.turn.call_ids import make_valid_tool_name
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, ProposedCall, Undecided
 from gateway.core.turn.terms import TurnTerms
@@ -114,11 +114,11 @@ class GatewayCalls:
                 break
             self._unjudged.pop(0)
             if arguments is None:
-                self._results[call.id] = _bad_arguments_result(call)
+                self._results[call.id] = _make_bad_arguments_result(call)
             elif isinstance(verdict, NeedsApproval):
                 self.waiting[call.id] = "approval"
             elif isinstance(verdict, Forbidden):
-                self._results[call.id] = _forbidden_result(call, verdict)
+                self._results[call.id] = _make_forbidden_result(call, verdict)
                 self._forbidden_ids.append(call.id)
             elif result := self._make_spoken_result(call, arguments):
                 self._results[call.id] = result
@@ -188,12 +188,12 @@ class GatewayCalls:
 NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
-def _bad_arguments_result(call: ToolCall) -> ToolResult:
+def _make_bad_arguments_result(call: ToolCall) -> ToolResult:
     error_text = _BAD_ARGUMENTS_RESULT.format(name=call.name, arguments=quote_text(call.text[:_QUOTED_CHARS]))
     return ToolResult(call.id, error_text, "error", was_run=False)
 
 
-def _forbidden_result(call: ToolCall, verdict: Forbidden) -> ToolResult:
+def _make_forbidden_result(call: ToolCall, verdict: Forbidden) -> ToolResult:
     return ToolResult(
         call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
     )
@@ -204,6 +204,6 @@ def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
 
     has_arguments: the arguments of the call are an object.
     """
-    call.name = valid_tool_name(call.name)
+    call.name = make_valid_tool_name(call.name)
     if not has_arguments or not call.text.strip():
         call.arguments = ["{}"]

@@ -8,17 +8,17 @@ from typing import Any
 from adapters.types import Json
 
 
-def chunk_of(body: Json) -> Json:
+def make_chunk(body: Json) -> Json:
     """Returns a whole reply as the one chunk of a stream. It shares unchanged values with the reply."""
     choices = []
     for choice in body.get("choices") or []:
         if isinstance(choice, dict):
             other_fields = {key: value for key, value in choice.items() if key != "message"}
-            choices.append({**other_fields, "delta": delta_of(choice)})
+            choices.append({**other_fields, "delta": make_delta(choice)})
     return {**body, "object": "chat.completion.chunk", "choices": choices}
 
 
-def chunks_of(completion: Json, *, with_usage: bool) -> list[Json]:
+def make_chunks(completion: Json, *, with_usage: bool) -> list[Json]:
     """Returns a whole reply as a stream's chunks: one with the message, one with the finish reason, one with the usage.
 
     completion: a reply with one choice and its usage.
@@ -26,7 +26,7 @@ def chunks_of(completion: Json, *, with_usage: bool) -> list[Json]:
     [choice] = completion["choices"]
     head = {**completion, "object": "chat.completion.chunk"}
     usage = head.pop("usage")
-    message = {"index": 0, "delta": delta_of(choice), "finish_reason": None}
+    message = {"index": 0, "delta": make_delta(choice), "finish_reason": None}
     finish = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
     chunks = [{**head, "choices": [message]}, {**head, "choices": [finish]}]
     return [*chunks, {**head, "choices": [], "usage": usage}] if with_usage else chunks
@@ -43,10 +43,10 @@ def as_deltas(chunk: Json) -> Json:
     if not isinstance(choices, list):
         return chunk
     has_messages = [isinstance(c, dict) and "message" in c and c.get("delta") is None for c in choices]
-    return chunk_of(chunk) if has_messages and all(has_messages) else chunk
+    return make_chunk(chunk) if has_messages and all(has_messages) else chunk
 
 
-def delta_of(choice: Json) -> Json:
+def make_delta(choice: Json) -> Json:
     """Returns the message of a whole reply's choice as a delta, which may be the message itself."""
     message = choice.get("message")
     if not isinstance(message, dict):

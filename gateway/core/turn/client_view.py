@@ -259,7 +259,7 @@ class UnseenView(ClientView):
         return body
 
 
-def no_usage(text: str) -> Json | None:
+def ignore_usage(text: str) -> Json | None:
     """Counts nothing: the usage of a reply that an upstream does not report stays unknown."""
     return None
 

@@ -67,7 +67,7 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
     return is_pasted or any(sentence not in quoted for sentence in sentences)
 
 
-def context_from_error(body: str, request: bytes = b"") -> int | None:
+def find_context_length(body: str, request: bytes = b"") -> int | None:
     """Returns the context length in tokens that an upstream's error names, or None.
 
     request: the JSON of the request. A length that the error repeats from it does not count.

@@ -14,7 +14,7 @@ from gateway.core.conversation.fillers import FillerSpan, read_filler_spans, wit
 from gateway.core.conversation.wire_message import PRIVATE, choose_separator, find_function, read_text
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
-from gateway.core.usage.reported import ReplyUsage, reported_counts
+from gateway.core.usage.reported import ReplyUsage, find_reported_counts
 from storage.records import TokenCounts
 
 
@@ -69,7 +69,7 @@ class MessageDraft(ReplyUsage):
 
     def take_usage(self, usage: Any) -> None:
         """Takes a usage, if it reports any tokens."""
-        counts = reported_counts(usage)
+        counts = find_reported_counts(usage)
         if counts is not None:
             self.usage = usage
             self.counts = counts
@@ -245,14 +245,14 @@ def _concatenate(content: Any, more: Any, separator: str = "") -> Any:
         return copy_json(content or more)
     if isinstance(content, str) and isinstance(more, str):
         return content + separator + more
-    return [*_parts(content), *_parts(more)]
+    return [*_list_parts(content), *_list_parts(more)]
 
 
-def _parts(content: Any) -> list[Any]:
+def _list_parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def generated_in(message: Mapping[str, Any]) -> str:
+def read_generated_text(message: Mapping[str, Any]) -> str:
     """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
     calls = [find_function(call) or {} for call in message.get("tool_calls") or ()]
     parts = [message.get("reasoning_content"), read_text(message), message.get("refusal")]

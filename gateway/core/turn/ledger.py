@@ -53,7 +53,7 @@ class Ledger(Struct, frozen=True):
         completion = self.completion_tokens + count_completion_tokens(last_usage)
         return {
             **last_usage,
-            **_added_details((self.usage or {}).get(_DETAILS), last_usage.get(_DETAILS)),
+            **_add_details((self.usage or {}).get(_DETAILS), last_usage.get(_DETAILS)),
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             BILLED_FIELD: {
@@ -67,7 +67,7 @@ class Ledger(Struct, frozen=True):
 EMPTY_LEDGER: Final = Ledger()
 
 
-def _added_details(earlier: Any, last: Any) -> Json:
+def _add_details(earlier: Any, last: Any) -> Json:
     """Returns the details of the completions, added up. The details of the prompt stay those of the last round."""
     if not isinstance(earlier, dict) or not (isinstance(last, dict) or last is None):
         return {}

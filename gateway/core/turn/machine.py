@@ -75,7 +75,7 @@ from gateway.core.turn.stop_reason import OUT_OF_QUOTA, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
-from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
+from gateway.core.turn.upstream_error import make_openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 from storage.records import WaitKind
@@ -250,7 +250,7 @@ class Turn:
         else:
             reason = StopReason.NO_CREDITS if status == 402 else StopReason.UPSTREAM_ERROR
         is_refused = self._is_refused(body)
-        fields = openai_error_of_reply(status, body)
+        fields = make_openai_error_of_reply(status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and is_success):

@@ -56,7 +56,7 @@ class OutcomeMaker(NamedTuple):
         is_cut = read_finish_reason(draft.finish_reason) in CUT_REASONS
         client_calls = [] if self.terms.saves_steps and is_cut else self.last_round.client_calls
         shown_reply = self.last_round.shown_reply(client_calls)
-        last_messages = self._last_messages(shown_reply, client_calls)
+        last_messages = self._list_last_messages(shown_reply, client_calls)
         joined_reply = earlier.joined_with(shown_reply) if earlier.messages else shown_reply
         full_reply = (*earlier.messages, *last_messages)
         finish = client_finish or draft.finish_reason
@@ -81,7 +81,7 @@ class OutcomeMaker(NamedTuple):
             messages = [*messages, self.last_round.upstream_message(), *(each.stored() for each in results)]
         return self._make_outcome(end, reason, tuple(messages), shown_reply)
 
-    def _last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
+    def _list_last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
         """Returns the messages of the last round as they go upstream again."""
         last_round, results = self.last_round, self.calls.results
         if results:

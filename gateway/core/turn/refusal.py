@@ -8,12 +8,12 @@ from typing import Final
 
 from adapters.json_escapes import read_json
 from gateway.core.finish_reasons import read_finish_reason
-from gateway.core.turn.context_length import CAUSE_CHARS, context_from_error, is_too_long
+from gateway.core.turn.context_length import CAUSE_CHARS, find_context_length, is_too_long
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
-    error_status,
-    openai_error_of_body,
-    openai_error_of_reply,
+    find_openai_error_of_body,
+    make_openai_error_of_reply,
+    read_error_status,
 )
 
 # Statuses of refusals that may not come at another time, or with another key, account or model.
@@ -53,15 +53,15 @@ def is_permanent_refusal(status: int, body: bytes) -> bool:
     that length. If it names none, the next prompt would be as long, and refused again.
     """
     if status < 400:
-        status = error_status(openai_error_of_reply(status, body))
+        status = read_error_status(make_openai_error_of_reply(status, body))
     if not 400 <= status < 500 or status in _MENDABLE_STATUSES or is_account_refusal(status, body):
         return False
-    return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
+    return find_context_length(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
 
 
 def is_account_refusal(status: int, body: bytes) -> bool:
     """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about the request."""
-    error = openai_error_of_body(body) if status in (400, 403) else None
+    error = find_openai_error_of_body(body) if status in (400, 403) else None
     if error is None:
         return False
     if status == 403:
@@ -78,11 +78,11 @@ class RefusedContent(Enum):
     UNREACHABLE = "unreachable"
 
 
-def refused_content(status: int, body: bytes) -> RefusedContent | None:
+def find_refused_content(status: int, body: bytes) -> RefusedContent | None:
     """Returns the part of the messages that an error refuses; None: the error is about something else."""
     if status not in (400, 403, 422, 451) or is_account_refusal(status, body):
         return None
-    error = openai_error_of_body(body)
+    error = find_openai_error_of_body(body)
     if error is None:
         return None
     if status == 403:
@@ -117,5 +117,5 @@ def exceeds_context(body: bytes, request: bytes = b"") -> bool:
 
     request: the JSON of the request. What the error repeats of it does not count.
     """
-    error = openai_error_of_body(body)
+    error = find_openai_error_of_body(body)
     return error is not None and is_too_long(error, request)

@@ -22,7 +22,7 @@ from gateway.core.conversation.fillers import make_filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.memory.call_arguments import read_arguments
-from gateway.core.turn.chunks import as_deltas, chunk_of, delta_of, is_first_choice
+from gateway.core.turn.chunks import as_deltas, is_first_choice, make_chunk, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import MessageDraft, join_messages
 from gateway.core.turn.split_characters import SplitCharacters
@@ -30,8 +30,8 @@ from gateway.core.turn.spoken_text import SpokenText
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.tool_call import AllBut, CallOwner, ToolCall
-from gateway.core.turn.upstream_error import openai_error
-from gateway.core.usage.reported import usage_of
+from gateway.core.turn.upstream_error import find_openai_error
+from gateway.core.usage.reported import find_usage
 from gateway.errors import GatewayError, UpstreamBroke
 
 EVENT_STREAM: Final[Header] = ("content-type", EVENT_STREAM_TYPE)
@@ -195,7 +195,7 @@ class Round:
         sent_calls = [*(self.draft.calls if calls is None else calls)]
         asides = None
         if self._terms.asides is not None:
-            asides = self._terms.asides.asides_in(call.name for call in sent_calls)
+            asides = self._terms.asides.map_asides(call.name for call in sent_calls)
         return with_private(
             self.draft.message(sent_calls),
             filler=self.spoken.filler or None,
@@ -229,7 +229,7 @@ class Round:
         """Returns a complete reply in the form in which the client is answered: a body, or a stream of few events."""
         if self.form is AS_BODY:
             return self.body
-        whole = chunk_of(self._as_completion(self.draft.message(self.draft.calls)))
+        whole = make_chunk(self._as_completion(self.draft.message(self.draft.calls)))
         first_chunk = {**whole, "choices": [{**whole["choices"][0], "finish_reason": None}], "usage": None}
         last_choice: Json = {"index": 0, "delta": {}, "finish_reason": self.draft.finish_reason}
         chunks = first_chunk, {**whole, "choices": [last_choice]}
@@ -260,7 +260,7 @@ class Round:
             return False
         texts: list[str] = []
         for event in batch:
-            text = text_events.text_of(event.raw)
+            text = text_events.find_text(event.raw)
             if text is None:
                 return False
             texts.append(text)
@@ -298,7 +298,7 @@ class Round:
         if self.form is AS_EVENTS:
             # The client is reading events, so the body becomes events, with its usage in a chunk of its own.
             self.headers = with_content_type(self.headers, EVENT_STREAM_TYPE)
-            chunk = chunk_of(parsed)
+            chunk = make_chunk(parsed)
             chunk.pop("usage", None)
             self._take_chunk(chunk, raw=None)
             if isinstance(usage, dict) and self._terms.wants_usage:
@@ -311,7 +311,7 @@ class Round:
                 self._view.begin(parsed)
             for choice in choices:
                 if is_first_choice(choice):
-                    self._take_delta(delta_of(choice), choice.get("finish_reason"), calls=None)
+                    self._take_delta(make_delta(choice), choice.get("finish_reason"), calls=None)
         if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
         self.draft.take_usage(usage)
@@ -415,7 +415,7 @@ class Round:
     def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
         """Takes a chunk. event: the event of which the chunk is the data."""
         if "error" in chunk or not chunk.get("choices") or event.name == "error":
-            error = openai_error(chunk, event.name)
+            error = find_openai_error(chunk, event.name)
             if error is not None:
                 fields = chunk.get("error")
                 is_openai_form = isinstance(fields, dict) and fields.get("message") == error["message"]
@@ -461,7 +461,7 @@ class Round:
             if is_first_choice(choice):
                 calls = self._take_delta(choice.get("delta"), reason, calls)
         self._first_chunk = self._first_chunk or (chunk if choices else {})
-        usage = usage_of(chunk)
+        usage = find_usage(chunk)
         turn_usage: Json | None = None
         if isinstance(usage, dict):
             self.draft.take_usage(usage)

@@ -37,7 +37,7 @@ def compile_schema(schema: Any) -> Validator:
     return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=patterns)
 
 
-def compile_repaired(schema: Any) -> RepairedSchema | None:
+def find_repaired(schema: Any) -> RepairedSchema | None:
     """Returns a schema without what is invalid in it, and its validator; None: too much is invalid."""
     is_local = False
     for _ in range(_MAX_REPAIRS):

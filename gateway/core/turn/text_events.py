@@ -35,7 +35,7 @@ class TextEvents(Struct, frozen=True):
         raw: the bytes of the event.
         chunk: its parsed data.
         """
-        text = (_only_text(chunk) or "").encode()
+        text = (_find_only_text(chunk) or "").encode()
         marks = [*_CONTENT.finditer(raw)] if text else []
         if len(marks) != 1:
             return None
@@ -48,7 +48,7 @@ class TextEvents(Struct, frozen=True):
             return cls(before, None, end)
         return cls(before, (between + padding_mark).decode("utf-8", "replace"), ending[ending.find(b'"') :])
 
-    def text_of(self, raw: bytes) -> str | None:
+    def find_text(self, raw: bytes) -> str | None:
         """Returns the text of an event of this form; None: the event may have another form and has to be parsed."""
         if not (raw.startswith(self.before) and raw.endswith(self.end, len(self.before))):
             return None
@@ -67,7 +67,7 @@ class TextEvents(Struct, frozen=True):
         return text if is_string else None
 
 
-def _only_text(chunk: Json) -> str | None:
+def _find_only_text(chunk: Json) -> str | None:
     """Returns the text of a chunk that has nothing else of use (usage, an end, a piece of a call), or None."""
     choices = chunk.get("choices")
     if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:

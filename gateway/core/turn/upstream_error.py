@@ -1,8 +1,8 @@
 """Reads the errors of upstreams, each in its own form, into OpenAI's error object.
 
-By what is read: `openai_error` a chunk, `openai_error_of_body` a body, `openai_error_of_reply` a reply that has failed;
-`success_body_as_error` and `first_event_as_error` what came under a status of success, `find_stream_exception` the
-events of a stream that has begun. What they refuse is judged by `gateway.core.turn.refusal`.
+`find_openai_error` reads a chunk, `find_openai_error_of_body` a body, `make_openai_error_of_reply` a reply that has
+failed. `find_error_in_success_body` and `find_error_in_first_event` read what came under a status of success,
+`find_stream_exception` the events of a stream that has begun. `gateway.core.turn.refusal` judges what they refuse.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 from adapters.json_escapes import read_json
 from adapters.types import Event, Json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.turn.context_length import context_from_error, is_too_long
+from gateway.core.turn.context_length import find_context_length, is_too_long
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
@@ -55,13 +55,13 @@ _STATUS_BY_MINIMAX_CODE: Final = {
 }
 
 
-def openai_error(chunk: Json, name: str | None = None) -> Json | None:
+def find_openai_error(chunk: Json, name: str | None = None) -> Json | None:
     """Returns the error that a chunk or a body is, in OpenAI's form; None: it is no error. name: of the chunk's event.
 
     Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, {"code": ..., "msg": ...},
     {"base_resp": {"status_code": ..., "status_msg": ...}}, and anything under `event: error`.
     """
-    error = chunk.get("error") or _error_by_code(chunk)
+    error = chunk.get("error") or _find_error_by_code(chunk)
     # vLLM's older errors, and whatever comes as an event named so, are the error themselves.
     if not error:
         if chunk.get("object") != "error" and name != "error":
@@ -78,7 +78,7 @@ def openai_error(chunk: Json, name: str | None = None) -> Json | None:
     return shaped
 
 
-def _error_by_code(fields: Json) -> Json | None:
+def _find_error_by_code(fields: Json) -> Json | None:
     """Returns the error of a chunk or a body that has only a code of it (MiniMax, GLM and Qwen), or None."""
     if fields.get("choices"):
         return None
@@ -101,15 +101,15 @@ def parse_error_body(body: bytes) -> Json | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def openai_error_of_body(body: bytes) -> Json | None:
+def find_openai_error_of_body(body: bytes) -> Json | None:
     """Returns the error in an error's body, in OpenAI's form; None: there is none."""
     parsed = parse_error_body(body)
-    return None if parsed is None else openai_error(parsed)
+    return None if parsed is None else find_openai_error(parsed)
 
 
-def openai_error_of_reply(status: int, body: bytes) -> Json:
+def make_openai_error_of_reply(status: int, body: bytes) -> Json:
     """Returns the error of a failed reply in OpenAI's form. A reply without an error object gets one."""
-    error = openai_error_of_body(body)
+    error = find_openai_error_of_body(body)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"
         error = {"message": message, "type": "upstream_error", "param": None, "code": None}
@@ -120,7 +120,7 @@ def openai_error_of_reply(status: int, body: bytes) -> Json:
     return error
 
 
-def error_status(error: Json) -> int:
+def read_error_status(error: Json) -> int:
     """Returns the HTTP status that an error claims, by number or by name."""
     for code in (error.get("code"), error.get("status"), error.get("type")):
         # A number may come as a number or as its digits; a name in the spelling of any upstream.
@@ -131,7 +131,7 @@ def error_status(error: Json) -> int:
             return _STATUS_BY_NAME[code.lower()]
     # LM Studio's about the length has neither, in a stream.
     message = str(error.get("message") or "")
-    return 400 if is_too_long(error) or context_from_error(message) is not None else 500
+    return 400 if is_too_long(error) or find_context_length(message) is not None else 500
 
 
 # -- errors under a status of success
@@ -146,7 +146,7 @@ class RevealedError(NamedTuple):
     body: bytes
 
 
-def success_body_as_error(body: bytes) -> RevealedError | None:
+def find_error_in_success_body(body: bytes) -> RevealedError | None:
     """Returns the error that a whole reply of status 200 is; None: the reply is no error.
 
     OpenRouter answers so when its upstream fails after the status has left. Its body stays as it came, as far as
@@ -155,14 +155,14 @@ def success_body_as_error(body: bytes) -> RevealedError | None:
     if not _may_be_error(body):
         return None
     parsed, _ = read_json(body)
-    error = openai_error(parsed) if isinstance(parsed, dict) else None
+    error = find_openai_error(parsed) if isinstance(parsed, dict) else None
     if error is None:
         return None
     is_named = bool(parsed.get("error")) or parsed.get("object") == "error"
-    return RevealedError(error_status(error), body if is_named else orjson.dumps({"error": error}))
+    return RevealedError(read_error_status(error), body if is_named else orjson.dumps({"error": error}))
 
 
-def first_event_as_error(first: Event) -> RevealedError | None:
+def find_error_in_first_event(first: Event) -> RevealedError | None:
     """Returns the error with which a stream begins; None: the stream does not begin with an error.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
@@ -171,8 +171,8 @@ def first_event_as_error(first: Event) -> RevealedError | None:
     # Nearly every stream begins with a chunk of choices, without the word "error": it need not be parsed.
     if data is None or (first.name != "error" and b"error" not in data and not _may_be_error(data)):
         return None
-    error = _openai_error_of_event(data, first.name)
-    return None if error is None else RevealedError(error_status(error), orjson.dumps({"error": error}))
+    error = _find_openai_error_of_event(data, first.name)
+    return None if error is None else RevealedError(read_error_status(error), orjson.dumps({"error": error}))
 
 
 def _may_be_error(data: bytes) -> bool:
@@ -189,7 +189,11 @@ def find_stream_exception(events: bytes) -> UpstreamBroke | None:
         if key == b"event":
             name = value.strip().decode("utf-8", "replace")
         elif key == b"data":
-            error = _provider_fault(value) if name == RESPONSE_FAILED else _openai_error_of_event(value, name)
+            error = (
+                _find_provider_fault(value)
+                if name == RESPONSE_FAILED
+                else _find_openai_error_of_event(value, name)
+            )
             if error is not None:
                 return stream_exception(error)
         elif not line:
@@ -197,21 +201,21 @@ def find_stream_exception(events: bytes) -> UpstreamBroke | None:
     return None
 
 
-def _openai_error_of_event(data: bytes, name: str | None) -> Json | None:
+def _find_openai_error_of_event(data: bytes, name: str | None) -> Json | None:
     """Returns the error that the data of an event is; None: it is no error. name: of the event."""
     chunk, _ = read_json(data)
-    return openai_error(chunk, name) if isinstance(chunk, dict) else None
+    return find_openai_error(chunk, name) if isinstance(chunk, dict) else None
 
 
-def _provider_fault(data: bytes) -> Json | None:
+def _find_provider_fault(data: bytes) -> Json | None:
     """Returns the error of a response that has failed by a fault of its provider; None: by its request."""
     chunk, _ = read_json(data)
     response = chunk.get("response") if isinstance(chunk, dict) else None
-    error = openai_error(response) if isinstance(response, dict) else None
+    error = find_openai_error(response) if isinstance(response, dict) else None
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 
 def stream_exception(error: Json) -> UpstreamBroke:
     """Returns the exception for a stream that has an error among its events. error: in OpenAI's form."""
-    kind = UpstreamRefused if error_status(error) < 500 else UpstreamBroke
+    kind = UpstreamRefused if read_error_status(error) < 500 else UpstreamBroke
     return kind(f"The upstream's stream has an error: {error.get('message') or ''}")

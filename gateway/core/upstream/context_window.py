@@ -67,7 +67,7 @@ class ContextWindows:
 
     def with_known_window(self, target: Target) -> Target:
         """Returns a target with the context window that is known by now."""
-        key = key_of(target)
+        key = make_model_key(target)
         if key not in self._figures:
             return target
         return target._replace(context_window=self.window_of(key, target.context_window))
@@ -112,6 +112,6 @@ class ContextWindows:
         return figures
 
 
-def key_of(target: Target) -> ModelKey:
+def make_model_key(target: Target) -> ModelKey:
     """Returns the key of a target's model."""
     return ModelKey(target.upstream, target.model)

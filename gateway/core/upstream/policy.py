@@ -249,7 +249,7 @@ def choose_next(
     if not failure.was_sent and failure.repeatable and not has_fallback:
         limit = max(limit, 1)
     if failure_count <= limit and may_retry:
-        wait_s = backoff_s(failure_count, chance, policy.retry_wait_s)
+        wait_s = choose_backoff_s(failure_count, chance, policy.retry_wait_s)
         if failure.retry_after_s is not None:
             wait_s = max(wait_s, failure.retry_after_s)
         # After a longer wait, a fallback or the error serves the client better.
@@ -258,7 +258,7 @@ def choose_next(
     return NextStep(NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP)
 
 
-def backoff_s(failure_count: int, chance: float, longest_s: float) -> float:
+def choose_backoff_s(failure_count: int, chance: float, longest_s: float) -> float:
     """Returns a wait that doubles with each failure. Half of it is jitter, so that failed requests spread out."""
     wait_s: float = min(_FIRST_BACKOFF_S * 2.0 ** (failure_count - 1), longest_s)
     return wait_s * (0.5 + 0.5 * chance)

@@ -47,18 +47,18 @@ _MODEL_CHARS: Final = 128
 _MAX_LABELS: Final = 200
 
 
-def operation_of(path: str) -> str:
+def name_operation(path: str) -> str:
     """Returns the name of a call's operation; "": the conventions have none. path: below the upstream's base URL."""
     return _OPERATIONS.get(path) or _OPERATIONS.get(path.partition("?")[0], "")
 
 
-def provider_of(kind: str) -> str:
+def name_provider(kind: str) -> str:
     """Returns the provider's name. kind: of the upstream, in the settings."""
     return _PROVIDERS.get(kind, kind)
 
 
 @lru_cache(maxsize=256)
-def error_type(failure: str, status: int = 0) -> str:
+def name_error_type(failure: str, status: int = 0) -> str:
     """Returns the kind of an error, of a closed list; "": there is none.
 
     failure: as the receipt names it, or a status as text.

@@ -16,7 +16,7 @@ from storage.usage_records import UsageLimit
 _HEADER_UNITS: Final = ("requests", "tokens")
 
 
-def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
+def make_refusal(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
     """Returns the error of a request that a bucket has no room for. used: what the request has used so far."""
     limit = bucket.limit
     # When a request under way ends, what it has reserved and not used is free again.
@@ -27,11 +27,11 @@ def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
     headers = [("x-should-retry", "false")] if is_quota else []
     if limit.unit in _HEADER_UNITS and limit.per is not None:
         headers += _render_headers(bucket, now)
-    message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
+    message = _render_refusal(limit, bucket.period, is_reserved=is_reserved)
     return LimitReached(message, wait_s, headers, is_quota=is_quota)
 
 
-def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
+def make_rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
     """Returns the headers of the limits per minute: for each unit, those of the limit with the least left."""
     fullest: dict[str, Bucket] = {}
     for bucket in buckets:
@@ -52,7 +52,7 @@ def _render_headers(bucket: Bucket, now: float) -> list[Header]:
     ]
 
 
-def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
+def _render_refusal(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
     """Returns the message of a refusal. is_reserved: requests under way have reserved what is left."""
     amount = f"{limit.most:.15g}"
     plural = "" if limit.most == 1 else "s"

@@ -42,12 +42,12 @@ class Amounts(NamedTuple):
     concurrent: int
 
 
-def wanted_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
+def estimate_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
     """Returns what a request may use."""
     return Amounts(let_in=1, answered=1, tokens=tokens, cost=cost, concurrent=1)
 
 
-def used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
+def count_used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
     """Returns what a request has used. is_answered: a model has answered, or no model was to be asked."""
     return Amounts(let_in=1, answered=int(is_answered), tokens=tokens, cost=cost, concurrent=0)
 
@@ -63,7 +63,7 @@ class Period(NamedTuple):
         return self.begin <= now < self.end
 
 
-def period_at(per: str | None, now: float) -> Period:
+def choose_period(per: str | None, now: float) -> Period:
     """Returns the period in which a time is, by the calendar of UTC."""
     if per is None:
         return Period(0.0, math.inf)
@@ -76,7 +76,7 @@ def period_at(per: str | None, now: float) -> Period:
     return Period(first.timestamp(), first.timestamp() + days * DAY_S)
 
 
-def process_bound(limit: UsageLimit, process_count: int) -> int:
+def divide_limit(limit: UsageLimit, process_count: int) -> int:
     """Returns the amount up to which each process may go. A cost is in billionths, so that sums are exact.
 
     process_count: how many processes share the limit.
@@ -85,7 +85,7 @@ def process_bound(limit: UsageLimit, process_count: int) -> int:
     return round(share * _BILLION) if limit.unit == "cost" else math.ceil(share)
 
 
-def displayed_amount(limit: UsageLimit, amount: int) -> float:
+def convert_amount(limit: UsageLimit, amount: int) -> float:
     """Returns a counted amount in the limit's unit."""
     return amount / _BILLION if limit.unit == "cost" else amount
 
@@ -116,7 +116,14 @@ class Bucket(Struct, eq=False):
     def begin(cls, limit: UsageLimit, bound: int, user: str, now: float) -> Bucket:
         """Makes the bucket of the period in which a time is."""
         is_loaded = limit.per not in STORED_PERIODS
-        return cls(limit, bound, user, period_at(limit.per, now), _amount_index(limit), is_loaded=is_loaded)
+        return cls(
+            limit,
+            bound,
+            user,
+            choose_period(limit.per, now),
+            _choose_amount_index(limit),
+            is_loaded=is_loaded,
+        )
 
     def lets_in(self, wanted: Amounts) -> bool:
         """Returns whether a request that may use these amounts may begin."""
@@ -180,7 +187,7 @@ class LimitReservation(Struct, eq=False):
             bucket.used += self.uncounted(used, bucket)
 
 
-def limits_for(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[UsageLimit]:
+def list_limits(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[UsageLimit]:
     """Returns the limits of a project that hold for a request, in their order.
 
     A limit of a named user replaces those of each user with the same unit, period and key.
@@ -191,9 +198,13 @@ def limits_for(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[Usa
         if limit.key_id in (None, key_id)
         and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
-    replaced_keys = {_replacement_key(limit) for limit in matching if limit.user not in (None, EACH_USER)}
+    replaced_keys = {
+        _make_replacement_key(limit) for limit in matching if limit.user not in (None, EACH_USER)
+    }
     return [
-        limit for limit in matching if limit.user != EACH_USER or _replacement_key(limit) not in replaced_keys
+        limit
+        for limit in matching
+        if limit.user != EACH_USER or _make_replacement_key(limit) not in replaced_keys
     ]
 
 
@@ -243,12 +254,12 @@ def format_duration(seconds: int) -> str:
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-def _replacement_key(limit: UsageLimit) -> tuple[object, ...]:
+def _make_replacement_key(limit: UsageLimit) -> tuple[object, ...]:
     """Returns the key that two limits share if that of a named user replaces the other."""
     return limit.unit, limit.per, limit.key_id
 
 
-def _amount_index(limit: UsageLimit) -> int:
+def _choose_amount_index(limit: UsageLimit) -> int:
     """Returns the index in `Amounts` of what a limit counts."""
     if limit.unit == "requests":
         return Amounts._fields.index("let_in" if limit.per == "minute" else "answered")

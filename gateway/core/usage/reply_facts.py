@@ -70,7 +70,7 @@ class _KnownFields(Struct):
 _DECODER: Final = msgspec.json.Decoder(_KnownFields)
 
 
-def facts_of(pieces: Iterable[Piece]) -> ReplyFacts:
+def read_facts(pieces: Iterable[Piece]) -> ReplyFacts:
     """Returns the facts in some pieces of a reply. pieces: the first one, then the last ones in their order."""
     id = model = ""
     reasons: list[str] = []
@@ -80,11 +80,11 @@ def facts_of(pieces: Iterable[Piece]) -> ReplyFacts:
             id = reply.id
         if not model and isinstance(reply.model, str):
             model = reply.model[:_MODEL_CHARS]
-        reasons += _reasons(fields)
+        reasons += _list_reasons(fields)
     return ReplyFacts(id, model, tuple(reasons))
 
 
-def _reasons(fields: _KnownFields) -> Iterator[str]:
+def _list_reasons(fields: _KnownFields) -> Iterator[str]:
     """Yields the reasons for which a reply ended: one of FINISH_REASONS as it came, any other as OTHER."""
     reasons = [fields.stop_reason, *(choice.finish_reason for choice in fields.choices or ())]
     if isinstance(fields.delta, _End):
@@ -100,7 +100,7 @@ def _reasons(fields: _KnownFields) -> Iterator[str]:
 def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
     is_first = True
     for piece in pieces:
-        for data in _json_texts(piece):
+        for data in _list_json_texts(piece):
             # The first names the id and the model; of the others only those that end the reply are decoded.
             if len(data) <= _READ_BYTES and (is_first or _END_FIELD.search(data)):
                 is_first = False
@@ -110,7 +110,7 @@ def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
                     continue  # audio or text, which have no facts, or nested more deeply than msgspec reads
 
 
-def _json_texts(piece: Piece) -> Iterator[bytes]:
+def _list_json_texts(piece: Piece) -> Iterator[bytes]:
     if not isinstance(piece, bytes):
         yield from (event.data for event in piece if event.data)
     elif piece[:1] == b"{":

@@ -21,7 +21,7 @@ from adapters.claude.reply import choose_next_block_index
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.conversation.wire_message import call_id, list_raw_calls, read_text
 from gateway.core.request.edit import BodyEdit
-from gateway.core.request.envelope import thinking_budget
+from gateway.core.request.envelope import read_thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
 from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHT_TYPES
@@ -113,7 +113,7 @@ class NativeMessages(Struct, frozen=True):
         members |= _container_member(self.json.get("container"), changes.hidden_rounds)
         if changes.max_tokens is not None:
             # The API refuses a limit that the thoughts alone may reach, so a late round gets a higher limit.
-            members["max_tokens"] = max(changes.max_tokens, thinking_budget(self.json) + 1)
+            members["max_tokens"] = max(changes.max_tokens, read_thinking_budget(self.json) + 1)
         choice = changes.tool_choice.get("tool_choice")
         if choice is not None and ("tools" in members or "tools" in self.json):
             members["tool_choice"] = _translate_choice(choice)

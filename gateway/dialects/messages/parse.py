@@ -20,7 +20,7 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import INSTALLATION_FIELD
 from gateway.core.request.native_body import MessageThread
-from gateway.core.request.request_headers import RawHeaders, header_text
+from gateway.core.request.request_headers import RawHeaders, read_header
 from gateway.dialects.chat.parse import make_chat_request
 from gateway.dialects.fields import QUOTED_CHARS, check_depth, check_length, read_object
 from gateway.dialects.messages.content import (
@@ -277,4 +277,4 @@ def _is_sub_agent(json: Json, headers_by_name: Mapping[bytes, bytes]) -> bool:
     if _SUB_AGENT_MARK in read_attribution(json.get("system")):
         return True
     agent_id = headers_by_name.get(_SUB_AGENT_HEADER, b"")
-    return bool(header_text(agent_id, _SUB_AGENT_HEADER.decode()).strip())
+    return bool(read_header(agent_id, _SUB_AGENT_HEADER.decode()).strip())

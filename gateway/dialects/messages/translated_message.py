@@ -17,10 +17,10 @@ from adapters.types import Json, count_completion_tokens, read_token_count
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.chunks import is_first_choice
-from gateway.core.turn.client_view import ReplyEvent, no_usage
+from gateway.core.turn.client_view import ReplyEvent, ignore_usage
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.draft import generated_in
-from gateway.core.usage.reported import reported_counts, usage_of
+from gateway.core.turn.draft import read_generated_text
+from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
@@ -40,7 +40,7 @@ class MessageTerms(Struct, frozen=True):
     # The gateway's id of the request.
     request_id: str
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
-    count_usage: Callable[[str], Json | None] = no_usage
+    count_usage: Callable[[str], Json | None] = ignore_usage
     stop_sequences: Sequence[str] = ()
     # The client may continue from the reply by its id.
     has_thread: bool = False
@@ -120,8 +120,8 @@ class TranslatedMessage:
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
                 self._stopped_by = self._find_stop_sequence(choice) or self._stopped_by
-        usage = event.usage or usage_of(event.chunk)
-        if not is_hidden and reported_counts(usage) is not None:
+        usage = event.usage or find_usage(event.chunk)
+        if not is_hidden and find_reported_counts(usage) is not None:
             self._usage = usage
 
     def show_texts(self, texts: Sequence[str]) -> bool:
@@ -168,7 +168,7 @@ class TranslatedMessage:
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish_reason = outcome.finish_reason
         self._is_refused = bool(shown_reply.get("refusal"))
-        usage = outcome.usage or self._terms.count_usage(generated_in(shown_reply)) or {}
+        usage = outcome.usage or self._terms.count_usage(read_generated_text(shown_reply)) or {}
         content = render_blocks(shown_reply)
         message = {
             **self._events.empty_message(),

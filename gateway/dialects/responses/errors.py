@@ -7,7 +7,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.types import Json
-from gateway.core.turn.upstream_error import openai_error_of_reply, parse_error_body
+from gateway.core.turn.upstream_error import make_openai_error_of_reply, parse_error_body
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
@@ -62,7 +62,7 @@ def translate_error(body: bytes) -> bytes | None:
 
 def render_upstream_error(status: int, body: bytes) -> bytes:
     """Returns the body of an upstream's error as `translate_error` does, or names the status of an unreadable one."""
-    return translate_error(body) or orjson.dumps({"error": openai_error_of_reply(status, body)})
+    return translate_error(body) or orjson.dumps({"error": make_openai_error_of_reply(status, body)})
 
 
 def response_error(message: str, code: str | None) -> Json:

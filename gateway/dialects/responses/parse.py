@@ -17,7 +17,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.core.request.chat_request import ChatRequest, Reference
-from gateway.core.request.request_ids import checked_id
+from gateway.core.request.request_ids import check_id
 from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
     check_length,
@@ -189,7 +189,7 @@ def read_conversation_id(json: Json) -> str | None:
         return None
     if not isinstance(id, str):
         raise wrong_type("conversation", "a string or an object", id)
-    conversation_id = checked_id(id, "conversation")
+    conversation_id = check_id(id, "conversation")
     if conversation_id is None:
         raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
     return conversation_id

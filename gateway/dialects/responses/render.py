@@ -18,14 +18,14 @@ from gateway.core.conversation.directions import DIRECTIONS_FIELD, list_directio
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.finish_reasons import BROKE, read_finish_reason
-from gateway.core.turn.chunks import delta_of, is_first_choice
+from gateway.core.turn.chunks import is_first_choice, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.draft import generated_in
+from gateway.core.turn.draft import read_generated_text
 from gateway.core.turn.ledger import BILLED_FIELD
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
-from gateway.core.usage.reported import reported_counts, usage_of
+from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import NOT_DURABLE
 from gateway.dialects.lenient import as_list, as_object
 from gateway.dialects.responses.errors import FIELD_NAMES, error_fields, response_error, translate_error
@@ -144,7 +144,7 @@ class ResponsesView(ClientView):
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         self._response.sends_events = False
         self._output.add_delta(
-            delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs
+            make_delta({"message": without_private(outcome.shown_reply or {})}), self._logprobs
         )
         self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_response())
@@ -166,7 +166,7 @@ class ResponsesView(ClientView):
             incomplete_reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason))
             usage = outcome.usage or self._usage
             if not usage:
-                usage = self._terms.count_usage(generated_in(outcome.shown_reply or {}))
+                usage = self._terms.count_usage(read_generated_text(outcome.shown_reply or {}))
             self._usage = usage
         # The status of the reply as it is stored; `end` decides the same.
         if response.error:
@@ -234,8 +234,8 @@ class ResponsesView(ClientView):
                 self._output.add_delta(delta, _read_logprobs(choice))
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
-        usage = event.usage or usage_of(event.chunk)
-        if not is_hidden and reported_counts(usage) is not None:
+        usage = event.usage or find_usage(event.chunk)
+        if not is_hidden and find_reported_counts(usage) is not None:
             self._usage = usage
 
     # -- what the client gets
@@ -332,7 +332,7 @@ def render_usage(usage: Json | None) -> Json | None:
 def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
     """Returns the output items for a stored reply. status: the response's."""
     output = GrowingOutput(response)
-    output.add_delta(delta_of({"message": reply}), [])
+    output.add_delta(make_delta({"message": reply}), [])
     output.end(status)
     return output.final_items()
 

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from gateway.checked import InvalidValue, convert
 from gateway.core.nul import check_no_nul
-from gateway.core.request.request_ids import checked_id
+from gateway.core.request.request_ids import check_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.fault_errors import make_fault_error
 from gateway.run.admin.memory_edits import LINK
@@ -72,7 +72,7 @@ class LinkOperations(Struct, frozen=True):
             request = convert(body, LinkRequest)
         except InvalidValue as error:
             raise make_fault_error(error.fault) from error
-        user = checked_id(request.user, "user")
+        user = check_id(request.user, "user")
         if user is None:
             raise BadRequest("`user` is empty.", param="user")
         check_no_nul(body)

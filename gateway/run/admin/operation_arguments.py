@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from gateway.checked import InvalidValue, convert
-from gateway.core.request.request_ids import checked_id
+from gateway.core.request.request_ids import check_id
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.memory_names import MemoryOwner, make_subject
 from gateway.settings import DEFAULT_PROFILE
@@ -64,7 +64,7 @@ class Arguments:
         """Returns the id of a user or a conversation, if requests may name it so; None: it was left out."""
         if name not in self:
             return None
-        id = checked_id(self.text(name), name)
+        id = check_id(self.text(name), name)
         if id is None:
             raise BadRequest(f"`{name}` is empty.", param=name)
         return id

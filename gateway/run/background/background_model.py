@@ -22,9 +22,9 @@ from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
 from gateway.core.dates import DAY_S
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal
-from gateway.core.turn.upstream_error import success_body_as_error
+from gateway.core.turn.upstream_error import find_error_in_success_body
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import CallOutcome, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
@@ -224,7 +224,7 @@ class BackgroundModel:
                 call.received_chars = len(body)
             finally:
                 await reply.aclose()
-            if reply.status == 200 and (refused := success_body_as_error(body)) is not None:
+            if reply.status == 200 and (refused := find_error_in_success_body(body)) is not None:
                 call.status, body = refused
         except ProviderError as error:
             call.failure = classify_failure(error).kind
@@ -284,7 +284,7 @@ def _parse_reply(raw: bytes, request_bytes: int) -> ModelAnswer:
     used: TokenCounts | None = None
     try:
         body = orjson.loads(raw)
-        used = reported_counts(body.get("usage"))
+        used = find_reported_counts(body.get("usage"))
         choice = body["choices"][0]
         message = choice["message"]
         if not isinstance(message, dict):

@@ -25,7 +25,7 @@ from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.chat_request import MAX_COMPLETION_TOKENS, ChatRequest
 from gateway.core.request.edit import BodyEdit
-from gateway.core.request.envelope import thinking_budget
+from gateway.core.request.envelope import read_thinking_budget
 from gateway.core.request.native_body import NativeChanges
 from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.upstream.policy import Target
@@ -276,7 +276,7 @@ class Prompt(Struct, frozen=True):
             edit.insert_messages(len(self.request.messages), hidden_rounds)
             if budget_tokens is not None and limit_field is not None:
                 # Claude refuses a limit that its thoughts alone may reach, so a late round has room for them.
-                limit = max(budget_tokens, thinking_budget(self.request.json) + 1)
+                limit = max(budget_tokens, read_thinking_budget(self.request.json) + 1)
                 edit.set_member(limit_field, limit)
         for key, value in self._fields_of(offer).items():
             if key not in self.form.refused:

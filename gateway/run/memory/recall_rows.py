@@ -10,7 +10,7 @@ from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, re
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import find_reported_counts
 from gateway.run.memory.find_messages import MAX_LEFT_OUT
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_result import SearchRecord
@@ -54,7 +54,7 @@ def pack_recall(
     Over SQLite it runs in the writer's thread, over PostgreSQL in the loop's, and it changes nothing.
     """
     rows, left_out = make_entry_rows(search)
-    reported = reported_counts(turn_outcome.usage)
+    reported = find_reported_counts(turn_outcome.usage)
     record = RecallRecord(
         outcome=_search_outcome(search, left_out),
         found=len(search.choice.hits) + sum(left_out),

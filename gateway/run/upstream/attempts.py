@@ -24,9 +24,9 @@ from adapters.errors import ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import ModelRequest, read_retry_after
 from adapters.whole_reply import BufferedReply
-from gateway.core.turn.refusal import RefusedContent, is_filter_verdict, refused_content
+from gateway.core.turn.refusal import RefusedContent, find_refused_content, is_filter_verdict
 from gateway.core.turn.upstream_error import ERROR_BYTES
-from gateway.core.upstream.context_window import ContextWindows, key_of
+from gateway.core.upstream.context_window import ContextWindows, make_model_key
 from gateway.core.upstream.policy import (
     TRANSIENT_STATUSES,
     Failure,
@@ -222,7 +222,7 @@ class Attempts:
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
-        self._services.context_windows.note_count(key_of(self.target), estimated, actual, fitting)
+        self._services.context_windows.note_count(make_model_key(self.target), estimated, actual, fitting)
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""
@@ -430,7 +430,7 @@ class Attempts:
             if cut is not None:
                 self.target = cut.target
                 return cut.request
-        refused = refused_content(error.status, body[:ERROR_BYTES])
+        refused = find_refused_content(error.status, body[:ERROR_BYTES])
         if source.mender is None or refused is None:
             return None
         return await source.mender.mend_request(refused, self.target, self.endpoint)

@@ -6,10 +6,10 @@ from adapters.types import Capabilities
 from gateway.core.conversation.portable_message import has_unreadable_files, is_empty_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import (
-    consumed_fields,
-    developer_indices,
     enables_thinking,
-    untranslatable_fields,
+    find_developer_indices,
+    list_consumed_fields,
+    list_untranslatable_fields,
 )
 from gateway.core.request.native_body import NativeBody
 from gateway.run.memory.prompt import EndpointForm
@@ -39,7 +39,7 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
     return EndpointForm(
         consumed=consumed,
         untranslatable=_untranslatable(request, capabilities, consumed),
-        as_system=developer_indices(request.messages) if capabilities.developer_role is False else (),
+        as_system=find_developer_indices(request.messages) if capabilities.developer_role is False else (),
         takes_usage=capabilities.stream_usage,
         can_force=_can_force(request, capabilities, model),
         refused=_refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
@@ -54,7 +54,7 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
 
 def _consumed_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
     """Returns the fields that are not for the upstream."""
-    consumed = consumed_fields(request.json, takes_metadata=capabilities.metadata)
+    consumed = list_consumed_fields(request.json, takes_metadata=capabilities.metadata)
     if request.native_body is not None:
         consumed += _choices_without_tools(request)
     if (
@@ -73,7 +73,7 @@ def _untranslatable(
     """Returns the fields that the upstream's dialect has no place for."""
     untranslatable: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:
-        fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
+        fields = list_untranslatable_fields(request.json, capabilities.untranslatable_fields)
         untranslatable = tuple(name for name in fields if name not in consumed)
     return (
         untranslatable

@@ -12,7 +12,11 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.whole_reply import BufferedReply
-from gateway.core.turn.upstream_error import ERROR_BYTES, first_event_as_error, success_body_as_error
+from gateway.core.turn.upstream_error import (
+    ERROR_BYTES,
+    find_error_in_first_event,
+    find_error_in_success_body,
+)
 
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _DISCARD_S: Final = 0.1
@@ -48,7 +52,7 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
         raise
     if first is None:
         return BegunReply(reply)
-    error = first_event_as_error(first)
+    error = find_error_in_first_event(first)
     if error is None:
         return BegunReply(reply, first.data or b"", is_replaceable=first.data is None)
     await discard(reply)
@@ -76,7 +80,7 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", cut))
-    status, shown = success_body_as_error(body) or (reply.status, body)
+    status, shown = find_error_in_success_body(body) or (reply.status, body)
     return BegunReply(BufferedReply(status, reply.headers, shown), body)
 
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.core.request.identity import IdentityRules, ReadNames, find_request_user
-from gateway.core.request.request_headers import headers_for_upstream
+from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.upstream.policy import Target
@@ -81,7 +81,7 @@ def with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, .
     body_headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _BODY_HEADERS
     ]
-    return (*headers_for_upstream(headers), *body_headers)
+    return (*list_headers_for_upstream(headers), *body_headers)
 
 
 def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from adapters.types import ModelRequest
-from gateway.core.turn.context_length import context_from_error
+from gateway.core.turn.context_length import find_context_length
 from gateway.core.turn.refusal import exceeds_context
 from gateway.core.turn.upstream_error import ERROR_BYTES
-from gateway.core.upstream.context_window import GUESSED_SCALE, ContextWindows, key_of
+from gateway.core.upstream.context_window import GUESSED_SCALE, ContextWindows, make_model_key
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt
@@ -52,7 +52,7 @@ class PromptCuts:
         make: makes the request again, for a target with a smaller window.
         """
         error = error[:ERROR_BYTES]
-        tokens = context_from_error(error.decode("utf-8", "replace"), request.body)
+        tokens = find_context_length(error.decode("utf-8", "replace"), request.body)
         if tokens is not None:
             return await self._cut_to_window(tokens, request, make, target, endpoint)
         if exceeds_context(error, request.body):
@@ -62,7 +62,7 @@ class PromptCuts:
     def note_answer(self, target: Target) -> None:
         """Notes that the upstream has taken the prompt."""
         if self._is_guess:
-            self.windows.note_guess(key_of(target))
+            self.windows.note_guess(make_model_key(target))
 
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
@@ -71,8 +71,8 @@ class PromptCuts:
         window = target.context_window
         lengths: list[int] = []
         if window is None or window > tokens:
-            self.windows.note_window(key_of(target), tokens)
-            window = self.windows.window_of(key_of(target), tokens) or tokens
+            self.windows.note_window(make_model_key(target), tokens)
+            window = self.windows.window_of(make_model_key(target), tokens) or tokens
             lengths.append(window)
         # A request that was cut to that length already has more tokens by the upstream's count than by the gateway's.
         # How many more is guessed, once.

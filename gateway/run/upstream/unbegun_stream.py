@@ -14,7 +14,7 @@ from adapters.types import Event
 from adapters.wrapped_stream import WrappedStream
 from gateway.core.turn.chunks import as_deltas
 from gateway.core.turn.round import DONE_EVENT
-from gateway.core.turn.upstream_error import first_event_as_error, openai_error_of_reply
+from gateway.core.turn.upstream_error import find_error_in_first_event, make_openai_error_of_reply
 from gateway.core.upstream.policy import TRANSIENT_STATUSES, Failure
 from gateway.run.upstream.provider_errors import classify_failure
 
@@ -65,7 +65,7 @@ class UnbegunStream(WrappedStream):
 def _failure_in(events: list[Event]) -> Failure | None:
     """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
     first = next((event for event in events if event.data is not None), None)
-    revealed = None if first is None else first_event_as_error(first)
+    revealed = None if first is None else find_error_in_first_event(first)
     return (
         None
         if revealed is None or revealed.status not in TRANSIENT_STATUSES
@@ -81,7 +81,7 @@ async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:
         return
     body = await reply.read(MAX_REPLY_BYTES)
     if reply.status >= 300:
-        yield [_event_of({"error": openai_error_of_reply(reply.status, body)})]
+        yield [_event_of({"error": make_openai_error_of_reply(reply.status, body)})]
         return
     whole = read_json(body)[0]
     # A client of a stream reads deltas.

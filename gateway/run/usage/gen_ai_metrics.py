@@ -13,9 +13,9 @@ from gateway.core.usage.gen_ai import (
     CANCELLED_FAILURE,
     OTHER,
     ModelNames,
-    error_type,
-    operation_of,
-    provider_of,
+    name_error_type,
+    name_operation,
+    name_provider,
 )
 from gateway.metrics import Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt
@@ -47,7 +47,7 @@ def classify_call_failure(call: UpstreamCall, receipt: Receipt) -> str:
     is_unfinished = call is receipt.last_call and call.counts is None and not has_failed
     if receipt.status == CLIENT_GONE and is_unfinished:
         return CANCELLED_FAILURE
-    return error_type(call.failure, call.status)
+    return name_error_type(call.failure, call.status)
 
 
 class GenAIMetrics:
@@ -79,7 +79,7 @@ class GenAIMetrics:
     def count(self, receipt: Receipt) -> None:
         """Counts the calls of a request that has ended, or of work that has no request."""
         for call in receipt.calls:
-            if call.upstream and (operation := operation_of(call.path)):
+            if call.upstream and (operation := name_operation(call.path)):
                 self._count_call(call, operation, classify_call_failure(call, receipt))
         for step in receipt.steps:
             if step.kind == "execute_tool":
@@ -88,7 +88,7 @@ class GenAIMetrics:
 
     def _count_call(self, call: UpstreamCall, operation: str, error: str) -> None:
         model = self._models.label(call.model, call.status)
-        labels = operation, provider_of(call.provider), model, error
+        labels = operation, name_provider(call.provider), model, error
         self._durations.observe((call.ended or call.begun) - call.begun, labels)
         if call.is_streamed and call.first:
             self._first_chunks.observe(call.first - call.begun, labels)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from gateway.core.dates import DAY_S
-from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, process_bound
+from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, divide_limit
 from gateway.run.usage.meter import ANSWERED, COST, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
 from storage.sql.usage import Usage
@@ -61,7 +61,7 @@ class LimitBuckets:
             if bucket is None or not bucket.period.has(now):
                 # Also a bucket of a future period is replaced: a clock that was ahead has left it. A limit on requests
                 # under way has one bucket for ever.
-                bucket = Bucket.begin(limit, process_bound(limit, self._process_count), subject, now)
+                bucket = Bucket.begin(limit, divide_limit(limit, self._process_count), subject, now)
                 self._buckets[limit.id, subject] = bucket
             bucket.was_asked_for = True
             buckets.append(bucket)
@@ -78,7 +78,7 @@ class LimitBuckets:
         process_count: how many processes share them.
         """
         self._process_count = process_count
-        bounds = {id: process_bound(limit, process_count) for id, limit in limits.items()}
+        bounds = {id: divide_limit(limit, process_count) for id, limit in limits.items()}
         self._buckets = {key: each for key, each in self._buckets.items() if key[0] in limits}
         for (id, _), bucket in self._buckets.items():
             bucket.limit = limits[id]

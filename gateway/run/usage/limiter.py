@@ -19,18 +19,18 @@ from msgspec import Struct
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
-from gateway.core.usage.limit_answer import rate_headers, refusal_by
+from gateway.core.usage.limit_answer import make_rate_headers, make_refusal
 from gateway.core.usage.limit_rules import (
     MEASURED_UNITS,
     Amounts,
     Bucket,
     LimitReservation,
     collect_full_buckets,
-    displayed_amount,
+    convert_amount,
+    count_used_amounts,
+    estimate_amounts,
     have_room,
-    limits_for,
-    used_amounts,
-    wanted_amounts,
+    list_limits,
 )
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
@@ -59,7 +59,7 @@ _ENDING_TICKS: Final = 30
 # The most callers with cached limits. Chosen, not measured.
 _MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
-_NO_TOKENS: Final = wanted_amounts()
+_NO_TOKENS: Final = estimate_amounts()
 
 
 class PlannedCall(Struct, frozen=True):
@@ -234,7 +234,7 @@ class Limiter:
             for holder_user in {None, EACH_USER, user}
         ]
         limits = [limit for holder in holders for limit in project_limits.get(holder, ())]
-        return limits_for(sorted(limits, key=_ID), key_id, user)
+        return list_limits(sorted(limits, key=_ID), key_id, user)
 
     # -- a request begins
 
@@ -276,7 +276,7 @@ class Limiter:
                 receipt.is_refused = True
                 receipt.limit_id = refusing.limit.id
                 self._count_limited(refusing.limit, REFUSE)
-                raise refusal_by(refusing, self._now())
+                raise make_refusal(refusing, self._now())
             if substituting is not None:
                 limit = substituting.limit
                 substitute = limit.then
@@ -285,7 +285,7 @@ class Limiter:
                 self._count_limited(limit, "alias")
         # Nothing was awaited since the buckets were checked, so they still have the room that is reserved now.
         self._reserve(receipt, buckets, wanted_tokens, substitute)
-        receipt.rate_limits = rate_headers(buckets, self._now())
+        receipt.rate_limits = make_rate_headers(buckets, self._now())
         return substitute
 
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
@@ -315,7 +315,7 @@ class Limiter:
             used_amount = reservation.uncounted(used, bucket)
             wanted_amount = wanted[bucket.amount_index]
             if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
-                raise refusal_by(bucket, self._now(), used_amount)
+                raise make_refusal(bucket, self._now(), used_amount)
             amounts[bucket] = used_amount + wanted_amount
         for bucket, amount in amounts.items():
             reservation.reserve(bucket, amount)
@@ -359,7 +359,7 @@ class Limiter:
         prompt_tokens = estimate_prompt_tokens(call.body)
         price = self._meter.price_of(call.target.upstream, call.target.model)
         cost = 0 if price is None else price.of(prompt_tokens, output_tokens)
-        return wanted_amounts(prompt_tokens + output_tokens, cost)
+        return estimate_amounts(prompt_tokens + output_tokens, cost)
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
@@ -376,7 +376,7 @@ class Limiter:
 
     def release_reservation(self, reservation: LimitReservation) -> None:
         """Ends a reservation for work that is not done here."""
-        reservation.settle(used_amounts())
+        reservation.settle(count_used_amounts())
 
     # -- a request ends
 
@@ -406,8 +406,8 @@ class Limiter:
         return [
             LimitState(
                 limit=bucket.limit,
-                used=displayed_amount(bucket.limit, bucket.used + bucket.reserved),
-                remaining=displayed_amount(bucket.limit, bucket.left()),
+                used=convert_amount(bucket.limit, bucket.used + bucket.reserved),
+                remaining=convert_amount(bucket.limit, bucket.left()),
                 resets_at=None if bucket.limit.per is None else bucket.period.end,
             )
             for bucket in buckets

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from gateway.core.dates import DAY_S
-from gateway.core.usage.limit_rules import Amounts, used_amounts
+from gateway.core.usage.limit_rules import Amounts, count_used_amounts
 from gateway.core.usage.price import Price
 from gateway.masks import mask_keys_in_name
 from gateway.run.receipt import CLIENT_GONE, Receipt
@@ -180,7 +180,7 @@ class Meter:
                 tokens += used_by_call.tokens
                 cost += used_by_call.cost
                 is_answered = True
-        used = used_amounts(tokens, cost, is_answered=is_answered)
+        used = count_used_amounts(tokens, cost, is_answered=is_answered)
         if receipt.work is not None:
             return used
         if counters is None:
@@ -202,7 +202,7 @@ class Meter:
         for call in receipt.calls:
             if call.is_answered and call.costs_tokens and not call.is_background:
                 self._add_tokens(counters, call)
-        return used_amounts(counters[INPUT] + counters[OUTPUT], counters[COST])
+        return count_used_amounts(counters[INPUT] + counters[OUTPUT], counters[COST])
 
     def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> Amounts:
         """Counts the tokens of a call in place of the tokens that were counted when its request ended.
@@ -225,7 +225,7 @@ class Meter:
             after.model,
         )
         add_counters(counters, change)
-        return used_amounts(change[INPUT] + change[OUTPUT], change[COST])
+        return count_used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
     def _day_of(self, receipt: Receipt) -> int:
         return int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)

@@ -8,11 +8,11 @@ import pytest
 
 from adapters.providers import PROVIDERS
 from gateway.core.request.envelope import (
-    consumed_fields,
-    developer_indices,
     enables_thinking,
-    thinking_budget,
-    untranslatable_fields,
+    find_developer_indices,
+    list_consumed_fields,
+    list_untranslatable_fields,
+    read_thinking_budget,
 )
 
 
@@ -46,7 +46,7 @@ PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "u
 def test_fields_of_an_envelope_are_consumed_and_no_others(
     extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]
 ) -> None:
-    assert consumed_fields({**PLAIN, **extra}, takes_metadata=takes_metadata) == expected
+    assert list_consumed_fields({**PLAIN, **extra}, takes_metadata=takes_metadata) == expected
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,17 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert (
-        untranslatable_fields({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.untranslatable_fields)
+        list_untranslatable_fields(
+            {**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.untranslatable_fields
+        )
         == expected
     )
-    assert untranslatable_fields({**PLAIN, **extra}, ()) == ()
+    assert list_untranslatable_fields({**PLAIN, **extra}, ()) == ()
 
 
 def test_where_a_developer_speaks() -> None:
     roles = ["developer", "user", "system", "developer", None]
-    assert developer_indices([{"role": role} for role in roles]) == (0, 3)
+    assert find_developer_indices([{"role": role} for role in roles]) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -107,5 +109,5 @@ def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
     ],
 )
 def test_what_a_model_may_think(thinking: Any, budget: int) -> None:
-    assert thinking_budget({"thinking": thinking}) == budget
-    assert thinking_budget({}) == 0
+    assert read_thinking_budget({"thinking": thinking}) == budget
+    assert read_thinking_budget({}) == 0

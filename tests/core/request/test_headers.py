@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.request.request_headers import headers_for_upstream
+from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.errors import BadRequest
 
 
@@ -18,7 +18,7 @@ def test_what_is_said_to_the_upstream_goes_on() -> None:
         (b"traceparent", b"00-1"),
         (b"x-title", b"caf\xe9"),
     ]
-    assert headers_for_upstream(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
+    assert list_headers_for_upstream(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
 
 
 def test_gateway_headers_credentials_and_connection_headers_are_not_forwarded() -> None:
@@ -42,12 +42,12 @@ def test_gateway_headers_credentials_and_connection_headers_are_not_forwarded() 
             b"x-openwebui-user-email",
         )
     ]
-    assert headers_for_upstream(headers) == ()
+    assert list_headers_for_upstream(headers) == ()
 
 
 def test_headers_named_by_connection_end_here() -> None:
     headers = [(b"connection", b"close, X-Title"), (b"x-title", b"t"), (b"accept", b"*/*")]
-    assert headers_for_upstream(headers) == (("accept", "*/*"),)
+    assert list_headers_for_upstream(headers) == (("accept", "*/*"),)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_headers_named_by_connection_end_here() -> None:
 def test_a_misspelt_gateway_header_is_refused_each_time(name: str) -> None:
     for _ in range(2):
         with pytest.raises(BadRequest, match=r"did you mean x-mnemogate-memory\?") as refused:
-            headers_for_upstream([(name.encode(), b"off")])
+            list_headers_for_upstream([(name.encode(), b"off")])
         assert refused.value.param == name
 
 
 def test_a_gateway_header_that_is_like_none_is_refused_with_all_that_there_are() -> None:
     with pytest.raises(BadRequest, match="one of x-mnemogate-user, "):
-        headers_for_upstream([(b"x-mnemogate-" + b"\xe9" * 99, b"")])
+        list_headers_for_upstream([(b"x-mnemogate-" + b"\xe9" * 99, b"")])

@@ -108,7 +108,7 @@ def test_an_argument_of_the_tools_own_stays_its_own() -> None:
     assert with_asides(own, {THINKING}) is own
     asides = Asides.of([own], {THINKING, HEARTBEAT}, {})
     assert asides.split("look", {"thinking": "x", HEARTBEAT: True}) == ({"thinking": "x"}, {HEARTBEAT: True})
-    assert asides.voices("look") == {}
+    assert asides.find_voices("look") == {}
 
 
 def test_a_tool_without_parameters_can_have_asides() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.chunks import chunk_of, lacks_content
+from gateway.core.turn.chunks import lacks_content, make_chunk
 from gateway.core.turn.draft import MessageDraft, join_messages
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 
@@ -219,7 +219,7 @@ def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
         ],
     }
     before = orjson.dumps(body)
-    assert chunk_of(body) == {
+    assert make_chunk(body) == {
         "id": "a",
         "object": "chat.completion.chunk",
         "choices": [

@@ -58,7 +58,7 @@ def test_the_text_of_a_like_event_is_read_without_parsing(form: int, padding: by
     like = form_of(said(b"Hello", form, padding))
     assert like is not None
     for text in ("", " world", "wörld 🎉", "}]}"):
-        assert like.text_of(said(text.encode(), form, padding and b"x" + padding).raw) == text
+        assert like.find_text(said(text.encode(), form, padding and b"x" + padding).raw) == text
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_text_of_a_like_event_is_read_without_parsing(form: int, padding: by
 def test_any_other_event_is_parsed(other: Event) -> None:
     like = form_of(said(b"Hello"))
     assert like is not None
-    assert like.text_of(other.raw) is None
+    assert like.find_text(other.raw) is None
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_no_form_is_made_of_an_event_that_does_more(event: Event) -> None:
 def test_a_padding_that_ends_early_is_parsed() -> None:
     like = form_of(said(b"Hello", padding=b"aaa"))
     assert like is not None
-    assert like.text_of(said(b"Hello", padding=b'a","usage":{},"x":"').raw) is None
+    assert like.find_text(said(b"Hello", padding=b'a","usage":{},"x":"').raw) is None
     # As the end after a padding, but after a text.
-    assert like.text_of(b'data: %b%bHello"}\n\n' % (HEAD, FORMS[0][0])) is None
+    assert like.find_text(b'data: %b%bHello"}\n\n' % (HEAD, FORMS[0][0])) is None
 
 
 @st.composite

@@ -9,14 +9,19 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.turn.context_length import context_from_error
-from gateway.core.turn.refusal import RefusedContent, exceeds_context, is_permanent_refusal, refused_content
+from gateway.core.turn.context_length import find_context_length
+from gateway.core.turn.refusal import (
+    RefusedContent,
+    exceeds_context,
+    find_refused_content,
+    is_permanent_refusal,
+)
 from gateway.core.turn.upstream_error import (
+    find_error_in_first_event,
+    find_error_in_success_body,
+    find_openai_error,
     find_stream_exception,
-    first_event_as_error,
-    openai_error,
-    openai_error_of_reply,
-    success_body_as_error,
+    make_openai_error_of_reply,
 )
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
@@ -38,14 +43,14 @@ from gateway.errors import UpstreamBroke, UpstreamRefused
     ],
 )
 def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
-    error = openai_error_of_reply(status, body)
+    error = make_openai_error_of_reply(status, body)
     assert (error["message"], error["code"]) == (message, code)
     assert {"message", "type", "param", "code"} <= error.keys()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
 def test_an_error_without_words_names_its_status(body: bytes) -> None:
-    error = openai_error_of_reply(503, body)
+    error = make_openai_error_of_reply(503, body)
     assert "503" in error["message"]
     assert error["code"] == 503
 
@@ -102,11 +107,11 @@ DEEP = orjson.loads("[" * 300 + "]" * 300)
 def test_an_error_is_read_in_each_form_that_upstreams_have(
     chunk: dict[str, Any], message: str, code: Any
 ) -> None:
-    found = openai_error(chunk)
+    found = find_openai_error(chunk)
     assert found is not None
     assert (found["message"], found["code"]) == (message, code)
     assert orjson.loads(orjson.dumps({"error": found})) == {"error": found}
-    assert openai_error({"choices": []}) is None
+    assert find_openai_error({"choices": []}) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,7 @@ def test_an_error_is_read_in_each_form_that_upstreams_have(
     ],
 )
 def test_a_code_alone_is_no_error(chunk: dict[str, Any]) -> None:
-    assert openai_error(chunk) is None
+    assert find_openai_error(chunk) is None
 
 
 _MINIMAX = '{"id":"","choices":null,"base_resp":{"status_code":%d,"status_msg":"No."}}'
@@ -144,7 +149,7 @@ _MINIMAX = '{"id":"","choices":null,"base_resp":{"status_code":%d,"status_msg":"
     ],
 )
 def test_a_body_that_is_an_error_has_its_status(body: str, status: int | None) -> None:
-    found = success_body_as_error(body.encode())
+    found = find_error_in_success_body(body.encode())
     assert (None if found is None else found.status) == status
     if found is not None:
         assert orjson.loads(found.body)["error"]["message"] == "No."
@@ -166,10 +171,10 @@ def test_a_body_that_is_an_error_has_its_status(body: str, status: int | None) -
 )
 def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: int) -> None:
     data = orjson.dumps({"error": error})
-    found = first_event_as_error(Event(b"data: " + data + b"\n\n", data))
+    found = find_error_in_first_event(Event(b"data: " + data + b"\n\n", data))
     assert found is not None
     assert found.status == status
-    assert orjson.loads(found.body) == {"error": openai_error({"error": error})}
+    assert orjson.loads(found.body) == {"error": find_openai_error({"error": error})}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: i
     ],
 )
 def test_what_speaks_of_an_error_is_none(event: Event) -> None:
-    assert first_event_as_error(event) is None
+    assert find_error_in_first_event(event) is None
 
 
 @pytest.mark.parametrize(
@@ -223,13 +228,13 @@ def test_what_speaks_of_an_error_is_none(event: Event) -> None:
     ],
 )
 def test_the_context_is_read_from_an_error(body: str, tokens: int | None) -> None:
-    assert context_from_error(body) == tokens
+    assert find_context_length(body) == tokens
 
 
 def test_a_length_is_read_whatever_the_request_is_like() -> None:
     deep = b'{"tools":' + b"[" * 300 + b"]" * 300 + b',"x":"maximum context length is 4096"}'
-    assert context_from_error("maximum context length is 8192 tokens", deep) == 8192
-    assert context_from_error("maximum context length is 4096 tokens", deep) is None
+    assert find_context_length("maximum context length is 8192 tokens", deep) == 8192
+    assert find_context_length("maximum context length is 4096 tokens", deep) is None
 
 
 def test_words_that_an_error_repeats_are_no_length_of_its_own() -> None:
@@ -313,8 +318,8 @@ _FILTERED, _UNREACHABLE = RefusedContent.FILTERED, RefusedContent.UNREACHABLE
     ],
 )
 def test_what_of_a_request_is_refused(status: int, error: Any, refused: RefusedContent | None) -> None:
-    assert refused_content(status, orjson.dumps({"error": error})) is refused
+    assert find_refused_content(status, orjson.dumps({"error": error})) is refused
 
 
 def test_a_page_refuses_nothing_of_a_request() -> None:
-    assert refused_content(400, b"<html>filtered</html>") is None
+    assert find_refused_content(400, b"<html>filtered</html>") is None

@@ -10,7 +10,7 @@ from gateway.core.upstream.policy import (
     NextAttempt,
     Policy,
     RouteMember,
-    backoff_s,
+    choose_backoff_s,
     choose_next,
     order_members,
 )
@@ -83,9 +83,11 @@ def test_what_follows_a_failed_attempt(
 
 
 def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
-    assert [backoff_s(n, 1.0, 2.0) for n in range(1, 7)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0])
-    assert backoff_s(3, 0.0, 2.0) == pytest.approx(0.2)
-    assert backoff_s(1, 1.0, 0.0) == 0.0
+    assert [choose_backoff_s(n, 1.0, 2.0) for n in range(1, 7)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+    )
+    assert choose_backoff_s(3, 0.0, 2.0) == pytest.approx(0.2)
+    assert choose_backoff_s(1, 1.0, 0.0) == 0.0
 
 
 def test_retries_are_a_share_of_the_requests() -> None:

@@ -9,14 +9,14 @@ import pytest
 from gateway.core.usage.limit_rules import (
     Bucket,
     LimitReservation,
+    choose_period,
     collect_full_buckets,
+    count_used_amounts,
+    divide_limit,
+    estimate_amounts,
     format_duration,
     have_room,
-    limits_for,
-    period_at,
-    process_bound,
-    used_amounts,
-    wanted_amounts,
+    list_limits,
 )
 from storage.usage_records import UsageLimit
 
@@ -28,7 +28,7 @@ def limit(id: int = 1, **fields: object) -> UsageLimit:
 
 def bucket(used: int = 0, reserved: int = 0, **fields: object) -> Bucket:
     made = limit(**fields)
-    found = Bucket.begin(made, process_bound(made, 1), "", 0.0)
+    found = Bucket.begin(made, divide_limit(made, 1), "", 0.0)
     found.used, found.reserved = used, reserved
     return found
 
@@ -46,7 +46,7 @@ def at(*parts: int) -> float:
     ],
 )
 def test_periods_are_the_calendars(per: str, begin: float, end: float) -> None:
-    assert period_at(per, at(2026, 2, 28, 23, 59, 30)) == (begin, end)
+    assert choose_period(per, at(2026, 2, 28, 23, 59, 30)) == (begin, end)
 
 
 def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
@@ -54,9 +54,9 @@ def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
     alice, other = limit(2, user="alice"), limit(3, user="alice", per="month")
     all_of_key = limit(4, key_id=7)
     limits = (each, alice, other, all_of_key)
-    assert limits_for(limits, 0, "alice") == [alice, other]
-    assert limits_for(limits, 7, "bob") == [each, all_of_key]
-    assert limits_for(limits, 0, "") == [each]
+    assert list_limits(limits, 0, "alice") == [alice, other]
+    assert list_limits(limits, 7, "bob") == [each, all_of_key]
+    assert list_limits(limits, 0, "") == [each]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
     ],
 )
 def test_tokens_fit_or_are_the_only_ones(used: int, reserved: int, amount: int, fits: bool) -> None:
-    assert bucket(used, reserved).lets_in(wanted_amounts(amount)) is fits
+    assert bucket(used, reserved).lets_in(estimate_amounts(amount)) is fits
 
 
 def test_requests_are_counted_exactly() -> None:
-    wanted = wanted_amounts(1000)
+    wanted = estimate_amounts(1000)
     assert bucket(9, 0, unit="requests", most=10.0).lets_in(wanted)
     assert not bucket(9, 1, unit="requests", most=10.0).lets_in(wanted)
     assert not bucket(0, 0, unit="requests", most=0.0).lets_in(wanted)
@@ -83,11 +83,11 @@ def test_requests_are_counted_exactly() -> None:
 
 def test_there_is_room_in_what_is_loaded() -> None:
     minute, day = bucket(unit="requests", per="minute"), bucket()
-    assert not have_room((minute, day), wanted_amounts(1))
+    assert not have_room((minute, day), estimate_amounts(1))
     day.is_loaded = True
-    assert have_room((minute, day), wanted_amounts(1))
+    assert have_room((minute, day), estimate_amounts(1))
     minute.used = 100
-    assert not have_room((minute, day), wanted_amounts(1))
+    assert not have_room((minute, day), estimate_amounts(1))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_there_is_room_in_what_is_loaded() -> None:
     ],
 )
 def test_processes_share_what_each_counts_alone(fields: dict[str, object], bound: int) -> None:
-    assert process_bound(limit(**fields), 3) == bound
+    assert divide_limit(limit(**fields), 3) == bound
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_reservation_is_settled_by_what_was_used(
     unit: str, per: str | None, is_answered: bool, used: int
 ) -> None:
     one = bucket(reserved=1000, unit=unit, per=per)
-    LimitReservation({one: 1000}).settle(used_amounts(30, 500_000_000, is_answered=is_answered))
+    LimitReservation({one: 1000}).settle(count_used_amounts(30, 500_000_000, is_answered=is_answered))
     assert (one.reserved, one.used) == (0, used)
 
 
@@ -129,14 +129,14 @@ def test_costs_that_are_settled_leave_nothing_reserved() -> None:
     for number, each in enumerate(reservations, 1):
         each.reserve(one, number * 100_000_000)
     for each in reservations:
-        each.settle(used_amounts(is_answered=True))
+        each.settle(count_used_amounts(is_answered=True))
     assert one.reserved == 0
-    assert one.lets_in(wanted_amounts(0, one.bound + 1))
+    assert one.lets_in(estimate_amounts(0, one.bound + 1))
 
 
 def test_a_refusal_counts_before_another_model() -> None:
     cheap, hard = bucket(100, then="small"), bucket(100, id=2)
-    wanted = wanted_amounts(1)
+    wanted = estimate_amounts(1)
     assert collect_full_buckets((cheap, hard), wanted, lambda _: True) == (hard, cheap)
     assert collect_full_buckets((cheap,), wanted, lambda _: True) == (None, cheap)
     assert collect_full_buckets((cheap,), wanted, lambda _: False) == (cheap, None)

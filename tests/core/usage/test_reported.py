@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.usage.reply_facts import NO_FACTS, facts_of
+from gateway.core.usage.reply_facts import NO_FACTS, read_facts
 from gateway.core.usage.reported import (
     MAX_HELD_BYTES,
     MAX_PARSED_BYTES,
     UsageReader,
     costs_tokens,
-    reported_counts,
+    find_reported_counts,
 )
 from storage.records import TokenCounts
 
@@ -101,7 +101,7 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
     ],
 )
 def test_each_dialect_reports_the_same(usage: Any, counts: TokenCounts | None) -> None:
-    assert reported_counts(usage) == counts
+    assert find_reported_counts(usage) == counts
 
 
 def events(*data: Any) -> bytes:
@@ -205,4 +205,4 @@ def test_only_calls_that_have_a_model_work_cost_tokens() -> None:
 def test_a_body_that_cannot_be_read_reports_nothing(body: bytes) -> None:
     reader = UsageReader("/embeddings")
     reader.take_body(body)
-    assert (reader.counts, facts_of([body])) == (None, NO_FACTS)
+    assert (reader.counts, read_facts([body])) == (None, NO_FACTS)

@@ -12,7 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gateway.core.conversation.private import with_private
-from gateway.core.turn.chunks import delta_of
+from gateway.core.turn.chunks import make_delta
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.terms import TurnTerms
@@ -138,7 +138,7 @@ def kinds(events: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize("message", MESSAGES.values(), ids=list(MESSAGES))
 def test_a_whole_reply_and_a_stream_have_the_same_items(message: Json) -> None:
-    one = stream(event(delta_of({"message": {"role": "assistant", **message}})))[1]
+    one = stream(event(make_delta({"message": {"role": "assistant", **message}})))[1]
     # Its pieces one by one: first a name, then the arguments.
     pieces: list[Json] = [{key: value} for key, value in message.items() if key != "tool_calls"]
     for n, call in enumerate(message.get("tool_calls", ())):

@@ -391,7 +391,7 @@ def test_a_send_whose_client_leaves_in_the_queue_blocks_no_other(
         assert not world.gateway.app.services.chat.keeper.queues
 
 
-@pytest.mark.parametrize("where", ["_read", "begin", "headers_for_upstream", "ChatCall", "TurnRun"])
+@pytest.mark.parametrize("where", ["_read", "begin", "list_headers_for_upstream", "ChatCall", "TurnRun"])
 def test_an_internal_error_anywhere_in_a_send_lets_the_next_one_begin(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

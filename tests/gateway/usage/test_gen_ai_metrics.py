@@ -10,7 +10,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.usage.gen_ai import ModelNames, error_type, operation_of, provider_of
+from gateway.core.usage.gen_ai import ModelNames, name_error_type, name_operation, name_provider
 from gateway.settings import ModelSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
@@ -92,15 +92,15 @@ def test_limits_are_counted_by_what_they_do(upstream: StrictUpstream, tmp_path: 
 
 
 def test_labels_are_of_closed_lists() -> None:
-    assert [operation_of(path) for path in ("/embeddings", "/responses?x=1", "/files/a")] == [
+    assert [name_operation(path) for path in ("/embeddings", "/responses?x=1", "/files/a")] == [
         "embeddings",
         "chat",
         "",
     ]
-    assert (provider_of("gemini"), provider_of("vllm")) == ("gcp.gemini", "vllm")
-    assert [error_type(*each) for each in (("", 200), ("", 404), ("broke", 200), ("503",), ("words",))] == [
-        *("", "404", "broke", "503", "other")
-    ]
+    assert (name_provider("gemini"), name_provider("vllm")) == ("gcp.gemini", "vllm")
+    assert [
+        name_error_type(*each) for each in (("", 200), ("", 404), ("broke", 200), ("503",), ("words",))
+    ] == [*("", "404", "broke", "503", "other")]
     names = ModelNames(["named"])
     assert [names.of("named", 0), names.of("sent", 0), names.of("sent", 404), names.of("sent", 200)] == [
         *("named", "other", "other", "sent")

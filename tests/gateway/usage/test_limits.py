@@ -22,7 +22,7 @@ from letta_client import Letta
 
 from gateway.core.json_limits import MAX_LEVELS
 from gateway.core.prompt.summary_source import PART_TOKENS
-from gateway.core.usage.limit_rules import limits_for
+from gateway.core.usage.limit_rules import list_limits
 from gateway.limits import Limits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.usage import limit_buckets, limiter, meter
@@ -817,9 +817,9 @@ def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pyte
 
     def noted(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
         looked.append([*limits])
-        return limits_for(looked[-1], key, user)
+        return list_limits(looked[-1], key, user)
 
-    monkeypatch.setattr(limiter, "limits_for", noted)
+    monkeypatch.setattr(limiter, "list_limits", noted)
     bearer = {"authorization": f"Bearer {plain}"}
     assert [world.post(ASK, bearer, user="alice").status for _ in range(2)] == [200, 429]
     assert {each.id for limits in looked for each in limits} == {own.id}
