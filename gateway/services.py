@@ -32,12 +32,13 @@ from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.tasks import run_at_start
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
-from gateway.run.directory import Directory, NoAgents, StoredAgents
+from gateway.run.directory import Directory
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.profile_blocks import update_profile_blocks
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
+from gateway.run.stored_agents import NoAgents, StoredAgents
 from gateway.run.turn_services import TurnServices, make_turn_limits
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
@@ -248,7 +249,12 @@ class Services:
         self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
         self.imports = make_import_operations(settings, store, now, idle=self.idle)
         self.page = make_page_operations(
-            settings, store, self.sign_in, self.requests, self.embed_query, self.chat.failover.passed_over
+            settings,
+            store,
+            self.sign_in,
+            self.requests,
+            self.embed_query,
+            self.chat.failover.find_passed_over,
         )
 
     async def start(self) -> None:

@@ -1,4 +1,4 @@
-"""Agents made over REST, as chat completions use them: implements `StoredAgents` of gateway.run.directory."""
+"""Agents made over REST, as chat completions use them: implements `StoredAgents` of gateway.run.stored_agents."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.run.call import ChatCall
-from gateway.run.directory import FoundAgent
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
+from gateway.run.stored_agents import FoundAgent
 from gateway.run.tools.toolbox import Toolbox
 from storage.listing import NamedAgent
 
@@ -48,7 +48,7 @@ class ChatAgents(Struct, frozen=True):
         resolved = await self.registry.resolver.resolve(project, name)
         return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
 
-    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
+    async def has_conversation(self, identity: Identity, spec: AgentSpec) -> bool:
         return await self.agent_runs.owns(identity, spec)
 
     async def with_conversation_settings(
@@ -64,7 +64,7 @@ class ChatAgents(Struct, frozen=True):
     async def complete(self, call: ChatCall) -> None:
         await self.agent_runs.complete(call)
 
-    def terms(
+    def make_terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
     ) -> tuple[TurnTerms, Guide]:
         # The client sees none of the agent's tools, so a call of an unknown name is not its either.
@@ -78,7 +78,7 @@ class ChatAgents(Struct, frozen=True):
         called = list_prompt_calls(prompt) if spec.definition.rules else ()
         return terms, make_guide(spec, prompt, called=called)
 
-    def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
+    def make_toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
         is_profile = context.request.spec.is_profile
         sender = None if is_profile else Sender.of(context, Waiter(context.agent.uid), call.forwarded)
         journal = None if call.record is None else call.record.journal

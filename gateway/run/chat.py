@@ -31,7 +31,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, ContextExceeded, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Forwarded, TurnRecord, note_identity
 from gateway.run.chat_memory import ChatMemory
-from gateway.run.directory import Directory, StoredAgents
+from gateway.run.directory import Directory
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.prompt import Prompt
@@ -47,6 +47,7 @@ from gateway.run.response_conversations import (
 )
 from gateway.run.sink import Sink
 from gateway.run.store_errors import map_store_errors
+from gateway.run.stored_agents import StoredAgents
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
@@ -294,7 +295,7 @@ class Chat:
             call.identity = replace(call.identity, scope=None, conversation_key=None)
             call.kind = ConversationKind.CLIENT
         # A fallback may have no such endpoint, and would be asked for a reply.
-        attempts = self.failover.at_first_key(call.route, receipt)
+        attempts = self.failover.make_attempts_at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
             begun = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
             prompt = await _prompt_without_memory(call, attempts) if begun is None else begun.prompt
@@ -367,7 +368,7 @@ class Chat:
 
         If nothing of the request may be left out, fallbacks with too small a window are skipped (see `skip_fallback`).
         """
-        attempts = self.failover.attempts(call.route, lambda: _conversation_hash(call), call.receipt)
+        attempts = self.failover.make_attempts(call.route, lambda: _conversation_hash(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
             try:
                 await _prompt_without_memory(call, attempts)
@@ -433,7 +434,7 @@ class Chat:
         )
         guide = None
         if not spec.is_profile:
-            terms, guide = self._agents.terms(spec, request, prompt, terms)
+            terms, guide = self._agents.make_terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=make_filler_asides(tools))
         source: ModelSource = attempts

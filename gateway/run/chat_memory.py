@@ -17,7 +17,6 @@ from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable
 from gateway.run.call import ChatCall
-from gateway.run.directory import StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fitted_window import WHOLE_WINDOW
 from gateway.run.memory.keeper import STALE_TRIES, MemoryKeeper
@@ -27,6 +26,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone
+from gateway.run.stored_agents import StoredAgents
 from gateway.run.tools.toolbox import Toolbox
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
@@ -159,7 +159,7 @@ class ChatMemory:
         )
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
-        toolbox = self.agents.toolbox(call, memory_context, block_edits)
+        toolbox = self.agents.make_toolbox(call, memory_context, block_edits)
         while True:
             form = choose_endpoint_form(request, attempts.endpoint, attempts.target.model)
             try:

@@ -1,30 +1,14 @@
-"""The agents that a chat completion can name: agents of the settings, and stored agents.
-
-`Directory` makes an `AgentSpec` of each profile of the settings. `StoredAgents` is the seam to agents made over REST,
-which `gateway.agents` implements; with `NoAgents` the gateway has profiles alone.
-"""
+"""The agents of the settings: `Directory` makes an `AgentSpec` of each profile."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
-
-from msgspec import Struct
+from typing import Literal
 
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.definition import Sleeptime
-from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
-from gateway.core.turn.guide import Guide
-from gateway.core.turn.terms import TurnTerms
 from gateway.errors import BadRequest, CallerError, UnknownModel
-from gateway.run.call import ChatCall
-from gateway.run.memory.block_edits import BlockEdits
-from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import Prompt
-from gateway.run.tools.memory import MemoryTools, SearchesPassages
-from gateway.run.tools.toolbox import NO_TOOLS, Toolbox
 from gateway.settings import (
     DEFAULT_PROFILE,
     BlockSettings,
@@ -33,94 +17,7 @@ from gateway.settings import (
     ProfileSettings,
     Settings,
 )
-from storage.records import Block, Scope
-
-
-class FoundAgent(NamedTuple):
-    """An agent that was made over REST."""
-
-    spec: AgentSpec
-    # The scope of the agent's memory; all its users share it.
-    scope: Scope
-
-
-class StoredAgents(Protocol):
-    """The agents that were made over REST, as chat completions use them."""
-
-    async def find(self, project: str, name: str) -> FoundAgent | None:
-        """Returns the agent with this id or name; None: there is none.
-
-        Raises: BadRequest: two agents have the name; StoreError.
-        """
-
-    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        """Returns whether a request names a stored conversation, which `complete` answers."""
-
-    async def with_conversation_settings(
-        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
-    ) -> tuple[AgentSpec, ChatRequest]:
-        """Returns an agent with the settings of its conversation, and the request with the agent's sampling settings.
-
-        is_stored: the conversation is a stored one.
-        """
-
-    async def complete(self, call: ChatCall) -> None:
-        """Answers a chat completion in a stored conversation.
-
-        Raises: GatewayError while nothing was sent; ClientGone.
-        """
-
-    def terms(
-        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
-    ) -> tuple[TurnTerms, Guide]:
-        """Returns the terms and the guide of a turn that a stored agent answers."""
-
-    def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
-        """Returns the tools that the gateway runs in a turn, whether a stored agent answers it or not."""
-
-
-class NoAgents(Struct, frozen=True):
-    """Implements `StoredAgents`, which documents the methods, for a gateway without the agents API."""
-
-    keeper: MemoryKeeper
-
-    async def find(self, project: str, name: str) -> FoundAgent | None:
-        return None
-
-    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        return False
-
-    async def with_conversation_settings(
-        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
-    ) -> tuple[AgentSpec, ChatRequest]:
-        raise AssertionError("no agent is found here")
-
-    async def complete(self, call: ChatCall) -> None:
-        raise AssertionError("no conversation is owned here")
-
-    def terms(
-        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
-    ) -> tuple[TurnTerms, Guide]:
-        raise AssertionError("no agent is found here")
-
-    def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
-        return make_memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
-
-
-def make_memory_tools(
-    keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: SearchesPassages | None = None
-) -> MemoryTools:
-    """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
-    recall_tokens = keeper.settings.recall_tokens
-    return MemoryTools(
-        store=keeper.store,
-        context=context,
-        block_edits=edits,
-        recall_tokens=recall_tokens,
-        now=keeper.now,
-        embed_query=keeper.embed_query,
-        archives=archives,
-    )
+from storage.records import Block
 
 
 class Directory:

@@ -20,12 +20,13 @@ from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import MemoryUnavailable, NotAllowed, ThreadNotFound, ThreadUnsupported
-from gateway.run.directory import Directory, StoredAgents, unknown_agent_error
+from gateway.run.directory import Directory, unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.run.memory.references import fill_references
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
+from gateway.run.stored_agents import StoredAgents
 from gateway.run.turn_services import TurnServices
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
@@ -214,7 +215,7 @@ class Resolver:
         """Returns the kind of the conversation that a request names; CLIENT, if the request names none."""
         if identity.conversation_key is None:
             return ConversationKind.CLIENT
-        if await self._agents.owns(identity, spec):
+        if await self._agents.has_conversation(identity, spec):
             return ConversationKind.AGENT
         is_appended = identity.sends_new_only or spec.history == "append"
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT

@@ -23,6 +23,7 @@ from gateway.core.tags import escape_tags, quote_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
@@ -260,6 +261,21 @@ class MemoryTools(Struct, frozen=True):
             deadline_ms=searches.SEARCH_MS,
             vector=vector,
         )
+
+
+def make_memory_tools(
+    keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: SearchesPassages | None = None
+) -> MemoryTools:
+    """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
+    return MemoryTools(
+        store=keeper.store,
+        context=context,
+        block_edits=edits,
+        recall_tokens=keeper.settings.recall_tokens,
+        now=keeper.now,
+        embed_query=keeper.embed_query,
+        archives=archives,
+    )
 
 
 def _make_lookup(sources: frozenset[str], arguments: Mapping[str, Any]) -> Lookup:

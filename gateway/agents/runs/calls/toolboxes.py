@@ -22,11 +22,10 @@ from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.words import is_grown_transcript
 from gateway.run.call import Forwarded
-from gateway.run.directory import make_memory_tools
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.memory import MemoryTools, make_memory_tools
 from gateway.run.tools.recent_calls import RecentCalls
 from gateway.run.tools.toolbox import NO_TOOLS, CallDeduplicator, Toolbox
 from storage.records import Atom, Exchange, Run
