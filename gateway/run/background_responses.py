@@ -160,7 +160,7 @@ class BackgroundResponses:
         with map_store_errors(), suppress(NotFound):
             await self.store.runs.end_run(run.agent_row, run.id, RunState.CANCELLED, "cancelled", self.now())
         if (log := self.maker.logs.get(run.id)) is not None:
-            log.leave()
+            log.cancel_turn()
 
     async def remove(self, run: Run, rows: Collection[int]) -> None:
         """Cancels a response, forgets the turns that its attempts have begun, and deletes its run.
@@ -192,7 +192,7 @@ class BackgroundResponses:
             while True:
                 log = self.maker.logs.get(run.id)
                 if log is not None and not log.is_over:
-                    async for event in log.after(after):
+                    async for event in log.read_after(after):
                         yield event
                         if self.dialect.end_in(event) is not None:
                             return

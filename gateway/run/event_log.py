@@ -23,16 +23,17 @@ from storage.sql.store import Store
 # The kind of the stored texts that have events.
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
 NUMBER_STEP = 10_000
-# The age and the size at which events are written together. Chosen, not measured.
+# The age and the size at which events are written together. Not measured: a longer time loses more events with a dying
+# process, a shorter one makes a write of each few words.
 BATCH_S = 0.1
 BATCH_BYTES = 64 * 1024
-# The stored texts that are read at once. Chosen, not measured.
+# The stored texts that are read at once; each is a batch of events. Not measured: any few dozen behave alike.
 _PAGE_TEXTS = 50
 _log = logging.getLogger("mnemogate")
 
 
 class EventDialect(Protocol):
-    """The dialect of a log's events, which are bytes."""
+    """The dialect of a log's events, which are server-sent events in all dialects."""
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events of a piece of a stream one by one, each with its number. first: of the first one."""
@@ -59,10 +60,10 @@ class EventLog:
     job: Job | None = None
     # No event follows.
     is_over: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
     # The number of the next event.
     next_number: int = 1
-    # The newest events, all that are not on disk yet among them. After a write that failed, these are all later ones.
+    # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks some:
+    # they are bounded by what the run still makes.
     _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)
     _newest_bytes: int = field(default=0, init=False)
     # The number of the last event up to which all events are on disk.
@@ -73,6 +74,8 @@ class EventLog:
     _unwritten_bytes: int = field(default=0, init=False)
     _timer: asyncio.TimerHandle | None = field(default=None, init=False)
     _writes: set[Future[bool]] = field(default_factory=set, init=False)
+    # Set, and replaced, whenever there is something new for readers.
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _presence: Presence = field(default_factory=Presence, init=False)
 
     # -- writing
@@ -106,7 +109,9 @@ class EventLog:
     async def resume(self, epoch: int, attempt: int) -> list[bytes]:
         """Continues the log of an attempt that was broken off. Returns all events that are on disk.
 
-        Later events are dropped: they may quote what was forgotten. attempt: the number of the attempt that continues.
+        Events that are not on disk are dropped: they may quote what was forgotten.
+
+        attempt: the number of the attempt that continues.
         """
         self._pop_unwritten()
         await self.flush()
@@ -128,27 +133,28 @@ class EventLog:
             await asyncio.wait([*self._writes])
 
     async def close(self) -> None:
+        """Ends the log once its events are on disk, or could not be written."""
         await self.flush()
         self.abandon()
 
     def abandon(self) -> None:
-        """Closes the log as it is, as where another attempt goes on with the run."""
+        """Ends the log without a write: another attempt continues the run."""
         self.is_over = True
         self._wake()
 
     def close_unwritten(self, data: bytes) -> None:
-        """Adds the last events and closes the log, without a write: its run was deleted."""
+        """Adds the last events and ends the log, without a write: its run was deleted."""
         self._pop_unwritten()
         self._append(data)
         self.abandon()
 
-    def leave(self) -> None:
+    def cancel_turn(self) -> None:
         """Cancels the turn that writes to this log, as a client does that leaves."""
         self._presence.leave()
 
     def _wake(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _pop_unwritten(self) -> bytes:
         """Returns the events that no write has taken yet, and takes them out."""
@@ -196,27 +202,27 @@ class EventLog:
 
     # -- reading
 
-    async def after(self, number: int) -> AsyncIterator[bytes]:
+    async def read_after(self, number: int) -> AsyncIterator[bytes]:
         """Yields the events after a number, and those that follow, until the end."""
         while True:
-            changed = self.changed
+            changed = self._changed
             first = self._newest[0].number if self._newest else self.next_number
             if number + 1 < first:
                 is_found = False
-                async for at, event in load_events(self.store, self.run, number):
-                    if at >= first:
+                async for event_number, event in load_events(self.store, self.run, number):
+                    if event_number >= first:
                         break  # this event, and those before it that the store lacks, are in memory
                     is_found = True
-                    number = at
+                    number = event_number
                     yield event
                 # Events in memory may have been dropped meanwhile, since they are on disk.
                 if is_found or (self._newest and self._newest[0].number != first):
                     continue
-            for at, event in [*self._newest]:
-                if at > number:
-                    number = at
+            for event_number, event in [*self._newest]:
+                if event_number > number:
+                    number = event_number
                     yield event
-            if changed is self.changed:
+            if changed is self._changed:
                 if self.is_over:
                     return
                 await changed.wait()

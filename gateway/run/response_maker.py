@@ -250,7 +250,7 @@ class ResponseMaker:
             with suppress(StoreError):
                 current_run = await self.store.runs.find_run(run.agent_row, run.id)
                 if current_run is None or current_run.is_over:
-                    log.leave()
+                    log.cancel_turn()
                     return
 
     async def _begin(

@@ -36,7 +36,7 @@ async def test_events_that_the_store_refuses_reach_who_reads_now(tmp_path: Path)
     for event in events:
         await log.write(event)
     await log.close()
-    assert [event async for event in log.after(0)] == events
+    assert [event async for event in log.read_after(0)] == events
 
 
 async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
@@ -54,7 +54,7 @@ async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
             await log.write(event)
         await log.flush()
     await log.close()
-    assert [event async for event in log.after(0)] == events
+    assert [event async for event in log.read_after(0)] == events
     await store.close()
 
 
@@ -69,7 +69,7 @@ async def test_a_reader_misses_no_event_of_a_later_attempt_where_those_before_we
         for n in range(attempt):
             log.add(b"%d-%d" % (attempt, n))
         await log.close()  # the agent is gone, so nothing is stored
-        events = [event async for event in log.after(number)]
+        events = [event async for event in log.read_after(number)]
         assert events == [b"%d-%d" % (attempt, n) for n in range(attempt)]
         number = log.next_number - 1
     await store.close()

@@ -330,7 +330,7 @@ class BackgroundRuns:
             last_event = b""
             is_logged = log is not None
             if log is not None:
-                async for last_event in log.after(after):
+                async for last_event in log.read_after(after):
                     yield last_event
                 await log.flush()
                 after = max(after, log.next_number - 1)
