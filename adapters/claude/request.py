@@ -22,7 +22,7 @@ from adapters.types import Json
 
 # Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes.
 SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
-JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
+_JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
 # hints at which machine has the prefix). Of `metadata` and `stream_options` Anthropic knows only what is read here.
@@ -46,7 +46,10 @@ _OPENAI_FIELD_DEFAULTS: Final[Json] = {
     "n": 1,
     "verbosity": "medium",
 }
+_NOT_COPIED_FIELDS: Final = _TRANSLATED_FIELDS | _OPENAI_FIELD_DEFAULTS.keys()
+# OpenAI's `service_tier` -> Anthropic's, whose own names are taken as well.
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+# The form of an id that `metadata.user_id` may have; 256 characters are the API's limit.
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
 
@@ -80,17 +83,20 @@ def translate_request(
     )
     if choice is not None:
         claude_request["tool_choice"] = choice
-    system = [*_read_system_field(body.get("system")), *arranged.system]
-    not_copied = _TRANSLATED_FIELDS | _OPENAI_FIELD_DEFAULTS.keys()
     claude_request |= {
-        key: value for key, value in body.items() if key not in not_copied and value is not None
+        key: value for key, value in body.items() if key not in _NOT_COPIED_FIELDS and value is not None
     }
     if body.get("stream"):
         claude_request["stream"] = True
     _set_stop(claude_request, body.get("stop"))
     _set_user(claude_request, body)
     _set_tier(claude_request, body.get("service_tier"))
-    system += _set_output(claude_request, body, traits)
+    _set_output(claude_request, body, traits)
+    system = [
+        *_read_system_field(body.get("system")),
+        *arranged.system,
+        *_make_format_prompt(body.get("response_format")),
+    ]
     if system:
         claude_request["system"] = system
     claude_request["messages"] = arranged.messages
@@ -98,7 +104,7 @@ def translate_request(
     if traits.binds_thoughts:
         drop_unbound_thoughts(claude_request)
     if places_marks:
-        place_marks(claude_request, _cache_ttl(body.get("prompt_cache_retention")))
+        place_marks(claude_request, _read_cache_ttl(body.get("prompt_cache_retention")))
     return claude_request
 
 
@@ -117,7 +123,11 @@ def _read_system_field(system: Any) -> list[Json]:
         return []
     if isinstance(system, list) and all(isinstance(block, dict) for block in system):
         return system
-    raise Untranslatable("`system` is a text or a list of blocks.", "system", "invalid_type")
+    raise Untranslatable(
+        f"`system` is a text or a list of blocks, and not a value of type {type(system).__name__}.",
+        "system",
+        "invalid_type",
+    )
 
 
 def _set_stop(claude_request: Json, stop: Any) -> None:
@@ -144,13 +154,24 @@ def _set_tier(claude_request: Json, tier: Any) -> None:
     if tier is None:
         return
     if not isinstance(tier, str) or tier not in _TIERS:
-        raise Untranslatable(f"There is no service tier {tier!r} at this model's provider.", "service_tier")
+        raise Untranslatable(
+            f"There is no service tier {tier!r} at this model's provider. Send 'auto' or 'default'.",
+            "service_tier",
+        )
     claude_request["service_tier"] = _TIERS[tier]
 
 
-def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> list[Json]:
-    """Sets the reasoning effort and the form of the answer. Returns the system blocks that ask for this form."""
-    system: list[Json] = []
+def _make_format_prompt(response_format: Any) -> list[Json]:
+    """Returns the system blocks that ask for JSON where the API has no mode for it.
+
+    OpenAI demands of its clients that the prompt asks for it, too.
+    """
+    asks_json = isinstance(response_format, dict) and response_format.get("type") == "json_object"
+    return [{"type": "text", "text": _JSON_ONLY}] if asks_json else []
+
+
+def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> None:
+    """Sets `output_config`: the reasoning effort, and the schema of the answer."""
     sent_config = body.get("output_config")
     config: Json = dict(sent_config) if isinstance(sent_config, dict) else {}
     set_effort(claude_request, config, body.get("reasoning_effort"), traits)
@@ -160,16 +181,19 @@ def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> list[J
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             config["format"] = {"type": "json_schema", "schema": translate_answer_schema(schema)}
         case {"type": "json_object"}:
-            # The Messages API has no such mode, so the prompt asks for it, as OpenAI demands of the client as well.
-            system = [{"type": "text", "text": JSON_ONLY}]
+            pass  # `_make_format_prompt` asks for it
         case _:
-            raise Untranslatable("This `response_format` is not supported here.", "response_format")
+            raise Untranslatable(
+                "This `response_format` is not supported here. Send `text`, `json_object`, or `json_schema` with a "
+                "schema.",
+                "response_format",
+            )
     if config:
         claude_request["output_config"] = config
-    return system
 
 
-def _cache_ttl(retention: Any) -> str | None:
+def _read_cache_ttl(retention: Any) -> str | None:
+    """Returns the `ttl` of the cache marks; None: the API's default. OpenAI's SDKs spell `in_memory` in two ways."""
     if retention in (None, "in_memory", "in-memory"):
         return None
     if retention == "24h":

@@ -142,7 +142,7 @@ class NativeChat:
         route = self._chat.route_of(native.chat.model)
         receipt = Receipt(time.perf_counter(), project=scope.project)
         call = make_native_call(native, Forwarded(()), identity, spec, route, UnseenSink(), receipt)
-        attempts = self._chat.failover.at_first_key(route, receipt)
+        attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turns.limits.commit_wait_s
             begun = await self._begin_memory(call, native, attempts, ticket)
@@ -164,7 +164,7 @@ class NativeChat:
         looked_up_in: the memory in which the ids that it refers to were looked up.
         """
         sink, receipt, turns = call.sink, call.receipt, self._turns
-        attempts = self._chat.failover.at_first_key(
+        attempts = self._chat.failover.make_attempts_at_first_key(
             call.route,
             receipt,
             # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
@@ -209,7 +209,7 @@ class NativeChat:
         make_memory = partial(
             NativeMemory,
             native=native,
-            reader=BoundedReader(native.reader(), self._turns.limits.streamed_bytes),
+            reader=BoundedReader(native.reader(), self._turns.limits.max_streamed_bytes),
             earlier=self._earlier,
             deferred=self.deferred,
             save_ended=self._save_ended,

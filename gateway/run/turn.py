@@ -140,7 +140,9 @@ class TurnRun:
     def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
         self.sink = self.call.sink
         self._turn = self.machine or Turn(
-            self.terms, self.call.make_view(self.terms), guide or FreeGuide(self.services.limits.max_rounds)
+            self.terms,
+            self.call.make_view(self.terms),
+            guide or FreeGuide(self.services.limits.max_hidden_rounds),
         )
         self._requests = RoundRequests(
             call=self.call,
@@ -149,7 +151,7 @@ class TurnRun:
             refused_parts=RefusedParts(self.terms.saves_steps),
             model_call=self._turn.first_call,
         )
-        self._reservation = StreamReservation(self.services.limits.streamed_bytes)
+        self._reservation = StreamReservation(self.services.limits.max_streamed_bytes)
         if self.memory is not None:
             self._saving = TurnSaving(
                 call=self.call,

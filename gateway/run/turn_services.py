@@ -16,19 +16,21 @@ class TurnLimits(Struct, frozen=True):
 
     # How long the end of a reply waits for the commit.
     commit_wait_s: float
-    # How many hidden tool rounds a turn without rules may have.
-    max_rounds: int
-    # The size of a stream of which the turn is remembered.
-    streamed_bytes: int
+    # The most hidden tool rounds of a turn whose agent has no tool rules.
+    max_hidden_rounds: int
+    # The most bytes of a stream of which the turn is stored: a larger chat completion ends with an error, and of a
+    # larger native reply the beginning is stored.
+    max_streamed_bytes: int
     # The silence after which a keep-alive comment is sent; 0: never.
     keep_alive_s: float = 0.0
 
 
 def make_turn_limits(settings: Settings, limits: Limits) -> TurnLimits:
+    """Returns the limits of the turns that clients ask for."""
     return TurnLimits(
         commit_wait_s=limits.commit_wait_s,
-        max_rounds=settings.memory.max_tool_rounds,
-        streamed_bytes=limits.streamed_bytes,
+        max_hidden_rounds=settings.memory.max_tool_rounds,
+        max_streamed_bytes=limits.streamed_bytes,
         keep_alive_s=settings.server.keep_alive_comment_s,
     )
 
@@ -46,9 +48,9 @@ class TurnServices(Struct):
         await self.pending.wait_written(scope, self.limits.commit_wait_s)
 
     async def wait_project_written(self, project: str) -> None:
-        """Waits for the turns of a project."""
+        """Waits for the turns of a project that are being written, as long as `wait_written` does."""
         await self.pending.wait_project_written(project, self.limits.commit_wait_s)
 
     async def wait_unnamed_written(self, project: str) -> None:
-        """Waits for the turns of a project in which no user is named."""
+        """Waits for the turns of a project without a named user that are being written, as `wait_written` does."""
         await self.pending.wait_unnamed_written(project, self.limits.commit_wait_s)

@@ -39,8 +39,8 @@ MAX_WAITING_ITEMS: Final = 1_000
 
 
 @dataclass(eq=False)
-class GatewayConversations:
-    """Answers requests about conversations that the gateway itself stores."""
+class ConversationRequests:
+    """Answers the requests for conversations that the gateway itself stores."""
 
     conversations: ResponseConversations
     bodies: BodyReader
@@ -49,7 +49,8 @@ class GatewayConversations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
         """Returns the answer. Raises: GatewayError, HTTPException."""
-        _, _, _, *segments = scope["path"].split("/")
+        # Of "/v1/conversations/conv_1/items": "conv_1" and "items".
+        segments = scope["path"].removeprefix(CONVERSATIONS_PATH).split("/")[1:]
         method: str = scope["method"]
         body: Json = {}
         if method == "POST":
@@ -139,6 +140,7 @@ class GatewayConversations:
         return paginate([ItemGroup(lambda: items)], f"order=asc&limit={MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
+        """Drops an item that waits, or forgets the message of a turn that is shown as this item alone."""
         if any(item["id"] == id for item in conversation.items):
             await self.conversations.change(conversation, lambda body: _without_item(body, id))
             return
@@ -168,10 +170,10 @@ def _read_new_items(body: Json) -> list[Json]:
     messages = read_items(items, field="items")
     if messages.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
-    compaction_messages(items, "items")
+    compaction_messages(items, "items")  # raises BadRequest for a summary that the gateway has not sealed
     check_item_tools(items, "items")
     for index, item in enumerate(items):
-        # The role of an item, whatever its type, decides whether it stands with the system messages.
+        # The role of an item, whatever its type, decides whether it is listed with the system messages.
         read_optional(item, "role", str, f"items[{index}]")
     return [render_created_item(item, token_hex(16)) for item in items]
 
@@ -179,7 +181,7 @@ def _read_new_items(body: Json) -> list[Json]:
 def _without_item(body: Json, id: str) -> Json:
     """Returns the body of a conversation without a waiting item.
 
-    Raises: UnknownId: the item waits no more, since a response has taken it into its turn.
+    Raises: UnknownId: the item does not wait any more: a response has used it.
     """
     items = body.get("items") or ()
     remaining = [item for item in items if item["id"] != id]

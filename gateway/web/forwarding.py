@@ -91,8 +91,8 @@ class ForwardingParts(Struct, frozen=True):
 def make_forwarding_routes(parts: ForwardingParts) -> list[Route]:
     """Returns the routes of all forwarded endpoints."""
     return [
-        Route(path, ForwardedRoute(name, parts), methods=list(methods))
-        for path, (methods, name) in FORWARDED_PATHS.items()
+        Route(path, ForwardedRoute(counted.name, parts), methods=list(counted.methods))
+        for path, counted in FORWARDED_PATHS.items()
     ]
 
 
@@ -153,10 +153,8 @@ class ForwardedRoute:
         route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
         await self.forward(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
-    async def forward(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
-    ) -> None:
-        """Checks that the caller's key may send a request, and forwards it (`forward_without_memory`).
+    async def forward(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+        """Checks that the caller's key may send a request, and forwards it.
 
         Raises: NotAllowed: the key is limited to models, and the request names none.
         """
@@ -166,8 +164,12 @@ class ForwardedRoute:
                 "This key is limited to certain models, and this request names none that can be read.",
                 code="model_not_allowed",
             )
+        await self.forward_allowed(incoming, route, outgoing)
+
+    async def forward_allowed(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+        """Forwards a request that the caller's key may send."""
         send_timeout_s = self.parts.limits.send_timeout_s
-        await forward_without_memory(self.parts.forwarder, incoming, route, outgoing, send_timeout_s, change)
+        await forward_without_memory(self.parts.forwarder, incoming, route, outgoing, send_timeout_s)
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. A form that may name a model is read up to its field `model`."""

@@ -20,7 +20,7 @@ from gateway.run.background_responses import BackgroundResponses
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
-from gateway.web.conversation_requests import CONVERSATIONS_PATH, GatewayConversations
+from gateway.web.conversation_requests import CONVERSATIONS_PATH, ConversationRequests
 from gateway.web.incoming import Incoming
 from gateway.web.json_response import JsonResponse
 from gateway.web.response_finder import LocatedResponse, ResponseFinder, unknown_response
@@ -59,7 +59,7 @@ class GatewayResponses:
         self._stored = stored
         self._finder = ResponseFinder(stored, background)
         self._input = ResponseInput(self._finder, conversations)
-        self._conversations = GatewayConversations(conversations, bodies, owners.read_owner)
+        self._conversations = ConversationRequests(conversations, bodies, owners.read_owner)
         self._send_timeout_s = send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,7 +20,7 @@ from gateway.dialects.responses.response_ids import is_gateway_id
 from gateway.run.upstream.forward import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.conversation_requests import CONVERSATIONS_PATH
-from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts
+from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts, forward_without_memory
 from gateway.web.incoming import Incoming
 from gateway.web.request_info import get_request_info
 from gateway.web.stored_responses import GatewayResponses
@@ -47,8 +47,8 @@ class _StoredPath(NamedTuple):
 
     @classmethod
     def parse(cls, path: str) -> _StoredPath:
-        """path: with a leading slash, and without a query."""
-        kind, _, rest = path[1:].partition("/")
+        """Returns the parts of a path. path: begins with "/", and may have a query."""
+        kind, _, rest = path.partition("?")[0][1:].partition("/")
         id, _, subpath = rest.partition("/")
         return cls(kind, id, subpath)
 
@@ -59,6 +59,7 @@ class _StoredPath(NamedTuple):
 
     @property
     def lists_items(self) -> bool:
+        """True if the reply has items of a conversation, or the input of a response."""
         if self.kind == "conversations":
             return self.subpath.partition("/")[0] == "items"
         return self.subpath == "input_items"
@@ -90,15 +91,15 @@ class StoredRoute(ForwardedRoute):
             send = self._forget_before_answer(scope, stored_path.id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
-    async def forward(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
-    ) -> None:
-        stored_path = _StoredPath.parse(outgoing.upstream_path.partition("?")[0])
+    async def forward_allowed(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+        stored_path = _StoredPath.parse(outgoing.upstream_path)
         change = self._find_reply_change(outgoing.method, stored_path)
         if change is not None and outgoing.method == "GET" and stored_path.is_response:
             change = background_end = BackgroundEnd(change)
             incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
-        await super().forward(incoming, route, outgoing, change)
+        await forward_without_memory(
+            self.parts.forwarder, incoming, route, outgoing, self.parts.limits.send_timeout_s, change
+        )
 
     def _creates_here(self, path: str) -> bool:
         """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
@@ -153,13 +154,13 @@ def make_stored_routes(
         Route(
             path,
             StoredRoute(
-                name=name,
+                name=counted.name,
                 parts=parts,
                 prompts=prompts,
                 gateway_responses=gateway_responses,
                 upstream_responses=upstream_responses,
             ),
-            methods=list(methods),
+            methods=list(counted.methods),
         )
-        for path, (methods, name) in _STORED_PATHS.items()
+        for path, counted in _STORED_PATHS.items()
     ]

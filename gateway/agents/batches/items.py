@@ -81,7 +81,7 @@ from storage.records import MemoryEdit, RunState, RunStep, RunTextKind, TokenCou
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
-_LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)
+_LIMITS = TurnLimits(commit_wait_s=1.0, max_hidden_rounds=0, max_streamed_bytes=0)
 
 
 class ItemTurns:

@@ -434,7 +434,7 @@ class AgentRuns:
         output.receipt.begin_agent(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
         services = self._services(send)
-        attempts = services.failover.attempts(send.route, key, output.receipt)
+        attempts = services.failover.make_attempts(send.route, key, output.receipt)
         form = choose_endpoint_form(send.request, attempts.endpoint, attempts.target.model)
         request = self._make_request(send, ticket, attempts.target)
         await services.turns.wait_written(send.scope)

@@ -27,7 +27,7 @@ from gateway.settings import Settings
 
 
 class Failover:
-    """The endpoints of the process. Tests put their own clocks, sleep and chance here."""
+    """The endpoints of the process. Clocks, sleep and random numbers are fields, which tests replace."""
 
     def __init__(self, settings: Settings, providers: Mapping[str, Provider], metrics: Metrics) -> None:
         """Makes the endpoints. providers: by their names in the settings; further keys have the names `name#2`, ..."""
@@ -67,7 +67,7 @@ class Failover:
         )
 
     def with_providers(self, providers: Mapping[str, Provider]) -> Failover:
-        """Returns the endpoints with other connections to them. Both share the health of each endpoint."""
+        """Returns a copy that uses other providers, by the same names. It shares the health of each endpoint."""
         failover = copy(self)
         failover.endpoints = {
             upstream: [replace(each, provider=providers[each.name]) for each in endpoints]
@@ -80,7 +80,7 @@ class Failover:
         for target in route.targets:
             yield from self.endpoints[target.upstream]
 
-    def attempts(
+    def make_attempts(
         self,
         route: Route,
         spread_key: Callable[[], int],
@@ -105,16 +105,22 @@ class Failover:
             for endpoint in self.endpoints[target.upstream]
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]
-        members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
+        members = [
+            RouteMember(f"{endpoint.name}/{target.model}", target.rank, endpoint.health, target.model)
+            for endpoint, target in candidates
+        ]
         order = order_members(members, self.now(), spread_key())
         # The route's own upstream serves the path, so there is a first candidate.
-        first, *following = [candidates[i] for i in order]
-        passed_over = [i for i, member in enumerate(members) if not member.rank and i not in order]
-        passed_over.sort(key=lambda i: members[i].available_at)
-        unavailable = [candidates[i] for i in passed_over]
+        first, *following = [candidates[index] for index in order]
+        # Those of rank 0 are no fallbacks: a request may wait for them. The first to be available comes first.
+        unavailable = [
+            candidates[index]
+            for index in sorted(range(len(members)), key=lambda index: members[index].available_at)
+            if members[index].rank == 0 and index not in order
+        ]
         return Attempts(self, *first, following, receipt, unavailable, caller_error=caller_error)
 
-    def at_first_key(
+    def make_attempts_at_first_key(
         self,
         route: Route,
         receipt: Receipt,
@@ -123,6 +129,8 @@ class Failover:
         caller_error: Callable[[], Exception | None] = no_caller_error,
     ) -> Attempts:
         """Returns attempts at the first key alone, the account with an upstream's files and the like.
+
+        The target's window is left out, so no prompt is cut to fit it.
 
         sends_once, caller_error: as in `Attempts`.
         """
@@ -140,4 +148,4 @@ class Failover:
         }
 
     def _passed_over_figures(self) -> dict[tuple[str, ...], int]:
-        return {(name,): int(is_passed_over) for name, is_passed_over in self.passed_over().items()}
+        return {(name,): int(is_passed_over) for name, is_passed_over in self.find_passed_over().items()}

@@ -362,7 +362,7 @@ class Forwarder:
         if costs_tokens(outgoing.method, outgoing.upstream_path):
             route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
-        with self._attempts(route, outgoing, receipt) as attempts:
+        with self._make_attempts(route, outgoing, receipt) as attempts:
             try:
                 make = partial(outgoing.request_for, upstream=route.asked.upstream, receipt=receipt)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
@@ -387,17 +387,17 @@ class Forwarder:
         provider = self._providers[self._route_of(model).upstream]
         return path.startswith(_WITH_SUBSTITUTE) and provider.has_endpoint(path)
 
-    def _attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
+    def _make_attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""
         if outgoing.is_about_stored:
-            attempts = self._failover.at_first_key(
+            attempts = self._failover.make_attempts_at_first_key(
                 route, receipt, sends_once=outgoing.sends_once, caller_error=outgoing.upload_error
             )
             if outgoing.is_list and attempts.endpoint.has_key:
                 self._check_may_list(outgoing.project)
             return attempts
         # A request without a conversation belongs to no endpoint, so they take turns.
-        return self._failover.attempts(
+        return self._failover.make_attempts(
             route,
             lambda: next(self._round_robin),
             receipt,

@@ -52,7 +52,7 @@ def overview(
     world: World, project: str | None = None, newest_memories: NewestMemories = no_memories, **upstreams: bool
 ) -> OverviewRecord:
     app = world.gateway.app
-    resting = (lambda: upstreams) if upstreams else app.services.chat.failover.passed_over
+    resting = (lambda: upstreams) if upstreams else app.services.chat.failover.find_passed_over
     operation = OverviewOperation(
         world.store, app.services.requests, requests_of(world), newest_memories, resting, "1"
     )
