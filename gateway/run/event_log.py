@@ -62,8 +62,8 @@ class EventLog:
     is_over: bool = False
     # The number of the next event.
     next_number: int = 1
-    # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks some:
-    # they are bounded by what the run still makes.
+    # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks
+    # some of them; they are bounded by what the run still makes.
     _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)
     _newest_bytes: int = field(default=0, init=False)
     # The number of the last event up to which all events are on disk.

@@ -138,7 +138,7 @@ class Failover:
         target = route.first._replace(context_window=None)
         return Attempts(self, endpoint, target, [], receipt, sends_once=sends_once, caller_error=caller_error)
 
-    def passed_over(self) -> dict[str, bool]:
+    def find_passed_over(self) -> dict[str, bool]:
         """Returns whether each endpoint is passed over, for one model at least, by the endpoint's name."""
         now = self.now()
         return {
