@@ -84,7 +84,7 @@ class GatewayResponses:
                 answer = {"id": id, "object": "response", "deleted": True}
             case "POST", ["cancel"]:
                 if response.run is None:
-                    raise BadRequest("Cannot cancel a synchronous response.")
+                    raise BadRequest("Cannot cancel a synchronous response.", param="response_id")
                 await self.background.cancel(response.run)
                 answer = (await self.show(owner, id)).json
             case _, [] | ["input_items"] | ["cancel"]:

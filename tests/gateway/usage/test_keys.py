@@ -239,6 +239,7 @@ def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, 
         assert "Miso" in str(world.gateway.ask("GET", f"{made}/input_items", headers=alice).json["data"])
         refused = world.gateway.ask("POST", f"{made}/cancel", b"", alice)
         assert (refused.status, refused.error["message"]) == (400, "Cannot cancel a synchronous response.")
+        assert refused.error["param"] == "response_id"
         assert world.gateway.ask("GET", f"{made}/input_items", headers=bob).status == 404
         assert world.gateway.ask("POST", f"{made}/cancel", b"", bob).status == 404
         assert world.gateway.ask("GET", f"{made}/other", headers=alice).status == 403
