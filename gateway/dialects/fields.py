@@ -39,7 +39,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(json, dict):
         raise BadRequest(
-            f"We could not parse the JSON body of your request: expected an object, got {_type_name(json)}."
+            f"We could not parse the JSON body of your request: expected an object, got {_name_type(json)}."
         )
     return json
 
@@ -98,7 +98,7 @@ def check_model_name(model: str) -> None:
         raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
 
 
-def missing_field(param: str) -> BadRequest:
+def make_missing_field_error(param: str) -> BadRequest:
     """Returns the error for a field that must not be missing. param: its path in the body."""
     text = f"Missing required parameter: '{param}'."
     return BadRequest(text, param=param, code="missing_required_parameter")
@@ -111,7 +111,7 @@ def read_optional_integer(json: dict[str, Any], key: str) -> int | None:
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)  # 256.0: some languages have no other numbers
-    raise wrong_type(key, "an integer", value)
+    raise make_wrong_type_error(key, "an integer", value)
 
 
 def read_optional(
@@ -123,7 +123,7 @@ def read_optional(
     """
     value = json.get(key)
     if value is not None and not isinstance(value, value_type):
-        raise wrong_type(f"{where}.{key}" if where else key, _TYPE_NAMES[value_type], value)
+        raise make_wrong_type_error(f"{where}.{key}" if where else key, _TYPE_NAMES[value_type], value)
     return value
 
 
@@ -134,22 +134,22 @@ def read_required_text(json: dict[str, Any], key: str, where: object) -> str:
         return value
     param = f"{where}.{key}" if where else key
     if value is None:
-        raise missing_field(param)
-    raise wrong_type(param, "a string", value)
+        raise make_missing_field_error(param)
+    raise make_wrong_type_error(param, "a string", value)
 
 
-def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
+def make_wrong_type_error(param: str, expected: str, value: Any) -> BadRequest:
     """Returns the error for a value of another type.
 
     param: its path in the body.
     expected: the type, such as "a string".
     """
     return BadRequest(
-        f"Invalid type for '{param}': expected {expected}, but got {_type_name(value)} instead.",
+        f"Invalid type for '{param}': expected {expected}, but got {_name_type(value)} instead.",
         param=param,
         code="invalid_type",
     )
 
 
-def _type_name(value: Any) -> str:
+def _name_type(value: Any) -> str:
     return _TYPE_NAMES[type(value)]

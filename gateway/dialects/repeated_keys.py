@@ -31,7 +31,7 @@ def read_members(body: bytes) -> dict[str, msgspec.Raw]:
     return _MEMBERS_DECODER.decode(body)
 
 
-def repeated_keys(
+def find_repeated_keys(
     body: bytes, members: Mapping[str, msgspec.Raw] | None = None, *, json: dict[str, Any] | None = None
 ) -> tuple[str, ...]:
     """Returns the keys that a body has more than once; parsers differ in which value they take.

@@ -9,7 +9,7 @@ import orjson
 from starlette.types import Scope
 
 from gateway.core.turn.round import EVENT_STREAM
-from gateway.dialects.responses.background import StoredResponseRequest, queued_response
+from gateway.dialects.responses.background import StoredResponseRequest, make_queued_response
 from gateway.dialects.responses.response_ids import TAG_BYTES, make_tag
 from gateway.run.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
@@ -69,7 +69,7 @@ async def _accept(
             key_id=request_context.key_id,
             found_tools=[*request.found_tools],
         )
-        queued = queued_response(request, tag, created)
+        queued = make_queued_response(request, tag, created)
         response = NewResponse(
             tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
         )

@@ -11,8 +11,8 @@ import orjson
 
 from adapters.types import Header, Json, with_content_type
 from gateway.dialects.chat.render import ChatView
-from gateway.dialects.fields import missing_field
-from gateway.dialects.responses.compaction import compaction_item, summary_of
+from gateway.dialects.fields import make_missing_field_error
+from gateway.dialects.responses.compaction import make_compaction_item, read_summary
 from gateway.dialects.responses.errors import render_upstream_error
 from gateway.dialects.responses.items import render_user_message
 from gateway.dialects.responses.render import render_usage
@@ -62,7 +62,7 @@ class CompactRoute(ResponseCallRoute):
     ) -> None:
         # Without a model an upstream would be asked, and would take `compact` for the id of a response.
         if request_body.model is None:
-            raise missing_field("model")
+            raise make_missing_field_error("model")
         await super().answer_with_body(incoming, head, request_body)
 
     async def respond(self, call: ResponseCall) -> None:
@@ -106,7 +106,7 @@ async def answer_with_summary(
                 reply,
                 receipt,
                 make_view=ChatView,
-                read_summary=summary_of,
+                read_summary=read_summary,
             )
         except CompactionFailed as error:
             await _send_upstream_error(reply, error.status, error.headers, error.body)
@@ -128,7 +128,7 @@ def _render_compaction(compacted: Compacted) -> SummaryReply:
         "id": f"resp_{make_tag(None)}",
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*messages, compaction_item(f"cmp_{tag}", compacted.summary)],
+        "output": [*messages, make_compaction_item(f"cmp_{tag}", compacted.summary)],
         "usage": render_usage(compacted.usage),
     }
     return SummaryReply([JSON_TYPE], orjson.dumps(response))

@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.wire_message import SYSTEM_ROLES
-from gateway.dialects.fields import check_depth, check_length, missing_field, read_optional
-from gateway.dialects.responses.compaction import compaction_messages
+from gateway.dialects.fields import check_depth, check_length, make_missing_field_error, read_optional
+from gateway.dialects.responses.compaction import make_compaction_messages
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import ItemGroup, find_item, paginate, render_created_item
+from gateway.dialects.responses.items import ItemGroup, find_item, list_page, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import parse_input_index
@@ -78,7 +78,7 @@ class ConversationRequests:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return await asyncio.to_thread(paginate, await self._group_items(conversation, query), query)
+                return await asyncio.to_thread(list_page, await self._group_items(conversation, query), query)
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
             case "GET", ["items", id]:
@@ -117,7 +117,7 @@ class ConversationRequests:
                 "The memory of this conversation is paused, so nothing is added to it until it is resumed."
             )
         if body.get("items") is None:
-            raise missing_field("items")
+            raise make_missing_field_error("items")
         items = _read_new_items(body)
 
         def add(current_body: Json) -> Json:
@@ -137,7 +137,7 @@ class ConversationRequests:
             return {**current_body, "items": waiting}
 
         await self.conversations.change(conversation, add)
-        return paginate([ItemGroup(lambda: items)], f"order=asc&limit={MAX_CREATED_ITEMS}")
+        return list_page([ItemGroup(lambda: items)], f"order=asc&limit={MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         """Drops an item that waits, or forgets the message of a turn that is shown as this item alone."""
@@ -170,7 +170,9 @@ def _read_new_items(body: Json) -> list[Json]:
     messages = read_items(items, field="items")
     if messages.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
-    compaction_messages(items, "items")  # raises BadRequest for a summary that the gateway has not sealed
+    make_compaction_messages(
+        items, "items"
+    )  # raises BadRequest for a summary that the gateway has not sealed
     check_item_tools(items, "items")
     for index, item in enumerate(items):
         # The role of an item, whatever its type, decides whether it is listed with the system messages.

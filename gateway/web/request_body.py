@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core.json_limits import check_values
 from gateway.dialects.fields import check_model_name
-from gateway.dialects.repeated_keys import read_members, repeated_keys
+from gateway.dialects.repeated_keys import find_repeated_keys, read_members
 from gateway.dialects.responses.members import encode_members
 from gateway.errors import BadRequest, BodyTooLarge
 
@@ -90,14 +90,14 @@ def read_request_body(raw: bytes) -> RequestBody:
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
     # Upstreams differ in which of two fields counts; for the route and the upstream the same model must count.
-    keys_repeated = repeated_keys(raw, members)
-    if "model" in keys_repeated:
+    repeated_keys = find_repeated_keys(raw, members)
+    if "model" in repeated_keys:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
     if model is not None:
         check_model_name(model)
     is_stream = bytes(members.get("stream", b"null")) == b"true"
     return RequestBody(
-        raw, model=model or None, stream=is_stream, members=members, repeated_keys=keys_repeated
+        raw, model=model or None, stream=is_stream, members=members, repeated_keys=repeated_keys
     )
 
 

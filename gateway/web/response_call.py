@@ -20,7 +20,7 @@ from gateway.dialects.responses.response_ids import (
     is_gateway_id,
     is_openai_conversation,
 )
-from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
+from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, list_found_tools
 from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
 from gateway.run.chat import Chat
@@ -151,7 +151,7 @@ class ResponseCallRoute(ForwardedRoute):
             return ()
         request_context = get_request_info(scope).caller.context(headers)
         chat = await self.chat.resolver.resolve_references(request.chat, request_context)
-        return tools_found(chat.messages)
+        return list_found_tools(chat.messages)
 
     def _choose_memory(
         self, request: ResponsesRequest, conversation: ResponseConversation | None, scope: Scope

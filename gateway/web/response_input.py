@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from adapters.types import Json
 from gateway.core.conversation.directions import list_directions
 from gateway.core.conversation.wire_message import is_system
-from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
+from gateway.dialects.responses.items import ItemGroup, ItemList, list_page
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_name
 from gateway.dialects.responses.stored_response import read_stored_response
@@ -46,7 +46,7 @@ class ResponseInput:
             groups = await self._group_request(
                 response.run, owner, shows_sealed_thoughts=shows_sealed_thoughts
             )
-        return await asyncio.to_thread(paginate, groups, query)
+        return await asyncio.to_thread(list_page, groups, query)
 
     async def _group_request(
         self, run: Run, owner: ResponseOwner, *, shows_sealed_thoughts: bool

@@ -14,8 +14,8 @@ import orjson
 from starlette.types import Scope
 
 from gateway.core.turn.round import EVENT_STREAM
-from gateway.dialects.responses.background import ShownResponses, compaction_response
-from gateway.dialects.responses.compaction import compaction_item
+from gateway.dialects.responses.background import ShownResponses, make_compaction_response
+from gateway.dialects.responses.compaction import make_compaction_item
 from gateway.dialects.responses.native import NativeResponsesRequest, read_native
 from gateway.dialects.responses.parse import ResponsesRequest
 from gateway.dialects.responses.render import ResponsesViewFactory
@@ -111,8 +111,8 @@ class ResponsesRoute(ResponseCallRoute):
 
 def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> SummaryReply:
     """Returns the reply to a request that asks for a summary of its conversation in place of an answer."""
-    item = compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
-    shown = compaction_response(request, item, compacted.usage)
+    item = make_compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
+    shown = make_compaction_response(request, item, compacted.usage)
     if request.chat.stream:
         return SummaryReply([EVENT_STREAM], ShownResponses().whole_events(shown))
     return SummaryReply([JSON_TYPE], orjson.dumps(shown))

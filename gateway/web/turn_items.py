@@ -8,7 +8,7 @@ from functools import partial
 from adapters.types import Json
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.wire_message import SYSTEM_ROLES
-from gateway.dialects.responses.items import ItemGroup, ItemList, item_tag
+from gateway.dialects.responses.items import ItemGroup, ItemList, choose_item_tag
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.run.memory.named_turns import NamedTurn
 
@@ -47,7 +47,7 @@ def render_turn(
     reply = turn.reply
     if previous_turn is not None:
         turn_items.record_calls(previous_turn.reply)
-    tag = item_tag(turn.name, reply)
+    tag = choose_item_tag(turn.name, reply)
     turn_items.add_inputs(tag, turn.inputs, directions, read_call_forms(reply))
     if reply and includes_reply:
         turn_items.add_reply(tag, reply)

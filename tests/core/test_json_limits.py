@@ -9,7 +9,7 @@ from gateway.agents.wire.struct_fields import read_texts
 from gateway.core.json_limits import MAX_VALUES, check_values
 from gateway.core.request.identity import IdentityRules, find_request_user
 from gateway.dialects.chat.parse import parse
-from gateway.dialects.responses.codex import codex_side_request
+from gateway.dialects.responses.codex import find_codex_side_request
 from gateway.errors import BodyTooLarge
 from gateway.web.request_body import read_request_body
 
@@ -70,4 +70,4 @@ def test_no_id_is_read_of_a_field_of_very_many_values() -> None:
 def test_the_words_of_codex_about_its_turn_are_read_up_to_a_length() -> None:
     for values, name in ((1, "codex title"), (MAX_VALUES, None)):
         turn = f'{{"thread_source":"thread_title","x":[{"0," * values}0]}}'
-        assert codex_side_request({"client_metadata": {"x-codex-turn-metadata": turn}}) == name
+        assert find_codex_side_request({"client_metadata": {"x-codex-turn-metadata": turn}}) == name

@@ -148,7 +148,7 @@ class _CallReader:
     """Reads the shown arguments of one call."""
 
     def __init__(self, voices: Mapping[str, Voice]) -> None:
-        self.find_voices = voices
+        self.voices = voices
         self.strings = StringReader(voices)
 
 
@@ -176,9 +176,8 @@ class AsideReader:
             reader = self._readers.get(index)
             if reader is None:
                 reader = self._readers[index] = _CallReader(self._asides.find_voices(call.name))
-            if reader.find_voices:
+            if reader.voices:
                 pieces += [
-                    AsidePiece(index, reader.find_voices[name], piece)
-                    for name, piece in reader.strings.feed(text)
+                    AsidePiece(index, reader.voices[name], piece) for name, piece in reader.strings.feed(text)
                 ]
         return pieces

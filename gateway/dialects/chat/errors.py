@@ -20,15 +20,15 @@ class ChatErrors:
     id_header: ClassVar[bytes | None] = None
 
     def body(self, error: GatewayError) -> bytes:
-        return orjson.dumps(_error_object(error))
+        return orjson.dumps(_make_error_object(error))
 
     def event(self, error: GatewayError) -> bytes:
         """Returns an error after the first byte, in the form that OpenAI's SDKs raise as APIError."""
-        return encode_event(_error_object(error))
+        return encode_event(_make_error_object(error))
 
 
 CHAT_ERRORS: Final = ChatErrors()
 
 
-def _error_object(error: GatewayError) -> dict[str, Any]:
+def _make_error_object(error: GatewayError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}

@@ -18,13 +18,13 @@ from gateway.dialects.fields import (
     check_depth,
     check_length,
     check_model_name,
-    missing_field,
+    make_missing_field_error,
+    make_wrong_type_error,
     read_object,
     read_optional,
     read_optional_integer,
-    wrong_type,
 )
-from gateway.dialects.repeated_keys import repeated_keys
+from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.errors import BadRequest
 
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
@@ -55,7 +55,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     Raises: BadRequest, BodyTooLarge.
     """
     json = read_object(body)
-    for key in repeated_keys(body, json=json):
+    for key in find_repeated_keys(body, json=json):
         if key in _FIELDS_ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:
@@ -73,7 +73,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
     """
     messages = _read_messages(json, max_messages)
     if len(body) > MAX_VALUES:
-        check_values(*_json_arguments(messages))
+        check_values(*_list_json_arguments(messages))
     if _TYPED_FIELDS.isdisjoint(json):  # as in most requests
         return ChatRequest(body, json, _read_model(json), messages)
     for key in ("tools", "functions"):
@@ -93,14 +93,14 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
         messages=messages,
         stream=read_optional(json, "stream", bool) or False,
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
-        tool_names=tuple(_tool_names(tools)),
+        tool_names=tuple(_list_tool_names(tools)),
         has_tools=bool(tools),
         n=count or 1,
         token_limit=token_limit,
     )
 
 
-def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
+def _list_json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
     """Yields the arguments of calls. They are JSON within texts, so a check of the body does not look into them."""
     for message in messages:
         for _, arguments in read_named_calls(message):
@@ -112,9 +112,9 @@ def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
 def _read_model(json: dict[str, Any]) -> str:
     model = json.get("model")
     if model is None:
-        raise missing_field("model")
+        raise make_missing_field_error("model")
     if not isinstance(model, str):
-        raise wrong_type("model", "a string", model)
+        raise make_wrong_type_error("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
     check_model_name(model)
@@ -125,9 +125,9 @@ def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[
     """Returns the messages without the gateway's private field, which the body that goes upstream still has."""
     sent_messages = json.get("messages")
     if sent_messages is None:
-        raise missing_field("messages")
+        raise make_missing_field_error("messages")
     if not isinstance(sent_messages, list):
-        raise wrong_type("messages", "an array of objects", sent_messages)
+        raise make_wrong_type_error("messages", "an array of objects", sent_messages)
     if not sent_messages:
         raise BadRequest(
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array "
@@ -142,10 +142,10 @@ def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[
     # The loop compares `__class__`, which takes less time than `isinstance`: it runs for each message of each request.
     for index, message in enumerate(sent_messages):
         if message.__class__ is not dict:
-            raise wrong_type(f"messages[{index}]", "an object", message)
+            raise make_wrong_type_error(f"messages[{index}]", "an object", message)
         role = message.get("role")
         if role not in ROLES:
-            raise _wrong_role(f"messages[{index}].role", role)
+            raise _make_role_error(f"messages[{index}].role", role)
         content = message.get("content")
         if content.__class__ is not str or len(message) > 2:
             if PRIVATE in message:
@@ -160,11 +160,11 @@ def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[
     return messages
 
 
-def _wrong_role(param: str, role: Any) -> BadRequest:
+def _make_role_error(param: str, role: Any) -> BadRequest:
     if role is None:
-        return missing_field(param)
+        return make_missing_field_error(param)
     if not isinstance(role, str):
-        return wrong_type(param, "a string", role)
+        return make_wrong_type_error(param, "a string", role)
     return BadRequest(
         f"Invalid value: {role[:40]!r}. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', "
         "and 'developer'.",
@@ -175,21 +175,21 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
 
 def _check_content(content: Any, param: str) -> None:
     if not isinstance(content, list):
-        raise wrong_type(param, "a string or an array of objects", content)
+        raise make_wrong_type_error(param, "a string or an array of objects", content)
     for index, part in enumerate(content):
         if not isinstance(part, dict):
-            raise wrong_type(f"{param}[{index}]", "an object", part)
+            raise make_wrong_type_error(f"{param}[{index}]", "an object", part)
 
 
 def _read_tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
     tools: list[dict[str, Any]] = read_optional(json, key, list) or []
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict):
-            raise wrong_type(f"{key}[{index}]", "an object", tool)
+            raise make_wrong_type_error(f"{key}[{index}]", "an object", tool)
     return tools
 
 
-def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
+def _list_tool_names(tools: list[dict[str, Any]]) -> list[str]:
     """Returns the names of tools; a tool without a name is left out.
 
     A function is `{"type": "function", "function": {"name"}}`, a custom tool likewise; a legacy function is `{"name"}`.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.messages.errors import invalid_field
+from gateway.dialects.messages.errors import make_field_error
 from gateway.dialects.messages.message_origin import MessageOrigin
 
 # Errors in Anthropic's words, which clients read.
@@ -43,7 +43,7 @@ def check_call_pairs(messages: Sequence[Json], origins: Sequence[MessageOrigin])
         elif role == "tool" and open_calls is not None:
             call_id = message["tool_call_id"]
             if call_id not in open_calls:
-                raise invalid_field(
+                raise make_field_error(
                     f"messages.{origin.message_index}.content.{origin.result_block}",
                     _NO_CALL_MESSAGE.format(call_id[:_QUOTED_ID_CHARS]),
                 )
@@ -57,4 +57,4 @@ def _refuse_open_calls(calls: Mapping[str, int]) -> None:
     if calls:
         first_index = min(calls.values())
         ids = ", ".join(id[:_QUOTED_ID_CHARS] for id, index in calls.items() if index == first_index)
-        raise invalid_field(f"messages.{first_index}", _NO_RESULT_MESSAGE.format(ids))
+        raise make_field_error(f"messages.{first_index}", _NO_RESULT_MESSAGE.format(ids))

@@ -18,7 +18,7 @@ from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
 from gateway.dialects.fields import QUOTED_CHARS, ItemPath
 from gateway.dialects.messages.call_pairs import check_call_pairs
-from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.dialects.messages.errors import make_field_error, make_untranslatable_error
 from gateway.dialects.messages.field_checker import FieldChecker
 from gateway.dialects.messages.message_origin import MessageOrigin
 
@@ -57,7 +57,7 @@ def read_system(system: Any, checker: FieldChecker) -> list[str]:
     if isinstance(system, str):
         return [system] if system else []
     if not isinstance(system, list):
-        raise invalid_field("system", "Input should be a valid string or list")
+        raise make_field_error("system", "Input should be a valid string or list")
     texts = [_read_text(block, f"system.{index}", checker) for index, block in enumerate(system)]
     return [text for text in texts if text and not text.startswith(_ATTRIBUTION_PREFIX)]
 
@@ -75,11 +75,11 @@ def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
     Raises: BadRequest.
     """
     if messages is None:
-        raise invalid_field("messages", "Field required")
+        raise make_field_error("messages", "Field required")
     if not isinstance(messages, list):
-        raise invalid_field("messages", "Input should be a valid list")
+        raise make_field_error("messages", "Input should be a valid list")
     if not messages:
-        raise invalid_field("messages", "at least one message is required")
+        raise make_field_error("messages", "at least one message is required")
     reader = _MessageReader(checker)
     for index, message in enumerate(messages):
         reader.add(index, message)
@@ -101,7 +101,7 @@ def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
         if message.get("role") == "system" and config is not None:
             where = f"messages.{index}.output_config"
             if not isinstance(config, dict):
-                raise invalid_field(where, "Input should be a valid dictionary")
+                raise make_field_error(where, "Input should be a valid dictionary")
             checker.check(config, _TURN_CONFIG_FIELDS, where)
             if config.get("effort") is not None:
                 return config["effort"]
@@ -136,7 +136,7 @@ class _MessageReader:
         where = self._message_path
         where.index = message_index
         if not isinstance(message, dict):
-            raise invalid_field(f"{where}", "Input should be a valid dictionary")
+            raise make_field_error(f"{where}", "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
             # The fast path, for plain text: nearly all messages.
@@ -155,22 +155,22 @@ class _MessageReader:
                 if content not in (None, []) or message.get("output_config") is None:
                     self._add_system_message(message_index, self._read_blocks(message))
             case _:
-                raise invalid_field(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
+                raise make_field_error(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
 
     def _read_blocks(self, message: Json) -> list[Json]:
         """Returns the content of a message as blocks. Raises: BadRequest."""
         where, content = self._message_path, message.get("content")
         if content is None:
-            raise invalid_field(f"{where}.content", "Field required")
+            raise make_field_error(f"{where}.content", "Field required")
         if not isinstance(content, (str, list)):  # a union would be made for each message
-            raise invalid_field(f"{where}.content", "Input should be a valid list")
+            raise make_field_error(f"{where}.content", "Input should be a valid list")
         if content == [] and not self._checker.is_lenient:
-            raise invalid_field(f"{where}", f"{message['role']} messages must have non-empty content")
+            raise make_field_error(f"{where}", f"{message['role']} messages must have non-empty content")
         if isinstance(content, str):
             return [{"type": "text", "text": content}]
         for block_index, block in enumerate(content):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-                raise invalid_field(
+                raise make_field_error(
                     f"{where}.content.{block_index}", "Input should be a valid dictionary with a `type`"
                 )
         return content
@@ -212,7 +212,7 @@ class _MessageReader:
             elif block_type in THOUGHT_TYPES:
                 self._checker.left_out["thinking"] = None
             elif not self._checker.is_lenient:
-                raise untranslatable_field(f"{where}.{block_type}")
+                raise make_untranslatable_error(f"{where}.{block_type}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
@@ -224,14 +224,14 @@ class _MessageReader:
         self._checker.check(block, _RESULT_FIELDS, where)
         call_id, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(call_id, str):
-            raise invalid_field(f"{where}.tool_use_id", "Field required")
+            raise make_field_error(f"{where}.tool_use_id", "Field required")
         media_parts: list[Json] = []
         if isinstance(content, list):
             content = "\n".join(self._read_result_blocks(content, media_parts))
         elif content is None:
             content = ""
         elif not isinstance(content, str):
-            raise invalid_field(f"{where}.content", "Input should be a valid list")
+            raise make_field_error(f"{where}.content", "Input should be a valid list")
         if block.get("is_error") is True:
             content = f"Error: {content}"
         return {"role": "tool", "tool_call_id": call_id, "content": content}, media_parts
@@ -243,7 +243,7 @@ class _MessageReader:
         for block_index, block in enumerate(blocks):
             where.index = block_index
             if not isinstance(block, dict):
-                raise invalid_field(f"{where}", "Input should be a valid dictionary")
+                raise make_field_error(f"{where}", "Input should be a valid dictionary")
             if block.get("type") == "tool_reference":
                 self._checker.check(block, _REFERENCE_FIELDS, where)
                 texts.append(str(block.get("tool_name") or ""))
@@ -271,7 +271,7 @@ class _MessageReader:
                 return [{"type": "text", "text": self._translate_search_result(block, where)}]
             case block_type:
                 if not self._checker.is_lenient:
-                    raise untranslatable_field(f"{where}.{block_type}")
+                    raise make_untranslatable_error(f"{where}.{block_type}")
                 return []
 
     def _read_source(self, block: Json, where: object) -> Json:
@@ -292,7 +292,7 @@ class _MessageReader:
             self._checker.left_out[f"image.source.{str(source_type)[:QUOTED_CHARS]}"] = None
             return _pick_fields(block, _IMAGE_FIELDS)
         else:
-            raise untranslatable_field(f"{where}.source.{source_type}")
+            raise make_untranslatable_error(f"{where}.source.{source_type}")
         return {"type": "image_url", "image_url": {"url": url}}
 
     def _translate_document(self, block: Json, where: object) -> list[Json]:
@@ -316,7 +316,7 @@ class _MessageReader:
         if self._checker.is_lenient:
             self._checker.left_out[f"document.source.{str(source_type)[:QUOTED_CHARS]}"] = None
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
-        raise untranslatable_field(f"{where}.source.{source_type}")
+        raise make_untranslatable_error(f"{where}.source.{source_type}")
 
     def _translate_search_result(self, block: Json, where: object) -> str:
         heading = f"{block.get('title') or ''} ({block.get('source') or ''})"
@@ -324,7 +324,7 @@ class _MessageReader:
 
     def _read_texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
-            raise invalid_field(where, "Input should be a valid list")
+            raise make_field_error(where, "Input should be a valid list")
         return [_read_text(block, f"{where}.{index}", self._checker) for index, block in enumerate(blocks)]
 
     def _append(self, message: Json, origin: MessageOrigin) -> None:
@@ -346,26 +346,26 @@ def _is_reminder(text: str) -> bool:
 
 def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
     if not isinstance(block, dict):
-        raise invalid_field(f"{where}", "Input should be a valid dictionary")
+        raise make_field_error(f"{where}", "Input should be a valid dictionary")
     if block.get("type") != "text":
         if checker.is_lenient:
             return ""
-        raise invalid_field(f"{where}.type", "Input should be 'text'")
+        raise make_field_error(f"{where}.type", "Input should be 'text'")
     checker.check(block, _TEXT_FIELDS, where)
     text = block.get("text")
     if not isinstance(text, str):
-        raise invalid_field(f"{where}.text", "Input should be a valid string")
+        raise make_field_error(f"{where}.text", "Input should be a valid string")
     return text
 
 
 def _translate_call(block: Json, where: object) -> Json:
     name, call_id, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str):
-        raise invalid_field(f"{where}.name", "Field required")
+        raise make_field_error(f"{where}.name", "Field required")
     if not isinstance(call_id, str):
-        raise invalid_field(f"{where}.id", "Field required")
+        raise make_field_error(f"{where}.id", "Field required")
     if not isinstance(arguments, dict):
-        raise invalid_field(f"{where}.input", "Input should be a valid dictionary")
+        raise make_field_error(f"{where}.input", "Input should be a valid dictionary")
     return {
         "id": call_id,
         "type": "function",

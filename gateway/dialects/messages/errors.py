@@ -58,7 +58,7 @@ class MessagesErrors:
         return encode_typed_event("error", _error_object(error))
 
 
-def error_object(
+def make_error_object(
     status: int, message: str, request_id: str, code: Any = None, upstream_type: Any = None
 ) -> Json:
     """Returns the body of an error.
@@ -66,25 +66,25 @@ def error_object(
     upstream_type: the type that the upstream gives the error. If it is not Anthropic's, the status decides the type.
     """
     is_known = isinstance(upstream_type, str) and upstream_type in _KNOWN_TYPES
-    error: Json = {"type": upstream_type if is_known else error_type(status), "message": message}
+    error: Json = {"type": upstream_type if is_known else choose_error_type(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
     return {"type": "error", "error": error, "request_id": request_id or None}
 
 
-def error_type(status: int) -> str:
+def choose_error_type(status: int) -> str:
     """Returns the type of an error with this status."""
     return _TYPES_BY_STATUS.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
 
 
-def invalid_field(where: str, why: str) -> BadRequest:
+def make_field_error(where: str, why: str) -> BadRequest:
     """Returns the error about a field of a request. where: the field's path, such as `messages.0.content`."""
     return BadRequest(f"{where}: {why}", param=where)
 
 
-def untranslatable_field(where: str) -> BadRequest:
+def make_untranslatable_error(where: str) -> BadRequest:
     """Returns the error about a field that chat completions have no place for, beginning as Anthropic's API does."""
-    return invalid_field(
+    return make_field_error(
         where,
         "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "
         "place for it.",
@@ -92,4 +92,4 @@ def untranslatable_field(where: str) -> BadRequest:
 
 
 def _error_object(error: GatewayError) -> Json:
-    return error_object(error.status, error.message, error.request_id, code=error.code)
+    return make_error_object(error.status, error.message, error.request_id, code=error.code)

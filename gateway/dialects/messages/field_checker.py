@@ -8,7 +8,7 @@ from typing import Final
 
 from adapters.types import Json
 from gateway.dialects.fields import QUOTED_CHARS
-from gateway.dialects.messages.errors import untranslatable_field
+from gateway.dialects.messages.errors import make_untranslatable_error
 from gateway.errors import BadRequest
 
 # Fields of blocks and tools without an effect on the reply of a chat completion.
@@ -66,4 +66,4 @@ class FieldChecker:
             if key in _FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None
             elif key not in known_fields:
-                raise untranslatable_field(f"{where}.{key[:QUOTED_CHARS]}")
+                raise make_untranslatable_error(f"{where}.{key[:QUOTED_CHARS]}")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.messages.errors import invalid_field
+from gateway.dialects.messages.errors import make_field_error
 
 # The entries of a page, as Anthropic has them: without a `limit`, and at most.
 _DEFAULT_LIMIT: Final = 20
@@ -60,11 +60,11 @@ def _read_limit(text: str | None) -> int:
     if text is None:
         return _DEFAULT_LIMIT
     if not (text.isdecimal() and len(text) <= len(str(_MAX_LIMIT)) and 1 <= int(text) <= _MAX_LIMIT):
-        raise invalid_field("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
+        raise make_field_error("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
     return int(text)
 
 
 def _get_index(ids: Sequence[str], id: str, param: str) -> int:
     if id not in ids:
-        raise invalid_field(param, "there is no such model in the list")
+        raise make_field_error(param, "there is no such model in the list")
     return ids.index(id)

@@ -110,7 +110,7 @@ class NativeMessages(Struct, frozen=True):
             members["system"] = system
         if changes.tools:
             members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, changes.tools)]
-        members |= _container_member(self.json.get("container"), changes.hidden_rounds)
+        members |= _make_container_member(self.json.get("container"), changes.hidden_rounds)
         if changes.max_tokens is not None:
             # The API refuses a limit that the thoughts alone may reach, so a late round gets a higher limit.
             members["max_tokens"] = max(changes.max_tokens, read_thinking_budget(self.json) + 1)
@@ -219,12 +219,13 @@ class NativeMessages(Struct, frozen=True):
             return has_thoughts(self._edit_messages(changes))
         # What the client has changed is its own, but it cannot mend thoughts that it has not sent.
         return any(
-            has_thoughts(_translate(replacement)) and not has_thoughts([self._client_message(chat_index)])
+            has_thoughts(_translate(replacement))
+            and not has_thoughts([self._find_client_message(chat_index)])
             for chat_index, replacement in changes.replacements.items()
             if len(replacement) > 1
         )
 
-    def _client_message(self, chat_index: int) -> Json:
+    def _find_client_message(self, chat_index: int) -> Json:
         """Returns the client's message of which a message of the chat completion is made."""
         message: Json = self.json["messages"][self.origins[chat_index].message_index]
         return message
@@ -296,7 +297,7 @@ def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
     message: the reply as the client has it.
     """
     *rounds, stored_reply = replacement
-    client_blocks = _blocks_after_rounds(rounds, message) if stored_reply["role"] == "assistant" else []
+    client_blocks = _list_blocks_after_rounds(rounds, message) if stored_reply["role"] == "assistant" else []
     stored_blocks = (stored_reply.get(NATIVE_REPLY) or {}).get("content") or []
     client_text = "".join(read_text({"content": [block]}) for block in client_blocks)
     if len(client_blocks) > len(stored_blocks) and client_text.strip() == read_text(stored_reply).strip():
@@ -304,7 +305,7 @@ def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
     return _translate(replacement)
 
 
-def _blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
+def _list_blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
     """Returns the client's blocks after those that hidden rounds streamed; []: the client has not all of these."""
     native_replies = [each.get(NATIVE_REPLY) or {} for each in rounds if each["role"] == "assistant"]
     if not all(native_replies):
@@ -314,11 +315,11 @@ def _blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
     # The calls are the gateway's, and a client may have dropped the thoughts.
     visible = [block for block in streamed if block not in thoughts and block.get("type") != "tool_use"]
     blocks = [block for block in as_list(message.get("content")) if block not in thoughts]
-    client_forms = [_type_and_text(block) for block in blocks[: len(visible)]]
-    return blocks[len(visible) :] if client_forms == [_type_and_text(block) for block in visible] else []
+    client_forms = [_make_type_and_text(block) for block in blocks[: len(visible)]]
+    return blocks[len(visible) :] if client_forms == [_make_type_and_text(block) for block in visible] else []
 
 
-def _type_and_text(block: Json) -> tuple[Any, Any]:
+def _make_type_and_text(block: Json) -> tuple[Any, Any]:
     return block.get("type"), block.get("text")
 
 
@@ -354,7 +355,7 @@ def _move_cache_mark(replacement: list[Json], message: Json) -> list[Json]:
     return [*earlier_messages, {**last_message, "content": [*earlier_blocks, marked_block]}]
 
 
-def _container_member(container: Any, hidden_rounds: Sequence[Json]) -> Json:
+def _make_container_member(container: Any, hidden_rounds: Sequence[Json]) -> Json:
     """Returns the member `container` for the call after hidden rounds: the last container that a round has used.
 
     container: the client's. A container with an id stays, so no member is returned. A container without an id names

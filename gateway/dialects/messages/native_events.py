@@ -35,7 +35,7 @@ def stop_reason_for(finish: Any) -> str:
     return _STOP_REASONS[read_finish_reason(finish)]
 
 
-def event_name(raw: bytes) -> str | None:
+def find_event_name(raw: bytes) -> str | None:
     """Returns the name of an event; None: the event is not one of Anthropic's. raw: the event's bytes."""
     match = _EVENT_NAME.match(raw)
     return match[1].decode() if match else None
@@ -92,7 +92,7 @@ class NativeEvents:
         """Ends a hidden round. tail: its last events. Returns the events among them that the client gets."""
         passed_on = []
         for raw in tail:
-            name = event_name(raw)
+            name = find_event_name(raw)
             if name == "message_delta":
                 self._read_delta(raw)
             elif name == "ping" or raw.startswith(b":"):
@@ -109,7 +109,7 @@ class NativeEvents:
         """
         events = []
         for raw in tail:
-            name = event_name(raw)
+            name = find_event_name(raw)
             if name == "message_delta" and (self._earlier_usage or finish):
                 self._read_delta(raw)
                 events.append(self._render_delta(finish))

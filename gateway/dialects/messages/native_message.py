@@ -12,7 +12,7 @@ from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.messages.blocks import GrowingBlocks
-from gateway.dialects.messages.native_events import NativeEvents, event_name, merge_replies
+from gateway.dialects.messages.native_events import NativeEvents, find_event_name, merge_replies
 
 
 class _NativeBody(msgspec.Struct):
@@ -45,7 +45,7 @@ class NativeMessage:
     def show(self, event: ReplyEvent) -> None:
         """Shows an event, or a comment. A chunk without bytes is part of an event that was shown already."""
         raw = event.raw or b""
-        if (name := event_name(raw)) is not None:
+        if (name := find_event_name(raw)) is not None:
             event_bytes = self._events.pass_on(raw, name)
             if event_bytes and name != "ping":
                 self._gateway_blocks.end()
@@ -72,13 +72,13 @@ class NativeMessage:
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round. tail: its last events."""
         self._gateway_blocks.end()
-        for raw in self._events.hide_round(_raw_events(tail)):
+        for raw in self._events.hide_round(_list_raw_events(tail)):
             self._add(raw, has_content=False)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
         """Ends the message. finish: replaces the upstream's `finish_reason`."""
         self._gateway_blocks.end()
-        tail_bytes = _raw_events(tail)
+        tail_bytes = _list_raw_events(tail)
         # Else the upstream's own last event has passed already, and nothing is left to be sent.
         if tail_bytes or not self._events.is_over:
             for raw in self._events.end(tail_bytes, finish):
@@ -100,5 +100,5 @@ class NativeMessage:
             self._buffer.add(raw, has_content=has_content)
 
 
-def _raw_events(tail: Sequence[ReplyEvent]) -> list[bytes]:
+def _list_raw_events(tail: Sequence[ReplyEvent]) -> list[bytes]:
     return [event.raw for event in tail if event.raw]

@@ -28,7 +28,7 @@ from gateway.dialects.messages.content import (
     read_messages,
     read_system,
 )
-from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.dialects.messages.errors import make_field_error, make_untranslatable_error
 from gateway.dialects.messages.field_checker import FieldChecker
 from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.request_fields import (
@@ -40,7 +40,7 @@ from gateway.dialects.messages.request_fields import (
     add_tools,
     check_context_management,
 )
-from gateway.dialects.repeated_keys import is_written_by_orjson, repeated_keys
+from gateway.dialects.repeated_keys import find_repeated_keys, is_written_by_orjson
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
@@ -101,8 +101,8 @@ def parse_body(body: bytes) -> Json:
             check_depth(key, value, depth=1)
     if is_written_by_orjson(body, json):
         return json
-    if repeated := repeated_keys(body):
-        raise invalid_field(repeated[0][:QUOTED_CHARS], "the key is in the body twice")
+    if repeated := find_repeated_keys(body):
+        raise make_field_error(repeated[0][:QUOTED_CHARS], "the key is in the body twice")
     # The input of a call may have integers of any size.
     return read_exact(body, json) if may_round(body) else json
 
@@ -136,13 +136,13 @@ def parse(
     if not is_lenient:
         for key, value in json.items():
             if value is not None and key not in _KNOWN_FIELDS:
-                raise untranslatable_field(key[:QUOTED_CHARS])
+                raise make_untranslatable_error(key[:QUOTED_CHARS])
     if isinstance(json.get("messages"), list):
         check_length("messages", json["messages"], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)
     translated = read_messages(json.get("messages"), checker)
     if not is_lenient and json["messages"][-1].get("role") == "assistant":
-        raise invalid_field(
+        raise make_field_error(
             "messages",
             "This model does not support assistant message prefill. The conversation must end with a user message.",
         )
@@ -157,7 +157,7 @@ def parse(
     if request.token_limit is not None and request.token_limit.field == "max_tokens":
         request.gateway_fields = _GATEWAY_FIELDS
     headers_by_name = dict(headers)
-    request.consumed = () if is_lenient else _names_left_out(json, headers_by_name, checker)
+    request.consumed = () if is_lenient else _list_names_left_out(json, headers_by_name, checker)
     unread_fields = {key: value for key, value in json.items() if key not in _FIELDS_READ}
     # User and conversation are read from the request's own `metadata`, not from the field `user` of `chat`.
     request.dialect_fields = {"user": None, **unread_fields, "metadata": identity_fields}
@@ -178,7 +178,7 @@ def read_thread(json: Json) -> MessageThread | None:
     thread_type = thread.get("type") if isinstance(thread, dict) else None
     previous_id = thread.get("previous_message_id") if thread_type == "continue" else None
     if thread_type != "create" and not (isinstance(previous_id, str) and previous_id):
-        raise invalid_field(
+        raise make_field_error(
             "thread", "Input should have the type 'create', or 'continue' and a `previous_message_id`"
         )
     return MessageThread(previous_id)
@@ -219,12 +219,12 @@ def _read_identity(metadata: Any) -> Json:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
-        raise invalid_field("metadata", "Input should be a valid dictionary")
+        raise make_field_error("metadata", "Input should be a valid dictionary")
     user = metadata.get("user_id")
     if user is None:
         return {}
     if not isinstance(user, str):
-        raise invalid_field("metadata.user_id", "Input should be a valid string")
+        raise make_field_error("metadata.user_id", "Input should be a valid string")
     return {"user_id": user} if len(user) > _MAX_USER_CHARS else _split_user(user)
 
 
@@ -250,7 +250,7 @@ def _split_user(user: str) -> Json:
     return fields
 
 
-def _names_left_out(
+def _list_names_left_out(
     json: Json, headers_by_name: Mapping[bytes, bytes], checker: FieldChecker
 ) -> tuple[str, ...]:
     """Returns the names of fields and headers that are left out without an effect on the reply.

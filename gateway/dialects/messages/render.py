@@ -18,8 +18,8 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import parse_error_body
 from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer
-from gateway.dialects.messages.errors import FIELD_NAMES, error_object
-from gateway.dialects.messages.native_events import event_name
+from gateway.dialects.messages.errors import FIELD_NAMES, make_error_object
+from gateway.dialects.messages.native_events import find_event_name
 from gateway.dialects.messages.native_message import NativeMessage
 from gateway.dialects.messages.translated_message import MessageTerms, TranslatedMessage
 from gateway.errors import GatewayError
@@ -66,7 +66,7 @@ class MessagesView(ClientView):
         self._message.take_whole(body, reply)
 
     def show(self, event: ReplyEvent) -> None:
-        if isinstance(self._message, TranslatedMessage) and event_name(event.raw or b"") is not None:
+        if isinstance(self._message, TranslatedMessage) and find_event_name(event.raw or b"") is not None:
             self._message = NativeMessage(self._gateway_tools, self._buffer)
         self._message.show(event)
 
@@ -100,19 +100,19 @@ class MessagesView(ClientView):
         return {"ids": [self._id]} if self._terms.has_thread and self._id else {}
 
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
-        if raw is not None and event_name(raw) == "error":
+        if raw is not None and find_event_name(raw) == "error":
             self._buffer.add(raw)
             return
         code = error.get("code")
         status = code if isinstance(code, int) else 500
         message = FIELD_NAMES.translate_sentence(str(error.get("message") or ""))
-        error_fields = error_object(
+        error_fields = make_error_object(
             status, message, self._terms.request_id, code=code, upstream_type=error.get("type")
         )
         self._buffer.emit("error", **error_fields)
 
     def fail(self, error: GatewayError) -> None:
-        error_fields = error_object(error.status, error.message, self._terms.request_id, code=error.code)
+        error_fields = make_error_object(error.status, error.message, self._terms.request_id, code=error.code)
         self._buffer.emit("error", **error_fields)
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
@@ -130,7 +130,7 @@ class MessagesView(ClientView):
             fields.get("message") or body_json.get("detail") or error or "The upstream reported an error"
         )
         text = _describe_error(message)
-        return orjson.dumps(error_object(status, text, self._terms.request_id, code=fields.get("code")))
+        return orjson.dumps(make_error_object(status, text, self._terms.request_id, code=fields.get("code")))
 
 
 def _describe_error(message: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from adapters.types import Json
 from gateway.dialects.fields import QUOTED_CHARS
 from gateway.dialects.messages.content import read_effort_of_turn
-from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.dialects.messages.errors import make_field_error, make_untranslatable_error
 from gateway.dialects.messages.field_checker import FieldChecker
 
 # The fields of each object that are read.
@@ -28,9 +28,9 @@ def add_limit(chat_json: Json, json: Json) -> None:
     """Adds the most tokens of the reply. Raises: BadRequest."""
     limit = json.get("max_tokens")
     if limit is None:
-        raise invalid_field("max_tokens", "Field required")
+        raise make_field_error("max_tokens", "Field required")
     if not isinstance(limit, int) or isinstance(limit, bool):
-        raise invalid_field("max_tokens", "Input should be a valid integer")
+        raise make_field_error("max_tokens", "Input should be a valid integer")
     chat_json["max_tokens"] = limit
 
 
@@ -46,7 +46,7 @@ def add_stops(chat_json: Json, json: Json) -> None:
     stops = json.get("stop_sequences")
     if stops is not None:
         if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-            raise invalid_field("stop_sequences", "Input should be a valid list of strings")
+            raise make_field_error("stop_sequences", "Input should be a valid list of strings")
         if stops:
             chat_json["stop"] = stops
 
@@ -55,7 +55,7 @@ def add_tools(chat_json: Json, json: Json, checker: FieldChecker) -> None:
     """Adds the client's tools. Raises: BadRequest."""
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
-        raise invalid_field("tools", "Input should be a valid list")
+        raise make_field_error("tools", "Input should be a valid list")
     functions = [
         function
         for index, tool in enumerate(tools or ())
@@ -71,21 +71,21 @@ def add_tool_choice(chat_json: Json, json: Json, checker: FieldChecker) -> None:
     if choice is None:
         return
     if not isinstance(choice, dict):
-        raise invalid_field("tool_choice", "Input should be a valid dictionary")
+        raise make_field_error("tool_choice", "Input should be a valid dictionary")
     checker.check(choice, _CHOICE_FIELDS, "tool_choice")
     if json.get("tools"):
         chat_json["tool_choice"] = _translate_choice(choice)
         if choice.get("disable_parallel_tool_use") is True:
             chat_json["parallel_tool_calls"] = False
     elif choice.get("type") in ("any", "tool"):
-        raise invalid_field("tool_choice", "may only be specified while providing tools")
+        raise make_field_error("tool_choice", "may only be specified while providing tools")
 
 
 def add_output_config(chat_json: Json, json: Json, checker: FieldChecker) -> None:
     """Adds the effort and the form of the answer. Raises: BadRequest."""
     config = json.get("output_config") or {}
     if not isinstance(config, dict):
-        raise invalid_field("output_config", "Input should be a valid dictionary")
+        raise make_field_error("output_config", "Input should be a valid dictionary")
     effort = config.get("effort")
     checker.check(config, _OUTPUT_CONFIG_FIELDS, "output_config")
     if not checker.is_lenient:
@@ -96,7 +96,7 @@ def add_output_config(chat_json: Json, json: Json, checker: FieldChecker) -> Non
     if answer_format is None:
         return
     if not isinstance(answer_format, dict) or answer_format.get("type") != "json_schema":
-        raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
+        raise make_field_error("output_config.format.type", "Input should be 'json_schema'")
     checker.check(answer_format, _FORMAT_FIELDS, "output_config.format")
     schema = {"name": "output", "schema": answer_format.get("schema"), "strict": True}
     chat_json["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -107,15 +107,17 @@ def check_context_management(management: Any, checker: FieldChecker) -> None:
     if management is None:
         return
     if not isinstance(management, dict):
-        raise invalid_field("context_management", "Input should be a valid dictionary")
+        raise make_field_error("context_management", "Input should be a valid dictionary")
     checker.check(management, _MANAGEMENT_FIELDS, "context_management")
     edits = management.get("edits") or []
     if not isinstance(edits, list):
-        raise invalid_field("context_management.edits", "Input should be a valid list")
+        raise make_field_error("context_management.edits", "Input should be a valid list")
     for index, edit in enumerate(edits):
         edit_type = edit.get("type") if isinstance(edit, dict) else None
         if not isinstance(edit_type, str) or not edit_type.startswith(_THOUGHT_EDIT_PREFIX):
-            raise untranslatable_field(f"context_management.edits.{index}.{str(edit_type)[:QUOTED_CHARS]}")
+            raise make_untranslatable_error(
+                f"context_management.edits.{index}.{str(edit_type)[:QUOTED_CHARS]}"
+            )
 
 
 def _translate_choice(choice: Json) -> str | Json:
@@ -123,10 +125,10 @@ def _translate_choice(choice: Json) -> str | Json:
     choice_type = choice.get("type")
     if choice_type == "tool":
         if not isinstance(choice.get("name"), str):
-            raise invalid_field("tool_choice.tool.name", "Input should be a valid string")
+            raise make_field_error("tool_choice.tool.name", "Input should be a valid string")
         return {"type": "function", "function": {"name": choice["name"]}}
     if not isinstance(choice_type, str) or choice_type not in _CHOICE_TYPES:
-        raise invalid_field("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
+        raise make_field_error("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
     return _CHOICE_TYPES[choice_type]
 
 
@@ -136,21 +138,21 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
     Raises: BadRequest.
     """
     if not isinstance(tool, dict):
-        raise invalid_field(where, "Input should be a valid dictionary")
+        raise make_field_error(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
         tool_type = str(tool["type"])[:QUOTED_CHARS]
         if checker.is_lenient:
             checker.left_out[f"tools.{tool_type}"] = None
             return None
-        raise untranslatable_field(f"{where}.{tool_type}")
+        raise make_untranslatable_error(f"{where}.{tool_type}")
     checker.check(tool, _TOOL_FIELDS, where)
     if not checker.is_lenient:
         callers = tool.get("allowed_callers")
         if callers is not None and not (isinstance(callers, list) and "direct" in callers):
-            raise untranslatable_field(f"{where}.allowed_callers")  # the model itself may not call it
+            raise make_untranslatable_error(f"{where}.allowed_callers")  # the model itself may not call it
     name = tool.get("name")
     if not isinstance(name, str):
-        raise invalid_field(f"{where}.name", "Field required")
+        raise make_field_error(f"{where}.name", "Field required")
     function: Json = {"name": name}
     if tool.get("description") is not None:
         function["description"] = tool["description"]

@@ -17,13 +17,13 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
-from gateway.dialects.responses.errors import error_fields, response_error
+from gateway.dialects.responses.errors import make_error_fields, make_response_error
 from gateway.dialects.responses.event_names import END_EVENTS
 from gateway.dialects.responses.growing_response import ResponseTerms
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import (
     ResponsesViewFactory,
-    empty_response,
+    make_empty_response,
     rebuild_response,
     render_usage,
 )
@@ -167,7 +167,7 @@ class ShownResponses:
         return {
             **response,
             "status": "failed",
-            "error": response_error(message, code),
+            "error": make_response_error(message, code),
             "output": [],
             "usage": None,
         }
@@ -185,7 +185,7 @@ class ShownResponses:
         error = response.get("error")
         events = b""
         if error:
-            fields = error_fields(error["message"], error["code"], "server_error", None)
+            fields = make_error_fields(error["message"], error["code"], "server_error", None)
             events = encode_typed_event("error", {**fields, "sequence_number": number})
             number += 1
         ending = {"failed": "failed", "completed": "completed"}.get(response["status"], "incomplete")
@@ -212,7 +212,7 @@ class ShownResponses:
         return b"".join(encoded_events) + self.last_events(response, number + len(events))
 
 
-def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
+def make_queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
     """Returns the response to a request that waits. created: when, in seconds since the epoch; 0: now."""
     terms = ResponseTerms(
         request.echo,
@@ -221,15 +221,15 @@ def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json
         tag=tag,
         created=int(created or time.time()),
     )
-    return empty_response(terms, "queued")
+    return make_empty_response(terms, "queued")
 
 
-def compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
+def make_compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
     """Returns the response with a compaction item in place of a reply. usage: as a chat completion has it."""
     now = int(time.time())
     terms = ResponseTerms({**request.echo, "store": False}, lambda: None, created=now)
     return {
-        **empty_response(terms, "completed"),
+        **make_empty_response(terms, "completed"),
         "completed_at": now,
         "output": [item],
         "usage": render_usage(usage),

@@ -12,9 +12,14 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT, as_function_call
-from gateway.dialects.fields import missing_field, read_optional, read_required_text, wrong_type
+from gateway.dialects.fields import (
+    make_missing_field_error,
+    make_wrong_type_error,
+    read_optional,
+    read_required_text,
+)
 from gateway.dialects.lenient import decode_list, decode_object
-from gateway.dialects.responses.tools import CallForm, UpstreamTools, flat_name
+from gateway.dialects.responses.tools import CallForm, UpstreamTools, make_flat_name
 
 
 def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
@@ -45,7 +50,7 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     item_type: str = item["type"]
     id = _call_id(item, where)
     if item_type in ("function_call", "custom_tool_call"):
-        name = flat_name(
+        name = make_flat_name(
             read_optional(item, "namespace", str, where), read_required_text(item, "name", where)
         )
         key = "arguments" if item_type == "function_call" else "input"
@@ -57,9 +62,9 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
     value = item.get(key)
     if value is None:
-        raise missing_field(f"{where}.{key}")
+        raise make_missing_field_error(f"{where}.{key}")
     if not isinstance(value, (dict, str)):
-        raise wrong_type(f"{where}.{key}", "an object", value)
+        raise make_wrong_type_error(f"{where}.{key}", "an object", value)
     if isinstance(value, dict):
         left_out = ("type",) if item_type == "local_shell_call" else ()
         arguments = {
@@ -91,7 +96,7 @@ def read_result(item: Json, where: object) -> ToolOutput:
         result = {key: item[key] for key in ("status", "output") if item.get(key) is not None}
         return ToolOutput(id, orjson.dumps(result).decode())
     if output is None:
-        raise missing_field(f"{where}.output")
+        raise make_missing_field_error(f"{where}.output")
     may_have_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
     if not may_have_parts and not isinstance(output, str):
         output = orjson.dumps(output).decode()

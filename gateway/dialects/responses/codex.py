@@ -21,7 +21,7 @@ _SIDE_REQUESTS: Final = {
 }
 
 
-def codex_side_request(json: Json) -> str | None:
+def find_codex_side_request(json: Json) -> str | None:
     """Returns the name of a side request of Codex; None: a user has written the request, or it is not Codex's."""
     metadata = json.get("client_metadata")
     if not isinstance(metadata, dict):

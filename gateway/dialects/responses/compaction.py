@@ -18,12 +18,12 @@ _SUMMARY_FIELD: Final = "summary"
 _SUMMARY_PREFIX: Final = "A summary of the conversation up to here, in place of its messages:\n\n"
 
 
-def compaction_item(id: str, summary: str) -> Json:
+def make_compaction_item(id: str, summary: str) -> Json:
     """Returns the item with a summary, sealed as in `sealed.py`."""
     return {"id": id, "type": COMPACTION_TYPE, "encrypted_content": seal({_SUMMARY_FIELD: summary})}
 
 
-def compaction_messages(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
+def make_compaction_messages(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
     """Returns the compaction items among items as system messages.
 
     field: the request's field with the items, for errors.
@@ -32,25 +32,25 @@ def compaction_messages(items: Sequence[Any], field: str = "input", items_before
     Raises: BadRequest: such an item has no sealed summary.
     """
     return [
-        compaction_message(item, f"{field}[{index}]")
+        make_compaction_message(item, f"{field}[{index}]")
         for index, item in enumerate(items, -items_before)
         if isinstance(item, dict) and item.get("type") == COMPACTION_TYPE
     ]
 
 
-def compaction_message(item: Json, where: str) -> Json:
+def make_compaction_message(item: Json, where: str) -> Json:
     """Returns a compaction item as a system message. Raises: BadRequest: the item has no sealed summary."""
     param, content = f"{where}.encrypted_content", item.get("encrypted_content")
     if not is_sealed(content):
-        raise _unverified_content(param)
+        raise _make_content_error(param)
     summary = unseal(content, param).get(_SUMMARY_FIELD)
     if not isinstance(summary, str):
-        raise _unverified_content(param)
+        raise _make_content_error(param)
     return {"role": "system", "content": _SUMMARY_PREFIX + summary}
 
 
-def summary_of(message: Json) -> str:
-    """Returns the summary in a message that `compaction_message` has made; "": any other message."""
+def read_summary(message: Json) -> str:
+    """Returns the summary in a message that `make_compaction_message` has made; "": any other message."""
     content = message.get("content")
     if (
         message.get("role") != "system"
@@ -61,7 +61,7 @@ def summary_of(message: Json) -> str:
     return content.removeprefix(_SUMMARY_PREFIX)
 
 
-def _unverified_content(param: str) -> BadRequest:
+def _make_content_error(param: str) -> BadRequest:
     return BadRequest(
         f"The encrypted content of '{param}' could not be verified: the gateway has not made it.",
         param=param,

@@ -39,7 +39,7 @@ class ResponsesErrors(ChatErrors):
 
     def event(self, error: GatewayError) -> bytes:
         # How many events came before is not known here; typed clients demand a number.
-        fields = error_fields(error.message, error.code, error.kind, error.param)
+        fields = make_error_fields(error.message, error.code, error.kind, error.param)
         return encode_typed_event("error", {**fields, "sequence_number": 0})
 
 
@@ -65,12 +65,12 @@ def render_upstream_error(status: int, body: bytes) -> bytes:
     return translate_error(body) or orjson.dumps({"error": make_openai_error_of_reply(status, body)})
 
 
-def response_error(message: str, code: str | None) -> Json:
+def make_response_error(message: str, code: str | None) -> Json:
     """Returns the error of a response that has failed. code: an upstream's code, type or status."""
     return {"code": _RESPONSE_CODES.get(code or "", "server_error"), "message": message}
 
 
-def error_fields(message: str, code: str | None, error_type: str, param: Any) -> Json:
+def make_error_fields(message: str, code: str | None, error_type: str, param: Any) -> Json:
     """Returns the fields of an event of the type `error`."""
     fields = {"code": code or error_type, "message": message, "param": param}
     # OpenAI's reference has these fields in the event itself. OpenAI sends them in `error`, and its SDKs raise that.

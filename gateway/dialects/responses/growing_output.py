@@ -56,9 +56,9 @@ class GrowingOutput:
             self._item_for(MessageItem).refuse(refusal)
         for annotation in as_list(delta.get("annotations")):
             if isinstance(annotation, dict):
-                self._item_for(MessageItem).annotate(_flat_annotation(annotation))
+                self._item_for(MessageItem).annotate(_flatten_annotation(annotation))
         for citation in as_list(delta.get("citations")):
-            if (url_citation := _url_citation(citation, self._count_chars_before())) is not None:
+            if (url_citation := _find_url_citation(citation, self._count_chars_before())) is not None:
                 self._item_for(MessageItem).annotate(url_citation)
         for call in as_list(delta.get("tool_calls")):
             if isinstance(call, dict):
@@ -142,13 +142,13 @@ class GrowingOutput:
         return "incomplete" if is_cut else "completed"
 
 
-def _flat_annotation(annotation: Json) -> Json:
+def _flatten_annotation(annotation: Json) -> Json:
     """Returns an annotation of a chat completion in the form of this API: with the type and the fields side by side."""
     fields = annotation.get(str(annotation.get("type")))
     return {"type": annotation.get("type"), **fields} if isinstance(fields, dict) else annotation
 
 
-def _url_citation(citation: Any, chars_before: int) -> Json | None:
+def _find_url_citation(citation: Any, chars_before: int) -> Json | None:
     """Returns the annotation for a citation of Claude's; None: it cites no web page.
 
     chars_before: how many characters of the reply's text come before the item.

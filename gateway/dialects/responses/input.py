@@ -18,7 +18,13 @@ from adapters.types import Json
 from gateway.core.conversation.wire_message import list_media
 from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import Reference
-from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_required_text, wrong_type
+from gateway.dialects.fields import (
+    ItemPath,
+    make_missing_field_error,
+    make_wrong_type_error,
+    read_optional,
+    read_required_text,
+)
 from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
 from gateway.dialects.responses.input_reply import InputReply
@@ -28,7 +34,7 @@ from gateway.dialects.responses.sealed import is_sealed, unseal
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
     UpstreamTools,
-    unsupported_value,
+    make_unsupported_error,
 )
 from gateway.errors import BadRequest
 
@@ -138,7 +144,7 @@ class _MessageBuilder:
         where = self._where
         where.index = index_in_field
         if not isinstance(item, dict):
-            raise wrong_type(f"{where}", "an object", item)
+            raise make_wrong_type_error(f"{where}", "an object", item)
         item_type = item.get("type") or _find_type(item)
         reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
         if reading is not None:
@@ -152,17 +158,17 @@ class _MessageBuilder:
             self._left_out.add(f"{where}.{item_type}")
         elif not (self._is_lenient or (isinstance(item_type, str) and item_type in _TYPES_READ_ELSEWHERE)):
             if item_type is None:
-                raise missing_field(f"{where}.type")
-            raise unsupported_value(f"{where}.type", item_type)
+                raise make_missing_field_error(f"{where}.type")
+            raise make_unsupported_error(f"{where}.type", item_type)
 
     def add_message(self, item: Json) -> None:
         role, content = item.get("role"), item.get("content")
         if role is None:
-            raise missing_field(f"{self._where}.role")
+            raise make_missing_field_error(f"{self._where}.role")
         if role not in _ROLES:
-            raise _wrong_role(f"{self._where}.role", role)
+            raise _make_role_error(f"{self._where}.role", role)
         if content is None:
-            raise missing_field(f"{self._where}.content")
+            raise make_missing_field_error(f"{self._where}.content")
         content = self._read_content(content, ".content")
         if role == "assistant":
             self._add_reply_content(content)
@@ -202,7 +208,7 @@ class _MessageBuilder:
     def add_configuration(self, item: Json) -> None:
         """Refuses another form of answers: a later response that continues by an id would not have this form."""
         if (text := item.get("text")) is not None:
-            raise unsupported_value(f"{self._where}.text", text)
+            raise make_unsupported_error(f"{self._where}.text", text)
 
     def add_reference(self, item: Json) -> None:
         id = read_required_text(item, "id", self._where)
@@ -242,23 +248,23 @@ class _MessageBuilder:
         if isinstance(content, str):
             return content
         if not isinstance(content, list):
-            raise wrong_type(f"{self._where}{key}", "a string or an array of objects", content)
+            raise make_wrong_type_error(f"{self._where}{key}", "a string or an array of objects", content)
         where = self._part_path
         where.key = key
         parts: list[Json] = []
         for index, part in enumerate(content):
             where.index = index
             if not isinstance(part, dict):
-                raise wrong_type(f"{where}", "an object", part)
+                raise make_wrong_type_error(f"{where}", "an object", part)
             part_type = part.get("type")
             if self._is_lenient and part_type not in WORD_KINDS:
                 parts.append(part)
                 continue
             if part_type is None:
-                raise missing_field(f"{where}.type")
+                raise make_missing_field_error(f"{where}.type")
             part_kind = PART_KINDS.get(part_type) if isinstance(part_type, str) else None
             if part_kind is None:
-                raise unsupported_value(f"{where}.type", part_type)
+                raise make_unsupported_error(f"{where}.type", part_type)
             parts.append(part_kind.translate(part, where))
             self._left_out.add_rest(part, part_kind.read_fields, where)
         return parts
@@ -318,9 +324,9 @@ def _find_type(item: Json) -> str | None:
     return "item_reference" if "id" in item else None
 
 
-def _wrong_role(param: str, role: Any) -> BadRequest:
+def _make_role_error(param: str, role: Any) -> BadRequest:
     if not isinstance(role, str):
-        return wrong_type(param, "a string", role)
+        return make_wrong_type_error(param, "a string", role)
     return BadRequest(
         f"Invalid value: {role[:40]!r}. Supported values are: 'assistant', 'system', 'developer', and 'user'.",
         param=param,

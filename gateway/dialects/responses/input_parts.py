@@ -10,8 +10,13 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.dialects.fields import missing_field, read_optional, read_required_text, wrong_type
-from gateway.dialects.responses.tools import unsupported_value
+from gateway.dialects.fields import (
+    make_missing_field_error,
+    make_wrong_type_error,
+    read_optional,
+    read_required_text,
+)
+from gateway.dialects.responses.tools import make_unsupported_error
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 
@@ -26,7 +31,7 @@ def _translate_refusal(part: Json, where: object) -> Json:
 
 def _translate_image(part: Json, where: object) -> Json:
     if part.get("file_id") is not None:
-        raise unsupported_value(f"{where}.file_id", part["file_id"])
+        raise make_unsupported_error(f"{where}.file_id", part["file_id"])
     image = {"url": read_required_text(part, "image_url", where)}
     detail = read_optional(part, "detail", str, where)
     if detail is not None:
@@ -36,7 +41,7 @@ def _translate_image(part: Json, where: object) -> Json:
 
 def _translate_file(part: Json, where: object) -> Json:
     if part.get("file_url") is not None:
-        raise unsupported_value(f"{where}.file_url", part["file_url"])
+        raise make_unsupported_error(f"{where}.file_url", part["file_url"])
     return {
         "type": "file",
         "file": {
@@ -48,9 +53,9 @@ def _translate_file(part: Json, where: object) -> Json:
 def _translate_audio(part: Json, where: object) -> Json:
     audio = part.get("input_audio")
     if audio is None:
-        raise missing_field(f"{where}.input_audio")
+        raise make_missing_field_error(f"{where}.input_audio")
     if not isinstance(audio, dict):
-        raise wrong_type(f"{where}.input_audio", "an object", audio)
+        raise make_wrong_type_error(f"{where}.input_audio", "an object", audio)
     return {"type": "input_audio", "input_audio": audio}
 
 

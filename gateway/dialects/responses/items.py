@@ -160,7 +160,7 @@ def render_parts(content: Any) -> list[Json]:
     return [_add_part_defaults(part) for part in content or () if isinstance(part, dict)]
 
 
-def item_tag(turn: TurnName, reply: WireMessage) -> str:
+def choose_item_tag(turn: TurnName, reply: WireMessage) -> str:
     """Returns the part that the ids of a turn's items share: of its response, else of the turn's name."""
     stored = read_stored_response(reply)
     return stored.id_tag if stored is not None and stored.id_tag else turn.tag
@@ -192,7 +192,7 @@ def find_item(groups: Sequence[ItemGroup], id: str) -> FoundItem | None:
     return None
 
 
-def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
+def list_page(groups: Sequence[ItemGroup], query: str) -> Json:
     """Returns a page of items. Only the groups on the page, and up to it, are rendered.
 
     groups: oldest first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.fields import read_optional, wrong_type
+from gateway.dialects.fields import make_wrong_type_error, read_optional
 from gateway.errors import BadRequest
 
 # OpenAI's limits.
@@ -27,7 +27,7 @@ def read_metadata(json: Json) -> Json:
     for key, value in metadata.items():
         param = f"metadata.{key[:_KEY_CHARS]}"
         if not isinstance(value, str):
-            raise wrong_type(param, "a string", value)
+            raise make_wrong_type_error(param, "a string", value)
         for text, max_chars in ((key, _KEY_CHARS), (value, _VALUE_CHARS)):
             if len(text) > max_chars:
                 raise BadRequest(

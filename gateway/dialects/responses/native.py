@@ -21,8 +21,8 @@ from gateway.core.request.edit import BodyEdit
 from gateway.core.request.known_replies import KnownReplies, MemoryKey
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional
-from gateway.dialects.repeated_keys import repeated_keys
-from gateway.dialects.responses.codex import codex_side_request
+from gateway.dialects.repeated_keys import find_repeated_keys
+from gateway.dialects.responses.codex import find_codex_side_request
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, restore_instructions
 from gateway.dialects.responses.parse import read_conversation_id
@@ -110,7 +110,7 @@ class NativeResponsesRequest(Struct, frozen=True):
             edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
         sent_input = self.json["input"]
         for index, note in (notes or {}).items():
-            item_index = self._item_index(index)
+            item_index = self._locate_item(index)
             if not note or item_index < 0:
                 continue
             if isinstance(sent_input, str):
@@ -151,7 +151,7 @@ class NativeResponsesRequest(Struct, frozen=True):
         json = {**self.chat.json, "messages": messages}
         return replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
 
-    def _item_index(self, index: int) -> int:
+    def _locate_item(self, index: int) -> int:
         """Returns the index of the item of the input with a message of `chat`; -1: no single item has the message."""
         n = index - self._first_input_index
         return self.input_messages[n].item_index if n >= 0 else -1
@@ -182,7 +182,7 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
         messages = [*leading_messages, {"role": "user", "content": ""}]
     chat_json = _translate(json, messages)
     request = parse_chat(orjson.dumps(chat_json), max_messages + 1)
-    request.side_request = codex_side_request(json)
+    request.side_request = find_codex_side_request(json)
     if json.get("tool_choice") in (None, "auto"):
         # The model has chosen its calls itself, so a call may be the task of a sub-agent.
         request.dialect_fields = {"tool_choice": "auto"}
@@ -211,7 +211,7 @@ def _is_readable(body: bytes, json: Json, max_messages: int) -> bool:
         return False
     if isinstance(items, list) and len(items) > max_messages:
         return False
-    return not (repeated_keys(body, json=json) or is_too_deep([json]))
+    return not (find_repeated_keys(body, json=json) or is_too_deep([json]))
 
 
 def _translate(json: Json, messages: list[Json]) -> Json:

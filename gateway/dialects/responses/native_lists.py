@@ -44,7 +44,7 @@ def _without_notes(value: Any) -> Any:
     """Returns a list or an item without notes; the same object where it has none."""
     if not isinstance(value, dict):
         return value
-    for key, change in (("data", _without_notes), ("content", _part_without_note)):
+    for key, change in (("data", _without_notes), ("content", _remove_part_note)):
         if isinstance(value.get(key), list):
             changed = list(map(change, value[key]))
             is_same = all(a is b for a, b in zip(changed, value[key], strict=True))
@@ -52,7 +52,7 @@ def _without_notes(value: Any) -> Any:
     return value
 
 
-def _part_without_note(part: Any) -> Any:
+def _remove_part_note(part: Any) -> Any:
     if (
         not isinstance(part, dict)
         or part.get("type") != _TEXT_PART_TYPE

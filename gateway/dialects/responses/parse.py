@@ -21,13 +21,13 @@ from gateway.core.request.request_ids import check_id
 from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
     check_length,
-    missing_field,
+    make_missing_field_error,
+    make_wrong_type_error,
     read_object,
     read_optional,
-    wrong_type,
 )
-from gateway.dialects.responses.codex import codex_side_request
-from gateway.dialects.responses.compaction import compaction_messages
+from gateway.dialects.responses.codex import find_codex_side_request
+from gateway.dialects.responses.compaction import make_compaction_messages
 from gateway.dialects.responses.input import InputMessages, read_items
 from gateway.dialects.responses.request_fields import (
     FIELDS_NOT_PASSED_ON,
@@ -90,13 +90,13 @@ class ResponsesRequest(Struct, frozen=True):
     @property
     def turn_messages(self) -> list[Json]:
         """The messages of the input that belong to this turn alone."""
-        return self._input_without(self.shared_messages)
+        return self._remove_items(self.shared_messages)
 
     @property
     def sent_messages(self) -> list[Json]:
         """The messages of `turn_messages` that the client sends whole, and not by their ids."""
         named = {each.index for each in self.chat.references if each.kind == "message"}
-        return self._input_without(self.shared_messages | named)
+        return self._remove_items(self.shared_messages | named)
 
     @property
     def input_messages(self) -> list[Json]:
@@ -117,7 +117,7 @@ class ResponsesRequest(Struct, frozen=True):
         """True if the request has `store: true`, or is for the background, where each response is stored."""
         return self.is_for_background or (self.chat.dialect_fields or {}).get("store") is True
 
-    def _input_without(self, indices: Collection[int]) -> list[Json]:
+    def _remove_items(self, indices: Collection[int]) -> list[Json]:
         messages = self.input_messages
         if not indices:
             return messages
@@ -170,7 +170,7 @@ def parse(
         body=body,
         upstream_tools=upstream_tools,
         wants_compaction=_wants_compaction(json),
-        shared_messages=_shared_messages(translated, waiting_items) if waiting_items else frozenset(),
+        shared_messages=_find_shared_messages(translated, waiting_items) if waiting_items else frozenset(),
         found_tools=found_tools,
     )
 
@@ -184,11 +184,11 @@ def read_conversation_id(json: Json) -> str | None:
     if isinstance(id, dict):
         id = id.get("id")
         if id is None:
-            raise missing_field("conversation.id")
+            raise make_missing_field_error("conversation.id")
     if id is None:
         return None
     if not isinstance(id, str):
-        raise wrong_type("conversation", "a string or an object", id)
+        raise make_wrong_type_error("conversation", "a string or an object", id)
     conversation_id = check_id(id, "conversation")
     if conversation_id is None:
         raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
@@ -203,7 +203,7 @@ def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -
     request = make_chat_request(orjson.dumps(chat_json), chat_json, max_messages=None)
     # Fields that no chat completion has, such as `client_metadata`, may name user and conversation.
     request.dialect_fields = {key: json[key] for key in FIELDS_NOT_PASSED_ON if key in json} or None
-    request.side_request = codex_side_request(json)
+    request.side_request = find_codex_side_request(json)
     request.wants_thoughts = wants_thoughts(json.get("reasoning") or {})
     request.wants_usage = request.is_translated = True
     for key, members in _MEMBERS_READ.items():
@@ -231,7 +231,7 @@ def _read_messages(
     instructions = read_optional(json, "instructions", str)
     leading_messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, list):
-        leading_messages += compaction_messages(items, items_before=len(waiting_items))
+        leading_messages += make_compaction_messages(items, items_before=len(waiting_items))
     translated = read_items(
         items, leading_messages, upstream_tools=upstream_tools, items_before=len(waiting_items)
     )
@@ -256,9 +256,9 @@ def _read_input(
     if items is None and not needs_input:
         items = []
     if items is None:
-        raise missing_field("input")
+        raise make_missing_field_error("input")
     if not isinstance(items, (str, list)):
-        raise wrong_type("input", "a string or an array", items)
+        raise make_wrong_type_error("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
     if not waiting_items:
@@ -281,12 +281,12 @@ def _read_previous(json: Json, index: int) -> Reference | None:
     return Reference(index, previous_id, parse_turn_name(previous_id), param, "path")
 
 
-def _shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -> frozenset[int]:
+def _find_shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -> frozenset[int]:
     """Returns the indices of the messages that each response of a conversation has.
 
     They are the conversation's summaries, system messages and developer messages.
     """
-    summaries = compaction_messages(waiting_items)
+    summaries = make_compaction_messages(waiting_items)
     shared: set[int] = set()
     for index, message in enumerate(translated.messages):
         item_index = translated.item_indices[index]

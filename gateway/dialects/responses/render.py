@@ -28,15 +28,20 @@ from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import NOT_DURABLE
 from gateway.dialects.lenient import as_list, as_object
-from gateway.dialects.responses.errors import FIELD_NAMES, error_fields, response_error, translate_error
+from gateway.dialects.responses.errors import (
+    FIELD_NAMES,
+    make_error_fields,
+    make_response_error,
+    translate_error,
+)
 from gateway.dialects.responses.growing_output import GrowingOutput
 from gateway.dialects.responses.growing_response import GrowingResponse, ResponseTerms
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.stored_response import (
     RESPONSE_FIELD,
     StoredResponse,
-    changed_fields,
     is_in_reply_order,
+    list_changed_fields,
     read_stored_response,
 )
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
@@ -197,7 +202,7 @@ class ResponsesView(ClientView):
             incomplete_reason=incomplete_reason,
             error=response.error,
             service_tier=response.service_tier,
-            echo=changed_fields(terms.echo),
+            echo=list_changed_fields(terms.echo),
             forms=dict(terms.forms),
             output=None if is_in_order else self._output.json(status),
             id_tag=terms.tag,
@@ -257,9 +262,9 @@ class ResponsesView(ClientView):
     def _emit_failure(self, message: str, code: str | None, error_type: str, param: Any) -> None:
         response = self._response
         response.begin()
-        fields = error_fields(message, code, error_type, param)
+        fields = make_error_fields(message, code, error_type, param)
         response.emit("error", **fields)
-        response.error = response_error(message, fields["code"])
+        response.error = make_response_error(message, fields["code"])
         response.emit("response.failed", response=response.json("failed"))
 
 
@@ -281,7 +286,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     )
     response = GrowingResponse(terms)
     response.restore(stored)
-    output = [] if stored.status == "failed" else stored.output_of(reply)
+    output = [] if stored.status == "failed" else stored.find_output(reply)
     if output is None:
         output = _rebuild_output(response, without_private(reply), stored.status)
     elif not shows_sealed_thoughts:
@@ -301,7 +306,7 @@ def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = 
     return _rebuild_output(response, reply, "completed")
 
 
-def empty_response(terms: ResponseTerms, status: str) -> Json:
+def make_empty_response(terms: ResponseTerms, status: str) -> Json:
     """Returns a response without output."""
     response = GrowingResponse(terms)
     response.assign_id()

@@ -15,12 +15,12 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.fields import (
     QUOTED_CHARS,
     check_depth,
+    make_wrong_type_error,
     read_optional,
     read_optional_integer,
-    wrong_type,
 )
 from gateway.dialects.responses.metadata import read_metadata
-from gateway.dialects.responses.tools import RequestTools, unsupported_value
+from gateway.dialects.responses.tools import RequestTools, make_unsupported_error
 from gateway.errors import BadRequest
 
 # Fields about objects and services that only OpenAI has.
@@ -88,7 +88,7 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
     for key in _OPENAI_FIELDS:
         if json.get(key) is not None:
-            raise unsupported_value(key, key)
+            raise make_unsupported_error(key, key)
     for key in _CHAT_FIELDS:
         if key in json and json[key] is not None and not (key == "n" and json[key] == 1):
             raise BadRequest(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
@@ -128,7 +128,7 @@ def read_strings(json: Json, key: str) -> list[str]:
     values = read_optional(json, key, list) or []
     for index, value in enumerate(values):
         if not isinstance(value, str):
-            raise wrong_type(f"{key}[{index}]", "a string", value)
+            raise make_wrong_type_error(f"{key}[{index}]", "a string", value)
     return values
 
 
@@ -181,7 +181,7 @@ def wants_thoughts(reasoning: Json) -> bool:
 def translate_text_format(text: Any) -> Json:
     """Returns the fields of a chat completion for the form of an answer, `text`. Raises: BadRequest."""
     if not isinstance(text, dict):
-        raise wrong_type("text", "an object", text)
+        raise make_wrong_type_error("text", "an object", text)
     translated: Json = {}
     if text.get("verbosity") is not None:
         translated["verbosity"] = text["verbosity"]
@@ -224,9 +224,9 @@ def _remove_tool_choices(chat_json: Json) -> None:
 
 def _translate_reasoning(reasoning: Any) -> Json:
     if not isinstance(reasoning, dict):
-        raise wrong_type("reasoning", "an object", reasoning)
+        raise make_wrong_type_error("reasoning", "an object", reasoning)
     if (mode := reasoning.get("mode")) not in (None, "standard"):
-        raise unsupported_value("reasoning.mode", mode)
+        raise make_unsupported_error("reasoning.mode", mode)
     effort = reasoning.get("effort")
     return {"reasoning_effort": effort} if effort is not None else {}
 

@@ -59,11 +59,11 @@ class ResponseReader:
         elif event_type == CREATED_EVENT:
             self._created_event = event.data
             if self._may_be_later:
-                self._note_pending(_response_in(event.data))
+                self._note_pending(_read_response(event.data))
         elif event_type in _END_EVENTS:
             self.is_over = True
             self._end = _END_EVENTS[event_type]
-            self._response = _response_in(event.data)
+            self._response = _read_response(event.data)
 
     def take_whole(self, body: bytes) -> None:
         self.is_over = True
@@ -79,7 +79,7 @@ class ResponseReader:
 
     def reply(self) -> NativeReply:
         """Returns the reply as far as it has come. A reply that was cut has only its text, without calls."""
-        response = self._response or _response_in(self._created_event)
+        response = self._response or _read_response(self._created_event)
         items = response.get("output") or self._assemble_items()
         if not isinstance(items, list):
             items = []
@@ -117,5 +117,5 @@ class ResponseReader:
         return [items[index] for index in sorted(items)]
 
 
-def _response_in(event_data: bytes) -> Json:
+def _read_response(event_data: bytes) -> Json:
     return as_object(decode_object(event_data).get("response"))

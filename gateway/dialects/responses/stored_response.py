@@ -57,7 +57,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         """All fields of the request that the response repeats."""
         return {**ECHO_DEFAULTS, **self.echo}
 
-    def output_of(self, reply: WireMessage) -> list[Json] | None:
+    def find_output(self, reply: WireMessage) -> list[Json] | None:
         """Returns the stored output; None: none is stored, or the reply was cut since, and is what counts."""
         if self.output is None:
             return None
@@ -82,7 +82,7 @@ def read_call_forms(reply: WireMessage) -> Mapping[str, CallForm]:
     return stored.forms if stored is not None else NO_FORMS
 
 
-def changed_fields(echo: Json) -> Json:
+def list_changed_fields(echo: Json) -> Json:
     """Returns the fields of a request that differ from the defaults."""
     return {
         key: value for key, value in echo.items() if key not in ECHO_DEFAULTS or ECHO_DEFAULTS[key] != value

@@ -23,7 +23,13 @@ from gateway.core.conversation.wire_message import (
     read_named_call,
     read_text,
 )
-from gateway.dialects.fields import QUOTED_CHARS, missing_field, read_optional, read_required_text, wrong_type
+from gateway.dialects.fields import (
+    QUOTED_CHARS,
+    make_missing_field_error,
+    make_wrong_type_error,
+    read_optional,
+    read_required_text,
+)
 from gateway.dialects.lenient import decode_list
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
@@ -132,7 +138,7 @@ class RequestTools(Struct, frozen=True):
     echo: list[Json]
 
 
-def unsupported_value(param: str, value: object) -> BadRequest:
+def make_unsupported_error(param: str, value: object) -> BadRequest:
     """Returns the error about a value that chat completions have no place for."""
     return BadRequest(
         f"Unsupported value for '{param}': {str(value)[:QUOTED_CHARS]!r}. The gateway answers this model by way of "
@@ -142,7 +148,7 @@ def unsupported_value(param: str, value: object) -> BadRequest:
     )
 
 
-def flat_name(namespace: str | None, name: str) -> str:
+def make_flat_name(namespace: str | None, name: str) -> str:
     """Returns the name upstream of a tool in a namespace."""
     if namespace is None:
         return name
@@ -153,7 +159,7 @@ def flat_name(namespace: str | None, name: str) -> str:
     return f"{full_name[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
-def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
+def list_found_tools(messages: Sequence[WireMessage]) -> list[Json]:
     """Returns the tools that searches have found: the results in these messages have them."""
     searches = {
         call_id(call)
@@ -187,14 +193,14 @@ def read_tools(
     echo = []
     if tools is not None:
         if not isinstance(tools, list):
-            raise wrong_type("tools", "an array of objects", tools)
+            raise make_wrong_type_error("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for index, tool in enumerate(tools) if reader.add(tool, f"tools[{index}]")]
     items = json.get("input")
     reader.add_item_tools(
         [*waiting_items, *(items if isinstance(items, list) else ())], "input", len(waiting_items)
     )
     if reader.omitted_search is not None and not reader.offered:
-        raise unsupported_value(reader.omitted_search, "web_search")
+        raise make_unsupported_error(reader.omitted_search, "web_search")
     return RequestTools(chat_tools=[*reader.offered.values()], forms=reader.forms, echo=echo)
 
 
@@ -235,7 +241,7 @@ class _ToolReader:
     def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
         """Adds a tool. Returns False if the tool is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
-            raise wrong_type(where, "an object", tool)
+            raise make_wrong_type_error(where, "an object", tool)
         tool_type = tool.get("type")
         match tool_type:
             case "function":
@@ -258,9 +264,9 @@ class _ToolReader:
             case str() if tool_type in _WEB_SEARCH_TYPES:
                 return self._add_search(tool, where)
             case None:
-                raise missing_field(f"{where}.type")
+                raise make_missing_field_error(f"{where}.type")
             case _:
-                raise unsupported_value(f"{where}.type", tool_type)
+                raise make_unsupported_error(f"{where}.type", tool_type)
         self._left_out.add_rest(tool, _FIELDS_READ[tool_type], where)
         return True
 
@@ -282,7 +288,7 @@ class _ToolReader:
         name = read_required_text(tool, "name", where)
         read_optional(tool, "description", str, where)
         function = {
-            "name": flat_name(namespace.name, name),
+            "name": make_flat_name(namespace.name, name),
             **_pick_fields(tool, "description", "parameters", "strict"),
         }
         _add_description(function, namespace.description)
@@ -294,11 +300,14 @@ class _ToolReader:
     def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name, syntax = read_required_text(tool, "name", where), read_optional(tool, "format", dict, where)
         read_optional(tool, "description", str, where)
-        custom_tool: Json = {"name": flat_name(namespace.name, name), **_pick_fields(tool, "description")}
+        custom_tool: Json = {
+            "name": make_flat_name(namespace.name, name),
+            **_pick_fields(tool, "description"),
+        }
         _add_description(custom_tool, namespace.description)
         form = CallForm("custom_tool_call", name, namespace.name)
         if not self._upstream_tools.custom:
-            self._append_function(_custom_as_function(custom_tool, syntax), form)
+            self._append_function(_make_custom_function(custom_tool, syntax), form)
             return
         if syntax is not None:
             custom_tool["format"] = syntax
@@ -316,7 +325,7 @@ class _ToolReader:
         environment = read_optional(tool, "environment", dict, where) or {}
         environment_type = environment.get("type")
         if environment_type not in (None, "local"):
-            raise unsupported_value(f"{where}.environment.type", environment_type)
+            raise make_unsupported_error(f"{where}.environment.type", environment_type)
         self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
 
     def _add_search(self, tool: Json, where: str) -> bool:
@@ -359,7 +368,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
     if isinstance(choice, str):
         return {"tool_choice": choice}
     if not isinstance(choice, dict):
-        raise wrong_type("tool_choice", "a string or an object", choice)
+        raise make_wrong_type_error("tool_choice", "a string or an object", choice)
     if choice.get("type") != "allowed_tools":
         return {"tool_choice": _translate_named_choice(choice, "tool_choice", upstream_tools)}
     listed_tools = read_optional(choice, "tools", list, "tool_choice") or []
@@ -379,10 +388,13 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
             "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}
         }
     names = {each["function"]["name"] for each in allowed_tools}
-    return {"tool_choice": mode, "tools": [tool for tool in tools.chat_tools if _tool_name(tool) in names]}
+    return {
+        "tool_choice": mode,
+        "tools": [tool for tool in tools.chat_tools if _read_tool_name(tool) in names],
+    }
 
 
-def _custom_as_function(custom_tool: Json, syntax: Json | None) -> Json:
+def _make_custom_function(custom_tool: Json, syntax: Json | None) -> Json:
     """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
     function = dict(custom_tool)
     if syntax is not None and syntax.get("type") == "grammar":
@@ -396,15 +408,15 @@ def _custom_as_function(custom_tool: Json, syntax: Json | None) -> Json:
 
 def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:
     if not isinstance(choice, dict):
-        raise wrong_type(where, "an object", choice)
+        raise make_wrong_type_error(where, "an object", choice)
     tool_type = choice.get("type")
     if tool_type is None:
-        raise missing_field(f"{where}.type")
+        raise make_missing_field_error(f"{where}.type")
     if isinstance(tool_type, str) and tool_type in _TYPES_FORCED_BY_TYPE:
         return {"type": "function", "function": {"name": tool_type}}
     if tool_type not in ("function", "custom"):
-        raise unsupported_value(f"{where}.type", tool_type)
-    name = flat_name(
+        raise make_unsupported_error(f"{where}.type", tool_type)
+    name = make_flat_name(
         read_optional(choice, "namespace", str, where), read_required_text(choice, "name", where)
     )
     upstream_type = tool_type if upstream_tools.custom else "function"
@@ -425,7 +437,7 @@ def _add_description(tool: Json, text: str, *, is_after: bool = False) -> None:
         tool["description"] = joined
 
 
-def _tool_name(tool: Json) -> str:
+def _read_tool_name(tool: Json) -> str:
     return str((tool.get(str(tool.get("type"))) or tool).get("name"))
 
 

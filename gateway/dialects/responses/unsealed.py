@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.core.json_limits import check_values
 from gateway.core.request.edit import BodyEdit
 from gateway.dialects.lenient import as_list, decode_object
-from gateway.dialects.responses.compaction import COMPACTION_TYPE, compaction_message
+from gateway.dialects.responses.compaction import COMPACTION_TYPE, make_compaction_message
 from gateway.dialects.responses.sealed import SEALED_PREFIX, is_sealed
 
 
@@ -25,7 +25,7 @@ def without_sealed_items(body: bytes) -> bytes:
         if not isinstance(item, dict) or not is_sealed(item.get("encrypted_content")):
             continue
         if item.get("type") == COMPACTION_TYPE:
-            edit.replace_message(index, [compaction_message(item, f"input[{index}]")])
+            edit.replace_message(index, [make_compaction_message(item, f"input[{index}]")])
         else:
             edit.drop_message(index)
     return edit.render()

@@ -167,7 +167,7 @@ class _Session:
                 try:
                     event = read_client_event(message["bytes"])
                 except GatewayError as error:
-                    await self.send_event(server_events.error_event(error))
+                    await self.send_event(server_events.make_error_event(error))
                 else:
                     await self._handle(event)
         except asyncio.CancelledError:
@@ -213,12 +213,12 @@ class _Session:
             case CancelEvent():
                 self._cancel(event)
             case SteerEvent():
-                await self.send_event(server_events.steer_refusal_event(event))
+                await self.send_event(server_events.make_steer_refusal_event(event))
             case CreateEvent():
                 try:
                     self._enqueue(event)
                 except GatewayError as error:
-                    await self.send_event(server_events.error_event(error), event.stream_id)
+                    await self.send_event(server_events.make_error_event(error), event.stream_id)
 
     def _enqueue(self, request: CreateEvent) -> None:
         if self._sockets.is_draining():
@@ -309,7 +309,7 @@ class _Session:
         try:
             user = self._sockets.read_user(self._handshake, request.fields)
         except GatewayError as error:
-            await self.send_failure(request, server_events.error_event(error))
+            await self.send_failure(request, server_events.make_error_event(error))
             return
         await self._drop_forgotten(request.previous_id)
         body, pending = self.unstored.translate(request, user)
@@ -317,7 +317,7 @@ class _Session:
             first_event, end_event = server_events.make_empty_response(request)
             await self.send_event(first_event, request.stream_id)
             await self.send_event(end_event, request.stream_id)
-            self.unstored.cache(pending, server_events.response_in(end_event))
+            self.unstored.cache(pending, server_events.read_response(end_event))
             return
         scope = self._post_scope(response.connection, len(body), pending.memories)
         await self._sockets.edge(scope, BodyReceiver(body), _EventSender(self, pending, response))
@@ -330,7 +330,7 @@ class _Session:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:
             await self.send_failure(
-                request, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
+                request, server_events.make_error_event(UpstreamBroke("The reply ended in the middle."))
             )
 
     def _post_scope(self, connection: ResponseConnection, body_length: int, memories: Set[int]) -> Scope:
@@ -367,11 +367,11 @@ class _Session:
         first_response = response.first_response
         if not first_response:
             first_event = server_events.make_empty_response(request).first_event
-            first_response = server_events.response_in(first_event)
-        end_event = server_events.cancelled_event(
+            first_response = server_events.read_response(first_event)
+        end_event = server_events.make_cancelled_event(
             first_response, response.output.render(), response.sent_event_count
         )
-        self.unstored.cache(pending, server_events.response_in(end_event))
+        self.unstored.cache(pending, server_events.read_response(end_event))
         await self.send_event(end_event, request.stream_id)
 
 
@@ -397,7 +397,9 @@ class _EventSender:
         elif self._is_stream:
             for event in self._decoder.feed(message["body"]):
                 if event.data is not None:
-                    await self._note_and_send(server_events.event_type_of(event.name, event.data), event.data)
+                    await self._note_and_send(
+                        server_events.read_event_type(event.name, event.data), event.data
+                    )
         else:
             self._body += message["body"]
             if not message.get("more_body", False):
@@ -409,14 +411,14 @@ class _EventSender:
             return
         is_end = event_type in END_EVENTS
         if event_type == CREATED_EVENT:
-            response.begin(server_events.response_in(data))
+            response.begin(server_events.read_response(data))
         elif event_type in CONTINUABLE_END_EVENTS:
-            self._session.unstored.cache(self._pending, server_events.response_in(data))
+            self._session.unstored.cache(self._pending, server_events.read_response(data))
         elif is_end:
             # A failed turn drops the response that it continued, as at OpenAI.
             self._session.unstored.drop(response.request.previous_id)
             if event_type == ERROR_EVENT:
-                data = server_events.break_event(data)
+                data = server_events.make_break_event(data)
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
         response.sent_event_count += 1
@@ -430,5 +432,5 @@ class _EventSender:
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
         }
-        refusal = server_events.refusal_event(status, bytes(self._body), headers)
+        refusal = server_events.make_refusal_event(status, bytes(self._body), headers)
         await self._session.send_failure(self._response.request, refusal)

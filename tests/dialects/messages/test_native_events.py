@@ -10,7 +10,7 @@ import pytest
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
-from gateway.dialects.messages.native_events import NativeEvents, add_usage, event_name, merge_replies
+from gateway.dialects.messages.native_events import NativeEvents, add_usage, find_event_name, merge_replies
 
 Json = dict[str, Any]
 
@@ -41,7 +41,7 @@ def parsed(raw: bytes) -> Json:
 
 
 def shown(events: NativeEvents, raws: list[bytes]) -> list[bytes]:
-    passed = [events.pass_on(raw, event_name(raw) or "") for raw in raws]
+    passed = [events.pass_on(raw, find_event_name(raw) or "") for raw in raws]
     return [raw for raw in passed if raw]
 
 

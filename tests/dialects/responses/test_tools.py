@@ -9,7 +9,7 @@ import pytest
 
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
-from gateway.dialects.responses.tools import MAX_NAME_CHARS, UpstreamTools, flat_name
+from gateway.dialects.responses.tools import MAX_NAME_CHARS, UpstreamTools, make_flat_name
 from gateway.errors import BadRequest
 from tests.dialects.responses.test_render import event, stream, whole
 
@@ -71,7 +71,7 @@ def test_tools_of_a_namespace_bear_its_name_and_its_description() -> None:
 
 
 def test_a_long_name_is_cut_and_stays_another_one() -> None:
-    long = flat_name("space" * 10, "name" * 10 + "1"), flat_name("space" * 10, "name" * 10 + "2")
+    long = make_flat_name("space" * 10, "name" * 10 + "1"), make_flat_name("space" * 10, "name" * 10 + "2")
     assert [len(name) for name in long] == [MAX_NAME_CHARS] * 2
     assert long[0] != long[1]
 

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from adapters.types import Json
-from gateway.dialects.responses.compaction import compaction_item
+from gateway.dialects.responses.compaction import make_compaction_item
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
@@ -24,5 +24,5 @@ def test_half_a_character_does_not_hide_a_sealed_item() -> None:
 def test_a_sealed_item_that_is_wrong_is_named() -> None:
     wrong = {**THOUGHTS, "type": "compaction"}
     with pytest.raises(BadRequest) as raised:
-        without_sealed_items(orjson.dumps({"input": [compaction_item("cmp_1", "Boats."), ASKED, wrong]}))
+        without_sealed_items(orjson.dumps({"input": [make_compaction_item("cmp_1", "Boats."), ASKED, wrong]}))
     assert raised.value.param == "input[2].encrypted_content"

@@ -14,7 +14,7 @@ from gateway.core.conversation.wire_message import PRIVATE
 from gateway.core.json_limits import MAX_VALUES
 from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import ROLES, parse
-from gateway.dialects.repeated_keys import repeated_keys
+from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.errors import BadRequest, BodyTooLarge
 from tests.rows import each_row
 
@@ -240,7 +240,7 @@ def test_a_field_we_act_on_comes_once(body: bytes, param: str) -> None:
     ids=lambda each: repr(each[:40]),
 )
 def test_repeated_keys_are_found(body: bytes, keys: tuple[str, ...]) -> None:
-    assert repeated_keys(body) == repeated_keys(body, json=orjson.loads(body)) == keys
+    assert find_repeated_keys(body) == find_repeated_keys(body, json=orjson.loads(body)) == keys
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 looks into all levels that orjson reads")

@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.json_limits import check_values
-from gateway.dialects.fields import QUOTED_CHARS, missing_field, wrong_type
+from gateway.dialects.fields import QUOTED_CHARS, make_missing_field_error, make_wrong_type_error
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
@@ -70,7 +70,7 @@ def read_client_event(data: bytes) -> ClientEvent:
     except (*NOT_READABLE, orjson.JSONDecodeError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
     if event_type is None:
-        raise missing_field("type")
+        raise make_missing_field_error("type")
     raise BadRequest(
         f"Invalid value: {event_type[:QUOTED_CHARS]!r}. Supported events are 'response.create', 'response.cancel' and "
         "'response.steer'.",
@@ -84,10 +84,10 @@ def _read_create(fields: dict[str, bytes], stream_id: str | None) -> CreateEvent
         raise BadRequest("`background` is not supported over a WebSocket.", param="background")
     generate_json = fields.get("generate", b"null")
     if generate_json not in (b"true", b"false", b"null"):
-        raise wrong_type("generate", "a boolean", orjson.loads(generate_json))
+        raise make_wrong_type_error("generate", "a boolean", orjson.loads(generate_json))
     input_json = fields.get("input", b"null")
     if not input_json.startswith((b'"', b"[", b"null")):
-        raise wrong_type("input", "a string or an array", orjson.loads(input_json))
+        raise make_wrong_type_error("input", "a string or an array", orjson.loads(input_json))
     request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE_FIELDS}
     return CreateEvent(
         stream_id=stream_id,
@@ -101,5 +101,5 @@ def _read_text(fields: dict[str, bytes], key: str) -> str | None:
     """Returns the text of a field; None: the field is missing or null. Raises: BadRequest: it is no text."""
     value = orjson.loads(fields.get(key, b"null"))
     if value is not None and not isinstance(value, str):
-        raise wrong_type(key, "a string", value)
+        raise make_wrong_type_error(key, "a string", value)
     return value

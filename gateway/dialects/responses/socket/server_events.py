@@ -26,20 +26,20 @@ _ERROR_FORM = ResponsesErrors()
 _ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHO_DEFAULTS.items()}
 
 
-def event_type_of(name: str | None, data: bytes) -> str:
+def read_event_type(name: str | None, data: bytes) -> str:
     """Returns the type of an event of a stream, which nearly always is its name."""
     if name is not None and (name.startswith("response.") or name == ERROR_EVENT):
         return name
-    return _text_in(data, "type")
+    return _read_text(data, "type")
 
 
-def response_in(data: bytes) -> bytes:
+def read_response(data: bytes) -> bytes:
     """Returns the response in an event; b"{}": the event has none."""
     return _decode_members_leniently(data).get("response", b"{}")
 
 
-def id_of(response: bytes) -> str | None:
-    return _text_in(response, "id") or None
+def find_id(response: bytes) -> str | None:
+    return _read_text(response, "id") or None
 
 
 def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
@@ -49,16 +49,16 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
     return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
 
 
-def break_event(data: bytes) -> bytes:
+def make_break_event(data: bytes) -> bytes:
     """Returns the message for a stream's event of the type `error`. It has the event's fields below `error`."""
     fields = _decode_members_leniently(data)
     error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
     error = {"type": b'"server_error"', **error, **_decode_members_leniently(fields.get("error", b""))}
     number = fields.get("sequence_number", b"0")
-    return _event(ERROR_EVENT, {"error": encode_members(error), "sequence_number": number})
+    return _make_event(ERROR_EVENT, {"error": encode_members(error), "sequence_number": number})
 
 
-def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
+def make_refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that is answered by an error.
 
     body: the body of the error.
@@ -73,22 +73,22 @@ def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes
     error = {"type": error_type, "code": b"null", "param": b"null", **error}
     if headers:
         error["headers"] = orjson.dumps(headers)
-    return _event(ERROR_EVENT, {"status": b"%d" % status, "error": encode_members(error)})
+    return _make_event(ERROR_EVENT, {"status": b"%d" % status, "error": encode_members(error)})
 
 
-def error_event(error: GatewayError) -> bytes:
+def make_error_event(error: GatewayError) -> bytes:
     """Returns the event for an error of the gateway's."""
-    return refusal_event(error.status, _ERROR_FORM.body(error), {})
+    return make_refusal_event(error.status, _ERROR_FORM.body(error), {})
 
 
-def cancelled_event(first_response: bytes, output: bytes, sequence_number: int) -> bytes:
+def make_cancelled_event(first_response: bytes, output: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled.
 
     first_response: the response as it began.
     output: the items until the cancellation, as a JSON array.
     """
     response = {**_decode_members_leniently(first_response), "output": output}
-    return _response_event("response.incomplete", response, "cancelled", sequence_number)
+    return _make_response_event("response.incomplete", response, "cancelled", sequence_number)
 
 
 class EmptyResponse(NamedTuple):
@@ -118,12 +118,12 @@ def make_empty_response(request: CreateEvent) -> EmptyResponse:
     }
     completed = {**response, "completed_at": now_json}
     return EmptyResponse(
-        first_event=_response_event(CREATED_EVENT, response, "in_progress", 0),
-        end_event=_response_event("response.completed", completed, "completed", 1),
+        first_event=_make_response_event(CREATED_EVENT, response, "in_progress", 0),
+        end_event=_make_response_event("response.completed", completed, "completed", 1),
     )
 
 
-def steer_refusal_event(steer: SteerEvent) -> bytes:
+def make_steer_refusal_event(steer: SteerEvent) -> bytes:
     """Returns the answer to `response.steer`, which the gateway does not support."""
     error = {
         "type": "invalid_request_error",
@@ -131,25 +131,25 @@ def steer_refusal_event(steer: SteerEvent) -> bytes:
         "message": "This gateway does not steer a response under way. Cancel it, and send another request.",
     }
     steer_fields = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
-    return _event(
+    return _make_event(
         "response.steer.failed",
         {"error": orjson.dumps(error), "steer": encode_members(steer_fields), "sequence_number": b"0"},
     )
 
 
-def _response_event(
+def _make_response_event(
     event_type: str, members: Mapping[str, bytes], status: str, sequence_number: int
 ) -> bytes:
     """Returns an event with a response. members: those of the response, but for its status."""
     response = encode_members({**members, "status": orjson.dumps(status)})
-    return _event(event_type, {"response": response, "sequence_number": b"%d" % sequence_number})
+    return _make_event(event_type, {"response": response, "sequence_number": b"%d" % sequence_number})
 
 
-def _event(event_type: str, fields: Mapping[str, bytes]) -> bytes:
+def _make_event(event_type: str, fields: Mapping[str, bytes]) -> bytes:
     return encode_members({"type": orjson.dumps(event_type), **fields})
 
 
-def _text_in(data: bytes, key: str) -> str:
+def _read_text(data: bytes, key: str) -> str:
     """Returns a member that is a text; "": there is no such text."""
     return as_text(read_json(_decode_members_leniently(data).get(key, b"null"))[0])
 
