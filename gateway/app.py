@@ -102,13 +102,13 @@ class Gateway:
         self._endpoints = make_endpoints(services, bodies, guard, admin_token)
         dialects = self._endpoints.dialects
         self._before_router = {dialect.path: dialect.app for dialect in dialects}
-        routes = self._all_routes()
+        routes = self._list_all_routes()
         self._router = Router(routes, redirect_slashes=False)
         if services.tracer is not None:
             services.tracer.maker.add_routes((route.path_format, route.path_regex) for route in routes)
         self._edge = self._make_edge(
             open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
-            error_forms=self._error_forms(has_agents=has_agents),
+            error_forms=self._list_error_forms(has_agents=has_agents),
             paths=[route.path for route in routes],
             user_paths=frozenset(dialect.path for dialect in dialects if dialect.is_for_users),
         )
@@ -121,7 +121,7 @@ class Gateway:
             services.store.agents.exists,
         )
 
-    def _all_routes(self) -> list[Route]:
+    def _list_all_routes(self) -> list[Route]:
         """Returns the routes in the order in which the router tries them."""
         return [
             *self._endpoints.routes,
@@ -130,7 +130,7 @@ class Gateway:
             *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
         ]
 
-    def _error_forms(self, *, has_agents: bool) -> dict[str, ErrorForm]:
+    def _list_error_forms(self, *, has_agents: bool) -> dict[str, ErrorForm]:
         """Returns the forms of errors by the beginning of the path."""
         dialects = self._endpoints.dialects
         return {

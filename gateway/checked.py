@@ -80,37 +80,39 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
             key or (int(index) if index.isdigit() else index) for key, index in _STEP.findall(location[1])
         ]
     for step in steps:
-        value = _child(value, step)
+        value = _find_child(value, step)
     fault_path = (*path, *steps)
-    expected = types_at(value_type, steps)
+    expected = list_types_at(value_type, steps)
     shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
         return Fault((*fault_path, name[1]), shown_message, kind="missing", value=value, expected=expected)
     if name and message.startswith("Object contains unknown field"):
-        return unknown_name_fault((*fault_path, name[1]), shown_message, _child(value, name[1]), expected)
+        return make_unknown_name_fault(
+            (*fault_path, name[1]), shown_message, _find_child(value, name[1]), expected
+        )
     kind = "value_error"
     if message.startswith("Expected"):
         kind = "type_error"
-    elif message.startswith("Invalid") and literal_values(expected):
+    elif message.startswith("Invalid") and list_literal_values(expected):
         kind = "enum"
     return Fault(fault_path, shown_message, kind=kind, value=value, expected=expected)
 
 
-def unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
+def make_unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
-    names = [name for each in expected for name in allowed_names(each)]
+    names = [name for each in expected for name in list_allowed_names(each)]
     return Fault(
         path,
         message,
         kind="extra_forbidden",
         value=value,
         expected=expected,
-        nearest=nearest_name(str(path[-1]), names),
+        nearest=find_nearest_name(str(path[-1]), names),
     )
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str | None:
+def find_nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that is most like an unknown one; None: none is like it."""
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
@@ -126,7 +128,7 @@ def convert_fields(raw: Mapping[str, Any], struct_type: type[Struct]) -> tuple[d
 
 def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
     """Converts a value, and adds its mistakes to the faults. Do not use the result if a fault was added."""
-    hint = union_member_for(value, hint)
+    hint = choose_union_member(value, hint)
     value_type = without_annotations(hint)
     origin = get_origin(value_type)
     type_args = get_args(value_type)
@@ -139,10 +141,12 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
         return origin(convert_collecting(item, item_type, (*path, n), faults) for n, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         entries: dict[str, Any] = {}
-        known_keys = allowed_names(value_type)
+        known_keys = list_allowed_names(value_type)
         for key, item in value.items():
             if known_keys and key not in known_keys:
-                faults.append(unknown_name_fault((*path, key), f"Unknown name '{key}'", item, (value_type,)))
+                faults.append(
+                    make_unknown_name_fault((*path, key), f"Unknown name '{key}'", item, (value_type,))
+                )
             else:
                 entries[key] = convert_collecting(item, type_args[1], (*path, key), faults)
         return entries
@@ -157,12 +161,14 @@ def _collect_fields(
     raw: Mapping[str, Any], struct_type: Any, path: Path, faults: list[Fault]
 ) -> dict[str, Any]:
     """Returns the values of the fields that have no mistake, and adds the mistakes of the others to `faults`."""
-    hints = field_types(struct_type)
+    hints = list_field_types(struct_type)
     values: dict[str, Any] = {}
     for name, value in raw.items():
         fault_count = len(faults)
         if name not in hints:
-            faults.append(unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (struct_type,)))
+            faults.append(
+                make_unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (struct_type,))
+            )
             continue
         converted = convert_collecting(value, hints[name], (*path, name), faults)
         if len(faults) == fault_count:
@@ -185,13 +191,13 @@ def is_struct(hint: Any) -> TypeGuard[type[Struct]]:
 
 
 @cache
-def field_types(struct_type: type[Struct]) -> dict[str, Any]:
+def list_field_types(struct_type: type[Struct]) -> dict[str, Any]:
     """Returns the types of a struct's fields by name, with their annotations."""
     hints = get_type_hints(struct_type, include_extras=True)
     return {name: hints[name] for name in struct_type.__struct_fields__}
 
 
-def allowed_names(hint: Any) -> tuple[str, ...]:
+def list_allowed_names(hint: Any) -> tuple[str, ...]:
     """Returns the names that an object of this type may have; (): it may have any."""
     hint = without_annotations(hint)
     if is_struct(hint):
@@ -200,14 +206,14 @@ def allowed_names(hint: Any) -> tuple[str, ...]:
     return get_args(keys[0]) if keys and get_origin(keys[0]) is Literal else ()
 
 
-def metas_of(hint: Any) -> Iterator[Meta]:
+def list_metas(hint: Any) -> Iterator[Meta]:
     """Yields the annotations of a type and of the members of its union."""
     if get_origin(hint) is Annotated:
         yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
-        yield from metas_of(hint.__origin__)
+        yield from list_metas(hint.__origin__)
     elif get_origin(hint) in (Union, UnionType):
         for part in get_args(hint):
-            yield from metas_of(part)
+            yield from list_metas(part)
 
 
 def without_annotations(hint: Any) -> Any:
@@ -215,20 +221,20 @@ def without_annotations(hint: Any) -> Any:
     return without_annotations(hint.__origin__) if get_origin(hint) is Annotated else hint
 
 
-def union_members(hint: Any) -> Iterator[Any]:
+def list_union_members(hint: Any) -> Iterator[Any]:
     """Yields the members of a union; of any other type, itself."""
     if get_origin(without_annotations(hint)) in (Union, UnionType):
         for each in get_args(without_annotations(hint)):
-            yield from union_members(each)
+            yield from list_union_members(each)
     else:
         yield hint
 
 
-def union_member_for(value: Any, hint: Any) -> Any:
+def choose_union_member(value: Any, hint: Any) -> Any:
     """Returns the member of a union that a value is meant for, by its JSON type; if none fits, the first."""
     if get_origin(without_annotations(hint)) not in (Union, UnionType):
         return hint
-    options = [member for member in union_members(hint) if member is not type(None)]
+    options = [member for member in list_union_members(hint) if member is not type(None)]
     by_type: dict[Any, Any] = {str: Literal, list: tuple, dict: dict}
     origin = by_type.get(type(value))
     for member in options:
@@ -237,16 +243,16 @@ def union_member_for(value: Any, hint: Any) -> Any:
     return options[0]
 
 
-def types_at(value_type: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
+def list_types_at(value_type: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
     """Returns the types that are declared at a path within a type, the members of unions one by one."""
-    hints = [*union_members(value_type)]
+    hints = [*list_union_members(value_type)]
     for step in path:
-        inner_hints = [inner for hint in hints for inner in _within(hint, step)]
-        hints = [member for inner in inner_hints for member in union_members(inner)]
+        inner_hints = [inner for hint in hints for inner in _list_types_within(hint, step)]
+        hints = [member for inner in inner_hints for member in list_union_members(inner)]
     return tuple(hints)
 
 
-def _within(hint: Any, step: str | int) -> Iterator[Any]:
+def _list_types_within(hint: Any, step: str | int) -> Iterator[Any]:
     """Yields the type that is declared one step within a type, if there is one."""
     hint = without_annotations(hint)
     if is_struct(hint):
@@ -254,20 +260,20 @@ def _within(hint: Any, step: str | int) -> Iterator[Any]:
         if config.tag_field == step:
             yield Literal[config.tag]
         elif step in hint.__struct_fields__:
-            yield field_types(hint)[str(step)]
+            yield list_field_types(hint)[str(step)]
     elif get_origin(hint) is tuple:
         yield get_args(hint)[0]
     elif get_origin(hint) in (list, dict):
         yield get_args(hint)[-1]
 
 
-def literal_values(hints: Iterable[Any]) -> list[str]:
+def list_literal_values(hints: Iterable[Any]) -> list[str]:
     """Returns the values of the literals among types, in their order."""
     literals = [hint for hint in map(without_annotations, hints) if get_origin(hint) is Literal]
     return list(dict.fromkeys(str(value) for hint in literals for value in get_args(hint)))
 
 
-def _child(value: Any, key: str | int) -> Any:
+def _find_child(value: Any, key: str | int) -> Any:
     """Returns the value at a key or index; None: there is none."""
     try:
         return value[key]

@@ -113,9 +113,9 @@ def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
 
 def _report_settings(error: SettingsError, config: str | None) -> int:
     """Prints the mistakes in the settings, each with its file. Returns the exit code."""
-    from gateway.settings.load import settings_file
+    from gateway.settings.load import find_settings_file
 
-    file = settings_file(config) if error.in_file else None
+    file = find_settings_file(config) if error.in_file else None
     for each in error.mistakes:
         prefix = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
         print_error(f"{prefix}{each.message}")
@@ -130,7 +130,7 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
 # -- what all commands share
 
 
-def _option(name: str, text: str, metavar: str | None = None, **more: Any) -> _Decorator:
+def _make_option(name: str, text: str, metavar: str | None = None, **more: Any) -> _Decorator:
     return click.option(f"--{name}", metavar=metavar or name.upper(), help=text, **more)
 
 
@@ -138,11 +138,11 @@ def _flag(name: str, text: str, *names: str) -> _Decorator:
     return click.option(f"--{name}", *names, is_flag=True, help=text)
 
 
-def _choice(name: str, text: str, *values: str) -> _Decorator:
+def _make_choice_option(name: str, text: str, *values: str) -> _Decorator:
     return click.option(f"--{name}", type=click.Choice(values), help=text)
 
 
-def _file(name: str, text: str) -> click.Option:
+def _make_file_option(name: str, text: str) -> click.Option:
     """Makes an option that names a file. The option may stand before a command, after it, and after its action."""
 
     def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
@@ -155,8 +155,8 @@ def _file(name: str, text: str) -> click.Option:
 
 
 _FILES = (
-    _file("config", "the settings file (default: mnemogate.toml, if there is one)"),
-    _file("db", "the database file (default: mnemogate.db)"),
+    _make_file_option("config", "the settings file (default: mnemogate.toml, if there is one)"),
+    _make_file_option("db", "the database file (default: mnemogate.db)"),
 )
 
 
@@ -220,7 +220,7 @@ class _Group(_Command, click.Group):
         )
 
 
-def _memory_options(function: _Function) -> _Function:
+def _add_memory_options(function: _Function) -> _Function:
     """Adds the options that name a memory. An option that is left out has the default that requests have."""
     for name, default, text in reversed(
         (
@@ -236,12 +236,12 @@ def _memory_options(function: _Function) -> _Function:
         )
     ):
         # Names lose blanks at their ends, as names in requests do.
-        add = _option(name, text, type=lambda value: value.strip(" \t"), default=default)
+        add = _make_option(name, text, type=lambda value: value.strip(" \t"), default=default)
         function = add(function)
     return function
 
 
-def _seconds(text: str) -> int:
+def _read_seconds(text: str) -> int:
     """Reads a time such as 90d, 12h, 30m or 10s."""
     unit = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.get(text[-1:])
     if unit is None or not text[:-1].isdigit() or len(text) > 9:
@@ -318,9 +318,9 @@ def root() -> None: ...
 
 
 @root.command(help="serve requests until it is stopped")
-@_option("host", "the address to listen on (default: 127.0.0.1)")
-@_option("port", "the port to listen on (default: 8080; 0 takes any free one)", type=int)
-@_option("upstream", "the base URL of an OpenAI-compatible upstream, with its /v1", "URL")
+@_make_option("host", "the address to listen on (default: 127.0.0.1)")
+@_make_option("port", "the port to listen on (default: 8080; 0 takes any free one)", type=int)
+@_make_option("upstream", "the base URL of an OpenAI-compatible upstream, with its /v1", "URL")
 @_flag("single-user", "treat all callers as one person, so that requests need no `user`")
 @_flag("no-work", "leave background jobs to others that share the database (mnemogate worker)")
 def serve(host: str | None, port: int | None, upstream: str | None, single_user: bool, no_work: bool) -> int:
@@ -332,16 +332,16 @@ def serve(host: str | None, port: int | None, upstream: str | None, single_user:
 @root.command(
     help="serve a user's memory to an editor or a desktop client, over stdio (MCP), until the input ends"
 )
-@_option("user", "the person whose memory it is", required=True)
-@_option("project", "the project (default: default)", default="default")
-@_option("profile", "the profile (default: the project's)")
+@_make_option("user", "the person whose memory it is", required=True)
+@_make_option("project", "the project (default: default)", default="default")
+@_make_option("profile", "the profile (default: the project's)")
 @_flag("read", "refuse what writes")
 def mcp(read: bool, **arguments: Any) -> None:
     _load_commands().serve_mcp(arguments, read_only=read)
 
 
 @root.command(help="perform background jobs until it is stopped, without a server")
-@_option("port", "answer /health and /metrics at this port of server.host (default: at none)", type=int)
+@_make_option("port", "answer /health and /metrics at this port of server.host (default: at none)", type=int)
 def worker(port: int | None) -> int:
     return _load_commands().work({("server", "port"): port}, listens=port is not None)
 
@@ -380,9 +380,9 @@ def keys() -> None: ...
 
 
 @keys.command("create", help="create a key, which is shown only once")
-@_option("project", "whose memories it opens (default: default; with --operator: all)")
-@_option("name", "what `keys list` calls it (default: key)", default="key")
-@_choice(
+@_make_option("project", "whose memories it opens (default: default; with --operator: all)")
+@_make_option("name", "what `keys list` calls it (default: key)", default="key")
+@_make_choice_option(
     "memory",
     "memory for its requests that do not choose it themselves (default: as in the settings)",
     *("off", "read", "on"),
@@ -390,17 +390,21 @@ def keys() -> None: ...
 @_flag("metrics", "a key that opens /metrics and nothing else")
 @_flag("operator", "a key that opens /v1/manage and the page (/ui), and nothing else")
 @_flag("read", "with --operator: a key that changes nothing")
-@_option("expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=_seconds)
-@_option(
+@_make_option(
+    "expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=_read_seconds
+)
+@_make_option(
     "models", "the names that it may ask for, between commas, with * and ? (default: all)", "PATTERN,..."
 )
-@_option("user", "the person of all its requests (default: the one that each request names)")
+@_make_option("user", "the person of all its requests (default: the one that each request names)")
 def create_key(**arguments: Any) -> None:
     _perform("keys-create", arguments, printed.show_new_key)
 
 
 @keys.command("rotate", help="give a key a new secret; the old one is good for a time")
-@_option("overlap", "how long the old one is good, such as 24h (the default) or 0s", "TIME", type=_seconds)
+@_make_option(
+    "overlap", "how long the old one is good, such as 24h (the default) or 0s", "TIME", type=_read_seconds
+)
 @click.argument("key", help="the key's number, as `keys list` shows it", type=int)
 def rotate_key(key: int, overlap: int | None) -> None:
     _perform("keys-rotate", {"key": key, "overlap_s": overlap}, lambda key: print(key["secret"]))
@@ -428,22 +432,22 @@ def memory() -> None: ...
 
 
 @memory.command("show", help="show blocks, facts and recent messages of a memory")
-@_memory_options
-@_option("query", "show what would be recalled for this question, and the messages found, too")
+@_add_memory_options
+@_make_option("query", "show what would be recalled for this question, and the messages found, too")
 @_flag("why", "show where blocks, passages and facts come from, too")
 def show_memory(**arguments: Any) -> None:
     _perform("memory-show", arguments, printed.show_memory)
 
 
 @memory.command("forget", help="forget for good: it cannot be undone")
-@_memory_options
+@_add_memory_options
 @_yes_option
-@_option("message", "one message, by its number in `memory show`", "N", type=int)
-@_option("exchange", "a message with its question or answer", "N", type=int)
-@_option("in", "one conversation of the user's, by its id", "ID")
-@_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
-@_option("passage", "one passage of archival memory", "N", type=int)
-@_option(
+@_make_option("message", "one message, by its number in `memory show`", "N", type=int)
+@_make_option("exchange", "a message with its question or answer", "N", type=int)
+@_make_option("in", "one conversation of the user's, by its id", "ID")
+@_make_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
+@_make_option("passage", "one passage of archival memory", "N", type=int)
+@_make_option(
     "keep",
     "a fact that would go with it and stays, on no message; several times",
     "N",
@@ -458,31 +462,31 @@ def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: 
 
 
 @memory.command("undo", help="undo the last change of a block")
-@_memory_options
-@_option("block", "the block", "LABEL", required=True)
+@_add_memory_options
+@_make_option("block", "the block", "LABEL", required=True)
 def undo_block(**arguments: Any) -> None:
     _perform("memory-undo", arguments, printed.show_block)
 
 
 @memory.command("add", help="add a fact that rests on no message")
-@_memory_options
-@_option("text", "what is true", "TEXT", required=True)
+@_add_memory_options
+@_make_option("text", "what is true", "TEXT", required=True)
 @_flag("always", "show it to the model before each reply, whatever is asked")
 def add_fact(**arguments: Any) -> None:
     _perform("memory-add", arguments, printed.show_fact)
 
 
 @memory.command("correct", help="put another text in the place of a learned fact")
-@_memory_options
-@_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
-@_option("text", "what is true", "TEXT", required=True)
+@_add_memory_options
+@_make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
+@_make_option("text", "what is true", "TEXT", required=True)
 def correct_fact(**arguments: Any) -> None:
     _perform("memory-correct", arguments, printed.show_fact)
 
 
 @memory.command("mute", help="recall a learned fact no more, but leave it in lists: it is not forgotten")
-@_memory_options
-@_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
+@_add_memory_options
+@_make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @_flag("off", "have it said again")
 def mute_fact(**arguments: Any) -> None:
     _perform("memory-mute", arguments, printed.show_fact)
@@ -497,7 +501,7 @@ def explain_request(request: str, as_json: bool) -> None:
 
 
 @memory.command("export", help="export a memory as JSON lines")
-@_memory_options
+@_add_memory_options
 @_flag("force", "replace a file that is there")
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to write (default, and -: standard output)"
@@ -507,7 +511,7 @@ def export_memory(file: str | None, force: bool, **arguments: Any) -> None:
 
 
 @memory.command("import", help="import an exported memory for a user who has none")
-@_memory_options
+@_add_memory_options
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to read (default, and -: standard input)"
 )
@@ -519,15 +523,15 @@ def import_memory(file: str | None, **arguments: Any) -> None:
     "import", help="import what another application has exported: conversations, or a list of facts"
 )
 @click.argument("file", type=click.Path(), help="the file: a ZIP, JSON, JSON lines, or lines of text")
-@_option("user", "whose memory it is for (default: the settings' user of requests that name none)")
-@_option("project", "the project (default: default)")
-@_option("profile", "the profile (default: the project's)")
-@_choice(
+@_make_option("user", "whose memory it is for (default: the settings' user of requests that name none)")
+@_make_option("project", "the project (default: default)")
+@_make_option("profile", "the profile (default: the project's)")
+@_make_choice_option(
     "format",
     "the format of the file (default: recognised by its contents)",
     *("chatgpt", "claude", "list", "jsonl", "mem0", "mastra"),
 )
-@_option("source-user", "the user in the file to import facts of, if it has several", "NAME")
+@_make_option("source-user", "the user in the file to import facts of, if it has several", "NAME")
 @_flag("learn", "learn from the conversations, too, which asks the background model")
 @_flag("preview", "show what would be imported, and write nothing")
 @_json_option
@@ -540,7 +544,7 @@ def imports() -> None: ...
 
 
 @imports.command("list", help="list imports, the newest first (the default action)")
-@_option("project", "the project (default: all of them)")
+@_make_option("project", "the project (default: all of them)")
 @_json_option
 def list_imports(as_json: bool, project: str | None) -> None:
     _load_commands().list_imports({"project": project}, as_json=as_json)
@@ -559,7 +563,7 @@ def undo_import(yes: bool, id: str) -> None:
 # -- lists
 
 
-_project_option = _option("project", "the project (default: all of them)")
+_project_option = _make_option("project", "the project (default: all of them)")
 
 
 @root.command(help="list whose memories there are, and how to forget each")
@@ -571,7 +575,7 @@ def users(limit: int | None, as_json: bool, project: str | None) -> None:
 
 
 @root.command(help="list a user's conversations, the newest first, and how to forget each")
-@_memory_options
+@_add_memory_options
 @_limit_option
 @_json_option
 def conversations(limit: int | None, as_json: bool, **arguments: Any) -> None:
@@ -580,7 +584,7 @@ def conversations(limit: int | None, as_json: bool, **arguments: Any) -> None:
     )
 
 
-_uid_option = _option("memory", "of this memory alone, by its uid in `users --json`", "UID")
+_uid_option = _make_option("memory", "of this memory alone, by its uid in `users --json`", "UID")
 
 
 @root.command(help="list the last requests of the process that serves, the newest first")
@@ -595,10 +599,10 @@ def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
 @root.command(help="list what operators did, and people by their links, the newest first")
 @_project_option
 @_uid_option
-@_option("user", "of the memories of this user alone")
-@_option("action", "of this kind alone, such as forget or read")
-@_option("since", "from this day or time on, UTC", "YYYY-MM-DD")
-@_option("until", "until this time, or the end of this day", "YYYY-MM-DD")
+@_make_option("user", "of the memories of this user alone")
+@_make_option("action", "of this kind alone, such as forget or read")
+@_make_option("since", "from this day or time on, UTC", "YYYY-MM-DD")
+@_make_option("until", "until this time, or the end of this day", "YYYY-MM-DD")
 @_limit_option
 @_json_option
 def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
@@ -606,14 +610,14 @@ def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
 
 
 @root.command(help="show what requests used: tokens, calls and cost, added up")
-@_option(
+@_make_option(
     "by", "group by these columns: day, project, user, key, upstream, model (default: day)", "COLUMN,..."
 )
-@_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
-@_option("to", "up to this day (default: today)", "YYYY-MM-DD")
+@_make_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
+@_make_option("to", "up to this day (default: today)", "YYYY-MM-DD")
 @_project_option
-@_option("user", "of this user alone")
-@_option("key", "of this key alone, by its number in `keys list`", "N")
+@_make_option("user", "of this user alone")
+@_make_option("key", "of this key alone, by its number in `keys list`", "N")
 @_flag("csv", "as CSV with all counters", "as_csv")
 @_json_option
 def usage(as_csv: bool, as_json: bool, **arguments: Any) -> None:
@@ -636,13 +640,13 @@ def list_limits(as_json: bool, project: str | None) -> None:
 
 
 @limits.command("add", help="add a limit, which holds from now on")
-@_option("project", "of this project (default: default)")
-@_option("key", "of this key alone, by its number", "N", type=int)
-@_option("user", "of this user alone; '*': of each user by itself")
-@_choice("unit", "what is limited", "requests", "tokens", "cost", "concurrent")
-@_choice("per", "in which period, by the calendar of UTC", "minute", "day", "month")
-@_option("most", "how much is allowed; 0 allows nothing", "N", type=float, required=True)
-@_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
+@_make_option("project", "of this project (default: default)")
+@_make_option("key", "of this key alone, by its number", "N", type=int)
+@_make_option("user", "of this user alone; '*': of each user by itself")
+@_make_choice_option("unit", "what is limited", "requests", "tokens", "cost", "concurrent")
+@_make_choice_option("per", "in which period, by the calendar of UTC", "minute", "day", "month")
+@_make_option("most", "how much is allowed; 0 allows nothing", "N", type=float, required=True)
+@_make_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
 def add_limit(most: float, **arguments: Any) -> None:
     amount = int(most) if most.is_integer() else most
     _load_commands().add_limit({**arguments, "most": amount})
@@ -658,8 +662,8 @@ def remove_limit(limit: int) -> None:
 
 
 @root.command(help="summarise a conversation now, before its window is full")
-@_memory_options
-@_option("in", "the conversation's id (default: the user's last conversation)", "ID")
+@_add_memory_options
+@_make_option("in", "the conversation's id (default: the user's last conversation)", "ID")
 def compact(**arguments: Any) -> None:
     _load_commands().compact(arguments)
 
@@ -669,8 +673,8 @@ def jobs() -> None: ...
 
 
 @jobs.command("list", help="list jobs, the newest first (the default action)")
-@_choice("state", "only these", "pending", "running", "retrying", "dead")
-@_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
+@_make_choice_option("state", "only these", "pending", "running", "retrying", "dead")
+@_make_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
 @_json_option
 def list_jobs(as_json: bool, **arguments: Any) -> None:
     _list("jobs-list", arguments, record_lists.JOBS, as_json)
@@ -704,7 +708,7 @@ def batches() -> None: ...
 
 
 @batches.command("list", help="list batches, the newest first (the default action)")
-@_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
+@_make_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
 @_json_option
 def list_batches(as_json: bool, **arguments: Any) -> None:
     _list("batches-list", arguments, record_lists.BATCHES, as_json)
@@ -730,7 +734,7 @@ def cancel_batch(yes: bool, batch: str) -> None:
 # -- moving
 
 
-def _url_or_file(text: str) -> str:
+def _read_url_or_file(text: str) -> str:
     from gateway.settings.value_syntax import POSTGRES
 
     if "://" in text and not text.startswith(POSTGRES):
@@ -738,7 +742,7 @@ def _url_or_file(text: str) -> str:
     return text
 
 
-def _http_url(text: str) -> str:
+def _read_http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise click.BadParameter("expected http://HOST:PORT")
     # Base URLs of OpenAI's SDKs end in /v1, which belongs to the paths here.
@@ -750,7 +754,7 @@ def _http_url(text: str) -> str:
 )
 @click.argument(
     "target",
-    type=_url_or_file,
+    type=_read_url_or_file,
     help="the database to fill: postgresql://USER@HOST/NAME, or a file where the settings name a PostgreSQL",
 )
 def move(target: str) -> int:
@@ -761,12 +765,14 @@ def move(target: str) -> int:
     help="move the agents of a Letta server, with all that they remember, to a gateway; if interrupted, run it again",
     reads_settings=False,
 )
-@click.argument("url", type=_http_url, help="the Letta server: http://HOST:8283")
-@_option("token", "its password or token (default: LETTA_API_KEY)")
-@_option("to", "the gateway", "URL", type=_http_url, default="http://127.0.0.1:8080", show_default=True)
-@_option("key", "a gateway key of the agents' project (default: MNEMOGATE_KEY)")
-@_option("model", "the model that they get (default: the one that each has)")
-@_option("agent", "an agent's id; may be given several times (default: all agents)", "ID", multiple=True)
+@click.argument("url", type=_read_http_url, help="the Letta server: http://HOST:8283")
+@_make_option("token", "its password or token (default: LETTA_API_KEY)")
+@_make_option(
+    "to", "the gateway", "URL", type=_read_http_url, default="http://127.0.0.1:8080", show_default=True
+)
+@_make_option("key", "a gateway key of the agents' project (default: MNEMOGATE_KEY)")
+@_make_option("model", "the model that they get (default: the one that each has)")
+@_make_option("agent", "an agent's id; may be given several times (default: all agents)", "ID", multiple=True)
 def from_letta(
     url: str, token: str | None, to: str, key: str | None, model: str | None, agent: Sequence[str]
 ) -> int:

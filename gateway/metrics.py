@@ -111,7 +111,7 @@ class Metrics(Collector):
         histogram = Histogram(bounds, labels)
 
         def make_family() -> Metric:
-            family = HistogramMetricFamily(_full_name(name), documentation, labels=labels)
+            family = HistogramMetricFamily(_make_full_name(name), documentation, labels=labels)
             upper_bounds = (*map(str, bounds), "+Inf")
             for label_values, buckets in histogram.values.items():
                 cumulative = list(zip(upper_bounds, accumulate(buckets.counts), strict=True))
@@ -145,7 +145,7 @@ class Metrics(Collector):
         """Adds a family of metrics. read: returns the values by the values of the labels, for each scrape."""
 
         def make_family() -> Metric:
-            family = family_type(_full_name(name), documentation, labels=labels)
+            family = family_type(_make_full_name(name), documentation, labels=labels)
             for label_values, value in read().items():
                 family.add_metric(label_values, value)
             return family
@@ -153,5 +153,5 @@ class Metrics(Collector):
         self._make_families.append(make_family)
 
 
-def _full_name(name: str) -> str:
+def _make_full_name(name: str) -> str:
     return name if name.startswith(_CONVENTIONS_PREFIX) else f"mnemogate_{name}"

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway.open_database import database_session
-from gateway.operations import embedding_jobs, make_import_operations
+from gateway.operations import list_embedding_jobs, make_import_operations
 from gateway.run.admin.import_operations import open_file
 from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.operation_arguments import RawArguments
@@ -67,4 +67,4 @@ async def move_store(
         database_session(replace(settings, database=source)) as source_store,
         database_session(replace(settings, database=target)) as target_store,
     ):
-        return await Move(source_store, target_store, embedding_jobs(settings)).run(report)
+        return await Move(source_store, target_store, list_embedding_jobs(settings)).run(report)

@@ -63,7 +63,7 @@ async def database_session(settings: Settings) -> AsyncIterator[Store]:
         raise GatewayError(error.message) from error
 
 
-def location_setting(settings: Settings) -> str:
+def name_location_setting(settings: Settings) -> str:
     """Returns the name of the setting that has the location of the database."""
     return "database.path" if settings.database.url is None else "database.url"
 
@@ -101,7 +101,7 @@ def check_database(settings: Settings) -> DatabaseFindings:
     notes, warnings = [], []
     if inspection.upgrade is not None:
         notes.append(f"the database has {_describe_schema(*inspection.upgrade)}")
-    if (warning := network_warning(settings)) is not None:
+    if (warning := find_network_warning(settings)) is not None:
         warnings.append(warning)
     if inspection.is_shared_with_others:
         warnings.append(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
@@ -112,7 +112,7 @@ def _without_memory(error: Unavailable) -> DatabaseFindings:
     return DatabaseFindings(warnings=(f"nothing would be remembered: {error.message}",))
 
 
-def network_warning(settings: Settings) -> str | None:
+def find_network_warning(settings: Settings) -> str | None:
     """Returns a warning if the database is a file on a network file system, else None."""
     database = settings.database
     network_type = find_network_type(database.path) if database.url is None else None

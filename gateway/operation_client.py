@@ -17,7 +17,7 @@ from gateway.run.admin.printed import print_error
 from gateway.run.admin.serving import ProcessGone, ServingProcess
 from gateway.settings import Settings
 from storage.errors import ReadOnly, StoreError
-from storage.sqlite.lock import owner_of
+from storage.sqlite.lock import find_lock_owner
 
 # Operations that make sense before the first `serve`: they may create the database.
 CREATES_DATABASE = ("keys-create", "memory-import")
@@ -113,7 +113,7 @@ class OperationClient:
             return None
         until = time.monotonic() + START_S if until is None else until
         try:
-            while owner_of(database.path) is not None:
+            while find_lock_owner(database.path) is not None:
                 process = ServingProcess.find(database.path)
                 if process is not None or time.monotonic() > until:
                     return process

@@ -75,7 +75,7 @@ def make_request_operations(
     settings: Settings, store: Store, log: RequestLog | None = None
 ) -> RequestOperations:
     """Makes the operations that explain requests. log: this process's requests; None: it serves no requests."""
-    now = store.shared_now if log is None else log.now
+    now = store.read_shared_clock if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
@@ -182,12 +182,12 @@ def make_import_operations(
     now: seconds since the epoch; None: the store's.
     idle: set while no request is being answered; None: the process serves no requests.
     """
-    now = now or store.shared_now
+    now = now or store.read_shared_clock
     performer = ImportPerformer(
         store,
         now,
         retention_days={name: each.retention_days for name, each in settings.projects.items()},
-        jobs_after=embedding_jobs(settings),
+        jobs_after=list_embedding_jobs(settings),
         learning_jobs=(LEARN_JOB,) if settings.memory.learn_every else (),
         rest=ImportRest(idle),
     )
@@ -214,7 +214,7 @@ def make_operations(
     mcp: the operations of MCP's tools; None: they are left out.
     serving: the parts of this process; None: the process serves no requests.
     """
-    now = store.shared_now if serving is None else serving.log.now
+    now = store.read_shared_clock if serving is None else serving.log.now
     imports = make_import_operations(settings, store) if serving is None else serving.imports
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
@@ -222,7 +222,7 @@ def make_operations(
     show = ShowOperation(store, make_trial_runner(settings, store, now, embed_query), defaults)
     edits = MemoryEdits(store, now, defaults)
     forgetting = ForgetOperations(store, now, defaults)
-    transfer = TransferOperations(store, defaults, embedding_jobs(settings))
+    transfer = TransferOperations(store, defaults, list_embedding_jobs(settings))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, now)
@@ -271,6 +271,6 @@ def make_operations(
     )
 
 
-def embedding_jobs(settings: Settings) -> tuple[str, ...]:
+def list_embedding_jobs(settings: Settings) -> tuple[str, ...]:
     """Returns the kinds of jobs that embed texts which no turn of a gateway has written."""
     return () if settings.memory.embedder is None else (EMBED_JOB,)

@@ -46,14 +46,14 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
     provider = _make_provider(upstream, upstream.name, key)
     if not isinstance(provider, OpenAICompatible):
         return LocalBatches(provider)
-    api = upstream.batches or _default_batches_api(upstream, provider)
+    api = upstream.batches or _choose_default_batches_api(upstream, provider)
     if api == "none":
         return LocalBatches(provider)
     make = OpenAIBatches if api == "openai" else AnthropicBatches
     return make(provider.base_url, key, upstream.headers, time.time, upstream.proxy, provider.adapt_calls)
 
 
-def _default_batches_api(upstream: UpstreamSettings, provider: OpenAICompatible) -> str:
+def _choose_default_batches_api(upstream: UpstreamSettings, provider: OpenAICompatible) -> str:
     """Returns the batch API of an upstream with settings that name none."""
     if upstream.kind == "anthropic":
         return "anthropic"

@@ -112,7 +112,7 @@ def make_endpoints(
     def make_responses_route(route_type: type[ResponseCallRoute]) -> ResponseCallRoute:
         return route_type("responses", forwarding_parts, chat_route, gateway_responses)
 
-    dialects = _dialect_paths(
+    dialects = _list_dialect_paths(
         chat_route, make_responses_route(ResponsesRoute), MessagesRoute(chat_route, forwarder)
     )
     prompts = [spec.system for spec in chat.directory.specs]
@@ -124,16 +124,16 @@ def make_endpoints(
         # Before the routes of models and conversations, with which they share some paths.
         *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
         *make_model_routes(
-            services.models, _no_agent_names if services.agents is None else services.agents.chat.names
+            services.models, _list_no_agents if services.agents is None else services.agents.chat.names
         ),
         Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
         Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
         *make_stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
         *make_forwarding_routes(forwarding_parts),
-        *_user_routes(services, bodies, owners),
-        *_manage_routes(services, bodies, Access(guard, admin_token)),
-        *([] if admin_token is None else make_admin_routes(_operations(services), admin_token)),
+        *_make_user_routes(services, bodies, owners),
+        *_make_manage_routes(services, bodies, Access(guard, admin_token)),
+        *([] if admin_token is None else make_admin_routes(_make_operations(services), admin_token)),
     ]
     return Endpoints(chat_route, dialects, owners, routes)
 
@@ -149,7 +149,7 @@ def _make_chat_route(services: Services, bodies: BodyReader) -> ChatRoute:
     )
 
 
-def _dialect_paths(
+def _list_dialect_paths(
     chat: ChatRoute, responses: ResponseCallRoute, messages: MessagesRoute
 ) -> list[DialectPath]:
     """Returns the paths of the dialects, with what answers them."""
@@ -161,7 +161,7 @@ def _dialect_paths(
     ]
 
 
-def _user_routes(services: Services, bodies: BodyReader, owners: ResponseOwners) -> list[Route]:
+def _make_user_routes(services: Services, bodies: BodyReader, owners: ResponseOwners) -> list[Route]:
     """Returns the routes at which applications explain a reply to its user, and link to the user's memory."""
     settings, store = services.settings, services.store
     return make_memory_routes(
@@ -173,7 +173,7 @@ def _user_routes(services: Services, bodies: BodyReader, owners: ResponseOwners)
     )
 
 
-def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
+def _make_manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
     """Returns the routes at which operators manage a gateway."""
     settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
     limits = make_limit_operations(settings, store)
@@ -191,13 +191,13 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
     ]
 
 
-def _operations(services: Services) -> OperationTable:
+def _make_operations(services: Services) -> OperationTable:
     """Returns the operations of the command line, for the process that serves requests."""
     parts = ServingParts(services.requests, services.sign_in, services.accounting.meter, services.imports)
     return make_operations(services.settings, services.store, services.embed_query, services.mcp, parts)
 
 
-async def _no_agent_names(project: str) -> Sequence[NamedAgent]:
+async def _list_no_agents(project: str) -> Sequence[NamedAgent]:
     """Returns no names, for a gateway without agents."""
     return ()
 

@@ -27,7 +27,7 @@ from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.metrics import Metrics
-from gateway.open_database import database_session, location_setting, network_warning, open_database
+from gateway.open_database import database_session, find_network_warning, name_location_setting, open_database
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
@@ -90,11 +90,11 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
         embedder = make_embedder(settings) if is_search else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
-            embedding = EmbeddingService(store, embedder, settings.memory, store.shared_now)
+            embedding = EmbeddingService(store, embedder, settings.memory, store.read_shared_clock)
             await embedding.warm()
             embed_query = embedding.embed_query
-        accounting = Accounting(settings, store, store.shared_now, Metrics(), Limits().limit_read_s)
-        mcp = make_mcp_memory(settings, store, embed_query, store.shared_now, accounting)
+        accounting = Accounting(settings, store, store.read_shared_clock, Metrics(), Limits().limit_read_s)
+        mcp = make_mcp_memory(settings, store, embed_query, store.read_shared_clock, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
         answer = await operations.perform(operation, arguments)
         await mcp.drain(DRAIN_S)
@@ -151,7 +151,7 @@ async def _work_and_listen(services: Services, listener: socket.socket) -> int:
         await services.store.close()
         raise
     app = WorkerHealth(services)
-    url = f"http://{_url_host(settings.server.host)}:{listener.getsockname()[1]}"
+    url = f"http://{_render_url_host(settings.server.host)}:{listener.getsockname()[1]}"
 
     def started() -> None:
         _tune_interpreter()
@@ -178,7 +178,7 @@ async def _serve(
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
     host = settings.server.host
-    url = f"http://{_url_host(host)}:{port}"
+    url = f"http://{_render_url_host(host)}:{port}"
     # The address at which programs of this machine reach the gateway.
     local_url = f"http://127.0.0.1:{port}" if host == "0.0.0.0" else url
     store = None
@@ -186,7 +186,7 @@ async def _serve(
         check_mcp(settings)
         store = await _open_store(settings, local_url)
         _report_fault(store, "Requests are answered without memory")
-        if (warning := network_warning(settings)) is not None:
+        if (warning := find_network_warning(settings)) is not None:
             _log.warning(warning)
         has_keys = await _install_keys(settings, store)
         # A database server has no owning process: the command line opens it itself.
@@ -265,9 +265,9 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
     try:
         return await open_database(settings, address)
     except Owned as error:
-        raise GatewayError(f"{location_setting(settings)}: {error.message}") from error
+        raise GatewayError(f"{name_location_setting(settings)}: {error.message}") from error
     except StoreError as error:
-        raise SettingsError(f"{location_setting(settings)}: {error.message}") from error
+        raise SettingsError(f"{name_location_setting(settings)}: {error.message}") from error
 
 
 def _report_fault(store: Store, consequence: str) -> None:
@@ -321,5 +321,5 @@ def _print_notice(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _url_host(host: str) -> str:
+def _render_url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host

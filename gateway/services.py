@@ -153,7 +153,7 @@ class Services:
         """
         self.settings, self.store, self._performs_jobs = settings, store, performs_jobs
         self.limits = limits = limits or Limits()
-        clock = clock or (store.shared_now if store.database.is_shared else time.time)
+        clock = clock or (store.read_shared_clock if store.database.is_shared else time.time)
         self.now = now = SteadyClock(clock)
         self._tasks: list[asyncio.Task[None]] = []
         # Set while no request is being answered.

@@ -60,8 +60,8 @@ def describe_start(
         lines.append(f"Page: {local_url}/ui ({opens})")
     example = _EXAMPLE.format(
         url=local_url,
-        key=example_key(settings, has_keys=has_keys),
-        model=example_model(settings),
+        key=choose_example_key(settings, has_keys=has_keys),
+        model=choose_example_model(settings),
         user="" if is_single else 'user="alice", ',
     )
     return "\n".join([*lines, "", example])
@@ -101,14 +101,14 @@ def _uses_caller_key(upstream: UpstreamSettings) -> bool:
     return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
 
 
-def example_key(settings: Settings, *, has_keys: bool) -> str:
+def choose_example_key(settings: Settings, *, has_keys: bool) -> str:
     """Returns the `api_key` of the example. has_keys: the gateway has keys of its own."""
     if has_keys:
         return "mg-..."
     return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"
 
 
-def example_model(settings: Settings) -> str:
+def choose_example_model(settings: Settings) -> str:
     """Returns a model name that is answered here, for the example; "..." where the settings name none."""
     names = [each.alias for each in settings.models]
     if settings.upstreams[0].kind != "scripted":

@@ -1,6 +1,6 @@
 """Counts the tokens of texts and messages.
 
-Byte-level BPE never makes more tokens than there are bytes, so `upper_bound` answers most questions without a
+Byte-level BPE never makes more tokens than there are bytes, so `count_upper_bound` answers most questions without a
 tokenizer. The exact count needs ranks (78 MB once parsed). They lie in gateway/data, are read on first use and never at
 start, and nothing here ever touches the network. Loading takes 0.2 s: call `Tokenizer.load` in a thread first.
 """
@@ -50,7 +50,7 @@ PIECE_CHARS = 50_000
 CACHED_COUNTS = 16_384
 
 
-def upper_bound(text: str | bytes) -> int:
+def count_upper_bound(text: str | bytes) -> int:
     """Returns the most tokens that a text can take: its bytes in UTF-8."""
     if isinstance(text, bytes) or text.isascii():
         return len(text)
@@ -113,7 +113,7 @@ class Tokenizer:
             pieces = (text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS))
             tokens = sum(len(encode(piece)) for piece in pieces)
             if self.scale != 1.0:
-                tokens = min(ceil(tokens * self.scale), upper_bound(text))
+                tokens = min(ceil(tokens * self.scale), count_upper_bound(text))
             while len(self._counts) >= CACHED_COUNTS:
                 self._counts.popitem(last=False)  # in one step, since several threads count
             self._counts[key] = tokens
@@ -165,7 +165,7 @@ def _load(encoding: Encoding) -> tiktoken.Encoding:
 _tokenizer = cache(Tokenizer)
 
 
-def tokenizer_for(model: str) -> Tokenizer:
+def choose_tokenizer(model: str) -> Tokenizer:
     """Returns the tokenizer for a model's name. Models with the same encoding and scale share one.
 
     OpenAI's own names are counted exactly, all others with o200k_base and a margin.
@@ -181,7 +181,7 @@ def tokenizer_for(model: str) -> Tokenizer:
     return _tokenizer(encoding, scale)
 
 
-def media_tokens(part: Mapping[str, Any]) -> int:
+def estimate_media_tokens(part: Mapping[str, Any]) -> int:
     """Estimates a content part that is not text by its type, since bytes show little and a URL nothing."""
     part_type = part.get("type")
     body = part.get(part_type) if isinstance(part_type, str) else None
@@ -199,15 +199,15 @@ def media_tokens(part: Mapping[str, Any]) -> int:
     return IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS
 
 
-def message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> int:
-    """Counts one chat message: text, calls and media. With `count=upper_bound` its text is bounded instead.
+def count_message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> int:
+    """Counts one chat message: text, calls and media. With `count=count_upper_bound` its text is bounded instead.
 
     It takes any JSON object: fields of the wrong type are ignored here, and refused elsewhere.
     """
     total = MESSAGE_TOKENS
     for field, value in message.items():
         if value and field in _TEXT_FIELDS:
-            total += count(value) if isinstance(value, str) else _value_tokens(value, count)
+            total += count(value) if isinstance(value, str) else _count_value_tokens(value, count)
     calls, legacy = message.get("tool_calls"), message.get("function_call")
     if calls or legacy:
         for call in [*(calls if isinstance(calls, list) else ()), {"function": legacy}]:
@@ -215,11 +215,11 @@ def message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> i
             if isinstance(spec, Mapping):
                 total += MESSAGE_TOKENS
                 for field in ("name", "arguments", "input"):
-                    total += _value_tokens(spec.get(field), count)
+                    total += _count_value_tokens(spec.get(field), count)
     return total
 
 
-def _value_tokens(value: Any, count: Callable[[str], int]) -> int:
+def _count_value_tokens(value: Any, count: Callable[[str], int]) -> int:
     if isinstance(value, str):
         return count(value)
     total = 0
@@ -228,5 +228,5 @@ def _value_tokens(value: Any, count: Callable[[str], int]) -> int:
             total += count(part)
         elif isinstance(part, Mapping):
             texts = [part[field] for field in ("text", "refusal") if isinstance(part.get(field), str)]
-            total += sum(map(count, texts)) if texts else media_tokens(part)
+            total += sum(map(count, texts)) if texts else estimate_media_tokens(part)
     return total

@@ -111,7 +111,7 @@ def check_place(database: str) -> None:
     check_reach(database)
     directory = os.path.dirname(database)
     if not _has_access(directory, os.W_OK | os.X_OK):
-        raise _access_error(f"write in the directory {directory}", directory)
+        raise _make_access_error(f"write in the directory {directory}", directory)
     for path in (database, *(f"{database}{end}" for end in LOGS)):
         _check_file(path)
 
@@ -131,11 +131,11 @@ def check_reach(database: str) -> None:
         if not stat.S_ISDIR(mode):
             raise Broken(f"{parent} is a file, not a directory. Name another file with --db.")
         if not _has_access(str(parent), os.X_OK):
-            raise _access_error(f"look into the directory {parent}", str(parent))
+            raise _make_access_error(f"look into the directory {parent}", str(parent))
     if os.path.lexists(database):
         _check_kind(database, os.lstat(database))
         if not _has_access(database, os.R_OK | os.W_OK):
-            raise _access_error(f"read and write {database}", database)
+            raise _make_access_error(f"read and write {database}", database)
 
 
 def _check_file(path: str) -> None:
@@ -175,7 +175,7 @@ def _has_access(path: str, mode: int) -> bool:
     return os.access(path, mode, effective_ids=True)
 
 
-def _access_error(action: str, path: str) -> ReadOnly:
+def _make_access_error(action: str, path: str) -> ReadOnly:
     """Returns the error for what this account may not do. action: with a verb."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return ReadOnly(
@@ -213,7 +213,7 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
     Raises: FileNotFoundError if there is none. Broken, ReadOnly if it cannot be used, or is not what it should be.
     """
     path = f"{database}{suffix}"
-    with _directory(database) as directory:
+    with _open_directory(database) as directory:
         try:
             descriptor = os.open(os.path.basename(path), access | _SAFE, dir_fd=directory)
         except FileNotFoundError:
@@ -223,7 +223,7 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
                 _check_kind(path, os.lstat(path))
             raise unavailable(f"{path} cannot be opened", error) from error
         try:
-            _check_open(path, os.fstat(descriptor), _trusted_accounts(database, directory))
+            _check_open(path, os.fstat(descriptor), _list_trusted_accounts(database, directory))
         except BaseException:
             os.close(descriptor)
             raise
@@ -246,7 +246,7 @@ def make_sidecar(database: str, suffix: str) -> int:
     Raises: FileExistsError if something has the name. Broken, ReadOnly, Full if it cannot be made.
     """
     path = f"{database}{suffix}"
-    with _directory(database) as directory:
+    with _open_directory(database) as directory:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
             descriptor = os.open(os.path.basename(path), flags, 0o600, dir_fd=directory)
@@ -256,7 +256,7 @@ def make_sidecar(database: str, suffix: str) -> int:
             raise unavailable(f"{path} cannot be made", error) from error
         try:
             os.fchmod(descriptor, 0o600)  # whatever the umask
-            owner = _owner(database, directory)
+            owner = _find_owner(database, directory)
             if os.geteuid() == _ROOT and owner is not None:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         except OSError as error:
@@ -320,7 +320,7 @@ def restrict(path: str) -> None:
 
 
 @contextmanager
-def _directory(database: str) -> Iterator[int]:
+def _open_directory(database: str) -> Iterator[int]:
     """Opens the directory of a database, so that files are checked and opened in the same directory."""
     path = os.path.dirname(database)
     try:
@@ -333,7 +333,7 @@ def _directory(database: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _owner(database: str, directory: int) -> os.stat_result | None:
+def _find_owner(database: str, directory: int) -> os.stat_result | None:
     """Returns the entry of a database in its directory; None if there is no such file."""
     try:
         status = os.stat(os.path.basename(database), dir_fd=directory, follow_symlinks=False)
@@ -342,8 +342,8 @@ def _owner(database: str, directory: int) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _trusted_accounts(database: str, directory: int) -> set[int]:
+def _list_trusted_accounts(database: str, directory: int) -> set[int]:
     """Returns the accounts that can do what they like with the database anyway."""
-    owner = _owner(database, directory)
+    owner = _find_owner(database, directory)
     accounts = {_ROOT, os.geteuid(), os.fstat(directory).st_uid}
     return accounts if owner is None else {*accounts, owner.st_uid}

@@ -29,7 +29,7 @@ from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.sink import HeldSink, Sink
-from gateway.tokens import message_tokens, tokenizer_for
+from gateway.tokens import choose_tokenizer, count_message_tokens
 from storage.records import TokenCounts
 
 # The window of a model that the settings say nothing of: of the smallest ones that are in use.
@@ -148,11 +148,11 @@ def _read_reply(body: bytearray) -> _ReadSummary:
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
     """Returns the user's newest messages, oldest first: as many as have `most_tokens` together."""
-    count = tokenizer_for(model).count
+    count = choose_tokenizer(model).count
     newest_first: list[WireMessage] = []
     for message in reversed(messages):
         if message.get("role") == "user" and message.get("content"):
-            most_tokens -= message_tokens(message, count)
+            most_tokens -= count_message_tokens(message, count)
             if most_tokens < 0:
                 break
             newest_first.append(message)

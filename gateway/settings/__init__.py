@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct, field
 
-from gateway.checked import field_types, metas_of
+from gateway.checked import list_field_types, list_metas
 from gateway.settings.mistakes import MAX_NUMBER
 
 DefaultMode = Literal["on", "read", "off"]
@@ -93,7 +93,7 @@ class Table(Struct, frozen=True):
 @cache
 def _shown_fields(struct_type: type[Struct]) -> tuple[str, ...]:
     return tuple(
-        name for name, hint in field_types(struct_type).items() if HIDDEN_SETTING not in metas_of(hint)
+        name for name, hint in list_field_types(struct_type).items() if HIDDEN_SETTING not in list_metas(hint)
     )
 
 

@@ -60,76 +60,78 @@ def find_mistakes(settings: Settings, faulty_tables: Collection[str] = ()) -> li
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]
     checks: tuple[tuple[tuple[str, ...], Iterable[str]], ...] = (
-        (("server",), _mistakes_in_server(settings.server)),
-        (("database",), _mistakes_in_database(settings.database)),
-        (("memory",), _mistakes_in_memory(settings.memory)),
-        (("upstreams",), _mistakes_in_upstreams(settings.upstreams)),
-        (("models",), _repeated_names("models", [each.alias for each in settings.models])),
-        (("profiles",), _repeated_names("profiles", profiles)),
+        (("server",), _find_mistakes_in_server(settings.server)),
+        (("database",), _find_mistakes_in_database(settings.database)),
+        (("memory",), _find_mistakes_in_memory(settings.memory)),
+        (("upstreams",), _find_mistakes_in_upstreams(settings.upstreams)),
+        (("models",), _find_repeated_names("models", [each.alias for each in settings.models])),
+        (("profiles",), _find_repeated_names("profiles", profiles)),
         (
             ("models", "upstreams"),
-            _mistakes_in_each(lambda each: _mistakes_in_model(each, upstreams), settings.models),
+            _find_mistakes_in_each(lambda each: _find_mistakes_in_model(each, upstreams), settings.models),
         ),
         (
             ("profiles", "upstreams"),
-            _mistakes_in_each(lambda each: _mistakes_in_profile(each, upstreams), settings.profiles),
+            _find_mistakes_in_each(
+                lambda each: _find_mistakes_in_profile(each, upstreams), settings.profiles
+            ),
         ),
-        (("profiles", "memory", "models", "upstreams"), _mistakes_in_sleeptime(settings)),
-        (("projects", "profiles"), _mistakes_in_projects(settings, profiles)),
-        (("tools",), _mistakes_in_tools(settings.tools)),
-        (("ui",), _mistakes_in_ui(settings.ui)),
+        (("profiles", "memory", "models", "upstreams"), _find_mistakes_in_sleeptime(settings)),
+        (("projects", "profiles"), _find_mistakes_in_projects(settings, profiles)),
+        (("tools",), _find_mistakes_in_tools(settings.tools)),
+        (("ui",), _find_mistakes_in_ui(settings.ui)),
     )
     judged = (messages for tables, messages in checks if not set(tables) & set(faulty_tables))
     return [SettingsError(message) for messages in judged for message in messages]
 
 
-def _mistakes_in_each(mistakes_in: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
+def _find_mistakes_in_each(mistakes_in: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
     for value in values:
         yield from mistakes_in(value)
 
 
-def _mistakes_in_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
+def _find_mistakes_in_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
     if not upstreams:
         yield "upstreams: the list is empty; leave it out to use the environment or the scripted model"
-    yield from _repeated_names("upstreams", [each.name for each in upstreams])
-    yield from _mistakes_in_each(_mistakes_in_upstream, upstreams)
+    yield from _find_repeated_names("upstreams", [each.name for each in upstreams])
+    yield from _find_mistakes_in_each(_find_mistakes_in_upstream, upstreams)
 
 
-def _mistakes_in_sleeptime(settings: Settings) -> Iterator[str]:
+def _find_mistakes_in_sleeptime(settings: Settings) -> Iterator[str]:
     for profile in settings.profiles:
         if profile.sleeptime and settings.background_model is None:
             yield f"profiles {profile.name!r}: sleeptime needs a model: set memory.background_model"
 
 
-def _mistakes_in_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
+def _find_mistakes_in_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
     for name, project in settings.projects.items():
-        yield from _unknown_reference(f"projects.{name}: profile", project.profile, profiles)
+        yield from _find_unknown_reference(f"projects.{name}: profile", project.profile, profiles)
 
 
-def _mistakes_in_server(server: ServerSettings) -> Iterator[str]:
+def _find_mistakes_in_server(server: ServerSettings) -> Iterator[str]:
     if server.key is not None:
-        yield from _mistakes_in_key("server.key (MNEMOGATE_KEY)", server.key)
+        yield from _find_mistakes_in_key("server.key (MNEMOGATE_KEY)", server.key)
     if server.operator_key is not None:
-        yield from _mistakes_in_key("server.operator_key (MNEMOGATE_OPERATOR_KEY)", server.operator_key)
+        yield from _find_mistakes_in_key("server.operator_key (MNEMOGATE_OPERATOR_KEY)", server.operator_key)
         if server.operator_key == server.key:
             yield "server.operator_key: expected another key than server.key; operators' keys open no chat"
     for host in server.allowed_hosts:
         if not is_host(host):
             yield f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
-    yield from _mistakes_in_origins(
+    yield from _find_mistakes_in_origins(
         "server.cors_origins", [each for each in server.cors_origins if each != "*"]
     )
 
 
-def _mistakes_in_ui(ui: UiSettings) -> Iterator[str]:
+def _find_mistakes_in_ui(ui: UiSettings) -> Iterator[str]:
     """Yields the mistakes in what goes into a header as it is."""
-    yield from _mistakes_in_origins("ui.frame_origins", ui.frame_origins)
+    yield from _find_mistakes_in_origins("ui.frame_origins", ui.frame_origins)
     for origin in ui.frame_origins:
         if re.search(r"[^\x21-\x7e]|[;,'\"]", origin):
             yield f"ui.frame_origins: {origin!r} has a character that no origin has"
 
 
-def _mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
+def _find_mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
     for origin in origins:
         if not is_origin(origin):
             yield (
@@ -138,7 +140,7 @@ def _mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
             )
 
 
-def _mistakes_in_database(database: DatabaseSettings) -> Iterator[str]:
+def _find_mistakes_in_database(database: DatabaseSettings) -> Iterator[str]:
     """Yields the mistakes in the database's settings; the URL of a SQLite file has become its path."""
     url, listen_url = database.url, database.listen_url
     for name, each in (("url", url), ("listen_url", listen_url)):
@@ -155,7 +157,7 @@ def _mistakes_in_database(database: DatabaseSettings) -> Iterator[str]:
         yield "database.pooler_prepares: says something of a pooler, but database.pooled is false"
 
 
-def _mistakes_in_memory(memory: MemorySettings) -> Iterator[str]:
+def _find_mistakes_in_memory(memory: MemorySettings) -> Iterator[str]:
     """Yields the mistakes in how memory works."""
     for kind in ("user", "conversation"):
         for name in getattr(memory, f"{kind}_order") or ():
@@ -166,10 +168,10 @@ def _mistakes_in_memory(memory: MemorySettings) -> Iterator[str]:
                     f"only x-mnemogate-{kind} can stand here"
                 )
     for rule in memory.side_requests:
-        yield from _mistakes_in_side_request(rule)
+        yield from _find_mistakes_in_side_request(rule)
 
 
-def _mistakes_in_key(name: str, key: str) -> Iterator[str]:
+def _find_mistakes_in_key(name: str, key: str) -> Iterator[str]:
     if not is_gateway_key(key):
         yield (
             f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
@@ -177,9 +179,9 @@ def _mistakes_in_key(name: str, key: str) -> Iterator[str]:
         )
 
 
-def _mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
+def _find_mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     where = f"upstreams {upstream.name!r}"
-    yield from _repeated_names(f"{where}: api_key", upstream.keys, is_secret=True)
+    yield from _find_repeated_names(f"{where}: api_key", upstream.keys, is_secret=True)
     for capability, value in upstream.takes.items():
         if capability != "responses" and not isinstance(value, bool):
             yield f"{where}.takes.{capability}: expected true or false, saw {value!r}"
@@ -203,30 +205,30 @@ def _mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
         yield error.message
 
 
-def _mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
+def _find_mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a model. upstreams: the names of all."""
     where = f"models {model.alias!r}"
-    yield from _unknown_reference(f"{where}: upstream", model.upstream, upstreams)
+    yield from _find_unknown_reference(f"{where}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
         yield f"{where}: there are several upstreams; say which one with upstream"
     for deployment in model.deployments:
-        yield from _unknown_reference(f"{where}: deployments: upstream", deployment.upstream, upstreams)
-    yield from _repeated_names(f"{where}: fallbacks", list(model.fallbacks))
+        yield from _find_unknown_reference(f"{where}: deployments: upstream", deployment.upstream, upstreams)
+    yield from _find_repeated_names(f"{where}: fallbacks", list(model.fallbacks))
     if model.alias in model.fallbacks:
         yield f"{where}: it is its own fallback"
 
 
-def _mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
+def _find_mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a profile. upstreams: the names of all."""
     where = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
         yield f"{where}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
         yield f"{where}: this name is for agents that are made over REST"
-    yield from _unknown_reference(f"{where}: upstream", profile.upstream, upstreams)
+    yield from _find_unknown_reference(f"{where}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
         yield f"{where}: filler.say: there is nothing to be said"
-    yield from _repeated_names(f"{where}: blocks", [each.label for each in profile.blocks])
+    yield from _find_repeated_names(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:
             yield (
@@ -235,7 +237,7 @@ def _mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iter
             )
 
 
-def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
+def _find_mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
     where = f"memory.side_requests {rule.name!r}: pattern"
     try:
         pattern = re.compile(rule.pattern)
@@ -255,8 +257,8 @@ def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
         yield f"{where}: its groups have other numbers among the other patterns, saw {reference[0]}"
 
 
-def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
-    yield from _mistakes_in_tool_secrets(tools)
+def _find_mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
+    yield from _find_mistakes_in_tool_secrets(tools)
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
             rule = HostRule.parse(entry)
@@ -265,7 +267,7 @@ def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
                     f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
                     f"http://localhost:9000, saw {entry!r}"
                 )
-    yield from _mistakes_in_tool_headers(tools.headers)
+    yield from _find_mistakes_in_tool_headers(tools.headers)
     for command in tools.mcp_stdio:
         try:
             shlex.split(command)
@@ -276,7 +278,7 @@ def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
             yield f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}"
 
 
-def _mistakes_in_tool_secrets(tools: ToolSettings) -> Iterator[str]:
+def _find_mistakes_in_tool_secrets(tools: ToolSettings) -> Iterator[str]:
     if tools.webhook_secret is not None and not is_webhook_secret(tools.webhook_secret):
         yield (
             f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {MIN_WEBHOOK_SECRET_BYTES} random bytes "
@@ -289,8 +291,8 @@ def _mistakes_in_tool_secrets(tools: ToolSettings) -> Iterator[str]:
         )
 
 
-def _mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
-    yield from _repeated_names("tools.headers", [each.name for each in headers])
+def _find_mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
+    yield from _find_repeated_names("tools.headers", [each.name for each in headers])
     for header in headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             yield f"tools.headers {header.name!r}: it is no header that can be sent"
@@ -301,12 +303,12 @@ def _mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
             )
 
 
-def _repeated_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+def _find_repeated_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield f"{where}: {'one' if is_secret else repr(name)} is there twice"
 
 
-def _unknown_reference(where: str, name: str | None, known: list[str]) -> Iterator[str]:
+def _find_unknown_reference(where: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
         yield unknown_name(where, name, known)

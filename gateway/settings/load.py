@@ -167,7 +167,7 @@ class _Loader:
         settings = self._with_secrets(replace(settings, upstreams=()))
         # After the secrets, because a key in a variable of the SDKs may itself begin with `env:`.
         with self._mistakes.collecting(), _not_from_file():
-            return replace(settings, upstreams=_default_upstreams(self._environ, self._upstream))
+            return replace(settings, upstreams=_make_default_upstreams(self._environ, self._upstream))
         return settings
 
     def _with_overrides(self, settings: Settings) -> Settings:
@@ -178,7 +178,7 @@ class _Loader:
 
     def _read_overrides(self, settings: Settings) -> dict[_SettingName, Any]:
         """Returns the values that override those of the file."""
-        overrides = self._read_environment(_referenced_variables(settings))
+        overrides = self._read_environment(_list_referenced_variables(settings))
         for (table, key), value in self._flags.items():
             with self._mistakes.collecting(), _not_from_file():
                 name = _SettingName(table, key)
@@ -201,7 +201,7 @@ class _Loader:
 
         referenced: the variables that hold secrets of the file. They are no settings, whatever their names.
         """
-        setting_of = _settings_by_variable()
+        setting_of = _list_settings_by_variable()
         values: dict[_SettingName, _VariableValue] = {}
         for variable, text in self._environ.items():
             if not variable.startswith("MNEMOGATE_") or variable in (*_OTHER_VARIABLES, *referenced):
@@ -233,7 +233,7 @@ class _Loader:
 
     def _check_no_upstream_key(self, settings: Settings) -> None:
         """Adds a mistake if the environment has the key of an upstream that is not given."""
-        if self._environ.get(_UPSTREAM_KEY) and _UPSTREAM_KEY not in _referenced_variables(settings):
+        if self._environ.get(_UPSTREAM_KEY) and _UPSTREAM_KEY not in _list_referenced_variables(settings):
             self._mistakes.add(
                 SettingsError(
                     f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
@@ -245,7 +245,7 @@ class _Loader:
         """Returns the settings with the values of variables in place of `env:NAME`."""
 
         def resolve(where: str, text: str) -> str | None:
-            name = _referenced_variable(text)
+            name = _find_referenced_variable(text)
             if name is None:
                 return text
             if not self._raw_environ.get(name):
@@ -257,7 +257,7 @@ class _Loader:
         return _replace_secrets(settings, resolve)
 
 
-def _settings_by_variable() -> dict[str, _SettingName]:
+def _list_settings_by_variable() -> dict[str, _SettingName]:
     """Returns the settings that variables set, by the names of the variables."""
     variables = dict(_SHORT_NAMES)
     for table, cls in _SCALAR_TABLES.items():
@@ -297,7 +297,7 @@ def _not_from_file() -> Iterator[None]:
         raise
 
 
-def settings_file(config: str | None) -> Path | None:
+def find_settings_file(config: str | None) -> Path | None:
     """Returns the file that `load_settings` reads; None: there is none."""
     file = Path(config or os.environ.get("MNEMOGATE_CONFIG", "").strip() or DEFAULT_CONFIG)
     return file.absolute() if file.exists() else None
@@ -330,12 +330,12 @@ def _read_file(path: str | None) -> dict[str, Any]:
         raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
 
 
-def _referenced_variables(settings: Settings) -> set[str]:
+def _list_referenced_variables(settings: Settings) -> set[str]:
     """Returns the names of the variables that stand for secrets in the settings."""
     names: set[str] = set()
 
     def collect(_: str, text: str) -> str:
-        if (name := _referenced_variable(text)) is not None:
+        if (name := _find_referenced_variable(text)) is not None:
             names.add(name)
         return text
 
@@ -351,7 +351,7 @@ def _with_sqlite_path(database: DatabaseSettings) -> DatabaseSettings:
     return replace(database, path=url.removeprefix(_SQLITE), url=None)
 
 
-def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tuple[UpstreamSettings, ...]:
+def _make_default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tuple[UpstreamSettings, ...]:
     """Returns the upstreams that replace the file's.
 
     They are the one at `upstream` or MNEMOGATE_UPSTREAM, else those that the variables of the providers' SDKs name,
@@ -432,6 +432,6 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
     return replace(settings, tools=replace(settings.tools, headers=tuple(headers)))
 
 
-def _referenced_variable(text: str) -> str | None:
+def _find_referenced_variable(text: str) -> str | None:
     """Returns NAME of `env:NAME`; None: the text is the value itself."""
     return text.removeprefix(FROM_ENVIRONMENT) if text.startswith(FROM_ENVIRONMENT) else None

@@ -59,7 +59,7 @@ def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[s
     tables: the tables in which the name does exist.
     """
     hint = f"known are {', '.join(sorted(known)) or 'none'}"
-    if close := checked.nearest_name(name, known):
+    if close := checked.find_nearest_name(name, known):
         hint = f"did you mean {close!r}?"
     elif tables:
         hint = f"it belongs in {' and '.join(tables)}"
@@ -79,14 +79,14 @@ class ReadTables(NamedTuple):
 def read_tables(parsed: Mapping[str, Any], table_type: type[Struct]) -> ReadTables:
     """Converts the parsed TOML of a whole file."""
     values, faults = checked.convert_fields(parsed, table_type)
-    mistakes = [SettingsError(_message(fault, parsed, table_type)) for fault in faults]
+    mistakes = [SettingsError(_render_fault(fault, parsed, table_type)) for fault in faults]
     return ReadTables(values, mistakes, bad_tables={str(fault.path[0]) for fault in faults})
 
 
 def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
     """Converts a text of the environment to the type of the field `key`. Raises: SettingsError."""
-    hint = checked.field_types(table)[key]
-    target = checked.without_annotations(checked.union_member_for(text, hint))
+    hint = checked.list_field_types(table)[key]
+    target = checked.without_annotations(checked.choose_union_member(text, hint))
     value: Any = text
     if target is bool:
         value = _BOOLEANS.get(text.strip().lower(), text)
@@ -100,11 +100,11 @@ def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
     faults: list[checked.Fault] = []
     converted = checked.convert_collecting(value, hint, (where,), faults)
     if faults:
-        raise SettingsError.of([SettingsError(_message(each, {where: value}, table)) for each in faults])
+        raise SettingsError.of([SettingsError(_render_fault(each, {where: value}, table)) for each in faults])
     return converted
 
 
-def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
+def _render_fault(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
     """Returns the message for a fault. root: the value in which the path begins, which should be of `root_type`."""
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
@@ -113,9 +113,9 @@ def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Stru
         if fault.kind == "missing":
             return f"{where}: {name!r} is missing"
         # Only the name of a table's entry may be a setting of another table.
-        settings = _settings_in(root_type, "", "") if checked.is_struct(expected) else ()
+        settings = _list_settings_in(root_type, "", "") if checked.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
-        return unknown_name(where, name, checked.allowed_names(expected), tables)
+        return unknown_name(where, name, checked.list_allowed_names(expected), tables)
     where = _describe_path(fault.path, root)
     value = fault.value
     inner = checked.without_annotations(expected)
@@ -127,10 +127,10 @@ def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Stru
         return f"{where}: expected a list, saw {_describe_value(value)}{hint}"
     if get_origin(inner) is dict or checked.is_struct(inner):
         return f"{where}: expected a table, saw {_describe_value(value)}"
-    return f"{where}: {_scalar_message(value, inner, expected)}"
+    return f"{where}: {_render_scalar_fault(value, inner, expected)}"
 
 
-def _scalar_message(value: Any, target: Any, hint: Any) -> str:
+def _render_scalar_fault(value: Any, target: Any, hint: Any) -> str:
     """Returns what is wrong with a text, a number or a boolean: its type, an empty text, a character, its range.
 
     hint: the type as annotated, with the bounds.
@@ -140,8 +140,8 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
     if isinstance(value, str):
         is_empty = not value.strip()
         return "it is empty" if is_empty else "it has a line end or another control character in it"
-    low = next((each.ge for each in checked.metas_of(hint) if each.ge is not None), None)
-    high = next((each.le for each in checked.metas_of(hint) if each.le is not None), None)
+    low = next((each.ge for each in checked.list_metas(hint) if each.ge is not None), None)
+    high = next((each.le for each in checked.list_metas(hint) if each.le is not None), None)
     if high == MAX_NUMBER:
         if abs(value) > MAX_NUMBER:
             return f"expected a number up to {MAX_NUMBER:.0f}, saw {value!r}"
@@ -169,16 +169,18 @@ def _describe_path(path: Iterable[str | int], raw: Any) -> str:
     return where
 
 
-def _settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[tuple[str, str]]:
+def _list_settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[tuple[str, str]]:
     """Yields the settings of a table and of those in it, each with the header of its table: ("[[models]]", "alias")."""
-    for name, hint in checked.field_types(table_type).items():
+    for name, hint in checked.list_field_types(table_type).items():
         if header:
             yield header, name
-        for option in checked.union_members(hint):
+        for option in checked.list_union_members(hint):
             inner = get_args(option)[0] if get_origin(option) is tuple else option
             if checked.is_struct(inner):
                 under = f"{path}.{name}" if path else name
-                yield from _settings_in(inner, under, f"[{under}]" if inner is option else f"[[{under}]]")
+                yield from _list_settings_in(
+                    inner, under, f"[{under}]" if inner is option else f"[[{under}]]"
+                )
 
 
 def _describe_value(value: Any) -> str:

@@ -74,7 +74,7 @@ class SpanMaker:
         """
         self._templates = RouteTemplates(())
         self._models = models
-        self._servers = {name: _host_and_port(url) for name, url in addresses.items()}
+        self._servers = {name: _split_host_and_port(url) for name, url in addresses.items()}
         self._users = users
         # The key with which names of users are hashed. While it is None, no span has such a hash.
         self.user_key: bytes | None = None
@@ -123,17 +123,17 @@ class SpanMaker:
             span.number(names.STATUS, receipt.status)
         else:
             span.flag(names.CLIENT_GONE, True)
-        span.fail(_failure_of_request(receipt))
+        span.fail(_classify_failure(receipt))
         if _REQUEST_ID.fullmatch(receipt.request_id):
             span.text(names.REQUEST_ID, receipt.request_id)
         span.text(names.PROJECT, receipt.project)
         span.number(names.KEY_ID, receipt.key_id)
         span.number(names.LIMIT_ID, receipt.limit_id)
-        span.text(names.USER, self._user_label(receipt.user))
+        span.text(names.USER, self._make_user_label(receipt.user))
         headers = receipt.headers
-        span.text(names.MEMORY, _known_or_other(headers.get("x-mnemogate-memory"), _MEMORY_MODES))
+        span.text(names.MEMORY, _choose_known_value(headers.get("x-mnemogate-memory"), _MEMORY_MODES))
         span.text(
-            names.SIDE_REQUEST, _known_or_other(headers.get("x-mnemogate-side-request"), _SIDE_REQUESTS)
+            names.SIDE_REQUEST, _choose_known_value(headers.get("x-mnemogate-side-request"), _SIDE_REQUESTS)
         )
         span.text(names.SESSION, headers.get("x-mnemogate-conversation"))
         for name, header in names.ATTRIBUTE_HEADERS.items():
@@ -153,7 +153,7 @@ class SpanMaker:
             for turn in self._turns.get(receipt.work_agent_row, ()):
                 link = span.proto.links.add()
                 link.trace_id = _trace_bytes(turn.trace_id)
-                link.span_id = _span_bytes(turn.span_id)
+                link.span_id = _encode_span(turn.span_id)
 
     def _remember_turn(self, agent_row: int, context: TraceContext) -> None:
         """Remembers a turn, so that later work for its memory can be linked to it."""
@@ -163,7 +163,7 @@ class SpanMaker:
         if len(self._turns) > _LINKED_MEMORIES:
             self._turns.popitem(last=False)
 
-    def _user_label(self, user: str) -> str:
+    def _make_user_label(self, user: str) -> str:
         """Returns the name of a user in a span; "": the span does not name the user."""
         if not user or self._users == "none":
             return ""
@@ -220,9 +220,9 @@ class _ReceiptSpans:
         """Adds a span. parent_id: 0: it has no parent. begun, ended: times of `perf_counter`."""
         span = self._new_span()
         span.trace_id = self._trace_id
-        span.span_id = _span_bytes(span_id)
+        span.span_id = _encode_span(span_id)
         if parent_id:
-            span.parent_span_id = _span_bytes(parent_id)
+            span.parent_span_id = _encode_span(parent_id)
         span.name, span.kind = name, kind
         span.start_time_unix_nano, span.end_time_unix_nano = self.nanoseconds(begun), self.nanoseconds(ended)
         return _SpanWriter(span)
@@ -341,7 +341,7 @@ def _add_text_attribute(attributes: Any, key: str, value: str) -> None:
     attribute.key, attribute.value.string_value = key, value
 
 
-def _failure_of_request(receipt: Receipt) -> str:
+def _classify_failure(receipt: Receipt) -> str:
     """Returns the kind of a request's failure; "": it succeeded, or the request itself was wrong."""
     if receipt.status == CLIENT_GONE or receipt.is_cut:
         return CANCELLED_FAILURE
@@ -351,7 +351,7 @@ def _failure_of_request(receipt: Receipt) -> str:
     return "" if last is None else name_error_type(last.failure)
 
 
-def _known_or_other(value: str | None, known: frozenset[str]) -> str:
+def _choose_known_value(value: str | None, known: frozenset[str]) -> str:
     """Returns a header's value if a closed list has it, else `OTHER`; "": the header is missing."""
     if not value:
         return ""
@@ -359,7 +359,7 @@ def _known_or_other(value: str | None, known: frozenset[str]) -> str:
     return value if value in known else OTHER
 
 
-def _host_and_port(url: str) -> tuple[str, int]:
+def _split_host_and_port(url: str) -> tuple[str, int]:
     """Returns the host and the port of a URL; 0: its scheme has none."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
@@ -369,5 +369,5 @@ def _trace_bytes(id: int) -> bytes:
     return id.to_bytes(16, "big")
 
 
-def _span_bytes(id: int) -> bytes:
+def _encode_span(id: int) -> bytes:
     return id.to_bytes(8, "big")

@@ -72,12 +72,12 @@ class Tracer:
             trace_id = self._random.getrandbits(128) or 1
             if not self._samples(None, trace_id):
                 return None
-            return TraceContext(trace_id, self._new_span_id())
+            return TraceContext(trace_id, self._make_span_id())
         if not self._samples(caller, caller.trace_id):
             return None
-        return TraceContext(caller.trace_id, self._new_span_id(), caller.span_id, caller.state)
+        return TraceContext(caller.trace_id, self._make_span_id(), caller.span_id, caller.state)
 
-    def _new_span_id(self) -> int:
+    def _make_span_id(self) -> int:
         return _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
 
     def enqueue(self, receipt: Receipt) -> None:
@@ -85,7 +85,7 @@ class Tracer:
         receipt.ended = time.perf_counter()
         for call in receipt.calls:
             call.read_reply()  # drops the text of the reply, of which only facts are kept
-        count = _span_count(receipt)
+        count = _count_spans(receipt)
         if self._queued_spans - self._dequeued_spans + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)
             return
@@ -133,7 +133,7 @@ class Tracer:
         to_epoch_s = time.time() - time.perf_counter()
         batch_count = 0
         while self._queue:
-            count = _span_count(self._queue[0])
+            count = _count_spans(self._queue[0])
             if batch_count and batch_count + count > self._otlp.batch_spans:
                 break
             self._make_spans(self._queue.popleft(), scope_spans.spans.add, to_epoch_s)
@@ -161,5 +161,5 @@ class Tracer:
             _log.error("A request has no trace, by a fault in the gateway: %s", type(error).__name__)
 
 
-def _span_count(receipt: Receipt) -> int:
+def _count_spans(receipt: Receipt) -> int:
     return 1 + len(receipt.calls) + len(receipt.steps) + (receipt.agent_run is not None)

@@ -21,7 +21,7 @@ from msgspec import Struct
 from storage.database import Row, Statement
 from storage.errors import Broken, NotAdmitted, StatementFailed, StoreError
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
-from storage.postgres.url import BAD_URL, masked_url, one_url_per_host
+from storage.postgres.url import BAD_URL, mask_password, split_by_host
 from storage.text import replace_unstorable
 
 OLDEST_SERVER = 14  # the oldest major version that is admitted
@@ -124,11 +124,11 @@ class PostgresTarget(Struct, frozen=True):
     urls: list[str] = []
 
     def __post_init__(self) -> None:
-        self.urls.extend(one_url_per_host(self.url))
+        self.urls.extend(split_by_host(self.url))
 
     @property
     def name(self) -> str:
-        return masked_url(self.url)
+        return mask_password(self.url)
 
     @property
     def cached_statements(self) -> int:
@@ -185,7 +185,7 @@ async def connect(target: PostgresTarget) -> RawConnection:
 
 async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
     """Opens a connection to one host of a target."""
-    name = masked_url(url)
+    name = mask_password(url)
     try:
         raw: RawConnection = await asyncpg.connect(
             url,
@@ -263,7 +263,7 @@ class PostgresConnection:
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         await self._begin_once()
-        return await self._raw.fetch(_text(statement), *values, timeout=self._remaining_s())
+        return await self._raw.fetch(_render_text(statement), *values, timeout=self._get_remaining_s())
 
     async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         rows = await self.rows(statement, values)
@@ -275,7 +275,7 @@ class PostgresConnection:
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         await self._begin_once()
-        status = await self._raw.execute(_text(statement), *values, timeout=self._remaining_s())
+        status = await self._raw.execute(_render_text(statement), *values, timeout=self._get_remaining_s())
         last = status.rpartition(" ")[2]
         return int(last) if last.isdigit() else 0
 
@@ -286,7 +286,7 @@ class PostgresConnection:
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
         self.may_have_committed = True
-        rows = await self._raw.fetch(_text(statement), *values, timeout=self._remaining_s())
+        rows = await self._raw.fetch(_render_text(statement), *values, timeout=self._get_remaining_s())
         self.may_have_committed = bool(rows)
         return rows[0] if rows else None
 
@@ -310,16 +310,16 @@ class PostgresConnection:
         """Ends the transaction, if one was begun. Raises: StatementFailed if it went on after a failure."""
         if self.is_begun:
             self.may_have_committed = True
-            if await self._raw.execute("COMMIT", timeout=self._remaining_s()) != "COMMIT":
+            if await self._raw.execute("COMMIT", timeout=self._get_remaining_s()) != "COMMIT":
                 raise StatementFailed("a write went on after one of its statements had failed")
 
     async def _begin_once(self) -> None:
         begin, self._begin = self._begin, None
         if begin is not None:
             self.is_begun = True
-            await self._raw.execute(begin, timeout=self._remaining_s())
+            await self._raw.execute(begin, timeout=self._get_remaining_s())
 
-    def _remaining_s(self) -> float:
+    def _get_remaining_s(self) -> float:
         remaining_s = self._deadline - self._clock.time()
         if remaining_s <= 0:
             raise TimeoutError
@@ -344,7 +344,7 @@ class MendingConnection(PostgresConnection):
         return await super().single(statement, replace_unstorable(values))
 
 
-def _text(statement: str) -> str:
+def _render_text(statement: str) -> str:
     return statement.postgres if isinstance(statement, Statement) else statement
 
 

@@ -64,7 +64,7 @@ class PostgresMaintenance:
         """Counts a write. After some numbers of writes, analyzes the tables that have grown."""
         self._writes += 1
         if self._writes in _ANALYZE_AFTER_WRITES:
-            self._start(self._run_on_own_connection(_analyze))
+            self._start(self._run_on_own_connection(_refresh_statistics))
 
     async def sweep(self, wait_s: float) -> bool:
         """Takes old versions of rows out of the tables, once no transaction sees them any more.
@@ -74,7 +74,7 @@ class PostgresMaintenance:
         wait_s: how long to wait for the transactions that see old versions.
         """
         try:
-            is_done = self._seconds_left() <= 0 and await self._vacuum(wait_s)
+            is_done = self._compute_wait_s() <= 0 and await self._vacuum(wait_s)
         except StoreError as error:
             # No statement returns old versions, so a forgetting need not wait for other users of a table.
             is_done = False
@@ -86,7 +86,7 @@ class PostgresMaintenance:
             self._sweep_later_task = self._start(self._sweep_later())
         return is_done
 
-    def _seconds_left(self) -> float:
+    def _compute_wait_s(self) -> float:
         """Returns how many seconds the next VACUUM has to wait."""
         return self._vacuum_began_at + self._pause_s - self._loop.time()
 
@@ -125,7 +125,7 @@ class PostgresMaintenance:
             raw.terminate()
 
     async def _sweep_later(self) -> None:
-        await asyncio.sleep(max(self._seconds_left(), _FIRST_PAUSE_S))
+        await asyncio.sleep(max(self._compute_wait_s(), _FIRST_PAUSE_S))
         self._sweep_later_task = None
         await self.sweep(self._timeout_s)
 
@@ -151,7 +151,7 @@ class PostgresMaintenance:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _analyze(raw: RawConnection) -> None:
+async def _refresh_statistics(raw: RawConnection) -> None:
     grown = [row[0] for row in await raw.fetch(_GROWN_TABLES_QUERY)]
     if grown:
         await raw.execute(f"ANALYZE {', '.join(grown)}")

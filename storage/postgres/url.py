@@ -24,12 +24,12 @@ _NUMBER = re.compile(r"\d{1,9}", re.ASCII)  # a longer number is out of range an
 _LAST_PORT = 65535
 
 
-def masked_url(url: str) -> str:
+def mask_password(url: str) -> str:
     """Returns the URL as it may be shown: with asterisks in place of its password."""
     return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
-def one_url_per_host(url: str) -> list[str]:
+def split_by_host(url: str) -> list[str]:
     """Returns a URL for each host that this one names, before its path or in the option `host`.
 
     PGHOST and PGPORT fill in what the URL lacks, as for other programs. Each of several URLs has its own port: asyncpg
@@ -39,12 +39,12 @@ def one_url_per_host(url: str) -> list[str]:
     """
     match = _URL.fullmatch(url)
     if match is None:
-        raise NotAdmitted(f"{masked_url(url)}: {BAD_URL}")
+        raise NotAdmitted(f"{mask_password(url)}: {BAD_URL}")
     options = dict(parse_qsl(match["options"] or ""))
     host_option, port_option = options.pop("host", ""), options.pop("port", "")
     hosts = (match["hosts"] or host_option or os.environ.get("PGHOST", "")).split(",")
     ports = (port_option or os.environ.get("PGPORT", "")).split(",")
-    _check_ports(url, [*ports, *map(_port_of, hosts)])
+    _check_ports(url, [*ports, *map(_read_port, hosts)])
     if len(hosts) == 1:
         return [url]
     _check_hosts(url, hosts, ports)
@@ -60,12 +60,12 @@ def _with_host(url: re.Match[str], options: Mapping[str, str], host: str, port: 
     port: of a host that names none; "": the usual port.
     """
     if url["hosts"]:
-        host_and_port = host if _port_of(host) or not port else f"{host}:{port}"
+        host_and_port = host if _read_port(host) or not port else f"{host}:{port}"
         return f"{url['before']}{host_and_port}{url.string[url.end('hosts') :]}"
     return f"{url['before']}{url['path']}?{urlencode({**options, 'host': host, 'port': port})}"
 
 
-def _port_of(host: str) -> str:
+def _read_port(host: str) -> str:
     """Returns the port after a host, or "". A socket is named by its directory, which has no port."""
     match = None if host.startswith("/") else _PORT.search(host)
     return "" if match is None else match[1]
@@ -74,9 +74,9 @@ def _port_of(host: str) -> str:
 def _check_hosts(url: str, hosts: Sequence[str], ports: Sequence[str]) -> None:
     """Refuses several hosts of which one has no name, or that have another number of ports. Raises: NotAdmitted."""
     if not all(hosts):
-        raise NotAdmitted(f"{masked_url(url)}: one of its {len(hosts)} hosts has no name")
+        raise NotAdmitted(f"{mask_password(url)}: one of its {len(hosts)} hosts has no name")
     if len(ports) not in (1, len(hosts)):
-        raise NotAdmitted(f"{masked_url(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
+        raise NotAdmitted(f"{mask_password(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
 
 
 def _check_ports(url: str, ports: Sequence[str]) -> None:
@@ -86,4 +86,4 @@ def _check_ports(url: str, ports: Sequence[str]) -> None:
     """
     for port in filter(None, ports):
         if not _NUMBER.fullmatch(port) or not 0 < int(port) <= _LAST_PORT:
-            raise NotAdmitted(f"{masked_url(url)}: a port is a number from 1 to {_LAST_PORT}")
+            raise NotAdmitted(f"{mask_password(url)}: a port is a number from 1 to {_LAST_PORT}")

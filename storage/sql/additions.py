@@ -100,7 +100,7 @@ async def erase_additions(
         if exchange is None or not gone.was_known_to(exchange):
             continue
         calling_step = None if step is None else await exchanges.find_exchange(connection, agent_row, step)
-        emptied = _without_quotes(exchange, calling_step, gone, rules)
+        emptied = _remove_quotes(exchange, calling_step, gone, rules)
         if (emptied.notes, emptied.full_reply, emptied.input) != (
             exchange.notes,
             exchange.full_reply,
@@ -139,7 +139,7 @@ async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
     )
 
 
-def _without_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
+def _remove_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
     """Returns an exchange without what may quote the erased part.
 
     calling_step: the step of a run with the calls that it answers; None: it answers none.

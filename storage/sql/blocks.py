@@ -49,7 +49,7 @@ class OwnedBlock(NamedTuple):
 async def load_blocks(
     connection: Connection, agent_row: int, *, shared_read_only: bool = False
 ) -> tuple[Block, ...]:
-    """Returns the blocks that an agent sees, as `visible_blocks`.
+    """Returns the blocks that an agent sees, as `list_visible_blocks`.
 
     shared_read_only: returns shared and attached blocks as read-only, for callers that may not write them.
     """
@@ -60,10 +60,10 @@ async def load_blocks(
             OwnedBlock(owner, replace(block, read_only=True)) if owner else OwnedBlock(owner, block)
             for owner, block in blocks
         ]
-    return tuple(visible_blocks(blocks))
+    return tuple(list_visible_blocks(blocks))
 
 
-def visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
+def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
     Of blocks with one label the one with the lowest owner counts.

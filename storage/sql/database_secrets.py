@@ -28,7 +28,7 @@ class DatabaseSecrets(Group):
             ((value,),) = await self._database.write_one(SQL["make"], made)
         return bytes(value)
 
-    async def database_id(self) -> bytes:
+    async def load_database_id(self) -> bytes:
         """Returns the id of the database. It is read once. Raises: StoreError."""
         if self._database_id is None:
             self._database_id = await self.key("database id")

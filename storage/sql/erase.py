@@ -52,7 +52,7 @@ from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.exchange_rows import is_step
 from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
-from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
+from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
 from storage.sql.statements import load, rows_of, run_of
@@ -385,18 +385,18 @@ def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: R
     if not inputs.isdisjoint(other.inputs):
         return True
     content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
-    words = _fold("\n".join(_strings_in(content)))
+    words = _fold("\n".join(_list_strings(content)))
     messages = rules.messages_of(exchange, False, None, None if seq is None else (seq,))
     return any(has_words(words, _fold(message.text)) for message in messages)
 
 
-def _strings_in(value: Any) -> Iterator[str]:
+def _list_strings(value: Any) -> Iterator[str]:
     """Yields the strings in a JSON value, except for keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _strings_in(each)
+            yield from _list_strings(each)
 
 
 def _fold(text: str) -> str:
@@ -473,7 +473,7 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
     rows = await _read_sourced(connection, "passages_of", work.agent_row, after)
     target = work.target
     targeted = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
-    erased = await _gone_among(connection, rows, targeted, target.before)
+    erased = await _load_gone(connection, rows, targeted, target.before)
     for row in erased:
         await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
@@ -492,7 +492,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
         targeted |= {
             id for (id,) in await rows_of(connection, SQL["imported_facts"], ids, work.target.imported)
         }
-    erased = await _gone_among(connection, rows, targeted, work.target.before)
+    erased = await _load_gone(connection, rows, targeted, work.target.before)
     for row in erased:
         for statement in ("fact_erase", "fact_ended_erase", "fact_mute_erase"):
             await connection.run(SQL[statement], (row.id, work.agent_row))
@@ -511,12 +511,12 @@ async def _read_sourced(
     return [_SourcedRow._make(row) for row in rows]
 
 
-async def _gone_among(
+async def _load_gone(
     connection: Connection, rows: Sequence[_SourcedRow], named: Collection[int], before: float | None
 ) -> list[_SourcedRow]:
     """Returns the rows to erase: named rows, rows from before a time, and rows that came from an erased exchange."""
-    origins = {row.id: origins_of(row.exchange_row, row.sources) for row in rows}
-    erased = await erased_among(connection, chain.from_iterable(origins.values()))
+    origins = {row.id: list_origins(row.exchange_row, row.sources) for row in rows}
+    erased = await load_erased(connection, chain.from_iterable(origins.values()))
     return [
         row
         for row in rows
@@ -756,7 +756,7 @@ _WIPING_PHASES: dict[str, ErasingPhase] = {
 }
 
 
-def phases_of(target: StoredTarget) -> dict[str, ErasingPhase]:
+def list_phases(target: StoredTarget) -> dict[str, ErasingPhase]:
     """Returns the phases of forgetting a target, in order."""
     if target.all is not None:
         return _WIPING_PHASES

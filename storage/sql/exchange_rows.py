@@ -217,7 +217,7 @@ def is_step(exchange: Exchange) -> bool:
 # -- records to rows
 
 
-def row_values(exchange: Exchange) -> list[Any]:
+def make_row_values(exchange: Exchange) -> list[Any]:
     """Returns the values of a row in the order of `{columns}`: booleans as numbers, which sqlite3 need not adapt."""
     return [
         exchange.conversation_row,
@@ -260,4 +260,4 @@ def row_values(exchange: Exchange) -> list[Any]:
 
 def update_values(exchange: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of the statement `exchange_update`, up to the exchange's id."""
-    return [*row_values(exchange), int(exchange.has_full_reply), int(not is_whole)]
+    return [*make_row_values(exchange), int(exchange.has_full_reply), int(not is_whole)]

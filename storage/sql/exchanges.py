@@ -35,8 +35,13 @@ from storage.records import (
     SentSection,
     StandingFact,
 )
-from storage.sql.blocks import OwnedBlock, visible_blocks
-from storage.sql.exchange_rows import make_exchange, make_exchange_with_content, row_values, update_values
+from storage.sql.blocks import OwnedBlock, list_visible_blocks
+from storage.sql.exchange_rows import (
+    make_exchange,
+    make_exchange_with_content,
+    make_row_values,
+    update_values,
+)
 from storage.sql.statements import load, rows_of
 
 # The most exchanges that are read for one request: of a long conversation, the newest.
@@ -124,7 +129,7 @@ def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> Non
     """Sorts what a snapshot's rows have added, since no database promises an order for the rows of a union."""
     snapshot.edits.sort(key=lambda edit: edit.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
-    snapshot.blocks = visible_blocks(blocks)
+    snapshot.blocks = list_visible_blocks(blocks)
 
 
 async def find_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
@@ -235,7 +240,7 @@ async def add_planned_exchange(
     recall: is stored with the turn.
     """
     values = (
-        *row_values(exchange),
+        *make_row_values(exchange),
         exchange.seq,
         exchange.gapless_from,
         agent_row,
@@ -255,7 +260,7 @@ async def add_exchange(
     """Adds an exchange that was decided in this transaction. recall: is stored with it."""
     row = await connection.row(
         SQL["exchange_add"],
-        (*row_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
+        (*make_row_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
     )
     assert row is not None  # it is inserted, or an error is raised
     return AddedExchange(*row)
@@ -266,7 +271,7 @@ async def add_numbered_exchange(connection: Connection, agent_row: int, exchange
     return int(
         await connection.value(
             SQL["exchange_add_numbered"],
-            (*row_values(exchange), exchange.gapless_from, agent_row, exchange.seq),
+            (*make_row_values(exchange), exchange.gapless_from, agent_row, exchange.seq),
         )
     )
 

@@ -25,8 +25,8 @@ from storage.sql.default_blocks import ensure_blocks
 from storage.sql.exchanges import add_marks
 from storage.sql.group import long_reads, makes_effect, reads, writes
 from storage.sql.growth import GrowingGroup
-from storage.sql.readers import advance, cursor_of
-from storage.sql.rebuild import line_sources, load_versions, origins_of
+from storage.sql.readers import advance, load_cursor
+from storage.sql.rebuild import list_line_sources, list_origins, load_versions
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
@@ -66,12 +66,12 @@ class Facts(GrowingGroup):
             rows = await connection.rows(SQL["as_of"], (agent_row, before, limit, as_of))
         else:
             rows = await connection.rows(SQL["all" if is_all else "current"], (agent_row, before, limit))
-        return [_fact(row) for row in rows]
+        return [_make_fact(row) for row in rows]
 
     @reads
     async def list_ended(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the newest facts that are no longer true, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["ended"], (agent_row, limit))]
+        return [_make_fact(row) for row in await connection.rows(SQL["ended"], (agent_row, limit))]
 
     @reads
     async def list_naming(self, connection: Connection, agent_row: int) -> builtins.list[str]:
@@ -85,27 +85,28 @@ class Facts(GrowingGroup):
     @reads
     async def list_unmuted(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the facts that are true and not muted, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent_row, limit))]
+        return [_make_fact(row) for row in await connection.rows(SQL["unmuted"], (agent_row, limit))]
 
     @reads
     async def list_standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
         return [
-            _fact(row) for row in await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
+            _make_fact(row)
+            for row in await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
         ]
 
     @reads
     async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, true or not, in this order. Missing facts are left out."""
         rows = await rows_of(connection, SQL["get"], seqs, agent_row)
-        facts = {fact.seq: fact for fact in map(_fact, rows)}
+        facts = {fact.seq: fact for fact in map(_make_fact, rows)}
         return [facts[seq] for seq in seqs if seq in facts]
 
     @reads
     async def find(self, connection: Connection, agent_row: int, seq: int) -> Fact | None:
         """Returns the fact with this number, true or not; None where there is none."""
         row = await connection.row(SQL["at"], (agent_row, seq))
-        return None if row is None else _fact(row)
+        return None if row is None else _make_fact(row)
 
     @long_reads
     async def find_existing(
@@ -127,7 +128,7 @@ class Facts(GrowingGroup):
     @reads
     async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:
         """Returns the facts that a fact replaced, by its row, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["before"], (agent_row, fact))]
+        return [_make_fact(row) for row in await connection.rows(SQL["before"], (agent_row, fact))]
 
     @writes
     async def mute(
@@ -140,7 +141,7 @@ class Facts(GrowingGroup):
         row = await connection.row(SQL["at"], (agent_row, seq))
         if row is None:
             raise NotFound(f"there is no fact {seq}")
-        return _fact(row)
+        return _make_fact(row)
 
     @writes
     async def set_standing(
@@ -164,7 +165,7 @@ class Facts(GrowingGroup):
         row = await connection.row(SQL["at"], (agent_row, seq))
         if row is None:
             raise NotFound(f"there is no fact {seq}")
-        fact = _fact(row)
+        fact = _make_fact(row)
         if fact.ended_at is not None:
             raise WriteConflict(f"fact {seq} is no longer true: fact {fact.successor} took its place")
         if fact.muted:
@@ -189,7 +190,7 @@ class Facts(GrowingGroup):
             row = await connection.row(SQL["at"], (agent.id, seq))
             if row is None:
                 raise NotFound(f"there is no fact {seq}")
-            old_fact = _fact(row)
+            old_fact = _make_fact(row)
             if old_fact.ended_at is not None:
                 raise WriteConflict(f"fact {seq} is no longer true: fact {old_fact.successor} took its place")
             fact = LearnedFact(
@@ -199,10 +200,10 @@ class Facts(GrowingGroup):
             await add_fact(connection, agent, fact, at, origin, is_asked=True)
             row = await connection.row(SQL["at"], (agent.id, seq))
             if row is not None:
-                row = await connection.row(SQL["at"], (agent.id, _fact(row).successor))
+                row = await connection.row(SQL["at"], (agent.id, _make_fact(row).successor))
             if row is None:
                 raise WriteConflict(f"fact {seq} already says so")
-            return _fact(row)
+            return _make_fact(row)
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
@@ -244,7 +245,7 @@ class Facts(GrowingGroup):
         async def read_row(connection: Connection, fact_row: int) -> Fact:
             values = await connection.row(SQL["of_row"], (agent.id, fact_row))
             assert values is not None  # it was just written, or found
-            return _fact(values)
+            return _make_fact(values)
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
@@ -254,7 +255,7 @@ class Facts(GrowingGroup):
         return await load_blocks(connection, agent_row, shared_read_only=True)
 
     @long_reads
-    async def sourced_lines(
+    async def load_sourced_lines(
         self, connection: Connection, agent_row: int, shown_versions: Mapping[str, int]
     ) -> builtins.list[SourcedLine]:
         """Returns the lines of an agent's own blocks that came from exchanges.
@@ -268,7 +269,7 @@ class Facts(GrowingGroup):
             last_shown = shown_versions[block.label]
             versions = await load_versions(connection, block.id)
             shown = [version for version in versions if version.number <= last_shown]
-            sources = line_sources(shown)
+            sources = list_line_sources(shown)
             lines = dict.fromkeys(shown[-1].value.split("\n") if shown else ())
             sourced += [
                 SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)
@@ -294,7 +295,7 @@ class Facts(GrowingGroup):
         reader: the owner of the cursor.
         """
         await connection.lock_sharers(agent.id)
-        if await cursor_of(connection, agent.id, reader) != cursor:
+        if await load_cursor(connection, agent.id, reader) != cursor:
             return
         learned = decide(await load_blocks(connection, agent.id, shared_read_only=True))
         for block, value, sources in learned.writes:
@@ -414,7 +415,7 @@ async def mark_unlearned(
 ) -> None:
     """Marks the exchanges that a fact came from, so that it is not learned from them again."""
     # An imported fact comes from no exchange.
-    for origin in origins_of(exchange_row, sources) or (0,):
+    for origin in list_origins(exchange_row, sources) or (0,):
         await add_marks(connection, agent_row, MarkKind.UNLEARNED, (key,), origin)
 
 
@@ -430,7 +431,7 @@ def hash_key(secret: bytes, key: str) -> bytes:
     return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
 
 
-def _fact(row: Row) -> Fact:
+def _make_fact(row: Row) -> Fact:
     (
         id,
         seq,

@@ -29,7 +29,7 @@ from storage.sql.erase import (
     ErasingWork,
     StoredTarget,
     find_exchange_row,
-    phases_of,
+    list_phases,
     read_ids,
     wipe_shared,
 )
@@ -159,7 +159,7 @@ class Forgetting(Group):
         if not present:
             return Extent(await connection.value(SQL["messages_in"], (agent_row, target.conversation_row)))
         messages = set(target.messages)
-        seqs = [seq for exchange in present for seq in _remaining_seqs(exchange)]
+        seqs = [seq for exchange in present for seq in _list_remaining_seqs(exchange)]
         erased = [seq for seq in seqs if not messages or seq in messages]
         conversation_uid = await connection.value(SQL["name_of"], (present[0].conversation_row, agent_row))
         return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)
@@ -302,7 +302,7 @@ class Forgetting(Group):
         return await self._database.sweep(wait_ms=wait_ms)
 
 
-def _remaining_seqs(exchange: Exchange) -> list[int]:
+def _list_remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
@@ -354,7 +354,7 @@ async def _run_step(
         return _StepOutcome(None, agent_row=0)
     agent_row, target = row
     work = ErasingWork(id, agent_row, msgspec.json.decode(target, type=StoredTarget), rules, now, reading)
-    phases = phases_of(work.target)
+    phases = list_phases(work.target)
     await connection.lock_sharers(work.agent_row)
     # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.
     if cursor is None or cursor[0] not in phases:

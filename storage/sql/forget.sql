@@ -173,7 +173,7 @@ SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BI
 -- this kind has the number of its day where others have an exchange.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'day'
 
--- name: erased_among
+-- name: load_erased
 -- Finds which of some exchanges, of any memory, are being forgotten with what came from them (an exchange marked
 -- `reset` is not). A block that several memories share may come from any of them.
 SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (

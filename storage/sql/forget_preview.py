@@ -14,8 +14,8 @@ from storage.sql.erase import SQL as FORGET_SQL
 from storage.sql.erase import find_exchange_row
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.group import Group, long_reads
-from storage.sql.rebuild import load_versions, preview_text
-from storage.sql.statements import ascii_lower, load, rows_of
+from storage.sql.rebuild import load_versions, make_preview_text
+from storage.sql.statements import load, lower_ascii, rows_of
 
 SQL = load("forget_preview.sql")
 
@@ -144,7 +144,7 @@ class ForgetPreviews(Group):
         """
         erased = await self._load_erased(connection, agent_row, target)
         beginnings = await self._find_beginnings(connection, erased)
-        return await self._read_facts(connection, (*erased, *_row_range(beginnings)), limit)
+        return await self._read_facts(connection, (*erased, *_measure_row_range(beginnings)), limit)
 
     async def _find_beginnings(self, connection: Connection, erased: _Target) -> Sequence[_Beginning]:
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
@@ -175,7 +175,7 @@ class ForgetPreviews(Group):
         texts: those of facts that the target names as well.
         """
         beginnings = await self._find_beginnings(connection, erased)
-        going = (*erased, *_row_range(beginnings))
+        going = (*erased, *_measure_row_range(beginnings))
         versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
         # With facts that are named as well, all are read, so that none counts twice.
         facts = await self._read_facts(connection, going, None if texts else _NAMED_FACTS)
@@ -205,7 +205,7 @@ class ForgetPreviews(Group):
         erased, texts: all that goes: exchanges, and the texts of facts.
         """
         total = _Versions()
-        for block in await self._visible_blocks(connection, agent_row):
+        for block in await self._load_visible_blocks(connection, agent_row):
             of_block, version_count = _Versions(), 0
             for values in parameters:
                 gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
@@ -239,7 +239,7 @@ class ForgetPreviews(Group):
             )
             exchanges = {row[0] for row in rows}
         folded = tuple(text.strip().casefold() for text in texts if text.strip())
-        after = await preview_text(connection, current, versions, self._rules, exchanges, folded)
+        after = await make_preview_text(connection, current, versions, self._rules, exchanges, folded)
         return None if after == current.value else RebuiltBlock(current.label, current.value, after)
 
     async def _count_summaries(
@@ -290,7 +290,7 @@ class ForgetPreviews(Group):
         erased: the exchanges that are erased as well.
         texts: those of the facts.
         """
-        text_values = [[ascii_lower(text)] for text in texts]
+        text_values = [[lower_ascii(text)] for text in texts]
         versions = await self._count_versions(
             connection, agent_row, "versions_with", text_values, erased, texts
         )
@@ -311,7 +311,7 @@ class ForgetPreviews(Group):
         )
         return PreviewedCounts(counts, (), versions.remade, versions.changes, notes.exchange_rows)
 
-    async def _visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
+    async def _load_visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
         if scope is None:
             return []
@@ -373,7 +373,7 @@ class ForgetPreviews(Group):
             for text in unpack_notes(packed).values()
             if text and id not in counted_rows and (id in erased_rows or self._rules.may_quote(text, erased))
         ]
-        return _Notes(len(ids), _newest_rows(id for id in reversed(ids) if id not in erased_rows))
+        return _Notes(len(ids), _choose_newest_rows(id for id in reversed(ids) if id not in erased_rows))
 
 
 def _add_counts(
@@ -392,16 +392,18 @@ def _add_counts(
     )
     changes = tuple(dict.fromkeys((*with_messages.changes, *with_named.changes)))
     remade = with_messages.remade + with_named.remade
-    noted_rows = _newest_rows(sorted((*with_messages.noted_rows, *with_named.noted_rows), reverse=True))
+    noted_rows = _choose_newest_rows(
+        sorted((*with_messages.noted_rows, *with_named.noted_rows), reverse=True)
+    )
     return PreviewedCounts(counts, with_messages.facts[:_NAMED_FACTS], remade, changes, noted_rows)
 
 
-def _newest_rows(newest_first: Iterable[int]) -> Sequence[int]:
+def _choose_newest_rows(newest_first: Iterable[int]) -> Sequence[int]:
     """Returns the first of some rows of exchanges that are named, each once."""
     return tuple(dict.fromkeys(newest_first))[:_NAMED_NOTES]
 
 
-def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
+def _measure_row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
     """Returns the range of rows in which the exchanges of a target lie, which may be all rows."""
     if any(beginning.exchanges > _MAX_EXCHANGES for beginning in beginnings):
         return _RowRange(0, LAST_NUMBER)

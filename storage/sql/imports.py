@@ -44,7 +44,7 @@ from storage.sql.erase import StoredTarget
 from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, long_reads, reads
-from storage.sql.readers import advance, cursor_of
+from storage.sql.readers import advance, load_cursor
 from storage.sql.statements import load, rows_of, run_of
 
 SQL = load("imports.sql")
@@ -231,7 +231,7 @@ def _make_import(row: Row) -> StoredImport:
 
 async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int]:
     """Returns the cursor of each reader of a memory."""
-    cursors = {LEARNER: await cursor_of(connection, agent_row, LEARNER), RULE: 0}
+    cursors = {LEARNER: await load_cursor(connection, agent_row, LEARNER), RULE: 0}
     return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent_row,))}
 
 

@@ -224,7 +224,7 @@ class Keys(Group):
             raise NotFound(f"there is no key in use with the number {id}")
         return _make_key(row)
 
-    def expiry(self, seconds: float) -> float:
+    def compute_expiry(self, seconds: float) -> float:
         """Returns the time after a number of seconds, by the clock by which keys expire."""
         return self._now() + seconds
 

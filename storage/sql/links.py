@@ -49,19 +49,19 @@ class Links(Group):
         """Returns the token of a new link to a memory. key_id: of the gateway key that makes it; 0: there are none."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._add(
-            _digest_of(token), (agent_row, key_id, expires, orjson.dumps(list(rights)).decode()), now
+            _hash_token(token), (agent_row, key_id, expires, orjson.dumps(list(rights)).decode()), now
         )
         return token
 
     @reads
     async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
         """Returns the link of a token; None if there is none, it has ended, or its key was revoked."""
-        row = await connection.row(SQL["link_find"], (_digest_of(token), now))
+        row = await connection.row(SQL["link_find"], (_hash_token(token), now))
         if row is None:
             return None
         expires, rights, uid, *scope, paused = row
         return FoundLink(uid, Scope(*scope), expires, tuple(orjson.loads(rights)), paused)
 
 
-def _digest_of(token: str) -> bytes:
+def _hash_token(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -40,7 +40,7 @@ from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.passages import load_passages_and_facts
-from storage.sql.terms import load_segments, load_uncovered, terms_since
+from storage.sql.terms import load_segments, load_terms_since, load_uncovered
 from storage.sql.vectors import VectorCache
 
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
@@ -162,7 +162,7 @@ class CachedMemory:
             segments = await load_segments(connection, self.agent_row)
             terms = await load_uncovered(connection, self.agent_row, segments, compute_chunk(indexed))
         elif indexed and not has_same_index:
-            terms = await terms_since(connection, self.agent_row, self._terms_stamp)
+            terms = await load_terms_since(connection, self.agent_row, self._terms_stamp)
         start = max(indexed + 1, self.unread_from if has_same_stamp else 0)
         if has_same_stamp and start >= current.next_seq:
             return MemoryChanges(before, current, start, terms, segments=segments)
@@ -226,7 +226,7 @@ class CachedMemory:
                 self.uncounted.append(message)
         self.numbers, self.unread_from = current, changes.unread_from
         self._unindexed_exchanges = len({message.exchange_row for message in self.unindexed.values()})
-        self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
+        self._unindexed_bytes, self.has_grown = sum(map(_measure_message, self.unindexed.values())), True
         return True
 
     def _drop_messages(self) -> None:
@@ -263,7 +263,7 @@ class CachedMemory:
             for message in rules.messages_of(exchange, False, None, None):
                 self.unindexed[message.seq] = message
                 self.uncounted.append(message)
-                self._unindexed_bytes += _message_bytes(message)
+                self._unindexed_bytes += _measure_message(message)
         self.unread_from = exchange.next_seq
         # A new object, so that `apply` refuses changes that are being read: they lack this exchange.
         self.numbers = self.numbers._replace(next_seq=self.unread_from)
@@ -297,11 +297,11 @@ class CachedMemory:
         self.has_grown = True
         for seq, message in messages.items():
             if seq in self.read_messages:
-                self._read_bytes -= _message_bytes(self.read_messages.pop(seq))
+                self._read_bytes -= _measure_message(self.read_messages.pop(seq))
             self.read_messages[seq] = message
-            self._read_bytes += _message_bytes(message)
+            self._read_bytes += _measure_message(message)
         while self._read_bytes > _READ_BYTES and len(self.read_messages) > 1:
-            self._read_bytes -= _message_bytes(self.read_messages.pop(next(iter(self.read_messages))))
+            self._read_bytes -= _measure_message(self.read_messages.pop(next(iter(self.read_messages))))
 
     def _as_read(self, message: Message) -> Message:
         """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""
@@ -425,5 +425,5 @@ def _is_recallable(exchange: Exchange) -> bool:
     return exchange.active and exchange.state is State.FINISHED
 
 
-def _message_bytes(message: Message | None) -> int:
+def _measure_message(message: Message | None) -> int:
     return _HIDDEN_BYTES if message is None else _MESSAGE_BYTES + getsizeof(message.text)

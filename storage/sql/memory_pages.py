@@ -32,7 +32,7 @@ from storage.sql.exchange_rows import (
     make_shown_exchanges,
 )
 from storage.sql.group import Group, as_method, long_reads, reads
-from storage.sql.statements import ascii_lower, load, rows_of
+from storage.sql.statements import load, lower_ascii, rows_of
 
 SQL = load("memory_pages.sql")
 
@@ -114,7 +114,7 @@ class MemoryPages(Group):
 
         among: how many of the memories with the newest turns are looked at.
         """
-        word = ascii_lower(name)
+        word = lower_ascii(name)
         # Signs alone are no words: they are looked for as they are, and an id has none between its words.
         id_words = f" {' '.join(_SIGNS_OF_ID.sub(' ', word).split()) or word}"
         rows = await connection.rows(SQL["people_called"], (project, word, among, limit, id_words))
@@ -269,9 +269,9 @@ class MemoryPages(Group):
         first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
-        few_versions = _first_affordable(versions, [len(row[2]) for row in versions])
-        few_summaries = _first_affordable(summaries, [len(row[1]) for row in summaries])
-        ids = [row[0] for row in _first_affordable(candidates, [row[1] for row in candidates])]
+        few_versions = _choose_affordable(versions, [len(row[2]) for row in versions])
+        few_summaries = _choose_affordable(summaries, [len(row[1]) for row in summaries])
+        ids = [row[0] for row in _choose_affordable(candidates, [row[1] for row in candidates])]
         rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent_row)
         rows.sort(key=lambda row: ids.index(row[4]))
         chosen_counts = (len(few_versions), len(few_summaries), len(ids))
@@ -302,7 +302,7 @@ class MemoryPages(Group):
         return {row[0]: make_revision(row[1:]) for row in rows}
 
 
-def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
+def _choose_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
     """Returns the first rows, as many as may be looked through: `_MAX_UNINDEXED`, and `_MAX_UNINDEXED_BYTES` together.
 
     A row that would exceed the bytes is left out, and later rows may still be taken.
@@ -320,7 +320,7 @@ def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
 
 def _prefix_bounds(prefix: str) -> tuple[str, str]:
     """Returns the texts between which all texts with a prefix stand, in small letters."""
-    folded = ascii_lower(prefix)
+    folded = lower_ascii(prefix)
     return folded, folded + LAST_CHARACTER
 
 

@@ -168,7 +168,7 @@ class MoveSource(Group):
         return [make_agent_record(row) for row in rows]
 
     @reads
-    async def state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
+    async def compute_state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
         memory, numbers = (
             await find_agent_by_id(connection, agent_row),
@@ -218,7 +218,7 @@ class MoveSource(Group):
                 uid,
                 details=orjson.loads(body or b"{}"),
                 versions=[
-                    await _moved_version(connection, version)
+                    await _make_moved_version(connection, version)
                     for version in await load_versions(connection, id)
                 ],
             )
@@ -247,8 +247,8 @@ class MoveTarget(Group):
                 await connection.run(SQL["key_put"], key)
 
     @reads
-    async def moved_digest(self, connection: Connection, agent_row: int) -> bytes | None:
-        """Returns the `state_digest` of a memory in its source when it was moved here, or None if it was not moved."""
+    async def find_moved_digest(self, connection: Connection, agent_row: int) -> bytes | None:
+        """Returns the digest that a memory had in its source when it was moved here; None if it was not moved."""
         digest = await connection.value(SQL["mark_of"], (agent_row, MarkKind.MOVED))
         return None if digest is None else bytes(digest)
 
@@ -362,11 +362,11 @@ class MoveTarget(Group):
                 await connection.run(SQL["reader_put"], (agent.id, sleeper_row, reader.seq, reader.at))
 
 
-async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
+async def _make_moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
     """Returns a version as it is moved."""
-    sources = [await _address(connection, id) for id in orjson.loads(version.sources)]
+    sources = [await _find_address(connection, id) for id in orjson.loads(version.sources)]
     addresses = [address for address in sources if address is not None]
-    address = None if version.exchange_row is None else await _address(connection, version.exchange_row)
+    address = None if version.exchange_row is None else await _find_address(connection, version.exchange_row)
     return MovedVersion(
         version.number, version.restores, version.at, version.origin, address, addresses, version.value
     )
@@ -374,9 +374,9 @@ async def _moved_version(connection: Connection, version: BlockVersion) -> Moved
 
 async def _add_version(connection: Connection, block_row: int, added: MovedVersion) -> None:
     """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
-    origins = [await _exchange_at(connection, source) for source in added.sources]
+    origins = [await _find_exchange_at(connection, source) for source in added.sources]
     sources = orjson.dumps([exchange for exchange in origins if exchange is not None])
-    exchange = None if added.exchange is None else await _exchange_at(connection, added.exchange)
+    exchange = None if added.exchange is None else await _find_exchange_at(connection, added.exchange)
     values = (
         block_row,
         added.version,
@@ -391,13 +391,13 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
     await connection.run(SQL["block_point"], (added.version, row, block_row))
 
 
-async def _address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
+async def _find_address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
     """Returns the address of the exchange of a row; None if it is gone."""
     row = await connection.row(SQL["exchange_place"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])
 
 
-async def _exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
+async def _find_exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
     """Returns the row of an exchange in this store; None if it was not moved."""
     agent_row = await connection.value(SQL["memory_at"], address.scope)
     exchange = (

@@ -17,7 +17,7 @@ from storage.records import MemoryEdit, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
-from storage.sql.statements import ascii_lower, load, rows_of
+from storage.sql.statements import load, lower_ascii, rows_of
 
 SQL = load("passages.sql")
 
@@ -89,7 +89,7 @@ def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:
 async def load_passages(connection: Connection, agent_row: int, seqs: Sequence[int]) -> dict[int, Passage]:
     """Returns the passages with these numbers that exist, by number."""
     rows = await rows_of(connection, SQL["passage_get"], seqs, agent_row)
-    return {row[1]: _passage(row) for row in rows}
+    return {row[1]: _make_passage(row) for row in rows}
 
 
 class Passages(GrowingGroup):
@@ -117,9 +117,9 @@ class Passages(GrowingGroup):
         low, high = page.bounds
         while len(passages) < page.limit:
             size = max(page.limit - len(passages), _MIN_ROWS)
-            values = (agent_row, low, high, ascii_lower(where.text), where.since, where.until, size)
+            values = (agent_row, low, high, lower_ascii(where.text), where.since, where.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
-            passages += [passage for passage in map(_passage, rows) if where.matches(passage)]
+            passages += [passage for passage in map(_make_passage, rows) if where.matches(passage)]
             if len(rows) < size:
                 break
             low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)
@@ -143,7 +143,7 @@ class Passages(GrowingGroup):
         )
 
 
-def _passage(row: Row) -> Passage:
+def _make_passage(row: Row) -> Passage:
     id, seq, text, at, sources, file, tags, details = row
     plain = (id, seq, text, at, tuple(orjson.loads(sources)), file)
     return Passage(*plain, tuple(orjson.loads(tags or "[]")), orjson.loads(details or "{}"))

@@ -36,7 +36,7 @@ TOOL_ATOM = b"t"
 _FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
 
 
-async def cursor_of(connection: Connection, memory_row: int, reader: int) -> int:
+async def load_cursor(connection: Connection, memory_row: int, reader: int) -> int:
     """Returns the number of the last exchange that a reader has read; 0: none."""
     return await connection.value(SQL["cursor"], (memory_row, reader)) or 0
 
@@ -82,7 +82,7 @@ class Readers(Group):
             agent = await find_agent_by_id(connection, memory_row)
             if agent is None:
                 return None
-            cursor = await cursor_of(connection, memory_row, reader)
+            cursor = await load_cursor(connection, memory_row, reader)
             last = agent.next_seq if upto is None else upto
             rows = await connection.rows(
                 SQL["unread"], (USER_ATOM, memory_row, cursor, last, _BATCH_EXCHANGES)

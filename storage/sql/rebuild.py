@@ -29,12 +29,12 @@ _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
 _LONGER_LENGTHS = (58, 8186, 1048570)
 
 
-async def erased_among(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
+async def load_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
     """Returns the exchanges among these that are being forgotten, in any memory."""
-    return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchange_rows)))}
+    return {row[0] for row in await rows_of(connection, SQL["load_erased"], sorted(set(exchange_rows)))}
 
 
-def origins_of(exchange_row: int | None, sources: bytes) -> set[int]:
+def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:
     """Returns the exchanges that something came from."""
     return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
 
@@ -62,7 +62,7 @@ class BlockVersion(Struct, frozen=True):
 
     @property
     def origins(self) -> set[int]:
-        return origins_of(self.exchange_row, self.sources)
+        return list_origins(self.exchange_row, self.sources)
 
     @property
     def edit(self) -> EditKey | None:
@@ -81,7 +81,7 @@ async def load_versions(connection: Connection, block_row: int) -> list[BlockVer
     return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block_row,))]
 
 
-def line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
+def list_line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
     """Returns the exchanges that each line of a block came from. versions: of the block, oldest first."""
     sources: dict[str, set[int]] = {}
     lines_before = frozenset[str]()
@@ -115,7 +115,7 @@ async def rebuild_block(
     await connection.rows(SQL["block_lock"], (block_row,))
     versions = await load_versions(connection, block_row)
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent_row, block_row))}
-    erased = await erased_among(
+    erased = await load_erased(
         connection, chain.from_iterable(block_version.origins for block_version in versions)
     )
     division = _Division(erased, turnless, texts)
@@ -173,7 +173,7 @@ async def _rewrite_rows(
     remade = _RemadeVersions([], [])
     for (version, revised), value in zip(later, values, strict=True):
         is_dropped = revised.is_erased or version.is_remainder
-        sources = None if is_dropped or remade.following else _padded_sources(version, value)
+        sources = None if is_dropped or remade.following else _make_padded_sources(version, value)
         if sources is None:
             await connection.run(
                 SQL["version_erase"], (FORGOTTEN_ORIGIN, block_row, version.number, _NO_SOURCES)
@@ -187,7 +187,7 @@ async def _rewrite_rows(
     return remade
 
 
-async def preview_text(
+async def make_preview_text(
     connection: Connection,
     block: Block,
     versions: Sequence[BlockVersion],
@@ -244,21 +244,25 @@ async def _write_following(
     )  # fmt: skip
 
 
-def _padded_sources(version: BlockVersion, value: str) -> bytes | None:
+def _make_padded_sources(version: BlockVersion, value: str) -> bytes | None:
     """Returns padded sources, with which a version's row has the same length with another value; None: none fit.
 
     Over SQLite a shorter row would move its neighbours, and leave copies of them in the file.
     """
-    room = _row_bytes(version.value.encode()) - _row_bytes(value.encode()) + _row_bytes(version.sources)
+    room = (
+        _count_row_bytes(version.value.encode())
+        - _count_row_bytes(value.encode())
+        + _count_row_bytes(version.sources)
+    )
     # The length itself takes up to three bytes.
     for length in range(max(room - 3, len(version.sources)), room + 1):
         padded = version.sources.ljust(length)
-        if _row_bytes(padded) == room:
+        if _count_row_bytes(padded) == room:
             return padded
     return None
 
 
-def _row_bytes(text: bytes) -> int:
+def _count_row_bytes(text: bytes) -> int:
     """Returns the bytes that a text takes in a row of SQLite, without the first byte of its length."""
     return len(text) + bisect_right(_LONGER_LENGTHS, len(text))
 

@@ -239,7 +239,7 @@ class Recall(Group):
         )
         hits: list[Message] = []
         # Nearly all messages that the index finds have the words, so the first page mostly suffices.
-        for page in _pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
+        for page in _split_into_pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
             messages = await self._loader.load_messages(agent.id, memory, page, deadline_ms)
             hits += await asyncio.to_thread(_with_terms, messages, terms)
             if len(hits) > limit:
@@ -315,7 +315,7 @@ class Recall(Group):
         except TimeoutError:
             return None
 
-    def all_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
+    def find_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all messages that a search can find, if the cache has them all; else None.
 
         The cache can have all of them only of a memory that is not indexed yet.
@@ -360,7 +360,7 @@ class Recall(Group):
         Raises: TooSlow, Unavailable.
         """
         messages: list[Message] = []
-        for page in _pages(hits):
+        for page in _split_into_pages(hits):
             messages += filter(takes, await self._load_unmuted(agent_row, memory, page, deadline_ms))
             if len(messages) >= limit:
                 break
@@ -409,7 +409,7 @@ class Recall(Group):
             postings=buckets.postings(),
         )
         passages: list[Passage] = []
-        for page in _pages(hits):
+        for page in _split_into_pages(hits):
             by_seq = await self._database.read(
                 partial(load_passages, agent_row=agent.id, seqs=page), deadline_ms=deadline_ms
             )
@@ -422,7 +422,7 @@ class Recall(Group):
     async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> dict[int, Message]:
         """Returns the messages, passages and facts with these numbers, as far as they may be shown, by number."""
         messages: dict[int, Message] = {}
-        for page in _pages(seqs):
+        for page in _split_into_pages(seqs):
             messages |= await read_messages(connection, agent_row, page, self._rules)
         return messages
 
@@ -438,7 +438,7 @@ class Recall(Group):
         ]
 
 
-def _pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:
+def _split_into_pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:
     """Yields the numbers in pages of `rank.MAX_HITS`. first: the length of an additional first page; 0 for none."""
     if first:
         yield seqs[:first]

@@ -78,7 +78,7 @@ class Responses(Group):
 
         The job's payload names the memory, the oldest run, and the runs after it. Call `jobs.wake` after the commit.
         """
-        payload = _payload(agent_row, run_rows)
+        payload = _render_payload(agent_row, run_rows)
         await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_payloads)
 
     @writes
@@ -207,7 +207,7 @@ class Responses(Group):
         await connection.run(SQL["drop"], (run_row, agent_row))
 
 
-def _payload(agent_row: int, run_rows: Collection[int]) -> bytes:
+def _render_payload(agent_row: int, run_rows: Collection[int]) -> bytes:
     oldest, *later = sorted(run_rows)
     return orjson.dumps({"agent": agent_row, "run": oldest, "later": later})
 
@@ -215,4 +215,4 @@ def _payload(agent_row: int, run_rows: Collection[int]) -> bytes:
 def _merge_payloads(waiting: bytes, new: bytes) -> bytes:
     payloads = [orjson.loads(data) for data in (waiting, new)]
     runs = {run_row for payload in payloads for run_row in (payload["run"], *payload["later"])}
-    return _payload(payloads[0]["agent"], runs)
+    return _render_payload(payloads[0]["agent"], runs)

@@ -27,9 +27,9 @@ from storage.sql.terms import (
     add_segment,
     find_terms,
     find_unsegmented,
+    load_terms_between,
     mend_terms,
     replace_terms,
-    terms_between,
 )
 from storage.sql.vectors import forget_indexed
 
@@ -163,7 +163,7 @@ class SearchIndex(GrowingGroup):
         fresh = make_shown_exchanges(rows)
         is_last = len(rows) < _STEP_EXCHANGES
         if is_last:
-            end_seq = await _last_indexable(connection, agent.id, next_seq)
+            end_seq = await _compute_last_indexable(connection, agent.id, next_seq)
         else:
             end_seq = max(shown_exchange.exchange.reply_seq for shown_exchange in fresh)
         outdated: list[ShownExchange] = []
@@ -206,7 +206,7 @@ class SearchIndex(GrowingGroup):
             number = await find_unsegmented(connection, agent_row, agent.indexed_seq)
             if number is None:
                 return None
-            rows = await terms_between(connection, agent_row, list_segment_chunks(number))
+            rows = await load_terms_between(connection, agent_row, list_segment_chunks(number))
             segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
             return _MadeSegment(number, max((stamp for _, stamp, _ in rows), default=0), segment)
 
@@ -228,7 +228,7 @@ class SearchIndex(GrowingGroup):
             await add_segment(connection, agent_row, made.number, made.stamp, made.segment)
 
 
-async def _last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:
+async def _compute_last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:
     """Returns the last number up to which messages can be indexed now. next_seq: the agent's.
 
     A message that is being answered is indexed together with its reply. Otherwise its chunk would be written twice, and

@@ -45,11 +45,11 @@ async def empty_sections_showing(connection: Connection, block_row: int) -> None
 
 async def _empty(connection: Connection, sections: Statement, values: Sequence[object]) -> None:
     for section_row, agent_row, known in await connection.rows(sections, values):
-        emptied = orjson.dumps(known_when_emptied(orjson.loads(known)))
+        emptied = orjson.dumps(mark_emptied(orjson.loads(known)))
         await connection.run(SQL["empty"], (section_row, agent_row, emptied))
 
 
-def known_when_emptied(known: SectionRecord) -> SectionRecord:
+def mark_emptied(known: SectionRecord) -> SectionRecord:
     """Returns `SentSection.known` of a section after it is emptied. known: as it is before."""
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 

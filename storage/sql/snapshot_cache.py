@@ -174,7 +174,7 @@ class SnapshotCache:
                 blocks=snapshot.blocks,
                 edits=snapshot.edits,
                 standing=snapshot.standing,
-                bytes=_memory_bytes(snapshot),
+                bytes=_measure_memory(snapshot),
             )
             self._memories[agent_row] = memory
             self.bytes += memory.bytes
@@ -203,7 +203,7 @@ class SnapshotCache:
         memory = self._memories.get(agent_row)
         if memory is not None and memory.version == snapshot.numbers.version:
             newest = openings[-_MAX_OPENINGS:]
-            self._set_openings(memory, newest, sum(map(_opening_bytes, newest)))
+            self._set_openings(memory, newest, sum(map(_measure_opening, newest)))
             self._shrink()
 
     def apply_commit(self, write: TurnWrite, committed: Committed) -> None:
@@ -276,9 +276,9 @@ class SnapshotCache:
         if memory.openings is None:
             return
         openings = [*memory.openings, opening]
-        size = memory.opening_bytes + _opening_bytes(opening)
+        size = memory.opening_bytes + _measure_opening(opening)
         if len(openings) > _MAX_OPENINGS:
-            size -= _opening_bytes(openings.pop(0))
+            size -= _measure_opening(openings.pop(0))
         self._set_openings(memory, openings, size)
 
     def _set_openings(self, memory: _CachedMemory, openings: list[Opening], size: int) -> None:
@@ -291,7 +291,7 @@ class SnapshotCache:
         if key in path_ends or len(path_ends) == _MAX_PATH_ENDS:
             self._drop_path_end(memory, key if key in path_ends else next(iter(path_ends)))
         path_ends[key] = end
-        end.bytes = _path_end_bytes(end)
+        end.bytes = _measure_path_end(end)
         self.bytes += end.bytes
 
     def _drop_path_end(self, memory: _CachedMemory, key: _PathKey) -> None:
@@ -328,17 +328,17 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
     end.exchange = replace(exchange, input=None, shown_reply=None, full_reply=None, notes=NO_NOTES)
     end.has_rivals = False
     if committed.section != (end.section.id if end.section is not None else None):
-        end.section = _stored_section(write, committed)
+        end.section = _make_stored_section(write, committed)
 
 
-def _memory_bytes(snapshot: MemorySnapshot) -> int:
+def _measure_memory(snapshot: MemorySnapshot) -> int:
     """Returns the bytes of the part of a memory that all its snapshots have in common."""
     size = _MEMORY_BYTES + sum(400 + len(block.value) for block in snapshot.blocks)
     size += sum(400 + len(edit.arguments) for edit in snapshot.edits)
     return size + sum(200 + len(fact.text) for fact in snapshot.standing)
 
 
-def _path_end_bytes(end: _PathEnd) -> int:
+def _measure_path_end(end: _PathEnd) -> int:
     """Returns the bytes that the end of a path takes."""
     additions = end.additions
     size = _PATH_END_BYTES + 45 * sum(map(len, end.exchange.inputs)) + _NOTE_BYTES * len(additions.notes)
@@ -350,11 +350,11 @@ def _path_end_bytes(end: _PathEnd) -> int:
     return size
 
 
-def _opening_bytes(opening: Opening) -> int:
+def _measure_opening(opening: Opening) -> int:
     return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
-def _stored_section(write: TurnWrite, committed: Committed) -> SentSection | None:
+def _make_stored_section(write: TurnWrite, committed: Committed) -> SentSection | None:
     """Returns the section of a committed turn as a read returns it: all keys of its JSON are strings."""
     if committed.section is None or write.section is None:
         return None

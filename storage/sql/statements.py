@@ -8,7 +8,7 @@ those of pieces.sql can be used in every file. For what the two databases write 
     {?1..4}               a run of them: ?1, ?2, ?3, ?4
     {in:2:BYTEA:64}       in the list that is parameter 2: `= ANY($2::BYTEA[])`; in SQLite IN with 64 placeholders
     {each:2:BIGINT:64}    the list as rows of one column: unnest; in SQLite VALUES
-    {has:5:b.label}       the text contains parameter 5, which is in `ascii_lower`; all texts where that is NULL
+    {has:5:b.label}       the text contains parameter 5, which is in `lower_ascii`; all texts where that is NULL
     CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
     {clock:2}             the present time in seconds: parameter 2, or the database's own where that is NULL
     {postgres:FOR UPDATE} words for PostgreSQL alone
@@ -99,8 +99,8 @@ def _make_statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, 
         # SQLite's connection adds these values after the parameters of both databases.
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
         text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", text)
-    sqlite_text, sizes = _for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
-    postgres_text = _for_postgres(_assemble(postgres, pieces))
+    sqlite_text, sizes = _translate_for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
+    postgres_text = _translate_for_postgres(_assemble(postgres, pieces))
     return Statement(sqlite_text, name, postgres_text, sizes, sized_columns, is_padded)
 
 
@@ -117,7 +117,7 @@ def _assemble(text: str, pieces: Mapping[str, str]) -> str:
     return _RUN.sub(lambda run: ", ".join(f"?{n}" for n in range(int(run[1]), int(run[2]) + 1)), text)
 
 
-def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
+def _translate_for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
     """Returns a text for SQLite, and the number of placeholders of each list, by the number of its parameter."""
     sizes = {int(number): int(size) for _, number, _, size in _LIST.findall(text)}
     if not sizes:
@@ -138,7 +138,7 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
     return text.replace("?_", "?"), sizes
 
 
-def _for_postgres(text: str) -> str:
+def _translate_for_postgres(text: str) -> str:
     """Returns a text for PostgreSQL."""
 
     def make_array(match: re.Match[str]) -> str:
@@ -175,7 +175,7 @@ async def rows_of(
     return rows
 
 
-def ascii_lower(text: TextT) -> TextT:
+def lower_ascii(text: TextT) -> TextT:
     """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None stays None."""
     if text is None:
         return None

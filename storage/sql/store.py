@@ -89,8 +89,8 @@ class Store:
         tick: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
-        # Outside of statements `shared_now` estimates the clock of a shared database, which statements read.
-        groups_now = now or self.shared_now
+        # Outside of statements `read_shared_clock` estimates the clock of a shared database, which statements read.
+        groups_now = now or self.read_shared_clock
         self.agents = Agents(database, groups_now)
         self.keys = Keys(database, groups_now, path)
         self.blocks = Blocks(database)
@@ -156,7 +156,7 @@ class Store:
         """As `storage.database.begin_work`, for a request, or a step of a periodic task."""
         begin_work(self.database)
 
-    def shared_now(self) -> float:
+    def read_shared_clock(self) -> float:
         """Returns the time by the clock of all processes that share the database, in seconds since the epoch."""
         return time.time() + self.database.clock_ahead_s
 

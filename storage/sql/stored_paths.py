@@ -96,7 +96,7 @@ async def read_path(
     scope = agent.scope
     values = (
         agent.id,
-        *_key_and_uid(conversation_name),
+        *_split_key_and_uid(conversation_name),
         scope.project,
         scope.profile,
         scope.subject,
@@ -138,7 +138,7 @@ async def read_path(
     return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
 
 
-def _key_and_uid(conversation_name: str) -> tuple[str | None, str | None]:
+def _split_key_and_uid(conversation_name: str) -> tuple[str | None, str | None]:
     return (
         (conversation_name, None) if conversation_name == DEFAULT_CONVERSATION else (None, conversation_name)
     )
@@ -160,7 +160,9 @@ class StoredPaths(Group):
         self, connection: Connection, agent: Agent, conversation_name: str
     ) -> Conversation | None:
         """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or it is gone."""
-        row = await connection.row(SQL["conversation_named"], (agent.id, *_key_and_uid(conversation_name)))
+        row = await connection.row(
+            SQL["conversation_named"], (agent.id, *_split_key_and_uid(conversation_name))
+        )
         return None if row is None else Conversation(*row)
 
     def open(self, write: StepOpen) -> Future[StepOpened]:

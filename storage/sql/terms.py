@@ -25,14 +25,14 @@ from storage.sql.statements import load, rows_of
 SQL = load("terms.sql")
 
 
-async def terms_since(connection: Connection, agent_row: int, stamp: int) -> list[Row]:
+async def load_terms_since(connection: Connection, agent_row: int, stamp: int) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks with later stamps than `stamp`; -1 for all chunks."""
-    return await connection.rows(SQL["terms_since"], (agent_row, stamp))
+    return await connection.rows(SQL["load_terms_since"], (agent_row, stamp))
 
 
-async def terms_between(connection: Connection, agent_row: int, chunks: range) -> list[Row]:
+async def load_terms_between(connection: Connection, agent_row: int, chunks: range) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of some chunks."""
-    return await connection.rows(SQL["terms_between"], (agent_row, chunks.start, chunks.stop))
+    return await connection.rows(SQL["load_terms_between"], (agent_row, chunks.start, chunks.stop))
 
 
 async def find_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
@@ -59,7 +59,7 @@ async def load_uncovered(
     """Returns (chunk number, stamp, bytes) of the chunks that no segment has."""
     rows: list[Row] = []
     for chunks in find_uncovered_chunks(sorted(segments), last_chunk):
-        rows += await terms_between(connection, agent_row, chunks)
+        rows += await load_terms_between(connection, agent_row, chunks)
     return rows
 
 
@@ -105,7 +105,7 @@ async def add_segment(
 async def mend_terms(connection: Connection, agent_row: int) -> None:
     """Empties damaged chunks, so that their messages are indexed again. Drops all segments."""
     await connection.run(SQL["segments_drop"], (agent_row,))
-    for chunk, _, data in await terms_since(connection, agent_row, -1):
+    for chunk, _, data in await load_terms_since(connection, agent_row, -1):
         try:
             blob.check_can_add(data, chunk)
         except blob.CorruptIndex:

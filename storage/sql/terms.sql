@@ -1,6 +1,6 @@
 -- The terms of the search index, and its segments.
 
--- name: terms_since
+-- name: load_terms_since
 -- Reads the chunks of an agent's search index that were written after a chunk with this stamp.
 SELECT chunk, stamp, data FROM terms WHERE agent = ? AND stamp > ?
 
@@ -14,7 +14,7 @@ INSERT INTO terms (agent, chunk, data, stamp)
 VALUES (?1, ?2, ?3, (SELECT coalesce(max(t.stamp), 0) + 1 FROM terms t WHERE t.agent = ?1))
 ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data, stamp = excluded.stamp
 
--- name: terms_between
+-- name: load_terms_between
 -- Reads the chunks in a range. No segment has any of them.
 SELECT chunk, stamp, data FROM terms WHERE agent = ? AND chunk >= ? AND chunk < ? ORDER BY chunk
 

@@ -45,7 +45,7 @@ from storage.sql.readers import advance
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import CLIENT_TIP, EMPTY_TIP
 from storage.sql.transfer_definitions import (
-    api_subject,
+    parse_api_subject,
     publish_definitions,
     put_attached,
     put_definition,
@@ -231,7 +231,7 @@ class Transfer(GrowingGroup):
                 if seq and number > cursor
             ]
         if part == "exchange":
-            records = await _exchange_page(connection, agent.id, cursor, limit)
+            records = await _load_exchange_page(connection, agent.id, cursor, limit)
         else:
             records = await _record_page(connection, agent.id, part, cursor, limit, export_end)
         last_cursor = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
@@ -265,14 +265,14 @@ class Transfer(GrowingGroup):
         return await find_agent(connection, scope._replace(subject=IMPORTING_PREFIX + scope.subject))
 
     @reads
-    async def path_end(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
+    async def load_path_end(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
         """Returns the end of the path to an exchange of an import, oldest first.
 
         It begins with the last exchange that has a reply, or at the root.
 
         Raises: NotFound; WriteConflict, as `write`.
         """
-        rows = await connection.rows(SQL["path_end"], (agent.id, seq))
+        rows = await connection.rows(SQL["load_path_end"], (agent.id, seq))
         if not rows:
             await _check_unfinished(connection, agent)
             raise NotFound(f"there is no exchange {seq}")
@@ -320,7 +320,7 @@ class Transfer(GrowingGroup):
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             if created is not None:
                 await connection.run(SQL["set_created"], (created, agent.id))
-            published_uid = await _published_uid(connection, agent, uid)
+            published_uid = await _choose_published_uid(connection, agent, uid)
             await connection.run(SQL["rename"], (scope.subject, published_uid, agent.id))
             await publish_definitions(connection, agent)
             return forgettings
@@ -331,9 +331,9 @@ class Transfer(GrowingGroup):
             await self._forgetting.run(forgetting)
 
 
-async def _published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
+async def _choose_published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
     """Returns the public name of an imported memory: its former one if that is free, else the one that it has now."""
-    subject = api_subject(agent)
+    subject = parse_api_subject(agent)
     wanted_uid = former_uid if subject is None else subject.uid
     if wanted_uid is None or await connection.row(SQL["agent_taken"], (wanted_uid,)) is not None:
         return agent.uid
@@ -420,7 +420,7 @@ async def _number_exchanges(
             ]
 
 
-async def _exchange_page(
+async def _load_exchange_page(
     connection: Connection, agent_row: int, cursor: int, limit: int
 ) -> list[ExportedRecord]:
     page: list[ExportedRecord] = []
@@ -466,7 +466,7 @@ async def _resolve_fields(
         if kind.is_exported:
             fields[name] = values.get(name) if kind.is_optional else values[name]
     if "exchange" in fields:
-        row_by_seq = await _rows_by_seq(
+        row_by_seq = await _get_rows_by_seq(
             connection, agent_row, (fields["exchange"], *fields.get("sources", ()))
         )
         fields["exchange"] = row_by_seq[fields["exchange"]]
@@ -487,7 +487,7 @@ async def _put_row(
 
 async def _put_definition(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
     if fields["kind"] == DefinitionKind.CONVERSATION:
-        fields["uid"] = await _conversation_uid(connection, agent.id, fields["uid"])
+        fields["uid"] = await _choose_conversation_uid(connection, agent.id, fields["uid"])
     await put_definition(connection, agent, fields)
 
 
@@ -615,13 +615,13 @@ async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) 
     return int(row)
 
 
-async def _conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
+async def _choose_conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
     """Returns the public name that a conversation was given here. uid: its name in the export."""
     row = await connection.value(SQL["conversation_at"], (agent_row, uid, uid))
     return uid if row is not None else _copy_uid(agent_row, uid)
 
 
-async def _rows_by_seq(
+async def _get_rows_by_seq(
     connection: Connection, agent_row: int, seqs: Sequence[int | None]
 ) -> dict[int | None, int | None]:
     """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
@@ -640,7 +640,7 @@ async def _put_exchange(connection: Connection, agent_row: int, record: Transfer
     exchange, values = record.exchange, record.values
     assert exchange is not None  # it is a record of an exchange
     conversation_row = await _get_row(connection, agent_row, "conversation", values["conversation"])
-    row_by_seq = await _rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
+    row_by_seq = await _get_rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
     exchange = replace(
         exchange,
         conversation_row=conversation_row,

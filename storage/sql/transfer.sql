@@ -152,7 +152,7 @@ SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM facts WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)
 
--- name: path_end
+-- name: load_path_end
 -- Reads the end of the path to an exchange, oldest first: from the last exchange on that has a reply, since its hash is
 -- that of the path up to it.
 WITH RECURSIVE up(id, parent, reply) AS (

@@ -47,7 +47,7 @@ class ApiSubject(NamedTuple):
     uid: str
 
 
-def api_subject(agent: Agent) -> ApiSubject | None:
+def parse_api_subject(agent: Agent) -> ApiSubject | None:
     """Returns the parts of a memory's subject; None if it was not made over REST."""
     if agent.scope.profile != API_PROFILE:
         return None
@@ -67,12 +67,12 @@ async def read_attached(
     """
     rows = await connection.rows(SQL["attached_read"], (agent_row, limit, after))
     return [
-        (place, {"kind": kind, **(await _attached_fields(connection, kind, target) or {})})
+        (place, {"kind": kind, **(await _list_attached_fields(connection, kind, target) or {})})
         for place, (kind, target) in enumerate(rows, after + 1)
     ]
 
 
-async def _attached_fields(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
+async def _list_attached_fields(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
     # The gateway's own tools have no rows: a negative number names one.
     if kind == DefinitionKind.TOOL and target < 0:
         return {"built_in": -target}
@@ -104,7 +104,7 @@ async def put_definition(connection: Connection, agent: Agent, record: Mapping[s
     """Adds the definition of a memory or of one of its conversations. Raises: WriteConflict."""
     kind, uid, at = DefinitionKind(record["kind"]), record["uid"], float(record["updated"])
     if kind is not DefinitionKind.CONVERSATION:
-        subject = api_subject(agent)
+        subject = parse_api_subject(agent)
         if subject is None or kind != subject.kind:
             raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {agent.scope.subject}")
         uid = subject.uid
@@ -215,7 +215,7 @@ async def put_step(connection: Connection, agent_row: int, record: Mapping[str, 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
     """Gives what was imported to its project. Raises: NotFound if a memory made over REST has no definition."""
-    subject = api_subject(agent)
+    subject = parse_api_subject(agent)
     if subject is not None and await connection.row(SQL["definition_of"], (agent.id, subject.kind)) is None:
         raise NotFound(f"nothing defines this {subject.kind}")
     project, hidden = agent.scope.project, IMPORTING_PREFIX + agent.scope.project

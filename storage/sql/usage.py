@@ -159,10 +159,10 @@ async def _add_anonymously(connection: Connection, rows: Sequence[Row]) -> int:
 
 async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]:
     end = await _find_page_end(connection, query)
-    names, days = _condition_names(query), range(query.first_day, query.last_day + 1)
+    names, days = _list_condition_names(query), range(query.first_day, query.last_day + 1)
     # The counters of one user are looked up day by day, instead of among those of all.
     lists_days = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
-    statement = _sums_statement(
+    statement = _make_sums_statement(
         query.by,
         names,
         has_start=query.after is not None,
@@ -170,7 +170,7 @@ async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum
         listed_days=len(days) if lists_days else 0,
     )
     day_values = days if lists_days else (query.first_day, query.last_day)
-    values = (*day_values, *_condition_values(query), *(end or ()), query.limit)
+    values = (*day_values, *_list_condition_values(query), *(end or ()), query.limit)
     columns = len(query.by)
     return [
         UsageSum(tuple(row[:columns]), tuple(row[columns:]))
@@ -187,24 +187,26 @@ async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | Non
     if query.last_day - query.first_day < _LONG_DAYS or not query.by:
         return None
     for day in (query.last_day - 1, query.first_day):  # the last day may have only begun
-        statement = _page_end_statement(query.by, _condition_names(query), has_start=query.after is not None)
-        values = (day, *_condition_values(query), query.limit - 1)
+        statement = _page_end_statement(
+            query.by, _list_condition_names(query), has_start=query.after is not None
+        )
+        values = (day, *_list_condition_values(query), query.limit - 1)
         if (row := await connection.row(statement, values)) is not None:
             return row
     return None
 
 
-def _condition_names(query: UsageQuery) -> tuple[str, ...]:
+def _list_condition_names(query: UsageQuery) -> tuple[str, ...]:
     return tuple(name for name, _ in query.only)
 
 
-def _condition_values(query: UsageQuery) -> list[object]:
+def _list_condition_values(query: UsageQuery) -> list[object]:
     """Returns the values of a query's conditions, but for its days."""
     return [*(value for _, value in query.only), *(query.after or ())]
 
 
 @lru_cache(maxsize=256)
-def _sums_statement(
+def _make_sums_statement(
     by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool, has_end: bool, listed_days: int
 ) -> Statement:
     """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
@@ -215,13 +217,13 @@ def _sums_statement(
     """
     columns = ", ".join(f'"{name}"' for name in by)
     days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"
-    where = f"WHERE day {days}{_conditions(by, only, has_start=has_start)}"
+    where = f"WHERE day {days}{_render_conditions(by, only, has_start=has_start)}"
     if has_end:
-        where += f" AND ({columns}) <= ({_placeholders(by)})"
+        where += f" AND ({columns}) <= ({_render_placeholders(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
     shown = f"{columns}, {_SUMS}" if by else _SUMS
     return make_statement(
-        "usage.sql: sums", f"SELECT {shown} FROM {_table(by, only)} {where}{grouped} LIMIT ?"
+        "usage.sql: sums", f"SELECT {shown} FROM {_choose_table(by, only)} {where}{grouped} LIMIT ?"
     )
 
 
@@ -229,17 +231,18 @@ def _sums_statement(
 def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> Statement:
     """Returns the statement that finds the last values of `by` of a page of one day's sums."""
     columns = ", ".join(f'"{name}"' for name in by)
-    where = _conditions(by, only, has_start=has_start)
-    text = f"SELECT DISTINCT {columns} FROM {_table(by, only)} WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
+    where = _render_conditions(by, only, has_start=has_start)
+    table = _choose_table(by, only)
+    text = f"SELECT DISTINCT {columns} FROM {table} WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
     return make_statement("usage.sql: ends", text)
 
 
-def _table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
+def _choose_table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
     """Returns the table with the fewest rows that has some columns."""
     return "user_usage" if {*by, *only} <= _USER_COLUMNS else "usage"
 
 
-def _conditions(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> str:
+def _render_conditions(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> str:
     """Returns the conditions after the one on days, in SQL. Raises: ValueError if a name is not a column."""
     if unknown := {*by, *only} - {*UsageKey._fields}:
         # The names are put into the statement as they are.
@@ -247,9 +250,9 @@ def _conditions(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) 
     where = [f' AND "{name}" = ?' for name in only]
     if has_start:
         columns = ", ".join(f'"{name}"' for name in by)
-        where.append(f" AND ({columns}) > ({_placeholders(by)})")
+        where.append(f" AND ({columns}) > ({_render_placeholders(by)})")
     return "".join(where)
 
 
-def _placeholders(by: tuple[str, ...]) -> str:
+def _render_placeholders(by: tuple[str, ...]) -> str:
     return ", ".join("?" * len(by))

@@ -65,7 +65,7 @@ class BatchRunner:
                 self._connection.execute("BEGIN IMMEDIATE")
             outcomes = [WriteOutcome(function(self._connection))]
         except Exception as error:
-            outcome, fault = self._failure(error)
+            outcome, fault = self._make_failure(error)
             try:
                 if self._connection.in_transaction or not begins_own_transaction:
                     self._connection.execute("ROLLBACK")
@@ -102,7 +102,7 @@ class BatchRunner:
                 self._connection.execute("RELEASE write")
                 outcomes.append(WriteOutcome(result))
             except Exception as error:
-                outcome, new_fault = self._failure(error)
+                outcome, new_fault = self._make_failure(error)
                 outcomes.append(outcome)
                 fault = new_fault or fault
                 try:
@@ -127,7 +127,7 @@ class BatchRunner:
             return self._fail_all(len(outcomes), error)
         return BatchReport(outcomes, fault, is_whole)
 
-    def _failure(self, error: Exception) -> tuple[WriteOutcome, Unavailable | None]:
+    def _make_failure(self, error: Exception) -> tuple[WriteOutcome, Unavailable | None]:
         """Returns the outcome of a write that raised an error, and the fault of the database if the error shows one."""
         if not isinstance(error, sqlite3.Error):
             return WriteOutcome(error=error), None

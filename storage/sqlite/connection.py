@@ -106,7 +106,7 @@ def read_schema_version(connection: sqlite3.Connection) -> int:
 
 
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
-    before = _file_id(target.path)
+    before = _find_file_id(target.path)
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
     connection = sqlite3.connect(
@@ -117,13 +117,13 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
         factory=target.factory,
     )
     # SQLite follows links, so a link that took the place of the file meanwhile has led it elsewhere.
-    if before not in (None, _file_id(target.path)):
+    if before not in (None, _find_file_id(target.path)):
         connection.close()
         raise Broken(f"{target.path} was replaced while it was opened")
     return connection
 
 
-def _file_id(path: str) -> tuple[int, int, int] | None:
+def _find_file_id(path: str) -> tuple[int, int, int] | None:
     """Returns device, inode and type of the file at a path, a link not followed; None if there is none."""
     try:
         status = os.lstat(path)

@@ -18,8 +18,8 @@ from msgspec import Struct
 from storage.errors import Owned
 from storage.sidecar import LOCK, check_reach, ensure_sidecar, open_sidecar, resolve_path, unavailable
 
-# `owner_of` holds a shared lock for an instant. A start that meets one tries again, with pauses of so many seconds,
-# before it believes in an owner. Chosen, not measured.
+# `find_lock_owner` holds a shared lock for an instant, which a start takes for an owner's. So the start tries again,
+# with pauses. No measurement: one further try is enough, unless several commands look up the owner at once.
 _TRIES = 5
 _PAUSE_S = 0.02
 
@@ -87,7 +87,7 @@ class Lock:
             os.close(descriptor)
 
 
-def owner_of(database: str | Path) -> LockOwner | None:
+def find_lock_owner(database: str | Path) -> LockOwner | None:
     """Returns the process that owns the file now; None: no process.
 
     Raises: ReadOnly if the database is another account's. Broken if the lock file cannot be read.

@@ -90,7 +90,7 @@ def read_version(
         raise TooNew(path, version, newest_version)
     if version not in (newest_version, *(step.before for step in steps)):
         raise TooOld(path, version, sorted({step.before for step in steps if step.before}))
-    if missing := _names_at(version, tuple(steps)) - _names(connection):
+    if missing := _list_names_at(version, tuple(steps)) - _load_names(connection):
         raise Foreign(
             f"{path} has no {min(missing)}, though its schema version is {version}: it was made by a Mnemogate between "
             "two releases. Export its memories with that one and import them into a new file."
@@ -99,7 +99,7 @@ def read_version(
 
 
 @lru_cache(maxsize=4)
-def _names_at(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
+def _list_names_at(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
     """Returns the names that a file of this version must have; none where steps cannot make it from nothing."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         version_made = 0
@@ -111,10 +111,10 @@ def _names_at(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
                 return frozenset()
             connection.executescript(step.script)
             version_made = step.after
-        return _names(connection)
+        return _load_names(connection)
 
 
-def _names(connection: sqlite3.Connection) -> frozenset[str]:
+def _load_names(connection: sqlite3.Connection) -> frozenset[str]:
     """Returns the names of tables with each of their columns, of indexes and of triggers."""
     return frozenset(
         f"{kind} {name}" if column is None else f"{kind} {name}, column {column}"

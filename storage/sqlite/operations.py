@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from storage.database import Operation, Row, Statement
 from storage.errors import StatementFailed
-from storage.sqlite.padding import padding_of, size_of
+from storage.sqlite.padding import make_padding, measure_record
 from storage.sqlite.watch import Watch
 from storage.text import replace_unstorable
 
@@ -37,7 +37,7 @@ def _bind_values(statement: str, values: Sequence[object]) -> Sequence[object]:
         return statement.spread(values)
     # The row's size, or the room and padding of a new row (storage/sqlite/padding.py).
     columns = values[: statement.sized_columns]
-    return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
+    return (*values, *(make_padding(columns) if statement.is_padded else (measure_record(columns),)))
 
 
 def _execute_statement(raw: sqlite3.Connection, statement: str, values: Sequence[object]) -> sqlite3.Cursor:

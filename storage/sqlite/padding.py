@@ -6,8 +6,8 @@ would be left in the file. So the part of a row that lies in its page never grow
 padded to it. A row that needs more goes to overflow pages, which belong to it alone and are erased when it gives them
 up. From then on its room is the part that is left in its page, since other rows may take the rest.
 
-The piece `set_in_room` in storage/sql/pieces.sql does for a stored row in SQL what `pad_bytes` does for a new one, with
-these constants as numbers: both must agree.
+The piece `set_in_room` in storage/sql/pieces.sql does for a stored row in SQL what `count_padding` does for a new one,
+with these constants as numbers: both must agree.
 
 Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections 1.6 and 2.1), for pages of 4096 bytes.
 """
@@ -23,7 +23,7 @@ _LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
 # The smallest part of a longer record that lies in its page: 489 bytes.
 _MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23
 _OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # of a record, besides the number of the next overflow page
-# At most so many bytes for the columns that `size_of` is not given, since they never change: id, agent, seq, run, room.
+# The most bytes of the columns that `measure_record` is not given, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
 # A whole number takes `_INTEGER_BYTES[i]` bytes besides its type code, where i is the number of bounds up to it.
 _INTEGER_BOUNDS = (
@@ -45,7 +45,7 @@ _SPILLED_ROOM = _MIN_IN_PAGE + _PAGE_NUMBER_BYTES - _UNCOUNTED_BYTES - _SPARE_BY
 _SPILL_BYTES = _MIN_IN_PAGE - 100
 
 
-def size_of(values: Sequence[Any]) -> int:
+def measure_record(values: Sequence[Any]) -> int:
     """Returns the bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
     size = len(values)
     # Empty values, None and 0 have nothing but a type code. Skipped here for speed: a turn has three dozen values.
@@ -63,7 +63,7 @@ def size_of(values: Sequence[Any]) -> int:
     return size
 
 
-def room_for(size: int) -> int:
+def compute_room(size: int) -> int:
     """Returns the room of a new row, given its size without padding."""
     size_with_padding = size + 1  # without zeros it is a type code
     if size_with_padding + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
@@ -71,7 +71,7 @@ def room_for(size: int) -> int:
     return max(MIN_ROOM, size_with_padding)
 
 
-def pad_bytes(size: int, room: int) -> int:
+def count_padding(size: int, room: int) -> int:
     """Returns how many zeros fill a row's room, or make a row that is too long for its room overflow.
 
     size: of the row without padding and its uncounted columns.
@@ -90,8 +90,8 @@ def pad_bytes(size: int, room: int) -> int:
     return _SPILL_BYTES + _OVERFLOW_PAGE_BYTES * pages - record_bytes
 
 
-def padding_of(values: Sequence[object]) -> tuple[int, bytes | None]:
+def make_padding(values: Sequence[object]) -> tuple[int, bytes | None]:
     """Returns room and padding of a new row with these values."""
-    size = size_of(values)
-    room = room_for(size)
-    return room, bytes(pad_bytes(size, room)) if size < room else None
+    size = measure_record(values)
+    room = compute_room(size)
+    return room, bytes(count_padding(size, room)) if size < room else None

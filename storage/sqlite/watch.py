@@ -66,7 +66,7 @@ class Watch:
             connection.create_function("report_all", 0, self._note_all)
             connection.create_function("report_row", -1, self._note_row)
             connection.create_function("note_recall", 3, self._note_recall)
-            connection.create_function("recalled_by", 0, self._recalled_by)
+            connection.create_function("recalled_by", 0, self._find_recall_note)
             connection.create_function("take_recall", 0, self._take_recall)
             for trigger in _TRIGGERS:
                 connection.execute(trigger)
@@ -104,7 +104,7 @@ class Watch:
         self._recall = None if request is None or data is None else RecallRow(request, data)
         return value
 
-    def _recalled_by(self) -> bytes | None:
+    def _find_recall_note(self) -> bytes | None:
         return None if self._recall is None else self._recall.request
 
     def _take_recall(self) -> bytes | None:

@@ -33,7 +33,7 @@ def share(put: Callable[[Any, str, Any], None] = setattr) -> None:
     """Has all gateways of this process share it. put: sets a name of a module."""
     for module, name in _MADE_ONCE:
         put(module, name, cache(getattr(module, name)))
-    put(sqlite_migration, "_names", _once_a_schema(sqlite_migration._names))
+    put(sqlite_migration, "_load_names", _once_a_schema(sqlite_migration._load_names))
     put(rendering, "Environment", partial(jinja2.Environment, bytecode_cache=_CompiledTemplates()))
 
 

@@ -19,7 +19,7 @@ from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Run, RunState, Scope
 from storage.sql.agents import find_or_create_agent
-from storage.sql.agents_api.batches import _padded_sources, _row_bytes
+from storage.sql.agents_api.batches import _count_row_bytes, _make_padded_sources
 from storage.sql.store import Store
 from tests.stored import keeps_emptied_rows, start_run
 
@@ -167,6 +167,6 @@ async def test_another_project_has_no_such_batch(store: Store) -> None:
 
 def test_where_a_value_came_from_takes_the_same_room_before_and_after() -> None:
     for exchange in (1, 127, 128, 32_767, 40_000, 1 << 23, 1 << 31, 1 << 40):
-        listed = _padded_sources(exchange)
+        listed = _make_padded_sources(exchange)
         assert orjson.loads(listed) == [exchange]
-        assert len(listed) + _row_bytes(exchange) == SOURCES_ROOM
+        assert len(listed) + _count_row_bytes(exchange) == SOURCES_ROOM

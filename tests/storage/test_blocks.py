@@ -173,5 +173,9 @@ def test_of_a_label_the_own_block_counts_and_then_the_shared_one() -> None:
     own, shared = replace(HUMAN, id=5), replace(HUMAN, id=1)
     one, other = replace(PERSONA, id=4), replace(PERSONA, id=2, label="other")
     attached = [OwnedBlock(3, replace(HUMAN, id=6)), OwnedBlock(3, one), OwnedBlock(2, other)]
-    assert blocks.visible_blocks([OwnedBlock(1, shared), OwnedBlock(0, own), *attached]) == [own, other, one]
-    assert blocks.visible_blocks([*attached, OwnedBlock(1, shared)]) == [shared, other, one]
+    assert blocks.list_visible_blocks([OwnedBlock(1, shared), OwnedBlock(0, own), *attached]) == [
+        own,
+        other,
+        one,
+    ]
+    assert blocks.list_visible_blocks([*attached, OwnedBlock(1, shared)]) == [shared, other, one]

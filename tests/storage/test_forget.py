@@ -1225,10 +1225,10 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
 
     async def preview(connection: Any, block: Block, *arguments: Any) -> str:
         rebuilt.append(block.label)
-        return await preview_text(connection, block, *arguments)
+        return await make_preview_text(connection, block, *arguments)
 
-    preview_text = forget_preview.preview_text
-    monkeypatch.setattr(forget_preview, "preview_text", preview)
+    make_preview_text = forget_preview.make_preview_text
+    monkeypatch.setattr(forget_preview, "make_preview_text", preview)
     await talk(alice, ["one"], "c1")
     row = await row_of(alice, "oneu")
     texts = [f"Likes peanuts of brand {n}." for n in range(5)]
@@ -1251,7 +1251,7 @@ def test_every_table_with_rows_of_a_memory_is_emptied_with_it(tmp_path: Path) ->
         "tags": "`wipe_tags`, with the intention",
         "summaries": "the trigger `summaries_gone`, with the memory's row",
     }
-    phases = erase.phases_of(erase.StoredTarget(all=("default", "default")))
+    phases = erase.list_phases(erase.StoredTarget(all=("default", "default")))
     emptied = {
         table
         for phase in (name for name in phases if name.startswith("wipe_"))

@@ -178,7 +178,7 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
         assert snapshot is not None
         start = life.dice.randrange(2 * life.count)
         skip = range(start, start + life.dice.randrange(20))
-        known = store.recall.all_cached_messages(alice.agent, snapshot.numbers, skip)
+        known = store.recall.find_cached_messages(alice.agent, snapshot.numbers, skip)
         found = await search(store, alice, " ".join(NOUNS), numbers=snapshot.numbers, skip=skip, limit=96)
         if known is not None:
             at_hand += 1
@@ -189,7 +189,7 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
     snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     await search(store, alice, "ant", numbers=snapshot.numbers)
-    assert store.recall.all_cached_messages(alice.agent, snapshot.numbers, range(0)) is None
+    assert store.recall.find_cached_messages(alice.agent, snapshot.numbers, range(0)) is None
 
 
 async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) -> None:

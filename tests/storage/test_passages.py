@@ -10,7 +10,7 @@ from storage.records import Agent
 from storage.sql.agents import set_indexed
 from storage.sql.search_index import _STEP_PASSAGES
 from storage.sql.store import Store
-from storage.sql.terms import find_terms, replace_terms, terms_since
+from storage.sql.terms import find_terms, load_terms_since, replace_terms
 from tests.stored import indexed_seqs, save_passage
 
 
@@ -40,9 +40,9 @@ async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store,
     for chunk, data in ((0, b"zero"), (1, b"one"), (0, b"zero again")):
         await put_terms(store, agent.id, chunk, data)
     read = store.database.read
-    assert await read(lambda c: terms_since(c, agent.id, -1)) == [(1, 2, b"one"), (0, 3, b"zero again")]
-    assert await read(lambda c: terms_since(c, agent.id, 2)) == [(0, 3, b"zero again")]
-    assert await read(lambda c: terms_since(c, agent.id + 1, -1)) == []
+    assert await read(lambda c: load_terms_since(c, agent.id, -1)) == [(1, 2, b"one"), (0, 3, b"zero again")]
+    assert await read(lambda c: load_terms_since(c, agent.id, 2)) == [(0, 3, b"zero again")]
+    assert await read(lambda c: load_terms_since(c, agent.id + 1, -1)) == []
     assert await read(lambda c: find_terms(c, agent.id, 1)) == b"one"
     assert await read(lambda c: find_terms(c, agent.id, 2)) is None
 
@@ -60,5 +60,5 @@ async def test_more_passages_than_one_step_takes_are_all_indexed(store: Store, a
         last = await save_passage(store, agent.id, f"zebra{n}", at=1.0)
     assert await store.search_index.advance(agent.id)
     assert not await store.search_index.advance(agent.id)
-    found = await store.database.read(lambda c: terms_since(c, agent.id, -1))
+    found = await store.database.read(lambda c: load_terms_since(c, agent.id, -1))
     assert max(indexed_seqs(data)[-1] for _, _, data in found) == last.seq

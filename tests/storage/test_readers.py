@@ -8,7 +8,7 @@ from storage.commands import Unread
 from storage.database import Connection
 from storage.records import LEARNER, Exchange, RunState, State
 from storage.sql.exchanges import find_exchange
-from storage.sql.readers import advance, cursor_of
+from storage.sql.readers import advance, load_cursor
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -70,10 +70,10 @@ async def test_each_reader_has_its_own_cursor_and_the_learner_follows_all(writer
     memory = writer.agent.id
     await move(writer.store, memory, SLEEPER, 4)
     read = writer.store.database.read
-    assert await read(lambda c: cursor_of(c, memory, SLEEPER)) == 4
-    assert await read(lambda c: cursor_of(c, memory, SLEEPER + 1)) == 0
+    assert await read(lambda c: load_cursor(c, memory, SLEEPER)) == 4
+    assert await read(lambda c: load_cursor(c, memory, SLEEPER + 1)) == 0
     # Where a sleeptime agent has read for it, it does not learn the same again.
-    assert await read(lambda c: cursor_of(c, memory, LEARNER)) == 4
+    assert await read(lambda c: load_cursor(c, memory, LEARNER)) == 4
     assert texts(await unread(writer)) == ["Message 2.", "Yes."]
 
 

@@ -17,7 +17,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import count_tokens
-from gateway.tokens import upper_bound
+from gateway.tokens import count_upper_bound
 
 
 def make_guide(
@@ -70,7 +70,7 @@ async def is_overfull(prompt: Prompt) -> bool:
     """Returns whether the system text and the tools leave no room in the window, whatever is cut."""
     context, tools = prompt.target.context_window, prompt.tools
     text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
-    if context is None or upper_bound(text) < context // 2:
+    if context is None or count_upper_bound(text) < context // 2:
         return False
     reserve = reserve_for_reply(context, prompt.request.max_tokens)
     return await count_tokens(prompt.target.model, text) > context - reserve

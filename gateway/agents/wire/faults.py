@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import orjson
 from msgspec.structs import replace
 
-from gateway.checked import Fault, literal_values
+from gateway.checked import Fault, list_literal_values
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _MAX_SHOWN_CHARS = 200  # of a value or a name that an error repeats
@@ -36,7 +36,7 @@ def phrase_fault(fault: Fault) -> Fault:
         hint = f"; did you mean '{fault.nearest}'?" if fault.nearest else ""
         return replace(fault, message=f"Extra inputs are not permitted{hint}")
     if fault.kind == "enum":
-        return replace(fault, message=f"Input should be {_join_values(literal_values(fault.expected))}")
+        return replace(fault, message=f"Input should be {_join_values(list_literal_values(fault.expected))}")
     return fault
 
 

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway import checked
 from gateway.agents.wire.faults import Unprocessable, name_type, phrase_fault
-from gateway.checked import Fault, Path, fault_of, metas_of, union_members, without_annotations
+from gateway.checked import Fault, Path, fault_of, list_metas, list_union_members, without_annotations
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
@@ -192,11 +192,11 @@ def _join_path(path: Path, name: str) -> str:
 @cache
 def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""
-    hints = checked.field_types(struct_type).items()
+    hints = checked.list_field_types(struct_type).items()
     return frozenset(
         name
         for name, hint in hints
-        if any(get_origin(without_annotations(member)) is list for member in union_members(hint))
+        if any(get_origin(without_annotations(member)) is list for member in list_union_members(hint))
     )
 
 
@@ -204,8 +204,8 @@ def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
 
 
 def _verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, hint in checked.field_types(struct_type).items():
-        for meta in metas_of(hint):
+    for name, hint in checked.list_field_types(struct_type).items():
+        for meta in list_metas(hint):
             extra = meta.extra_json_schema or {}
             if _VERDICT in extra:
                 yield name, extra
@@ -229,15 +229,17 @@ def _list_ignored(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...
 @cache
 def _list_struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold structs."""
-    return tuple(name for name, hint in checked.field_types(struct_type).items() if _has_struct(hint))
+    return tuple(name for name, hint in checked.list_field_types(struct_type).items() if _has_struct(hint))
 
 
 @cache
 def _list_bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold an object of any names, or a list of entries."""
-    hints = checked.field_types(struct_type).items()
+    hints = checked.list_field_types(struct_type).items()
     return tuple(
-        name for name, hint in hints if any(map(_is_bounded, map(without_annotations, union_members(hint))))
+        name
+        for name, hint in hints
+        if any(map(_is_bounded, map(without_annotations, list_union_members(hint))))
     )
 
 
@@ -245,7 +247,7 @@ def _is_bounded(hint: Any) -> bool:
     if get_origin(hint) is list:
         return all(
             checked.is_struct(member) and issubclass(member, Entry)
-            for member in union_members(get_args(hint)[0])
+            for member in list_union_members(get_args(hint)[0])
         )
     return get_origin(hint) is dict and not _has_struct(hint)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gateway.checked import nearest_name
+from gateway.checked import find_nearest_name
 from gateway.errors import BadRequest
 
 # Headers as ASGI has them: names are in lower case.
@@ -121,5 +121,5 @@ def _check_spelling(raw_name: bytes) -> None:
         return
     name = raw_name.decode("latin-1")
     if name not in _GATEWAY_HEADERS:
-        suggestion = nearest_name(name, _GATEWAY_HEADERS) or "one of " + ", ".join(_GATEWAY_HEADERS)
+        suggestion = find_nearest_name(name, _GATEWAY_HEADERS) or "one of " + ", ".join(_GATEWAY_HEADERS)
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {suggestion}?", param=name[:64])

@@ -39,7 +39,7 @@ class KeyOperations(Struct, frozen=True):
             "memory": arguments.raw("memory"),
             "models": None if models is None else [each.strip() for each in models.split(",")],
             "user": arguments.raw("user"),
-            "expires_at": None if expires is None else self.keys.expiry(expires),
+            "expires_at": None if expires is None else self.keys.compute_expiry(expires),
             "opens": _opens(arguments),
         }
         key, secret = await create_key(self.keys, read_draft(fields))

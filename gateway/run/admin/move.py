@@ -85,7 +85,7 @@ class Move:
 
     async def _name_forgotten(self, outcome: MoveOutcome) -> None:
         """Names the memories in the target that were moved from this source, and were forgotten in the source since."""
-        source_id = await self.source.secrets.database_id()
+        source_id = await self.source.secrets.load_database_id()
         after = 0
         while agents := await self.target.move_target.list_agents_from(source_id, after):
             for agent in agents:
@@ -148,7 +148,7 @@ class Move:
         copy = await self.target.agents.find(agent.scope)
         if copy is not None and copy.uid == agent.uid:
             source, target = self.source.move_source, self.target.move_target
-            if await target.moved_digest(copy.id) == await source.state_digest(agent.id):
+            if await target.find_moved_digest(copy.id) == await source.compute_state_digest(agent.id):
                 outcome.already_there += 1
             else:
                 outcome.refused.append(
@@ -167,7 +167,7 @@ class Move:
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         # Read first: a change of the memory during the copy may be missing in the copy, and shows in the digest.
-        state_digest = await self.source.move_source.state_digest(agent.id)
+        state_digest = await self.source.move_source.compute_state_digest(agent.id)
         read_to: ExportPosition | None = None
         written_to: ImportPosition | None = None
         is_end = False
@@ -194,7 +194,7 @@ class Move:
         if agent.paused is not None:
             await self.target.forgetting.pause(copy.id, agent.paused)
         if state_digest is not None:
-            source_id = await self.source.secrets.database_id()
+            source_id = await self.source.secrets.load_database_id()
             await self.target.move_target.mark_moved(copy.id, state_digest, source_id)
 
 

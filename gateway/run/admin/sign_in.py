@@ -72,7 +72,7 @@ class SignIn:
 
     async def database_id(self) -> str:
         """Returns the id of the database, 8 hex digits. Raises: StoreError: it was never read."""
-        return (await self._store.secrets.database_id()).hex()[:8]
+        return (await self._store.secrets.load_database_id()).hex()[:8]
 
     async def admit(self, text: str) -> Operator | None:
         """Returns the operator that a code or a key admits; None: the text is neither. A code is valid for one call.

@@ -33,7 +33,7 @@ from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, route_for_agent_model
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
-from gateway.tokens import message_tokens, tokenizer_for
+from gateway.tokens import choose_tokenizer, count_message_tokens
 from storage.commands import Committed
 from storage.errors import Stale, StoreError
 from storage.records import ANY_WINDOW, Agent, Conversation, Evicted, Exchange, Summary
@@ -372,7 +372,7 @@ async def _write_summary(
         summarised_lines += len(part)
     if not text:
         return None
-    return _WrittenSummary(text, await asyncio.to_thread(tokenizer_for(span.end.model).count, text))
+    return _WrittenSummary(text, await asyncio.to_thread(choose_tokenizer(span.end.model).count, text))
 
 
 async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:
@@ -426,7 +426,7 @@ async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens
 
 
 def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
-    return [_measure_exchange(exchange, tokenizer_for(path[-1].model).count) for exchange in path]
+    return [_measure_exchange(exchange, choose_tokenizer(path[-1].model).count) for exchange in path]
 
 
 def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
@@ -434,7 +434,7 @@ def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> Exchan
     messages = content.messages or []
     # `full_reply` has all replies of a turn, those of hidden rounds among them.
     replies = content.full_reply or ([content.shown_reply] if content.shown_reply is not None else [])
-    tokens = sum(message_tokens(message, count) for message in (*messages, *replies))
+    tokens = sum(count_message_tokens(message, count) for message in (*messages, *replies))
     # A nudge, which an agent's rules send to its model, continues the run of its turn.
     begins_turn = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
     has_open_calls = bool(replies) and bool(replies[-1].get("tool_calls"))

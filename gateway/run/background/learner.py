@@ -243,7 +243,7 @@ class LearningService:
         reading = read_reply(batch.calls)
         lines: Sequence[SourcedLine] = ()
         if reading.edits:
-            lines = await self._store.facts.sourced_lines(job.agent_row, batch.blocks)
+            lines = await self._store.facts.load_sourced_lines(job.agent_row, batch.blocks)
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:

@@ -41,7 +41,7 @@ from gateway.errors import ContextExceeded
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import with_counter
-from gateway.tokens import message_tokens, upper_bound
+from gateway.tokens import count_message_tokens, count_upper_bound
 from storage.records import ANY_WINDOW, Evicted
 
 
@@ -95,7 +95,7 @@ async def fit_prompt(
     """
     context_window = prompt.target.context_window
     # Bytes are an upper bound of tokens: most requests are never counted.
-    added_tokens = note.max_tokens + sum(message_tokens(m, upper_bound) for m in rounds)
+    added_tokens = note.max_tokens + sum(count_message_tokens(m, count_upper_bound) for m in rounds)
     may_fill = is_crowded(prompt) or (
         bool(context_window) and may_exceed(prompt, context_window or 0, added_tokens)
     )
@@ -170,7 +170,9 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
     if target.context_window is None:
         return prompt
     if window.tokens:
-        tokens = await with_counter(target.model, lambda count: sum(message_tokens(m, count) for m in rounds))
+        tokens = await with_counter(
+            target.model, lambda count: sum(count_message_tokens(m, count) for m in rounds)
+        )
         if window.tokens + tokens <= window.max_tokens:
             return prompt
     prefix_before = prompt.system, *window.left_out
@@ -195,7 +197,7 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     texts = (prompt.system, *composition.notes.values())
     extra = len(orjson.dumps([*added, *prompt.tools])) + sum(map(len, map(str.encode, texts)))
     extra += sum(
-        message_tokens(m, _no_tokens)
+        count_message_tokens(m, _no_tokens)
         for m in (*request.messages, *added)
         if isinstance(m.get("content"), list)
     )
@@ -338,9 +340,9 @@ class _WindowRoom:
         system = prompt.system
         self._system_tokens = count(system) if system else 0
         self._newer_system_tokens = self._system_tokens if newer_system is None else count(newer_system)
-        self._fixed_tokens = self._count_fixed() + sum(message_tokens(m, count) for m in rounds)
+        self._fixed_tokens = self._count_fixed() + sum(count_message_tokens(m, count) for m in rounds)
         # An upper bound of each entry's tokens, and of all tokens before each entry.
-        self._max_entry_tokens = [message_tokens(m, upper_bound) for _, m in self.entries]
+        self._max_entry_tokens = [count_message_tokens(m, count_upper_bound) for _, m in self.entries]
         self._max_tokens_before = [0, *accumulate(self._max_entry_tokens)]
         # The tokens of each entry, and all tokens before each entry; None: not counted yet.
         self._entry_tokens: list[int] | None = None
@@ -361,7 +363,7 @@ class _WindowRoom:
             self._prompt.tools,
         ]
         schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
-        return sum(message_tokens(m, count) for m in lead) + schema_tokens
+        return sum(count_message_tokens(m, count) for m in lead) + schema_tokens
 
     def _fixed_tokens_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
@@ -408,7 +410,7 @@ class _WindowRoom:
     def entry_tokens(self) -> list[int]:
         """Returns the tokens of each entry."""
         if self._entry_tokens is None:
-            self._entry_tokens = [message_tokens(m, self._count) for _, m in self.entries]
+            self._entry_tokens = [count_message_tokens(m, self._count) for _, m in self.entries]
         return self._entry_tokens
 
     def tokens(self, start: int, end: int) -> int:

@@ -14,7 +14,7 @@ from adapters.types import Json
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.memory.prompt import Prompt
-from gateway.tokens import TooMuchToCount, message_tokens, tokenizer_for
+from gateway.tokens import TooMuchToCount, choose_tokenizer, count_message_tokens
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
     return await with_counter(
         model,
         lambda count: (
-            sum(message_tokens(m, count) for m in body["messages"])
+            sum(count_message_tokens(m, count) for m in body["messages"])
             + (count(orjson.dumps(tools).decode()) if tools else 0)
         ),
     )
@@ -51,7 +51,7 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
 
     It is exact for OpenAI's models if their tokenizer is loaded, and an estimate otherwise. No tokenizer is loaded.
     """
-    tokenizer = tokenizer_for(prompt.target.model)
+    tokenizer = choose_tokenizer(prompt.target.model)
     count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
     input_tokens = prompt.window.tokens or _count_messages_and_tools(prompt, count)
     output_tokens = count(text)
@@ -75,7 +75,7 @@ def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> in
     messages += chain.from_iterable(replacements.values())
     tools = [*(request.json.get("tools") or ()), *prompt.tools]
     return (
-        sum(message_tokens(message, count) for message in messages)
+        sum(count_message_tokens(message, count) for message in messages)
         + sum(count(text) for text in (prompt.system, window.summary))
         + sum(count(orjson.dumps(tool).decode()) for tool in tools)
     )
@@ -86,7 +86,7 @@ async def with_counter(model: str, work: Callable[[Callable[[str], int]], T]) ->
 
     If `work` counts many characters that were not counted before, it is broken off and called again in a thread.
     """
-    tokenizer = tokenizer_for(model)
+    tokenizer = choose_tokenizer(model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
     try:

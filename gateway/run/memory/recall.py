@@ -294,7 +294,7 @@ class _NoteSearch(Struct, frozen=True):
         # The lines of a message may be a template's. Without these lines, other messages are shown in another form.
         if not visible.notes or "\n" in text:
             return False
-        messages = self.recaller.store.recall.all_cached_messages(
+        messages = self.recaller.store.recall.find_cached_messages(
             context.agent, context.snapshot.numbers, visible.verbatim_seqs
         )
         return messages is not None and note_choice.shows_all(

@@ -37,7 +37,7 @@ from storage.sql.agents_api.blocks import (
 )
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
 from storage.sql.group import Group, as_method, long_reads, reads, writes
-from storage.sql.statements import ascii_lower, load, rows_of
+from storage.sql.statements import load, lower_ascii, rows_of
 
 SQL = load("agents_api/agents.sql")
 
@@ -79,7 +79,7 @@ async def list_agents(
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
         rows_between = (low[1], high[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
         values: tuple[object, ...] = (
-            project, *rows_between, size, where.name, ascii_lower(where.text), tags, min_tags, where.stop,
+            project, *rows_between, size, where.name, lower_ascii(where.text), tags, min_tags, where.stop,
             where.identity, keys, len(keys),
         )  # fmt: skip
         if where.order != "created":
@@ -218,7 +218,7 @@ class DefinedAgents(Group):
         text: a part of the tags.
         """
         low, high = page.ends
-        values = (project, low or "", high, ascii_lower(text), page.limit)
+        values = (project, low or "", high, lower_ascii(text), page.limit)
         return [row[0] for row in await connection.rows(SQL[f"tags_{page.direction}"], values)]
 
 

@@ -151,14 +151,14 @@ class Batches(Group):
     @reads
     async def count_items(self, connection: Connection, batch_row: int) -> BatchCounts:
         """Counts a batch's items by what became of them."""
-        return _counts(await connection.rows(SQL["counts"], (batch_row,)))
+        return _make_counts(await connection.rows(SQL["counts"], (batch_row,)))
 
     @reads
     async def count_open(self, connection: Connection) -> OpenBatches:
         """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
         states.update((BatchState(state), n) for state, n in await connection.rows(SQL["of_states"]))
-        return OpenBatches(states, _counts(await connection.rows(SQL["open_counts"])))
+        return OpenBatches(states, _make_counts(await connection.rows(SQL["open_counts"])))
 
     @reads
     async def list_items(
@@ -461,13 +461,15 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
         exchange_row = opened.exchange.id
         origin = make_call_origin(run.uid)
         await connection.run(
-            SQL["origins"], (agent_row, exchange_row, _padded_sources(exchange_row), len(origin), origin)
+            SQL["origins"], (agent_row, exchange_row, _make_padded_sources(exchange_row), len(origin), origin)
         )
         for block, version, edit in end.edits:
-            await connection.run(SQL["origin"], (block, version, exchange_row, _padded_sources(exchange_row)))
-            await add_edit(connection, agent_row, _merged_edit(edit, exchange_row))
+            await connection.run(
+                SQL["origin"], (block, version, exchange_row, _make_padded_sources(exchange_row))
+            )
+            await add_edit(connection, agent_row, _make_merged_edit(edit, exchange_row))
         await write_edits(
-            connection, agent_row, _with_exchange(end.merged, exchange_row), end.versions, end.now
+            connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
         )
         assert end.step is not None  # an item with a turn has its step
         item_step = end.step
@@ -482,33 +484,33 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
     await add_error_message(connection, agent_row, run.id, end.error_message)
 
 
-def _with_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
+def _bind_to_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
     """Returns the edits of an item as edits of the exchange that its turn has become."""
     return BlockMerge(
-        [write._replace(edit=_merged_edit(write.edit, exchange_row)) for write in merged.writes],
-        [passage._replace(edit=_merged_edit(passage.edit, exchange_row)) for passage in merged.passages],
+        [write._replace(edit=_make_merged_edit(write.edit, exchange_row)) for write in merged.writes],
+        [passage._replace(edit=_make_merged_edit(passage.edit, exchange_row)) for passage in merged.passages],
         [replace(fact, exchange_row=exchange_row, sources=(exchange_row,)) for fact in merged.facts],
     )
 
 
-def _merged_edit(edit: MemoryEdit, exchange_row: int) -> MemoryEdit:
+def _make_merged_edit(edit: MemoryEdit, exchange_row: int) -> MemoryEdit:
     """Returns an edit of an exchange that is in its block already."""
     return MemoryEdit(
         0, exchange_row, edit.call_id, edit.op, edit.label, edit.arguments, EditState.MERGED, edit.at
     )
 
 
-def _padded_sources(exchange_row: int) -> bytes:
+def _make_padded_sources(exchange_row: int) -> bytes:
     """Returns the sources of a value, now that its exchange is known, in as many bytes of the row as those before."""
-    return f"[{exchange_row}]".ljust(SOURCES_ROOM - _row_bytes(exchange_row)).encode()
+    return f"[{exchange_row}]".ljust(SOURCES_ROOM - _count_row_bytes(exchange_row)).encode()
 
 
-def _row_bytes(number: int) -> int:
+def _count_row_bytes(number: int) -> int:
     """Returns the bytes that a number has in a row of SQLite (sqlite.org/fileformat2.html, section 2.1)."""
     return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
 
 
-def _counts(rows: Sequence[Row]) -> BatchCounts:
+def _make_counts(rows: Sequence[Row]) -> BatchCounts:
     counts = dict.fromkeys(("waiting", "running", "completed", "failed", "expired", "cancelled"), 0)
     for state, stop, count in rows:
         counts[item_state(state, stop)] += count

@@ -25,16 +25,16 @@ from storage.sql.blocks import (
     OwnedBlock,
     begin_value,
     check_limit,
+    list_visible_blocks,
     make_block,
     undo_block,
-    visible_blocks,
     write_block,
 )
 from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
-from storage.sql.rebuild import origins_of
+from storage.sql.rebuild import list_origins
 from storage.sql.sections import empty_sections_showing
-from storage.sql.statements import ascii_lower, load, rows_of
+from storage.sql.statements import load, lower_ascii, rows_of
 
 SQL = load("agents_api/blocks.sql")
 
@@ -82,14 +82,14 @@ async def get_block_entry(connection: Connection, project: str, uid: str) -> Blo
 async def load_visible_blocks(
     connection: Connection, agent_rows: Sequence[int]
 ) -> dict[int, list[BlockEntry]]:
-    """Returns the blocks that each of these agents sees, in the order of `visible_blocks`, by agent."""
+    """Returns the blocks that each of these agents sees, in the order of `list_visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
     owned_by_agent: dict[int, list[OwnedBlock]] = {agent_row: [] for agent_row in agent_rows}
     for *row, agent_row, owner in await rows_of(connection, SQL["seen"], agent_rows):
         entry = entries[row[0]] = _make_entry(row)
         owned_by_agent[agent_row].append(OwnedBlock(owner, entry.block))
     return {
-        agent_row: [entries[block.id] for block in visible_blocks(blocks)]
+        agent_row: [entries[block.id] for block in list_visible_blocks(blocks)]
         for agent_row, blocks in owned_by_agent.items()
     }
 
@@ -123,7 +123,7 @@ async def detach_copies(connection: Connection, project: str, memory_row: int, s
         if not is_unowned or labels.get(entry.block.label, id) == id:
             continue
         await detach(connection, sleeper_row, DefinitionKind.BLOCK, id)
-        if not await _agents_seeing(connection, id):
+        if not await _load_agents_seeing(connection, id):
             await _delete(connection, project, entry)
 
 
@@ -153,7 +153,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     """
     for (block_row,) in await connection.rows(SQL["shared_with"], (agent_row,)):
         for version, exchange_row, listed in await connection.rows(SQL["history"], (block_row,)):
-            origins = sorted(origins_of(exchange_row, listed))
+            origins = sorted(list_origins(exchange_row, listed))
             own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
@@ -184,8 +184,8 @@ class NamedBlocks(Group):
         low, high = page.bounds
         while len(entries) < page.limit:
             values = (
-                project, low, high, where.label, ascii_lower(where.label_text), ascii_lower(where.description_text),
-                ascii_lower(where.value_text), where.min_agents, where.max_agents, _PAGE_BLOCKS,
+                project, low, high, where.label, lower_ascii(where.label_text), lower_ascii(where.description_text),
+                lower_ascii(where.value_text), where.min_agents, where.max_agents, _PAGE_BLOCKS,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.direction}"], values)
             entries += filter(where.matches, map(_make_entry, rows))
@@ -206,7 +206,7 @@ class NamedBlocks(Group):
     @reads
     async def find_agents_seeing(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
         """Returns the agents that see a block."""
-        return await _agents_seeing(connection, entry.block.id)
+        return await _load_agents_seeing(connection, entry.block.id)
 
     @writes
     async def change(
@@ -237,7 +237,7 @@ class NamedBlocks(Group):
                 f"block {changed.label!r} has {len(changed.value)} characters, more than a limit of {change.limit}"
             )
         if changed.label != block.label:
-            for agent_row in await _agents_seeing(connection, block.id):
+            for agent_row in await _load_agents_seeing(connection, block.id):
                 await _check_label(connection, agent_row, block.id, changed.label)
         if replace(changed, value=block.value) != block:
             values = (changed.label, changed.description, changed.limit, int(changed.read_only), block.id)
@@ -301,7 +301,7 @@ async def _delete(connection: Connection, project: str, entry: BlockEntry) -> No
         await remove_definition(connection, definition.id)
 
 
-async def _agents_seeing(connection: Connection, block_row: int) -> list[int]:
+async def _load_agents_seeing(connection: Connection, block_row: int) -> list[int]:
     return [row[0] for row in await connection.rows(SQL["seers"], (block_row,))]
 
 

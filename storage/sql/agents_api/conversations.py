@@ -75,7 +75,7 @@ class Conversations(Group):
         """Changes a conversation's definition. Raises: Overtaken if another writer did since; NotFound."""
         agent, uid, project = entry.agent, entry.conversation.uid, entry.agent.scope.project
         await connection.lock(agent.id)
-        if _version(await get_conversation(connection, project, uid)) != _version(entry):
+        if _find_version(await get_conversation(connection, project, uid)) != _find_version(entry):
             raise Overtaken(f"the conversation {uid!r} was changed since")
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await put_definition(connection, draft, at=at)
@@ -176,7 +176,7 @@ def _matches(entry: ConversationEntry, where: ConversationFilter) -> bool:
     return where.text is None or where.text.lower() in (body.get("summary") or "").lower()
 
 
-def _version(entry: ConversationEntry) -> int | None:
+def _find_version(entry: ConversationEntry) -> int | None:
     return None if entry.definition is None else entry.definition.version
 
 

@@ -19,7 +19,7 @@ from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import find_or_create_agent
 from storage.sql.epochs import lock_memory
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
-from storage.sql.statements import ascii_lower, load, rows_of
+from storage.sql.statements import load, lower_ascii, rows_of
 
 SQL = load("agents_api/definitions.sql")
 
@@ -46,7 +46,7 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
     values = (draft.uid, draft.project, draft.kind, draft.memory_row, at, draft.name)
     id = await connection.value(SQL["insert"], values)
     if id is None and draft.kind in _NAMED_KINDS:
-        raise _name_taken_error(draft.kind, draft.name)
+        raise _make_name_taken_error(draft.kind, draft.name)
     if id is None:
         raise WriteConflict(f"the {draft.kind} {draft.uid!r} is there already")
     await add_first_text(connection, id, draft.body, at)
@@ -91,7 +91,7 @@ async def change_definition(
     if definition.kind in _NAMED_KINDS and name != definition.name:
         same_name = await connection.row(SQL["by_name"], (definition.project, definition.kind, name))
         if same_name is not None:
-            raise _name_taken_error(definition.kind, name)
+            raise _make_name_taken_error(definition.kind, name)
     text_id = await connection.value(
         SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
     )
@@ -228,7 +228,7 @@ class Definitions(Group):
         name: the whole name.
         name_part: a part of the name, in any case.
         """
-        values = (project, *page.bounds, kind, name, ascii_lower(name_part), page.limit)
+        values = (project, *page.bounds, kind, name, lower_ascii(name_part), page.limit)
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.direction}"], values)]
 
     @reads
@@ -245,5 +245,5 @@ def make_definition(row: Row) -> Definition:
     )
 
 
-def _name_taken_error(kind: DefinitionKind, name: str) -> WriteConflict:
+def _make_name_taken_error(kind: DefinitionKind, name: str) -> WriteConflict:
     return WriteConflict(f"there is {_NAMED_KINDS[kind]} named {name!r} already")

@@ -19,7 +19,7 @@ from storage.sql.agents_api.conversations import get_conversation
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import Group, writes
-from storage.sql.sections import add_section, find_section, known_when_emptied
+from storage.sql.sections import add_section, find_section, mark_emptied
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
@@ -142,7 +142,7 @@ async def _begin_fork(
     # The first send renders the memory section again, with the same text if nothing has changed.
     if parent.section is not None:
         parent_section = await find_section(connection, agent_row, parent.section)
-        known = known_when_emptied({} if parent_section is None else parent_section.known)
+        known = mark_emptied({} if parent_section is None else parent_section.known)
         section = await add_section(connection, agent_row, SentSection(0, "", known))
     exchange = Exchange(
         id=0,

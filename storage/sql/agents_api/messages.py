@@ -177,7 +177,7 @@ class Messages(Group):
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int
     ) -> list[int]:
         """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
-        return _numbers(await connection.rows(SQL["tail"], (agent_row, conversation_row, limit)), limit)
+        return _list_numbers(await connection.rows(SQL["tail"], (agent_row, conversation_row, limit)), limit)
 
     @long_reads
     async def list_window_numbers_by_agent(
@@ -187,7 +187,7 @@ class Messages(Group):
         rows: dict[int, list[Row]] = {agent_row: [] for agent_row in agent_rows}
         for agent_row, *row in await rows_of(connection, SQL["tails"], agent_rows, key, limit):
             rows[agent_row].append(tuple(row))
-        return {agent_row: _numbers(numbered, limit) for agent_row, numbered in rows.items()}
+        return {agent_row: _list_numbers(numbered, limit) for agent_row, numbered in rows.items()}
 
     @writes
     async def rewrite(
@@ -221,7 +221,7 @@ class Messages(Group):
         return await _get_exchange(connection, agent.id, seq)
 
 
-def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
+def _list_numbers(rows: Sequence[Row], limit: int) -> list[int]:
     """Returns the numbers of messages that have not left the window, oldest first. rows: of exchanges, newest first."""
     evicted = rows[0][-1] if rows else None
     begin = Evicted(*orjson.loads(evicted)).depth if evicted else 0

@@ -22,7 +22,7 @@ from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, find_run
 from storage.sql.group import Group, as_method, bulk_writes, makes_effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
-from storage.sql.readers import advance, cursor_of, load_sleepers
+from storage.sql.readers import advance, load_cursor, load_sleepers
 from storage.sql.statements import load
 from storage.sql.vectors import forget_indexed
 
@@ -65,7 +65,7 @@ async def adopt_sleeper(
 
 
 async def _add_reader(connection: Connection, memory_row: int, sleeper_row: int, *, at: float) -> None:
-    cursor = await cursor_of(connection, memory_row, LEARNER)
+    cursor = await load_cursor(connection, memory_row, LEARNER)
     await connection.run(SQL["read_from"], (memory_row, sleeper_row, cursor, at))
     await share_blocks(connection, memory_row)
 
@@ -91,7 +91,7 @@ async def remove_sleepers(
     """
     memory_row = entry.agent.id
     await connection.lock_sharers(memory_row)
-    cursor = await cursor_of(connection, memory_row, LEARNER)
+    cursor = await load_cursor(connection, memory_row, LEARNER)
     await advance(connection, memory_row, LEARNER, cursor, at)
     for sleeper_row in sleeper_rows:
         # A later forgetting in the memory would not find these readings.

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from gateway.settings import BatchSettings, ProfileSettings, ToolSettings, UpstreamSettings
-from gateway.tokens import tokenizer_for
+from gateway.tokens import choose_tokenizer
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
@@ -297,7 +297,7 @@ def test_thoughts_go_back_to_their_places_and_memory_may_change(tmp_path: Path) 
 
 def test_rounds_take_their_room(tmp_path: Path) -> None:
     """What an item looks up pushes out older messages, and not the room of the reply."""
-    window, count = 6_000, tokenizer_for("gpt-4o").count
+    window, count = 6_000, choose_tokenizer("gpt-4o").count
     bodies: list[Json] = []
 
     def answer(custom_id: str, body: Json) -> Fate:

@@ -36,7 +36,7 @@ from gateway.core.prompt.note_text import (
 )
 from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark, list_changes
 from gateway.core.words import list_folded_words, list_words_with_signs
-from gateway.tokens import tokenizer_for
+from gateway.tokens import choose_tokenizer
 from storage.records import Block, Message
 from tests.doubles.side_requests import (
     LITELLM_NOTE,
@@ -49,7 +49,7 @@ from tests.doubles.side_requests import (
 )
 from tests.rows import each_row
 
-count = tokenizer_for("gpt-4o").count
+count = choose_tokenizer("gpt-4o").count
 
 DAY = 86_400.0
 MARCH = datetime(2026, 3, 1, 9, tzinfo=UTC).timestamp()  # a Sunday

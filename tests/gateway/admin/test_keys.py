@@ -20,7 +20,7 @@ from gateway.run.admin.serving import AdminFile
 from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX
 from storage.sql.store import Store
-from storage.sqlite.lock import owner_of
+from storage.sqlite.lock import find_lock_owner
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import Process, command, serving
 from tests.patience import PATIENCE_S
@@ -128,7 +128,7 @@ def test_every_command_works_through_the_owner_and_without_one(
         gateway.kill()
 
     if url_of(tmp_path / "m.db") is None:
-        assert owner_of(tmp_path / "m.db") is None
+        assert find_lock_owner(tmp_path / "m.db") is None
         assert (tmp_path / "m.db.admin").exists()  # left over: nobody answers there any more
     assert "ann\tactive" in command("keys", "list", where=tmp_path).stdout
     shown = command("memory", "show", "--user", "alice", where=tmp_path)

@@ -178,13 +178,13 @@ async def test_a_long_path_is_not_read_again_for_each_page(
         turn = await alice.begin(messages, "c1")
         messages.append(assistant(f"Answer {number}"))
         await alice.end(turn, messages[-1:])
-    lines, path_end, found = await export(store), Transfer.path_end, []
+    lines, load_path_end, found = await export(store), Transfer.load_path_end, []
 
     async def read(self: Transfer, agent: Agent, seq: int) -> list[Exchange]:
-        found.append(await path_end(self, agent, seq))
+        found.append(await load_path_end(self, agent, seq))
         return found[-1]
 
-    monkeypatch.setattr(Transfer, "path_end", read)
+    monkeypatch.setattr(Transfer, "load_path_end", read)
     await fill(other, lines)
     assert await export(other, CAROL) == lines
     assert len(found) > 4
@@ -482,7 +482,7 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Stor
     first = await other.transfer.begin_import(draft)
     second = await other.transfer.begin_import(replace(draft, uid="u2"))
     for step in (
-        other.transfer.path_end(first, 1),
+        other.transfer.load_path_end(first, 1),
         other.transfer.write(first, []),
         other.transfer.finish_import(first, 5),
     ):

@@ -17,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import tokens
-from gateway.tokens import Encoding, Tokenizer, media_tokens, message_tokens, tokenizer_for, upper_bound
+from gateway.tokens import (
+    Encoding,
+    Tokenizer,
+    choose_tokenizer,
+    count_message_tokens,
+    count_upper_bound,
+    estimate_media_tokens,
+)
 
 ENCODINGS: list[tuple[Encoding, str]] = [
     ("o200k_base", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),
@@ -27,7 +34,7 @@ ENCODINGS: list[tuple[Encoding, str]] = [
 
 def count(text: str, model: str = "gpt-4o") -> int:
     """Of a model whose encoding is published, so without a margin."""
-    return tokenizer_for(model).count(text)
+    return choose_tokenizer(model).count(text)
 
 
 @pytest.mark.parametrize(("name", "digest"), ENCODINGS)
@@ -70,8 +77,8 @@ def test_tokens_are_counted_as_tiktoken_does(
 @settings(max_examples=150)
 @given(st.text())
 def test_bytes_are_an_upper_bound(text: str) -> None:
-    assert count(text) <= upper_bound(text) == len(text.encode())
-    assert tokenizer_for("llama-3").count(text) <= upper_bound(text)
+    assert count(text) <= count_upper_bound(text) == len(text.encode())
+    assert choose_tokenizer("llama-3").count(text) <= count_upper_bound(text)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +96,14 @@ def test_bytes_are_an_upper_bound(text: str) -> None:
     ],
 )
 def test_the_encoding_of_a_model(model: str, encoding: str, scale: float) -> None:
-    found = tokenizer_for(model)
+    found = choose_tokenizer(model)
     assert (found.encoding, found.scale) == (encoding, scale)
-    assert tokenizer_for(model) is found
+    assert choose_tokenizer(model) is found
 
 
 def test_a_stand_in_counts_with_a_margin() -> None:
     text = "The quick brown fox jumps over the lazy dog. " * 10
-    assert tokenizer_for("mistral").count(text) == -(-count(text) * 12 // 10)
+    assert choose_tokenizer("mistral").count(text) == -(-count(text) * 12 // 10)
 
 
 def test_remembered_counts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +154,8 @@ def test_a_long_text_is_counted_whatever_it_has(encoding: Encoding) -> None:
 
 def test_starting_loads_neither_ranks_nor_tiktoken() -> None:
     probe = (
-        "import sys, gateway.tokens as t; t.upper_bound('x'); "
-        "print('tiktoken' in sys.modules, t.tokenizer_for('gpt-4o').is_loaded)"
+        "import sys, gateway.tokens as t; t.count_upper_bound('x'); "
+        "print('tiktoken' in sys.modules, t.choose_tokenizer('gpt-4o').is_loaded)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
@@ -175,7 +182,7 @@ BIG = "A" * 400_000
     ],
 )
 def test_media_are_estimated_by_kind(part: dict[str, object], expected: int) -> None:
-    assert media_tokens(part) == expected
+    assert estimate_media_tokens(part) == expected
 
 
 @pytest.mark.parametrize(
@@ -192,4 +199,4 @@ def test_media_are_estimated_by_kind(part: dict[str, object], expected: int) -> 
     ],
 )
 def test_a_message_counts_with_its_calls_and_media(message: dict[str, object], expected: int) -> None:
-    assert message_tokens(message, len) == expected
+    assert count_message_tokens(message, len) == expected

@@ -22,7 +22,7 @@ import pytest
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
-from storage.sqlite.lock import owner_of
+from storage.sqlite.lock import find_lock_owner
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S, becomes
@@ -196,7 +196,7 @@ def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
             ) as gateway:
                 assert gateway.ask("GET", "/health/ready").json == {"status": "ok", "store": "ok"}
                 frozen = talk_until(gateway, clients, moments, dice, database)
-            assert owner_of(database) is None
+            assert find_lock_owner(database) is None
             check_file(database, clients)
             for file, state in frozen:
                 check_file(file, state, verified)

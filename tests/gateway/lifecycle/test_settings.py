@@ -30,8 +30,8 @@ from gateway.settings import (
     without_password,
 )
 from gateway.settings.load import load_settings
-from gateway.start_notice import example_key, example_model
-from storage.postgres.url import masked_url
+from gateway.start_notice import choose_example_key, choose_example_model
+from storage.postgres.url import mask_password
 from tests.rows import each_row
 
 ROOT = Path(__file__).parents[3]
@@ -425,10 +425,10 @@ def test_the_error_of_a_wrong_environment_says_what_is_wrong(name: str, text: st
 )
 def test_the_example_names_a_model_that_is_answered(environ: dict[str, str], expected: str) -> None:
     settings = load_settings(environ=environ)
-    assert example_model(settings) == expected
+    assert choose_example_model(settings) == expected
     assert resolve_route(settings, expected).model == expected
     own = replace(settings, models=(ModelSettings("quick", "m"),))
-    assert example_model(own) == "quick"
+    assert choose_example_model(own) == "quick"
 
 
 @pytest.mark.parametrize(
@@ -442,8 +442,8 @@ def test_the_example_names_a_model_that_is_answered(environ: dict[str, str], exp
 )
 def test_the_example_shows_whose_key_is_asked_for(environ: dict[str, str], expected: str) -> None:
     settings = load_settings(environ=environ)
-    assert example_key(settings, has_keys=False) == expected
-    assert example_key(settings, has_keys=True) == "mg-..."
+    assert choose_example_key(settings, has_keys=False) == expected
+    assert choose_example_key(settings, has_keys=True) == "mg-..."
 
 
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -649,7 +649,7 @@ def test_a_wrong_server_address_is_reported(tmp_path: Path, text: str, says: str
 )
 def test_no_password_is_shown(url: str, shown: str) -> None:
     assert without_password(url) == shown == DatabaseSettings(url=url).shown
-    assert masked_url(url) == shown
+    assert mask_password(url) == shown
 
 
 def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from gateway.limits import Limits
 from storage.sql.store import Store
-from storage.sqlite.lock import owner_of
+from storage.sqlite.lock import find_lock_owner
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
 from tests.patience import PATIENCE_S
@@ -55,7 +55,7 @@ def send(client: RawClient, text: str, *, stream: bool = True, headers: dict[str
 def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
     """(state, what the user said, the reply's text, whether it stands) of each turn, after the gateway's end."""
     if url_of(database) is None:
-        assert owner_of(database) is None
+        assert find_lock_owner(database) is None
         assert shown(database, "PRAGMA integrity_check") == [("ok",)]
     return [
         (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], active)

@@ -20,10 +20,10 @@ from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
-from gateway.tokens import tokenizer_for
+from gateway.tokens import choose_tokenizer
 from storage.commands import Committed, ForgetTarget, TurnWrite
 from storage.records import Agent, Scope
-from storage.sql.terms import terms_since
+from storage.sql.terms import load_terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
 from tests.gateway.responses.test_responses import by_chat
@@ -31,7 +31,7 @@ from tests.gateway.sdk import World, agent, remember, unmarked
 from tests.patience import becomes
 from tests.stored import indexed_seqs
 
-count = tokenizer_for("gpt-4o").count
+count = choose_tokenizer("gpt-4o").count
 
 CLOSE = "</memory>\n\n"
 FACT = "My cat is called Miso and she hates thunderstorms."
@@ -1180,7 +1180,7 @@ def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_li
         found = []
         for each in await world.store.search_index.find_lagging_agents(-1, 100):
             await world.store.search_index.advance(each)
-            blobs = await world.store.database.read(lambda c, agent=each: terms_since(c, agent, -1))
+            blobs = await world.store.database.read(lambda c, agent=each: load_terms_since(c, agent, -1))
             found += [seq for _, _, blob in blobs for seq in indexed_seqs(blob)]
         return found
 

@@ -26,12 +26,12 @@ from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_PARTS
 from gateway.settings import UpstreamSettings
-from gateway.tokens import Tokenizer, message_tokens, tokenizer_for
+from gateway.tokens import Tokenizer, choose_tokenizer, count_message_tokens
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, member_bytes, message_bytes, prefix_bytes, remember
 from tests.rows import each_row
 
-count = tokenizer_for("gpt-4o").count
+count = choose_tokenizer("gpt-4o").count
 
 CONTEXT = 1500  # tokens
 RESERVE = 300
@@ -150,9 +150,9 @@ def test_a_note_takes_what_the_window_leaves_free(
         left = fitted[-1][1].note_tokens
         assert left is not None
         assert MIN_NOTE_TOKENS <= left < most
-        assert left - 100 < tokenizer_for("m").count(note) <= left, "the note uses what is left"
+        assert left - 100 < choose_tokenizer("m").count(note) <= left, "the note uses what is left"
         assert prefix_bytes(question).startswith(before), "no message leaves for it"
-        assert sum(message_tokens(m, count) for m in question.messages) <= context - RESERVE
+        assert sum(count_message_tokens(m, count) for m in question.messages) <= context - RESERVE
         long_talk(chat, 20)
         assert fitted[-1][1].evicted_tokens > 0
         assert all(w.note_tokens is None or w.note_tokens >= MIN_NOTE_TOKENS for _, w in fitted)
@@ -174,7 +174,7 @@ def test_images_by_their_links_take_their_room(
             )
             chat.go_on()
             seen = upstream.last
-            assert sum(message_tokens(m, count) for m in seen.messages) <= context - RESERVE
+            assert sum(count_message_tokens(m, count) for m in seen.messages) <= context - RESERVE
             assert seen.messages[-1]["content"][-1] == image
         assert len(seen.messages) > 8, "what fits is there"
 
@@ -191,7 +191,7 @@ def test_our_tools_take_their_room() -> None:
     room = context - RESERVE - count(orjson.dumps([tool]).decode())
     window = asyncio.run(fit_prompt(Prompt(request, target, tools=(tool,))))
     kept = [m for n, m in enumerate(messages) if n not in window.dropped]
-    assert sum(message_tokens(m, count) for m in kept) <= room
+    assert sum(count_message_tokens(m, count) for m in kept) <= room
     assert kept
 
 
@@ -231,7 +231,7 @@ def test_the_schema_of_a_structured_reply_takes_its_room() -> None:
     window = asyncio.run(fit_prompt(Prompt(parse(orjson.dumps(fields)), Target("up", "gpt-4o", context))))
     kept = [m for n, m in enumerate(messages) if n not in window.dropped]
     room = context - RESERVE - count(orjson.dumps(form).decode())
-    assert 0 < sum(message_tokens(m, count) for m in kept) <= room
+    assert 0 < sum(count_message_tokens(m, count) for m in kept) <= room
 
 
 @pytest.mark.parametrize(
@@ -253,13 +253,13 @@ def test_a_note_of_many_tokens_fits_what_is_left(
         for n in range(20):
             world.chat(user="alice").say(told.format(n=n))
         chat = world.chat(user="alice", model="gpt-4o", max_tokens=RESERVE)
-        size = message_tokens({"content": asked}, count)
+        size = count_message_tokens({"content": asked}, count)
         for n in itertools.count():
             more = [
                 {"role": "user", "content": words(f"Message {n}:", 11)},
                 {"role": "assistant", "content": words(f"Answer {n}:", 6)},
             ]
-            size += sum(message_tokens(m, count) for m in more)
+            size += sum(count_message_tokens(m, count) for m in more)
             if size > context - RESERVE - left:
                 break
             chat.messages += more
@@ -267,7 +267,7 @@ def test_a_note_of_many_tokens_fits_what_is_left(
         seen = upstream.last
         assert len(seen.messages) == len(chat.messages) - 1, "nothing has to leave"
         assert left // 2 < count(seen.messages[-1]["content"])
-        assert sum(message_tokens(m, count) for m in seen.messages) <= context - RESERVE
+        assert sum(count_message_tokens(m, count) for m in seen.messages) <= context - RESERVE
 
 
 def test_a_note_that_takes_too_much_is_not_counted_twice(
@@ -319,7 +319,7 @@ def test_hidden_rounds_take_their_room(upstream: StrictUpstream, tmp_path: Path)
         rounds = upstream.chats[asked:]
         assert len(rounds) == 5
         for seen in rounds:
-            size = sum(message_tokens(m, count) for m in seen.messages)
+            size = sum(count_message_tokens(m, count) for m in seen.messages)
             assert size + count(orjson.dumps(seen.json["tools"]).decode()) <= context - RESERVE
             assert any(m["role"] == "user" and "How many roses" in m["content"] for m in seen.messages)
         results = [m for m in rounds[-1].messages if m["role"] == "tool"]
@@ -345,7 +345,7 @@ def test_in_a_small_window_a_note_is_small(world: World) -> None:
     reply = world.post([*chat.messages, {"role": "user", "content": "Weather, roads?"}], user="alice")
     assert 0 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= CONTEXT // 16
     for seen in world.upstream.seen:
-        assert sum(message_tokens(m, count) for m in seen.messages) <= CONTEXT - RESERVE
+        assert sum(count_message_tokens(m, count) for m in seen.messages) <= CONTEXT - RESERVE
 
 
 def test_what_fell_out_of_an_append_conversation_is_found(world: World) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.wire_message import read_text as text_of_chat
-from gateway.tokens import tokenizer_for
+from gateway.tokens import choose_tokenizer
 from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, say, uncounted
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
 from tests.gateway.sdk import World, agent, remember
@@ -573,7 +573,7 @@ def test_counting_is_near_what_the_turn_takes_and_leaves_nothing(
     texts = [text_of_chat(each) for each in upstream.last.messages]
     texts += [orjson.dumps(tool["function"]).decode() for tool in upstream.last.json["tools"]]
     # By the model's own tokenizer, with three or four tokens around each message, as OpenAI counts.
-    count = tokenizer_for(upstream.last.json["model"]).count
+    count = choose_tokenizer(upstream.last.json["model"]).count
     takes = sum(map(count, texts)) + 4 * len(upstream.last.messages)
     assert counted.input_tokens == pytest.approx(takes, rel=0.1)
 

@@ -33,7 +33,7 @@ from storage.errors import (
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.database import PostgresLimits
 from storage.postgres.sqlstates import translate_error
-from storage.postgres.url import one_url_per_host
+from storage.postgres.url import split_by_host
 from storage.records import Job
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
@@ -708,7 +708,7 @@ async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
     ],
 )
 def test_each_host_has_a_url(url: str, urls: list[str]) -> None:
-    assert one_url_per_host(f"postgresql:{url}") == [f"postgresql:{each}" for each in urls]
+    assert split_by_host(f"postgresql:{url}") == [f"postgresql:{each}" for each in urls]
 
 
 @pytest.mark.parametrize(
@@ -726,7 +726,7 @@ def test_what_a_url_leaves_out_the_environment_says(
 ) -> None:
     monkeypatch.setenv("PGHOST", "a,b")
     monkeypatch.setenv("PGPORT", ports)
-    assert one_url_per_host(f"postgresql:{url}") == [f"postgresql:{each}" for each in urls]
+    assert split_by_host(f"postgresql:{url}") == [f"postgresql:{each}" for each in urls]
 
 
 @pytest.mark.parametrize(

@@ -610,7 +610,9 @@ async def test_no_read_after_a_restore_returns_the_rows_of_another_memory(
     assert alice is not None
     restore_in_place(tmp_path / "other.db", path)
     with pytest.raises(Broken, match="restored or changed by another program"):
-        await (store.facts.sourced_lines(alice.id, {}) if is_long else store.facts.list_standing(alice.id))
+        await (
+            store.facts.load_sourced_lines(alice.id, {}) if is_long else store.facts.list_standing(alice.id)
+        )
     assert await store.database.writer.recover()
     assert await store.agents.find(ALICE) is None
 

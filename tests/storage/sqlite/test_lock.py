@@ -20,7 +20,7 @@ from storage.open import open_store as make_store
 from storage.sidecar import name_of
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
-from storage.sqlite.lock import Lock, LockOwner, owner_of
+from storage.sqlite.lock import Lock, LockOwner, find_lock_owner
 from storage.sqlite.migration import load_migrations, migrate
 
 HOLD = """
@@ -68,17 +68,17 @@ def test_a_command_of_roots_leaves_the_lock_to_the_account_of_the_database(path:
 
 
 def test_the_owner_can_be_asked_for(path: Path) -> None:
-    assert owner_of(path) is None
+    assert find_lock_owner(path) is None
     lock = acquire(path, "127.0.0.1:9000")
-    assert owner_of(path) == LockOwner(os.getpid(), "127.0.0.1:9000")
+    assert find_lock_owner(path) == LockOwner(os.getpid(), "127.0.0.1:9000")
     lock.release()
     lock.release()
-    assert owner_of(path) is None
+    assert find_lock_owner(path) is None
 
 
 def test_asking_for_the_owner_leaves_no_lock(path: Path) -> None:
     acquire(path).release()
-    owner_of(path)
+    find_lock_owner(path)
     acquire(path).release()
 
 
@@ -125,7 +125,7 @@ def test_a_lock_whose_file_was_removed_is_taken_again(path: Path) -> None:
     other.release()
     lock.take()
     assert lock.is_held
-    assert owner_of(path) is not None
+    assert find_lock_owner(path) is not None
     lock.release()
 
 
@@ -178,7 +178,7 @@ async def test_the_store_holds_the_lock_for_its_life(open_store: Any, path: Path
         await open_store()
     assert refused.value.address == "here"
     await store.close()
-    assert owner_of(path) is None
+    assert find_lock_owner(path) is None
     assert (await open_store()).health.ok
 
 
@@ -220,13 +220,13 @@ def test_what_is_another_accounts_is_not_taken_for_missing(is_folder: bool) -> N
         folder.mkdir(mode=0o700 if is_folder else 0o755)
         path = folder / "m.db"
         path.touch(mode=0o600)
-        owner_of(str(path))
+        find_lock_owner(str(path))
         os.seteuid(65534)
         try:
             with pytest.raises(ReadOnly) as caught:
-                owner_of(str(path))
+                find_lock_owner(str(path))
             with pytest.raises(Broken, match="missing does not exist"):
-                owner_of(str(Path(top, "missing", "m.db")))
+                find_lock_owner(str(Path(top, "missing", "m.db")))
         finally:
             os.seteuid(0)
         action = f"look into the directory {folder}" if is_folder else f"read and write {path}"

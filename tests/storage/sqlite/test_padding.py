@@ -14,7 +14,7 @@ from storage.database import Connection
 from storage.records import Agent, Evicted, Exchange, State
 from storage.sql import exchanges
 from storage.sql.store import Store
-from storage.sqlite.padding import pad_bytes, room_for, size_of
+from storage.sqlite.padding import compute_room, count_padding, measure_record
 
 PAGE = 4096
 
@@ -143,15 +143,15 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(store: Store, agen
 
 @pytest.mark.parametrize("size", [1, 100, 480, 481, 482, 483, 539, 540, 541, 600, 4000, 4015, 4016, 9000])
 def test_a_short_row_is_padded_to_its_room(size: int) -> None:
-    room = room_for(size)
+    room = compute_room(size)
     if size < room:
-        pad = bytes(pad_bytes(size, room))
-        assert room - 1 <= size - 1 + size_of([pad]) <= room or size_of([pad]) in (58, 59)
+        pad = bytes(count_padding(size, room))
+        assert room - 1 <= size - 1 + measure_record([pad]) <= room or measure_record([pad]) in (58, 59)
 
 
 def test_the_examples_of_the_documentation_hold() -> None:
-    assert pad_bytes(600, 700) == 98
-    assert pad_bytes(900, 700) == 3536
+    assert count_padding(600, 700) == 98
+    assert count_padding(900, 700) == 3536
 
 
 async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
@@ -175,12 +175,12 @@ async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
 
 def test_sizes_are_sqlites() -> None:
     assert (
-        size_of([None, 0, 1, True, 2, -128, 128, 40_000, 2**31, 2**47, 1.5])
+        measure_record([None, 0, 1, True, 2, -128, 128, 40_000, 2**31, 2**47, 1.5])
         == 5 + 2 + 2 + 3 + 4 + 7 + 9 + 9 - 1
     )
-    assert size_of(["", b"x" * 57, b"x" * 58, "é"]) == 1 + 58 + 60 + 3
-    assert size_of([False, None, 1.0, -3.0, -129, 2**15 - 1, -(2**47) - 1]) == 3 + 2 + 3 + 3 + 9
-    assert size_of([b"x" * 8185, b"x" * 8186, "x" * 1_048_570]) == 8187 + 8189 + 1_048_574
+    assert measure_record(["", b"x" * 57, b"x" * 58, "é"]) == 1 + 58 + 60 + 3
+    assert measure_record([False, None, 1.0, -3.0, -129, 2**15 - 1, -(2**47) - 1]) == 3 + 2 + 3 + 3 + 9
+    assert measure_record([b"x" * 8185, b"x" * 8186, "x" * 1_048_570]) == 8187 + 8189 + 1_048_574
 
 
 @pytest.mark.parametrize("seed", [0, 2])

@@ -21,7 +21,7 @@ QUICK = {
     "keys.sql": ("key_find",),
     "blocks.sql": ("block_load",),
     "turn_edits.sql": ("edits_of_exchange",),
-    "terms.sql": ("terms_since",),
+    "terms.sql": ("load_terms_since",),
     "passages.sql": ("passage_list",),
     "exchanges.sql": ("memory_snapshot",),
     "forget.sql": ("edit_of_call", "edit_of_call_erase"),

@@ -38,7 +38,7 @@ from storage.sidecar import (
 from storage.sql.keys import was_keyed
 from storage.sqlite import connection
 from storage.sqlite.connection import DatabaseFile, open_reader
-from storage.sqlite.lock import Lock, owner_of
+from storage.sqlite.lock import Lock, find_lock_owner
 
 NOBODY, STRANGER = 65534, 65533
 SECRET = b"root:*:the secret of another account"
@@ -136,7 +136,7 @@ def test_no_lock_is_taken_through_a_trap(home: Path, secret: Path, trap: Trap) -
     with pytest.raises(Broken, match=KINDS[trap]):
         Lock(path).take()
     with pytest.raises(Broken, match=KINDS[trap]):
-        owner_of(path)
+        find_lock_owner(path)
     assert is_untouched(secret)
 
 
@@ -333,14 +333,14 @@ def test_a_directory_that_takes_the_place_of_anothers_gets_no_file_of_the_owners
     make_database(path)
     elsewhere = home.parent / "elsewhere"
     elsewhere.mkdir()
-    owner = sidecar._owner
+    owner = sidecar._find_owner
 
     def swap(database: str, directory: int) -> os.stat_result | None:
         home.rename(home.parent / "aside")
         home.symlink_to(elsewhere)
         return owner(database, directory)
 
-    monkeypatch.setattr(sidecar, "_owner", swap)
+    monkeypatch.setattr(sidecar, "_find_owner", swap)
     os.close(make_sidecar(str(path), LOCK))
     assert not list(elsewhere.iterdir())
     home.unlink()
