@@ -200,9 +200,11 @@ class _ForgetScreens(Struct, frozen=True):
     ) -> _BeforeForgetting:
         """Returns what the page of the result needs, and what can be read only before the forgetting."""
         kind, value = request.query.target
-        if request.is_twin or access.is_person or kind == "all":
+        if request.is_twin or access.is_person:
             return _BeforeForgetting()
         name = await self.views.get_name(access.project, access.uid)
+        if kind == "all":
+            return _BeforeForgetting(name)
         sought_words = await self._read_sought_words(access, came_from)
         stays = await self.forgetting.list_remaining(
             access.project, access.uid, kind, value, words=sought_words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
@@ -45,6 +46,9 @@ from gateway.settings import DEFAULT_PROFILE
 # Where the undo of a block is shown in a list: the unchanged characters around each change, and all characters.
 _UNDO_AROUND = 30
 _UNDO_CHARS = 300
+# What is left out of a name in the name of a file, and the most characters that are left.
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_FILE_NAME_CHARS = 40
 # The last questions of a user, which the trial of recall offers to try.
 _LAST_QUESTIONS = 3
 # How long a person's link is good, as `_link_command` makes it.
@@ -198,7 +202,11 @@ class _MemoryScreens(Struct, frozen=True):
         parts = await self.operations.export.render_readable_parts(access.project, access.uid)
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         # An operator's copy is for the person, so it has the same words.
-        return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
+        name = access.uid[:8]
+        if not access.is_person:  # who has saved several copies knows whose each is
+            user = _NO_FILE_NAME.sub("", await self.views.get_name(access.project, access.uid))
+            name = f"{user[:_FILE_NAME_CHARS]}-{name}" if user else name
+        return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{name}.html")
 
     # -- for operators alone: a person has other screens for this, or none
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.core.words import list_folded_words
@@ -16,8 +17,8 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.request_records import HitRecord
-from gateway.run.admin.word_search import MAX_WORDS_ALONE, Remaining, WordSearches
-from storage.records import Agent
+from gateway.run.admin.word_search import MAX_WORDS_ALONE, Remaining, TextWithWords, WordSearches
+from storage.records import Agent, Fact
 
 # A text that has lost so many words at most may be wrong by each of them: "Lives in Porto with her mother". Chosen,
 # not measured.
@@ -113,7 +114,33 @@ class LostWords(Struct, frozen=True):
         single_words = list(dict.fromkeys(word for words in few_words for word in words))[:MAX_WORDS_ALONE]
         if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
             return with_all_words
-        return await self.word_searches.count(agent, blocks, single_words)
+        with_one_word = await self.word_searches.count(agent, blocks, single_words)
+        return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
+
+    async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
+        """Returns texts with a lost word, each with a word that a new text has as well: such a text may be right."""
+        recall = self._views.store.recall
+        names_of_user = {*list_folded_words(agent.scope.subject)}
+        facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+
+        def mark() -> tuple[TextWithWords, ...]:
+            kept_words = [
+                word
+                for word in recall.select_uncommon(new_text, recall.words_of(new_text))
+                if not (self._is_usual(word, facts) or names_of_user.issuperset(list_folded_words(word)))
+            ]
+            return tuple(
+                replace(
+                    item,
+                    kept_word=next(
+                        (word for word in kept_words if recall.has_words(item.text or "", word)), UNSET
+                    ),
+                )
+                for item in remaining.items
+            )
+
+        # In a thread, since a hundred facts take some milliseconds.
+        return replace(remaining, items=await asyncio.to_thread(mark))
 
     async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
         """Returns the words of each old text that a new text lacks, without the texts that have lost none.
@@ -125,14 +152,14 @@ class LostWords(Struct, frozen=True):
         if not any(words[1:] for words in lost):
             return lost
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
-
-        def is_usual(word: str) -> bool:
-            if DESIGNATIONS.issuperset(list_folded_words(word)):
-                return True
-            with_word = sum(recall.has_words(fact.text, word) for fact in facts)
-            return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)
-
         # In a thread, since a hundred facts take some milliseconds.
         return await asyncio.to_thread(
-            lambda: [[word for word in words if not is_usual(word)] or words for words in lost]
+            lambda: [[word for word in words if not self._is_usual(word, facts)] or words for words in lost]
         )
+
+    def _is_usual(self, word: str, facts: Sequence[Fact]) -> bool:
+        """Returns whether a word designates the person, or most facts have it. facts: the newest."""
+        if DESIGNATIONS.issuperset(list_folded_words(word)):
+            return True
+        with_word = sum(self._views.store.recall.has_words(fact.text, word) for fact in facts)
+        return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)

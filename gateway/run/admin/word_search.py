@@ -54,6 +54,8 @@ class TextWithWords(SourceRecord, frozen=True, kw_only=True):
     until: float | UnsetType = UNSET
     # The value that `FactRecord` has.
     taken_back: bool | UnsetType = UNSET
+    # With a word that a correction took out: a word that the corrected text has as well; not set: it has none.
+    kept_word: str | UnsetType = UNSET
 
 
 class BlockWithWords(Struct, frozen=True):

@@ -1967,7 +1967,8 @@ def test_an_operator_saves_a_copy_that_its_person_can_read(operator: Operator) -
     assert f'/{memory}/export.html">Copy to read or print</a>' in shown
     assert "“Please make a link to the page about alice, good for a day.”" in plain(shown)
     copy = operator.get(f"{memory}/export.html")
-    assert copy.headers["content-disposition"].startswith('attachment; filename="memory-')
+    name = f"memory-alice-{agent.uid[:8]}.html"  # of five such files one knows whose they are
+    assert copy.headers["content-disposition"] == f'attachment; filename="{name}"'
     read = plain(copy.body.decode())
     assert "What is remembered about you" in read
     facts, _, messages = read.partition("Conversation of 9 October 2025")

@@ -294,6 +294,29 @@ def test_a_text_without_the_old_words_does_not_mean_that_related_words_were_look
     assert "nor does a related word: “allergy” does not find “allergic”." in still
 
 
+@pytest.mark.both
+def test_a_text_with_one_old_word_that_says_what_is_still_true_is_marked(operator: Operator) -> None:
+    """A true fact stood there as one with an old word, with a link that forgets it."""
+    agent = speak(operator.world, "We moved to Zurich.", "Shops in Basel deliver.", user="maria")
+    memory = f"m/{agent.uid}"
+    true, wrong = learn(
+        operator.world, agent, "Maria moved to Zurich.", "Maria lives in Zurich, and moved there from Basel."
+    )
+    new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": "Maria lives in Zurich since May."})["seq"]
+    items = (
+        page(operator, f"{memory}/f/{new}").partition('id="still"')[2].partition("</ul>")[0].split("<li>")[1:]
+    )
+    marked = {
+        plain(each).partition(".")[0]: "also “Zurich”, as the text now" in plain(each) for each in items
+    }
+    assert marked == {
+        "Maria moved to Zurich": True,
+        "We moved to Zurich": True,
+        "Shops in Basel deliver": False,
+    }
+    assert true
+
+
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
     """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
     agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
