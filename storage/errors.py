@@ -7,8 +7,8 @@ StoreError
 │   ├── Locked             another process holds the database
 │   ├── Corrupt            the file is damaged, or is no database
 │   ├── Broken             any other failure of the disk or the server
-│   ├── Busy               a queue or a pool of this process, or the server, has no room
-│   ├── TooSlow            a read passed its deadline
+│   ├── Busy               a queue of this process, or the server, has no room
+│   ├── TooSlow            a read passed its deadline, or waited too long for a connection
 │   └── Closed             the store was closed
 ├── Owned                  at start: another process owns the file
 ├── TooNew                 at start: the file was written by a newer program

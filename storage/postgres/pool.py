@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from storage.errors import Broken, Busy, StoreError, Unavailable
+from storage.errors import Broken, Busy, StoreError, TooSlow, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection
 from storage.postgres.database_server import DatabaseServer, ServerLimits
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable
@@ -78,7 +78,7 @@ class ConnectionPool:
     async def acquire(
         self, *, is_bulk: bool = False, wait_s: float | None = None, opening_s: float | None = None
     ) -> RawConnection:
-        """Returns a connection, which must be given back. Raises: Unavailable (Busy if none was free in time).
+        """Returns a connection, which must be given back. Raises: Unavailable (TooSlow if none was free in time).
 
         wait_s: how long the caller waits for one that others use; None: as long as it takes.
         opening_s: how long it waits for one that is opened for it; None: no longer than for the others.
@@ -92,7 +92,7 @@ class ConnectionPool:
         except TimeoutError:
             self.server.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
-            raise Busy(f"{self._name}: no connection was free in time") from None
+            raise TooSlow(f"{self._name}: no connection was free in time") from None
         finally:
             self._waiting_since.pop(wait_key, None)
 

@@ -16,7 +16,7 @@ from asyncio import Future
 from collections.abc import Callable, Collection
 
 from storage.database import LOCKS, Connection, Database
-from storage.errors import Busy, TooSlow
+from storage.errors import TooSlow
 from storage.sql.group import Group
 from storage.sql.statements import load, rows_of
 
@@ -59,7 +59,7 @@ class ConversationLocks(Group):
             lease_end = await self._database.read(
                 lambda connection: connection.value(SQL["expired"], (name, now))
             )
-        except (Busy, TooSlow):
+        except TooSlow:
             return False  # the request that waits for the lock asks again
         if lease_end is None or not self._database.is_settled:
             return False

@@ -12,7 +12,7 @@ from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.request_records import RequestRecord
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
-from storage.errors import Busy, StoreError, TooSlow
+from storage.errors import StoreError, TooSlow
 from storage.records import JobState
 from storage.sql.store import Store
 
@@ -119,7 +119,7 @@ class OverviewOperation(Struct, frozen=True):
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)
             memories = await self.newest_memories(project, _LISTED_RECORDS)
-        except (TooSlow, Busy):
+        except TooSlow:
             is_complete = False
         except StoreError:
             is_up = is_read_only = False

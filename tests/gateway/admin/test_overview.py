@@ -19,7 +19,7 @@ from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.request_records import RequestRecord
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import LoggedRequest, RequestLog
-from storage.errors import Broken, Busy, StoreError, TooSlow
+from storage.errors import Broken, StoreError, TooSlow
 from storage.sql.jobs import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -117,7 +117,6 @@ def test_an_upstream_that_rests_is_named_and_none_left_is_down(world: World) -> 
     ("error", "state", "sentence"),
     [
         (TooSlow("slow"), "degraded", "Not all of this could be read in time: open it again."),
-        (Busy("full"), "degraded", "Not all of this could be read in time: open it again."),
         (Broken("broken"), "down", "The database cannot be used: replies go on without memory."),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Busy, Unavailable
+from storage.errors import Broken, Busy, TooSlow, Unavailable
 from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from tests.patience import PATIENCE_S
@@ -92,7 +92,7 @@ async def test_a_connection_whose_caller_gave_up_while_it_was_opened_is_there_fo
     first = await pool.acquire()
     server.go_on.clear()
     for _ in range(3):
-        with pytest.raises(Busy):
+        with pytest.raises(TooSlow):
             await pool.acquire(wait_s=0.001)
     server.go_on.set()
     async with asyncio.timeout(PATIENCE_S):
@@ -110,7 +110,7 @@ async def test_a_connection_that_is_opened_is_waited_for_longer(server: Server) 
     server.asked.clear()
     opening = asyncio.create_task(pool.acquire(wait_s=0.001, opening_s=PATIENCE_S))
     await server.asked.wait()
-    with pytest.raises(Busy):  # the pool is full, and this caller has waited longer than that
+    with pytest.raises(TooSlow):  # the pool is full, and this caller has waited longer than that
         await pool.acquire(wait_s=0.002, opening_s=PATIENCE_S)
     server.go_on.set()
     async with asyncio.timeout(PATIENCE_S):
@@ -160,7 +160,7 @@ async def test_a_pool_that_closes_opens_nothing_any_more(server: Server) -> None
     pool = await open_pool(size=2)
     await pool.acquire()
     server.go_on.clear()
-    with pytest.raises(Busy):
+    with pytest.raises(TooSlow):
         await pool.acquire(wait_s=0.001)
     async with asyncio.timeout(PATIENCE_S):
         await pool.close(1)
@@ -226,7 +226,7 @@ async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_the
     raw = await pool.acquire()
     said = set()
     for wait_s in (0.001, 0.0011):
-        with pytest.raises(Busy) as refused:
+        with pytest.raises(TooSlow) as refused:
             await pool.acquire(wait_s=wait_s)
         said.add(refused.value.message)
     pool.release(raw)
