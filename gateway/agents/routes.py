@@ -1,4 +1,4 @@
-"""All rows of the agents API, and the page that describes them."""
+"""The routes of the agents API, and the document that describes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.routing import Route
 from gateway.agents.agent_file.file_routes import AgentFileRoutes
 from gateway.agents.api._openapi import describe_routes
 from gateway.agents.api._refused import REFUSED_ROUTES
-from gateway.agents.api._route import AgentsRoute, ApiRequest, serve
+from gateway.agents.api._route import AgentsRoute, ApiRequest, make_starlette_routes
 from gateway.agents.api.agents import AgentRoutes
 from gateway.agents.api.batches import BatchRoutes
 from gateway.agents.api.blocks import BlockRoutes
@@ -53,14 +53,10 @@ def error_forms() -> dict[str, ErrorForm]:
     return dict.fromkeys(_PREFIXES, form)
 
 
-@cache
-def _version() -> str:
-    return version("mnemogate")
-
-
-def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
-    """Returns all rows, those that are refused after those that are served."""
-    parts: tuple[_HasRoutes, ...] = (
+def make_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
+    """Returns the routes of the agents API, those that are refused after those that are served."""
+    gateway_version = version("mnemogate")
+    resources: tuple[_HasRoutes, ...] = (
         # Paths are matched in order. Sends come first, because they must be fast.
         SendRoutes(api),
         # Before the messages, or `/messages/batches` would match `/messages/{message_id}`.
@@ -68,23 +64,14 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
         IdentityRoutes(api),
-        ModelAndTagRoutes(api, _version()), LegacyRoutes(api),
+        ModelAndTagRoutes(api, gateway_version), LegacyRoutes(api),
     )  # fmt: skip
-    rows = [row for part in parts for row in part.routes()]
-
-    # Made once, when it is first asked for.
-    describe = cache(partial(describe_routes, rows, _version()))
+    served = [route for resource in resources for route in resource.routes()]
+    # The description is made at the first request for it.
+    describe = cache(partial(describe_routes, served, gateway_version))
 
     async def openapi(_: ApiRequest) -> Any:
         return describe()
 
-    return [
-        *rows,
-        *REFUSED_ROUTES,
-        AgentsRoute("GET", "/openapi.json", openapi, "Describe this API.", slashes=("",)),
-    ]
-
-
-def agents_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
-    """Returns the routes of the agents API."""
-    return serve(agents_rows(api), bodies)
+    description = AgentsRoute("GET", "/openapi.json", openapi, "Describe this API.", slashes=("",))
+    return make_starlette_routes([*served, *REFUSED_ROUTES, description], bodies)

@@ -19,10 +19,10 @@ from gateway.agents.batches.batch_service import BatchService
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.chat_agents import ChatAgents
 from gateway.agents.registry.registry import Registry
-from gateway.agents.routes import agents_routes
+from gateway.agents.routes import make_routes
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
-from gateway.agents.runs.background.callbacks import Callbacks
+from gateway.agents.runs.background.callbacks import CallbackJobs
 from gateway.agents.runs.background.run_service import RunService
 from gateway.agents.runs.sleeptime import Sleeping, make_schedule
 from gateway.core.agent import AgentSpec
@@ -111,14 +111,14 @@ class AgentServices:
             self.background_runs,
             agent_runs.recover,
             store,
-            Callbacks(store, agent_runs.foreign.webhooks, run_events.callback, now),
+            CallbackJobs(store, agent_runs.foreign.webhooks, run_events.make_callback_body, now),
             count_attempt,
             lambda: agent_runs.messaging.released_slots,
         )
 
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
         """Returns the routes of the agents API."""
-        return agents_routes(self._agents_api(models, limits), bodies)
+        return make_routes(self._agents_api(models, limits), bodies)
 
     def _agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
         """Returns the parts that the agents API speaks to."""

@@ -517,7 +517,7 @@ def test_a_run_whose_job_is_taken_away_blocks_no_other(world: LettaWorld) -> Non
 def test_runs_that_wait_are_looked_at_once_however_many_jobs_change(
     world: LettaWorld, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, gate, looks = BackgroundRuns.sweep, Gate(), list[int]()
+    sweep, gate, looks = BackgroundRuns.close_jobless, Gate(), list[int]()
 
     async def note_and_sweep(self: BackgroundRuns) -> None:
         looks.append(len(looks))
@@ -528,8 +528,8 @@ def test_runs_that_wait_are_looked_at_once_however_many_jobs_change(
             world.world.store.jobs.wake_here()
             await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(BackgroundRuns, "sweep", note_and_sweep)
-    monkeypatch.setattr(run_service, "_SWEEP_PAUSE_S", PATIENCE_S)
+    monkeypatch.setattr(BackgroundRuns, "close_jobless", note_and_sweep)
+    monkeypatch.setattr(run_service, "_SEARCH_PAUSE_S", PATIENCE_S)
     upstream.queue(say("Done.", hold_before_headers=gate))
     run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")
     becomes(lambda: looks)
@@ -553,7 +553,7 @@ def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaW
         ).uid
 
     run = make_id("run", world.world.gateway.call(leave_run()))
-    world.world.gateway.call(world.world.gateway.app.services.agents.run_service._fail_left())
+    world.world.gateway.call(world.world.gateway.app.services.agents.run_service._end_abandoned_runs())
     assert ended(world, run).status == "cancelled"
 
 
@@ -722,7 +722,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
         gate.open()
         failed.wait_sync()
         becomes(lambda: [job for job in call(jobs.list()) if job.state == "retrying"])
-        call(services.agents.background_runs.sweep())
+        call(services.agents.background_runs.close_jobless())
         world.world.clock.sleep(10)
         jobs.wake_here()
         kinds = [event.message_type for event in events]

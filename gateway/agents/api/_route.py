@@ -149,16 +149,16 @@ class AgentsRoute(Struct, frozen=True, dict=True):
         return await self.handle(request, **structs)
 
 
-def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
-    """Returns the routes that serve these rows. All methods of a path are one route; other methods get a 405."""
+def make_starlette_routes(agents_routes: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
+    """Returns starlette's routes, one for all methods of a path; other methods get a 405."""
     by_path: dict[str, dict[str, AgentsRoute]] = {}
-    for row in rows:
-        for slash in row.slashes:
-            by_path.setdefault(row.path.rstrip("/") + slash, {})[row.method] = row
-    return [_route(path, methods, reader) for path, methods in by_path.items()]
+    for route in agents_routes:
+        for slash in route.slashes:
+            by_path.setdefault(route.path.rstrip("/") + slash, {})[route.method] = route
+    return [_make_route(path, methods, reader) for path, methods in by_path.items()]
 
 
-def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
+def _make_route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
     endpoint = _PathEndpoint(methods, reader)
     needs = next(iter(methods.values())).needs
     if needs and not path.endswith("/"):

@@ -112,7 +112,7 @@ class RunEvents(Struct, frozen=True):
             missing += end_events(run, await load_last_counts(self.store, run))
         return b"".join(map(event, missing))
 
-    async def callback(self, agent_row: int, run_row: int) -> Json | None:
+    async def make_callback_body(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""
         run = await self.store.runs.find_run(agent_row, run_row)
         agent = await self.store.agents.find_by_id(agent_row)

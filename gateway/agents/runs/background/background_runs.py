@@ -244,7 +244,7 @@ class BackgroundRuns:
         # Lets each reservation enter its queue.
         await asyncio.sleep(0)
 
-    async def sweep(self) -> None:
+    async def close_jobless(self) -> None:
         """Cancels runs without a job; closes those that are deleted or have ended. Raises: StoreError."""
         if not self._open:
             return

@@ -16,13 +16,13 @@ from gateway.agents.tools.hosts import HostError
 from gateway.agents.tools.webhook import Webhooks
 from gateway.run.background.worker import GiveUp, JobContext, JobFailed
 from storage.database import Connection, Effect
-from storage.records import RunTextKind
+from storage.records import Run, RunTextKind
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
 CALLBACK_JOB = "callback"
 
-# Returns the body about a run, by the row of its agent and its own row; None if the run is gone.
+# Makes the body about a run of the rows of its agent and of the run; None if the run is gone.
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
@@ -31,16 +31,17 @@ def enqueue_callback(
     url: str,
     id: str,
     *,
-    run: tuple[int, int] | None = None,
+    run: Run | None = None,
     body: Mapping[str, object] | None = None,
 ) -> Effect:
-    """Returns an effect that enqueues a callback with its transaction.
+    """Returns an effect that enqueues a callback in the transaction of a job.
 
     id: unique for the run or batch that has ended.
-    run: the rows of an agent and its run, from which the body is made when the job runs.
+    run: the run from which the body is made when the callback is posted.
     body: the body where there is no run; it quotes no messages.
     """
-    payload = orjson.dumps({"url": url, "id": id, "run": run, "body": body})
+    run_rows = None if run is None else (run.agent_row, run.id)
+    payload = orjson.dumps({"url": url, "id": id, "run": run_rows, "body": body})
 
     async def enqueue(connection: Connection) -> None:
         await store.jobs.enqueue_in(connection, CALLBACK_JOB, NO_AGENT, id, payload)
@@ -48,12 +49,12 @@ def enqueue_callback(
     return enqueue
 
 
-class Callbacks(Struct, frozen=True):
-    """Runs the jobs `callback`."""
+class CallbackJobs(Struct, frozen=True):
+    """Performs the jobs `callback`."""
 
     store: Store
     webhooks: Webhooks
-    body_of: CallbackBody
+    make_body: CallbackBody
     # Returns seconds since the epoch.
     now: Callable[[], float]
 
@@ -63,26 +64,32 @@ class Callbacks(Struct, frozen=True):
         Raises: JobFailed if it is to be tried again; GiveUp if not.
         """
         payload = orjson.loads(job.payload)
-        run, body = payload["run"], payload["body"]
-        if run is not None:
-            body = await self.body_of(*run)
+        run_rows, body = payload["run"], payload["body"]
+        if run_rows is not None:
+            body = await self.make_body(*run_rows)
             if body is None:
                 return
-        status, error = None, None
-        try:
-            status = await self.webhooks.post(payload["url"], payload["id"], orjson.dumps(body))
-        except HostError as failure:
-            error = str(failure)
-        except TimeoutError:
-            error = "it did not answer in time"
-        if run is not None:
-            report = orjson.dumps({"url": payload["url"], "at": self.now(), "status": status, "error": error})
-            agent_row, run_row = run
-            add_text = self.store.run_texts.add_text
-            await asyncio.shield(add_text(agent_row, run_row, RunTextKind.CALLBACK, job.job.attempt, report))
-        if error is not None:
+        outcome = await self._post(payload["url"], payload["id"], body)
+        status, error = (None, outcome) if isinstance(outcome, str) else (outcome, None)
+        if run_rows is not None:
+            report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
+            agent_row, run_row = run_rows
+            add_report = self.store.run_texts.add_text(
+                agent_row, run_row, RunTextKind.CALLBACK, job.job.attempt, orjson.dumps(report)
+            )
+            await asyncio.shield(add_report)
+        if status is None:
             raise JobFailed(f"the callback was not delivered: {error}")
-        if status is not None and 300 <= status < 400:
+        if 300 <= status < 400:
             raise GiveUp(f"the callback was answered with a redirect ({status})")
-        if status is None or not 200 <= status < 300:
+        if not 200 <= status < 300:
             raise JobFailed(f"the callback was answered with status {status}")
+
+    async def _post(self, url: str, id: str, body: Json) -> int | str:
+        """Posts a body. Returns the status of the answer, or why there is none."""
+        try:
+            return await self.webhooks.post(url, id, orjson.dumps(body))
+        except HostError as failure:
+            return str(failure)
+        except TimeoutError:
+            return "it did not answer in time"
