@@ -18,10 +18,11 @@ from msgspec.structs import asdict
 
 from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
+from gateway.agents.batches.batch_ids import make_public_id
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, SubmissionFailure, describe_cause
-from gateway.agents.batches.results import PartResults, make_public_id
+from gateway.agents.batches.results import PartResults
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
 from gateway.core.turn.stop_reason import StopReason

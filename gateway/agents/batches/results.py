@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +10,12 @@ from typing import Final, Literal
 
 from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
+from gateway.agents.batches.batch_ids import RequestId, make_public_id
 from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed, make_expired
 from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
-from gateway.core import ids
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.background.worker import Postponed
 from storage.batch_records import ENDED_PART, Batch, BatchItem, ItemRetry, ItemWrite
@@ -25,9 +24,9 @@ from storage.records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# Items of one transaction.
-PAGE: Final = 50
-# How many requests of an item may fail in a row, and how many may expire, before the item fails.
+# The items of one transaction.
+PAGE_ITEMS: Final = 50
+# The requests of an item that fail in a row, and those that expire, with which the item fails.
 _MAX_ERRORS: Final = 2
 _MAX_EXPIRIES: Final = 3
 # The error of an item without a result, by the outcome of its part.
@@ -37,18 +36,6 @@ _NO_RESULT: Final = {
     "cancelled": "The batch was cancelled at its provider.",
 }
 _CANCELLED_ITEM: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
-_CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
-
-
-def make_public_id(batch: Batch) -> str:
-    """Returns the public name of a batch."""
-    return ids.make_id("job", batch.uid)
-
-
-def make_custom_id(batch: Batch, item: BatchItem, number: int) -> str:
-    """Returns the name of an item's request at its provider. number: as in `BatchItem.request_number`."""
-    # The item's row stays when its agent is deleted, and its run goes.
-    return f"{batch.uid}-{item.id}-{number}"
 
 
 @dataclass(eq=False, slots=True)
@@ -63,13 +50,15 @@ class PartResults:
     async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
         """Records results as they arrive.
 
-        Raises: ProviderError if they broke off, once those before are recorded; Postponed if the batch was cancelled.
+        Raises: ProviderError if the results break off; the earlier ones are recorded first. Postponed if the batch was
+            cancelled.
         """
+        # By custom id: a provider may repeat a result, and the last one counts.
         page: dict[str, PartResult] = {}
         try:
             async for result in results:
                 page[result.custom_id] = result
-                if len(page) >= PAGE:
+                if len(page) >= PAGE_ITEMS:
                     await self._record_page(part, page)
                     page = {}
         except ProviderError:
@@ -82,17 +71,18 @@ class PartResults:
     ) -> None:
         """Gives the items of a part that have no result the outcome of the part."""
         result = PartResult("", outcome, message=_NO_RESULT[outcome])
-        async for page in self.pages(part.number):
+        async for page in self.load_item_pages(part.number):
             works = [ItemWork(item, partial(self._make_outcome, item, result)) for item in page]
             await self._write_all(works)
 
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
-        """Has the items of a lost part sent again. An item that the provider has lost counts as expired once more.
+        """Marks the items of a lost part to be sent again. An item that the provider has lost counts as expired again.
 
         An item that has begun to make the calls of its reply goes on with them: the reply is in the item's journal.
+        An item that has expired too often stays in the part, for `end_without_result` to end.
         """
         new_expiries = 0 if lost_by_restart else 1
-        async for page in self.pages(part.number):
+        async for page in self.load_item_pages(part.number):
             works: list[ItemWork] = []
             retries: list[ItemRetry] = []
             for item in page:
@@ -106,23 +96,22 @@ class PartResults:
 
     async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""
-        async for page in self.pages(part.number):
+        async for page in self.load_item_pages(part.number):
             await self.end_items(page, failure)
 
     async def cancel_items(self) -> None:
         """Cancels the items that have not ended."""
-        while items := await self.store.batches.list_open_items(self.batch.id, PAGE):
+        while items := await self.store.batches.list_open_items(self.batch.id, PAGE_ITEMS):
             await self.end_items(items, _CANCELLED_ITEM)
 
     async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
         """Ends items that cannot continue. The rounds that they have completed stay."""
         await self._write_all([ItemWork(item, partial(self.turns.make_end, item, failure)) for item in items])
 
-    async def pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
+    async def load_item_pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, or (None) of the batch, page by page. Items may leave the part meanwhile."""
-        after = 0
-        batches = self.store.batches
-        while page := await batches.list_items(self.batch.id, part=part_number, after=after, limit=PAGE):
+        after, list_items = 0, self.store.batches.list_items
+        while page := await list_items(self.batch.id, part=part_number, after=after, limit=PAGE_ITEMS):
             after = page[-1].id
             yield page
 
@@ -135,15 +124,13 @@ class PartResults:
         """Records a page of results. A result that was recorded before changes nothing."""
         works: list[ItemWork] = []
         for custom_id, result in page.items():
-            id_match = _CUSTOM_ID.fullmatch(custom_id)
-            if id_match is None or id_match[1] != self.batch.uid:
+            request_id = RequestId.parse(custom_id)
+            if request_id is None or request_id.batch_uid != self.batch.uid:
                 continue
-            item = await self.store.batches.find_item_by_row(self.batch.id, int(id_match[2]))
-            if (
-                item is not None
-                and item.part in (part.number, ENDED_PART)
-                and int(id_match[3]) == item.request_number
-            ):
+            item = await self.store.batches.find_item_by_row(self.batch.id, request_id.item_row)
+            if item is None or item.part not in (part.number, ENDED_PART):
+                continue
+            if request_id.number == item.request_number:
                 works.append(ItemWork(item, partial(self._make_outcome, item, result), result.body))
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):

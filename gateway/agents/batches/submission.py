@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
+from gateway.agents.batches.batch_ids import RequestId, make_public_id
 from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ERROR, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, SubmissionFailure
-from gateway.agents.batches.results import PAGE, PartResults, make_custom_id, make_public_id
+from gateway.agents.batches.results import PAGE_ITEMS, PartResults
 from gateway.core.dates import DAY_S
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.prompt_tokens import count_request_tokens
@@ -118,11 +119,11 @@ class PartSubmitter:
             orjson.loads(data)["id"] for data in await self.outcomes.store.batches.load_known_parts()
         }
         custom_ids: set[str] = set()
-        async for page in self.results.pages(None if with_ended else part.number):
+        async for page in self.results.load_item_pages(None if with_ended else part.number):
             for item in page:
                 last = item.request_number
                 numbers = {last, last - 1} if with_ended else {last}
-                custom_ids |= {make_custom_id(self.batch, item, n) for n in numbers}
+                custom_ids |= {str(RequestId.of(self.batch, item, number)) for number in numbers}
         return await provider.find(part.submission, custom_ids, known_ids)
 
     async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
@@ -149,7 +150,7 @@ class PartSubmitter:
             await self.parts.add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
         ]
         numbers = iter([half.number for half in halves for _ in range(half.count)])
-        async for page in self.results.pages(part.number):
+        async for page in self.results.load_item_pages(part.number):
             await self.outcomes.write(
                 [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]
             )
@@ -207,7 +208,7 @@ class PartSubmitter:
         while forgotten := {item.run_row for item in draft.items} - await current(self.batch.id, part.number):
             # Up to 256 MB are read and written: longer than the event loop may wait.
             await asyncio.to_thread(draft.leave_out, forgotten)
-            async for page in self.results.pages(part.number):
+            async for page in self.results.load_item_pages(part.number):
                 items = [item for item in page if item.id in forgotten]
                 await self.results.end_items(items, ItemFailed(FORGOTTEN))
 
@@ -220,7 +221,8 @@ class PartSubmitter:
                 raise ItemFailed(AGENT_GONE)
             composed = await self.outcomes.turns.compose(item)
             provider = self.providers[composed.upstream]
-            line = provider.make_line(make_custom_id(self.batch, item, item.request_number), composed.body)
+            request_id = RequestId.of(self.batch, item, item.request_number)
+            line = provider.make_line(str(request_id), composed.body)
             if len(line) > provider.max_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:
@@ -253,12 +255,12 @@ class PartSubmitter:
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""
         batches = self.outcomes.store.batches
-        for n in range(0, len(draft.items), PAGE):
-            effect = batches.assign_effect(part.number, draft.items[n : n + PAGE], self.parts.now())
+        for n in range(0, len(draft.items), PAGE_ITEMS):
+            effect = batches.assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
             await self.outcomes.job.commit(effect)
 
     async def _load_items(self, part_number: int) -> AsyncIterator[BatchItem]:
-        async for page in self.results.pages(part_number):
+        async for page in self.results.load_item_pages(part_number):
             for item in page:
                 yield item
 

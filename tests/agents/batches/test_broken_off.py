@@ -1012,7 +1012,7 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
             await store.batches.cancel(found, found.created)
         return await take(turns, item, body)
 
-    monkeypatch.setattr(batch_results, "PAGE", 1)
+    monkeypatch.setattr(batch_results, "PAGE_ITEMS", 1)
     monkeypatch.setattr(ItemTurns, "take_reply", cancelling)
     with scene(tmp_path, noting, held=True) as s:
         batch = s.post(s.agents(3))

@@ -1,0 +1,39 @@
+"""The ids of a batch: its public id, and those of its items' requests at a provider."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from gateway.core import ids
+from storage.batch_records import Batch, BatchItem
+
+_CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
+
+
+def make_public_id(batch: Batch) -> str:
+    """Returns the public id of a batch."""
+    return ids.make_id("job", batch.uid)
+
+
+class RequestId(NamedTuple):
+    """The id of an item's request at its provider, where it is called a custom id."""
+
+    batch_uid: str
+    # The item's row: it stays when the item's agent is deleted, and its run goes.
+    item_row: int
+    # As in `BatchItem.request_number`.
+    number: int
+
+    @classmethod
+    def of(cls, batch: Batch, item: BatchItem, number: int) -> RequestId:
+        return cls(batch.uid, item.id, number)
+
+    @classmethod
+    def parse(cls, custom_id: str) -> RequestId | None:
+        """Returns the id that a text is; None if it is none of the gateway's."""
+        parts = _CUSTOM_ID.fullmatch(custom_id)
+        return None if parts is None else cls(parts[1], int(parts[2]), int(parts[3]))
+
+    def __str__(self) -> str:
+        return f"{self.batch_uid}-{self.item_row}-{self.number}"
