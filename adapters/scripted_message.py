@@ -13,7 +13,8 @@ from msgspec import Struct
 from adapters.types import BYTES_PER_TOKEN
 
 _TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
-# The tokens of a call besides its arguments: its name and its form. Chosen, not measured.
+# The tokens of a call besides its arguments: its name and its form. An estimate: the counts of scripted replies are no
+# model's.
 _CALL_TOKENS = 4
 # The most choices of one reply; a request for more gets one.
 _MAX_CHOICES = 16

@@ -54,7 +54,7 @@ from gateway.run.usage.meter import Meter
 from gateway.settings import Settings
 from storage.sql.store import Store
 
-# The tokens of a trial's note if recall is off. Chosen, not measured.
+# The tokens of a trial's note if recall is off: the default of `memory.recall_tokens`.
 TRIAL_RECALL_TOKENS = 1000
 
 

@@ -57,9 +57,11 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.traces.tracer import Tracer
 
-# The time that calls and writes have to end when the services stop. Chosen, not measured.
+# The time that calls and writes have to end when the services stop. Not measured: the process ends this much later for
+# each of them that hangs.
 DRAIN_S = 5.0
-# The pause between two attempts to read the key of traces from a store that cannot be used. Chosen, not measured.
+# The pause between two attempts to read the key of traces from a store that cannot be used. Not measured: each attempt
+# is one read.
 TRACE_KEY_S = 5.0
 _log = logging.getLogger("mnemogate")
 

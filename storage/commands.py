@@ -149,7 +149,8 @@ class Opening(Struct, frozen=True):
     stem: int | None
 
 
-# The most questions of a list that are looked up, from the last one back. Chosen, not measured.
+# The most questions of a list that are looked up, from the last one back. Not measured: it bounds the look-ups for a
+# list.
 MAX_QUESTIONS = 16
 
 

@@ -21,7 +21,7 @@ from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
-# The most requests of all batches that are under way. Chosen, not measured.
+# The most requests of all batches that are under way. Not measured: more would take an upstream's capacity from chats.
 REQUESTS_AT_ONCE: Final = 4
 # The most unread results of a batch. While there are so many, its requests wait.
 _MAX_RESULTS: Final = 64

@@ -16,7 +16,8 @@ from adapters.tool_calls import with_call_ids
 
 _Answer = TypeVar("_Answer")
 _Found = TypeVar("_Found")
-# A provider's clock may be slow by this time. Chosen, not measured.
+# A provider's clock may be slow by this time. Not measured: clocks that are set by the network differ by less than a
+# second.
 CLOCK_SKEW_S: Final = 60.0
 # The batches or files that are listed at once.
 PAGE_SIZE: Final = 100

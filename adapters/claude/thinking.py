@@ -19,7 +19,7 @@ _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 # OpenAI's efforts below Anthropic's lowest effort. A model that always thinks takes "none" as "low".
 _OPENAI_LOW_EFFORTS: Final = ("none", "minimal")
 # The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
-# below `max_tokens`). Chosen, not measured.
+# below `max_tokens`). Not measured: each effort has twice the tokens of the one below.
 _THINKING_TOKENS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
 _MIN_THINKING_TOKENS: Final = 1_024
 

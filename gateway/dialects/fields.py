@@ -10,7 +10,7 @@ import orjson
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.errors import BadRequest
 
-# The most characters of a client's key or value that an error quotes: enough to recognise it, chosen, not measured.
+# The most characters of a client's key or value that an error quotes: enough to recognise it. Not measured.
 QUOTED_CHARS = 60
 # The most characters of a model's name. Real names are shorter; several tables cache hundreds of names.
 MAX_MODEL_CHARS = 1_000

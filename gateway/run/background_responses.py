@@ -37,14 +37,15 @@ from storage.errors import NotFound, Stale
 from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
 
-# Bounds the connections to upstreams, which each response holds for minutes. Chosen, not measured.
+# The most responses that are made at a time. It bounds the connections to upstreams, which each response holds for
+# minutes. Not measured: with fewer, responses wait longer in their queue.
 RESPONSES_AT_ONCE: Final = 16
 # The job has no limit of its own: `ResponseMaker` gives a response up after `MAX_TRIES`.
 _UNLIMITED_TRIES: Final = 1_000_000
 # The pause before a reader queries the events of another process again.
 _EVENTS_POLL_S: Final = 0.2
 # The time within which the same request of a caller is a retry of its client: OpenAI's SDKs wait ten minutes for an
-# answer, and try twice more. Chosen, not measured.
+# answer, and try twice more. So it is three times ten minutes.
 _RETRY_WINDOW_S: Final = 1_800.0
 _UNDER_WAY: Final = ("queued", "in_progress")
 

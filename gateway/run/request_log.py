@@ -14,7 +14,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
 
-# Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent. Chosen, not measured.
+# Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent, in a megabyte. Not measured.
 MAX_ENDED_REQUESTS = 2_000
 
 

@@ -34,7 +34,8 @@ from storage.records import TokenCounts
 
 # The window of a model that the settings say nothing of: of the smallest ones that are in use.
 _WINDOW: Final = 32_768
-# The messages that stay may fill one of this many parts of the window. Chosen, not measured.
+# The messages that stay may fill one of this many parts of the window. Not measured: the summary, the new messages and
+# the reply share the rest.
 _WINDOW_PARTS: Final = 4
 
 

@@ -31,7 +31,8 @@ from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
-# The messages that are read at once. Chosen, not measured.
+# The messages that are read at once. Not measured: a larger page holds more rows in memory, and all pages are read in
+# any case.
 _PAGE_MESSAGES: Final = 200
 PREFIX: Final = "conv_"
 # Returns a conversation's body as it is to be stored. Its argument is the body as it is stored now.

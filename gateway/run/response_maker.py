@@ -64,13 +64,14 @@ FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the respo
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
 # If this gateway does not know the model of a response, it leaves the response to other gateways for this time, since
-# they may have newer settings. Chosen, not measured.
+# they may have newer settings. Not measured: a response whose model no gateway knows fails this much later.
 _ELSEWHERE_S: Final = 600.0
-# The pause before such a response is tried here again. Chosen, not measured.
+# The pause before such a response is tried here again. Not measured: some 600 attempts fit into `_ELSEWHERE_S`.
 _ELSEWHERE_POLL_S: Final = 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
-# The accepted responses of which the caller is in memory, or the hash of the request. Chosen, not measured.
+# The accepted responses of which the caller is in memory, or the hash of the request. Not measured: it bounds the
+# memory that they take.
 MAX_ACCEPTED_RESPONSES: Final = 4_096
 _KEY_REFUSED_STATUSES: Final = (401, 403)
 KEY_GONE_ERROR: Final = (

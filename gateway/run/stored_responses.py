@@ -27,7 +27,8 @@ from storage.sql.store import Store
 UNNAMED_PREFIX: Final = "mnemogate-response-"
 # No index has the ids of upstreams: so many pages of a project's newest exchanges are searched for one.
 _MAX_PAGES = 10
-# The exchanges of such a page. Chosen, not measured.
+# The exchanges of such a page. Not measured: with `_MAX_PAGES` it is how many exchanges are searched; an older response
+# is not found.
 _PAGE_EXCHANGES = 200
 
 

@@ -30,9 +30,10 @@ from gateway.traces.otlp import OtlpSettings
 _log = logging.getLogger("mnemogate")
 # The statuses after which a request may be sent again, by the specification.
 _BUSY_STATUSES: Final = frozenset((429, 502, 503, 504))
-# The pause after the first failure; each later one is twice as long. Chosen, not measured.
+# The pause after the first failure; each later one is twice as long. Not measured: it bounds the requests to a
+# collector that is down.
 _FIRST_PAUSE_S: Final = 1.0
-# The time after which a request is given up. Meanwhile receipts wait in a bounded queue. Chosen, not measured.
+# The time after which a request is given up. Not measured: meanwhile receipts wait in a bounded queue.
 _GIVE_UP_AFTER_S: Final = 60.0
 # The most bytes of a response that are read. A response has only the number of rejected spans.
 _RESPONSE_BYTES: Final = 64 * 1024

@@ -37,9 +37,10 @@ _SIDE_REQUESTS: Final = frozenset((*(rule.name for rule in APPLICATIONS.side_req
 _REQUEST_ID: Final = re.compile(r"req_[0-9a-f]{24}")
 # The kinds of work that are linked to turns of their memory.
 _LINKED_WORK: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
-# The most turns of a memory to which its work is linked. Chosen, not measured.
+# The most turns of a memory to which its work is linked. Not measured: each link takes some bytes in a span, and the
+# newest turns are linked.
 _LINKS_PER_MEMORY: Final = 8
-# The most memories of which turns are remembered for links. Chosen, not measured.
+# The most memories of which turns are remembered for links. Not measured: the work of another memory has no links.
 _LINKED_MEMORIES: Final = 4096
 # The largest integer of protobuf. A client may name a higher bound of tokens.
 _MAX_INT: Final = (1 << 63) - 1

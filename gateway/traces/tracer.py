@@ -25,7 +25,8 @@ from gateway.traces.sampling import make_sampler
 from gateway.traces.spans import SpanMaker
 
 _log = logging.getLogger("mnemogate")
-# How long `stop` waits until the queued receipts are sent. Chosen, not measured.
+# How long `stop` waits until the queued receipts are sent. Not measured: the process ends as much later if the
+# collector does not answer.
 FLUSH_S: Final = 2.0
 # The id of a request's own span is at least 2**61 and less than 2**61 + 2**62. The ids of its calls count up from it,
 # those of its steps down (`TraceContext`), so that none reaches 0, which is no id, or exceeds 64 bits.

@@ -22,7 +22,8 @@ LARGE_BYTES = 64 * 1024
 # Bodies over this size are parsed in a thread. Parsing takes some 8 ms a MiB, so that smaller ones hold other requests
 # up for less than a reply takes by itself.
 _LOOP_BYTES = 1024 * 1024
-# A body that arrives more slowly runs out of time. Chosen, not measured.
+# A body that arrives more slowly runs out of time. Not measured: it is the pace of a poor mobile network; with less a
+# sender that stalls holds its connection longer.
 SLOWEST_BYTES_PER_S = 16 * 1024
 
 

@@ -28,7 +28,8 @@ _log = logging.getLogger("mnemogate")
 _PREFIX = "mnemogate_"
 # The channel on which a process notifies itself.
 _PROBE_CHANNEL = f"{_PREFIX}self"
-# The seconds within which the answer to a probe and its notification have to arrive. Chosen, not measured.
+# The seconds within which the answer to a probe and its notification have to arrive. Not measured: a third of `POLL_S`,
+# so that a connection that has broken is noticed within `POLL_S`.
 _ANSWER_S = POLL_S / 3
 _NOTIFY = (
     "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS notification(channel, payload)"

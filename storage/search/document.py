@@ -27,9 +27,11 @@ from storage.search.tokens import (
 
 # Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
 _HEAD_CHARS = 200
-# Distinct terms stored of one document; a page of prose has about 250. Chosen, not measured.
+# Distinct terms stored of one document; a page of prose has about 250. It bounds the entries of one document: later
+# terms are not found.
 _DOCUMENT_TERMS = 4_000
-# The characters of a document that are indexed: some hundred pages of prose. Chosen, not measured.
+# The characters of a document that are indexed: some hundred pages of prose. It bounds the time of one document: later
+# words are not found.
 _DOCUMENT_CHARS = 200_000
 _MAX_U16, _MAX_U8 = 0xFFFF, 0xFF
 

@@ -29,9 +29,9 @@ _QUERY_TERMS = 64
 _NAMES = 8
 # Occurrences that are scored, which takes 5 ms. The terms of a question have a tenth of that in 10,000 messages.
 _MAX_OCCURRENCES = 1 << 16
-# The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little
-# longer than its head has its last words outside of the head as well, so a name is what so many messages have
-# there. Chosen, not measured.
+# The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little longer
+# than its head has its last words outside of the head as well, so a name is what so many messages have there. Not
+# measured: with fewer messages a last word counts as a name, with more a name is known later.
 _FRAME_TERMS, _MIN_SPEAKER_MESSAGES = 6, 3
 
 

@@ -32,7 +32,8 @@ _MESSAGE_TERMS = 75
 #     evidence of small memories 92.3 / 91.2, and 92.3 / 91.4, 92.3 / 91.4, 91.9 / 91.4%.
 # With lengths relative to the memory's own mean, German compounds lose up to a half.
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
-# The share of people's messages that has a word of which the table knows nothing. Chosen, not measured.
+# The share of people's messages that has a word of which the table knows nothing. Not measured: its logarithm counts,
+# so a tenth of it changes little.
 _LEAST_SHARE = 1e-5
 # What a query asks for at least, since scores are divided by it.
 _MIN_QUERY_WEIGHT = 1e-9

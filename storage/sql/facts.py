@@ -33,9 +33,10 @@ from storage.sql.vectors import forget_indexed
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# Standing facts that are read at once; chosen, not measured.
+# Standing facts that are read at once. Not measured: older ones are shown in no prompt.
 _MAX_STANDING_FACTS = 100
-# The last facts that are looked through for what a person is called; chosen, not measured.
+# The last facts that are looked through for what a person is called. Not measured: a name that only an older fact has
+# is not known.
 _MAX_NAMING_FACTS = 1_000
 # The time after which a fact that is learned again is stored again. Sooner, each conversation that begins alike would
 # add a row.

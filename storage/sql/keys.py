@@ -36,7 +36,8 @@ _log = logging.getLogger("mnemogate")
 PREFIX = "mg-"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN_CHARS = 7
-# The most keys in the cache, and the most with a time at which their use is recorded again. Chosen, not measured.
+# The most keys in the cache, and the most with a time at which their use is recorded again. Not measured: a key that is
+# not cached is read from the database.
 CACHED_KEYS = 1024
 # The pause between two records of a key's use, so that few requests write. Not measured: operators ask about days.
 RECORDED_S = 3600.0

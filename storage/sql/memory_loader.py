@@ -30,7 +30,8 @@ T = TypeVar("T")
 _LONG_MEMORY = 2_000
 # The deadline of a long read, which goes on after its search has given up.
 _LONG_READ_MS = 5_000.0
-# The most reads of a memory for one search, if segments of its index are dropped meanwhile. Chosen, not measured.
+# The most reads of a memory for one search, if segments of its index are dropped meanwhile. Not measured: each further
+# read is needed only if segments are dropped again.
 _MAX_READS = 3
 
 

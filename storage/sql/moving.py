@@ -30,7 +30,7 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
 
 SQL = load("moving.sql")
 
-# The rows that one statement reads. Chosen, not measured.
+# The rows that one statement reads. Not measured: all pages are read in any case.
 _PAGE_ROWS = 64
 # More rows than a memory can have attached.
 _NO_LIMIT = 1 << 31

@@ -22,11 +22,13 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("readers.sql")
 
-# The exchanges that one statement reads. Chosen, not measured.
+# The exchanges that one statement reads. Not measured: a reader asks again while there are more.
 _BATCH_EXCHANGES = 32
-# How long an exchange may wait for its reply; later it will not get one. Chosen, not measured.
+# How long an exchange may wait for its reply; later it will not get one. Not measured: the messages of a turn without
+# an end are read this much later.
 _OPEN_S = 3_600.0
-# The deadline of a read, for which no request waits. Chosen, not measured.
+# The deadline of a read, for which no request waits. Not measured: a read that takes longer fails, and its job is tried
+# again.
 _READ_MS = 5_000.0
 # Unread turns are counted up to this number.
 MAX_TURNS = 1_000

@@ -32,7 +32,8 @@ from storage.records import (
 # The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. Not
 # measured.
 CACHE_BYTES = 27 << 19
-# The most path ends of one memory; a new one takes the place of the oldest. Chosen, not measured.
+# The most path ends of one memory; a new one takes the place of the oldest. Not measured: a conversation beyond these
+# is read again.
 _MAX_PATH_ENDS = 64
 # The most openings of one memory, as many as the statement `pool_found` reads.
 _MAX_OPENINGS = 64

@@ -78,7 +78,8 @@ _READERS = {"learner": LEARNER, "rule": RULE}
 _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
-# Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. Chosen, not measured.
+# Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. Not measured: fewer
+# cost more statements for a page of small ones.
 _ROWS_AT_ONCE = 8
 # The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
 # record of a fact before `write`.

@@ -43,7 +43,8 @@ from storage.sql.turn_edits import add_edit, load_edits, settle_edits
 
 # The bytes that a turn which waits to be written takes besides its content; estimated.
 _WRITE_BYTES = 4096
-# The seconds that the edits of a superseded turn wait, since it may be continued after all. Chosen, not measured.
+# The seconds that the edits of a superseded turn wait, since it may be continued after all. Not measured: a user who
+# goes back to it later than a day finds the blocks without its edits.
 _SUPERSEDED_S = 86_400.0
 
 

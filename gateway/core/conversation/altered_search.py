@@ -18,7 +18,8 @@ from gateway.core.conversation.wire_message import read_text, without_space
 from gateway.core.words import is_beginning, join_heard_letters, join_letters
 from storage.records import Atom, Exchange
 
-# The last runs of assistant messages in a list that are tried as altered stored replies; chosen, not measured.
+# The last runs of assistant messages in a list that are tried as altered stored replies. Not measured: each is compared
+# by its letters, and an altered reply before these is not recognised.
 _MAX_RUNS = 64
 
 # The atoms of messages, one after the other.

@@ -14,10 +14,11 @@ from gateway.core.conversation.turn_replies import ReplySpan, TurnReplies, find_
 from gateway.core.subsequence import LCS_ATOMS, pair_lcs
 from storage.records import Atom, Exchange
 
-# The most earlier turns of the list in which the same reply is looked for. Chosen, not measured.
+# The most earlier turns of the list in which the same reply is looked for. Not measured: it bounds the work for replies
+# such as "Yes.".
 _MAX_TURNS = 8
 # The most candidates of one kind (turns, ends, exchanges with the same reply) that are compared path by path: a path
-# may have thousands of messages, and hundreds of replies may be "Yes.". Chosen, not measured.
+# may have thousands of messages, and hundreds of replies may be "Yes.". Not measured.
 _MAX_COMPARED = 8
 
 

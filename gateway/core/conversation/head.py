@@ -25,7 +25,8 @@ from gateway.core.words import (
 )
 from storage.records import Exchange, State
 
-# The most messages at the beginning of a list that may report what was heard of a reply; chosen, not measured.
+# The most messages at the beginning of a list that may report what was heard of a reply. Not measured: each number of
+# messages up to it is tried.
 _MAX_REPORT = 8
 
 

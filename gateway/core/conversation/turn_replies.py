@@ -11,9 +11,11 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.wire_message import read_audio_id, without_space
 from storage.records import Atom
 
-# How many of the last assistant texts of a turn are tried in combination. Chosen, not measured.
+# How many of the last assistant texts of a turn are tried in combination. Not measured: it bounds the number of
+# combinations.
 _MAX_TEXTS = 8
-# How many of a turn's last calls replies are looked up by, and the most calls of such a reply. Chosen, not measured.
+# How many of a turn's last calls replies are looked up by, and the most calls of such a reply. Not measured: together
+# they bound the look-ups of a turn to 100.
 _MAX_CALLS = 16
 _MAX_REPLY_CALLS = 8
 

@@ -23,7 +23,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
         "object": dict,
     }
 )
-# The bound of line numbers, limits and minutes in arguments; chosen, not measured.
+# The bound of line numbers, limits and minutes in arguments. Not measured: far above any that means something.
 _MAX_NUMBER = 2**31
 
 

@@ -55,9 +55,9 @@ class Lookup(Struct, frozen=True):
 
 
 _ALL_SOURCES = frozenset({"message", "passage", "fact"})
-# The results of a search of everything. Chosen, not measured.
+# The results of a search of everything. Not measured: more take room from the conversation.
 _ALL_RESULTS = 8
-# The most keywords of one call that are searched for. Chosen, not measured.
+# The most keywords of one call that are searched for. Not measured: each is a search, and a model gives a few.
 _MAX_QUERIES = 8
 # The arguments with the earliest and the latest date, by the tool.
 _DATE_ARGUMENTS: Final = {

@@ -23,12 +23,14 @@ _UNSPACED_SCRIPTS = (
 # A word with the spaces after it, so that whole words change; the end of a line counts as a word.
 _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPTS}]+)[^\S\n]*")
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
-# The most pairs of pieces that a comparison takes, since its time grows with their number. Chosen, not measured.
+# The most pairs of pieces that a comparison takes, since its time grows with their number. Not measured: beyond it,
+# larger pieces are compared.
 _MAX_PAIRS = 1_000_000
 # The most steps of a comparison of two lists, which take about 50 ms. If repeated pieces would take more steps, no
 # match begins with the most frequent pieces.
 _MAX_STEPS = 1_000_000
-# The steps for each pair of pieces: after each match all pairs may be looked through once more. Chosen, not measured.
+# The steps for each pair of pieces: after each match all pairs may be looked through once more. Not measured: with
+# fewer, more of the frequent pieces begin no match.
 _STEPS_PER_PAIR = 10
 
 

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from gateway.core.words import list_folded_words
 
-# The most words of a query that an excerpt is chosen by. Chosen, not measured.
+# The most words of a query that an excerpt is chosen by. Not measured: it bounds the time for a long query; a question
+# has fewer.
 _MAX_KEYS = 64
-# A short word counts if it stands in at most one of so many pieces: "the" and "was" stand in more. Chosen, not
-# measured.
+# A short word counts if it stands in at most one of so many pieces: "the" and "was" stand in more. Not measured: with
+# fewer pieces such words count, with more a name that is often repeated does not.
 _PIECES_PER_SHORT_WORD = 10
-# A longer word is cut where a text ends with it. Chosen, not measured.
+# A longer word is cut where a text ends with it. Not measured: an excerpt is at most so much shorter than its room.
 _MAX_WORD_CHARS = 30
 # A longer sentence is taken in parts. Chosen, not measured: most sentences are shorter.
 _PIECE_CHARS = 120

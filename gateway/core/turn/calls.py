@@ -25,7 +25,8 @@ NOT_SPOKEN_RESULT = "Error: {name} needs `{key}`, a text. Nothing was said."
 INTERRUPTED_RESULT = "Error: the call was interrupted; it may or may not have been done."
 NOT_MADE_RESULT = "Error: the call was not made, since the turn ended before it."
 _BAD_ARGUMENTS_RESULT = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
-# The most characters of unreadable arguments that their error quotes: enough to recognise them, chosen, not measured.
+# The most characters of unreadable arguments that their error quotes: enough for the model to recognise them. Not
+# measured.
 _QUOTED_CHARS = 500
 
 

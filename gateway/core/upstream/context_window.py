@@ -14,13 +14,14 @@ from gateway.core.upstream.policy import Target
 
 # The scale of a model that has reported no count: vocabularies for other languages take up to twice the tokens.
 GUESSED_SCALE = 2.0
-# A scale above this one would come from a faulty count of an upstream. Chosen, not measured.
+# A scale above this one would come from a faulty count of an upstream: it is twice `GUESSED_SCALE`.
 _MAX_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
 _SCALE_STEPS = 16
-# The part by which an upstream may count more, for its chat template and its form of tools. Chosen, not measured.
+# The part by which an upstream may count more, for its chat template and its form of tools. Not measured: with less the
+# scale follows such differences, with more a prompt near the end of the window is refused.
 _TOLERANCE = 1.05
-# The share of a window from which a new scale is worth its price. Chosen, not measured.
+# The share of a window from which a new scale is worth its price. Not measured: below it a wrong count cuts nothing.
 _NEARLY_FULL = 0.9
 # The most models with figures. Callers choose the names, and some upstreams serve one model under any name.
 MAX_MODELS = 1024

@@ -42,7 +42,8 @@ FINISH_REASONS: Final = frozenset(
         *("completed", "incomplete", "failed", "cancelled", "max_output_tokens"),
     )
 )
-# The most characters of a model's name, and the most names: clients can make up both. Chosen, not measured.
+# The most characters of a model's name, and the most names: clients can make up both. Not measured: real names are
+# shorter, and each name is a series of the metrics.
 _MODEL_CHARS: Final = 128
 _MAX_LABELS: Final = 200
 

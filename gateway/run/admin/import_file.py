@@ -36,7 +36,7 @@ FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
 FACT_FORMATS: Final = ("list", "mem0")
 Source = SourceConversation | SourceFact | Unreadable
 
-# The most bytes of a line; a longer one is left out with a warning. Chosen, not measured.
+# The most bytes of a line; a longer one is left out with a warning. Not measured: a line is in memory as a whole.
 MAX_LINE_BYTES: Final = 10_000_000
 # The most conversations of which each message is a line. Each takes some 200 bytes while the file is read.
 MAX_GATHERED_CONVERSATIONS: Final = 200_000

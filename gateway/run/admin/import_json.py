@@ -8,7 +8,8 @@ from typing import IO, Any, Final
 from adapters.json_escapes import replace_lone_surrogates
 from gateway.run.admin.import_faults import make_wrong_file_error, map_parser_errors
 
-# The most bytes of JSON of one file, unpacked, and the most lists and objects within each other. Chosen, not measured.
+# The most bytes of JSON of one file, unpacked, and the most lists and objects within each other. Not measured: a small
+# archive can unpack to any size.
 MAX_JSON_BYTES: Final = 4 << 30
 _MAX_DEPTH: Final = 100
 # The most bytes of a conversation, as JSON or as lines. Mastra's export does not sort its messages by conversation, so

@@ -37,7 +37,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# How many new messages and facts are written before they are indexed. Chosen, not measured.
+# How many new messages and facts are written before they are indexed. Not measured: searches read what is not indexed,
+# and each indexing costs a pass.
 _UNINDEXED_ITEMS: Final = 1_000
 
 

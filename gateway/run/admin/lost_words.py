@@ -25,7 +25,7 @@ from storage.records import Agent, Fact
 _FEW_LOST_WORDS = 2
 # The newest true facts in which words of most facts are looked for.
 _COMPARED_FACTS = 100
-# With fewer facts, no word counts as one of most facts. Chosen, not measured.
+# With fewer facts, no word counts as one of most facts. Not measured: two of three facts may share a word by chance.
 _FEWEST_FACTS = 8
 
 

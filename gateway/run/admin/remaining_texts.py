@@ -46,7 +46,8 @@ _QUOTED_WORDS = 8
 _MAX_COMPARED = 20
 # Quotations of a text with fewer letters are not looked for: a reply may have it by chance.
 _MIN_QUOTED_LETTERS = 12
-# The time of one search for quotations. A text whose search takes longer has none that are known. Chosen, not measured.
+# The time of one search for quotations. A text whose search takes longer has none that are known. Not measured: an
+# operator waits for the searches of all texts.
 _SEARCH_DEADLINE_MS = 50.0
 
 

@@ -43,7 +43,7 @@ _REFUSALS = (400, 413, 422)
 CALL_S = 120.0
 # An upstream that is busy and gives no Retry-After is not called for this long.
 BUSY_S = 30.0
-# Far above any reply: a model writes some hundred kB at most. Chosen, not measured.
+# Far above any reply: a model writes some hundred kB at most. It bounds the memory that a faulty upstream can take.
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 

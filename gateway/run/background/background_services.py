@@ -37,7 +37,8 @@ from storage.sql.store import Store
 # How many processes are taken to serve one memory in turns; each counts only its own turns. Chosen, not measured: with
 # more processes than this an agent reads later than its `every` asks, with fewer the store is read more often.
 _PROCESSES_PER_MEMORY = 4
-# The interval at which the work of processes that have ended is recovered. Chosen, not measured.
+# The interval at which the work of processes that have ended is recovered. Not measured: that work waits as long at
+# most, and each recovery reads the store.
 _RECOVERY_INTERVAL_S = 600.0
 # A number of turns that is never reached.
 _NEVER = 2**62

@@ -25,7 +25,8 @@ _QUIET_S = 2.0
 # The pause after a memory, as a multiple of the time that it took: a tenth of the processor's time at most goes to
 # indexing, since the turns of a busy gateway need it.
 _PAUSE_RATIO = 9
-# The most memories that one recovery schedules. The next one finds the others. Chosen, not measured.
+# The most memories that one recovery schedules. The next one finds the others. Not measured: it bounds the memory that
+# the list takes.
 _MAX_RECOVERED_MEMORIES = 10_000
 
 

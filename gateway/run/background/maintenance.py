@@ -18,7 +18,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The most conversations whose edits one step confirms. Chosen, not measured.
+# The most conversations whose edits one step confirms. Not measured: the next step follows after `_MIN_PAUSE_S`.
 _MAX_CONVERSATIONS = 64
 # The least pause between two steps, so that one step serves conversations that fall due shortly after one another.
 _MIN_PAUSE_S = 1.0

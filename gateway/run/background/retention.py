@@ -35,10 +35,11 @@ _PERIOD_S = 6 * 3600.0
 _SHARED_PERIOD_S = DAY_S
 # The time between two looks whether a search is due, or a forgetting was broken off.
 _LOOK_S = 60.0
-# A forgetting would end the open runs of its memory, so it waits for them at most this long; chosen, not measured.
+# A forgetting would end the open runs of its memory, so it waits for them at most this long. Not measured: it comes at
+# most this much later than its setting says.
 _RUN_WAIT_S = DAY_S
 # A clock that jumps by more is wrong, or was. Nothing is forgotten by age for as long again: a clock that stands a year
-# ahead would take a year too much. Chosen, not measured.
+# ahead would take a year too much. Not measured: retention counts in days, so smaller jumps change little.
 _JUMP_S = DAY_S
 # It is never set. On Linux it goes on while the machine sleeps.
 _STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -46,7 +47,7 @@ _STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 YOUNG_S = 3600.0
 # An import in which nothing came for so long was broken off.
 _IMPORT_DAYS = 1.0
-# The memories or conversations that one search finds at once. Chosen, not measured.
+# The memories or conversations that one search finds at once. Not measured: all pages are read in any case.
 _PAGE_MEMORIES = 64
 
 

@@ -13,9 +13,11 @@ from typing import Any
 from gateway.run.background.tasks import PeriodicTask
 from storage.sql.store import Store
 
-# How long the texts of a run are retained after its end. Chosen, not measured.
+# How long the texts of a run are retained after its end. Not measured: a client can read a run's events for as long,
+# and they take disk for as long.
 RETENTION_S = 3 * 3600.0
-# The runs that one step cleans up after. Chosen, not measured.
+# The runs that one step cleans up after. Not measured: a larger step is a longer transaction, and the next step follows
+# after `_MIN_PAUSE_S`.
 _STEP_RUNS = 64
 # The least pause between two steps.
 _MIN_PAUSE_S = 1.0

@@ -14,11 +14,13 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# The most memories that one recovery finds. The next recovery finds others. Chosen, not measured.
+# The most memories that one recovery finds. The next recovery finds others. Not measured: it bounds the memory that the
+# list takes.
 _MAX_MEMORIES_AT_ONCE = 10_000
-# The most jobs that are enqueued before a pause, so that other writes get their turn. Chosen, not measured.
+# The most jobs that are enqueued before a pause, so that other writes get their turn. Not measured: with `_MIN_PAUSE_S`
+# it is the most jobs a second.
 _MAX_JOBS_AT_ONCE = 64
-# The shortest pause between two steps. Chosen, not measured.
+# The shortest pause between two steps. Not measured: jobs that fall due meanwhile are enqueued by one step.
 _MIN_PAUSE_S = 1.0
 
 

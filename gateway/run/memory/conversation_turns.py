@@ -17,7 +17,8 @@ from storage.listing import ListedExchange
 from storage.records import Agent, Exchange, State
 from storage.sql.store import Store
 
-# The exchanges that are read at once. Chosen, not measured.
+# The exchanges that are read at once. Not measured: a larger page holds more rows in memory, and all pages are read in
+# any case.
 _PAGE_EXCHANGES = 200
 
 

@@ -50,10 +50,11 @@ from storage.sql.store import Store
 INDEX_EVERY = 16
 # Or when a turn adds this many characters: every query reads them until they are indexed.
 INDEX_CHARS = 32_000
-# Append mode needs the disk, and treats a disk that is slower than this as down. Chosen, not measured.
+# Append mode needs the disk, and treats a disk that is slower than this as down. Not measured: a commit takes
+# milliseconds, and the user waits for as long.
 OPEN_WAIT_S = 5.0
 # How often memory is read for a turn while something of it is forgotten. A forgetting of some parts changes the memory
-# once for each phase; chosen, not measured.
+# once for each phase. Not measured: with fewer, a turn fails that a forgetting overtakes several times.
 STALE_TRIES = 10
 # The functions in the path of a turn that cache people's words or names. The store clears its own caches.
 _WORD_CACHES = (list_query_keys, list_short_words, name_pattern, quote_name, render_label)

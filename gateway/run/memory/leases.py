@@ -15,7 +15,8 @@ from functools import partial
 from storage.errors import StoreError
 from storage.sql.conversation_locks import ConversationLocks
 
-# The longest time that a request waits for the conversation of a gateway that was killed. Chosen, not measured.
+# The longest time that a request waits for the conversation of a gateway that was killed. Not measured: a shorter lease
+# ends sooner while its gateway is only slow.
 LEASE_S = 15.0
 # How often leases are prolonged. Three attempts fit into a lease, so that one may fail.
 PROLONG_S = LEASE_S / 3

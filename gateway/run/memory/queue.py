@@ -12,7 +12,8 @@ from gateway.core.conversation.kind import QueueName
 from gateway.errors import TooManySends
 from gateway.run.memory.leases import Leases, lock_name
 
-# The Retry-After of a request for which its conversation's queue has no room. Chosen, not measured.
+# The Retry-After of a request for which its conversation's queue has no room. Not measured: with a longer one a client
+# waits though there is room, with a shorter one it is refused more often.
 RETRY_AFTER_S = 1.0
 
 

@@ -14,7 +14,8 @@ from storage.fusion import interleave
 _log = logging.getLogger("mnemogate")
 T = TypeVar("T", bound=object)
 
-# The time that searches may take: the model and its user wait for them. `INCOMPLETE` names it. Chosen, not measured.
+# The time that searches may take: the model and its user wait for them. `INCOMPLETE` names it. Not measured: with less
+# time more searches are incomplete, with more a user hears nothing for longer.
 SEARCH_MS = 1000.0
 INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
 

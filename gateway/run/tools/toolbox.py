@@ -25,7 +25,7 @@ from storage.records import Block
 
 _log = logging.getLogger("mnemogate")
 
-# The most calls of one round that run at a time. Chosen, not measured.
+# The most calls of one round that run at a time. Not measured: the other calls of the round wait for these.
 MAX_PARALLEL = 8
 NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
 # A result may take one part in so many of the window. Not measured: a larger part leaves less of the conversation.

@@ -34,7 +34,8 @@ from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.records import DEFAULT_PROJECT
 
-# A JSON answer up to this size is held, so that one which breaks off is an error status; chosen, not measured.
+# A JSON answer up to this size is held, so that one which breaks off is an error status. Not measured: a larger one is
+# streamed, and breaks off for the client as well.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 # Bounded, since callers choose the names of models.
 _CACHED_ROUTES: Final = 256

@@ -34,14 +34,14 @@ from gateway.errors import (
 from gateway.run.upstream.route import UPSTREAM_HEADER, resolve_route, unknown_upstream
 from gateway.settings import Settings
 
-# Bytes of one list; a long one has about a megabyte. Chosen, not measured.
+# Bytes of one list; a long one has about a megabyte. A longer one is a faulty upstream's.
 MAX_LIST_BYTES = 8 * 1024 * 1024
 # Seconds after a failure until the upstream is asked again; twice as many after each further one, up to `refresh_s`.
-# Chosen, not measured.
+# Not measured: its list is old, or missing, for as long.
 RETRY_S = 15.0
 # Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 LIST_WAIT_S = 10.0
-# The keys with a cached answer, those that were used last. Each list may take a megabyte. Chosen, not measured.
+# The keys with a cached answer, those that were used last. Each list may take a megabyte, so these take 64 at most.
 CACHED_KEYS = 64
 _log = logging.getLogger("mnemogate")
 

@@ -42,21 +42,23 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _log = logging.getLogger("mnemogate")
 
-# The tokens of output that are reserved for a request that names no limit. Chosen, not measured.
+# The tokens of output that are reserved for a request that names no limit. Not measured: with fewer, requests at the
+# same time pass a limit together; with more, they are refused below it.
 UNNAMED_TOKENS: Final = 1000
 # The most tokens of output that are reserved: many clients name as their limit all that a model can write, such as
-# 128,000. Chosen, not measured.
+# 128,000, and a few such requests would use up a limit. Not measured.
 MAX_RESERVED_TOKENS: Final = 4000
-# Processes that have written usage within this time share the limits of a minute. Chosen, not measured.
+# Processes that have written usage within this time share the limits of a minute. Not measured: a process that has
+# stopped holds its share for as long.
 SHARED_S: Final = 90.0
 # The same time as a multiple of the time between two writes; the longer of both counts.
 _SHARED_WRITES: Final = 1.5
-# The pause before limits that could not be read are read again. Chosen, not measured.
+# The pause before limits that could not be read are read again. Not measured: the limits stay as they were for as long.
 _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
 # run.
 _ENDING_TICKS: Final = 30
-# The most callers with cached limits. Chosen, not measured.
+# The most callers with cached limits. Not measured: the limits of another caller are looked up again.
 _MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
 _NO_TOKENS: Final = estimate_amounts()

@@ -44,7 +44,8 @@ _log = logging.getLogger("mnemogate")
 MAX_KEYS: Final = 50_000
 # The most characters of a model's name: more than a real one has.
 _NAME_CHARS: Final = 256
-# The greatest age of the counts that readers of usage are shown. Chosen, not measured.
+# The greatest age of the counts that readers of usage are shown. Not measured: a shorter time writes more often while
+# someone reads.
 READ_S: Final = 1.0
 # The interval at which old counters lose their users.
 _FOLD_S: Final = 3600.0

@@ -17,7 +17,8 @@ from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from storage.usage_records import FORGOTTEN_USER
 
-# The most responses that this process waits for; the oldest are dropped. Chosen, not measured.
+# The most responses that this process waits for; the oldest are dropped, and their usage is not counted. Not measured:
+# it bounds the memory that they take.
 _MAX_RESPONSES: Final = 10_000
 
 

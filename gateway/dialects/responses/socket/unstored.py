@@ -17,7 +17,8 @@ from msgspec import Struct
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.socket.client_events import CreateEvent
 
-# A conversation needs its newest response alone; several or forked conversations need a few more. Chosen, not measured.
+# A conversation needs its newest response alone; several or forked conversations need a few more. Not measured: a
+# response beyond these cannot be continued.
 _MAX_CACHED_RESPONSES: Final = 64
 # The memory that an item takes besides its bytes: for an object, and its place in a list.
 _ITEM_BYTES: Final = 41
