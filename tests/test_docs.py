@@ -22,7 +22,7 @@ from storage.sqlite.migration import migrate
 from tests.agents import test_differences as differences
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import remember
-from tests.test_rooms import tree
+from tests.test_rooms import nodes_of
 
 ROOT = Path(__file__).parent.parent
 HEADER = re.compile(r"x-mnemogate(?:-[a-z]+)+")
@@ -41,7 +41,7 @@ def documents() -> str:
 def strings_in_code() -> Iterator[str]:
     """Yields every literal of the product, bytes among them; a docstring too, which names no header that is not one."""
     for path in (ROOT / "gateway").rglob("*.py"):
-        for node in ast.walk(tree(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
                 yield node.value if isinstance(node.value, str) else node.value.decode("latin-1")
 
@@ -136,7 +136,7 @@ def test_a_recipe_names_a_method_with_its_class() -> None:
 def _methods() -> Iterator[str]:
     """Yields the names of all methods, without properties, which are mostly named as fields are."""
     for path in (ROOT / "gateway").rglob("*.py"):
-        for made in ast.walk(tree(path)):
+        for made in nodes_of(path):
             if isinstance(made, ast.ClassDef):
                 functions = [
                     each for each in made.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.test_rooms import tree
+from tests.test_rooms import nodes_of
 
 ROOT = Path(__file__).parent.parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -35,7 +35,7 @@ def modules() -> list[Path]:
 
 def nodes() -> Iterator[tuple[Path, ast.AST]]:
     for path in modules():
-        yield from ((path, node) for node in ast.walk(tree(path)))
+        yield from ((path, node) for node in nodes_of(path))
 
 
 def test_a_docstring_explains_parameters_that_its_function_has() -> None:

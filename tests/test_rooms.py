@@ -276,9 +276,15 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Returns all nodes of a module. To walk its tree again would take ten times as long as to read the list."""
+    return list(ast.walk(tree(path)))
+
+
 def _imports(path: Path, known: set[str]) -> Iterator[str]:
     """Modules of the product that a file imports, also inside functions."""
-    for node in ast.walk(tree(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -474,7 +480,7 @@ def test_every_setting_is_read() -> None:
     Of [server], [database] and [memory], whose names others bear too, from a value that is called so or `settings`.
     """
     files = [path for path in (ROOT / "gateway").rglob("*.py") if path.parent.name != "settings"]
-    nodes = [node for path in files for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
+    nodes = [node for path in files for node in nodes_of(path) if isinstance(node, ast.Attribute)]
     read = {(_last_name(node.value).lstrip("_"), node.attr) for node in nodes}
     unread = set()
     for path in names_in_code(Settings):
@@ -517,7 +523,7 @@ def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
     begun = re.compile(r"(What|Whether|Of|Whose|Another|It)\b")
     found = []
     for module, path in _modules():
-        for node in ast.walk(tree(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 words = ast.get_docstring(node) or ""
                 if begun.match(words):
@@ -530,7 +536,7 @@ def test_a_property_is_described_as_a_value() -> None:
     properties = [
         (module, node)
         for module, path in _modules()
-        for node in ast.walk(tree(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef)
         and any(ast.unparse(each).endswith("property") for each in node.decorator_list)
     ]
@@ -545,7 +551,7 @@ def test_private_state_is_no_parameter_of_a_constructor() -> None:
     """A private field with a default is state that the class begins with itself: `field(..., init=False)`."""
     count, found = 0, []
     for module, path in _modules():
-        for owner in ast.walk(tree(path)):
+        for owner in nodes_of(path):
             if not isinstance(owner, ast.ClassDef) or not any(
                 "dataclass" in ast.unparse(each) for each in owner.decorator_list
             ):
@@ -570,7 +576,7 @@ def test_a_look_up_is_named_by_what_it_does_where_there_is_nothing() -> None:
     """`find_x` returns None or nothing, `get_x` raises, and `load_x` reads many or builds from rows."""
     count, wrong = 0, []
     for module, path in _modules():
-        for node in ast.walk(tree(path)):
+        for node in nodes_of(path):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.returns is None:
                 continue
             verb = re.match(r"_?(find|get|load)_(?!or_)", node.name)
