@@ -153,13 +153,13 @@ def find_containing(
         are needed. A term that was not read there is passed over, so that messages without it may be returned.
     """
     layout = index.make_layout(tail, range(0))
-    end = min(layout.rows_of(range(before)).stop, layout.end)
+    end = min(layout.make_row_range(range(before)).stop, layout.end)
     rows = {row for row in _find_rows_in_tail(layout, tail, terms) if row < end}
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
         stop = end
         for first_chunk, segment_postings in postings:
-            start = layout.rows_of(range(first_chunk * CHUNK)).stop
+            start = layout.make_row_range(range(first_chunk * CHUNK)).stop
             if start < stop:
                 read = segment_postings.read
                 read_hashes = [term_hash for term_hash in hashes if not index.segments or term_hash in read]

@@ -246,7 +246,7 @@ class IndexLayout:
     def _put_document(self, row: int, document: DocumentRow) -> None:
         self.length[row], self.back[row], self.flags[row], self.head[row] = document
 
-    def rows_of(self, seqs: range) -> range:
+    def make_row_range(self, seqs: range) -> range:
         """Returns the rows of the numbers in a range."""
         return range(self._first_row(seqs.start), self._first_row(seqs.stop)) if seqs else seqs
 

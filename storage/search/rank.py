@@ -115,7 +115,7 @@ def rank(
         return []
     scores = Scores(layout, near)
     scores.add(occurrences)
-    best = partial(scores.best, layout.rows_of(skip), only_strong=only_strong)
+    best = partial(scores.best, layout.make_row_range(skip), only_strong=only_strong)
     rows = best(max(limit, MAX_HITS) if room else limit)
     if room and (names := _take_second_look(index, layout, rows, scores, query_terms, secret)) is not None:
         scores.add(names)
@@ -201,7 +201,7 @@ def find_most_telling(
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
     layout = index.make_layout(tail or Tail(), skip)
-    unwanted = layout.rows_of(skip)
+    unwanted = layout.make_row_range(skip)
     newest_rows = range(max(layout.end - _TELLING_ROWS, 0), layout.end)
     statements, questions = _group_by_conversation(layout, newest_rows, unwanted, {})
     newest = max(chain(statements, questions), default=-1)
@@ -228,7 +228,7 @@ def find_around(
     skip: numbers of messages that are left out.
     """
     layout = index.make_layout(tail or Tail(), skip)
-    first = layout.rows_of(range(seq, seq + 1))
+    first = layout.make_row_range(range(seq, seq + 1))
     if not first or first.start >= layout.end:
         return []
     row = first.start
@@ -239,7 +239,7 @@ def find_around(
         if before
         else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
     )
-    statements = _group_by_conversation(layout, rows, layout.rows_of(skip), newest_of).statements
+    statements = _group_by_conversation(layout, rows, layout.make_row_range(skip), newest_of).statements
     own_conversation = row if before else newest_of.get(row)
     if own_conversation in statements:
         statements[own_conversation].sort(reverse=before)

@@ -17,7 +17,7 @@ from storage.database import Connection
 from storage.records import Exchange
 from storage.sql import exchanges
 from storage.sql.exchange_rows import is_step
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("forget.sql")
 
@@ -125,7 +125,7 @@ async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
         return None
     # A fork follows what was erased in the past that it shares.
     affected_from = dict(erased_from)
-    for origin, fork, last_shared in await rows_of(
+    for origin, fork, last_shared in await load_rows(
         connection, SQL["forks_after"], sorted(erased_from), agent_row
     ):
         first_seq = erased_from[origin]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from storage.database import LOCKS, Connection, Database
 from storage.errors import TooSlow
 from storage.sql.group import Group
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("conversation_locks.sql")
 
@@ -78,7 +78,7 @@ class ConversationLocks(Group):
 
         async def write(connection: Connection) -> set[str]:
             values = (self._holder, self._now(), lease_s)
-            return {row[0] for row in await rows_of(connection, SQL["prolong"], [*names], *values)}
+            return {row[0] for row in await load_rows(connection, SQL["prolong"], [*names], *values)}
 
         return self._database.write(write)
 
@@ -103,7 +103,7 @@ class ConversationLocks(Group):
         """Returns the locks among these that a process holds and others may not take over."""
 
         async def read(connection: Connection) -> set[str]:
-            rows = await rows_of(connection, SQL["held"], [*names], self._now())
+            rows = await load_rows(connection, SQL["held"], [*names], self._now())
             return {name for name, is_leased in rows if is_leased or not self._database.is_settled}
 
         return await self._database.read(read)

@@ -55,7 +55,7 @@ from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
-from storage.sql.statements import load, rows_of, run_of
+from storage.sql.statements import load, load_rows, run_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("forget.sql")
@@ -490,7 +490,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
     if work.target.imported is not None and rows:
         ids = [row.id for row in rows]
         targeted |= {
-            id for (id,) in await rows_of(connection, SQL["imported_facts"], ids, work.target.imported)
+            id for (id,) in await load_rows(connection, SQL["imported_facts"], ids, work.target.imported)
         }
     erased = await _load_gone(connection, rows, targeted, work.target.before)
     for row in erased:
@@ -539,7 +539,7 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
-    rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent_row)
+    rows = await load_rows(connection, SQL["facts_named"], work.target.facts, work.agent_row)
     for _, key, exchange_row, sources in rows:
         await mark_unlearned(connection, work.agent_row, key, exchange_row, sources)
     if rows:
@@ -593,9 +593,9 @@ async def _find_existing(
     """Returns (kind, seq) of those messages, facts and passages that exist, and each once more as of `any` kind."""
     existing: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
-        rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent_row)
+        rows = await load_rows(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent_row)
         existing.update((kind, seq) for (seq,) in rows)
-    messages = await rows_of(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent_row)
+    messages = await load_rows(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent_row)
     for seq, first, span, redactions in messages:
         index = seq - first if seq < first + span - 1 else REPLY
         if index not in orjson.loads(redactions or b"[]"):

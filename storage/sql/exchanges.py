@@ -42,7 +42,7 @@ from storage.sql.exchange_rows import (
     make_row_values,
     update_values,
 )
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 # The most exchanges that are read for one request: of a long conversation, the newest.
 POOL_LIMIT = 2000
@@ -193,7 +193,9 @@ async def load_forgotten_hashes(
     connection: Connection, agent_row: int, hashes: Sequence[bytes]
 ) -> frozenset[bytes]:
     """Returns the hashes among these that belong to forgotten messages."""
-    return frozenset(row[0] for row in await rows_of(connection, SQL["forgotten_hashes"], hashes, agent_row))
+    return frozenset(
+        row[0] for row in await load_rows(connection, SQL["forgotten_hashes"], hashes, agent_row)
+    )
 
 
 async def load_contents(
@@ -204,7 +206,7 @@ async def load_contents(
     if len(exchange_rows) == 1:
         rows = await connection.rows(SQL["content"], (exchange_rows[0], agent_row))
     else:
-        rows = await rows_of(connection, SQL["contents"], exchange_rows, agent_row)
+        rows = await load_rows(connection, SQL["contents"], exchange_rows, agent_row)
     contents.update((row[0], StoredContent(*row[1:])) for row in rows)
     return contents
 

@@ -27,7 +27,7 @@ from storage.sql.group import long_reads, makes_effect, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, load_cursor
 from storage.sql.rebuild import list_line_sources, list_origins, load_versions
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 from storage.sql.vectors import forget_indexed
 
 SQL = load("facts.sql")
@@ -99,7 +99,7 @@ class Facts(GrowingGroup):
     @reads
     async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, true or not, in this order. Missing facts are left out."""
-        rows = await rows_of(connection, SQL["get"], seqs, agent_row)
+        rows = await load_rows(connection, SQL["get"], seqs, agent_row)
         facts = {fact.seq: fact for fact in map(_make_fact, rows)}
         return [facts[seq] for seq in seqs if seq in facts]
 

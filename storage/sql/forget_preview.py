@@ -15,7 +15,7 @@ from storage.sql.erase import find_exchange_row
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.group import Group, long_reads
 from storage.sql.rebuild import load_versions, make_preview_text
-from storage.sql.statements import load, lower_ascii, rows_of
+from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("forget_preview.sql")
 
@@ -234,7 +234,7 @@ class ForgetPreviews(Group):
         exchanges = set(erased.listed)
         if erased.conversation_row != _NO_CONVERSATION:
             origins = sorted({id for version in versions for id in version.origins})
-            rows = await rows_of(
+            rows = await load_rows(
                 connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
             )
             exchanges = {row[0] for row in rows}
@@ -274,7 +274,7 @@ class ForgetPreviews(Group):
     ) -> list[str]:
         """Returns the texts of the facts that a target names."""
         return [
-            row[0] for row in await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent_row)
+            row[0] for row in await load_rows(connection, FORGET_SQL["facts_named"], target.facts, agent_row)
         ]
 
     async def _count_named(
@@ -294,7 +294,7 @@ class ForgetPreviews(Group):
         versions = await self._count_versions(
             connection, agent_row, "versions_with", text_values, erased, texts
         )
-        days = await rows_of(
+        days = await load_rows(
             connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)

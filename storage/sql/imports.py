@@ -45,7 +45,7 @@ from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
-from storage.sql.statements import load, rows_of, run_of
+from storage.sql.statements import load, load_rows, run_of
 
 SQL = load("imports.sql")
 
@@ -219,7 +219,7 @@ class Imports(Group):
         self, connection: Connection, agent_row: int, what: Literal["exchange", "fact"], ids: Sequence[int]
     ) -> dict[int, ImportOrigin]:
         """Returns the import that each fact or exchange is from, by row of the fact or exchange."""
-        rows = await rows_of(connection, SQL["origins"], ids, agent_row, what)
+        rows = await load_rows(connection, SQL["origins"], ids, agent_row, what)
         return {row: ImportOrigin(format, begun) for row, format, begun in rows}
 
 
@@ -300,8 +300,8 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     path_hashes = write.path_hashes[next_index : _end_of_part(writing)]
     next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
     questions = [message_key(exchange.inputs[-1]) for exchange in next_exchange]
-    stored = await rows_of(connection, SQL["matched"], path_hashes, agent.id)
-    stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
+    stored = await load_rows(connection, SQL["matched"], path_hashes, agent.id)
+    stored += await load_rows(connection, SQL["unanswered"], questions, agent.id)
     return any(make_exchange(row).conversation_row == change.conversation_row for row in stored)
 
 
@@ -322,9 +322,9 @@ async def _find_conversation(
 async def _load_pool(
     connection: Connection, agent: Agent, write: ImportWrite, conversation_row: int | None
 ) -> ImportPool:
-    rows = await rows_of(connection, SQL["matched"], write.path_hashes, agent.id)
+    rows = await load_rows(connection, SQL["matched"], write.path_hashes, agent.id)
     matched = [MatchedExchange(make_exchange(row), *map(bool, row[-3:])) for row in rows]
-    unanswered = make_exchanges(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
+    unanswered = make_exchanges(await load_rows(connection, SQL["unanswered"], write.questions, agent.id))
     maybe_forgotten = write.atoms if has_risen(agent.epoch) else ()
     forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
     return ImportPool(conversation_row, matched, unanswered, forgotten_hashes)

@@ -33,7 +33,7 @@ from storage.listing import JobEntry
 from storage.records import Job, JobState, JobStep, Scope
 from storage.sql.epochs import lock_epoch
 from storage.sql.group import Group, long_reads, reads
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -510,7 +510,7 @@ class Jobs(Group):
         self, connection: Connection, kind: str, agent_rows: Sequence[int], since: float
     ) -> builtins.list[int]:
         """Returns the memories among `agent_rows` that have had no turn since a time and have no dead job of a kind."""
-        return [id for (id,) in await rows_of(connection, SQL["at_rest"], agent_rows, kind, since)]
+        return [id for (id,) in await load_rows(connection, SQL["at_rest"], agent_rows, kind, since)]
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:

@@ -32,7 +32,7 @@ from storage.sql.exchange_rows import (
     make_shown_exchanges,
 )
 from storage.sql.group import Group, as_method, long_reads, reads
-from storage.sql.statements import load, lower_ascii, rows_of
+from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("memory_pages.sql")
 
@@ -119,7 +119,7 @@ class MemoryPages(Group):
         id_words = f" {' '.join(_SIGNS_OF_ID.sub(' ', word).split()) or word}"
         rows = await connection.rows(SQL["people_called"], (project, word, among, limit, id_words))
         memories = [_make_memory(row) for row in rows]
-        block_rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
+        block_rows = await load_rows(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
         texts: dict[int, str] = {row[0]: row[1] for row in block_rows}
         return [CalledPerson(memory, texts.get(memory.id, "")) for memory in memories]
 
@@ -189,7 +189,7 @@ class MemoryPages(Group):
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ExchangePlace]:
         """Returns where some exchanges stand, by their rows."""
-        rows = await rows_of(connection, SQL["places"], ids, agent_row)
+        rows = await load_rows(connection, SQL["places"], ids, agent_row)
         return {row[0]: ExchangePlace(*row[1:]) for row in rows}
 
     @long_reads
@@ -197,7 +197,7 @@ class MemoryPages(Group):
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
-        rows = await rows_of(connection, SQL["sources"], ids, agent_row)
+        rows = await load_rows(connection, SQL["sources"], ids, agent_row)
         shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             exchange.id: SourceExchange(exchange, row[0], is_shared)
@@ -209,7 +209,7 @@ class MemoryPages(Group):
         self, connection: Connection, agent_row: int, ids: Sequence[int], most_bytes: int
     ) -> dict[int, ShownExchange]:
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
-        rows = await rows_of(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
+        rows = await load_rows(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
         return {shown_exchange.exchange.id: shown_exchange for shown_exchange in make_shown_exchanges(rows)}
 
     @long_reads
@@ -220,7 +220,7 @@ class MemoryPages(Group):
 
         most_bytes: longer ones, as they are stored, are left out.
         """
-        rows = await rows_of(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
+        rows = await load_rows(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
         shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             shown_exchange.exchange.id: NamedExchange(row[0], shown_exchange)
@@ -256,7 +256,7 @@ class MemoryPages(Group):
     async def list_blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
         order = {block.id: n for n, block in enumerate(await load_blocks(connection, agent_row))}
-        rows = await rows_of(connection, SQL["blocks"], list(order), agent_row)
+        rows = await load_rows(connection, SQL["blocks"], list(order), agent_row)
         shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
         return sorted(shown, key=lambda shown_block: order[shown_block.block.id])
 
@@ -264,7 +264,7 @@ class MemoryPages(Group):
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
         blocks = [block.id for block in await load_blocks(connection, agent_row)]
-        versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MAX_UNINDEXED + 1)
+        versions = await load_rows(connection, SQL["earlier_versions"], blocks, _MAX_UNINDEXED + 1)
         summaries = await connection.rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
@@ -272,7 +272,7 @@ class MemoryPages(Group):
         few_versions = _choose_affordable(versions, [len(row[2]) for row in versions])
         few_summaries = _choose_affordable(summaries, [len(row[1]) for row in summaries])
         ids = [row[0] for row in _choose_affordable(candidates, [row[1] for row in candidates])]
-        rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent_row)
+        rows = await load_rows(connection, SQL["whole_exchanges"], ids, agent_row)
         rows.sort(key=lambda row: ids.index(row[4]))
         chosen_counts = (len(few_versions), len(few_summaries), len(ids))
         return UnindexedTexts(
@@ -298,7 +298,7 @@ class MemoryPages(Group):
         self, connection: Connection, block_rows: Sequence[int], at: float
     ) -> dict[int, Revision]:
         """Returns the versions that some blocks had at a time, without those that are forgotten."""
-        rows = await rows_of(connection, SQL["versions_at"], block_rows, at)
+        rows = await load_rows(connection, SQL["versions_at"], block_rows, at)
         return {row[0]: make_revision(row[1:]) for row in rows}
 
 

@@ -11,7 +11,7 @@ from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("overview.sql")
 
@@ -37,7 +37,7 @@ class Overview(Group):
         after: the row of the last memory on the page before.
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
-        sizes = await rows_of(connection, SQL["memory_sizes"], [row[0] for row in rows])
+        sizes = await load_rows(connection, SQL["memory_sizes"], [row[0] for row in rows])
         by_agent = {agent_row: values for agent_row, *values in sizes}
         return [
             ListedMemory(
@@ -54,13 +54,13 @@ class Overview(Group):
     @long_reads
     async def measure(self, connection: Connection, agent_row: int) -> Retained:
         """Returns how much of a memory's content is retained, counted as in the lists."""
-        rows = await rows_of(connection, SQL["memory_sizes"], [agent_row])
+        rows = await load_rows(connection, SQL["memory_sizes"], [agent_row])
         return _make_retained(rows[0][1:] if rows else None)
 
     @reads
     async def load_scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
         """Returns the scopes of memories by their uids. Memories that do not exist are left out."""
-        rows = await rows_of(connection, SQL["scopes"], sorted(uids))
+        rows = await load_rows(connection, SQL["scopes"], sorted(uids))
         return {uid: Scope(*scope) for uid, *scope in rows}
 
     @long_reads
@@ -90,7 +90,7 @@ class Overview(Group):
         A conversation without content is left out, so a page that others follow may be shorter than `limit`.
         """
         rows = await connection.rows(SQL["conversations"], (project, profile, subject, *before, limit))
-        sizes = await rows_of(connection, SQL["conversation_sizes"], [row[0] for row in rows])
+        sizes = await load_rows(connection, SQL["conversation_sizes"], [row[0] for row in rows])
         by_conversation = {id: values for id, *values in sizes}
         listed = [
             ListedConversation(uid, key, Scope(*scope), _make_retained(by_conversation[id]))

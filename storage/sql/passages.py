@@ -17,7 +17,7 @@ from storage.records import MemoryEdit, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
-from storage.sql.statements import load, lower_ascii, rows_of
+from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("passages.sql")
 
@@ -88,7 +88,7 @@ def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:
 
 async def load_passages(connection: Connection, agent_row: int, seqs: Sequence[int]) -> dict[int, Passage]:
     """Returns the passages with these numbers that exist, by number."""
-    rows = await rows_of(connection, SQL["passage_get"], seqs, agent_row)
+    rows = await load_rows(connection, SQL["passage_get"], seqs, agent_row)
     return {row[1]: _make_passage(row) for row in rows}
 
 

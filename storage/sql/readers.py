@@ -18,7 +18,7 @@ from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("readers.sql")
 
@@ -115,7 +115,7 @@ class Readers(Group):
     ) -> dict[int, list[ReaderEntry]]:
         """Returns, for each of these memories, the sleeptime agents that read it."""
         readers: dict[int, list[ReaderEntry]] = {row: [] for row in memory_rows}
-        for row, *entry in await rows_of(connection, SQL["of_memories"], memory_rows, MAX_TURNS, TOOL_ATOM):
+        for row, *entry in await load_rows(connection, SQL["of_memories"], memory_rows, MAX_TURNS, TOOL_ATOM):
             readers[row].append(ReaderEntry(*entry))
         return readers
 

@@ -18,7 +18,7 @@ from storage.database import Connection
 from storage.records import Block
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 from storage.sql.turn_edits import make_edit
 
 SQL = load("forget.sql")
@@ -31,7 +31,7 @@ _LONGER_LENGTHS = (58, 8186, 1048570)
 
 async def load_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
     """Returns the exchanges among these that are being forgotten, in any memory."""
-    return {row[0] for row in await rows_of(connection, SQL["load_erased"], sorted(set(exchange_rows)))}
+    return {row[0] for row in await load_rows(connection, SQL["load_erased"], sorted(set(exchange_rows)))}
 
 
 def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:

@@ -17,7 +17,7 @@ from storage.recall_record import pack_request_id, unpack_request_id
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("recalls.sql")
 
@@ -91,7 +91,7 @@ class Recalls(Group):
         self, connection: Connection, agent_row: int, exchange_rows: Sequence[int], since: float
     ) -> dict[int, str]:
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
-        rows = await rows_of(connection, SQL["recall_requests"], exchange_rows, agent_row, since)
+        rows = await load_rows(connection, SQL["recall_requests"], exchange_rows, agent_row, since)
         requests = {exchange_row: unpack_request_id(request) for exchange_row, request in rows}
         return {exchange_row: id for exchange_row, id in requests.items() if id is not None}
 
@@ -115,7 +115,7 @@ class Recalls(Group):
         most_bytes: longer ones, as they are stored, are left out.
         """
         packed = {pack_request_id(request_id): request_id for request_id in requests}
-        rows = await rows_of(connection, SQL["recall_exchanges"], [*packed], agent_row, since, most_bytes)
+        rows = await load_rows(connection, SQL["recall_exchanges"], [*packed], agent_row, since, most_bytes)
         shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             packed[bytes(row[0])]: shown_exchange for row, shown_exchange in zip(rows, shown, strict=True)

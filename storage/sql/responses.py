@@ -26,7 +26,7 @@ from storage.sql.agents_api.runs import (
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.group import Group, bulk_writes, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("responses.sql")
 
@@ -103,7 +103,7 @@ class Responses(Group):
     @reads
     async def find_open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:
         """Returns the runs among these that have not ended."""
-        return {id for (id,) in await rows_of(connection, SQL["open_among"], run_rows)}
+        return {id for (id,) in await load_rows(connection, SQL["open_among"], run_rows)}
 
     @reads
     async def load_epoch(self, connection: Connection, agent_row: int) -> int:

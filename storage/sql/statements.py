@@ -154,13 +154,13 @@ def _translate_for_postgres(text: str) -> str:
 async def run_of(
     connection: Connection, statement: Statement, values: Sequence[object], *parameters: object
 ) -> None:
-    """Runs a statement for a list of any length. The parameters are those of `rows_of`."""
+    """Runs a statement for a list of any length. The parameters are those of `load_rows`."""
     (size,) = statement.sizes.values()
     for start in range(0, len(values), size):
         await connection.run(statement, (*parameters, values[start : start + size]))
 
 
-async def rows_of(
+async def load_rows(
     connection: Connection, statement: Statement, values: Sequence[object], *parameters: object
 ) -> list[Row]:
     """Returns the rows of a statement for a list of any length. Each execution takes a part of the list.

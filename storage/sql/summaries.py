@@ -13,7 +13,7 @@ from storage.sql import exchanges
 from storage.sql.epochs import find_epoch
 from storage.sql.exchange_rows import make_exchange, make_exchange_with_content
 from storage.sql.group import Group, long_reads, makes_effect, reads, writes
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("summaries.sql")
 
@@ -119,7 +119,9 @@ class Summaries(Group):
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> list[Summary]:
         """Returns the summaries of some exchanges."""
-        return [_make_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent_row)]
+        return [
+            _make_summary(row) for row in await load_rows(connection, SQL["of_exchanges"], ids, agent_row)
+        ]
 
 
 def _make_summary(row: Row) -> Summary:

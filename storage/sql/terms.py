@@ -20,7 +20,7 @@ from storage.search.segment import (
     open_documents,
     pick_buckets,
 )
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("terms.sql")
 
@@ -74,10 +74,10 @@ class ReadBuckets(Struct, frozen=True):
 
 async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[int]) -> ReadBuckets:
     """Reads the buckets of some terms, as many as a query can afford."""
-    bucket_sizes = await rows_of(connection, SQL["segment_sizes"], compute_buckets(hashes), agent_row)
+    bucket_sizes = await load_rows(connection, SQL["segment_sizes"], compute_buckets(hashes), agent_row)
     sizes: dict[int, int] = {row[0]: row[1] for row in bucket_sizes}
     return ReadBuckets(
-        await rows_of(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent_row), sizes
+        await load_rows(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent_row), sizes
     )
 
 

@@ -42,7 +42,7 @@ from storage.sql.forget import Forgetting, begin_forgetting
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.readers import advance
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 from storage.sql.stored_paths import CLIENT_TIP, EMPTY_TIP
 from storage.sql.transfer_definitions import (
     parse_api_subject,
@@ -410,7 +410,8 @@ async def _number_exchanges(
         if exchange_row is not None
     }
     seqs = {
-        row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(exchange_rows), agent_row)
+        row[0]: row[1]
+        for row in await load_rows(connection, SQL["seqs_of"], sorted(exchange_rows), agent_row)
     }
     for values in records:
         if "exchange" in values:
@@ -629,7 +630,7 @@ async def _get_rows_by_seq(
     numbers = sorted({seq for seq in seqs if seq is not None})
     row_by_seq: dict[int | None, int | None] = {None: None}
     row_by_seq.update(
-        (row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], numbers, agent_row)
+        (row[0], row[1]) for row in await load_rows(connection, SQL["exchanges_at"], numbers, agent_row)
     )
     for seq in numbers:
         if seq not in row_by_seq:

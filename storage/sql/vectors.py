@@ -27,7 +27,7 @@ from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group, as_method, long_reads, makes_effect, reads
 from storage.sql.passages import load_passages_and_facts
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 from storage.sql.terms import forget_terms, get_covered
 
 SQL = load("vectors.sql")
@@ -316,7 +316,7 @@ class Vectors(Group):
     @reads
     async def has(self, connection: Connection, agent_rows: Sequence[int], model: str) -> bool:
         """Returns whether a model has embedded anything of any of these memories."""
-        return bool(await rows_of(connection, SQL["embedded"], agent_rows, model))
+        return bool(await load_rows(connection, SQL["embedded"], agent_rows, model))
 
     lacks = reads(as_method(lacks_vectors))
 

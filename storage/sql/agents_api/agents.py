@@ -37,7 +37,7 @@ from storage.sql.agents_api.blocks import (
 )
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
 from storage.sql.group import Group, as_method, long_reads, reads, writes
-from storage.sql.statements import load, lower_ascii, rows_of
+from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/agents.sql")
 
@@ -165,7 +165,7 @@ class DefinedAgents(Group):
         self, connection: Connection, project: str, ids: Sequence[int]
     ) -> builtins.list[Agent]:
         """Returns the memories of a project with these rows, in this order. Missing memories are left out."""
-        rows = await rows_of(connection, SQL["memories"], ids, project)
+        rows = await load_rows(connection, SQL["memories"], ids, project)
         records = {row[0]: make_agent_record(row) for row in rows}
         return [records[id] for id in ids if id in records]
 
@@ -174,7 +174,7 @@ class DefinedAgents(Group):
         self, connection: Connection, agent_rows: Sequence[int]
     ) -> builtins.list[AgentEntry]:
         """Returns these agents, in the order in which they were made."""
-        entries = [_make_entry(row) for row in await rows_of(connection, SQL["among"], agent_rows)]
+        entries = [_make_entry(row) for row in await load_rows(connection, SQL["among"], agent_rows)]
         return sorted(entries, key=lambda entry: entry.agent.id)
 
     @long_reads
@@ -200,7 +200,7 @@ class DefinedAgents(Group):
     ) -> dict[int, builtins.list[str]]:
         """Returns the tags of each of these agents, by name."""
         tags: dict[int, builtins.list[str]] = {agent_row: [] for agent_row in agent_rows}
-        for agent_row, tag in await rows_of(connection, SQL["tags_of"], agent_rows):
+        for agent_row, tag in await load_rows(connection, SQL["tags_of"], agent_rows):
             tags[agent_row].append(tag)
         return tags
 

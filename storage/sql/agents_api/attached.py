@@ -9,7 +9,7 @@ from storage.errors import OverLimit
 from storage.records import Definition, DefinitionKind
 from storage.sql.agents_api.definitions import remove_definition, touch_agent
 from storage.sql.group import Group, as_method, reads, writes
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/attached.sql")
 
@@ -107,6 +107,6 @@ class Attached(Group):
     ) -> dict[int, list[int]]:
         """Returns what each of these agents has attached of a kind, in order."""
         targets: dict[int, list[int]] = {agent_row: [] for agent_row in agent_rows}
-        for agent_row, target in await rows_of(connection, SQL["of_agents"], agent_rows, kind):
+        for agent_row, target in await load_rows(connection, SQL["of_agents"], agent_rows, kind):
             targets[agent_row].append(target)
         return targets

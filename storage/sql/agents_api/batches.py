@@ -49,7 +49,7 @@ from storage.sql.agents_api.runs import (
 from storage.sql.blocks import write_block
 from storage.sql.group import Group, bulk_writes, makes_effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 from storage.sql.stored_paths import open_step, write_edits
 from storage.sql.turn_edits import add_edit
 from storage.sql.usage import add_batch
@@ -246,7 +246,7 @@ class Batches(Group):
     @reads
     async def find_agents(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
         """Returns the rows of the project's agents among these uids, by uid."""
-        return {row[0]: row[1] for row in await rows_of(connection, SQL["agents_named"], uids, project)}
+        return {row[0]: row[1] for row in await load_rows(connection, SQL["agents_named"], uids, project)}
 
     @reads
     async def load_journal(self, connection: Connection, job_row: int) -> dict[str, bytes]:

@@ -34,7 +34,7 @@ from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import list_origins
 from storage.sql.sections import empty_sections_showing
-from storage.sql.statements import load, lower_ascii, rows_of
+from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/blocks.sql")
 
@@ -85,7 +85,7 @@ async def load_visible_blocks(
     """Returns the blocks that each of these agents sees, in the order of `list_visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
     owned_by_agent: dict[int, list[OwnedBlock]] = {agent_row: [] for agent_row in agent_rows}
-    for *row, agent_row, owner in await rows_of(connection, SQL["seen"], agent_rows):
+    for *row, agent_row, owner in await load_rows(connection, SQL["seen"], agent_rows):
         entry = entries[row[0]] = _make_entry(row)
         owned_by_agent[agent_row].append(OwnedBlock(owner, entry.block))
     return {
@@ -154,7 +154,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     for (block_row,) in await connection.rows(SQL["shared_with"], (agent_row,)):
         for version, exchange_row, listed in await connection.rows(SQL["history"], (block_row,)):
             origins = sorted(list_origins(exchange_row, listed))
-            own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent_row)}
+            own = {row[0] for row in await load_rows(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
                 sources = remaining.ljust(len(listed))  # its row keeps its length

@@ -19,7 +19,7 @@ from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import find_or_create_agent
 from storage.sql.epochs import lock_memory
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
-from storage.sql.statements import load, lower_ascii, rows_of
+from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/definitions.sql")
 
@@ -187,7 +187,7 @@ class Definitions(Group):
     @reads
     async def are_current(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:
         """Returns whether definitions are there and still of these versions. versions: (row, version) of each."""
-        rows = await rows_of(connection, SQL["versions"], [id for id, _ in versions])
+        rows = await load_rows(connection, SQL["versions"], [id for id, _ in versions])
         return {(id, version) for id, version in rows} == versions
 
     @reads
@@ -201,7 +201,7 @@ class Definitions(Group):
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:
         """Returns definitions by their rows, as far as they are there."""
-        rows = await rows_of(connection, SQL["by_ids"], ids)
+        rows = await load_rows(connection, SQL["by_ids"], ids)
         return {row[0]: make_definition(row) for row in rows}
 
     @reads
@@ -209,7 +209,7 @@ class Definitions(Group):
         self, connection: Connection, kind: DefinitionKind, memory_rows: Sequence[int]
     ) -> dict[int, Definition]:
         """Returns the definitions of this kind that these memories have, by the memories' rows."""
-        rows = await rows_of(connection, SQL["by_memories"], memory_rows, kind)
+        rows = await load_rows(connection, SQL["by_memories"], memory_rows, kind)
         return {definition.memory_row: definition for definition in map(make_definition, rows)}
 
     @long_reads

@@ -18,7 +18,7 @@ from storage.sql.agents import find_agent_by_id
 from storage.sql.group import as_method, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.passages import insert_passage
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/folder_files.sql")
 
@@ -151,7 +151,7 @@ class Files(GrowingGroup):
 
         They are in the order of the folders; of one folder the oldest is first.
         """
-        files = [_make_file(row) for row in await rows_of(connection, SQL["list_of_folders"], folder_rows)]
+        files = [_make_file(row) for row in await load_rows(connection, SQL["list_of_folders"], folder_rows)]
         order = {row: index for index, row in enumerate(folder_rows)}
         return sorted(
             (file for file in files if file.state is FileState.COMPLETED),
@@ -161,7 +161,7 @@ class Files(GrowingGroup):
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
         """Returns those of some files that are there, by their rows."""
-        return {row[0]: _make_file(row) for row in await rows_of(connection, SQL["find_by_ids"], ids)}
+        return {row[0]: _make_file(row) for row in await load_rows(connection, SQL["find_by_ids"], ids)}
 
     @reads
     async def count_parts(
@@ -169,7 +169,7 @@ class Files(GrowingGroup):
     ) -> dict[int, int]:
         """Returns the number of parts of each file's text, by the file's row; a file without parts is missing."""
         return {
-            row[0]: row[1] for row in await rows_of(connection, SQL["count_parts"], file_rows, memory_row)
+            row[0]: row[1] for row in await load_rows(connection, SQL["count_parts"], file_rows, memory_row)
         }
 
     @reads

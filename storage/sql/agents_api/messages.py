@@ -20,7 +20,7 @@ from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_record
 from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import Group, long_reads, reads, writes
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 from storage.sql.vectors import forget_indexed
 
 SQL = load("agents_api/messages.sql")
@@ -150,7 +150,7 @@ class Messages(Group):
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also those that are not active. ids: the rows."""
-        records = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent_row))
+        records = map(_make_record, await load_rows(connection, SQL["of_rows"], ids, agent_row))
         return {record.exchange.id: record for record in records}
 
     @reads
@@ -185,7 +185,7 @@ class Messages(Group):
     ) -> dict[int, list[int]]:
         """Returns `list_window_numbers` of each agent's conversation with a key, by agent."""
         rows: dict[int, list[Row]] = {agent_row: [] for agent_row in agent_rows}
-        for agent_row, *row in await rows_of(connection, SQL["tails"], agent_rows, key, limit):
+        for agent_row, *row in await load_rows(connection, SQL["tails"], agent_rows, key, limit):
             rows[agent_row].append(tuple(row))
         return {agent_row: _list_numbers(numbered, limit) for agent_row, numbered in rows.items()}
 

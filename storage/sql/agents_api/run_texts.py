@@ -11,7 +11,7 @@ from storage.records import Job, RunTextKind
 from storage.sql.epochs import find_epoch
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.jobs import is_attempt
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/run_texts.sql")
 
@@ -133,7 +133,7 @@ class RunTexts(Group):
         """Returns the messages of the errors that ended runs, by run."""
         return {
             run_row: data.decode()
-            for run_row, data in await rows_of(connection, SQL["error_messages"], run_rows)
+            for run_row, data in await load_rows(connection, SQL["error_messages"], run_rows)
         }
 
     @bulk_writes

@@ -24,7 +24,7 @@ from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, reads, writes
 from storage.sql.jobs import Jobs, check_attempt
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/runs.sql")
 
@@ -299,7 +299,7 @@ class Runs(Group):
     @reads
     async def load_newest_runs(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, Run]:
         """Returns the newest runs of these agents, by agent. Agents without runs are left out."""
-        rows = await rows_of(connection, SQL["newest_of_agents"], agent_rows)
+        rows = await load_rows(connection, SQL["newest_of_agents"], agent_rows)
         return {run.agent_row: run for run in map(make_run, rows)}
 
     # -- steps and exchanges of runs
@@ -340,7 +340,7 @@ class Runs(Group):
         self, connection: Connection, agent_rows: Sequence[int], key: str
     ) -> dict[int, RunStep]:
         """Returns `find_waiting_step` of these agents' conversations with a key, by agent."""
-        rows = await rows_of(connection, SQL["waiting_of"], agent_rows, key)
+        rows = await load_rows(connection, SQL["waiting_of"], agent_rows, key)
         return {step.agent_row: step for step in map(_make_step, rows)}
 
     @writes

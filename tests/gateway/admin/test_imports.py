@@ -757,7 +757,7 @@ def test_turns_between_the_parts_of_a_conversation_have_little_of_it_read_again(
     """All of it, after each of the turns, is quadratic, and is read while turns wait for the writer."""
     talk = tuple(f"Word{i}x" for i in range(80))
     read: list[int] = []
-    read_rows, write_part = imports.rows_of, Imports.write_part
+    read_rows, write_part = imports.load_rows, Imports.write_part
 
     async def count_paths(connection: Connection, statement: Statement, values: Any, *first: Any) -> Any:
         if statement is imports.SQL["matched"]:
@@ -778,7 +778,7 @@ def test_turns_between_the_parts_of_a_conversation_have_little_of_it_read_again(
         return written
 
     monkeypatch.setattr(imports, "EXCHANGES_AT_ONCE", 4)
-    monkeypatch.setattr(imports, "rows_of", count_paths)
+    monkeypatch.setattr(imports, "load_rows", count_paths)
     monkeypatch.setattr(Imports, "write_part", write_and_take_turn)
     found = follow(world, send(world, json.dumps({"messages": wire(talk)}).encode()))
     if comes == "another conversation":
