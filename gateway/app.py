@@ -47,7 +47,8 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.web.mcp.mcp_endpoint import McpEndpoint
 
-# The time to write the turns of requests that are cut at the end of `shutdown_s`. Chosen, not measured.
+# The time to write the turns of requests that are cut at the end of `shutdown_s`. Not measured: a commit takes
+# milliseconds, and the process ends this much later if the disk hangs.
 LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")
 

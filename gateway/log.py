@@ -21,9 +21,10 @@ import orjson
 
 from gateway.masks import mask_keys
 
-# Soon enough for an operator who watches; chosen, not measured.
+# Soon enough for an operator who watches. Not measured: a shorter time writes fewer lines at once.
 FLUSH_S = 0.1
-# Seconds for which repetitions of a line are counted before their number is logged. Chosen, not measured.
+# Seconds for which repetitions of a line are counted before their number is logged. Not measured: an operator reads the
+# number this much later.
 COUNTED_S = 60.0
 # The most bytes of lines that stderr does not take. Chosen: some 2,500 lines.
 MAX_HELD_BYTES = 1024 * 1024

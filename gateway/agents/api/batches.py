@@ -44,9 +44,10 @@ _NO_CLIENT_TOOLS = (
 )
 _NO_SKILLS = "The client's own tools read its skills, and a batch has none of these."
 
-# Items that are read at once, each of which has its messages read next; chosen, not measured.
+# Items that are read at once, each of which has its messages read next. Not measured: all pages are read until the
+# client's page is full.
 _ITEMS_PER_PAGE = 20
-# Requests of a new batch that are read before other tasks run; chosen, not measured.
+# Requests of a new batch that are read before other tasks run. Not measured: live turns wait for as many.
 _REQUESTS_PER_PASS = 20
 
 

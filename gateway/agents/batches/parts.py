@@ -28,12 +28,16 @@ from gateway.run.background.worker import JobContext
 from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
-TRIES = 8  # the most attempts at one request about a part; chosen, not measured
-_MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first; chosen, not measured
+# The most attempts at one request about a part, unless the provider does not answer (`_UNHEARD_S`). Not measured: with
+# fewer, a part fails in a short outage.
+TRIES = 8
+# The longest wait between two polls, as a multiple of the first. Until then a wait is one of so many parts of the time
+# that has passed, so that a result is fetched late by a tenth of its time. Not measured.
+_MAX_WAIT_FACTOR = 10
 # How long a part that finds no room is submitted again and again: the parts before it may take a day at the provider.
 _NO_ROOM_S = 86_400.0
 # How long a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday on can be
-# replaced on Monday. Chosen, not measured.
+# replaced on Monday.
 _UNHEARD_S = 3 * 86_400.0
 
 

@@ -31,7 +31,8 @@ from gateway.core.words import (
 )
 from storage.records import Atom, Exchange
 
-# The most messages before the new ones that are searched for the part of a reply that was heard. Chosen, not measured.
+# The most messages before the new ones that are searched for the part of a reply that was heard. Not measured: a reply
+# in more messages is recognised by its last ones.
 _MAX_TEXTS = 8
 
 

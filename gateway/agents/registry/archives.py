@@ -25,7 +25,9 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile, Vector
 from storage.sql.store import Store
 
-MAX_MEMORIES_SEARCHED = 8  # memories that one search asks; chosen, not measured
+# The most memories that one search asks: the agent's own, then those attached. Not measured: each is a search, and all
+# share `SEARCH_MS`.
+MAX_MEMORIES_SEARCHED = 8
 SEARCH_MS = 1000.0
 _KIND = DefinitionKind.ARCHIVE
 _OWN_ARCHIVE = "This is an agent's own archive: it is called after its agent, and ends with it."

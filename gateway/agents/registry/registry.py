@@ -48,7 +48,7 @@ from storage.listing import (
 from storage.records import Agent, Block, Definition, DefinitionKind, Run
 from storage.sql.store import Store
 
-# The most agents in a list of models. Chosen, not measured.
+# The most agents in a list of models. Not measured: clients read the list as a whole, and older agents are not in it.
 _MAX_LISTED_AGENTS = 1000
 
 

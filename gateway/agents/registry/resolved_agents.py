@@ -15,7 +15,8 @@ from msgspec import Struct
 from gateway.core.agent import AgentSpec
 from storage.records import Scope
 
-_MAX_CACHED_AGENTS = 4096  # agents, some kilobytes each; chosen, not measured
+# The most agents, some kilobytes each. Not measured: an agent beyond these is read again.
+_MAX_CACHED_AGENTS = 4096
 
 
 class ResolvedAgent(Struct, frozen=True):

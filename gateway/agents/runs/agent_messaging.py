@@ -45,12 +45,14 @@ from storage.records import DEFAULT_CONVERSATION, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# The most agents that one message goes to, and how many of these agents run at a time. Chosen, not measured.
+# The most agents that one message goes to, and how many of these agents run at a time. Not measured: each is a run with
+# calls of a model.
 MAX_AGENTS = 32
 _MAX_SENDS_AT_ONCE = 8
 # The most agents that one message may pass through.
 MAX_DEPTH = 4
-# At most this many slots of waiting runs are released for other runs. Chosen, not measured.
+# At most this many slots of waiting runs are released for other runs. Not measured: it bounds the runs that a chain of
+# agents can begin besides.
 MAX_RELEASED_SLOTS = 112
 # Agents that one read returns.
 _PAGE = 100

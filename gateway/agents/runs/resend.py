@@ -22,7 +22,7 @@ from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, RunState
 from storage.sql.store import Store
 
 # A client's library sends a request again within seconds. Without an id, the words of a run that was answered longer
-# ago are a new send. Chosen, not measured.
+# ago are a new send. Not measured: with a longer window, words that a user repeats are taken for a retry.
 RETRY_WINDOW_S = 600.0
 
 

@@ -66,7 +66,7 @@ from storage.records import Block, Conversation, Exchange, Job, Run, RunState, R
 T = TypeVar("T")
 
 # How often edits are applied again, or a send is planned again, because another writer was faster: another process, or
-# one that writes for the first time. Chosen, not measured.
+# one that writes for the first time. Not measured: a run fails only if as many writers in a row are faster.
 CONFLICT_TRIES = 32
 
 # The stop reasons after which the run of a sleeptime agent is tried again, unless the upstream refused its messages.

@@ -22,7 +22,9 @@ from yarl import URL
 
 from gateway.settings import HostRule, ToolSettings
 
-CONNECT_S = 10.0  # to resolve a name, and again to connect; chosen, not measured
+# Seconds to resolve a name, and again to connect. Not measured: the model waits for as long for a host that does not
+# answer.
+CONNECT_S = 10.0
 _READ_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # Resolvers read a last label such as these as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).

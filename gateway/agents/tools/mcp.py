@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0  # of one call, from connecting to closing
 # The most tools of one server that can be called, and of those that cannot.
 MAX_TOOLS = 500
-# Against a server with an endless list of tools; chosen, not measured.
+# The most pages of a server's tools: a server could have an endless list. Not measured: far more than `MAX_TOOLS` tools
+# need.
 _MAX_PAGES = 100
 MISSING_EXTRA = (
     "the extra `mcp` is not installed on the gateway's machine: in the clone run pip install -e '.[mcp]', or "

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 1_000_000  # of one reply
 REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
-# Seconds for the request that ends a session, which some servers never answer; chosen, not measured.
+# Seconds for the request that ends a session, which some servers never answer. Not measured: the results of the call
+# wait for it.
 END_S = 2.0
 _SELF = Implementation(name="mnemogate", version=version("mnemogate"))
 # These log whole messages. What goes wrong is in the error that the caller gets.

@@ -23,8 +23,10 @@ from gateway.run.tools.toolbox import (
 )
 from gateway.settings import SECRET_PREFIX
 
-TIMEOUT_S = 30.0  # of a call with its reply; chosen, not measured
-LIMIT_BYTES = 1_000_000  # of a reply; chosen, not measured
+# Seconds of a call with its reply. Not measured: the model and its user wait for as long.
+TIMEOUT_S = 30.0
+# The most bytes of a reply. Not measured: it bounds the memory that a faulty server can take.
+LIMIT_BYTES = 1_000_000
 SHOWN_CHARS = 500  # of an error reply, to the model: enough for its message
 
 

@@ -22,7 +22,7 @@ from gateway.core.conversation.private import make_framed_system_message, with_n
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
 
-# The steps of one send, at most; chosen, not measured.
+# The steps of one send, at most. Not measured: it bounds the calls of a model that goes on without end.
 MaxSteps = Annotated[int, Meta(ge=1, le=200)]
 _MAX_MESSAGES = 1_000
 

@@ -52,7 +52,7 @@ from storage.listing import RunEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, RunTextKind
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
-# A run that has not begun gets `MAX_BEGINNINGS`. Chosen, not measured.
+# A run that has not begun gets `MAX_BEGINNINGS`. Not measured.
 MAX_TRIES = 3
 MAX_BEGINNINGS = 30
 # Errors of runs that failed without an upstream's error.
