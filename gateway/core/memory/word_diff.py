@@ -22,6 +22,7 @@ _UNSPACED_SCRIPTS = (
 )
 # A word with the spaces after it, so that whole words change; the end of a line counts as a word.
 _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPTS}]+)[^\S\n]*")
+# A sentence, or a line, with its end and the spaces after it.
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
 # The most pairs of pieces that a comparison takes, since its time grows with their number. Not measured: beyond it,
 # larger pieces are compared.
@@ -43,7 +44,8 @@ class DiffPart(Struct, frozen=True):
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
     """Returns the parts of both texts in order. Those that are not inserted are the old text."""
-    return _join_parts(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _split_lines)))
+    shortest_first = (_WORD.findall, _SENTENCE.findall, _split_lines)
+    return _join_parts(_Comparison().compare(old, new, shortest_first))
 
 
 class _Comparison:
@@ -53,8 +55,11 @@ class _Comparison:
         self._remaining_pairs = _MAX_PAIRS
 
     def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[DiffPart]:
-        """Yields the parts of two texts. splits: functions that split a text into pieces, the shortest pieces first."""
-        for number, split in enumerate(splits if old and new else ()):
+        """Yields the parts of two texts.
+
+        splits: functions that split a text into pieces, the shortest pieces first; (): one text replaces the other.
+        """
+        for split_index, split in enumerate(splits if old and new else ()):
             old_pieces, new_pieces = split(old), split(new)
             # The pieces from `start` up to the two ends are compared; the pieces before and after are the same.
             start = _count_common(old_pieces, new_pieces)
@@ -65,12 +70,12 @@ class _Comparison:
                 continue  # longer pieces are fewer
             self._remaining_pairs -= pairs
             yield DiffPart("same", "".join(old_pieces[:start]))
-            for run in _match_runs(old_pieces[start:old_end], new_pieces[start:new_end]):
-                if run.is_same:
-                    yield DiffPart("same", run.old)
+            for stretch in _match_stretches(old_pieces[start:old_end], new_pieces[start:new_end]):
+                if stretch.is_same:
+                    yield DiffPart("same", stretch.old)
                 else:
-                    # What differs is compared again by shorter pieces.
-                    yield from self.compare(run.old, run.new, splits[:number])
+                    # What differs is compared again by shorter pieces; after the shortest, it is replaced as a whole.
+                    yield from self.compare(stretch.old, stretch.new, splits[:split_index])
             yield DiffPart("same", "".join(old_pieces[old_end:]))
             return
         yield DiffPart("del", old)
@@ -90,7 +95,7 @@ def _count_common(old: Sequence[str], new: Sequence[str]) -> int:
     )
 
 
-class _Run(NamedTuple):
+class _Stretch(NamedTuple):
     """Successive pieces of both texts."""
 
     is_same: bool
@@ -98,11 +103,12 @@ class _Run(NamedTuple):
     new: str
 
 
-def _match_runs(old: Sequence[str], new: Sequence[str]) -> Iterator[_Run]:
+def _match_stretches(old: Sequence[str], new: Sequence[str]) -> Iterator[_Stretch]:
     """Yields what two lists have in common, and what is between, in order."""
+    # For difflib they are junk: no match begins with junk, but a match may be extended over it.
     matcher = SequenceMatcher(_find_too_frequent(old, new).__contains__, old, new, autojunk=False)
     for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
-        yield _Run(tag == "equal", "".join(old[old_start:old_end]), "".join(new[new_start:new_end]))
+        yield _Stretch(tag == "equal", "".join(old[old_start:old_end]), "".join(new[new_start:new_end]))
 
 
 def _find_too_frequent(old: Sequence[str], new: Sequence[str]) -> frozenset[str]:

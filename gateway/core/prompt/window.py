@@ -2,10 +2,10 @@
 
 A cut is a pure function of the list, so that a caller who resends everything gets the same first message again without
 anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.max_list_tokens`) and S the
-step by which a cut goes below H (`Budget.step`):
+step by which a cut goes below H (`Budget.step_tokens`):
 
     T <= H    everything stays
-    T >  H    ceil((T - H) / S) * S tokens or a little more leave from the head
+    T >  H    ceil((T - H) / S) * S tokens or a little more are cut from the front
 
 While the list grows by S, the same messages are left out and the prefix that the provider has cached stays; then the
 cut moves once. Between H - S and H tokens stay. A cut may fall before the user message that opens a turn, or, after
@@ -47,9 +47,9 @@ class Budget(Struct, frozen=True):
     # The most tokens of the list without the system message.
     max_list_tokens: int
     # A cut goes this far below `max_list_tokens`.
-    step: int
+    step_tokens: int
     # The most tokens of the list and a note together.
-    max_with_note: int
+    max_tokens_with_note: int
 
 
 class WindowItem(Struct, frozen=True):
@@ -86,8 +86,7 @@ class _WindowCut(Struct, frozen=True):
     index: int
     # What stays before it: the leading system messages and the openers of a turn.
     pinned: tuple[range, ...]
-    # The tokens that leave.
-    tokens: int
+    evicted_tokens: int
 
 
 def reserve_for_reply(capacity: int, max_tokens: int | None) -> int:
@@ -109,18 +108,20 @@ def plan_budget(
     reserve = reserve_for_reply(capacity, max_tokens)
     step = max(1, capacity // _STEPS_IN_CONTEXT)
     grain = max(1, step // _GRAINS_IN_STEP)
-    max_with_note = max(0, capacity - reserve - fixed_tokens)
+    max_tokens_with_note = max(0, capacity - reserve - fixed_tokens)
     # A note may use what the rounding leaves, too.
     rounded_fixed_tokens = -(-fixed_tokens // grain) * grain
-    max_list_tokens = max(0, min(capacity - reserve - rounded_fixed_tokens, max_with_note - note_tokens))
+    max_list_tokens = max(
+        0, min(capacity - reserve - rounded_fixed_tokens, max_tokens_with_note - note_tokens)
+    )
     while step > 1 and step > max_list_tokens // 2:
         # A large system message leaves little room. Halving keeps the possible steps multiples of each other.
         step //= 2
-    return Budget(max_list_tokens, step, max_with_note)
+    return Budget(max_list_tokens, step, max_tokens_with_note)
 
 
 def make_window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: bool = False) -> WindowItem:
-    """Returns a chat message as the window sees it; fields of the wrong type are passed over.
+    """Returns a chat message as the window sees it; fields of the wrong type are ignored.
 
     is_nudge: an agent's rules sent the message to its model (`private.is_nudge`).
     """
@@ -138,7 +139,7 @@ def make_window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: 
 def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], Iterable[int]]) -> Window:
     """Chooses the part of a list that stays.
 
-    items: oldest first, without the leading system message. System messages at the head of the items always stay.
+    items: oldest first, without the leading system message. System messages at the front of the items always stay.
     count: returns the tokens of each item; it is called only if the upper bounds exceed the budget.
     """
     size = len(items)
@@ -152,10 +153,10 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
     if not cuts:
         return Window((range(size),))
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
-    whole_steps = -(-excess // budget.step) * budget.step
+    whole_steps = -(-excess // budget.step_tokens) * budget.step_tokens
     chosen = _find_first_cut(whole_steps, cuts) or _find_first_cut(excess, cuts) or cuts[-1]
     ranges = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
-    return Window(ranges, chosen.tokens)
+    return Window(ranges, chosen.evicted_tokens)
 
 
 def choose_window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
@@ -179,7 +180,7 @@ def may_begin(items: Sequence[WindowItem], index: int) -> bool:
 
 def _find_first_cut(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | None:
     """Returns the first cut that frees at least this many tokens, or None."""
-    return next((cut for cut in cuts if cut.tokens >= tokens), None)
+    return next((cut for cut in cuts if cut.evicted_tokens >= tokens), None)
 
 
 def _list_cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
@@ -213,9 +214,9 @@ def _list_cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Ite
         else:
             pinned = (range(lead_end), openers)
         pinned_tokens = sum(tokens_before[part.stop] - tokens_before[part.start] for part in pinned)
-        tokens = tokens_before[index] - pinned_tokens
-        if tokens > 0 and not inside_call[index]:
-            yield _WindowCut(index, pinned, tokens)
+        evicted_tokens = tokens_before[index] - pinned_tokens
+        if evicted_tokens > 0 and not inside_call[index]:
+            yield _WindowCut(index, pinned, evicted_tokens)
 
 
 def _begins_turn(items: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
@@ -234,20 +235,20 @@ def _begins_turn(items: Sequence[WindowItem], index: int, previous: str, last_us
 def _flag_open_calls(items: Sequence[WindowItem]) -> list[bool]:
     """Returns a flag for each index: a list that begins there has a result without its call."""
     # Some clients use an id twice; a result then belongs to the newest call.
-    callers: dict[str, int] = {}
-    newest_caller = -1
+    call_indices: dict[str, int] = {}
+    newest_call_index = -1
     # For each index: by how many more calls than at the index before a cut would be between a call and its result.
     changes = [0] * (len(items) + 1)
     for index, item in enumerate(items):
         if item.role in RESULT_ROLES:
-            caller = (
-                newest_caller if item.answered_id is None else callers.get(item.answered_id, newest_caller)
-            )
-            if caller >= 0:
-                changes[caller + 1] += 1
+            call_index = newest_call_index
+            if item.answered_id is not None:
+                call_index = call_indices.get(item.answered_id, newest_call_index)
+            if call_index >= 0:
+                changes[call_index + 1] += 1
                 changes[index + 1] -= 1
         elif item.role == "assistant":
             if item.call_ids:
-                newest_caller = index
-            callers.update(dict.fromkeys(item.call_ids, index))
+                newest_call_index = index
+            call_indices.update(dict.fromkeys(item.call_ids, index))
     return [open_calls > 0 for open_calls in accumulate(changes[:-1])]

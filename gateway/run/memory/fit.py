@@ -430,11 +430,11 @@ class _WindowRoom:
             return _PromptSize(0, 0)
         fixed = self._fixed_tokens_with(cut)
         tokens = sum(self.tokens(part.start, part.stop) for part in staying)
-        return _PromptSize(fixed + tokens, fixed + self.budget(cut).max_with_note)
+        return _PromptSize(fixed + tokens, fixed + self.budget(cut).max_tokens_with_note)
 
     def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
-        budget, max_tokens = self.budget(cut).max_with_note, self._note.max_tokens
+        budget, max_tokens = self.budget(cut).max_tokens_with_note, self._note.max_tokens
         bounds = self._max_tokens_before
         if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
             return max_tokens
