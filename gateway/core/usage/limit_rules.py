@@ -143,8 +143,8 @@ class Bucket(Struct, eq=False):
             return True
         return others_reserved <= 0 and self.used + own_used < self.bound
 
-    def left(self) -> int:
-        """Returns how much is left."""
+    def count_left(self) -> int:
+        """Returns how much may still be reserved, in the units of `used`."""
         return max(0, self.bound - self.used - self.reserved)
 
 
@@ -167,7 +167,7 @@ class LimitReservation(Struct, eq=False):
         measured = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED_UNITS]
         return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
 
-    def uncounted(self, used: Amounts, bucket: Bucket) -> int:
+    def count_uncounted(self, used: Amounts, bucket: Bucket) -> int:
         """Returns the part of what the request has used that counts towards a bucket."""
         return used[bucket.amount_index] - self.counted.get(bucket.limit.id, 0)
 
@@ -177,14 +177,14 @@ class LimitReservation(Struct, eq=False):
             limit = bucket.limit
             if limit.unit in MEASURED_UNITS and limit.per == "minute" and bucket.period.end <= now:
                 bucket.reserved -= self.amounts.pop(bucket)
-                bucket.used += self.uncounted(used, bucket)
+                bucket.used += self.count_uncounted(used, bucket)
                 self.counted[limit.id] = used[bucket.amount_index]
 
     def settle(self, used: Amounts) -> None:
         """Replaces the reserved amounts by the used amounts."""
         for bucket, amount in self.amounts.items():
             bucket.reserved -= amount
-            bucket.used += self.uncounted(used, bucket)
+            bucket.used += self.count_uncounted(used, bucket)
 
 
 def list_limits(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[UsageLimit]:

@@ -27,9 +27,10 @@ from gateway.dialects.fields import (
 from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.errors import BadRequest
 
-MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
-
-ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the most frequent first
+# As the setting `server.max_messages` by default: an agent's day. Finding the conversation takes about 10 us a message.
+MAX_MESSAGES = 5_000
+# The most frequent first, since each message's role is compared with them.
+ROLES = ("user", "assistant", "tool", "system", "developer", "function")
 
 # A repeated key among these fields is refused. The gateway acts on one of its values, and the upstream's parser might
 # take the other value, and so answer for another user or model.
@@ -64,7 +65,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
 
 
 def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | None) -> ChatRequest:
-    """Returns the request of the body of a chat completion, whose fields are checked.
+    """Returns a chat completion request, and checks the fields that the gateway reads.
 
     json: the value of the body.
     max_messages: None for a translated body, which may have more messages than the client's list, checked before.
@@ -72,7 +73,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
     Raises: BadRequest, BodyTooLarge.
     """
     messages = _read_messages(json, max_messages)
-    if len(body) > MAX_VALUES:
+    if len(body) > MAX_VALUES:  # each value takes a byte at least, so a shorter body cannot have too many
         check_values(*_list_json_arguments(messages))
     if _TYPED_FIELDS.isdisjoint(json):  # as in most requests
         return ChatRequest(body, json, _read_model(json), messages)
@@ -101,7 +102,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
 
 
 def _list_json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
-    """Yields the arguments of calls. They are JSON within texts, so a check of the body does not look into them."""
+    """Yields the arguments of calls that are JSON. They are texts, so a check of the body does not look into them."""
     for message in messages:
         for _, arguments in read_named_calls(message):
             # The arguments of a custom tool may be any text.

@@ -314,7 +314,7 @@ class Limiter:
         amounts = {}
         for bucket in buckets:
             reserved_amount = reservation.amounts.get(bucket, 0)
-            used_amount = reservation.uncounted(used, bucket)
+            used_amount = reservation.count_uncounted(used, bucket)
             wanted_amount = wanted[bucket.amount_index]
             if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
                 raise make_refusal(bucket, self._now(), used_amount)
@@ -409,7 +409,7 @@ class Limiter:
             LimitState(
                 limit=bucket.limit,
                 used=convert_amount(bucket.limit, bucket.used + bucket.reserved),
-                remaining=convert_amount(bucket.limit, bucket.left()),
+                remaining=convert_amount(bucket.limit, bucket.count_left()),
                 resets_at=None if bucket.limit.per is None else bucket.period.end,
             )
             for bucket in buckets
