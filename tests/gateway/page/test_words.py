@@ -317,6 +317,23 @@ def test_a_text_with_one_old_word_that_says_what_is_still_true_is_marked(operato
     assert true
 
 
+def test_a_correction_that_keeps_all_old_words_says_that_nothing_was_looked_for(operator: Operator) -> None:
+    """It read "Saved." alone, while a block still said that Maria is allergic to peanuts."""
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    memory = f"m/{agent.uid}"
+    (wrong,) = learn(operator.world, agent, "Maria is allergic to peanuts.", block="Allergic to peanuts.")
+    text = "Maria's nephew is allergic to peanuts."
+    new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": text})["seq"]
+    (saved,) = re.findall('id="saved" role="status">(.*?)</p>', page(operator, f"{memory}/f/{new}"))
+    assert (
+        "Messages that say otherwise stay, and a reply may still repeat them. Find the wrong words"
+        in plain(saved)
+    )
+    assert f'href="../../../{memory}/words"' in saved
+    added = operator.twin(f"{memory}/facts", {"text": "Likes tea."})["seq"]
+    assert "Messages that say otherwise" not in page(operator, f"{memory}/f/{added}")
+
+
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
     """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
     agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
