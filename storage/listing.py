@@ -460,8 +460,8 @@ class Branch(Struct, frozen=True):
     is_active: bool
 
 
-class ExchangePlace(Struct, frozen=True):
-    """The place of an exchange."""
+class ExchangeRef(Struct, frozen=True):
+    """A reference to an exchange: its conversation and its numbers."""
 
     # The public name of the exchange's conversation.
     conversation_uid: str

@@ -13,7 +13,7 @@ from storage.listing import (
     FIRST_PAGE,
     LAST_NUMBER,
     Branch,
-    ExchangePlace,
+    ExchangeRef,
     FoundMemory,
     PageEnd,
     ShownBlock,
@@ -185,12 +185,12 @@ class MemoryPages(Group):
         return exchange_id
 
     @reads
-    async def load_places(
+    async def load_exchange_refs(
         self, connection: Connection, agent_row: int, ids: Sequence[int]
-    ) -> dict[int, ExchangePlace]:
+    ) -> dict[int, ExchangeRef]:
         """Returns where some exchanges stand, by their rows."""
-        rows = await load_rows(connection, SQL["places"], ids, agent_row)
-        return {row[0]: ExchangePlace(*row[1:]) for row in rows}
+        rows = await load_rows(connection, SQL["exchange_refs"], ids, agent_row)
+        return {row[0]: ExchangeRef(*row[1:]) for row in rows}
 
     @long_reads
     async def load_sources(

@@ -119,7 +119,7 @@ WITH RECURSIVE down(id, depth, steps) AS (
 )
 SELECT id FROM down ORDER BY steps DESC LIMIT 1
 
--- name: places
+-- name: exchange_refs
 -- Reads where some exchanges stand: the public name of the conversation, and the numbers of the first message and the
 -- reply.
 SELECT e.id, c.uid, e.seq, e.seq + e.span - 1 FROM exchanges e

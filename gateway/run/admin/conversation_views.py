@@ -310,21 +310,21 @@ class ConversationViews(Struct, frozen=True):
         rows = await pages.find_exchange_of_message(memory.id, last_seq)
         if rows is None:
             return None
-        place = (await pages.load_places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
-        if place is None or place.conversation_uid != page.conversation.id:
+        ref = (await pages.load_exchange_refs(memory.id, [rows.exchange_row])).get(rows.exchange_row)
+        if ref is None or ref.conversation_uid != page.conversation.id:
             return None  # a fork has the message of another conversation, which went on by itself
-        if is_cut and last_seq < place.reply_seq:
+        if is_cut and last_seq < ref.reply_seq:
             before = last_seq + 1 + limit
-            return LaterMessages(place.seq, before if before <= place.reply_seq else None, last_seq + 1)
+            return LaterMessages(ref.seq, before if before <= ref.reply_seq else None, last_seq + 1)
         next_row = await pages.find_following(memory.id, *rows, steps=1)
         end_row = await pages.find_following(memory.id, *rows, steps=max(1, limit // 2))
-        places = await pages.load_places(
+        refs = await pages.load_exchange_refs(
             memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange_row)})
         )
-        next_place, end_place = places.get(next_row or 0), places.get(end_row or 0)
-        if next_place is None or end_place is None:
+        next_ref, end_ref = refs.get(next_row or 0), refs.get(end_row or 0)
+        if next_ref is None or end_ref is None:
             return None
-        return LaterMessages(end_place.seq, None, next_place.seq)
+        return LaterMessages(end_ref.seq, None, next_ref.seq)
 
     async def read_around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
         """Returns a message with messages before and after it on its path, oldest first. limit: the most messages."""
@@ -334,8 +334,8 @@ class ConversationViews(Struct, frozen=True):
         if rows is None:
             raise _no_message()
         end_row = await pages.find_following(memory.id, *rows, steps=limit // 2)
-        place = (await pages.load_places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
-        if end_row is None or place is None:
+        ref = (await pages.load_exchange_refs(memory.id, [rows.exchange_row])).get(rows.exchange_row)
+        if end_row is None or ref is None:
             raise _no_message()
         path = await pages.load_path(memory.id, end_row, limit=2 * limit)
         records = [
@@ -348,7 +348,7 @@ class ConversationViews(Struct, frozen=True):
         if index is None:
             raise _no_message()
         start = max(0, min(index - limit // 2, len(records) - limit))
-        return MessagesAround(place.conversation_uid, tuple(records[start : start + limit]))
+        return MessagesAround(ref.conversation_uid, tuple(records[start : start + limit]))
 
     async def read_text(self, project: str | None, uid: str, id: str, seq: int) -> str:
         """Returns the whole text of a message of a conversation."""

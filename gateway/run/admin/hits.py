@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 from gateway.run.admin.memory_records import SourceKind, get_source_kind
 from gateway.run.admin.page_paths import make_fact_href, make_text_href
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
-from storage.listing import ExchangePlace
+from storage.listing import ExchangeRef
 from storage.recall_record import RecalledEntry
 from storage.records import Fact, Message
 from storage.sql.store import Store
@@ -27,7 +27,7 @@ async def load_hit_records(
     seqs = dict.fromkeys(entry.seq for entry in entries if not entry.is_forgotten)
     messages = await store.recall.load(agent_row, [*seqs])
     exchange_rows = {message.exchange_row for message in messages.values() if message.exchange_row}
-    places = await store.memory_pages.load_places(agent_row, sorted(exchange_rows))
+    refs = await store.memory_pages.load_exchange_refs(agent_row, sorted(exchange_rows))
     # A fact that was corrected or superseded since the search is not found by searches any more.
     ended_facts = {
         seq: fact
@@ -42,7 +42,7 @@ async def load_hit_records(
                 entry,
                 None if entry.is_forgotten else messages.get(entry.seq),
                 None if entry.is_forgotten else ended_facts.get(entry.seq),
-                places,
+                refs,
             )
             for entry in entries
         ]
@@ -54,13 +54,13 @@ def _hit_record(
     entry: RecalledEntry,
     message: Message | None,
     ended_fact: Fact | None,
-    places: Mapping[int, ExchangePlace],
+    refs: Mapping[int, ExchangeRef],
 ) -> HitRecord | LeftOutRecord:
     """Returns the record of a hit.
 
     message: the text that was found; None: no search finds it now.
     ended_fact: the fact that was found and is no longer true; None: there is none.
-    places: the places of messages, by the rows of their exchanges.
+    refs: those of the messages' exchanges, by the rows of the exchanges.
     """
     hit = HitRecord(
         kind=_kind_of_hit(entry, message),
@@ -76,7 +76,7 @@ def _hit_record(
         tokens=entry.tokens,
     )
     if message is not None:
-        href = make_text_href(uid, message, places.get(message.exchange_row))
+        href = make_text_href(uid, message, refs.get(message.exchange_row))
         hit = replace(hit, text=message.text, at=message.at, href=href)
     elif ended_fact is not None:
         hit = replace(

@@ -37,7 +37,7 @@ from gateway.run.admin.plain_text import quote_shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
-from storage.listing import ErasedFact, ExchangePlace, ForgetCounts, FoundMemory, RebuiltBlock
+from storage.listing import ErasedFact, ExchangeRef, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope
 from storage.sql.store import Store
 
@@ -307,7 +307,7 @@ class MemoryForgetting:
         if details.exchange_rows:
             target = replace(target, messages=(), exchanges=details.exchange_rows)
         extent = await self._store.forget_previews.count(memory.id, target, details.messages)
-        places = await self._store.memory_pages.load_places(memory.id, extent.noted_rows)
+        refs = await self._store.memory_pages.load_exchange_refs(memory.id, extent.noted_rows)
         stays = [*details.stays]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
@@ -330,7 +330,7 @@ class MemoryForgetting:
             blocks=tuple(extent.changes) or UNSET,
             texts=details.texts or UNSET,
             replies_without_note=tuple(
-                _reply_record(memory.uid, places[row]) for row in extent.noted_rows if row in places
+                _reply_record(memory.uid, refs[row]) for row in extent.noted_rows if row in refs
             )
             or UNSET,
         )
@@ -402,14 +402,14 @@ class MemoryForgetting:
         messages = await self._load_texts(memory, seqs)
         target = _target_of(messages)
         exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
-        places = await self._store.memory_pages.load_places(memory.id, exchange_rows)
+        refs = await self._store.memory_pages.load_exchange_refs(memory.id, exchange_rows)
         texts = tuple(
             SourceRecord(
                 get_source_kind(message),
                 message.seq,
                 message.text,
                 message.at,
-                href=make_text_href(memory.uid, message, places.get(message.exchange_row)),
+                href=make_text_href(memory.uid, message, refs.get(message.exchange_row)),
                 speaker=read_speaker(message),
             )
             for message in messages
@@ -478,9 +478,9 @@ def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
     return record
 
 
-def _reply_record(uid: str, place: ExchangePlace) -> SourceRecord:
-    href = make_message_href(uid, place.conversation_uid, place, place.reply_seq)
-    return SourceRecord("message", place.reply_seq, None, None, href=href)
+def _reply_record(uid: str, ref: ExchangeRef) -> SourceRecord:
+    href = make_message_href(uid, ref.conversation_uid, ref, ref.reply_seq)
+    return SourceRecord("message", ref.reply_seq, None, None, href=href)
 
 
 def _unknown(kind: TargetKind) -> UnknownId:

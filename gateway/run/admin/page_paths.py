@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from storage.listing import ExchangePlace
+from storage.listing import ExchangeRef
 from storage.records import Exchange, Message
 
 STATIC = "static/"
@@ -29,7 +29,7 @@ def parse_part(segment: str) -> str:
     return _ESCAPED_CHARACTER.sub(lambda match: chr(int(match[1], 16)), segment)
 
 
-def make_message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
+def make_message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangeRef, seq: int) -> str:
     """Returns the address of a message, relative to /ui/. The page shows the branch that ends with its exchange.
 
     conversation_uid: of the message's conversation.
@@ -50,17 +50,15 @@ def make_passage_href(uid: str, seq: int) -> str:
     return f"{page_path('m', uid, 'passages')}?after={seq + 1}#passage-{seq}"
 
 
-def make_text_href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:
-    """Returns the address of a text, relative to /ui/; None: no page shows it. place: of a message's exchange."""
+def make_text_href(uid: str, message: Message, ref: ExchangeRef | None) -> str | None:
+    """Returns the address of a text, relative to /ui/; None: no page shows it. ref: of a message's exchange."""
     match message.source:
         case "fact" | "muted":
             return make_fact_href(uid, message.seq)
         case "passage":
             return make_passage_href(uid, message.seq)
         case _:
-            return (
-                None if place is None else make_message_href(uid, place.conversation_uid, place, message.seq)
-            )
+            return None if ref is None else make_message_href(uid, ref.conversation_uid, ref, message.seq)
 
 
 def _segment_of(part: str | int) -> str:

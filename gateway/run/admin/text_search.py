@@ -65,5 +65,5 @@ class TextSearchOperation(Struct, frozen=True):
         except TooSlow:
             return FoundTexts(has_timed_out=True)
         exchange_ids = sorted({m.exchange_row for m in hits if m.source == "message"})
-        places = await self.store.memory_pages.load_places(agent.id, exchange_ids)
-        return FoundTexts(hits, {id: place.conversation_uid for id, place in places.items()})
+        refs = await self.store.memory_pages.load_exchange_refs(agent.id, exchange_ids)
+        return FoundTexts(hits, {id: ref.conversation_uid for id, ref in refs.items()})

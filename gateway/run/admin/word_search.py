@@ -26,7 +26,7 @@ from gateway.run.admin.memory_records import (
 from gateway.run.admin.memory_views import MemoryViews, make_memory_record
 from gateway.run.admin.page_paths import make_fact_href, make_text_href
 from storage.errors import TooSlow
-from storage.listing import LAST_NUMBER, ExchangePlace
+from storage.listing import LAST_NUMBER, ExchangeRef
 from storage.records import MUTED, Agent, Fact, Message
 
 # How long the index may be read. A person waits for it, no reply does.
@@ -355,11 +355,12 @@ class WordSearches(Struct, frozen=True):
         self, agent: Agent, messages: Sequence[Message], query: str
     ) -> tuple[TextWithWords, ...]:
         exchanges = sorted({message.exchange_row for message in messages if message.source == "message"})
-        places = await self.views.store.memory_pages.load_places(agent.id, exchanges) if exchanges else {}
+        pages = self.views.store.memory_pages
+        refs = await pages.load_exchange_refs(agent.id, exchanges) if exchanges else {}
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                self._record(agent.uid, message, places.get(message.exchange_row), query)
+                self._record(agent.uid, message, refs.get(message.exchange_row), query)
                 for message in messages
             )
         )
@@ -376,14 +377,14 @@ class WordSearches(Struct, frozen=True):
             )
         )
 
-    def _record(self, uid: str, message: Message, place: ExchangePlace | None, query: str) -> TextWithWords:
+    def _record(self, uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:
         text = self.views.store.recall.around_words(message.text, query, AROUND_CHARS)
         return TextWithWords(
             get_source_kind(message),
             message.seq,
             text,
             message.at,
-            href=make_text_href(uid, message, place),
+            href=make_text_href(uid, message, ref),
             speaker=read_speaker(message),
             muted=message.source == MUTED or UNSET,
         )
