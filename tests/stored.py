@@ -198,7 +198,9 @@ class Speaker:
         turns, agent = self.store.turns, self.agent
         listing = HashedList(MessageHasher(agent.secret), list(messages))
         path = (
-            listing.hasher.hash_path(listing.flat(listing.answered_count)) if listing.answered_count else None
+            listing.hasher.hash_path(listing.list_atoms(listing.answered_count))
+            if listing.answered_count
+            else None
         )
         snapshot = await turns.find_snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None

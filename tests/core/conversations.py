@@ -156,9 +156,9 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
     assert fill == [each.message for each in request.composition.inserted]
     assert plan is not None
-    if not fill or any(e.has_full_reply for e in tree.chain(plan.match.match_point)):
+    if not fill or any(e.has_full_reply for e in tree.list_path(plan.match.match_point)):
         return
-    elements = tree.elements(plan.match.match_point)
+    elements = tree.list_path_elements(plan.match.match_point)
     path = [_sent_before(tree, element) for element in elements]
     if plan.follows_head:
         # The last reply as it was heard may come with the list.
@@ -174,7 +174,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
     elements = [
         PathElement(x, i, tuple(atoms), 0)  # no check asks for its offset
-        for x in tree.chain(plan.match.match_point)
+        for x in tree.list_path(plan.match.match_point)
         for i, atoms in [*enumerate(x.inputs), (-1, forms.get(x.id, x.reply))]
         if atoms is not None
     ]
@@ -194,7 +194,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
 
 def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     """Returns a message of a path as it went upstream, None where it is off the record or forgotten."""
-    e, content = element.exchange, tree.content(element.exchange)
+    e, content = element.exchange, tree.get_content(element.exchange)
     if content.messages is None or element.message_index in e.redactions:
         return None
     if element.message_index < 0:
@@ -328,14 +328,14 @@ def check_columns(
     continued: dict[int, bool] = {}
 
     for e in sorted(tree, key=lambda e: -e.depth):
-        later = [k for k in tree.children(e) if k.ended is not None]
+        later = [k for k in tree.list_children(e) if k.ended is not None]
         continued[e.id] = any(not tree.is_mid_turn(k) or continued[k.id] for k in later)
 
     for e in sorted(tree, key=lambda e: e.depth):
-        is_told = any(k.ends_with_user and k.ended is not None for k in tree.children(e))
+        is_told = any(k.ends_with_user and k.ended is not None for k in tree.list_children(e))
         assert e.continued == continued[e.id] or (is_told and not e.continued), f"continued of {e.id}"
         assert e.active == tree.is_active(e, is_named=e.conversation_row in names), f"active of {e.id}"
-        parent = tree.parent(e)
+        parent = tree.find_parent(e)
         before, above = verified.get(e.id), None if parent is None else verified[parent.id]
         if before is None or before.record is not e or before.above is not above:
             _check_path(e, tree, hasher)
@@ -344,15 +344,15 @@ def check_columns(
 
 def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
     """Checks the columns that follow from a record and those above it."""
-    parent, elements = tree.parent(e), tree.elements(tree.parent(e))
+    parent, elements = tree.find_parent(e), tree.list_path_elements(tree.find_parent(e))
     assert parent is None or parent.conversation_row == e.conversation_row
     assert e.depth == (parent.depth + 1 if parent else 0)
     assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
     assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
-    above = [x.id for x in tree.chain(parent) if x.has_additions]
+    above = [x.id for x in tree.list_path(parent) if x.has_additions]
     assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
     if e.reply is not None:
-        assert e.path_hash == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), (
+        assert e.path_hash == hasher.hash_path(a for el in tree.list_path_elements(e) for a in el.atoms), (
             f"path of {e.id}"
         )
         assert e.reply_key == hasher.reply_key(e.reply), f"reply key of {e.id}"
@@ -537,7 +537,7 @@ class World:
         memory.records[exchange_row] = replace(e, state=State.FORGOTTEN, edits=False, **gone)
         tree = Tree(memory.records.values())
         for x in tree:
-            memory.records[x.id] = tree.change(x.id, prior=tree.prior(x))
+            memory.records[x.id] = tree.change(x.id, prior=tree.find_prior(x))
 
     # -- what became of it
 
@@ -551,10 +551,10 @@ class World:
 
         def draw(e: Exchange, indent: str) -> list[str]:
             line = f"{indent}{_state(tree, e)}: {_content(tree, e)}"
-            return [line] + [below for kid in tree.children(e) for below in draw(kid, indent + "  ")]
+            return [line] + [below for kid in tree.list_children(e) for below in draw(kid, indent + "  ")]
 
         seen = dict.fromkeys(e.conversation_row for e in tree)
-        drawn = [[line for e in tree.roots(c) for line in draw(e, "")] for c in seen]
+        drawn = [[line for e in tree.list_roots(c) for line in draw(e, "")] for c in seen]
         return "\n--\n".join("\n".join(lines) for lines in drawn)
 
     def active(self, who: str | None = "alice", key: str | None = None) -> list[str]:
@@ -606,7 +606,7 @@ def _state(tree: Tree, e: Exchange) -> str:
 
 
 def _content(tree: Tree, e: Exchange) -> str:
-    content = tree.content(e)
+    content = tree.get_content(e)
     asked = " / ".join(map(_brief, content.messages)) if content.messages else "..."
     if e.ended is None:
         return asked

@@ -58,7 +58,9 @@ class Life:
             if not agent.id:
                 continue
             path = (
-                MessageHasher.hash_path(HashedList(MessageHasher(agent.secret), messages).flat(len(messages)))
+                MessageHasher.hash_path(
+                    HashedList(MessageHasher(agent.secret), messages).list_atoms(len(messages))
+                )
                 if messages
                 else None
             )

@@ -36,8 +36,8 @@ def supersede_along_path(
     changed: ids of exchanges.
     now: when the request ends.
     """
-    judged = [each for each in tree.chain(exchange) if each.superseded or each.id in changed]
-    tree.group_for_loading(other for each in judged for other in (each, *tree.siblings(each)))
+    judged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed]
+    tree.group_for_loading(other for each in judged for other in (each, *tree.list_siblings(each)))
     for each in judged:
         if each.superseded:
             each = tree.change(each.id, superseded=False)
@@ -50,7 +50,9 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) 
     An exchange supersedes the rivals that it repeats or extends, and after the first turn also those that extend it. If
     it has no such rival on the record, it supersedes the rivals that had ended before it began.
     """
-    rivals = [other for other in tree.siblings(exchange) if other.ended is not None and not other.superseded]
+    rivals = [
+        other for other in tree.list_siblings(exchange) if other.ended is not None and not other.superseded
+    ]
     alike = [other for other in rivals if _is_like(tree, exchange, other, query, now)]
     for other in alike:
         if (pair := _judge(tree, exchange, other, query, now)) is not None:
@@ -79,7 +81,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     siblings = [
         (sibling, exchange.id)
         for exchange in exchanges
-        for sibling in tree.siblings(exchange)
+        for sibling in tree.list_siblings(exchange)
         if not tree.are_apart(sibling, exchange)
     ]
     if not siblings or any(is_tombstone(each) or each.redactions for each in exchanges):
@@ -105,7 +107,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
             # Edits that are not in the blocks yet belong to this exchange alone.
             if other.ended is not None and (other.merged or not other.edits):
                 tree.change(other.id, superseded=True)
-            pending += [(child, start) for child in tree.children(other)]
+            pending += [(child, start) for child in tree.list_children(other)]
 
 
 def _supersede(tree: Tree, exchange: Exchange) -> None:
@@ -137,8 +139,8 @@ def _in_order(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tu
 
     now: when the request ends that touches `exchange`. What has a later date was touched before the clock was put back.
     """
-    touched_at = tree.touched_at(other)
-    if touched_at <= tree.touched_at(exchange) or touched_at > now + _MAX_AHEAD_S:
+    touched_at = tree.read_touched_at(other)
+    if touched_at <= tree.read_touched_at(exchange) or touched_at > now + _MAX_AHEAD_S:
         return other, exchange
     return exchange, other
 
@@ -171,15 +173,15 @@ def _is_same_chat(tree: Tree, pair: _Judged, query: Query) -> bool:
     Without an id another question begins a new chat once the idle time has passed. An exchange without a question is no
     chat, since it continued a reply, and the winner has its words now.
     """
-    pause = tree.touched_at(pair.winner) - tree.turn_end(pair.loser)
+    pause = tree.read_touched_at(pair.winner) - tree.read_turn_end(pair.loser)
     return query.is_named or not pair.loser.inputs or pause <= query.idle_s
 
 
 def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
     """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
-    if tree.children(exchange) or is_tombstone(exchange):
+    if tree.list_children(exchange) or is_tombstone(exchange):
         return False
-    text = without_thoughts(read_text(tree.shown_reply(exchange) or {})).strip() if exchange.size else ""
+    text = without_thoughts(read_text(tree.find_shown_reply(exchange) or {})).strip() if exchange.size else ""
     if text[:1] not in "{[":
         return False
     try:
@@ -195,14 +197,14 @@ def mark_continued(tree: Tree, exchange: Exchange) -> None:
     """
     if tree.is_mid_turn(exchange):
         return
-    ancestor = tree.parent(exchange)
+    ancestor = tree.find_parent(exchange)
     is_shown = exchange.ends_with_user
     while ancestor is not None:
         if not ancestor.continued and not is_shown:
             tree.change(ancestor.id, continued=True)
         if not tree.is_mid_turn(ancestor):
             return
-        ancestor, is_shown = tree.parent(ancestor), False
+        ancestor, is_shown = tree.find_parent(ancestor), False
 
 
 def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
@@ -220,7 +222,7 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
         other = pending.pop()
         if other.id not in active:
             active[other.id] = tree.is_active(other, is_named=is_named)
-            pending += [c for c in tree.children(other) if tree.is_mid_turn(c)]
+            pending += [c for c in tree.list_children(other) if tree.is_mid_turn(c)]
     for i, is_active in active.items():
         if is_active != tree.by_id[i].active:
             tree.change(i, active=is_active)

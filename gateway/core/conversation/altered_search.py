@@ -97,12 +97,13 @@ class AlteredSearch:
             each
             for each in greetings
             if is_tombstone(each)
-            or is_beginning(heard, join_letters(read_text(tree.content(each).shown_reply or {})))
+            or is_beginning(heard, join_letters(read_text(tree.get_content(each).shown_reply or {})))
         ]
         if not possible:
             return None
         greeting = max(
-            possible, key=lambda each: (not is_tombstone(each), tree.touched_at(each), each.begun, each.id)
+            possible,
+            key=lambda each: (not is_tombstone(each), tree.read_touched_at(each), each.begun, each.id),
         )
         return Match(greeting, 0, end - 1, AlteredReply(MessageSpan(0, 0), MessageSpan(0, end)))
 
@@ -147,7 +148,7 @@ class AlteredSearch:
             best_candidates,
             key=lambda candidate: (
                 self._rate_agreement(candidate, inputs),
-                tree.touched_at(candidate),
+                tree.read_touched_at(candidate),
                 candidate.begun,
                 candidate.id,
             ),
@@ -176,13 +177,13 @@ class AlteredSearch:
         prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
         return max(
             prefilled,
-            key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
+            key=lambda exchange: (tree.read_touched_at(exchange), exchange.begun, exchange.id),
             default=None,
         )
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""
-        content = self._tree.content(exchange)
+        content = self._tree.get_content(exchange)
         prefill = join_letters("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
             return False
@@ -203,7 +204,7 @@ class AlteredSearch:
 
         heard, stored: letters, of what came back and of what is stored.
         """
-        has_addition = any(not child.inputs for child in self._tree.children(exchange))
+        has_addition = any(not child.inputs for child in self._tree.list_children(exchange))
         return bool(stored) and has_addition and heard.startswith(stored)
 
     def _find_after_match_point(self) -> list[Exchange]:
@@ -217,11 +218,11 @@ class AlteredSearch:
             exchanges = list(tree)
         else:
             exchanges = []
-            pending = tree.children(self._match_point)
+            pending = tree.list_children(self._match_point)
             while pending:
                 exchange = pending.pop()
                 exchanges.append(exchange)
-                children = tree.children(exchange)
+                children = tree.list_children(exchange)
                 is_continued = tree.is_continued(exchange)
                 pending += [child for child in children if not is_continued or tree.is_mid_turn(child)]
         return [
@@ -238,7 +239,7 @@ class AlteredSearch:
         """
         query = self._query
         is_known = query.is_named or self._match_point is not None
-        return is_known or query.now - self._tree.turn_end(exchange) <= query.idle_s
+        return is_known or query.now - self._tree.read_turn_end(exchange) <= query.idle_s
 
     def _list_reply_letters(self) -> dict[int, str]:
         """Returns the letters of the candidates' replies, by the ids of the exchanges."""
@@ -246,7 +247,7 @@ class AlteredSearch:
         # The question of each turn is compared next (`has_same_question`).
         tree.group_for_loading([*self._candidates, *map(tree.turn_start, self._candidates)])
         replies = {
-            each.id: tree.content(each).shown_reply for each in self._candidates if not is_tombstone(each)
+            each.id: tree.get_content(each).shown_reply for each in self._candidates if not is_tombstone(each)
         }
         return {id: join_letters(read_text(reply)) for id, reply in replies.items() if reply is not None}
 
@@ -272,10 +273,10 @@ class AlteredSearch:
     def _walk_inputs_before(self, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
         """Yields the inputs of the exchanges between the match point and an exchange."""
         match_point = self._match_point
-        ancestor = self._tree.parent(exchange)
+        ancestor = self._tree.find_parent(exchange)
         while ancestor is not None and (match_point is None or ancestor.id != match_point.id):
             yield from ancestor.inputs
-            ancestor = self._tree.parent(ancestor)
+            ancestor = self._tree.find_parent(ancestor)
 
     def _rate_agreement(self, candidate: Exchange, inputs: Inputs) -> _Agreement:
         """Returns how well the path from the match point to a candidate agrees with the list.
@@ -297,6 +298,6 @@ class AlteredSearch:
                     end -= 1
             else:
                 only_on_path += 1
-            exchange = self._tree.parent(exchange)
+            exchange = self._tree.find_parent(exchange)
         only_in_list = self._user_counts[end]
         return _Agreement(agreeing - only_on_path - only_in_list, exchange is None and not only_in_list)

@@ -98,7 +98,7 @@ class _Walk:
             # If the question of an exchange is not found in the list, nothing before it is found either.
             if is_turn and not found_inputs.fits:
                 return
-            self._step_to(self._tree.parent(exchange), found_inputs)
+            self._step_to(self._tree.find_parent(exchange), found_inputs)
 
     def _collect_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
         """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
@@ -108,7 +108,7 @@ class _Walk:
         count = len(exchange.inputs) - prefill
         exchange = replace(exchange, inputs=exchange.inputs[:count], media=exchange.media[:count])
         span = MessageSpan(max(0, end - count), end)
-        fits = _may_be_inputs(exchange, tree.parent(exchange), listing, span, self._reply_end)
+        fits = _may_be_inputs(exchange, tree.find_parent(exchange), listing, span, self._reply_end)
         is_as_stored = _is_as_stored(exchange, listing, *span)
         # A client may put its own summary, with an answer to it, in place of what it leaves out. So the messages are of
         # another turn if both question and reply differ, or if the question differs and the list is shorter than the
@@ -137,7 +137,7 @@ class _Walk:
                 is_assistant(between) and not any(map(is_call, between)) for between in atoms[start:end]
             )
         words = tuple(atom for between in atoms[start:end] for atom in between)
-        siblings = self._tree.siblings(exchange)
+        siblings = self._tree.list_siblings(exchange)
         is_private = exchange.redactions or any(map(is_tombstone, siblings))
         # A sibling with the same question does not count: this exchange will supersede it.
         is_of_sibling = any(
@@ -157,7 +157,7 @@ class _Walk:
         self._is_guess = False
         if exchange is not None and after.fits:
             reply_end = after.span.start
-            reply_begin = _begin_of_reply(exchange, self._tree.parent(exchange), listing, reply_end)
+            reply_begin = _begin_of_reply(exchange, self._tree.find_parent(exchange), listing, reply_end)
             self._reply_end = reply_end
             self._inputs_end = reply_begin
             if reply_begin < reply_end and _is_new_form(exchange, listing, reply_begin, reply_end):
@@ -214,7 +214,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """
     if is_tombstone(exchange):
         return True
-    stored = "".join(map(read_text, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
+    stored = "".join(map(read_text, (tree.get_content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
     return without_space(text) in without_space(stored) and bool(
         join_letters(text) or not join_letters(stored)
     )

@@ -30,7 +30,7 @@ def amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         return
     # The reply is read before the input changes: an exchange with a changed input is not loaded from the store.
     is_heard = amendment.reply is not None and amendment.reply.start < amendment.reply.end
-    stored_reply = (tree.content(exchange).shown_reply or {}) if is_heard else {}
+    stored_reply = (tree.get_content(exchange).shown_reply or {}) if is_heard else {}
     listing = plan.query.listing
     if amendment.inputs is not None:
         exchange = _amend_inputs(tree, exchange, listing, amendment.inputs, amendment.media)
@@ -82,17 +82,19 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
     while pending:
         exchange = pending.pop()
         offset = 0
-        parent = tree.parent(exchange)
+        parent = tree.find_parent(exchange)
         if parent is not None:
             offset = count_atoms_to_end(parent)
         elif exchange.parent is not None:
             offset = exchange.offset
         exchange = tree.change(
-            exchange.id, offset=offset, prior=tree.prior(exchange) if parent is not None else exchange.prior
+            exchange.id,
+            offset=offset,
+            prior=tree.find_prior(exchange) if parent is not None else exchange.prior,
         )
         if exchange.reply is not None:
             exchange = tree.change(exchange.id, path_hash=hash_path_to(tree, exchange, hasher))
-        pending += tree.children(exchange)
+        pending += tree.list_children(exchange)
 
 
 def revive(tree: Tree, amendment: Amendment) -> bool:
@@ -112,10 +114,10 @@ def hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes
     """Returns the hash of the path down to the reply of the exchange; b"": the beginning of the path is not known."""
     # The hash continues that of the nearest ancestor with a hash; a cancelled exchange has none.
     unhashed = [exchange]
-    ancestor = tree.parent(exchange)
+    ancestor = tree.find_parent(exchange)
     while ancestor is not None and (ancestor.reply is None or not ancestor.path_hash):
         unhashed.append(ancestor)
-        ancestor = tree.parent(ancestor)
+        ancestor = tree.find_parent(ancestor)
     if ancestor is None and unhashed[-1].parent is not None:
         return b""
     path_hash = b"" if ancestor is None else ancestor.path_hash

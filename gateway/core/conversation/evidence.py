@@ -21,7 +21,7 @@ def has_question_within(tree: Tree, exchange: Exchange, listing: HashedList, rep
 
     reply_start: the index of the reply's first message in the list.
     """
-    parent = tree.parent(exchange)
+    parent = tree.find_parent(exchange)
     question = exchange.inputs[-1] if exchange.inputs else None
     atoms = listing.atoms
     for i in range(reply_start - 1, -1, -1):
@@ -46,6 +46,6 @@ def has_same_question(tree: Tree, exchange: Exchange, listing: HashedList, quest
     text = listing.text(question_index)
     if (in_place := IN_PLACE.match(text)) and not text[in_place.end() :].strip():
         return True
-    stored = tree.question(exchange)
+    stored = tree.read_question(exchange)
     listed = without_space(text)
     return bool(stored and listed) and (stored in listed or listed in stored)

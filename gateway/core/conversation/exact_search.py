@@ -29,7 +29,7 @@ class _Turns:
         self._listing = listing
         self._ranges = find_turn_ranges(listing)
         self._replies: dict[int, TurnReplies] = {}
-        self.flat = listing.flat(len(listing))
+        self.flat = listing.list_atoms(len(listing))
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -83,7 +83,7 @@ def _count_common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) ->
                 if count in (LCS_ATOMS, len(listed)) or listed[-1 - count] != atom:
                     return count
                 count += 1
-        ancestor = tree.parent(ancestor)
+        ancestor = tree.find_parent(ancestor)
     return count
 
 
@@ -182,7 +182,8 @@ class ExactSearch:
             for exchange in self._by_first_atom.get(atom, ())[-_MAX_COMPARED:]
         )
         return any(
-            self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without_name
+            self._tree.list_path_atoms(exchange)[: -len(exchange.reply or ())] == listed
+            for exchange in without_name
         )
 
     def _find_occurrences(self) -> Iterator[_ReplyEnd]:
@@ -225,8 +226,8 @@ class ExactSearch:
         next_atoms = listing.atoms[end + 1 : end + 2]
         ranked: list[_Candidate] = []
         for span, exchange in self._choose_nearest(occurrences, listed):
-            path = tree.atoms(exchange)
-            children = tree.children(exchange)
+            path = tree.list_path_atoms(exchange)
+            children = tree.list_children(exchange)
             is_whole = path == listed
             likeness = 0 if is_whole else _measure_likeness(listed, path)
             # If list and path differ, the words of the reply may belong to an earlier turn.
@@ -236,7 +237,7 @@ class ExactSearch:
                 not children or any(list(child.inputs[:1]) == next_atoms for child in children)
             )
             rank = _Rank(likeness, is_whole, goes_on, begun=exchange.begun, id=exchange.id)
-            ranked.append(_Candidate(rank, exchange, span, tree.elements(exchange)))
+            ranked.append(_Candidate(rank, exchange, span, tree.list_path_elements(exchange)))
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _choose_nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:

@@ -101,7 +101,7 @@ class HashedList:
         # All atoms, concatenated.
         self._joined = b"".join(joined)
         if self.offsets[self.answered_count] > hashed_atom_count:
-            atoms = self.atoms_between(hashed_atom_count, self.offsets[self.answered_count])
+            atoms = self.list_atoms_between(hashed_atom_count, self.offsets[self.answered_count])
             self.answered_path_hash = hasher.hash_path(atoms, self.answered_path_hash)
         # Hashes of paths by their number of messages.
         self._path_hashes = {0: b"", self.answered_count: self.answered_path_hash}
@@ -143,22 +143,22 @@ class HashedList:
     def atoms(self) -> list[tuple[Atom, ...]]:
         """The atoms of each message."""
         if self._atoms is None:
-            flat = self.atoms_between(0, self.offsets[-1])
+            flat = self.list_atoms_between(0, self.offsets[-1])
             self._atoms = [flat[start:end] for start, end in pairwise(self.offsets)]
         return self._atoms
 
-    def flat(self, end: int) -> list[Atom]:
+    def list_atoms(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""
-        return list(self.atoms_between(0, self.offsets[end]))
+        return list(self.list_atoms_between(0, self.offsets[end]))
 
-    def atoms_between(self, start: int, end: int) -> tuple[Atom, ...]:
+    def list_atoms_between(self, start: int, end: int) -> tuple[Atom, ...]:
         """Returns the atoms from number `start` up to `end`, without that one."""
         # One struct for all halves the time of one slice each. `struct.unpack` would cache the format, which is long.
         return struct.Struct(f"{_ATOM_BYTES}s" * (end - start)).unpack(
             self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end]
         )
 
-    def message_at(self, offset: int) -> int:
+    def locate_message(self, offset: int) -> int:
         """Returns the index of the message that has an atom. offset: the number of atoms before it."""
         return bisect_right(self.offsets, offset) - 1
 
@@ -168,7 +168,7 @@ class HashedList:
         while hashed_count not in self._path_hashes:
             hashed_count -= 1
         if hashed_count < end:
-            atoms = self.atoms_between(self.offsets[hashed_count], self.offsets[end])
+            atoms = self.list_atoms_between(self.offsets[hashed_count], self.offsets[end])
             self._path_hashes[end] = self.hasher.hash_path(atoms, self._path_hashes[hashed_count])
         return self._path_hashes[end]
 

@@ -109,7 +109,7 @@ class _HeadSearch:
         # The exchange before the head, if the head begins with a user message.
         self._above = None
         if self._head is not None and not tree.is_mid_turn(self._head):
-            self._above = tree.parent(self._head)
+            self._above = tree.find_parent(self._head)
         self._cut_sends = self._find_cut_sends()
         self._joined_sends = self._find_joined_sends()
         compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
@@ -127,7 +127,7 @@ class _HeadSearch:
         if last_exchange is not None and (is_head_unheard or self._asks_again(new, report)):
             # The head's messages come with the next ones, as a sibling.
             pending = [*self._head_messages(), *pending]
-            last_exchange = self._tree.parent(last_exchange)
+            last_exchange = self._tree.find_parent(last_exchange)
         is_resent = reply in (_ReportedReply.PENDING, _ReportedReply.JOINED)
         if is_resent:
             index = self._find_same_report(pending, report_count)
@@ -234,7 +234,7 @@ class _HeadSearch:
             return False
         siblings = [exchange for exchange in self._tree if exchange.parent is None]
         if self._head is not None:
-            siblings = [*self._tree.children(self._head), *self._tree.siblings(self._head)]
+            siblings = [*self._tree.list_children(self._head), *self._tree.list_siblings(self._head)]
         return any(exchange.state is State.OFF for exchange in siblings)
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
@@ -254,7 +254,7 @@ class _HeadSearch:
 
     def _head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
-        return () if self._head is None else self._tree.content(self._head).messages or ()
+        return () if self._head is None else self._tree.get_content(self._head).messages or ()
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
@@ -285,16 +285,18 @@ class _HeadSearch:
         if head is None:
             after_head = [exchange for exchange in tree if exchange.parent is None]
         else:
-            after_head = [*tree.children(head)]
+            after_head = [*tree.list_children(head)]
         if head is not None and not tree.is_mid_turn(head):
             question_length = len(head.inputs)
-            later_siblings = (exchange for exchange in tree.siblings(head) if exchange.begun > head.begun)
+            later_siblings = (
+                exchange for exchange in tree.list_siblings(head) if exchange.begun > head.begun
+            )
             after_head += [each for each in later_siblings if each.inputs[:question_length] == head.inputs]
         ancestor = head
         while ancestor is not None and tree.is_mid_turn(ancestor):
-            ancestor = tree.parent(ancestor)
+            ancestor = tree.find_parent(ancestor)
             if ancestor is not None:
-                after_head += [each for each in tree.children(ancestor) if not tree.is_mid_turn(each)]
+                after_head += [each for each in tree.list_children(ancestor) if not tree.is_mid_turn(each)]
         cut_sends = [
             exchange
             for exchange in after_head
@@ -309,7 +311,7 @@ class _HeadSearch:
             return []
         return [
             each
-            for each in self._tree.siblings(head)
+            for each in self._tree.list_siblings(head)
             if each.state is State.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
         ]
 
@@ -320,7 +322,7 @@ class _HeadSearch:
             return []
         last_send = self._cut_sends[-1]
         # A send that the upstream has refused (`superseded`) would only be refused again.
-        pending = [] if last_send.superseded else tree.content(last_send).messages or []
+        pending = [] if last_send.superseded else tree.get_content(last_send).messages or []
         if (
             head is not None
             and head.inputs
@@ -333,7 +335,7 @@ class _HeadSearch:
         user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
         if user_send is None or user_send is last_send or user_send.superseded:
             return pending
-        return [*pending, *(m for m in tree.content(user_send).messages or () if m.get("role") == "user")]
+        return [*pending, *(m for m in tree.get_content(user_send).messages or () if m.get("role") == "user")]
 
 
 def _find_last_touched(tree: Tree) -> Exchange | None:
@@ -341,7 +343,7 @@ def _find_last_touched(tree: Tree) -> Exchange | None:
 
     A turn off the record is on no path, so the next turn goes on from the exchange before it.
     """
-    touched = tree.touched_times()
+    touched = tree.list_touched_times()
     newest_first = sorted(tree, key=lambda each: (touched[each.id], each.begun, each.id), reverse=True)
     return next((each for each in newest_first if _is_on_path(tree, each) and _is_end(tree, each)), None)
 
@@ -356,7 +358,7 @@ def _is_end(tree: Tree, exchange: Exchange) -> bool:
     What went on from it is dated before it if the clock was put back in between.
     """
     was_repeated = exchange.touched > exchange.begun
-    return was_repeated or not any(_is_on_path(tree, child) for child in tree.children(exchange))
+    return was_repeated or not any(_is_on_path(tree, child) for child in tree.list_children(exchange))
 
 
 def was_heard(
@@ -373,4 +375,6 @@ def was_heard(
     min_letters: as in `is_beginning`.
     """
     heard = join_heard_letters("".join(map(listing.text, range(start, end))))
-    return is_beginning(heard, join_letters(read_text(tree.content(exchange).shown_reply or {})), min_letters)
+    return is_beginning(
+        heard, join_letters(read_text(tree.get_content(exchange).shown_reply or {})), min_letters
+    )

@@ -30,7 +30,7 @@ def is_loaded_enough(
         return not query.listing.answered_count and query.kind is ConversationKind.CLIENT
     if (exact is not None and tree.get(exact.id) is None) or _may_lack_children(tree, match_point):
         return False
-    path = tree.chain(match_point)
+    path = tree.list_path(match_point)
     reaches_root = path[0].parent is None
     if not reaches_root and not (
         _is_loaded_to_window(tree, path, evicted) and (not query.is_named or _has_latest(tree, path, last_at))
@@ -44,7 +44,7 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
 
     A conversation's first exchange is always loaded, but what followed it long ago may not be.
     """
-    if exchange.parent is not None or tree.children(exchange):
+    if exchange.parent is not None or tree.list_children(exchange):
         return False
     return any(other.depth for other in tree if other.conversation_row == exchange.conversation_row)
 
@@ -78,10 +78,10 @@ def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_ro
     if match.altered and not match.altered.inputs.start:
         # The reply is altered, and the list has no other reply before it, so it may stand for any stored one.
         return False
-    atoms = tree.atoms(match_point)
+    atoms = tree.list_path_atoms(match_point)
     if match.altered and match_point.reply:
         atoms = atoms[: -len(match_point.reply)]
-    listed = listing.flat(match.first if match.altered else match.last + 1)
+    listed = listing.list_atoms(match.first if match.altered else match.last + 1)
     if match.last + 1 != listing.answered_count or len(listed) > len(atoms) - (not reaches_root):
         return False
     return atoms[len(atoms) - len(listed) :] == listed

@@ -31,11 +31,13 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         exchange, conversation_row=exchange.id if conversation_row is None else conversation_row
     )
     # Another request, which was off the record, may have ended since this one was planned.
-    redactions = find_redactions(tree, exchange, plan.messages, len(plan.pending), tree.siblings(exchange))
+    redactions = find_redactions(
+        tree, exchange, plan.messages, len(plan.pending), tree.list_siblings(exchange)
+    )
     exchange = replace(exchange, redactions=plan.redactions | redactions)
     repeated = [
         other
-        for other in tree.siblings(exchange)
+        for other in tree.list_siblings(exchange)
         if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
     ]
     if not (plan.off_record or any(map(ends_off_record, repeated))):
@@ -72,7 +74,7 @@ def _append_to_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchan
         return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
     exchange = replace(
         exchange,
-        prior=tree.prior(exchange),
+        prior=tree.find_prior(exchange),
         offset=count_atoms_to_end(parent),
         length=parent.length + exchange.length,
     )
@@ -119,7 +121,7 @@ def _make_off_record(exchange: Exchange, pending_count: int) -> Exchange:
 
 def _find_recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
     """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
-    siblings = tree.siblings(exchange)
+    siblings = tree.list_siblings(exchange)
     tree.group_for_loading(siblings)
     only_here = find_recorded_indices(exchange, siblings)
     for other in siblings if only_here else ():

@@ -17,12 +17,12 @@ def find_omitted_front(
 ) -> list[PathElement]:
     """Returns the front of the match point's path that the client left out before its list."""
     assert match.match_point is not None  # else the list continues nothing
-    elements = as_they_came_back(tree.elements(match.match_point), listing, amendments)
+    elements = as_they_came_back(tree.list_path_elements(match.match_point), listing, amendments)
     front = [atom for element in elements[:-1] for atom in element.atoms]
-    if front and listing.flat(len(listing))[: len(front)] == front:
+    if front and listing.list_atoms(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
         return []
-    return find_trimmed_front(elements, listing.flat(match.last + 1))
+    return find_trimmed_front(elements, listing.list_atoms(match.last + 1))
 
 
 def as_they_came_back(

@@ -137,7 +137,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
     """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
-    omitted: Sequence[PathElement] = tree.elements(head.exchange)
+    omitted: Sequence[PathElement] = tree.list_path_elements(head.exchange)
     amendments: Sequence[Amendment] = ()
     if head.exchange is not None and head.heard_count:
         # The last reply came back as it was spoken, before the message that interrupted it.
@@ -215,7 +215,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
 
     def is_free(opening: Exchange) -> bool:
         # An opening that ended after the exchange began was under way then, so what continues it came later.
-        end = tree.turn_end_or_now(opening, query.now)
+        end = tree.read_turn_end_or_now(opening, query.now)
         if query.now - end > query.idle_s:
             return False
         # What was off the record is so when it is asked again, whatever continued it meanwhile.
@@ -227,7 +227,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         return None
 
     def rank(opening: Exchange) -> tuple[int, int, float]:
-        messages = tree.content(opening).messages
+        messages = tree.get_content(opening).messages
         return (
             len(opening.inputs),
             len(list_transcript_words(read_text(messages[-1]))) if messages else 0,
@@ -240,8 +240,8 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
 def find_rivals(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:
     """Returns the exchanges that follow a match point already, or the roots of a conversation."""
     if match_point is not None:
-        return tree.children(match_point)
-    return [] if conversation_row is None else tree.roots(conversation_row)
+        return tree.list_children(match_point)
+    return [] if conversation_row is None else tree.list_roots(conversation_row)
 
 
 def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
@@ -263,14 +263,14 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     ]
     last_exchange = max(
         (exchange for exchange in answered if tree.is_active(exchange, is_named=True)),
-        key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
+        key=lambda exchange: (tree.read_touched_at(exchange), exchange.begun, exchange.id),
         default=None,
     )
     if last_exchange is None:
         return False
     tree.group_for_loading((tree.turn_start(last_exchange), last_exchange))
-    question = tree.question(last_exchange)
-    reply = without_space(read_text(tree.content(last_exchange).shown_reply or {}))
+    question = tree.read_question(last_exchange)
+    reply = without_space(read_text(tree.get_content(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
     text_before, quoted, text_after = without_space(read_text(spoken[0])).partition(question)

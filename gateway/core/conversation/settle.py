@@ -80,7 +80,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     # True if the request does not just go on from the end of a stored path (docs/conversations.md, "The fast path").
     has_replies = bool(plan.amendments) or any(map(is_assistant, exchange.inputs))
     if has_replies and tree.is_active(tree.by_id[exchange.id], is_named=plan.query.is_named):
-        path = as_they_came_back(tree.elements(exchange), plan.query.listing, plan.amendments)
+        path = as_they_came_back(tree.list_path_elements(exchange), plan.query.listing, plan.amendments)
         active.supersede_repeated(tree, path)
     for exchange_row in revived:
         active.mark_continued(tree, tree.by_id[exchange_row])
@@ -123,14 +123,14 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     These are the cancelled exchanges that the request goes on from, and their cancelled siblings with a message that no
     other exchange has (a caller typed and spoke at once). Their replies are not in the list, but their messages count.
     """
-    chain = tree.chain(tree.get(plan.exchange.parent))
+    chain = tree.list_path(tree.get(plan.exchange.parent))
     listing = plan.query.listing
     heard_rows = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
     unanswered = [each for each in chain if _is_cancelled(each) and each.id not in heard_rows]
     siblings = [
         other
         for each in chain
-        for other in tree.siblings(each)
+        for other in tree.list_siblings(each)
         if _is_cancelled(other) and not is_tombstone(other) and not other.redactions
     ]
     if siblings:
@@ -181,7 +181,7 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange
 
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
-    for other in tree.siblings(exchange):
+    for other in tree.list_siblings(exchange):
         if other.ended is None or other.reply != exchange.reply or not tree.is_same_input(other, exchange):
             continue
         if read_off_record_part(other) == read_off_record_part(exchange):
@@ -222,7 +222,7 @@ def _write_into_twin(
     }
     content = make_content_fields(plan, request_end, exchange.redactions)
     if content["shown_reply"] is not None and "ids" in read_private(request_end.shown_reply):
-        replies = (tree.shown_reply(twin) or {}, request_end.shown_reply)
+        replies = (tree.find_shown_reply(twin) or {}, request_end.shown_reply)
         ids = [id for reply in replies for id in read_private(reply).get("ids", ())]
         content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
     exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer_notes})
@@ -243,7 +243,7 @@ def _count_prefix(tree: Tree, exchange: Exchange) -> int:
         return 0
     sent_before = [
         other
-        for other in tree.siblings(exchange)
+        for other in tree.list_siblings(exchange)
         if len(other.inputs) < len(exchange.inputs) and other.inputs == exchange.inputs[: len(other.inputs)]
     ]
     if sent_before:
@@ -259,9 +259,9 @@ def _count_prefix(tree: Tree, exchange: Exchange) -> int:
 
 def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
     """Corrects `prior` of all exchanges below one that has gained or lost additions."""
-    pending = tree.children(exchange)
+    pending = tree.list_children(exchange)
     while pending:
         child = pending.pop()
-        prior = tree.prior(child)
+        prior = tree.find_prior(child)
         if prior != child.prior:
-            pending += tree.children(tree.change(child.id, prior=prior))
+            pending += tree.list_children(tree.change(child.id, prior=prior))

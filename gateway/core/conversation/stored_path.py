@@ -69,10 +69,10 @@ def plan_step(
         )
     else:
         exchange = replace(exchange, length=length)
-    refused = find_refused_ids(tree.chain(last_exchange))
+    refused = find_refused_ids(tree.list_path(last_exchange))
     omitted: Iterable[PathElement] = [
         element
-        for element in tree.elements(last_exchange)
+        for element in tree.list_path_elements(last_exchange)
         if element.exchange.id not in refused or is_result(element.atoms)
     ]
     if evicted is not None:

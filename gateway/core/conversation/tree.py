@@ -149,7 +149,7 @@ class Tree:
         """Id of an exchange -> its content, as far as it was loaded."""
         return self._contents or {}
 
-    def content(self, exchange: Exchange) -> Content:
+    def get_content(self, exchange: Exchange) -> Content:
         """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
         decoded = self._decoded.get(exchange.id)
         if decoded is not None:
@@ -157,7 +157,7 @@ class Tree:
         if is_tombstone(exchange):
             content = Content()
         else:
-            stored = self._stored_content(exchange)
+            stored = self._get_stored_content(exchange)
             content = parse_content(
                 exchange.input or stored.input,
                 exchange.shown_reply or stored.shown_reply,
@@ -166,10 +166,10 @@ class Tree:
         self._decoded[exchange.id] = content
         return content
 
-    def shown_reply(self, exchange: Exchange) -> WireMessage | None:
+    def find_shown_reply(self, exchange: Exchange) -> WireMessage | None:
         """Returns the reply as the client has it, also of an exchange that was just added. Raises: Missing."""
         reply: WireMessage | None = parse_json(
-            exchange.shown_reply or self._stored_content(exchange).shown_reply
+            exchange.shown_reply or self._get_stored_content(exchange).shown_reply
         )
         return reply
 
@@ -196,14 +196,14 @@ class Tree:
         ):
             cache.clear()
 
-    def _stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
+    def _get_stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
         if exchange.input is not None or self._contents is None or not exchange.is_stored:
             return exchange
         if exchange.id not in self._contents:
-            raise Missing(self._missing_with(exchange))
+            raise Missing(self._list_missing_ids(exchange))
         return self._contents[exchange.id]
 
-    def _missing_with(self, exchange: Exchange) -> list[int]:
+    def _list_missing_ids(self, exchange: Exchange) -> list[int]:
         """Returns the ids of the exchange and of its groups, as far as the store has contents that were not loaded."""
         ids = dict.fromkeys(
             [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
@@ -223,16 +223,19 @@ class Tree:
         """True when only the end of some conversation was loaded, with its first exchanges."""
         return any(exchange.parent is not None and exchange.parent not in self.by_id for exchange in self)
 
-    def parent(self, exchange: Exchange) -> Exchange | None:
+    def find_parent(self, exchange: Exchange) -> Exchange | None:
+        """Returns the exchange before; None: there is none, or it is not loaded."""
         return self.get(exchange.parent)
 
-    def children(self, exchange: Exchange) -> list[Exchange]:
+    def list_children(self, exchange: Exchange) -> list[Exchange]:
         return [self.by_id[i] for i in self._children.get(exchange.id, ())]
 
-    def roots(self, conversation_row: int) -> list[Exchange]:
+    def list_roots(self, conversation_row: int) -> list[Exchange]:
+        """Returns the first exchanges of a conversation, which are alternatives."""
         return [self.by_id[i] for i in self._roots.get(conversation_row, ())]
 
-    def siblings(self, exchange: Exchange) -> list[Exchange]:
+    def list_siblings(self, exchange: Exchange) -> list[Exchange]:
+        """Returns the other exchanges after the same parent; of a first exchange, the conversation's other ones."""
         ids = (
             self._roots.get(exchange.conversation_row, ())
             if exchange.parent is None
@@ -240,15 +243,15 @@ class Tree:
         )
         return [self.by_id[i] for i in ids if i != exchange.id]
 
-    def chain(self, exchange: Exchange | None) -> list[Exchange]:
+    def list_path(self, exchange: Exchange | None) -> list[Exchange]:
         """Returns the path to the exchange, oldest first, as far as it is loaded."""
         newest_first: list[Exchange] = []
         while exchange is not None:
             newest_first.append(exchange)
-            exchange = self.parent(exchange)
+            exchange = self.find_parent(exchange)
         return newest_first[::-1]
 
-    def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
+    def list_path_elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
         """Returns the path to the exchange, message by message."""
         # Cached, since one rule after the other asks for the same path, which may be thousands of messages long.
         uncached: list[Exchange] = []
@@ -259,15 +262,15 @@ class Tree:
                 path = cached
                 break
             uncached.append(ancestor)
-            ancestor = self.parent(ancestor)
+            ancestor = self.find_parent(ancestor)
         if exchange is not None and uncached:
             path = (*path, *(element for each in reversed(uncached) for element in _split_exchange(each)))
             self._elements[exchange.id] = path
         return path
 
-    def atoms(self, exchange: Exchange) -> list[Atom]:
+    def list_path_atoms(self, exchange: Exchange) -> list[Atom]:
         """Returns all atoms of the path to the exchange in a row."""
-        return [a for element in self.elements(exchange) for a in element.atoms]
+        return [a for element in self.list_path_elements(exchange) for a in element.atoms]
 
     # -- turns
 
@@ -275,9 +278,9 @@ class Tree:
         """Returns whether the exchange brings only results of tools, and so belongs to its parent's turn."""
         return exchange.parent is not None and not any(map(is_user, exchange.inputs))
 
-    def prior(self, exchange: Exchange) -> int | None:
+    def find_prior(self, exchange: Exchange) -> int | None:
         """Returns the id of the nearest ancestor that added text or rounds of the gateway to the path."""
-        parent = self.parent(exchange)
+        parent = self.find_parent(exchange)
         if parent is None:
             return None
         return parent.id if parent.has_additions else parent.prior
@@ -286,7 +289,7 @@ class Tree:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
         visited: list[int] = []
         while (start := self._turn_starts.get(exchange.id)) is None:
-            parent = self.parent(exchange) if self.is_mid_turn(exchange) else None
+            parent = self.find_parent(exchange) if self.is_mid_turn(exchange) else None
             visited.append(exchange.id)
             if parent is None:
                 start = exchange
@@ -295,17 +298,17 @@ class Tree:
         self._turn_starts.update(dict.fromkeys(visited, start))
         return start
 
-    def question(self, exchange: Exchange) -> str:
+    def read_question(self, exchange: Exchange) -> str:
         """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
-        messages = self.content(self.turn_start(exchange)).messages or ()
+        messages = self.get_content(self.turn_start(exchange)).messages or ()
         questions = [message for message in messages if message.get("role") == "user"]
         return without_space(read_text(questions[-1])) if questions else ""
 
-    def _turn_children(self, exchange: Exchange) -> list[Exchange]:
+    def _list_turn_children(self, exchange: Exchange) -> list[Exchange]:
         """Returns the finished exchanges that follow the exchange within its turn."""
-        return [c for c in self.children(exchange) if c.ended is not None and self.is_mid_turn(c)]
+        return [c for c in self.list_children(exchange) if c.ended is not None and self.is_mid_turn(c)]
 
-    def _uncached(self, exchange: Exchange, cache: Container[int]) -> list[Exchange]:
+    def _list_uncached(self, exchange: Exchange, cache: Container[int]) -> list[Exchange]:
         """Returns the exchanges of a turn, from this exchange on, that a cache lacks. Descendants come first.
 
         Each gets its own result in the cache, so a turn of a thousand rounds is walked once, not once for each round.
@@ -315,38 +318,41 @@ class Tree:
             descendant = pending.pop()
             if descendant.id not in cache:
                 uncached.append(descendant)
-                pending += self._turn_children(descendant)
+                pending += self._list_turn_children(descendant)
         return uncached[::-1]
 
     def is_continued(self, exchange: Exchange) -> bool:
         """Returns whether the next turn has finished on the turn of the exchange."""
         cache = self._continued
-        for descendant in self._uncached(exchange, cache):
+        for descendant in self._list_uncached(exchange, cache):
             cache[descendant.id] = descendant.continued or any(
                 child.ended is not None and (cache[child.id] if self.is_mid_turn(child) else True)
-                for child in self.children(descendant)
+                for child in self.list_children(descendant)
             )
         return cache[exchange.id]
 
-    def turn_end(self, exchange: Exchange) -> float:
+    def read_turn_end(self, exchange: Exchange) -> float:
         """Returns when the turn of the exchange ended, or was cut."""
         cache = self._turn_ends
-        for descendant in self._uncached(exchange, cache):
+        for descendant in self._list_uncached(exchange, cache):
             cache[descendant.id] = max(
-                [read_moved_at(descendant), *(cache[child.id] for child in self._turn_children(descendant))]
+                [
+                    read_moved_at(descendant),
+                    *(cache[child.id] for child in self._list_turn_children(descendant)),
+                ]
             )
         return cache[exchange.id]
 
-    def turn_end_or_now(self, exchange: Exchange, now: float) -> float:
+    def read_turn_end_or_now(self, exchange: Exchange, now: float) -> float:
         """Returns when the turn of the exchange ended; `now` while it is under way."""
-        return now if exchange.ended is None and exchange.stopped is None else self.turn_end(exchange)
+        return now if exchange.ended is None and exchange.stopped is None else self.read_turn_end(exchange)
 
-    def touched_at(self, exchange: Exchange) -> float:
+    def read_touched_at(self, exchange: Exchange) -> float:
         """Returns when a finished request last repeated the exchange or went on from it."""
-        return self.touched_times()[exchange.id]
+        return self.list_touched_times()[exchange.id]
 
-    def touched_times(self) -> Mapping[int, float]:
-        """Returns `touched_at` of each exchange, by its id."""
+    def list_touched_times(self) -> Mapping[int, float]:
+        """Returns `read_touched_at` of each exchange, by its id."""
         cache = self._touched
         if not cache:
             cache.update((each.id, each.touched) for each in self)
@@ -359,7 +365,7 @@ class Tree:
 
     def may_change(self, exchange: Exchange) -> bool:
         """Returns whether the exchange may still take another form: none of its children was continued."""
-        children = self.children(exchange)
+        children = self.list_children(exchange)
         # Its children may not be loaded.
         if not children and exchange.continued:
             return False
@@ -383,7 +389,7 @@ class Tree:
         ):
             return False
         # Only here are words compared: hashes cannot show that a text has grown.
-        new_messages, old_messages = self.content(new).messages, self.content(old).messages
+        new_messages, old_messages = self.get_content(new).messages, self.get_content(old).messages
         if not new_messages or not old_messages:
             return False
         return is_grown_transcript(read_text(new_messages[last]), read_text(old_messages[last]))
@@ -394,7 +400,7 @@ class Tree:
 
     def are_apart(self, a: Exchange, b: Exchange) -> bool:
         """Returns whether one of the two had ended before the other began."""
-        return self.turn_end(a) <= b.begun or self.turn_end(b) <= a.begun
+        return self.read_turn_end(a) <= b.begun or self.read_turn_end(b) <= a.begun
 
     # -- what is active
 
@@ -410,7 +416,7 @@ class Tree:
         while (is_active := self._active.get((exchange.id, is_named))) is None:
             visited.append((exchange.id, is_named))
             is_in_place = exchange.ended is not None and not exchange.superseded
-            parent = self.parent(exchange) if is_in_place and self.is_mid_turn(exchange) else None
+            parent = self.find_parent(exchange) if is_in_place and self.is_mid_turn(exchange) else None
             if parent is None:
                 is_active = is_in_place and self._is_attached(exchange, is_named=is_named)
                 break
@@ -427,7 +433,9 @@ class Tree:
             return True
         roots = self._continued_roots.get(exchange.conversation_row)
         if roots is None:  # cached, since each root of the conversation asks for them
-            roots = [other for other in self.roots(exchange.conversation_row) if self.is_continued(other)]
+            roots = [
+                other for other in self.list_roots(exchange.conversation_row) if self.is_continued(other)
+            ]
             self._continued_roots[exchange.conversation_row] = roots
         return not any(
             self.are_apart(other, exchange) and (other.state is not State.OFF or other.begun < exchange.begun)

@@ -68,7 +68,7 @@ def compose(
     if additions is not None:
         replies = _put_notes_by_count(listing, additions, composition)
     else:
-        path = tree.elements(match.match_point)
+        path = tree.list_path_elements(match.match_point)
         replies = _put_notes_by_comparison(listing, match.last + 1, path, composition)
     if match.altered:
         replies[match.last] = match.match_point
@@ -94,7 +94,7 @@ def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
     if not alike:
         return None
-    return max(alike, key=lambda other: (tree.touched_at(other), other.begun, other.id)).notes[index]
+    return max(alike, key=lambda other: (tree.read_touched_at(other), other.begun, other.id)).notes[index]
 
 
 def _put_notes_by_count(
@@ -110,15 +110,15 @@ def _put_notes_by_count(
         if not earlier.tokens:  # cached: the next turn has the same notes
             earlier.tokens = estimate_tokens(text)
             earlier.shown = read_shown_by_note(text) or None
-        index = listing.positions[listing.message_at(earlier.at)]
+        index = listing.positions[listing.locate_message(earlier.at)]
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     last_inputs: list[tuple[int, Exchange]] = []
     for exchange in additions.rounds:
         # Clients may keep a reply in several messages. Only a reply in a single message has a place of its own.
         end = count_atoms_to_end(exchange)
-        first = listing.message_at(end - len(exchange.reply or ()))
-        replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), exchange))
-        last_inputs.append((listing.message_at(end - 1), exchange))
+        first = listing.locate_message(end - len(exchange.reply or ()))
+        replies.update(dict.fromkeys(range(first, listing.locate_message(end - 1) + 1), exchange))
+        last_inputs.append((listing.locate_message(end - 1), exchange))
     _add_wordless_replies(listing, last_inputs, replies)
     return replies
 
@@ -165,8 +165,8 @@ def _align_with_path(
 ) -> list[tuple[int, PathElement]]:
     """Returns pairs of a message of the list and the path's element that is equal to it, oldest first."""
     path = [(atom, element) for element in elements for atom in element.atoms]
-    pairs = pair_lcs(listing.flat(end), [atom for atom, _ in path], _MAX_STRETCHES)
-    return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
+    pairs = pair_lcs(listing.list_atoms(end), [atom for atom, _ in path], _MAX_STRETCHES)
+    return [(listing.locate_message(i), path[j][1]) for i, j in reversed(pairs)]
 
 
 def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
@@ -180,7 +180,7 @@ def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> 
         return None
     reply = as_clients_resend(make_shown_reply(messages) if len(messages) > 1 else messages[0])
     is_same = is_of_same_model(match_point, plan)
-    return put_back(tree.content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
+    return put_back(tree.get_content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
 
 
 def _compose_after_head(
@@ -236,7 +236,7 @@ def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) 
     if match_point is None or not plan.heard_count:
         return
     position = PathPosition(match_point.depth, plan.exchange.offset - len(match_point.reply or ()))
-    atoms = tuple(listing.flat(plan.heard_count))
+    atoms = tuple(listing.list_atoms(plan.heard_count))
     messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
     is_same = is_of_same_model(match_point, plan)
     for i, message in enumerate(messages if is_same else map(for_another_model, messages)):
@@ -281,10 +281,10 @@ def _restore_rounds(
     tree.group_for_loading(exchange for _, exchange in restored)
     # The results before this message are not sent again.
     read_from = max(
-        (i for i, each in restored if is_made_without_earlier(tree.content(each).shown_reply)), default=0
+        (i for i, each in restored if is_made_without_earlier(tree.get_content(each).shown_reply)), default=0
     )
     for i, exchange in restored:
-        content = tree.content(exchange)
+        content = tree.get_content(exchange)
         messages = _find_restored_reply(i, exchange, content, plan, offered)
         if messages is None and exchange.has_full_reply:
             # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
@@ -300,7 +300,7 @@ def _restore_rounds(
         composition.replacements[position] = [*map(without_private, sent_messages)]
         if exchange.has_full_reply:
             composition.stored_rounds[position] = messages
-            if listing.message_at(count_atoms_to_end(exchange) - len(exchange.reply or ())) != i:
+            if listing.locate_message(count_atoms_to_end(exchange) - len(exchange.reply or ())) != i:
                 composition.moves_rounds = True
         if shown := _read_shown_in_rounds(content):
             composition.shown[position] = shown

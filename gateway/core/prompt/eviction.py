@@ -110,7 +110,7 @@ def choose_window_start(
         return WindowStart(evicted)
     listing = plan.query.listing
     if is_plain:
-        return WindowStart(evicted, listing.positions[listing.message_at(evicted.offset)])
+        return WindowStart(evicted, listing.positions[listing.locate_message(evicted.offset)])
     for i in listing.positions[: plan.match.last + 1]:
         element = composition.list_at.get(i)
         if element is None:

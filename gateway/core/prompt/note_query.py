@@ -46,14 +46,14 @@ def with_speaker(query: str, names: Sequence[str]) -> str:
     names: what people call the speaker. The first of several words is a name as well.
     """
     for name in names:
-        pattern = name_pattern(name, is_low=query == query.lower())
+        pattern = find_name_pattern(name, is_low=query == query.lower())
         if pattern is not None:
             query = pattern.sub("I", query)
     return query
 
 
 @lru_cache(maxsize=256)
-def name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
+def find_name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
     """Returns the pattern of a person's name as a word; None for a name without letters.
 
     is_low: the text has no capitals.

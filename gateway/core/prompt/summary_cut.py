@@ -34,7 +34,7 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
     """Returns where a summary ends in a list that is its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
     end = count_atoms_to_end(exchange)
-    first = listing.message_at(end)
+    first = listing.locate_message(end)
     if not 0 < first < len(listing) or listing.offsets[first] != end:
         return None
     if listing.hash_path(first) != exchange.path_hash:

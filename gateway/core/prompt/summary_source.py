@@ -66,7 +66,7 @@ def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
 def _render_exchange(exchange: Exchange) -> Iterator[str]:
     if is_tombstone(exchange) or exchange.superseded:
         return
-    content = Tree([exchange]).content(exchange)
+    content = Tree([exchange]).get_content(exchange)
     for i, message in enumerate(content.messages or ()):
         if i not in exchange.redactions:
             yield from _render_message(without_fillers_and_thoughts(message))

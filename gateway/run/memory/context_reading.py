@@ -147,7 +147,7 @@ async def _read_and_plan(
     """Reads the context of a turn that is not plain."""
     plan, tree = await _load_and_plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
-    path = tuple(tree.chain(match_point))
+    path = tuple(tree.list_path(match_point))
     uid = await _conversation_uid(store, agent, snapshot, plan) or make_uid_from_opening(
         request, agent, snapshot, query.listing
     )

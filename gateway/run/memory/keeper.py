@@ -22,7 +22,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import DelegatedTasks
 from gateway.core.prompt.excerpt import list_query_keys, list_short_words
-from gateway.core.prompt.note_query import name_pattern
+from gateway.core.prompt.note_query import find_name_pattern
 from gateway.core.prompt.shown_blocks import render_label
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.tags import quote_name
@@ -57,7 +57,7 @@ OPEN_WAIT_S = 5.0
 # once for each phase. Not measured: with fewer, a turn fails that a forgetting overtakes several times.
 STALE_TRIES = 10
 # The functions in the path of a turn that cache people's words or names. The store clears its own caches.
-_WORD_CACHES = (list_query_keys, list_short_words, name_pattern, quote_name, render_label)
+_WORD_CACHES = (list_query_keys, list_short_words, find_name_pattern, quote_name, render_label)
 _log = logging.getLogger("mnemogate")
 
 

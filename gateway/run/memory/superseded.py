@@ -31,7 +31,7 @@ def find_superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]
     for exchange in (*uncontinued, plan.exchange):
         if exchange.parent is not None:
             superseded |= _turns(
-                tree, [sibling for sibling in tree.siblings(exchange) if not tree.is_continued(sibling)]
+                tree, [sibling for sibling in tree.list_siblings(exchange) if not tree.is_continued(sibling)]
             )
         elif plan.conversation_row is not None:
             roots = _recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
@@ -45,15 +45,15 @@ def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
     """Returns the ids of the exchanges of turns. beginnings: the first exchange of each."""
     turns = list(beginnings)
     for exchange in turns:  # and each that the loop adds
-        turns += filter(tree.is_mid_turn, tree.children(exchange))
+        turns += filter(tree.is_mid_turn, tree.list_children(exchange))
     return {exchange.id for exchange in turns}
 
 
 def _recent_roots(tree: Tree, conversation_row: int, now: float, idle_s: float) -> list[Exchange]:
     """Returns the openings of a conversation from within the idle time that no later turn has continued."""
-    roots = tree.roots(conversation_row)
+    roots = tree.list_roots(conversation_row)
     return [
         root
         for root in roots
-        if not tree.is_continued(root) and tree.turn_end_or_now(root, now) >= now - idle_s
+        if not tree.is_continued(root) and tree.read_turn_end_or_now(root, now) >= now - idle_s
     ]

@@ -37,7 +37,7 @@ class VisibleContent(Struct, frozen=True):
             messages = zip(listing.positions, listing.atoms, strict=True)
             visible = {atom for position, atoms in messages if position not in dropped for atom in atoms}
         else:
-            visible = set(listing.flat(len(listing)))
+            visible = set(listing.list_atoms(len(listing)))
         if not context.is_plain:
             visible.update(_atoms_of_joined_replies(listing, dropped))
         for each in window.inserted(composition):

@@ -202,7 +202,7 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
     assert listing.answered_count == 2
     assert len(listing) == 3
     assert listing.new_atoms == (HASHER.make_atoms(user("c")),)
-    assert listing.flat(2) == flat([user("a"), assistant("b")])
+    assert listing.list_atoms(2) == flat([user("a"), assistant("b")])
 
 
 @pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])

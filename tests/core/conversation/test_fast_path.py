@@ -41,13 +41,13 @@ HIDDEN = [assistant("Moment. ", call("m1", "memory_insert")), result("m1", "ok")
 
 def look_for(tree: Tree, listing: HashedList) -> MemorySnapshot:
     """What a store would say of a list, worked out from all there is."""
-    path_hash = listing.hasher.hash_path(listing.flat(listing.answered_count))
+    path_hash = listing.hasher.hash_path(listing.list_atoms(listing.answered_count))
     found = [e for e in tree if e.path_hash == path_hash and listing.answered_count]
     snapshot = MemorySnapshot(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
     if snapshot.exchange is not None:
-        snapshot.is_continued = bool(tree.children(snapshot.exchange))
-        snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.siblings(snapshot.exchange))
-        snapshot.additions = Additions().extended(*tree.chain(snapshot.exchange))
+        snapshot.is_continued = bool(tree.list_children(snapshot.exchange))
+        snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.list_siblings(snapshot.exchange))
+        snapshot.additions = Additions().extended(*tree.list_path(snapshot.exchange))
     snapshot.has_tombstones = any(e.state is State.OFF for e in tree)
     return snapshot
 

@@ -162,7 +162,7 @@ def test_the_messages_of_a_path_are_placed_in_one_pass(world: World) -> None:
     world.say([user("one"), assistant(None, call("1"), call("2")), result("1", "a"), user("two")], "Both.")
     (e,) = world.memory().records.values()
     e = replace(e, depth=2, offset=10, inputs=Inputs(e.inputs))
-    assert [element.position for element in Tree([e]).elements(e)] == [
+    assert [element.position for element in Tree([e]).list_path_elements(e)] == [
         (2, 10),
         (2, 11),
         (2, 13),
@@ -192,7 +192,7 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
     world = World()
     world.chat(*((f"q{k} {w}", f"a{k}") for k, w in enumerate(words)))
     tree = Tree(world.memory().records.values())
-    line = tree.elements(tree.by_id[len(words)])
+    line = tree.list_path_elements(tree.by_id[len(words)])
     tail = line[cut % len(line) :]
     out = find_trimmed_front(line, [a for el in tail for a in el.atoms])
     assert out == [*line[: cut % len(line)]]
@@ -201,25 +201,25 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
 def test_a_path_is_taken_apart_once_until_its_tree_changes(world: World) -> None:
     world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
     tree = Tree(world.memory().records.values())
-    above, line = tree.elements(tree.by_id[2]), tree.elements(tree.by_id[3])
-    assert tree.elements(tree.by_id[3]) is line
+    above, line = tree.list_path_elements(tree.by_id[2]), tree.list_path_elements(tree.by_id[3])
+    assert tree.list_path_elements(tree.by_id[3]) is line
     assert line[: len(above)] == above
-    assert [a for element in line for a in element.atoms] == tree.atoms(tree.by_id[3])
+    assert [a for element in line for a in element.atoms] == tree.list_path_atoms(tree.by_id[3])
     tree.change(2, reply=(), superseded=True)
-    assert [(x.exchange.id, x.message_index) for x in tree.elements(tree.by_id[3])] == [
+    assert [(x.exchange.id, x.message_index) for x in tree.list_path_elements(tree.by_id[3])] == [
         (x.exchange.id, x.message_index) for x in line
     ]
-    assert tree.elements(tree.by_id[3])[3].exchange is tree.by_id[2]
+    assert tree.list_path_elements(tree.by_id[3])[3].exchange is tree.by_id[2]
     tree.change(2, reply=None)
-    assert len(tree.elements(tree.by_id[3])) == len(line) - 1
+    assert len(tree.list_path_elements(tree.by_id[3])) == len(line) - 1
 
 
 def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> None:
     world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
     tree = Tree(world.memory().records.values())
-    line = tree.elements(tree.by_id[3])
+    line = tree.list_path_elements(tree.by_id[3])
     listed = HashedList(world.memory().hasher, [user("2"), assistant("r2"), user("three"), assistant("r3")])
-    assert find_trimmed_front(line, listed.flat(4)) == []
+    assert find_trimmed_front(line, listed.list_atoms(4)) == []
     assert find_trimmed_front(line, []) == []
 
 

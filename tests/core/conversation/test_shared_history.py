@@ -214,7 +214,7 @@ def test_an_alternative_is_superseded_by_a_path_with_all_its_messages(
     if MORE not in changes:
         del records[100]
     tree = Tree([replace(each, superseded=False) for each in records.values()])
-    supersede_repeated(tree, tree.elements(tree.by_id[rows[LAST]]))
+    supersede_repeated(tree, tree.list_path_elements(tree.by_id[rows[LAST]]))
     assert {
         name for name, row in rows.items() if row in tree.by_id and tree.by_id[row].superseded
     } == superseded

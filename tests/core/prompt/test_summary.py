@@ -229,7 +229,7 @@ def test_a_summary_ends_where_its_path_does() -> None:
     ]
     listing = HashedList(hasher, messages)
     inputs, reply = (listing.atoms[0],), listing.atoms[1]
-    path_hash = hasher.hash_path(listing.flat(2))
+    path_hash = hasher.hash_path(listing.list_atoms(2))
     found = Summary(1, exchange(inputs=inputs, reply=reply, path_hash=path_hash), "Notes.", 2, 0.0, "m")
     cut = find_cut_in_path(listing, found)
     assert cut is not None

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.dates import render_iso
 from gateway.core.prompt.excerpt import list_query_keys
-from gateway.core.prompt.note_query import name_pattern
+from gateway.core.prompt.note_query import find_name_pattern
 from gateway.core.prompt.shown_blocks import render_label
 from gateway.core.tags import quote_name
 from gateway.errors import BadRequest
@@ -102,7 +102,7 @@ def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(worl
     world.chat(user="alice").say(QUESTION)  # the note has an excerpt
     assert (list_query_keys.cache_info().currsize, rules.cache_info().currsize) == (1, 1)
     forget(world, user="alice")
-    tables = (list_query_keys, name_pattern, quote_name, render_label, rules)
+    tables = (list_query_keys, find_name_pattern, quote_name, render_label, rules)
     assert [table.cache_info().currsize for table in tables] == [0] * 5
 
 

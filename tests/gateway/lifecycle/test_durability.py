@@ -358,7 +358,7 @@ def path_of(hasher: MessageHasher, row: sqlite3.Row, rows: dict[int, sqlite3.Row
         messages = [*orjson.loads(at["input"]), *said, *messages]
         at = rows[at["parent"]] if at["parent"] is not None else None
     listing = HashedList(hasher, messages)
-    return hasher.hash_path(listing.flat(len(listing)))
+    return hasher.hash_path(listing.list_atoms(len(listing)))
 
 
 def check_kept(rows: dict[int, sqlite3.Row], clients: list[Client]) -> None:
