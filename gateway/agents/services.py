@@ -111,7 +111,7 @@ class AgentServices:
             self.background_runs,
             agent_runs.recover,
             store,
-            CallbackJobs(store, agent_runs.foreign.webhooks, run_events.make_callback_body, now),
+            CallbackJobs(store, agent_runs.defined_tools.webhooks, run_events.make_callback_body, now),
             count_attempt,
             lambda: agent_runs.messaging.released_slots,
         )

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.agents.core.mcp_server import McpSecrets, McpServerConfig
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.registry import NewAgent, Registry
-from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.tools.hosts import ToolHosts
 from gateway.agents.tools.mcp import NO_SECRETS, ListedTool, McpFault, McpServers
 from gateway.agents.tools.secret import SecretCipher
@@ -136,14 +136,14 @@ async def test_another_project_has_none_of_it(servers: McpRegistry, listing: Lis
 
 
 async def test_a_call_asks_the_server_of_its_own_project(store: Store, agents: Registry) -> None:
-    foreign = ForeignTools(ALLOWED, store, lambda: 1000.0)
-    servers = McpRegistry(store, agents.tools, foreign.mcp, foreign.secrets, lambda: 1000.0)
+    defined_tools = DefinedTools(ALLOWED, store, lambda: 1000.0)
+    servers = McpRegistry(store, agents.tools, defined_tools.mcp, defined_tools.secrets, lambda: 1000.0)
     made = await servers.create(PROJECT, "calc", McpServerConfig(PLAIN))
     tool = next(each for each in await servers.tools(PROJECT, made.uid) if each.name == "say_hello")
     assert tool.definition is not None
     definition = ToolDefinition.of(tool.definition.body)
     call = ForeignCall("say_hello", {"name": "Ann"}, "c", "agent-1", "run-1", "k", project=PROJECT)
-    assert await foreign.run(definition, call) == ToolAnswer("Hello Ann")
+    assert await defined_tools.run(definition, call) == ToolAnswer("Hello Ann")
     elsewhere = ForeignCall("say_hello", {"name": "Ann"}, "c", "agent-1", "run-1", "k", project="other")
-    refused = await foreign.run(definition, elsewhere)
+    refused = await defined_tools.run(definition, elsewhere)
     assert refused == ToolAnswer("Error: the server of say_hello was deleted. Nothing was done.", "error")

@@ -49,7 +49,7 @@ class AgentFileRoutes:
         self._folders = Folders(api.store, api.registry, api.now)
         self._export = AgentExport(api.store)
         self._services = ImportServices(
-            api.store, api.registry, self._folders, api.agent_runs.foreign, api.now
+            api.store, api.registry, self._folders, api.agent_runs.defined_tools, api.now
         )
 
     def routes(self) -> list[AgentsRoute]:

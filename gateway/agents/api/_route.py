@@ -118,7 +118,10 @@ class AgentsRoute(Struct, frozen=True, dict=True):
 
     @cached_property
     def parameters(self) -> Mapping[str, type[Body]]:
-        """The structs that the handler takes after the request, by the names of its parameters."""
+        """The structs that the handler takes after the request, by the names of its parameters.
+
+        A parameter that the handler does not use declares what the route accepts.
+        """
         kinds = get_type_hints(self.handle).items()
         return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Body)}
 

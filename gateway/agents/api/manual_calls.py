@@ -9,7 +9,7 @@ from msgspec import UNSET
 from gateway.agents.api._route import ApiRequest
 from gateway.agents.registry.registry import AgentView
 from gateway.agents.tools.argument_check import check_arguments
-from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.wire.struct_fields import Body, Maybe
 from gateway.core import exact_json, ids
 from gateway.core.definition import ToolDefinition
@@ -25,7 +25,7 @@ class ManualCall(Body):
 
 
 async def call_by_hand(
-    foreign: ForeignTools, request: ApiRequest, name: str, tool: ToolDefinition, view: AgentView | None = None
+    tools: DefinedTools, request: ApiRequest, name: str, tool: ToolDefinition, view: AgentView | None = None
 ) -> ToolAnswer:
     """Returns the answer to a call of a tool with the arguments in the request's body.
 
@@ -36,7 +36,7 @@ async def call_by_hand(
     # Parsed again from the bytes of the body, so that integers of any size stay exact.
     sent = without_nul(exact_json.loads(request.data.decode() or "{}").get("args") or {})
     parameters = tool.schema.get("parameters") or {}
-    arguments, fault = await check_arguments(foreign.children, name, parameters, sent)
+    arguments, fault = await check_arguments(tools.children, name, parameters, sent)
     if fault is not None:
         raise BadRequest(fault, param="args")
     call = ForeignCall(
@@ -50,4 +50,4 @@ async def call_by_hand(
         blocks=() if view is None else [entry.block for entry in view.blocks],
         project=request.project,
     )
-    return await foreign.run(tool, call)
+    return await tools.run(tool, call)

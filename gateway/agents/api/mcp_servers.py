@@ -90,8 +90,8 @@ class McpServerRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._foreign = foreign = api.agent_runs.foreign
-        self._servers = McpRegistry(api.store, api.registry.tools, foreign.mcp, foreign.secrets, api.now)
+        self._tools = tools = api.agent_runs.defined_tools
+        self._servers = McpRegistry(api.store, api.registry.tools, tools.mcp, tools.secrets, api.now)
 
     def routes(self) -> list[AgentsRoute]:
         servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
@@ -161,7 +161,7 @@ class McpServerRoutes:
         tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
         definition = ToolDefinition.of(tool.definition.body)
-        return render_call_result(await call_by_hand(self._foreign, request, tool.name, definition))
+        return render_call_result(await call_by_hand(self._tools, request, tool.name, definition))
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -66,29 +66,29 @@ class ToolRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._tools = api.registry.tools
-        self._foreign = api.agent_runs.foreign
+        self._defined_tools = api.agent_runs.defined_tools
 
     def routes(self) -> list[AgentsRoute]:
         tools, tool, agent_tools = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
         return [
-            AgentsRoute("GET", tools, self.index),
+            AgentsRoute("GET", tools, self.list_tools),
             AgentsRoute("GET", f"{tools}/count", self.count),
-            AgentsRoute("POST", tools, self.put),
-            AgentsRoute("PUT", tools, self.put),
-            AgentsRoute("POST", f"{tools}/run", self.try_out),
+            AgentsRoute("POST", tools, self.create_or_change),
+            AgentsRoute("PUT", tools, self.create_or_change),
+            AgentsRoute("POST", f"{tools}/run", self.run_source),
             AgentsRoute("POST", f"{tools}/search", self.search),
             AgentsRoute("POST", f"{tools}/add-base-tools", self.list_base_tools),
             AgentsRoute("GET", tool, self.retrieve),
             AgentsRoute("PATCH", tool, self.update),
             AgentsRoute("DELETE", tool, self.delete),
-            AgentsRoute("GET", agent_tools, self.list_of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", agent_tools, self.list_tools_of_agent, pages=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_tools}/attach/{{tool_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_tools}/detach/{{tool_id}}", self.detach),
             AgentsRoute("PATCH", f"{agent_tools}/approval/{{tool_name}}", self.approve),
-            AgentsRoute("POST", f"{agent_tools}/{{tool_name}}/run", self.run),
+            AgentsRoute("POST", f"{agent_tools}/{{tool_name}}/run", self.call_tool),
         ]
 
-    async def index(self, request: ApiRequest, query: ToolsQuery) -> list[dict[str, Any]]:
+    async def list_tools(self, request: ApiRequest, query: ToolsQuery) -> list[dict[str, Any]]:
         """List tools, the gateway's own among them."""
         page = []
         async for tool in self._select(request.project, query):
@@ -110,7 +110,7 @@ class ToolRoutes:
         """Return a tool."""
         return render_tool(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
-    async def put(self, request: ApiRequest, body: CreateTool) -> dict[str, Any]:
+    async def create_or_change(self, request: ApiRequest, body: CreateTool) -> dict[str, Any]:
         """Make a tool (Python, or a webhook), or change the one of its name.
 
         Programs for Letta's server make their tools at each start.
@@ -147,47 +147,26 @@ class ToolRoutes:
         """Search tools by words."""
         words = set((sent_or_none(body.query) or "").lower().split())
         types, tags = sent_or_none(body.tool_types), set(sent_or_none(body.tags) or ())
-        # The share of the words that a tool has, and the tool.
-        matches: list[tuple[float, dict[str, Any]]] = []
-        async for tool in self._select(request.project, ToolsQuery()):
-            shown = render_tool(tool)
-            if not tags <= set(shown["tags"]) or (types and shown["tool_type"] not in types):
-                continue
-            texts = (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
-            text = " ".join(texts).lower()
-            word_count = sum(word in text for word in words)
-            if word_count or not words:
-                matches.append((word_count / (len(words) or 1), shown))
-        matches.sort(key=lambda match: -match[0])
+        tools = [render_tool(tool) async for tool in self._select(request.project, ToolsQuery())]
+        ranked = _rank_by_words(
+            (
+                tool
+                for tool in tools
+                if tags <= set(tool["tags"]) and (not types or tool["tool_type"] in types)
+            ),
+            words,
+        )
         fixed_fields = {"vector_rank": None, "embedded_text": None}
         return [
-            {"tool": shown, "combined_score": score, "fts_rank": rank, **fixed_fields}
-            for rank, (score, shown) in enumerate(matches[: body.limit], 1)
+            {"tool": tool, "combined_score": score, "fts_rank": rank, **fixed_fields}
+            for rank, (score, tool) in enumerate(ranked[: body.limit], 1)
         ]
 
-    async def try_out(self, request: ApiRequest, tried: TriedTool) -> dict[str, Any]:
+    async def run_source(self, request: ApiRequest, tried: TriedTool) -> dict[str, Any]:
         """Run a source once, without storing it."""
         name, tool = await self._new_tool(tried)
-        answer = await call_by_hand(self._foreign, request, name, tool)
+        answer = await call_by_hand(self._defined_tools, request, name, tool)
         return render_source_result(name, answer, at=self._api.now())
-
-    async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
-        """Returns the name and definition of a new tool.
-
-        Raises: BadRequest if it cannot be run here; Unprocessable if it has no name.
-        """
-        tool = with_source(ToolDefinition({}), create)
-        await self._check_runnable(tool)
-        name = read_tool_name(tool)
-        if name is None:
-            raise Unprocessable(
-                Fault(("body", "json_schema"), "Field required for this source_type", "missing")
-            )
-        return name, tool
-
-    async def _check_runnable(self, tool: ToolDefinition) -> None:
-        if (why := await self._foreign.refusal(tool)) is not None:
-            raise BadRequest(why, param="source_type")
 
     async def approve(self, request: ApiRequest, _: ApprovalQuery, body: ApprovalBody) -> dict[str, Any]:
         """Say whether a person must approve an agent's calls of a tool."""
@@ -209,7 +188,7 @@ class ToolRoutes:
         view = await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
         return await self._api.agents.render(view)
 
-    async def run(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
+    async def call_tool(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call an agent's tool by hand, and write what it changes in blocks."""
         view = await self._api.agents.get_view(request)
         name = request.path["tool_name"]
@@ -220,12 +199,12 @@ class ToolRoutes:
                 param="tool_name",
             )
         tool = ToolDefinition.of(definition.body)
-        answer = await call_by_hand(self._foreign, request, name, tool, view)
+        answer = await call_by_hand(self._defined_tools, request, name, tool, view)
         if answer.changed_blocks:
             answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
         return render_call_result(answer)
 
-    async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_tools_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
         view = await self._api.agents.get_view(request)
         return cut_page([render_tool(tool) for tool in view.tools], query)
@@ -239,6 +218,24 @@ class ToolRoutes:
         """Take a tool from an agent."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
         return await self._api.agents.render(await self._api.registry.detach_tool(request.project, *uids))
+
+    async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
+        """Returns the name and definition of a new tool.
+
+        Raises: BadRequest if it cannot be run here; Unprocessable if it has no name.
+        """
+        tool = with_source(ToolDefinition({}), create)
+        await self._check_runnable(tool)
+        name = read_tool_name(tool)
+        if name is None:
+            raise Unprocessable(
+                Fault(("body", "json_schema"), "Field required for this source_type", "missing")
+            )
+        return name, tool
+
+    async def _check_runnable(self, tool: ToolDefinition) -> None:
+        if (why := await self._defined_tools.refusal(tool)) is not None:
+            raise BadRequest(why, param="source_type")
 
     async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
@@ -268,3 +265,19 @@ def _get_tool(view: AgentView, name: str) -> ToolView:
         if tool.name == name:
             return tool
     raise UnknownId(f"The agent has no tool {name!r}.")
+
+
+def _rank_by_words(
+    tools: Iterable[dict[str, Any]], words: Collection[str]
+) -> list[tuple[float, dict[str, Any]]]:
+    """Returns the tools with one of the words at least, each after the share of the words that it has, best first.
+
+    Without words all tools are returned, with a share of 0.
+    """
+    ranked = []
+    for tool in tools:
+        text = " ".join((tool["name"].replace("_", " "), tool["description"] or "", *tool["tags"])).lower()
+        word_count = sum(word in text for word in words)
+        if word_count or not words:
+            ranked.append((word_count / (len(words) or 1), tool))
+    return sorted(ranked, key=lambda share_and_tool: -share_and_tool[0])

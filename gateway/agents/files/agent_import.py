@@ -24,7 +24,7 @@ from gateway.agents.files.folders import Folders, SentFile, make_folder_scope
 from gateway.agents.registry.agent_resolver import make_scope
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import ToolView
-from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import split_passages, split_text
@@ -45,7 +45,7 @@ class ImportServices(Struct, frozen=True):
     store: Store
     registry: Registry
     folders: Folders
-    foreign: ForeignTools
+    defined_tools: DefinedTools
     now: Callable[[], float]
 
 
@@ -59,7 +59,7 @@ class AgentImport:
         self._store = services.store
         self._registry = services.registry
         self._folder_files = services.folders
-        self._foreign = services.foreign
+        self._defined_tools = services.defined_tools
         self._now = services.now
         self._project = project
         self._file = file
@@ -118,7 +118,7 @@ class AgentImport:
         registry = self._registry.tools
         for name, definition in self._file.tools.items():
             existing = await registry.find_named(project, name)
-            can_run = await self._foreign.refusal(definition) is None
+            can_run = await self._defined_tools.refusal(definition) is None
             # A tool that cannot run here replaces no tool. It is stored, so that it can be changed into one that can.
             if existing is not None and not (can_run and overrides):
                 self._tools[name] = existing

@@ -52,7 +52,7 @@ from gateway.agents.runs.steps import RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import is_overfull, make_guide, make_terms
-from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
@@ -135,7 +135,7 @@ class AgentRuns:
         self._without_client = _RunServices(background_failover, replace(turns, limits=patient_limits))
         self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.
-        self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
+        self.defined_tools = DefinedTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
         self._queue = SendQueue(keeper, self.ends)
         self._abandoned = AbandonedRuns(keeper)
@@ -145,7 +145,7 @@ class AgentRuns:
             resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
         )
         # For chat completions as well.
-        self.toolboxes = Toolboxes(keeper, self.foreign, self.messaging)
+        self.toolboxes = Toolboxes(keeper, self.defined_tools, self.messaging)
 
     async def send(
         self,
@@ -218,7 +218,7 @@ class AgentRuns:
 
     def check_callback(self, url: str | None) -> None:
         """Refuses the URL of a callback that the settings do not allow. Raises: BadRequest."""
-        if url is not None and (refusal := self.foreign.host_refusal(url)) is not None:
+        if url is not None and (refusal := self.defined_tools.host_refusal(url)) is not None:
             raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.agents.tools.agent_messages import SendsToAgents, speak
 from gateway.agents.tools.argument_check import check_arguments
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.tools.file_tools import FileTools
-from gateway.agents.tools.foreign import ForeignTools
 from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
@@ -58,7 +58,7 @@ class AgentTools:
     # Edits and searches the agent's memory.
     memory: MemoryTools
     # Calls the tools that users have defined.
-    foreign: ForeignTools
+    defined_tools: DefinedTools
     spec: AgentSpec
     # Names of the client's tools, which take precedence over the agent's.
     client_tools: Collection[str] = ()
@@ -98,7 +98,8 @@ class AgentTools:
     async def run(self, call: RunTool) -> ToolAnswer:
         tool = self._tools[call.name]
         parameters = self._plain_entries[call.name]["function"].get("parameters") or {}
-        arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
+        children = self.defined_tools.children
+        arguments, fault = await check_arguments(children, call.name, parameters, call.arguments)
         if fault is not None:
             # The fault may quote the arguments.
             return _sanitize(make_failed_answer(fault))
@@ -131,7 +132,7 @@ class AgentTools:
         What code changes in its copy of the blocks is written, unless the turn is written as a whole.
         """
         blocks = await self._load_blocks() if tool.source_type == "python" else []
-        answer = _sanitize(await self.foreign.run(tool, self._make_foreign_call(call, blocks)))
+        answer = _sanitize(await self.defined_tools.run(tool, self._make_foreign_call(call, blocks)))
         answer = self._cut(answer, min(RESULT_CHARS, tool.result_chars))
         if self.run_uid is None or not answer.changed_blocks:
             return answer
@@ -200,7 +201,7 @@ class AgentTools:
                 return make_failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
             case ToolUse.SEARCH_FILES:
                 files = FileTools(
-                    memory.store, memory.context.agent, self.foreign.children, memory.embed_query
+                    memory.store, memory.context.agent, self.defined_tools.children, memory.embed_query
                 )
                 return _sanitize(await files.run(name, arguments))
             case ToolUse.FINISH:

@@ -21,7 +21,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft, PartJournal
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.registry.agent_resolver import AgentResolver
-from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.operations import make_operations
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
@@ -136,7 +136,7 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
 def test_what_python_writes_after_a_forgetting_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ForeignTools.run
+    real = DefinedTools.run
 
     def answer(custom_id: str, body: Json) -> Fate:
         return Fate(text="Ok.") if results(body) else Fate(calls=(("note", {"text": "Adores quokkas."}),))
@@ -152,7 +152,7 @@ def test_what_python_writes_after_a_forgetting_is_not_stored(
             await asyncio.to_thread(s.world.ask, "DELETE", f"/v1/agents/{agent}/messages/{message.id}")
             return found
 
-        monkeypatch.setattr(ForeignTools, "run", run)
+        monkeypatch.setattr(DefinedTools, "run", run)
         batch = s.post([agent], "And what do I adore?")
         assert s.ended(batch)["counts"]["failed"] == 1
         assert "forgotten" in s.items(batch)[0]["error"]

@@ -17,7 +17,7 @@ from gateway.agents.registry.archives import Archives
 from gateway.agents.runs.agent_messaging import AgentMessaging, AgentOutbox, Sender
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
-from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.words import is_grown_transcript
@@ -34,13 +34,13 @@ from storage.records import Atom, Exchange, Run
 class Toolboxes:
     """Makes the toolboxes. There is one for the process.
 
-    foreign: performs the tools that were defined.
+    defined_tools: performs the tools that were defined.
     messaging: sends messages to other agents.
     """
 
-    def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, messaging: AgentMessaging) -> None:
+    def __init__(self, keeper: MemoryKeeper, defined_tools: DefinedTools, messaging: AgentMessaging) -> None:
         self._keeper = keeper
-        self._foreign = foreign
+        self._defined_tools = defined_tools
         self._messaging = messaging
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self._recent = RecentCalls(continues=_is_continued)
@@ -97,7 +97,7 @@ class Toolboxes:
             agent_sender = AgentOutbox(self._messaging, replace(sender, run_row=row))
         return AgentTools(
             memory,
-            self._foreign,
+            self._defined_tools,
             request.spec,
             client_tools=request.chat.tool_names,
             window=request.target.context_window,

@@ -1,4 +1,4 @@
-"""Runs tools that are not built in, each by its definition. A process has one `ForeignTools`."""
+"""Runs tools that are not built in, each by its definition. A process has one `DefinedTools`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from storage.sql.store import Store
 NOT_RUN = "Error: {name} cannot run here. Nothing was done."
 
 
-class ForeignTools:
+class DefinedTools:
     """Runs calls by the definitions of their tools."""
 
     def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
