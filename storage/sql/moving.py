@@ -393,7 +393,7 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
 
 async def _find_address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
     """Returns the address of the exchange of a row; None if it is gone."""
-    row = await connection.row(SQL["exchange_place"], (exchange_row,))
+    row = await connection.row(SQL["exchange_address"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])
 
 

@@ -76,7 +76,7 @@ FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block'
 LEFT JOIN definition_texts t ON t.id = d.current
 WHERE b.agent IS NULL AND b.id > ? ORDER BY b.id LIMIT ?
 
--- name: exchange_place
+-- name: exchange_address
 -- Returns the agent of an exchange, and its number.
 SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON a.id = e.agent WHERE e.id = ?
 

@@ -239,7 +239,7 @@ async def _find_position(connection: Connection, project: str, order: str, uid: 
     """Returns where an agent stands in an order; None: no uid is given. Raises: NotFound: there is no such agent."""
     if uid is None:
         return None
-    row = await connection.row(SQL[f"place_{order}"], (uid, project))
+    row = await connection.row(SQL[f"cursor_{order}"], (uid, project))
     if row is None:
         raise NotFound(f"there is no agent {uid!r}")
     return row[0], row[1]

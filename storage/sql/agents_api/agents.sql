@@ -74,16 +74,16 @@ ORDER BY {completed} DESC, a.id DESC LIMIT ?4
 {entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed}, a.id LIMIT ?4
 
--- name: place_created
+-- name: cursor_created
 -- Finds where an agent stands in a list by creation: its row alone.
 SELECT CAST(0 AS DOUBLE PRECISION), id FROM agents WHERE uid = ? AND project = ?
 
--- name: place_updated
+-- name: cursor_updated
 -- Finds where an agent stands in a list by change: when it changed, and its row.
 SELECT {updated}, a.id FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
 WHERE a.uid = ? AND a.project = ?
 
--- name: place_completed
+-- name: cursor_completed
 -- Finds where an agent stands in a list by answer: when its last run ended, and its row.
 SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
 

@@ -161,7 +161,7 @@ async def _find_position(
     """Returns where a conversation stands in an order. Raises: NotFound."""
     if uid is None:
         return None
-    row = await connection.row(SQL["place"], (uid, where.order, project))
+    row = await connection.row(SQL["cursor"], (uid, where.order, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
     return row[0], row[1]

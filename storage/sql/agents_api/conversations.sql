@@ -63,7 +63,7 @@ ORDER BY {order_time} DESC, c.id DESC LIMIT ?3
 WHERE {is_listed} AND a.id >= ?8 AND a.id <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
 ORDER BY {order_time}, c.id LIMIT ?3
 
--- name: place
+-- name: cursor
 -- Returns the position of a conversation in a list by time: its time and its row.
 SELECT CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
     ELSE coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id), 0) END, c.id

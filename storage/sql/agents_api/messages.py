@@ -135,7 +135,7 @@ class Messages(Group):
     @reads
     async def get_exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
         """Returns the row of the exchange that holds a number. Raises: NotFound if there is no such memory."""
-        row: int | None = await connection.value(SQL["place"], (project, uid, seq))
+        row: int | None = await connection.value(SQL["cursor_row"], (project, uid, seq))
         if row is None:
             raise NotFound(f"there is no message {seq} of {uid!r}")
         return row

@@ -94,7 +94,7 @@ ORDER BY p.id LIMIT ?4
 -- Reads exchanges by their rows.
 SELECT {row} FROM exchanges p {row_tables} WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
--- name: place
+-- name: cursor_row
 -- Finds the exchange that has or had a number, by the public name of its memory. A forgotten exchange keeps its row.
 SELECT max(p.id) FROM agents a JOIN exchanges p ON p.agent = a.id
 WHERE a.project = ?1 AND a.uid = ?2

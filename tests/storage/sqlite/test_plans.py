@@ -37,10 +37,10 @@ QUICK = {
     "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
     "agents_api/messages.sql": (
         "of_agent_down", "of_agent_up", "of_conversation_down", "of_conversation_up", "at", "tail", "tails",
-        "conversation_find", "summaries_over", "of_project_down", "of_project_up", "place", "begun", "owner",
+        "conversation_find", "summaries_over", "of_project_down", "of_project_up", "cursor_row", "begun", "owner",
     ),
     "agents_api/conversations.sql": (
-        "get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel",
+        "get", "of_project_down", "of_agent_down", "cursor", "release", "runs_cancel",
     ),
     "agents_api/forks.sql": ("source", "holder", "exchange", "fork_note"),
     "agents_api/blocks.sql": ("find", "seen", "seers", "labelled"),
