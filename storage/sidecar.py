@@ -106,7 +106,7 @@ def name_of(account: int) -> str:
 # -- checks
 
 
-def check_place(database: str) -> None:
+def check_location(database: str) -> None:
     """Checks that this account could have a database at a resolved path. Raises: Broken, ReadOnly: why not."""
     check_reach(database)
     directory = os.path.dirname(database)

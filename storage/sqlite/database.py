@@ -26,7 +26,7 @@ from storage.database import (
 )
 from storage.errors import Broken, Stale, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
-from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
+from storage.sidecar import LOGS, check_location, make_sidecar, resolve_path, restrict
 from storage.sqlite import mount
 from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing
 from storage.sqlite.lock import Lock
@@ -221,7 +221,7 @@ class SqliteDatabase:
 
         Raises: Owned, and what `connect` raises.
         """
-        check_place(self.path)
+        check_location(self.path)
         self._lock.take()
         _make_private(self.path)
         connection = connect(self._target)

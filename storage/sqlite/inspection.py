@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from storage.database import ANY_KEY
-from storage.sidecar import check_place, resolve_path
+from storage.sidecar import check_location, resolve_path
 from storage.sqlite.connection import check_version
 from storage.sqlite.migration import latest, load_migrations, read_version
 from storage.sqlite.result_codes import map_sqlite_errors
@@ -35,7 +35,7 @@ def inspect(path: str) -> FileFindings:
     """
     check_version()
     real = resolve_path(path)
-    check_place(real)
+    check_location(real)
     if not os.path.exists(real) or not os.path.getsize(real):
         return FileFindings()
     with map_sqlite_errors(real), closing(_open(real)) as connection:

@@ -69,7 +69,7 @@ class ReplayedTools:
     # The stored rounds, with the results of their calls.
     rounds: Sequence[Json]
     # Bounds the calls of all items that run at once.
-    places: asyncio.Semaphore
+    slots: asyncio.Semaphore
     # The results of the round that is not stored yet.
     results: list[Json] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ class ReplayedTools:
                 if result["call_id"] == call.call_id:
                     return replace(ToolAnswer(*result["answer"]), shown=result.get("shown", {}))
             return make_failed_answer(INTERRUPTED_RESULT)  # a call that was not allowed has no result
-        async with self.places:
+        async with self.slots:
             answer = await run_tool(self.inner, call)
         stored = [answer.content, answer.status, answer.stdout, answer.stderr]
         self.results.append({"call_id": call.call_id, "answer": stored, "shown": dict(answer.shown)})

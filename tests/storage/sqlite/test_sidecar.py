@@ -27,7 +27,7 @@ from storage.sidecar import (
     ADMIN,
     KEYED,
     LOCK,
-    check_place,
+    check_location,
     ensure_sidecar,
     make_sidecar,
     open_sidecar,
@@ -231,9 +231,9 @@ def test_no_database_of_another_account_is_used_where_all_may_make_files(home: P
     make_database(shared / "m.db")
     (shared / "m.db").chmod(0o666)
     with account(uid), pytest.raises(Broken, match="every account may make files"):
-        check_place(str(shared / "m.db"))
+        check_location(str(shared / "m.db"))
     with account(NOBODY):
-        check_place(str(shared / "m.db"))
+        check_location(str(shared / "m.db"))
 
 
 @as_root
@@ -400,15 +400,15 @@ def test_the_error_of_an_account_that_may_not_write_says_who_may(home: Path) -> 
         with pytest.raises(
             ReadOnly, match=r"may not write in the directory .*, which belongs to .*\. Run this as"
         ):
-            check_place(str(path))
+            check_location(str(path))
 
     in_child(STRANGER, check)
-    in_child(NOBODY, lambda: check_place(str(path)))
+    in_child(NOBODY, lambda: check_location(str(path)))
     home.chmod(0o500)
 
     def own() -> None:
         with pytest.raises(ReadOnly, match=r"may not write in the directory .*home\. Change its mode"):
-            check_place(str(path))
+            check_location(str(path))
 
     in_child(NOBODY, own)
 
@@ -416,7 +416,7 @@ def test_the_error_of_an_account_that_may_not_write_says_who_may(home: Path) -> 
 def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Broken, match=r"file is a file, not a directory"):
-        check_place(str(tmp_path / "file" / "m.db"))
+        check_location(str(tmp_path / "file" / "m.db"))
 
 
 def test_a_reader_opens_what_is_there(tmp_path: Path) -> None:

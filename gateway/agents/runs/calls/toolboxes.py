@@ -1,7 +1,7 @@
 """The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
 
 A call that leaves the gateway is made once. For a step with stored calls `CallRecord` ensures that; for a chat
-completion `RecentCalls`, by its place on the path; for an item of a batch and for a response in the background
+completion `RecentCalls`, by the path that it continues; for an item of a batch and for a response in the background
 `CallJournal`.
 """
 
@@ -89,8 +89,8 @@ class Toolboxes:
         if calling_run and context.path:
             step = context.path[-1]
             call_record = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
-        elif call_record is None and run is None and (place := _place(context)) is not None:
-            call_record = self._recent.for_turn(place)
+        elif call_record is None and run is None and (continued := _find_continuation(context)) is not None:
+            call_record = self._recent.for_turn(continued)
         agent_sender = None
         if sender is not None:
             row = run.id if run is not None and run.is_stored else None
@@ -108,8 +108,8 @@ class Toolboxes:
         )
 
 
-class _Place(Struct, frozen=True):
-    """The place on a path that a chat completion continues, with its new messages."""
+class _Continuation(Struct, frozen=True):
+    """The new messages of a chat completion, and the path that they continue."""
 
     path: tuple[Hashable, ...]
     inputs: tuple[tuple[Atom, ...], ...]
@@ -117,7 +117,7 @@ class _Place(Struct, frozen=True):
     texts: tuple[str, ...]
 
 
-def _is_continued(new: _Place, earlier: _Place) -> bool:
+def _is_continued(new: _Continuation, earlier: _Continuation) -> bool:
     """Returns whether a request has the messages of an earlier one, the last perhaps as a grown transcript, and more.
 
     A voice agent sends one when it did not wait for the end of a sentence, or when its caller goes on.
@@ -133,8 +133,8 @@ def _is_continued(new: _Place, earlier: _Place) -> bool:
     )
 
 
-def _place(context: MemoryContext) -> _Place | None:
-    """Returns the place of a request.
+def _find_continuation(context: MemoryContext) -> _Continuation | None:
+    """Returns what a request continues, with its new messages.
 
     None: it begins a conversation without a name, and another may begin alike.
     """
@@ -145,4 +145,4 @@ def _place(context: MemoryContext) -> _Place | None:
     above = None if match_point is None else match_point.id
     agent, plan = context.agent, context.plan
     path = agent.id, agent.epoch, identity.user, identity.conversation_key, above
-    return _Place(path, plan.exchange.inputs, tuple(map(read_text, plan.messages)))
+    return _Continuation(path, plan.exchange.inputs, tuple(map(read_text, plan.messages)))
