@@ -223,7 +223,7 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
             assert browser.faults(page) == []
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Fact").wait_for()
-        assert page.get_by_role("status").inner_text() == "Saved."
+        assert page.get_by_role("status").inner_text() == "Saved. Each reply is told this."
         assert "No message: an operator wrote it." in page.inner_text("main")
     listed = operator.twin(f"m/{uid}/facts")["items"]
     assert [each["text"] for each in listed if each.get("always")] == ["Alice takes the night train."]
