@@ -40,7 +40,9 @@ def postgres() -> Iterator[str]:
         # A vacuum of one test's rows would hold back what another one sweeps.
         url = _GIVEN or stack.enter_context(server("autovacuum = off"))[0]
         stack.callback(sessions.end_kept)
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(asyncpg, "connect", sessions.connect)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(asyncpg, "connect", sessions.connect)
+        patch.setattr(asyncpg.Connection, "_introspect_types", sessions.introspect)
         yield url
 
 

@@ -3,7 +3,7 @@ definitions first.
 
 When asyncpg ends a connection, its session is emptied and kept, for the next connection that would send the same first
 message; this one is given the server's first answers once more. Within a transaction, and where the server does not
-answer at once, the session ends as ever.
+answer at once, the session ends as ever. What asyncpg asks of the server's own types is asked once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -23,11 +24,16 @@ _TERMINATE = b"X" + struct.pack("!i", 4)
 _COMMAND = b"DISCARD ALL\0"
 _EMPTY = b"Q" + struct.pack("!i", 4 + len(_COMMAND)) + _COMMAND
 _READY = b"Z" + struct.pack("!i", 5) + b"I"
+_plain_introspect = asyncpg.Connection._introspect_types
+# From here on OIDs are of types that were created in one database (PostgreSQL: FirstNormalObjectId).
+_FIRST_CREATED = 16384
 # The seconds that a session has to be emptied when its connection is dropped.
 _AT_ONCE_S = 0.1
 
 # The server's socket and a connection's first message -> sessions, each with the server's first answers.
 _kept: dict[tuple[str, bytes], list[tuple[socket.socket, bytes]]] = {}
+# OIDs of the server's own types -> the rows that describe them.
+_types: dict[frozenset[int], list[Any]] = {}
 
 
 async def connect(*args: Any, **options: Any) -> Any:
@@ -36,6 +42,21 @@ async def connect(*args: Any, **options: Any) -> Any:
     connection = await plain_connect(*args, loop=_Loop(loop), **options)
     connection._loop = loop
     return connection
+
+
+async def introspect(connection: Any, oids: Any, timeout: float | None) -> tuple[list[Any], Any]:
+    """`asyncpg.Connection._introspect_types`, which each connection would ask for the same arrays.
+
+    The server takes as long to plan that query as a short test takes.
+    """
+    key = frozenset(oids)
+    if key in _types:
+        # A statement with a name leaves the one without a name as it is, and so does none.
+        return _types[key], SimpleNamespace(name="none")
+    rows, statement = await _plain_introspect(connection, oids, timeout)
+    if max(key) < _FIRST_CREATED:
+        _types[key] = rows
+    return rows, statement
 
 
 def end_kept() -> None:

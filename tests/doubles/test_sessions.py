@@ -69,3 +69,37 @@ async def test_a_session_that_the_server_has_ended_is_not_given_again(postgres: 
     assert await process_of(third) != process
     await second.close()
     await third.close()
+
+
+async def test_the_servers_own_types_are_asked_for_once(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ask = [], sessions._plain_introspect
+
+    async def introspect(connection: Any, oids: Any, timeout: Any) -> Any:
+        asked.append(oids)
+        return await ask(connection, oids, timeout)
+
+    monkeypatch.setattr(sessions, "_plain_introspect", introspect)
+    monkeypatch.setattr(sessions, "_types", {})
+    for _ in range(2):
+        connection = await asyncpg.connect(empty_database(postgres).url)
+        assert await connection.fetchval("SELECT $1::bytea[]", [b"a"]) == [b"a"]
+        assert await connection.fetchval("SELECT $1::int[]", [1, 2]) == [1, 2]
+        await connection.close()
+    assert len(asked) == 2
+
+
+async def test_a_type_that_was_created_is_asked_for_by_each_connection(postgres: str) -> None:
+    url = empty_database(postgres).url
+    first = await asyncpg.connect(url)
+    await first.execute("CREATE TYPE pair AS (a int)")
+    try:
+        assert tuple(await first.fetchval("SELECT ROW(1)::pair")) == (1,)
+        await first.execute("ALTER TYPE pair ADD ATTRIBUTE b int")
+        second = await asyncpg.connect(url)
+        assert tuple(await second.fetchval("SELECT ROW(1, 2)::pair")) == (1, 2)
+        await second.close()
+    finally:
+        await first.execute("DROP TYPE pair")
+        await first.close()
