@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
 
         return shell_complete(root, {}, "mnemogate", COMPLETION_VARIABLE, instruction)
     try:
-        return _run(arguments, limits)
+        return _run_command(arguments, limits)
     except click.UsageError as error:
         _refuse(error, arguments)
     except GatewayError as error:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         return EXIT_FAILED
 
 
-def _run(arguments: list[str], limits: Limits | None) -> int:
+def _run_command(arguments: list[str], limits: Limits | None) -> int:
     """Runs the command. Returns the exit code. Raises: SystemExit: a help text or the version was printed."""
     try:
         colour = None if printed.wants_colour() else False
@@ -267,7 +267,7 @@ def _load_commands() -> Commands:
     return Commands(context.meta.get("config"), context.meta.get("db"), context.obj)
 
 
-def _perform(operation: str, arguments: _Arguments, show: Callable[[Any], None]) -> None:
+def _perform_operation(operation: str, arguments: _Arguments, show: Callable[[Any], None]) -> None:
     show(_load_commands().perform(operation, arguments))
 
 
@@ -398,7 +398,7 @@ def keys() -> None: ...
 )
 @_make_option("user", "the person of all its requests (default: the one that each request names)")
 def create_key(**arguments: Any) -> None:
-    _perform("keys-create", arguments, printed.show_new_key)
+    _perform_operation("keys-create", arguments, printed.show_new_key)
 
 
 @keys.command("rotate", help="give a key a new secret; the old one is good for a time")
@@ -407,7 +407,7 @@ def create_key(**arguments: Any) -> None:
 )
 @click.argument("key", help="the key's number, as `keys list` shows it", type=int)
 def rotate_key(key: int, overlap: int | None) -> None:
-    _perform("keys-rotate", {"key": key, "overlap_s": overlap}, lambda key: print(key["secret"]))
+    _perform_operation("keys-rotate", {"key": key, "overlap_s": overlap}, lambda key: print(key["secret"]))
 
 
 @keys.command("list", help="list the keys")
@@ -421,7 +421,7 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key", help="the key's number or name, as `keys list` shows them")
 def revoke_key(yes: bool, key: str) -> None:
     _check_consent(yes, f"This revokes the key {key!r} for good: whoever uses it is locked out.")
-    _perform("keys-revoke", {"key": key}, printed.show_revoked_key)
+    _perform_operation("keys-revoke", {"key": key}, printed.show_revoked_key)
 
 
 # -- memory
@@ -436,7 +436,7 @@ def memory() -> None: ...
 @_make_option("query", "show what would be recalled for this question, and the messages found, too")
 @_flag("why", "show where blocks, passages and facts come from, too")
 def show_memory(**arguments: Any) -> None:
-    _perform("memory-show", arguments, printed.show_memory)
+    _perform_operation("memory-show", arguments, printed.show_memory)
 
 
 @memory.command("forget", help="forget for good: it cannot be undone")
@@ -465,7 +465,7 @@ def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: 
 @_add_memory_options
 @_make_option("block", "the block", "LABEL", required=True)
 def undo_block(**arguments: Any) -> None:
-    _perform("memory-undo", arguments, printed.show_block)
+    _perform_operation("memory-undo", arguments, printed.show_block)
 
 
 @memory.command("add", help="add a fact that rests on no message")
@@ -473,7 +473,7 @@ def undo_block(**arguments: Any) -> None:
 @_make_option("text", "what is true", "TEXT", required=True)
 @_flag("always", "show it to the model before each reply, whatever is asked")
 def add_fact(**arguments: Any) -> None:
-    _perform("memory-add", arguments, printed.show_fact)
+    _perform_operation("memory-add", arguments, printed.show_fact)
 
 
 @memory.command("correct", help="put another text in the place of a learned fact")
@@ -481,7 +481,7 @@ def add_fact(**arguments: Any) -> None:
 @_make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @_make_option("text", "what is true", "TEXT", required=True)
 def correct_fact(**arguments: Any) -> None:
-    _perform("memory-correct", arguments, printed.show_fact)
+    _perform_operation("memory-correct", arguments, printed.show_fact)
 
 
 @memory.command("mute", help="recall a learned fact no more, but leave it in lists: it is not forgotten")
@@ -489,7 +489,7 @@ def correct_fact(**arguments: Any) -> None:
 @_make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @_flag("off", "have it said again")
 def mute_fact(**arguments: Any) -> None:
-    _perform("memory-mute", arguments, printed.show_fact)
+    _perform_operation("memory-mute", arguments, printed.show_fact)
 
 
 @memory.command("why", help="show why a reply recalled what it did")
@@ -655,7 +655,7 @@ def add_limit(most: float, **arguments: Any) -> None:
 @limits.command("remove", help="remove a limit")
 @click.argument("limit", help="its number, as `limits` shows it", type=int)
 def remove_limit(limit: int) -> None:
-    _perform("limits-remove", {"limit": limit}, lambda _: None)
+    _perform_operation("limits-remove", {"limit": limit}, lambda _: None)
 
 
 # -- background work
@@ -686,13 +686,13 @@ _job_argument = click.argument("job", type=int, help="the job's number")
 @jobs.command("show", help="show one job with the steps it has done")
 @_job_argument
 def show_job(**arguments: Any) -> None:
-    _perform("jobs-show", arguments, printed.show_json)
+    _perform_operation("jobs-show", arguments, printed.show_json)
 
 
 @jobs.command("retry", help="retry a failed job now")
 @_job_argument
 def retry_job(**arguments: Any) -> None:
-    _perform("jobs-retry", arguments, partial(printed.show_record, record_lists.JOBS))
+    _perform_operation("jobs-retry", arguments, partial(printed.show_record, record_lists.JOBS))
 
 
 @jobs.command("cancel", help="cancel a job; one that is running changes nothing more")
@@ -700,7 +700,7 @@ def retry_job(**arguments: Any) -> None:
 @_job_argument
 def cancel_job(yes: bool, job: int) -> None:
     _check_consent(yes, f"This removes the job {job}.")
-    _perform("jobs-cancel", {"job": job}, printed.show_cancelled_job)
+    _perform_operation("jobs-cancel", {"job": job}, printed.show_cancelled_job)
 
 
 @root.group(help="list, show and cancel batches of agents", invoke_without_command=True)
@@ -720,7 +720,7 @@ _batch_argument = click.argument("batch", help="the batch's id")
 @batches.command("show", help="show one batch with its items that did not complete")
 @_batch_argument
 def show_batch(**arguments: Any) -> None:
-    _perform("batches-show", arguments, printed.show_json)
+    _perform_operation("batches-show", arguments, printed.show_json)
 
 
 @batches.command("cancel", help="cancel what has not ended of a batch")
@@ -728,7 +728,7 @@ def show_batch(**arguments: Any) -> None:
 @_batch_argument
 def cancel_batch(yes: bool, batch: str) -> None:
     _check_consent(yes, f"This ends all that has not ended of the batch {batch!r}.")
-    _perform("batches-cancel", {"batch": batch}, partial(printed.show_record, record_lists.BATCHES))
+    _perform_operation("batches-cancel", {"batch": batch}, partial(printed.show_record, record_lists.BATCHES))
 
 
 # -- moving

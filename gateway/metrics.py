@@ -97,12 +97,12 @@ class Metrics(Collector):
 
     def add_counter(self, name: str, documentation: str, *labels: str) -> Counter:
         counter = Counter(labels)
-        self._add(CounterMetricFamily, name, documentation, labels, lambda: counter.values)
+        self._add_metric(CounterMetricFamily, name, documentation, labels, lambda: counter.values)
         return counter
 
     def add_gauge(self, name: str, documentation: str, read: Callable[[], Readings], *labels: str) -> None:
         """Adds a gauge. read: returns its numbers, at each scrape."""
-        self._add(GaugeMetricFamily, name, documentation, labels, read)
+        self._add_metric(GaugeMetricFamily, name, documentation, labels, read)
 
     def add_histogram(
         self, name: str, documentation: str, bounds: Sequence[float], *labels: str
@@ -134,7 +134,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         return (make_family() for make_family in self._make_families)
 
-    def _add(
+    def _add_metric(
         self,
         family_type: type[CounterMetricFamily | GaugeMetricFamily],
         name: str,

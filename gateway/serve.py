@@ -71,7 +71,7 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
     """
     configure_logging()
     _require_shared_database(settings, "a worker of its own")
-    return event_loop.run(_work(settings, limits, read_otlp_settings(os.environ), listens=listens))
+    return event_loop.run(_run_worker(settings, limits, read_otlp_settings(os.environ), listens=listens))
 
 
 async def migrate(settings: Settings) -> None:
@@ -110,7 +110,7 @@ def read_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
     return otlp
 
 
-async def _work(
+async def _run_worker(
     settings: Settings, limits: Limits | None, otlp: OtlpSettings | None, *, listens: bool
 ) -> int:
     """Performs background jobs until a signal stops the process. Returns the exit code.
@@ -124,7 +124,7 @@ async def _work(
         settings, store, limits=limits, takes_requests=False, make_agents=AgentServices, otlp=otlp
     )
     if listener is not None:
-        return await _work_and_listen(services, listener)
+        return await _run_listening_worker(services, listener)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
@@ -140,7 +140,7 @@ async def _work(
     return 0
 
 
-async def _work_and_listen(services: Services, listener: socket.socket) -> int:
+async def _run_listening_worker(services: Services, listener: socket.socket) -> int:
     """Performs jobs and answers /health and /metrics, until a signal stops the process. Returns the exit code."""
     settings = services.settings
     try:

@@ -100,7 +100,7 @@ class Tokenizer:
 
     def load(self) -> None:
         """Makes the encoding ready. Blocks for about 0.2 s the first time; thread-safe, idempotent."""
-        _load(self.encoding)
+        _load_encoding(self.encoding)
 
     def count(self, text: str) -> int:
         """Counts a text, special tokens as the plain text they are. Loads the encoding if need be."""
@@ -109,7 +109,7 @@ class Tokenizer:
         key = (hash(text), len(text))
         tokens = self._counts.get(key)
         if tokens is None:
-            encode = _load(self.encoding).encode_ordinary
+            encode = _load_encoding(self.encoding).encode_ordinary
             pieces = (text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS))
             tokens = sum(len(encode(piece)) for piece in pieces)
             if self.scale != 1.0:
@@ -143,7 +143,7 @@ _loaded: dict[Encoding, tiktoken.Encoding] = {}
 _lock = threading.Lock()
 
 
-def _load(encoding: Encoding) -> tiktoken.Encoding:
+def _load_encoding(encoding: Encoding) -> tiktoken.Encoding:
     encoder = _loaded.get(encoding)
     if encoder is not None:
         return encoder

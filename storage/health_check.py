@@ -27,7 +27,7 @@ class HealthCheck:
     def start(self) -> None:
         """Starts the checks. Idempotent."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = asyncio.get_running_loop().create_task(self._run_checks())
 
     def hurry(self) -> None:
         """Makes the next check due now, since there is a sign that something is wrong."""
@@ -40,7 +40,7 @@ class HealthCheck:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _run(self) -> None:
+    async def _run_checks(self) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):

@@ -88,12 +88,12 @@ class Exporter:
             if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
                 self._send_halves(request)
                 return
-            self._drop("refused" if refusal.is_final else "unreachable", count)
+            self._count_dropped("refused" if refusal.is_final else "unreachable", count)
             self._report(refusal.status)
             return
         rejected = min(rejected, count)
         if rejected:
-            self._drop("refused", rejected)
+            self._count_dropped("refused", rejected)
         self._exported.inc(by=count - rejected)
         if self._has_failed:
             self._has_failed = False
@@ -126,7 +126,7 @@ class Exporter:
         next_pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return self._post(data)
+                return self._post_spans(data)
             except _Refusal as refusal:
                 if refusal.is_final:
                     raise
@@ -139,7 +139,7 @@ class Exporter:
                 self._pause(pause_s)
                 next_pause_s *= 2
 
-    def _post(self, data: bytes) -> int:
+    def _post_spans(self, data: bytes) -> int:
         """Sends a request once. Returns how many spans were rejected. Raises: _Refusal."""
         headers = {
             "content-type": "application/x-protobuf",
@@ -164,7 +164,7 @@ class Exporter:
         ) as error:  # UnicodeError: the host is no valid name
             self.close()
             if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
-                return self._post(data)  # the collector had closed the idle connection
+                return self._post_spans(data)  # the collector had closed the idle connection
             raise _Refusal(0) from error
         if not 200 <= response.status < 300:
             fields = [(name.lower(), value) for name, value in response.getheaders()]
@@ -189,7 +189,7 @@ class Exporter:
             self._connection.sock.settimeout(timeout_s)
         return self._connection
 
-    def _drop(self, reason: str, count: int) -> None:
+    def _count_dropped(self, reason: str, count: int) -> None:
         self._dropped.inc(reason, by=count)
 
     def _report(self, status: int) -> None:

@@ -59,7 +59,7 @@ class Tracer:
             names.SERVICE_INSTANCE: str(uuid.uuid4()),
             **otlp.resource,
         }
-        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._thread = threading.Thread(target=self._send_queued, name="traces", daemon=True)
 
     # -- in the event loop
 
@@ -110,7 +110,7 @@ class Tracer:
 
     # -- in the thread
 
-    def _run(self) -> None:
+    def _send_queued(self) -> None:
         while not self._is_stopping:
             self._wake.wait(self._otlp.delay_s)
             self._wake.clear()

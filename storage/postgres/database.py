@@ -142,7 +142,7 @@ class PostgresDatabase:
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
         self._maintenance = PostgresMaintenance(target, limits.sweep_s, limits.long_s)
-        self._sender = NotificationSender(self._send)
+        self._sender = NotificationSender(self._send_notifications)
         self._writes = _WriteTasks()
         self._closing = False
 
@@ -269,18 +269,18 @@ class PostgresDatabase:
                 f"{self._target.name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        self._writes.begin(self._perform(write, future), size)
+        self._writes.begin(self._perform_write(write, future), size)
         self._maintenance.note_write()
         return future
 
-    async def _perform(self, write: _Write[T], future: asyncio.Future[T]) -> None:
+    async def _perform_write(self, write: _Write[T], future: asyncio.Future[T]) -> None:
         """Performs a write, and resolves the future that its caller awaits."""
         try:
             result = await self._transact(write)
         except asyncio.CancelledError:
-            _fail(future, Closed(f"{self._target.name} was closed while this was being written"))
+            _fail_future(future, Closed(f"{self._target.name} was closed while this was being written"))
         except BaseException as error:
-            _fail(future, error)
+            _fail_future(future, error)
         else:
             if not future.done():
                 future.set_result(result)
@@ -368,7 +368,7 @@ class PostgresDatabase:
         if not self._closing:
             self._sender.add(Notification(channel, payload))
 
-    async def _send(self, notifications: Sequence[Notification]) -> None:
+    async def _send_notifications(self, notifications: Sequence[Notification]) -> None:
         with contextlib.suppress(StoreError):
             await self.read(lambda connection: self._listener.notify(connection, notifications))
 
@@ -471,7 +471,7 @@ def _is_conflict(error: BaseException) -> bool:
     return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICTS
 
 
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+def _fail_future(future: asyncio.Future[Any], error: BaseException) -> None:
     if future.done():  # its caller was cancelled
         return
     future.set_exception(error)

@@ -32,7 +32,7 @@ class ServerLimits(Struct, frozen=True):
     # The seconds between the first two attempts to connect after a fault; the pause doubles with each.
     retry_first_s: float = 0.25
     # The longest of these pauses.
-    retry_most_s: float = 10.0
+    retry_max_s: float = 10.0
 
 
 class ServerUser(Protocol):
@@ -132,7 +132,7 @@ class DatabaseServer:
                 self.last_error = self.fault.message
             self._first_attempt_ended.set()
             self._user.wake_all()
-            pause_s = min(max(2 * pause_s, self._limits.retry_first_s), self._limits.retry_most_s)
+            pause_s = min(max(2 * pause_s, self._limits.retry_first_s), self._limits.retry_max_s)
         self.fault = None
         self._user.put_idle(raw)
         self._first_attempt_ended.set()

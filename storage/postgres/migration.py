@@ -90,7 +90,7 @@ async def migrate(
     latest_version = latest(steps)
     schema = before = await read_version(raw)
     while schema.version < latest_version:
-        await _apply(raw, name, steps)
+        await _apply_steps(raw, name, steps)
         schema = await read_version(raw)
     if 0 < before.version < latest_version:
         _log.warning("%s was upgraded from schema version %d to %d.", name, before.version, schema.version)
@@ -107,7 +107,7 @@ async def read_version(raw: RawConnection) -> SchemaVersion:
     return NO_SCHEMA if row is None else SchemaVersion(row[0], row[1])
 
 
-async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
+async def _apply_steps(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
     """Applies the next step, unless another session has done so meanwhile."""
     while True:
         try:

@@ -13,13 +13,13 @@ from collections.abc import Callable
 class Uptime:
     """The time since the last break."""
 
-    def __init__(self, most_gap_s: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, max_gap_s: float, now: Callable[[], float] = time.time) -> None:
         """Makes the record of a database that does not answer yet.
 
-        most_gap_s: a longer time without an answer is a break, once answers are expected (`watch`).
+        max_gap_s: a longer time without an answer is a break, once answers are expected (`watch`).
         now: seconds, by a clock that goes on while the process or its machine is paused.
         """
-        self._most_gap_s = most_gap_s
+        self._max_gap_s = max_gap_s
         self._now = now
         self._since: float | None = None  # the last break's end; None: it has not ended
         self._answered_at = 0.0
@@ -55,4 +55,4 @@ class Uptime:
 
     def _is_gap(self, now: float) -> bool:
         # A clock that was put back has no known distance to the last answer either.
-        return self._is_watched and abs(now - self._answered_at) > self._most_gap_s
+        return self._is_watched and abs(now - self._answered_at) > self._max_gap_s

@@ -54,7 +54,7 @@ def asks_for_whole(text: str, *, opens: bool) -> bool:
     """
     if not opens and _QUESTION_MARKS.isdisjoint(text):
         return False
-    words, table = _split_words(text[:_MAX_CHARS]), _load()
+    words, table = _split_words(text[:_MAX_CHARS]), _load_table()
     if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
     return any(language_words.are_in(words) for language_words in table.languages) and names_nothing(text)
@@ -66,7 +66,7 @@ def _split_words(text: str) -> frozenset[str]:
 
 
 @cache
-def _load() -> _Table:
+def _load_table() -> _Table:
     words_by_kind: dict[tuple[str, str], set[str]] = {}
     for line in _TABLE_PATH.read_text("utf-8").splitlines():
         if not line.startswith("#"):

@@ -197,7 +197,7 @@ class Agents:
         draft = self._drafts.get(scope)
         if draft is None:
             draft = self.new(scope)
-            self._put(self._drafts, scope, draft)
+            self._put_entry(self._drafts, scope, draft)
         return draft
 
     async def find_or_draft(self, scope: Scope, *, must_exist: bool = False) -> Agent:
@@ -260,8 +260,8 @@ class Agents:
         """Caches an agent that was just stored, or has a new epoch."""
         draft = self._drafts.pop(agent.scope, None)
         if draft is not None:
-            self._put(self._stored_drafts, draft.uid, draft)
-        self._put(self._cache, agent.scope, agent)
+            self._put_entry(self._stored_drafts, draft.uid, draft)
+        self._put_entry(self._cache, agent.scope, agent)
 
     def uncache(self, scope: Scope) -> None:
         """Drops the scope's agent from the cache, so that it is read again. Drafts of requests under way stay."""
@@ -271,7 +271,7 @@ class Agents:
         """Drops all agents from the cache. Drafts stay: parallel requests would get drafts with other secrets."""
         self._cache.clear()
 
-    def _put(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
+    def _put_entry(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
         entries[key] = agent
         entries.move_to_end(key)
         if len(entries) > self._cached:

@@ -121,7 +121,7 @@ class Imports(Group):
 
         done: how many of its exchanges an import that was stopped has written.
         """
-        return await _decide(connection, write.agent, write, done)
+        return await _decide_changes(connection, write.agent, write, done)
 
     @bulk_writes
     async def write_part(
@@ -140,7 +140,7 @@ class Imports(Group):
             connection, agent, writing
         ):
             conversation_row = writing.change.conversation_row if writing.done else None
-            writing = await _decide(connection, agent, writing.write, writing.done, conversation_row)
+            writing = await _decide_changes(connection, agent, writing.write, writing.done, conversation_row)
         end = _end_of_part(writing)
         change = await _write_exchanges(connection, agent, writing, end)
         version = await _find_version(connection, agent.id)
@@ -268,7 +268,7 @@ async def _find_version(connection: Connection, agent_row: int) -> MemoryVersion
     return None if numbers is None else numbers.version
 
 
-async def _decide(
+async def _decide_changes(
     connection: Connection, agent: Agent, write: ImportWrite, done: int, conversation_row: int | None = None
 ) -> ImportWriting:
     """Reads what is known of a conversation, and decides its changes.

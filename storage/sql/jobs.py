@@ -106,7 +106,7 @@ def _wakes(
     """Makes a method that runs in a transaction of its own, after which all watchers are called."""
 
     def writing(self: Jobs, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return self._write(lambda connection: method(self, connection, *args, **kwargs))
+        return self._write_and_wake(lambda connection: method(self, connection, *args, **kwargs))
 
     return writing
 
@@ -117,7 +117,7 @@ def _wakes_kind(
     """Makes a method that runs in a transaction of its own, after which the watchers of a kind of jobs are called."""
 
     def writing(self: Jobs, kind: str, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return self._write(lambda connection: method(self, connection, kind, *args, **kwargs), kind)
+        return self._write_and_wake(lambda connection: method(self, connection, kind, *args, **kwargs), kind)
 
     return writing
 
@@ -412,7 +412,9 @@ class Jobs(Group):
 
         Raises: Stale; what the effect raises.
         """
-        await asyncio.shield(self._database.bulk(lambda connection: self._apply(connection, job, effect)))
+        await asyncio.shield(
+            self._database.bulk(lambda connection: self._apply_effect(connection, job, effect))
+        )
 
     async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
         """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises.
@@ -421,11 +423,11 @@ class Jobs(Group):
         """
 
         async def write(connection: Connection) -> None:
-            await self._apply(connection, job, effect)
+            await self._apply_effect(connection, job, effect)
             await _delete_job(connection, job.id)
 
         # Its serial group has jobs of its own kind.
-        await self._write(write, job.kind, *enqueues)
+        await self._write_and_wake(write, job.kind, *enqueues)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> JobOutcome:
         """Has the job tried again later. Its serial group waits meanwhile. Returns the outcome.
@@ -551,7 +553,7 @@ class Jobs(Group):
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    async def _write(self, operation: Operation[T], *kinds: str) -> T:
+    async def _write_and_wake(self, operation: Operation[T], *kinds: str) -> T:
         """Writes, and calls the watchers. kinds: of the jobs that may begin then; none: any."""
         return await self._await_write(self._database.bulk(operation), partial(self.wake, *kinds))
 
@@ -563,7 +565,7 @@ class Jobs(Group):
         if epoch != job.epoch:
             raise Stale(f"something was forgotten while job {job.id} was under way")
 
-    async def _apply(self, connection: Connection, job: Job, effect: Effect | None) -> None:
+    async def _apply_effect(self, connection: Connection, job: Job, effect: Effect | None) -> None:
         await self._check_current(connection, job)
         if effect is not None:
             await effect(connection)
@@ -586,7 +588,7 @@ class Jobs(Group):
             await connection.run(SQL["retrying"], (self._now(), delay_s, tries, error, job.id))
             return "retrying"
 
-        return await self._write(write, job.kind)
+        return await self._write_and_wake(write, job.kind)
 
 
 async def _lock_epoch(connection: Connection, agent_row: int) -> int | None:

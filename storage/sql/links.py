@@ -39,7 +39,9 @@ class Links(Group):
     """Makes links and finds them again."""
 
     @writes
-    async def _add(self, connection: Connection, digest: bytes, values: Sequence[object], now: float) -> None:
+    async def _add_link(
+        self, connection: Connection, digest: bytes, values: Sequence[object], now: float
+    ) -> None:
         await connection.run(SQL["links_age"], (now,))
         await connection.run(SQL["link_add"], (digest, *values))
 
@@ -48,7 +50,7 @@ class Links(Group):
     ) -> str:
         """Returns the token of a new link to a memory. key_id: of the gateway key that makes it; 0: there are none."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        await self._add(
+        await self._add_link(
             _hash_token(token), (agent_row, key_id, expires, orjson.dumps(list(rights)).decode()), now
         )
         return token

@@ -366,7 +366,7 @@ class MemoryCache:
 
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory, or counts its bytes again."""
-        self._drop(memory.agent_row)
+        self._drop_memory(memory.agent_row)
         (self._large if memory.index.segments else self._small).put(memory)
 
     def update_size(self, memory: CachedMemory) -> None:
@@ -401,7 +401,7 @@ class MemoryCache:
     def drop(self, agent_row: int) -> None:
         """Drops a memory of which something was forgotten."""
         self.drop_count += 1
-        self._drop(agent_row)
+        self._drop_memory(agent_row)
 
     def clear(self) -> None:
         """Drops all, and the words of messages as well."""
@@ -411,7 +411,7 @@ class MemoryCache:
         self._small.clear()
         self._large.clear()
 
-    def _drop(self, agent_row: int) -> None:
+    def _drop_memory(self, agent_row: int) -> None:
         self._small.drop(agent_row)
         self._large.drop(agent_row)
 

@@ -206,21 +206,21 @@ class MemoryPages(Group):
 
     @long_reads
     async def load_short_exchanges(
-        self, connection: Connection, agent_row: int, ids: Sequence[int], most_bytes: int
+        self, connection: Connection, agent_row: int, ids: Sequence[int], max_bytes: int
     ) -> dict[int, ShownExchange]:
-        """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
-        rows = await load_rows(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
+        """Returns some exchanges by their rows. max_bytes: longer ones, as they are stored, are left out."""
+        rows = await load_rows(connection, SQL["short_exchanges"], ids, agent_row, max_bytes)
         return {shown_exchange.exchange.id: shown_exchange for shown_exchange in make_shown_exchanges(rows)}
 
     @long_reads
     async def load_short_exchanges_of_all(
-        self, connection: Connection, ids: Sequence[int], most_bytes: int
+        self, connection: Connection, ids: Sequence[int], max_bytes: int
     ) -> dict[int, NamedExchange]:
         """Returns some exchanges of several memories, by their rows.
 
-        most_bytes: longer ones, as they are stored, are left out.
+        max_bytes: longer ones, as they are stored, are left out.
         """
-        rows = await load_rows(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
+        rows = await load_rows(connection, SQL["short_exchanges_of_all"], ids, max_bytes)
         shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             shown_exchange.exchange.id: NamedExchange(row[0], shown_exchange)
@@ -235,15 +235,15 @@ class MemoryPages(Group):
 
     @long_reads
     async def load_openings(
-        self, connection: Connection, agent_row: int, uids: Sequence[str], most_bytes: int
+        self, connection: Connection, agent_row: int, uids: Sequence[str], max_bytes: int
     ) -> dict[str, SourceExchange]:
         """Returns the first exchange of some conversations that stands, by the public name of each.
 
-        most_bytes: of a longer one, as it is stored, nothing is returned.
+        max_bytes: of a longer one, as it is stored, nothing is returned.
         """
         by_uid: dict[str, SourceExchange] = {}
         for start in range(0, len(uids), _CONVERSATIONS_PER_READ):
-            values = (agent_row, uids[start : start + _CONVERSATIONS_PER_READ], most_bytes)
+            values = (agent_row, uids[start : start + _CONVERSATIONS_PER_READ], max_bytes)
             rows = await connection.rows(SQL["openings"], values)
             parsed = make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {

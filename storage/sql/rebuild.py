@@ -301,9 +301,9 @@ class _Division:
         """Adds the versions of the block, oldest first."""
         for version in versions:
             if version.origin != FORGOTTEN_ORIGIN:
-                await self._add(connection, version)
+                await self._add_version(connection, version)
 
-    async def _add(self, connection: Connection, version: BlockVersion) -> None:
+    async def _add_version(self, connection: Connection, version: BlockVersion) -> None:
         lines = version.value.split("\n")
         quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in self._texts)}
         is_erased = version.number in self._turnless or not version.origins.isdisjoint(self._erased)

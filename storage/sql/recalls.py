@@ -108,14 +108,14 @@ class Recalls(Group):
 
     @long_reads
     async def load_exchanges(
-        self, connection: Connection, agent_row: int, requests: Sequence[str], since: float, most_bytes: int
+        self, connection: Connection, agent_row: int, requests: Sequence[str], since: float, max_bytes: int
     ) -> dict[str, ShownExchange]:
         """Returns the exchanges that answer some requests, by their ids, as far as they are known.
 
-        most_bytes: longer ones, as they are stored, are left out.
+        max_bytes: longer ones, as they are stored, are left out.
         """
         packed = {pack_request_id(request_id): request_id for request_id in requests}
-        rows = await load_rows(connection, SQL["recall_exchanges"], [*packed], agent_row, since, most_bytes)
+        rows = await load_rows(connection, SQL["recall_exchanges"], [*packed], agent_row, since, max_bytes)
         shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             packed[bytes(row[0])]: shown_exchange for row, shown_exchange in zip(rows, shown, strict=True)

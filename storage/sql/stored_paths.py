@@ -172,11 +172,11 @@ class StoredPaths(Group):
         forgotten since, or another attempt performs the run; RunOver when there is no run to begin; Unavailable.
         """
         return self._database.write(
-            partial(self._open, write),
+            partial(self._open_step, write),
             size_bytes=2 * len(write.exchange.input or b""),
         )
 
-    async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
+    async def _open_step(self, write: StepOpen, connection: Connection) -> StepOpened:
         if not write.agent.is_stored:
             agent = await self._agents.store_draft(
                 connection, write.agent, write.defaults, write.shared, write.now
@@ -223,9 +223,9 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         exchange = replace(exchange, conversation_row=await _begin_conversation(connection, write))
         rev = 0
     if write.adopts:
-        await _adopt(connection, write, rules)
+        await _adopt_conversation(connection, write, rules)
     if write.abandoned is not None:
-        await _abandon(connection, agent.id, write.abandoned)
+        await _abandon_step(connection, agent.id, write.abandoned)
     if write.replaced is not None:
         await exchanges.update_exchange(connection, agent.id, write.replaced)
     section = write.section
@@ -251,7 +251,7 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
         await connection.lock(write.agent.id)
 
 
-async def _abandon(connection: Connection, agent_row: int, exchange: Exchange) -> None:
+async def _abandon_step(connection: Connection, agent_row: int, exchange: Exchange) -> None:
     """Ends the previous step, which was left open. Raises: WriteConflict if its own process has ended it."""
     values = (*update_values(exchange), exchange.id, agent_row)
     if not await connection.run(SQL["step_abandon"], values):
@@ -278,7 +278,7 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
     return int(conversation_row)
 
 
-async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
+async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict if it was moved."""
     agent_row, exchange = write.agent.id, write.exchange
     if not await connection.run(

@@ -153,7 +153,7 @@ class Turns(Group):
         Raises: Stale when something was forgotten meanwhile, Unavailable.
         """
         return self._database.write(
-            partial(_commit, write=write, agents=self._agents, rules=self._rules),
+            partial(_commit_turn, write=write, agents=self._agents, rules=self._rules),
             size_bytes=_write_bytes(write),
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
@@ -213,7 +213,7 @@ class Turns(Group):
             pool = Pool(
                 await exchanges.load_pool(connection, agent_row, Probes(None), conversation_row), None
             )
-            change = await _decide(connection, agent_row, pool, decide)
+            change = await _decide_turn(connection, agent_row, pool, decide)
             for other in change.others:
                 await exchanges.update_exchange(connection, agent_row, other)
             await merge_edits(connection, agent_row, change.merge, self._rules, at)
@@ -256,7 +256,7 @@ async def _load_pool(
     return Pool(loaded_exchanges, conversation_row, last_at, forgotten_hashes=forgotten_hashes)
 
 
-async def _decide(
+async def _decide_turn(
     connection: Connection, agent_row: int, pool: Pool, decide: Callable[[Pool], Change]
 ) -> Change:
     """Returns what the rules decide. After a `Missing` the contents are loaded and the rules are called again."""
@@ -269,7 +269,7 @@ async def _decide(
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
 
-async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rules: Rules) -> Committed:
+async def _commit_turn(connection: Connection, write: TurnWrite, agents: Agents, rules: Rules) -> Committed:
     """Writes a turn: as it was planned if its conversation has not moved since, else as the rules decide now."""
     agent = write.agent
     is_new = not agent.is_stored
@@ -374,7 +374,7 @@ async def _resolve_change(
         plain_conversation_row=write.plain.exchange.conversation_row if write.plain else None,
         since=write.planned_next_seq,
     )
-    return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed_seq)
+    return _ResolvedChange(await _decide_turn(connection, agent.id, pool, write.decide), indexed_seq)
 
 
 class _StoredExchange(NamedTuple):

@@ -107,11 +107,11 @@ class VectorCache:
         with self._lock:
             if since != self.clear_count:
                 return
-            self._drop((agent_row, model))
+            self._drop_entry((agent_row, model))
             self._entries[agent_row, model] = cached
             self._bytes += cached.joined.size
             while self._bytes > CACHE_BYTES and len(self._entries) > 1:
-                self._drop(next(iter(self._entries)))
+                self._drop_entry(next(iter(self._entries)))
 
     def clear(self) -> None:
         with self._lock:
@@ -119,7 +119,7 @@ class VectorCache:
             self._entries.clear()
             self._bytes = 0
 
-    def _drop(self, name: tuple[int, str]) -> None:
+    def _drop_entry(self, name: tuple[int, str]) -> None:
         entry = self._entries.pop(name, None)
         if entry is not None:
             self._bytes -= entry.joined.size
@@ -291,10 +291,12 @@ class Vectors(Group):
         """
         agent_row, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent_row)
-        await self._add(connection, unembedded, added)
+        await self._add_vectors(connection, unembedded, added)
         return await lacks_vectors(connection, agent_row, model)
 
-    async def _add(self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:
+    async def _add_vectors(
+        self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
+    ) -> None:
         agent_row, model = unembedded.agent.id, unembedded.model
         progress = await _find_progress(connection, agent_row)
         if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):

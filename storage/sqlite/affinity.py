@@ -28,13 +28,13 @@ class ThreadAffinity:
     def pin_to_caller(self) -> None:
         """Has the thread run on the processor on which the caller runs now. The caller stays free to move."""
         if _current_processor is not None:
-            self._set(_current_processor())
+            self._set_processor(_current_processor())
 
     def unpin(self) -> None:
         """Has the thread run wherever the caller may."""
-        self._set(None)
+        self._set_processor(None)
 
-    def _set(self, processor: int | None) -> None:
+    def _set_processor(self, processor: int | None) -> None:
         if processor == self._pinned_to or not self._is_possible:
             return
         try:

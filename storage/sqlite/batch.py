@@ -74,7 +74,7 @@ class BatchRunner:
             return BatchReport([outcome], fault)
         if begins_own_transaction and not self._connection.in_transaction:
             return BatchReport(outcomes, is_whole=True)  # a statement that was a transaction by itself
-        return self._commit(outcomes, is_whole=True)
+        return self._commit_batch(outcomes, is_whole=True)
 
     def _run_together(self, functions: Sequence[WriteFunction]) -> BatchReport | None:
         """Runs one transaction without savepoints. None: a function has failed, and nothing is written."""
@@ -85,7 +85,7 @@ class BatchRunner:
             with contextlib.suppress(sqlite3.Error):  # the database may have ended the transaction by itself
                 self._connection.execute("ROLLBACK")
             return None
-        return self._commit(outcomes, is_whole=True)
+        return self._commit_batch(outcomes, is_whole=True)
 
     def _run_apart(self, functions: Sequence[WriteFunction]) -> BatchReport:
         """Runs one transaction with each function in a savepoint, so that one that fails is undone alone."""
@@ -111,9 +111,9 @@ class BatchRunner:
                 except sqlite3.Error:
                     # The database has ended the whole transaction by itself, or cannot even undo.
                     return self._fail_all(len(functions), error)
-        return self._commit(outcomes, fault, is_whole=False)
+        return self._commit_batch(outcomes, fault, is_whole=False)
 
-    def _commit(
+    def _commit_batch(
         self, outcomes: list[WriteOutcome], fault: Unavailable | None = None, *, is_whole: bool
     ) -> BatchReport:
         """Commits a batch in which every function has an outcome. fault: of the database, met by a failed write."""

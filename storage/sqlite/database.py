@@ -141,7 +141,9 @@ class SqliteDatabase:
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         began_generation = self._check_readable()
         return self._check_same_database(
-            self.reader.run(partial(_read, operation), deadline_ms=choose_deadline_ms(deadline_ms)),
+            self.reader.run(
+                partial(_read_with_version, operation), deadline_ms=choose_deadline_ms(deadline_ms)
+            ),
             began_generation,
         )
 
@@ -149,7 +151,7 @@ class SqliteDatabase:
         began_generation = self._check_readable()
         return self._check_same_database(
             await self.long_reader.run(
-                partial(_read, operation), deadline_ms=choose_deadline_ms(deadline_ms)
+                partial(_read_with_version, operation), deadline_ms=choose_deadline_ms(deadline_ms)
             ),
             began_generation,
         )
@@ -314,7 +316,7 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
     return connection
 
 
-def _read(operation: Operation[T], raw: sqlite3.Connection) -> _ReadResult[T]:
+def _read_with_version(operation: Operation[T], raw: sqlite3.Connection) -> _ReadResult[T]:
     return _ReadResult(run_read(operation, raw), read_schema_version(raw))
 
 

@@ -34,7 +34,7 @@ class Driver:
         """Starts the thread and opens the connection in it. Raises: whatever `connect` raises."""
         opened: asyncio.Future[sqlite3.Connection] = asyncio.get_running_loop().create_future()
         # A daemon: a disk that never answers must not keep the process from stopping.
-        thread = Thread(target=self._work, args=(opened,), name=self._name, daemon=True)
+        thread = Thread(target=self._run_thread, args=(opened,), name=self._name, daemon=True)
         thread.start()
         self._affinity = ThreadAffinity(thread.native_id or 0)
         try:
@@ -68,7 +68,7 @@ class Driver:
         """Closes as soon as the thread is free, without waiting for it."""
         self._functions.put(None)
 
-    def _work(self, opened: asyncio.Future[sqlite3.Connection]) -> None:
+    def _run_thread(self, opened: asyncio.Future[sqlite3.Connection]) -> None:
         """Opens the connection and runs functions on it until it is abandoned, in the thread."""
         connection = _settle(opened, self._connect)
         if connection is None:

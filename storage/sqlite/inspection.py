@@ -38,7 +38,7 @@ def inspect(path: str) -> FileFindings:
     check_location(real)
     if not os.path.exists(real) or not os.path.getsize(real):
         return FileFindings()
-    with map_sqlite_errors(real), closing(_open(real)) as connection:
+    with map_sqlite_errors(real), closing(_open_file(real)) as connection:
         version = read_version(connection, real)
         is_keyed = version > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
     newest = latest(load_migrations())
@@ -46,7 +46,7 @@ def inspect(path: str) -> FileFindings:
     return FileFindings(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
 
 
-def _open(path: str) -> sqlite3.Connection:
+def _open_file(path: str) -> sqlite3.Connection:
     # A file that another process has open has to be read with its log. If none has, SQLite would make a log even for a
     # reader, unless the file is declared immutable.
     is_in_use = all(os.path.exists(f"{path}{side}") for side in ("-wal", "-shm"))

@@ -26,7 +26,7 @@ class LoopCalls:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
-        self._loop.add_reader(self._wake_receiver, self._perform)
+        self._loop.add_reader(self._wake_receiver, self._perform_calls)
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Has a function called soon; from any thread. Nothing is called after `close`."""
@@ -39,7 +39,7 @@ class LoopCalls:
         self._wake_receiver.close()
         self._wake_sender.close()
 
-    def _perform(self) -> None:
+    def _perform_calls(self) -> None:
         self._wake_receiver.recv(_READ_BYTES)
         while self._calls:
             call = self._calls.popleft()

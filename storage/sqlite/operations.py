@@ -110,20 +110,20 @@ class WritingConnection(SqliteConnection):
         self._watch = watch
         self._has_begun = raw.in_transaction
 
-    def _begin(self) -> None:
+    def _begin_transaction(self) -> None:
         if not self._has_begun:
             self._raw.execute("BEGIN IMMEDIATE")
             self._has_begun = True
 
     def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
-        self._begin()
+        self._begin_transaction()
         return _execute_statement(self._raw, statement, values)
 
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool
     ) -> Row | None:
         if not is_only_statement:
-            self._begin()
+            self._begin_transaction()
         watch = self._watch
         watch.row = None
         try:

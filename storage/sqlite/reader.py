@@ -144,10 +144,10 @@ class ThreadReader(_ReaderBase):
         The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
         """
         with self._handle_failures():
-            driver = await self._open()
+            driver = await self._open_driver()
             return await driver.call(lambda connection: _run_with_deadline(connection, function, deadline_ms))
 
-    async def _open(self) -> Driver:
+    async def _open_driver(self) -> Driver:
         async with self._opening:
             if self._closed:
                 raise Closed(f"{self._target.path} is closed")

@@ -57,7 +57,7 @@ class WriterLimits(LogLimits, frozen=True):
     idle_s: float = 1.0
     # The pauses between attempts to open a failed database again: the first one, and the longest.
     retry_first_s: float = 0.25
-    retry_most_s: float = 10.0
+    retry_max_s: float = 10.0
 
 
 # A timer may fire so much too early, and waits at least so long.
@@ -101,7 +101,7 @@ class Writer:
         self._running_since = 0.0
         self._emptied = asyncio.Event()  # set whenever nothing is left to write
         self._connection = WriterConnection(
-            path, connect, self, when_failed, limits.retry_first_s, limits.retry_most_s
+            path, connect, self, when_failed, limits.retry_first_s, limits.retry_max_s
         )
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
         self._closed = False
@@ -121,7 +121,7 @@ class Writer:
         try:
             await self._connection.open()
         except Unavailable as error:
-            self._fail(error)
+            self._report_write_fault(error)
         self._calls = LoopCalls()
 
     async def drain(self, timeout_s: float) -> bool:
@@ -252,7 +252,7 @@ class Writer:
         queue.add(Write(function, future, size, begins_own_transaction))
         if not self._running and not self._is_gathering:
             self._is_gathering = True
-            self._loop.call_soon(self._gather, 1, self._loop.time() + self._limits.gather_s)
+            self._loop.call_soon(self._gather_writes, 1, self._loop.time() + self._limits.gather_s)
         return future
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
@@ -266,14 +266,14 @@ class Writer:
         except sqlite3.Error as error:
             raise translate_error(error, self._path) from error
 
-    def _gather(self, before: int, end: float) -> None:
+    def _gather_writes(self, before: int, end: float) -> None:
         """Waits for another pass of the loop, if the last pass has brought turns. before: how many waited before it.
 
         Turns that end together cost little more than one turn: they share pages, wake-ups and caches.
         """
         waiting = len(self._waiting.turns.writes)
         if waiting > before and self._loop.time() < end:
-            self._loop.call_soon(self._gather, waiting, end)
+            self._loop.call_soon(self._gather_writes, waiting, end)
         else:
             self._is_gathering = False
             self._begin_batch()
@@ -289,9 +289,9 @@ class Writer:
             return
         self._running, self._running_since = writes, self._loop.time()
         # A bulk write has enough to do for a processor of its own.
-        driver.post(partial(self._perform, writes), is_near=not is_bulk)
+        driver.post(partial(self._perform_batch, writes), is_near=not is_bulk)
 
-    def _perform(self, batch: list[Write[Any]], connection: sqlite3.Connection) -> None:
+    def _perform_batch(self, batch: list[Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
         try:
             if self._connection.is_overwritten(connection):
@@ -317,7 +317,7 @@ class Writer:
         self.log.size = log_bytes
         self._when_changed(changes)
         if report.fault is not None:
-            self._fail(report.fault)
+            self._report_write_fault(report.fault)
         else:
             self.log.shrink()
             self._begin_batch()  # before the futures, so that the thread works while they are answered
@@ -335,10 +335,10 @@ class Writer:
         """Takes note of a fault that was found outside of a write. Returns whether there was none yet."""
         is_new = self._connection.is_sound
         if is_new:
-            self._fail(fault)
+            self._report_write_fault(fault)
         return is_new
 
-    def _fail(self, fault: Unavailable) -> None:
+    def _report_write_fault(self, fault: Unavailable) -> None:
         self._when_changed(None)  # it is not known what the last writes have changed
         self._connection.fail(fault)
 
@@ -365,19 +365,19 @@ class Writer:
     # -- the log ------------------------------------------------------------------------------------------------------
 
     def _schedule_idle(self) -> None:
-        """Has `_idle` called when nothing was written for `idle_s`, if there may be a log to write back."""
+        """Has `_use_idle_time` called when nothing was written for `idle_s`, if there may be a log to write back."""
         self._active_at = self._loop.time()
         if self._idle_timer is None and self.log.size and not self._connection.is_closing:
-            self._idle_timer = self._loop.call_later(self._limits.idle_s, self._idle)
+            self._idle_timer = self._loop.call_later(self._limits.idle_s, self._use_idle_time)
 
-    def _idle(self) -> None:
+    def _use_idle_time(self) -> None:
         self._idle_timer = None
         connection = self._connection
         if connection.is_closing or connection.fault is not None or connection.driver is None:
             return
         remaining_s = self._active_at + self._limits.idle_s - self._loop.time()
         if self._running or remaining_s > _TIMER_SLACK_S or not self.log.is_free.is_set():
-            self._idle_timer = self._loop.call_later(max(remaining_s, _TIMER_SLACK_S), self._idle)
+            self._idle_timer = self._loop.call_later(max(remaining_s, _TIMER_SLACK_S), self._use_idle_time)
         elif self._connection.is_moved():
             self.report_fault(self._connection.moved_error())
         else:
@@ -398,7 +398,7 @@ class Writer:
         except sqlite3.Error as error:
             translated = translate_error(error, self._path)
             if isinstance(translated, Unavailable):
-                self._call_loop(self._fail, translated)
+                self._call_loop(self._report_write_fault, translated)
             self._call_loop(self.log.is_free.set)
             return
         self._call_loop(self._end_write_back, self.log.measure(), is_whole)

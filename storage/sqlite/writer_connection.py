@@ -43,7 +43,7 @@ class WriterConnection:
 
     connect: opens the connection, in the thread.
     when_failed: called with the fault when writing fails after it worked.
-    retry_first_s, retry_most_s: the pauses between attempts to mend a fault, the first one and the longest.
+    retry_first_s, retry_max_s: the pauses between attempts to mend a fault, the first one and the longest.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class WriterConnection:
         user: ConnectionUser,
         when_failed: Callable[[Unavailable], None],
         retry_first_s: float,
-        retry_most_s: float,
+        retry_max_s: float,
     ) -> None:
         self._path = path
         self._connect = connect
         self._user = user
         self._when_failed = when_failed
         self._retry_first_s = retry_first_s
-        self._retry_most_s = retry_most_s
+        self._retry_max_s = retry_max_s
         # None: the database is not open.
         self.driver: Driver | None = None
         # The inode of the file that the connection was opened on; None: not known.
@@ -85,12 +85,12 @@ class WriterConnection:
         """Opens the database for the first time. Raises: StoreError; after Unavailable `fail` begins to mend it."""
         self._is_lasting = True
         try:
-            self.driver = await self._open(looks_for_damage=False)
+            self.driver = await self._open_driver(looks_for_damage=False)
         except (sqlite3.Error, OSError) as error:
             raise self._translate(error) from error
         self._is_lasting = False
 
-    async def _open(self, *, looks_for_damage: bool) -> Driver:
+    async def _open_driver(self, *, looks_for_damage: bool) -> Driver:
         """Opens a connection and has it show that it can write.
 
         Raises: StoreError, sqlite3.Error, OSError.
@@ -168,7 +168,7 @@ class WriterConnection:
             await asyncio.sleep(pause_s)
         while not await self.recover():
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, self._retry_most_s)
+            pause_s = min(pause_s * 2, self._retry_max_s)
 
     async def recover(self) -> bool:
         """Tries at once to write to a failed database again. Returns whether that works."""
@@ -180,7 +180,7 @@ class WriterConnection:
             try:
                 await self._drop_driver()
                 is_missing = self._is_missing()
-                self.driver = await self._open(looks_for_damage=isinstance(self.fault, Corrupt))
+                self.driver = await self._open_driver(looks_for_damage=isinstance(self.fault, Corrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
                 if not isinstance(fault, Unavailable):  # for instance, the file is another program's now

@@ -124,7 +124,7 @@ async def detach_copies(connection: Connection, project: str, memory_row: int, s
             continue
         await detach(connection, sleeper_row, DefinitionKind.BLOCK, id)
         if not await _load_agents_seeing(connection, id):
-            await _delete(connection, project, entry)
+            await _delete_block(connection, project, entry)
 
 
 async def _attach_to_sleepers(connection: Connection, memory_row: int, block_row: int, label: str) -> None:
@@ -282,7 +282,7 @@ class NamedBlocks(Group):
             raise WriteConflict(
                 f"block {entry.block.label!r} is declared in the settings, for all users of a profile"
             )
-        await _delete(connection, project, entry)
+        await _delete_block(connection, project, entry)
 
 
 async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEntry:
@@ -291,7 +291,7 @@ async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEn
     return await get_block_entry(connection, project, uid)
 
 
-async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:
+async def _delete_block(connection: Connection, project: str, entry: BlockEntry) -> None:
     await empty_sections_showing(connection, entry.block.id)
     await detach_all(connection, DefinitionKind.BLOCK, entry.block.id)
     await connection.run(SQL["values_empty"], (entry.block.id,))

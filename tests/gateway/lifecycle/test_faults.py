@@ -266,7 +266,7 @@ def test_a_file_that_is_damaged_at_the_start(
 
 
 def test_it_comes_back_without_anybody_asking(upstream: StrictUpstream, tmp_path: Path) -> None:
-    limits = WriterLimits(retry_first_s=0.001, retry_most_s=0.002)
+    limits = WriterLimits(retry_first_s=0.001, retry_max_s=0.002)
     with world_of(upstream, tmp_path / "m.db", limits=limits) as world:
         back = Gate()
         world.store.database.writer._when_recovered = back.open

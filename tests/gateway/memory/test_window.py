@@ -211,7 +211,7 @@ def test_a_long_list_is_counted_beside_the_event_loop_and_once(
     messages: int, is_beside_loop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Encoder()
-    monkeypatch.setattr(tokens_module, "_load", lambda name: encoder)
+    monkeypatch.setattr(tokens_module, "_load_encoding", lambda name: encoder)
     monkeypatch.setattr(tokens_module, "_tokenizer", cache(Tokenizer))  # others have counted nothing
     texts = [f"Message {n} of {messages}. " + "word " * 40 for n in range(messages)]
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": text} for text in texts]}

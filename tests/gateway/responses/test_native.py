@@ -849,14 +849,16 @@ def test_a_background_response_that_could_not_be_written_is_written_by_the_next_
         raise StatementFailed("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.sql.turns._commit", fail)
+        patch.setattr("storage.sql.turns._commit_turn", fail)
         world.sdk.responses.retrieve(made.id)
     assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [0]
     world.sdk.responses.retrieve(made.id)
     assert [read_text(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
 
 
-@pytest.mark.parametrize("step", ["storage.sql.turns._commit", "storage.sql.responses.find_or_create_run"])
+@pytest.mark.parametrize(
+    "step", ["storage.sql.turns._commit_turn", "storage.sql.responses.find_or_create_run"]
+)
 def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_end(
     world: World,
     upstream: StrictUpstream,

@@ -54,7 +54,7 @@ def test_the_state_of_the_store_is_known_without_a_request_that_uses_it(
     disk = Disk()
 
     async def open_here() -> Store:
-        limits = WriterLimits(retry_first_s=0.01, retry_most_s=0.01)
+        limits = WriterLimits(retry_first_s=0.01, retry_max_s=0.01)
         parts = {"limits": limits, "connect": disk.connect, "check_s": 0.01}
         return await open_store(tmp_path / "m.db", is_disk_doubtful=lambda path: True, **parts)
 

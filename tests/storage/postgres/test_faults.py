@@ -45,7 +45,7 @@ from tests.stored import ALICE, PATIENT, rows
 pytestmark = pytest.mark.usefixtures("own_sessions")
 
 ROOT = Path(__file__).parents[3]
-QUICK = PostgresLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
+QUICK = PostgresLimits(retry_first_s=0.02, retry_max_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
 
 
 async def until(condition: Callable[[], bool]) -> None:

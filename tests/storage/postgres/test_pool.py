@@ -72,7 +72,7 @@ async def open_pool(**limits: Any) -> ConnectionPool:
     async def prepare(_: Any) -> None:
         pass
 
-    quick = {"retry_first_s": 0.001, "retry_most_s": 0.001, **limits}
+    quick = {"retry_first_s": 0.001, "retry_max_s": 0.001, **limits}
     pool = ConnectionPool(PLACE, PoolLimits(**quick), prepare, lambda fault: None, lambda: None)
     await pool.server.start()
     return pool

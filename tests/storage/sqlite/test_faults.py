@@ -53,7 +53,7 @@ from tests.stored import ALICE, HUMAN, Speaker, rows
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
 # Or begin at once.
-AT_ONCE = WriterLimits(retry_first_s=0.0, retry_most_s=0.0, idle_s=3600)
+AT_ONCE = WriterLimits(retry_first_s=0.0, retry_max_s=0.0, idle_s=3600)
 
 
 def write(agent: Agent, text: str = "something") -> Operation[Passage]:
@@ -235,7 +235,7 @@ async def test_locked_by_another_process(open_store: Any, path: Path, when: str)
 
 
 async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
-    store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_most_s=0.002))
+    store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_max_s=0.002))
     agent = await make_agent(store)
     back = asyncio.Event()
     store.database.writer._when_recovered = back.set
@@ -465,7 +465,7 @@ async def test_a_file_that_could_not_be_looked_at_is_not_taken_for_another_one(
         if (
             is_failing
             and str(which) == str(path)
-            and sys._getframe(1).f_code.co_name in ("_open", "is_moved")
+            and sys._getframe(1).f_code.co_name in ("_open_driver", "is_moved")
         ):
             raise PermissionError(which)
         return look(which, *args, **more)
@@ -866,7 +866,7 @@ async def test_retention_that_was_under_way_at_a_restore_forgets_nothing_of_anot
 
 
 async def test_a_file_that_was_removed_is_noticed_and_made_again(open_store: Any, path: Path) -> None:
-    limits = WriterLimits(idle_s=0.0, retry_first_s=0.0, retry_most_s=0.0)
+    limits = WriterLimits(idle_s=0.0, retry_first_s=0.0, retry_max_s=0.0)
     store = await open_store(limits=limits)
     first = await store.keys.create("default", "first")
     take_away(path)

@@ -14,7 +14,7 @@ from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import Disk, fill
 from tests.patience import comes
 
-QUICK = WriterLimits(retry_first_s=0.01, retry_most_s=0.01)
+QUICK = WriterLimits(retry_first_s=0.01, retry_max_s=0.01)
 
 
 def doubtful(_: str) -> bool:

@@ -268,7 +268,7 @@ async def test_a_file_that_is_refused_at_the_start_is_refused_with_the_cause(pat
 
 async def test_an_error_of_the_system_does_not_end_the_attempts_to_open_it(path: Path) -> None:
     """A disk that fails may fail any call, such as one that closes a file."""
-    bench = FailsFirst(path, retry_first_s=0.01, retry_most_s=0.01)
+    bench = FailsFirst(path, retry_first_s=0.01, retry_max_s=0.01)
     await bench.writer.start()
     try:
         assert bench.writer.status == "broken"
