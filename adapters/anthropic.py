@@ -102,7 +102,7 @@ class Anthropic(OpenAICompatible):
                 reply = annotate_reply(reply, request.native_first_block_index)
             return reply
         message = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
-        return _error_reply(404, make_error_body(message, "not_found_error"))
+        return _make_error_reply(404, make_error_body(message, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
         """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
@@ -183,7 +183,7 @@ class Anthropic(OpenAICompatible):
         if self._takes_credential and request.credential is not None:
             # OpenAI's clients send every key as a bearer token. Anthropic takes keys in a header of its own, and only
             # OAuth tokens as bearer tokens.
-            token = _caller_api_key(request)
+            token = _choose_caller_api_key(request)
             if token:
                 headers = [(name, value) for name, value in headers if name.lower() != "x-api-key"]
                 headers.append(("x-api-key", token))
@@ -217,7 +217,7 @@ class _TranslationFailed(Exception):
 
     def __init__(self, body: Json) -> None:
         super().__init__()
-        self.reply = _error_reply(400, body)
+        self.reply = _make_error_reply(400, body)
 
 
 def _with_binding_beta(request: ModelRequest, claude_request: Json) -> ModelRequest:
@@ -232,12 +232,12 @@ def _translate_count(body: Json) -> Json:
     return {"input_tokens": int(body["input_tokens"])}
 
 
-def _error_reply(status: int, body: Json) -> BufferedReply:
+def _make_error_reply(status: int, body: Json) -> BufferedReply:
     """Returns a reply with an error, in place of an upstream's."""
     return BufferedReply(status, (("content-type", JSON_TYPE),), orjson.dumps(body))
 
 
-def _caller_api_key(request: ModelRequest) -> str:
+def _choose_caller_api_key(request: ModelRequest) -> str:
     """Returns the caller's credential if it has to be sent as `x-api-key`, else "".
 
     A bearer token of a caller that speaks Anthropic's dialect stays a bearer token: the caller has chosen the header.

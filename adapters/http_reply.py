@@ -245,7 +245,7 @@ class HttpReply:
             return self._limit_piece(data)
         except TimeoutError as error:
             self._abort()
-            raise self._timeout_error() from error
+            raise self._make_timeout_error() from error
         except (aiohttp.ClientError, OSError) as error:
             self._abort()
             raise ProviderBroke(
@@ -254,7 +254,7 @@ class HttpReply:
         finally:
             self._waits_since = None
 
-    def _timeout_error(self) -> ProviderTimeout:
+    def _make_timeout_error(self) -> ProviderTimeout:
         """Returns the error of a wait that took too long."""
         timeouts = self._timeouts
         if self._pace.loop.time() >= self._total_ends_at:

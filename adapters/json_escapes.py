@@ -51,7 +51,7 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     try:
         return orjson.loads(repaired), repaired
     except orjson.JSONDecodeError:
-        strict = _as_strict(repaired)
+        strict = _make_strict(repaired)
     if strict is None:
         return None, data
     return orjson.loads(strict), strict
@@ -137,7 +137,7 @@ def _integer(digits: str) -> Any:
     return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
 
 
-def _as_strict(data: bytes) -> bytes | None:
+def _make_strict(data: bytes) -> bytes | None:
     """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
     value = read_with_halves(data)
     if value is None:

@@ -52,9 +52,9 @@ def render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int
         ]
     choice = {"message": message, "logprobs": None, "finish_reason": _choose_finish_reason(scripted)}
     return {
-        **_frame(body, number, "chat.completion"),
-        "choices": [{"index": index, **choice} for index in range(_choice_count(body))],
-        "usage": _usage(body, scripted),
+        **_make_frame(body, number, "chat.completion"),
+        "choices": [{"index": index, **choice} for index in range(_read_choice_count(body))],
+        "usage": _make_usage(body, scripted),
     }
 
 
@@ -62,7 +62,7 @@ def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: in
     """Yields the events of a message as a stream, a token each. The parameters are those of `render_whole`."""
     options = body.get("stream_options") or {}
     wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    frame = _frame(body, number, "chat.completion.chunk")
+    frame = _make_frame(body, number, "chat.completion.chunk")
     if wants_usage:
         frame["usage"] = None
     head = {"role": "assistant", "content": None if scripted.text is None else "", "refusal": None}
@@ -74,15 +74,17 @@ def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: in
             deltas.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
     deltas.append(({}, _choose_finish_reason(scripted)))
     for delta, finish in deltas:
-        for choice_index in range(_choice_count(body)):
+        for choice_index in range(_read_choice_count(body)):
             choice = {"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": finish}
             yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
     if wants_usage:
-        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, scripted)}) + b"\n\n"
+        yield (
+            b"data: " + orjson.dumps({**frame, "choices": [], "usage": _make_usage(body, scripted)}) + b"\n\n"
+        )
     yield b"data: [DONE]\n\n"
 
 
-def _frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
+def _make_frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
     """Returns the fields that a chat completion and each of its chunks have besides their choices."""
     now = int(time.time())
     return {
@@ -103,12 +105,12 @@ def _render_call(call: ScriptedCall, number: int, index: int, arguments: str) ->
     }
 
 
-def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
+def _make_usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
     prompt_tokens = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
     completion_tokens = len(_split_tokens(scripted)) + sum(
         len(call.arguments) // BYTES_PER_TOKEN + _CALL_TOKENS for call in scripted.calls
     )
-    completion_tokens *= _choice_count(body)  # each choice is paid for
+    completion_tokens *= _read_choice_count(body)  # each choice is paid for
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -120,7 +122,7 @@ def _split_tokens(scripted: ScriptedMessage) -> list[str]:
     return _TOKEN_PATTERN.findall(scripted.text or "")
 
 
-def _choice_count(body: Mapping[str, Any]) -> int:
+def _read_choice_count(body: Mapping[str, Any]) -> int:
     """Returns how many choices a request asks for (`n`)."""
     n = body.get("n")
     return n if isinstance(n, int) and 0 < n <= _MAX_CHOICES else 1

@@ -204,11 +204,14 @@ def _mark_unsigned(model: str, messages: list[Json]) -> bool:
         return False
     turn_start = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
     first_calls = [calls[0] for message in messages[turn_start:] if (calls := _read_calls(message))]
-    unsigned_calls = [call for call in first_calls if not _google_fields(call).get("thought_signature")]
+    unsigned_calls = [call for call in first_calls if not _read_google_fields(call).get("thought_signature")]
     for call in unsigned_calls:
         extra = call.get("extra_content")
         extra_fields = extra if isinstance(extra, dict) else {}
-        call["extra_content"] = {**extra_fields, "google": {**_google_fields(call), **_NO_SIGNATURE_MARK}}
+        call["extra_content"] = {
+            **extra_fields,
+            "google": {**_read_google_fields(call), **_NO_SIGNATURE_MARK},
+        }
     return bool(unsigned_calls)
 
 
@@ -225,7 +228,7 @@ def _add_thoughts(model: str, messages: list[Json]) -> bool:
     return has_added_ids or bool(thoughtless_replies)
 
 
-def _google_fields(call: Json) -> Json:
+def _read_google_fields(call: Json) -> Json:
     extra = call.get("extra_content")
     google: Any = extra.get("google") if isinstance(extra, dict) else None
     return google if isinstance(google, dict) else {}

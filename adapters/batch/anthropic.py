@@ -76,7 +76,7 @@ class AnthropicBatches(SdkBatches):
             from anthropic.types.messages import MessageBatch
 
             # All lines are read for the headers. 256 MB of them held the event loop up for 1.4 s.
-            headers = await asyncio.to_thread(self._headers_for, lines)
+            headers = await asyncio.to_thread(self._make_batch_headers, lines)
             batch = await self._client.post(
                 _PATH,
                 cast_to=MessageBatch,
@@ -137,7 +137,7 @@ class AnthropicBatches(SdkBatches):
         # The API refuses to delete a batch that is under way; it has to be deleted once it has ended.
         await self._look_up(self._client.messages.batches.delete(id), lambda _: None)
 
-    def _headers_for(self, lines: BinaryIO) -> dict[str, str]:
+    def _make_batch_headers(self, lines: BinaryIO) -> dict[str, str]:
         """Returns the headers of a batch, with the version of the API and the beta that its lines need.
 
         lines: a file at its beginning. It is read, and set back to the beginning.

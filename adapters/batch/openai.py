@@ -63,7 +63,7 @@ class OpenAIBatches(SdkBatches):
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         with lines, self._map_errors():
-            upload = (_file_name(part), lines, "application/jsonl")
+            upload = (_make_file_name(part), lines, "application/jsonl")
             file = await self._client.files.create(file=upload, purpose="batch")
         try:
             with self._map_errors():
@@ -124,7 +124,7 @@ class OpenAIBatches(SdkBatches):
         await self._await_ending(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        file_ids = await self._look_up(self._client.batches.retrieve(id), _file_ids)
+        file_ids = await self._look_up(self._client.batches.retrieve(id), _list_file_ids)
         if file_ids is None:
             await self._delete_upload(part)
         for file_id in file_ids or ():
@@ -136,7 +136,7 @@ class OpenAIBatches(SdkBatches):
             async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE_SIZE):
                 if file.created_at < part.since - CLOCK_SKEW_S:
                     break
-                if file.filename == _file_name(part):
+                if file.filename == _make_file_name(part):
                     await self._client.files.delete(file.id)
 
 
@@ -160,12 +160,12 @@ def _read_state(batch: Batch) -> PartState:
     )
 
 
-def _file_ids(batch: Batch) -> list[str]:
+def _list_file_ids(batch: Batch) -> list[str]:
     """Returns the ids of the files that a batch has."""
     return [*filter(None, (batch.input_file_id, batch.output_file_id, batch.error_file_id))]
 
 
-def _file_name(part: BatchPart) -> str:
+def _make_file_name(part: BatchPart) -> str:
     return f"{part.mark}.jsonl"
 
 

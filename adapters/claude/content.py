@@ -140,7 +140,7 @@ def _translate_part(part: Any, where: str) -> Json | None:
         case "refusal":
             return next(iter(_translate_refusal(part)), None)
         case "image_url":
-            return _copy_cache_mark({"type": "image", "source": _image_source(part, where)}, part)
+            return _copy_cache_mark({"type": "image", "source": _make_image_source(part, where)}, part)
         case "file":
             return _copy_cache_mark(_translate_document(part, where), part)
         case None:
@@ -164,7 +164,7 @@ def _mark_last_block(blocks: list[Json], message: Json) -> list[Json]:
     return blocks
 
 
-def _image_source(part: Json, where: str) -> Json:
+def _make_image_source(part: Json, where: str) -> Json:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):

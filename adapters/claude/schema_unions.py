@@ -47,10 +47,10 @@ class UnionMerger:
             return schema
         merged = _MergedSchema(schema)
         for union in _UNIONS:
-            branches = [self._resolve(branch) for branch in _value_or_empty(list, schema.get(union))]
+            branches = [self._resolve(branch) for branch in _read_value_or_empty(list, schema.get(union))]
             for branch in branches:
                 schema_count = merged.add_properties(branch)
-                self._charge(schema_count + len(_required_names(branch)))
+                self._charge(schema_count + len(_read_required_names(branch)))
             merged.add_requirements(branches, needs_all=union != "allOf")
         return merged.schema()
 
@@ -62,14 +62,14 @@ class UnionMerger:
 
     def _resolve(self, branch: Any) -> Json:
         """Returns a branch of a union with the unions at its own top merged. A branch that is a `$ref` is looked up."""
-        branch = _value_or_empty(dict, branch)
+        branch = _read_value_or_empty(dict, branch)
         ref = str(branch.get("$ref", ""))
         place, _, name = ref.rpartition("/")
         if place not in ("#/$defs", "#/definitions"):
             return self._merge_schema(branch)
         if ref not in self._definitions:
             self._definitions[ref] = {}  # a definition that names itself adds nothing there
-            named = _value_or_empty(dict, self._root.get(place[2:])).get(name)
+            named = _read_value_or_empty(dict, self._root.get(place[2:])).get(name)
             self._definitions[ref] = self._resolve(named)
         return self._definitions[ref]
 
@@ -82,13 +82,13 @@ class _MergedSchema:
         # The schemas of each property in the branches, each once, by their texts. A property of several branches,
         # usually a discriminator, may follow the schema of any branch.
         self._schemas_by_property: dict[str, dict[str, Any]] = {}
-        self._required = _required_names(schema)
+        self._required = _read_required_names(schema)
 
     def add_properties(self, branch: Json) -> int:
         """Adds the properties of a branch. Returns the number of their schemas."""
         schema_count = 0
-        for name, value in _value_or_empty(dict, branch.get("properties")).items():
-            schemas = _alternatives(value)
+        for name, value in _read_value_or_empty(dict, branch.get("properties")).items():
+            schemas = _list_schema_alternatives(value)
             schema_count += len(schemas)
             self._schemas_by_property.setdefault(name, {}).update(
                 (repr(schema), schema) for schema in schemas
@@ -97,7 +97,7 @@ class _MergedSchema:
 
     def add_requirements(self, branches: Sequence[Json], *, needs_all: bool) -> None:
         """Adds the names that the branches of a union require. needs_all: only names that all branches require."""
-        counts = Counter(name for branch in branches for name in dict.fromkeys(_required_names(branch)))
+        counts = Counter(name for branch in branches for name in dict.fromkeys(_read_required_names(branch)))
         min_count = len(branches) if needs_all else 1
         self._required += [name for name, count in counts.items() if count >= min_count]
         if branches and all(branch.get("additionalProperties") is False for branch in branches):
@@ -109,18 +109,18 @@ class _MergedSchema:
         for name, schemas_by_text in self._schemas_by_property.items():
             schemas = [*schemas_by_text.values()]
             properties[name] = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-        properties |= _value_or_empty(dict, self._schema.get("properties"))
+        properties |= _read_value_or_empty(dict, self._schema.get("properties"))
         schema = {**self._schema, "properties": properties}
         if self._required:
             schema["required"] = list(dict.fromkeys(self._required))
         return schema
 
 
-def _required_names(schema: Json) -> list[str]:
-    return [name for name in _value_or_empty(list, schema.get("required")) if isinstance(name, str)]
+def _read_required_names(schema: Json) -> list[str]:
+    return [name for name in _read_value_or_empty(list, schema.get("required")) if isinstance(name, str)]
 
 
-def _alternatives(value: Any) -> list[Any]:
+def _list_schema_alternatives(value: Any) -> list[Any]:
     """Returns the schemas that a property's value may follow: the schemas of its `anyOf`, or the property's schema."""
     match value:
         case {"anyOf": list(alternatives), **rest} if not rest:
@@ -128,6 +128,6 @@ def _alternatives(value: Any) -> list[Any]:
     return [value]
 
 
-def _value_or_empty(value_type: type[_Value], value: Any) -> _Value:
+def _read_value_or_empty(value_type: type[_Value], value: Any) -> _Value:
     """Returns a value; an empty value of `value_type` in place of one of another type: schemas come from anywhere."""
     return value if isinstance(value, value_type) else value_type()

@@ -162,9 +162,9 @@ class StreamTranslator:
             "role": "assistant",
             "content": "",
             "refusal": None,
-            **self._native_delta(make_container_field(message)),
+            **self._make_native_delta(make_container_field(message)),
         }
-        return [self._chunk(first_delta, chunk_fields=other_fields)]
+        return [self._make_chunk(first_delta, chunk_fields=other_fields)]
 
     def _translate_ending(self, event_json: Json) -> list[Event]:
         self._add_usage(event_json.get("usage"))
@@ -178,10 +178,10 @@ class StreamTranslator:
         }
         if ending.finish_reason is None and not other_fields:
             return []
-        last_delta = self._native_delta(make_container_field(delta))
+        last_delta = self._make_native_delta(make_container_field(delta))
         if ending.refusal is not None:
             last_delta["refusal"] = ending.refusal
-        return [self._chunk(last_delta, ending.finish_reason, ending.native_fields, other_fields)]
+        return [self._make_chunk(last_delta, ending.finish_reason, ending.native_fields, other_fields)]
 
     def _end_message(self) -> list[Event]:
         self.is_over = True
@@ -222,9 +222,9 @@ class StreamTranslator:
                 other_fields = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
                 head = {"index": block.call_index, "id": fields.get("id"), "type": "function"}
                 function = {"name": fields.get("name"), "arguments": ""}
-                return [self._chunk({"tool_calls": [{**head, "function": function, **other_fields}]})]
+                return [self._make_chunk({"tool_calls": [{**head, "function": function, **other_fields}]})]
             case "thinking" if fields.get("thinking"):
-                return [self._chunk({"reasoning_content": fields["thinking"]})]
+                return [self._make_chunk({"reasoning_content": fields["thinking"]})]
         return []
 
     def _add_delta(self, event_json: Json, delta: Json) -> list[Event]:
@@ -242,7 +242,7 @@ class StreamTranslator:
                 return []
             block.has_input = True
             function = {"arguments": piece}
-            return [self._chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
+            return [self._make_chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
         if delta_type == "citations_delta":
             block.citations.append(delta.get("citation"))
             return []
@@ -255,7 +255,7 @@ class StreamTranslator:
             else:
                 block.fields[key] = value
         if delta_type == "thinking_delta" and delta.get("thinking"):
-            return [self._chunk({"reasoning_content": delta["thinking"]})]
+            return [self._make_chunk({"reasoning_content": delta["thinking"]})]
         return []
 
     def _end_block(self, event_json: Json) -> list[Event]:
@@ -264,7 +264,9 @@ class StreamTranslator:
             return []
         events = self._end_translated(block)
         if self._is_native:
-            events.append(self._chunk({NATIVE_REPLY: {"content": [make_native_block(_whole_block(block))]}}))
+            events.append(
+                self._make_chunk({NATIVE_REPLY: {"content": [make_native_block(_make_whole_block(block))]}})
+            )
         return events
 
     def _end_translated(self, block: _ContentBlock) -> list[Event]:
@@ -274,21 +276,21 @@ class StreamTranslator:
                 block.citations, block.content_start, self._content_length, self._citation_count
             )
             self._citation_count += len(citations)
-            return [self._chunk({"citations": citations})] if citations else []
+            return [self._make_chunk({"citations": citations})] if citations else []
         if block.type == "tool_use":
             if block.has_input:
                 return []
             # The arguments are missing or came all at once; they are JSON in both cases.
             arguments = orjson.dumps(block.fields.get("input") or {}).decode()
             function = {"arguments": arguments}
-            return [self._chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
+            return [self._make_chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
         key = "thinking_blocks" if block.type in THINKING_TYPES else "provider_blocks"
         placed_block = with_place(
-            _whole_block(block), self._first_index + block.index, block.content_start, block.call_index
+            _make_whole_block(block), self._first_index + block.index, block.content_start, block.call_index
         )
-        return [self._chunk({key: [placed_block]})]
+        return [self._make_chunk({key: [placed_block]})]
 
-    def _native_delta(self, parts: Json) -> Json:
+    def _make_native_delta(self, parts: Json) -> Json:
         """Returns the field of a delta for parts of `NATIVE_REPLY`."""
         return {NATIVE_REPLY: parts} if self._is_native and parts else {}
 
@@ -313,7 +315,7 @@ class StreamTranslator:
         raw = self._head + write_json(text) + self._tail
         return [Event(raw, raw[6:-2])]
 
-    def _chunk(
+    def _make_chunk(
         self,
         delta: Json,
         finish: str | None = None,
@@ -334,7 +336,7 @@ class StreamTranslator:
         return _make_event(write_json(chunk))
 
 
-def _whole_block(block: _ContentBlock) -> Json:
+def _make_whole_block(block: _ContentBlock) -> Json:
     """Returns the block as it would stand in a whole reply."""
     fields = dict(block.fields)
     for key, pieces in block.pieces.items():

@@ -210,12 +210,12 @@ class BackgroundResponses:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
             # No attempt has written the end, or the events are not stored any more.
-            ended = await self._ended_response(now, shown_response)
+            ended = await self._render_ended_response(now, shown_response)
             yield (
                 self.dialect.whole_events(ended) if after < 0 else self.dialect.last_events(ended, after + 1)
             )
 
-    async def _ended_response(self, run: Run | None, shown_response: Json) -> Json:
+    async def _render_ended_response(self, run: Run | None, shown_response: Json) -> Json:
         """Returns a response that has ended.
 
         run: its run; None: the run was deleted.

@@ -298,12 +298,12 @@ class Chat:
         attempts = self.failover.make_attempts_at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
             begun = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
-            prompt = await _prompt_without_memory(call, attempts) if begun is None else begun.prompt
+            prompt = await _make_prompt_without_memory(call, attempts) if begun is None else begun.prompt
             receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
             if request.native_body is not None or (change is not None and counts_chat):
                 with attempts:
-                    make = partial(_counting_request, call, prompt)
+                    make = partial(_make_counting_request, call, prompt)
                     await relay(attempts, make, sink, receipt, self.turns.limits.keep_alive_s, change=change)
                 return None
         return await count_prompt_tokens(prompt)
@@ -368,10 +368,10 @@ class Chat:
 
         If nothing of the request may be left out, fallbacks with too small a window are skipped (see `skip_fallback`).
         """
-        attempts = self.failover.make_attempts(call.route, lambda: _conversation_hash(call), call.receipt)
+        attempts = self.failover.make_attempts(call.route, lambda: _hash_conversation(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
             try:
-                await _prompt_without_memory(call, attempts)
+                await _make_prompt_without_memory(call, attempts)
                 break
             except ContextExceeded:
                 if not attempts.skip_fallback():
@@ -419,7 +419,7 @@ class Chat:
     ) -> None:
         """Answers a request by the turn machine. memory, prompt: as `ChatMemory.begin` returns them."""
         request, spec = call.request, call.spec
-        prompt = prompt or await _prompt_without_memory(call, attempts)
+        prompt = prompt or await _make_prompt_without_memory(call, attempts)
         tools = prompt.tools
         terms = _terms(
             wants_usage=request.wants_usage,
@@ -452,7 +452,7 @@ class Chat:
         await turn.run()
 
 
-async def _prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:
+async def _make_prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:
     """Returns the prompt of a request without memory."""
     request, target = call.request, attempts.target
     prompt = Prompt(
@@ -465,7 +465,7 @@ async def _prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:
     return replace(prompt, window=await fit_prompt(prompt))
 
 
-async def _counting_request(
+async def _make_counting_request(
     call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint
 ) -> ModelRequest:
     """Returns the request for the number of a prompt's tokens."""
@@ -475,7 +475,7 @@ async def _counting_request(
     )
 
 
-def _conversation_hash(call: ChatCall) -> int:
+def _hash_conversation(call: ChatCall) -> int:
     """Returns a hash that all turns of a conversation share.
 
     It is a hash of the conversation's key, or else of its messages up to the user's first. The system messages at the

@@ -25,9 +25,9 @@ class Directory:
 
     def __init__(self, settings: Settings) -> None:
         # In the order in which the settings declare them.
-        self.specs = tuple(_spec_of(profile, settings.memory) for profile in settings.profiles)
+        self.specs = tuple(_make_spec(profile, settings.memory) for profile in settings.profiles)
         self._by_name = {spec.name: spec for spec in self.specs}
-        self._default = _spec_of(ProfileSettings(DEFAULT_PROFILE), settings.memory)
+        self._default = _make_spec(ProfileSettings(DEFAULT_PROFILE), settings.memory)
 
     def find_requested_spec(self, identity: Identity) -> AgentSpec | None:
         """Returns the agent that a request asks for; None: the settings declare no such agent."""
@@ -51,7 +51,7 @@ def unknown_agent_error(identity: Identity, model: str) -> CallerError:
     )
 
 
-def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
+def _make_spec(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
     """Returns the agent of a profile. Where the profile has no value, `[memory]` has one."""
     return AgentSpec(
         name=profile.name,
@@ -63,18 +63,18 @@ def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
         history=profile.history or memory.history,
         rebuilds_section=profile.rebuild == "always",
         summarises=(profile.compaction or memory.compaction) == "summary",
-        blocks=tuple(_block_of(block) for block in profile.blocks),
-        filler=_filler_of(profile.filler),
+        blocks=tuple(_make_block(block) for block in profile.blocks),
+        filler=_make_filler(profile.filler),
         sleeptime=Sleeptime() if profile.sleeptime else None,
         shared_labels=frozenset(block.label for block in profile.blocks if block.shared),
     )
 
 
-def _filler_of(filler: Literal["model"] | FillerSettings | None) -> Filler:
+def _make_filler(filler: Literal["model"] | FillerSettings | None) -> Filler:
     return FixedFiller(filler.after_ms, filler.say) if isinstance(filler, FillerSettings) else filler
 
 
-def _block_of(block: BlockSettings) -> Block:
+def _make_block(block: BlockSettings) -> Block:
     # Blocks that users share are read-only to models unless the operator decides otherwise.
     is_read_only = block.read_only or (block.shared and not block.writable)
     return Block(

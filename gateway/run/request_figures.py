@@ -65,7 +65,7 @@ class RequestFiguresRecorder:
         minute.failed += status >= 500
         minute.modes["on" if mode == "strict" else mode] += 1
         if added_ms is not None:
-            minute.added_buckets[_bucket_of(added_ms)] += 1
+            minute.added_buckets[_choose_bucket(added_ms)] += 1
 
     def last_hour(self, now: float, project: str | None = None) -> RequestFigures:
         """Returns the figures of the last 60 minutes, the current one included. project: None for all projects."""
@@ -84,16 +84,16 @@ class RequestFiguresRecorder:
             count=sum(each.count for each in minutes),
             failed=sum(each.failed for each in minutes),
             modes=dict(modes),
-            added_p50=_quantile(buckets, 0.5),
-            added_p99=_quantile(buckets, 0.99),
+            added_p50=_find_quantile(buckets, 0.5),
+            added_p99=_find_quantile(buckets, 0.99),
         )
 
 
-def _bucket_of(ms: float) -> int:
+def _choose_bucket(ms: float) -> int:
     return int(log2(max(ms, _SMALLEST_MS) / _SMALLEST_MS) * _BUCKETS_PER_DOUBLING)
 
 
-def _quantile(buckets: Counter[int], q: float) -> float | None:
+def _find_quantile(buckets: Counter[int], q: float) -> float | None:
     """Returns the q-quantile in milliseconds, as the middle of its bucket; None: nothing was counted."""
     remaining = ceil(q * buckets.total())
     for bucket, count in sorted(buckets.items()):

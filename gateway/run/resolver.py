@@ -113,7 +113,7 @@ class Resolver:
         spec = profile
         if spec is None:
             spec, identity = await self._get_stored_agent(identity, request.model, request_context)
-        kind = await self._kind_of(identity, spec)
+        kind = await self._choose_conversation_kind(identity, spec)
         if kind is ConversationKind.CLIENT:
             identity = self.with_delegated_task(identity, request)
             identity = _with_turn_apart(identity, request.memory_choice)
@@ -211,7 +211,7 @@ class Resolver:
             "memory.default_user or memory.single_user. (This line comes once.)"
         )
 
-    async def _kind_of(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
+    async def _choose_conversation_kind(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
         """Returns the kind of the conversation that a request names; CLIENT, if the request names none."""
         if identity.conversation_key is None:
             return ConversationKind.CLIENT

@@ -54,7 +54,7 @@ class RoundRequests:
         """Returns the round's request for a target. Raises: ContextExceeded, before anything has changed."""
         receipt = self.call.receipt
         is_other = target != self.prompt.target or endpoint is not self.endpoint
-        whole_prompt = await self._prompt_for(target, endpoint) if is_other else self.prompt
+        whole_prompt = await self._make_prompt_for(target, endpoint) if is_other else self.prompt
         hidden_rounds = self.refused_parts.drop_results(self.model_call.messages)
         prompt = self.refused_parts.without(whole_prompt)
         if hidden_rounds:
@@ -85,7 +85,7 @@ class RoundRequests:
         self.take_prompt(self.prompt)
         self.refused_parts.note_answer()
 
-    async def _prompt_for(self, target: Target, endpoint: Endpoint) -> Prompt:
+    async def _make_prompt_for(self, target: Target, endpoint: Endpoint) -> Prompt:
         """Returns the prompt for another target. Raises: ContextExceeded."""
         form = choose_endpoint_form(self.call.request, endpoint, target.model)
         if self.memory is not None:

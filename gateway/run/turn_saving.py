@@ -148,7 +148,7 @@ class TurnSaving:
             if self.is_resumable:
                 raise
             _log.warning("A turn was answered and could not be stored: %s", error.message)
-            loss = _loss_of(error)
+            loss = _explain_loss(error)
         except asyncio.CancelledError:
             self.services.pending.add(
                 writing, "A turn that its client left at its end", awaited_by=self._scope
@@ -204,7 +204,7 @@ class TurnSaving:
         return await writing
 
 
-def _loss_of(error: StoreError) -> str | None:
+def _explain_loss(error: StoreError) -> str | None:
     """Returns the reason, for the client, why the turn will never be stored; None: after this error it still may be."""
     match error:
         case Stale():

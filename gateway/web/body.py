@@ -106,17 +106,19 @@ class _BodyBlock:
         try:
             connection = self._scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:
-                body = _body_part(await self._receive())  # the body is there, so its arrival needs no bound
+                body = _read_body_part(
+                    await self._receive()
+                )  # the body is there, so its arrival needs no bound
                 self._quota.grow(len(body))
             else:
                 announced = read_content_length(self._scope) or 0
                 if announced > limit:
-                    raise _too_large(limit, announced)
+                    raise _make_too_large_error(limit, announced)
                 # A body for which there is no room is refused before any of it is read.
                 self._quota.grow(announced)
                 body = await self._read_parts()
             if len(body) > limit:
-                raise _too_large(limit, len(body))
+                raise _make_too_large_error(limit, len(body))
             return body
         except BaseException:
             # `__aexit__` does not run for a block that was not entered.
@@ -135,12 +137,12 @@ class _BodyBlock:
             async with asyncio.timeout_at(deadline) as timer:
                 while True:
                     message = await self._receive()
-                    part = _body_part(message)
+                    part = _read_body_part(message)
                     if not body and not message.get("more_body", False):
                         return part  # one message, which needs no copy
                     body += part
                     if len(body) > limit:
-                        raise _too_large(limit)
+                        raise _make_too_large_error(limit)
                     self._quota.grow(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
@@ -175,7 +177,7 @@ def read_content_length(scope: Scope) -> int | None:
     return int(value[:20])
 
 
-def _too_large(limit: int, size: int | None = None) -> BodyTooLarge:
+def _make_too_large_error(limit: int, size: int | None = None) -> BodyTooLarge:
     """Returns the error of a body over the limit. limit, size: in bytes; size None: not known yet."""
     if size is None:
         message = f"The request body has more than the limit of {limit} bytes (server.max_body_bytes)."
@@ -184,7 +186,7 @@ def _too_large(limit: int, size: int | None = None) -> BodyTooLarge:
     return BodyTooLarge(message)
 
 
-def _body_part(message: Message) -> bytes:
+def _read_body_part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientGone
     part: bytes = message.get("body", b"")

@@ -128,7 +128,7 @@ class Edge:
         info = RequestInfo("", time.perf_counter())
         _note_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
-        noting_send = _noting_send(send, info)
+        noting_send = _make_noting_send(send, info)
         self._begin_work()
         self.active_count += 1
         if self.active_count == 1:
@@ -139,7 +139,7 @@ class Edge:
                 _refuse_without_descriptors(scope)
                 if not path.startswith(self._open_prefixes):
                     await self._admit(scope, path, info)
-            await self._app(scope, _counting_receive(receive, info), noting_send)
+            await self._app(scope, _make_counting_receive(receive, info), noting_send)
         except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
@@ -268,7 +268,7 @@ class Edge:
         self._access_log.add(line)
 
 
-def _counting_receive(receive: Receive, info: RequestInfo) -> Receive:
+def _make_counting_receive(receive: Receive, info: RequestInfo) -> Receive:
     """Returns a `receive` that counts the bytes of the request's body in `info`."""
 
     async def receive_counted() -> Message:
@@ -279,7 +279,7 @@ def _counting_receive(receive: Receive, info: RequestInfo) -> Receive:
     return receive_counted
 
 
-def _noting_send(send: Send, info: RequestInfo) -> Send:
+def _make_noting_send(send: Send, info: RequestInfo) -> Send:
     """Returns a `send` that completes the reply's headers, and notes in `info` what is sent."""
 
     def note_and_send(message: Message) -> Awaitable[None]:

@@ -176,7 +176,7 @@ def make_server(
         "head_timeout_s": limits.header_timeout_s,
         "send_timeout_s": limits.send_timeout_s,
         "last_request_s": min(limits.last_request_s, settings.shutdown_s),
-        "descriptor_limit": _descriptor_limit(),
+        "descriptor_limit": _choose_descriptor_limit(),
     }
     # uvicorn makes its protocols itself and takes no arguments for them, so the settings are attributes of a class.
     connection_class = type("HttpConnection", (HttpConnection,), bounds)
@@ -230,7 +230,7 @@ def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
     return connection
 
 
-def _descriptor_limit() -> int | None:
+def _choose_descriptor_limit() -> int | None:
     """Returns the descriptor from which on connections are refused; None: descriptors are not limited.
 
     Above the process's own limit libuv closes new connections without a message. Some are left for upstreams, the

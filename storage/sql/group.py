@@ -7,7 +7,7 @@
     await store.passages.count(agent)
 
 The decorator names the method of `Database` that runs it. A method under `makes_effect` returns an `Effect`, which a
-job performs in its own transaction; its name ends in `_effect`. A function of a connection, which other transactions
+job performs in its own transaction; its name ends in "_effect". A function of a connection, which other transactions
 use as well, becomes a method by `as_method`.
 """
 

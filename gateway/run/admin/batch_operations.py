@@ -33,7 +33,8 @@ class BatchOperations(Struct, frozen=True):
         """Returns batches, the newest first."""
         limit = Arguments(raw).optional_number("limit") or _LISTED_BATCHES
         return [
-            await self._batch_json(batch) for batch in await self.store.batches.list(None, Page(limit=limit))
+            await self._render_batch(batch)
+            for batch in await self.store.batches.list(None, Page(limit=limit))
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
@@ -58,12 +59,12 @@ class BatchOperations(Struct, frozen=True):
                         "error": item.failure_reason(messages.get(item.id)),
                     }
                 )
-        return {**await self._batch_json(batch), "items": unsuccessful}
+        return {**await self._render_batch(batch), "items": unsuccessful}
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Cancels the items of a batch that have not ended. The batch may have been cancelled before."""
         batch = await self.store.batches.cancel(await self._get(raw), self.now())
-        return await self._batch_json(batch)
+        return await self._render_batch(batch)
 
     async def _get(self, raw: RawArguments) -> Batch:
         name = Arguments(raw).text("batch")
@@ -72,7 +73,7 @@ class BatchOperations(Struct, frozen=True):
         except NotFound as error:
             raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
 
-    async def _batch_json(self, batch: Batch) -> dict[str, Any]:
+    async def _render_batch(self, batch: Batch) -> dict[str, Any]:
         counts = await self.store.batches.count_items(batch.id)
         return {
             "id": ids.make_id("job", batch.uid),

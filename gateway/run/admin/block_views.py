@@ -124,8 +124,8 @@ class BlockViews(Struct, frozen=True):
         sources = await list_sources(self.store, memory, versions[:limit])
         pending_labels = await self.store.turn_edits.list_pending_labels(memory.id)
         return BlockPage(
-            _block_record(shown_block, pending_labels.count(label)),
-            tuple(map(_version_record, versions[:limit], sources)),
+            _make_block_record(shown_block, pending_labels.count(label)),
+            tuple(map(_make_version_record, versions[:limit], sources)),
             make_next_cursor(versions, limit, lambda version: str(version.version)),
             await self._compare_versions(shown_block.block.id, from_, to),
         )
@@ -167,7 +167,8 @@ class BlockViews(Struct, frozen=True):
                 shown.block.label: shown.block.value for shown in shown_blocks if shown.changed_at <= since
             },
             changed={
-                block.label: _changed_block(versions_before.get(block.id), block) for block in changed_blocks
+                block.label: _make_changed_block(versions_before.get(block.id), block)
+                for block in changed_blocks
             },
         )
 
@@ -175,7 +176,9 @@ class BlockViews(Struct, frozen=True):
         """Returns the same as `list_all`, for the row of a memory."""
         pending_labels = await self.store.turn_edits.list_pending_labels(agent_row)
         shown_blocks = await self.store.memory_pages.list_blocks(agent_row)
-        return tuple(_block_record(shown, pending_labels.count(shown.block.label)) for shown in shown_blocks)
+        return tuple(
+            _make_block_record(shown, pending_labels.count(shown.block.label)) for shown in shown_blocks
+        )
 
     async def _get_block(self, agent_row: int, label: str) -> ShownBlock:
         blocks = await self.store.memory_pages.list_blocks(agent_row)
@@ -232,13 +235,13 @@ def _compare_blocks(earlier: Sequence[_EarlierVersion]) -> dict[str, BlockDiff]:
     }
 
 
-def _changed_block(before: Revision | None, block: Block) -> ChangedBlock:
+def _make_changed_block(before: Revision | None, block: Block) -> ChangedBlock:
     if before is None:
         return ChangedBlock(None, block.version)
     return ChangedBlock(before.version, block.version, before.value)
 
 
-def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
+def _make_block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
     block = shown.block
     return BlockRecord(
         label=block.label,
@@ -255,7 +258,7 @@ def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
     )
 
 
-def _version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> VersionRecord:
+def _make_version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> VersionRecord:
     return VersionRecord(
         version=revision.version,
         at=revision.at,

@@ -144,7 +144,7 @@ class ConversationViews(Struct, frozen=True):
         texts: dict[str, str] = {}
         for id, opening in openings.items():
             asked = list_asked_messages(opening.exchange, opening.prefix_is_shared)
-            if asked and (words := _first_words(asked[0].text)):
+            if asked and (words := _cut_first_words(asked[0].text)):
                 texts[id] = words
         return texts
 
@@ -160,14 +160,14 @@ class ConversationViews(Struct, frozen=True):
         recalled = await self.store.recalls.load_exchanges(
             memory.id, requests, self.load_noted_since(), _OPENING_BYTES
         )
-        questions = {id: _question(*each[:2], is_again=False) for id, each in recalled.items()}
+        questions = {id: _find_question(*each[:2], is_again=False) for id, each in recalled.items()}
         without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
         if without_recall:
             rows = sorted({each.exchange_row for each in without_recall})
             exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
             for each in without_recall:
                 if (exchange := exchanges.get(each.exchange_row)) is not None:
-                    questions[each.id] = _question(*exchange[:2], is_again=not each.has_recall_record)
+                    questions[each.id] = _find_question(*exchange[:2], is_again=not each.has_recall_record)
         return {id: question for id, question in questions.items() if question is not None}
 
     async def load_questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
@@ -183,7 +183,7 @@ class ConversationViews(Struct, frozen=True):
             found = exchanges.get(each.exchange_row)
             if found is None or found.memory_uid != each.memory_uid:
                 continue
-            question = _question(*found.shown[:2], is_again=not each.has_recall_record)
+            question = _find_question(*found.shown[:2], is_again=not each.has_recall_record)
             if question is not None:
                 questions[each.id] = question
         return questions
@@ -195,7 +195,7 @@ class ConversationViews(Struct, frozen=True):
         if not rows:
             return []
         exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
-        questions = [_question(*exchanges[row][:2], is_again=False) for row in rows if row in exchanges]
+        questions = [_find_question(*exchanges[row][:2], is_again=False) for row in rows if row in exchanges]
         return [*dict.fromkeys(each.text for each in questions if each and each.text)][:max_count]
 
     async def show(
@@ -237,7 +237,7 @@ class ConversationViews(Struct, frozen=True):
         if end_row is None:
             raise _no_conversation()
         path = await pages.load_path(memory.id, end_row, limit=limit + 2)
-        newest_first = await self._newest_first(memory.id, path, None if before is None else end_seq)
+        newest_first = await self._list_newest_first(memory.id, path, None if before is None else end_seq)
         taken = _take_messages(newest_first, limit, max_chars)
         has_earlier = taken.has_more or path[-1].parent is not None
         oldest_seq = taken.messages[-1].seq if taken.messages else path[-1].seq
@@ -262,7 +262,7 @@ class ConversationViews(Struct, frozen=True):
             return None
         return rows.exchange_row
 
-    async def _newest_first(
+    async def _list_newest_first(
         self, agent_row: int, path: Sequence[Exchange], before: int | None
     ) -> Iterator[MessageRecord]:
         """Returns messages of a path, the newest first, each reply with the id of its request.
@@ -390,19 +390,19 @@ def make_conversation_record(conversation: SizedConversation) -> ConversationRec
     )
 
 
-def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
+def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
     """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
     asked = list_asked_messages(exchange, prefix_is_shared)
-    words = _first_words(asked[-1].text) if asked else ""
+    words = _cut_first_words(asked[-1].text) if asked else ""
     if words:
         return Question(words, is_again)
     is_forgotten = exchange.state is State.FORGOTTEN or bool(exchange.redactions)
     return Question("", is_again, is_forgotten=True) if is_forgotten else None
 
 
-def _first_words(text: str) -> str:
+def _cut_first_words(text: str) -> str:
     """Returns the beginning of a text in one line; "": the text has no words."""
     return shorten(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
 

@@ -41,7 +41,7 @@ def make_message_records(
         state: _State = "off" if exchange.state is State.OFF else "forgotten"
         is_empty = not exchange.inputs and exchange.reply is None
         return [] if is_empty else [_record_without_text(exchange, exchange.seq, "", exchange.begun, state)]
-    records = _input_records(exchange, is_whole=is_whole)
+    records = _make_input_records(exchange, is_whole=is_whole)
     reply = _reply_record(exchange, request, is_whole=is_whole)
     if reply is not None:
         records.append(reply)
@@ -51,10 +51,10 @@ def make_message_records(
 def render_readable_text(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
     lines = [read_text(message)] if read_text(message) else []
-    return "\n".join([*lines, *map(_media_line, list_media(message))])
+    return "\n".join([*lines, *map(_render_media, list_media(message))])
 
 
-def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:
+def _make_input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:
     """Returns the records of the client's messages."""
     inputs: list[WireMessage] = orjson.loads(exchange.input or b"[]")
     records: list[MessageRecord] = []
@@ -62,7 +62,7 @@ def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]
         seq = exchange.seq + index
         if index in exchange.redactions:
             records.append(
-                _record_without_text(exchange, seq, _role_of(message), exchange.begun, "forgotten")
+                _record_without_text(exchange, seq, _read_role(message), exchange.begun, "forgotten")
             )
         else:
             record = _record(exchange, seq, message, exchange.begun, is_whole=is_whole)
@@ -76,7 +76,7 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
     at = exchange.ended or exchange.begun
     reply = None if exchange.shown_reply is None else orjson.loads(exchange.shown_reply)
     if REPLY in exchange.redactions:
-        role = "assistant" if reply is None else _role_of(reply)
+        role = "assistant" if reply is None else _read_role(reply)
         return _record_without_text(exchange, seq, role, at, "forgotten")
     if reply is None:
         return None
@@ -100,21 +100,21 @@ def _record(
     return MessageRecord(
         seq=seq,
         exchange=exchange.seq,
-        role=_role_of(message),
+        role=_read_role(message),
         speaker=_speaker_of(message),
         at=at,
         text=text if is_whole else shorten(text, TEXT_CHARS),
-        state=_state_of(exchange),
+        state=_get_state(exchange),
         images=sum("image" in str(part.get("type")) for part in list_media(message)),
         rounds=_own_calls(message, {}, is_whole=is_whole),
     )
 
 
-def _role_of(message: WireMessage) -> str:
+def _read_role(message: WireMessage) -> str:
     return str(message.get("role") or "")
 
 
-def _state_of(exchange: Exchange) -> _State:
+def _get_state(exchange: Exchange) -> _State:
     if exchange.state is State.CANCELLED:
         return "cancelled"
     return "standing" if exchange.active or exchange.state is State.OPEN else "superseded"
@@ -152,7 +152,7 @@ def shorten(text: str, max_chars: int) -> str:
     return text if len(text) <= max_chars else f"{text[:max_chars]}…"
 
 
-def _media_line(part: Mapping[str, Any]) -> str:
+def _render_media(part: Mapping[str, Any]) -> str:
     """Returns what stands for an image or a sound: its kind, and its size if its data was sent along."""
     kind = str(part.get("type") or "part").removeprefix("input_").removesuffix("_url").replace("_", " ")
     size = max((len(text) for text in _texts(part)), default=0) * 3 // 4

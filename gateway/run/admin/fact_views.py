@@ -151,7 +151,9 @@ class FactViews(Struct, frozen=True):
         self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most_sources: int = LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
         """Returns facts as they are shown. most_sources: the most exchanges from which each shows messages."""
-        return tuple(map(_fact_record, facts, await list_sources(self.store, memory, facts, most_sources)))
+        return tuple(
+            map(_make_fact_record, facts, await list_sources(self.store, memory, facts, most_sources))
+        )
 
 
 def list_corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]:
@@ -165,7 +167,7 @@ def list_corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list
     return [fact.text for fact in replaced if fact.successor in corrections]
 
 
-def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
+def _make_fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
     return FactRecord(
         seq=fact.seq,
         text=fact.text,

@@ -82,7 +82,7 @@ class HiddenTextSearch(Struct, frozen=True):
         facts = tuple(
             HiddenText(
                 f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
-                self._around(fact.text, query),
+                self._cut_around(fact.text, query),
                 make_fact_href(uid, fact.seq),
             )
             for fact in ended.facts
@@ -113,25 +113,25 @@ class HiddenTextSearch(Struct, frozen=True):
         for label, version, value in unindexed.versions:
             if recall.has_words_anywhere(value, query):
                 href = f"{page_path('m', uid, 'b', label)}#history"
-                yield HiddenText(f"version {version} of {label}", self._around(value, query), href)
+                yield HiddenText(f"version {version} of {label}", self._cut_around(value, query), href)
         for conversation, text in unindexed.summaries:
             if recall.has_words_anywhere(text, query):
                 href = page_path("m", uid, "c", conversation)
-                yield HiddenText("a summary", self._around(text, query), href)
+                yield HiddenText("a summary", self._cut_around(text, query), href)
         for source in unindexed.exchanges:
-            for seq, description, text in _unindexed_texts(source.exchange):
+            for seq, description, text in _list_unindexed_texts(source.exchange):
                 # The search of the index has found a message with the words in its beginning.
                 is_indexed = not description and recall.has_words(text, query)
                 if recall.has_words_anywhere(text, query) and not is_indexed:
                     href = make_message_href(uid, source.conversation_uid, source.exchange, seq)
                     title = f"message {seq}{description and ', '}{description}"
-                    yield HiddenText(title, self._around(text, query), href, seq)
+                    yield HiddenText(title, self._cut_around(text, query), href, seq)
 
-    def _around(self, text: str, query: str) -> str:
+    def _cut_around(self, text: str, query: str) -> str:
         return self.store.recall.around_words(text, query, AROUND_CHARS)
 
 
-def _unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
+def _list_unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
     """Yields the texts of an exchange that may be in no index."""
     for record in make_message_records(exchange, None, is_whole=True):
         description = _STATE_WORDS.get(record.state, record.state)

@@ -37,7 +37,7 @@ async def load_hit_records(
     # In a thread, since a hundred hits take some milliseconds.
     return await asyncio.to_thread(
         lambda: [
-            _hit_record(
+            _make_hit_record(
                 uid,
                 entry,
                 None if entry.is_forgotten else messages.get(entry.seq),
@@ -49,7 +49,7 @@ async def load_hit_records(
     )
 
 
-def _hit_record(
+def _make_hit_record(
     uid: str,
     entry: RecalledEntry,
     message: Message | None,
@@ -63,7 +63,7 @@ def _hit_record(
     refs: those of the messages' exchanges, by the rows of the exchanges.
     """
     hit = HitRecord(
-        kind=_kind_of_hit(entry, message),
+        kind=_get_hit_kind(entry, message),
         seq=entry.seq,
         text=None,
         at=None,
@@ -91,7 +91,7 @@ def _hit_record(
     return LeftOutRecord(**asdict(hit), reason=entry.reason) if entry.reason else hit
 
 
-def _kind_of_hit(entry: RecalledEntry, message: Message | None) -> SourceKind:
+def _get_hit_kind(entry: RecalledEntry, message: Message | None) -> SourceKind:
     """Returns the kind of a hit."""
     if message is not None:
         return get_source_kind(message)

@@ -52,10 +52,10 @@ def open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextMan
         return
     _check_directory(file)
     with map_parser_errors(), zipfile.ZipFile(file) as archive:
-        yield [partial(archive.open, entry) for entry in _conversation_entries(archive)]
+        yield [partial(archive.open, entry) for entry in _list_conversation_entries(archive)]
 
 
-def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+def _list_conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:

@@ -181,7 +181,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
             yield value
         elif value is not None and "messages" in value:
             yield _read_or_unreadable(
-                simple_formats.read_conversation, value, _message_count(value["messages"])
+                simple_formats.read_conversation, value, _count_messages(value["messages"])
             )
             file.seek(end)
         elif value is not None:
@@ -197,7 +197,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
         )
 
 
-def _message_count(messages: Any) -> int:
+def _count_messages(messages: Any) -> int:
     return len(messages) if isinstance(messages, list) else 0
 
 

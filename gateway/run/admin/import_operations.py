@@ -211,7 +211,7 @@ class ImportOperations:
         running = self._running.get(uid)
         if running is not None and project in (None, running.request.scope.project):
             return running.to_json()
-        return self._stored_json(await self._get(uid, project))
+        return self._render_stored(await self._get(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
         """Returns the import that `import` names; with `preview`, the last preview with this id."""
@@ -229,11 +229,11 @@ class ImportOperations:
         page = read_requested_page(raw, project)
         before = LAST_NUMBER if page.after is None else page.after
         imports = await self.store.imports.list(page.project, before=before, limit=page.limit + 1)
-        return page_json(imports, page.limit, self._running_or_stored_json)
+        return page_json(imports, page.limit, self._render_import)
 
-    def _running_or_stored_json(self, stored: StoredImport) -> dict[str, Any]:
+    def _render_import(self, stored: StoredImport) -> dict[str, Any]:
         running = self._running.get(stored.uid)
-        return self._stored_json(stored) if running is None else running.to_json()
+        return self._render_stored(stored) if running is None else running.to_json()
 
     async def undo(
         self, uid: str, *, project: str | None = None, wait_s: float | None = None
@@ -255,7 +255,7 @@ class ImportOperations:
             await asyncio.wait([task], timeout=wait_s)
             if task.done():
                 task.result()
-        return self._stored_json(await self._get(uid, project))
+        return self._render_stored(await self._get(uid, project))
 
     async def undo_named(self, raw: RawArguments) -> dict[str, Any]:
         """Undoes the import that `import` names."""
@@ -288,7 +288,7 @@ class ImportOperations:
         is_running = stored.status == "running" and self.store.database.is_shared
         return is_running and abs(self.now() - stored.touched) < _STOPPED_AFTER_S
 
-    def _stored_json(self, stored: StoredImport) -> dict[str, Any]:
+    def _render_stored(self, stored: StoredImport) -> dict[str, Any]:
         """Returns an import that this process does not perform, as JSON."""
         status = stored.status
         if stored.uid in self._undoing:

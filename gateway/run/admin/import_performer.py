@@ -111,7 +111,7 @@ class ImportPerformer(Struct, frozen=True):
 
     async def _write_pages(self, running: RunningImport, agent: Agent | None) -> None:
         request = running.request
-        oldest = self._oldest(request.scope.project)
+        oldest = self._choose_oldest_time(request.scope.project)
         hasher = MessageHasher(agent.secret if agent is not None else secrets.token_bytes(16))
         unindexed = 0
         position = running.progress.processed
@@ -246,7 +246,7 @@ class ImportPerformer(Struct, frozen=True):
             note = ImportNote(running.row, status, self.now(), running.progress.dump())
             await self.store.imports.note_progress(note)
 
-    def _oldest(self, project: str) -> float:
+    def _choose_oldest_time(self, project: str) -> float:
         """Returns the time before which messages of a project are not retained."""
         days = self.retention_days.get(project)
         return float("-inf") if days is None else self.now() - days * DAY_S

@@ -32,13 +32,13 @@ class JobOperations(Struct, frozen=True):
         arguments = Arguments(raw)
         if (id := arguments.optional_number("job")) is not None:
             job = await self.store.jobs.find(id)
-            return [] if job is None else [_job_json(job)]
+            return [] if job is None else [_render_job(job)]
         state = arguments.raw("state")
         if state is not None and state not in list(JobState):
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
         limit = arguments.optional_number("limit") or LISTED_JOBS
         return [
-            _job_json(job)
+            _render_job(job)
             for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
         ]
 
@@ -48,7 +48,7 @@ class JobOperations(Struct, frozen=True):
         job = await self.store.jobs.find(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.list_steps(id)]}
+        return {**_render_job(job), "steps": [asdict(step) for step in await self.store.jobs.list_steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
         """Makes a job due now, even if it has failed for good. Raises: BadRequest: there is no such job to run."""
@@ -60,7 +60,7 @@ class JobOperations(Struct, frozen=True):
 
     async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
         try:
-            return _job_json(await change(Arguments(raw).number("job")))
+            return _render_job(await change(Arguments(raw).number("job")))
         except (NotFound, Stale) as error:
             raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
 
@@ -74,7 +74,7 @@ async def cancel_job(store: Store, id: int, at: float) -> Job:
     return job
 
 
-def _job_json(job: Job) -> dict[str, Any]:
+def _render_job(job: Job) -> dict[str, Any]:
     """Returns a job without its payload, which only the handler of its kind can read."""
     fields: dict[str, Any] = msgspec.to_builtins(job)
     del fields["payload"]

@@ -179,16 +179,16 @@ def render_key(key: Key) -> dict[str, Any]:
         "user": key.user,
         "opens": key.opens,
         "created_at": int(key.created),
-        "expires_at": _seconds_json(key.expires),
-        "revoked_at": _whole_seconds(key.revoked),
-        "rotated_until": _whole_seconds(key.rotated_until),
+        "expires_at": _render_seconds(key.expires),
+        "revoked_at": _render_whole_seconds(key.revoked),
+        "rotated_until": _render_whole_seconds(key.rotated_until),
     }
 
 
-def _seconds_json(seconds: float | None) -> float | None:
+def _render_seconds(seconds: float | None) -> float | None:
     """Returns whole seconds as an int: the database returns 1.0 for the 1 that was sent."""
     return int(seconds) if seconds is not None and float(seconds).is_integer() else seconds
 
 
-def _whole_seconds(seconds: float | None) -> int | None:
+def _render_whole_seconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)

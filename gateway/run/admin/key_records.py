@@ -51,7 +51,7 @@ class KeyRecords(Struct, frozen=True):
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
         before = read_cursor(after, LAST_NUMBER)
         keys = [key for key in reversed(await self.keys.list()) if key.id < before]
-        items = tuple(map(_key_record, keys[:limit]))
+        items = tuple(map(_make_key_record, keys[:limit]))
         return ListPage(items, make_next_cursor(keys, limit, lambda key: str(key.id)))
 
     async def create(self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None) -> NewKey:
@@ -63,17 +63,17 @@ class KeyRecords(Struct, frozen=True):
         fields = {"name": name, "project": project or None, "memory": memory, "opens": opens}
         check_no_nul(fields)
         key, secret = await create_key(self.keys, read_draft(fields))
-        return NewKey(**asdict(_key_record(key)), secret=secret)
+        return NewKey(**asdict(_make_key_record(key)), secret=secret)
 
     async def revoke(self, id: int) -> KeyRecord:
         """Revokes a key by its number. Raises: UnknownId: no key in use has this number."""
         try:
-            return _key_record(await self.keys.revoke_by_id(id))
+            return _make_key_record(await self.keys.revoke_by_id(id))
         except NotFound as error:
             raise UnknownId("There is no such key in use.") from error
 
 
-def _key_record(key: Key) -> KeyRecord:
+def _make_key_record(key: Key) -> KeyRecord:
     kind = cast(KeyKind, key.opens or "app")
     return KeyRecord(
         id=key.id,

@@ -101,7 +101,7 @@ class McpTools(Struct, frozen=True):
         search = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
         texts = await self.search.search(call.agent, search)
         return SearchResult(
-            tuple(_found_text(hit, texts.conversations) for hit in texts.hits), texts.has_timed_out
+            tuple(_make_found_text(hit, texts.conversations) for hit in texts.hits), texts.has_timed_out
         )
 
     async def _read(self, call: McpToolCall, _: ReadArguments) -> ReadResult:
@@ -135,7 +135,7 @@ class McpTools(Struct, frozen=True):
             if arguments.conversation not in ("", around.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
             return ConversationResult(
-                conversation=around.conversation, messages=_shown_messages(around.items)
+                conversation=around.conversation, messages=_make_shown_messages(around.items)
             )
         if arguments.conversation:
             agent = call.get_memory_with_id(arguments.conversation)
@@ -143,7 +143,9 @@ class McpTools(Struct, frozen=True):
                 page = await views.conversations.show(
                     project, agent.uid, arguments.conversation, limit=arguments.limit
                 )
-            return ConversationResult(conversation=page.conversation.id, messages=_shown_messages(page.items))
+            return ConversationResult(
+                conversation=page.conversation.id, messages=_make_shown_messages(page.items)
+            )
         if call.agent is None:
             return ConversationResult(conversations=())
         conversations = await views.conversations.list_page(project, call.agent.uid, limit=arguments.limit)
@@ -230,7 +232,7 @@ def make_mcp_scope(caller: McpCaller, user: str) -> Scope:
     return Scope(caller.project, caller.profile, f"user:{user}")
 
 
-def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
+def _make_found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
     """Returns a hit as a tool shows it. conversations: the public names of conversations, by exchanges in them."""
     kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
@@ -244,7 +246,7 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
     )
 
 
-def _shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
+def _make_shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
     return tuple(
         ReadMessage(f"message:{record.seq}", record.role, record.text, render_iso(record.at))
         for record in records

@@ -317,11 +317,11 @@ class MemoryForgetting:
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
         parts: list[tuple[TargetKind, TargetValue]] = [(each.kind, each.seq) for each in details.texts]
         return ForgetPreview(
-            target=_target_record(kind, details),
+            target=_make_target_record(kind, details),
             will_go=extent.counts,
             stays=tuple(stays),
             confirm=_number_to_confirm(kind, details, extent.counts),
-            command="\n".join(_command(memory.scope, *each) for each in parts or [(kind, value)]),
+            command="\n".join(_render_command(memory.scope, *each) for each in parts or [(kind, value)]),
             more_facts=0 if kind == "all" else extent.counts.facts - len(target.facts),
             facts=tuple(
                 _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
@@ -450,7 +450,7 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
         )
 
 
-def _command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
+def _render_command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
     """Returns the command line that forgets a part of a memory."""
     command = ["mnemogate", "memory", "forget", *map(quote_shell_word, make_memory_flags(scope))]
     if kind != "all":
@@ -464,7 +464,7 @@ def _add_command(scope: Scope, fact: ErasedFactRecord) -> str:
     return " ".join(["mnemogate", "memory", "add", *map(quote_shell_word, options)])
 
 
-def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
+def _make_target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     texts = (" ".join(each.split()) for each in (details.text or "").split("\n\n"))
     return TargetRecord(kind, details.id, shorten("\n\n".join(filter(None, texts)), SHOWN_CHARS) or None)
 

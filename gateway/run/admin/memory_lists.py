@@ -38,7 +38,7 @@ class ListOperations(Struct, frozen=True):
         after = arguments.optional_number("from")
         memories = await self.store.overview.list_memories(project, after=after or 0, limit=PAGE_LINES)
         cursor = memories[-1].id if len(memories) == PAGE_LINES else None
-        return {"lines": [_memory_line(memory) for memory in memories], "next": cursor}
+        return {"lines": [_render_memory_line(memory) for memory in memories], "next": cursor}
 
     async def conversations(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the conversations of a user, or a conversation without a user, the newest first.
@@ -58,17 +58,17 @@ class ListOperations(Struct, frozen=True):
         page = await self.store.overview.list_conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE_LINES
         )
-        lines = [_conversation_line(conversation) for conversation in page.conversations]
+        lines = [_render_conversation(conversation) for conversation in page.conversations]
         return {"lines": lines, "next": None if page.next is None else list(page.next)}
 
 
-def _memory_line(memory: ListedMemory) -> dict[str, Any]:
+def _render_memory_line(memory: ListedMemory) -> dict[str, Any]:
     return {
         **make_owner_fields(memory.scope),
         "memory": memory.uid,
         "begun": memory.created,
         "conversations": memory.retained.conversations,
-        **_size_fields(memory.retained),
+        **_make_size_fields(memory.retained),
         "blocks": memory.blocks,
         "facts": memory.facts,
         "passages": memory.passages,
@@ -76,17 +76,17 @@ def _memory_line(memory: ListedMemory) -> dict[str, Any]:
     }
 
 
-def _conversation_line(conversation: ListedConversation) -> dict[str, Any]:
+def _render_conversation(conversation: ListedConversation) -> dict[str, Any]:
     return {
         **make_owner_fields(conversation.scope),
         "id": conversation.uid,
         "client_id": conversation.key,
-        **_size_fields(conversation.retained),
+        **_make_size_fields(conversation.retained),
         "forget": [*make_memory_flags(conversation.scope), f"--in={conversation.uid}"],
     }
 
 
-def _size_fields(retained: Retained) -> dict[str, Any]:
+def _make_size_fields(retained: Retained) -> dict[str, Any]:
     return {
         "last_turn": retained.last_at,
         "messages": retained.messages,

@@ -123,7 +123,9 @@ class MemoryViews:
         people = await self.store.memory_pages.list_people_called(
             project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
         )
-        return [NamedMemory(make_memory_record(memory), _line_with(text, name)) for memory, text in people]
+        return [
+            NamedMemory(make_memory_record(memory), _cut_line_with(text, name)) for memory, text in people
+        ]
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
@@ -192,7 +194,7 @@ class MemoryViews:
         return agents[:limit]
 
 
-def _line_with(text: str, name: str) -> str:
+def _cut_line_with(text: str, name: str) -> str:
     """Returns the first line of a text that has a name, shortened."""
     line = next((line for line in text.splitlines() if name.casefold() in line.casefold()), text)
     return shorten(" ".join(line.split()), _LINE_CHARS)

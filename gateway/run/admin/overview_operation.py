@@ -161,7 +161,7 @@ def _find_problems(
         problems.append(Problem("The database cannot be written: nothing new is stored.", "requests"))
     elif not is_up:
         problems.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
-    if (upstream_problem := _upstream_problem(passed_over)) is not None:
+    if (upstream_problem := _find_upstream_problem(passed_over)) is not None:
         problems.append(upstream_problem)
     if failed := jobs.failed:
         problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
@@ -171,7 +171,7 @@ def _find_problems(
     return problems
 
 
-def _upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
+def _find_upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
     """Returns the problem that upstreams are passed over; None: all of them are asked."""
     resting = [name for name, rests in passed_over.items() if rests]
     if not resting:

@@ -21,7 +21,7 @@ def page_path(*parts: str | int) -> str:
     A part may have any characters. `~`, `.` and `/` in it are escaped, so that it is read neither as the JSON form of a
     screen (`.json`) nor as two parts.
     """
-    return "/".join(map(_segment_of, parts))
+    return "/".join(map(_render_segment, parts))
 
 
 def parse_part(segment: str) -> str:
@@ -61,7 +61,7 @@ def make_text_href(uid: str, message: Message, ref: ExchangeRef | None) -> str |
             return None if ref is None else make_message_href(uid, ref.conversation_uid, ref, message.seq)
 
 
-def _segment_of(part: str | int) -> str:
+def _render_segment(part: str | int) -> str:
     text = str(part)
     # Most parts are numbers and hex digits, and a list has hundreds of links: quoting took a sixth of its rendering.
     if text.isascii() and text.isalnum():

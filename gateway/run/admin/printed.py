@@ -156,7 +156,7 @@ def show_request(explained: dict[str, Any], *, as_json: bool) -> None:
     )
     lines = [heading, "", explained["sentence"]]
     for title, hits in (("Recalled", explained["chosen"]), ("Left out", explained["left_out"])):
-        lines += ["", title, *map(_hit_line, hits)] if hits else []
+        lines += ["", title, *map(_render_hit, hits)] if hits else []
     if explained["note"]:
         note_lines = explained["note"].strip().splitlines()
         lines += ["", "What the model was told", *(f"  {line}" for line in note_lines)]
@@ -171,7 +171,7 @@ def show_request(explained: dict[str, Any], *, as_json: bool) -> None:
     print(escape_controls("\n".join([*lines, "", times])))
 
 
-def _hit_line(hit: dict[str, Any]) -> str:
+def _render_hit(hit: dict[str, Any]) -> str:
     """Returns the line of a hit in the explanation of a request."""
     if hit["text"] is None:
         text = "(forgotten)" if hit["forgotten"] else "(no longer current)"

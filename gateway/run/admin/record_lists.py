@@ -31,14 +31,14 @@ class RecordList(NamedTuple):
     empty: str
 
 
-def _key_state(key: Record) -> str:
+def _render_key_state(key: Record) -> str:
     if key["revoked"] is not None:
         return "revoked"
     expires = key["expires"]
     return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
 
 
-def _key_expiry(key: Record) -> str:
+def _render_key_expiry(key: Record) -> str:
     return _time_text(key["expires"]) if key["expires"] else ""
 
 
@@ -46,12 +46,12 @@ def _time_text(seconds: float, form: str = _MINUTES) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
-def _text_column(name: str) -> Column:
+def _make_text_column(name: str) -> Column:
     """Makes a column of a field that is a text, under its name."""
     return Column(name, lambda record: str(record[name] or ""))
 
 
-def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
+def _make_labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
     """Makes a column with its heading before its text in a line; a line without such a text leaves both out."""
     return Column(heading, cell, lambda record: f"{heading} {cell(record)}" if cell(record) else None)
 
@@ -62,11 +62,11 @@ def _count_column(name: str) -> Column:
     )
 
 
-def _kilobytes(record: Record) -> str:
+def _render_kilobytes(record: Record) -> str:
     return str(-(-record["bytes"] // 1000))
 
 
-def _last_use(key: Record) -> str:
+def _render_last_use(key: Record) -> str:
     return _time_text(key["used"]) if key["used"] else "never"
 
 
@@ -75,7 +75,7 @@ _FORGET_COLUMN = Column("memory forget", lambda each: " ".join(map(quote_shell_w
 _SIZE_COLUMNS = (
     Column("last turn", lambda each: "-" if each["last_turn"] is None else _time_text(each["last_turn"])),
     _count_column("messages"),
-    Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", is_number=True),
+    Column("kB", _render_kilobytes, lambda each: f"{_render_kilobytes(each)} kB", is_number=True),
 )
 _EMPTY_REMARK = "There is nothing to list."
 
@@ -84,44 +84,44 @@ KEYS = RecordList(
         _ID_COLUMN,
         Column("key", lambda key: f"{key['prefix']}…"),
         Column("project", lambda key: key["project"] or "(all)"),
-        _text_column("name"),
-        Column("state", _key_state),
-        _labelled_column("made", lambda key: _time_text(key["created"])),
+        _make_text_column("name"),
+        Column("state", _render_key_state),
+        _make_labelled_column("made", lambda key: _time_text(key["created"])),
         Column(
             "last used",
-            _last_use,
-            lambda key: f"last used {_last_use(key)}" if key["used"] else "never used",
+            _render_last_use,
+            lambda key: f"last used {_render_last_use(key)}" if key["used"] else "never used",
         ),
-        _labelled_column("memory", lambda key: key["memory"] or ""),
+        _make_labelled_column("memory", lambda key: key["memory"] or ""),
         Column(
             "opens",
             lambda key: key["opens"] or "",
             lambda key: f"{key['opens']} only" if key["opens"] else None,
         ),
-        _labelled_column("expires", _key_expiry),
-        _labelled_column("models", lambda key: ",".join(key["models"] or ())),
-        _labelled_column("user", lambda key: key["user"] or ""),
+        _make_labelled_column("expires", _render_key_expiry),
+        _make_labelled_column("models", lambda key: ",".join(key["models"] or ())),
+        _make_labelled_column("user", lambda key: key["user"] or ""),
     ),
     "There are no keys; only this machine can use the gateway.",
 )
 JOBS = RecordList(
     (
         _ID_COLUMN,
-        _text_column("state"),
-        _text_column("kind"),
-        _labelled_column("memory", lambda job: str(job["agent"])),
-        _text_column("key"),
-        _labelled_column("tries", lambda job: str(job["tries"])),
-        _labelled_column("due", lambda job: _time_text(job["due"], _SECONDS)),
-        _text_column("error"),
+        _make_text_column("state"),
+        _make_text_column("kind"),
+        _make_labelled_column("memory", lambda job: str(job["agent"])),
+        _make_text_column("key"),
+        _make_labelled_column("tries", lambda job: str(job["tries"])),
+        _make_labelled_column("due", lambda job: _time_text(job["due"], _SECONDS)),
+        _make_text_column("error"),
     ),
     "There are no jobs to show.",
 )
 BATCHES = RecordList(
     (
-        _text_column("id"),
-        _text_column("state"),
-        _text_column("project"),
+        _make_text_column("id"),
+        _make_text_column("state"),
+        _make_text_column("project"),
         Column("created", lambda batch: _time_text(batch["created"], _SECONDS)),
         Column("items", lambda batch: " ".join(f"{name} {n}" for name, n in batch["counts"].items() if n)),
     ),
@@ -133,7 +133,7 @@ USERS = RecordList(
 )
 
 
-def _imported_column(name: str) -> Column:
+def _make_imported_column(name: str) -> Column:
     """Makes a column "3 of 4": how many items of the file the memory has now, and how many the file has."""
 
     def cell(record: Record) -> str:
@@ -145,12 +145,12 @@ def _imported_column(name: str) -> Column:
 
 IMPORTS = RecordList(
     (
-        _text_column("id"),
-        _text_column("status"),
-        _text_column("format"),
-        _text_column("user"),
+        _make_text_column("id"),
+        _make_text_column("status"),
+        _make_text_column("format"),
+        _make_text_column("user"),
         Column("at", lambda each: _time_text(each["created_at"])),
-        *map(_imported_column, ("conversations", "messages", "facts")),
+        *map(_make_imported_column, ("conversations", "messages", "facts")),
     ),
     "Nothing was imported.",
 )
@@ -161,10 +161,10 @@ CONVERSATIONS = RecordList(
 REQUESTS = RecordList(
     (
         Column("at", lambda each: _time_text(each["at"], _SECONDS)),
-        _text_column("id"),
-        _text_column("name"),
-        _text_column("model"),
-        _labelled_column("memory", lambda each: each["mode"]),
+        _make_text_column("id"),
+        _make_text_column("name"),
+        _make_text_column("model"),
+        _make_labelled_column("memory", lambda each: each["mode"]),
         Column("status", lambda each: "-" if each["status"] is None else str(each["status"])),
         Column("ms", lambda each: f"{each['ms']:.0f}", lambda each: f"{each['ms']:.0f} ms", is_number=True),
         Column(
@@ -186,13 +186,13 @@ REQUESTS = RecordList(
 LIMITS = RecordList(
     (
         Column("id", lambda each: str(each["id"]), is_number=True),
-        _text_column("project"),
+        _make_text_column("project"),
         Column("key", lambda each: str(each["key"] or "-")),
         Column("user", lambda each: each["user"] or "-"),
-        _text_column("unit"),
+        _make_text_column("unit"),
         Column("per", lambda each: each["per"] or "-"),
         Column("most", lambda each: f"{each['most']}", is_number=True),
-        _text_column("then"),
+        _make_text_column("then"),
     ),
     "There are no limits.",
 )
@@ -246,10 +246,10 @@ def make_usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
 AUDIT = RecordList(
     (
         Column("at", lambda each: _time_text(each["at"], _SECONDS)),
-        _text_column("who"),
-        _text_column("action"),
-        _labelled_column("memory", lambda each: each["memory"] or ""),
-        _text_column("what"),
+        _make_text_column("who"),
+        _make_text_column("action"),
+        _make_labelled_column("memory", lambda each: each["memory"] or ""),
+        _make_text_column("what"),
     ),
     "Nothing is noted.",
 )

@@ -278,7 +278,7 @@ class RemainingTexts:
                 )
                 # In a thread, since a long text takes some milliseconds.
                 rows += await asyncio.to_thread(
-                    _replies_with, [each for each in hits.messages if each.seq > seq], letters
+                    _find_replies_with, [each for each in hits.messages if each.seq > seq], letters
                 )
         return rows
 
@@ -316,7 +316,7 @@ class RemainingTexts:
         return replace(record, message=message.seq, quote=beginning, has_words=has_words)
 
 
-def _replies_with(messages: Sequence[Message], letters: str) -> list[int]:
+def _find_replies_with(messages: Sequence[Message], letters: str) -> list[int]:
     """Returns the exchanges of the replies among some messages that have these letters in a row."""
     return [
         message.exchange_row

@@ -55,7 +55,7 @@ def render_sentence(record: RecallRecord) -> str:
         # The reply may be from the memory section: from a memory block, or from a fact that always holds.
         has_section = record.part_tokens[PROMPT_PARTS.index("section")] > 0
         nothing = "Nothing more" if has_section else "Nothing"
-        sentence = f"{nothing} was recalled: {_words_of_outcome(record.outcome)}."
+        sentence = f"{nothing} was recalled: {_render_outcome(record.outcome)}."
     elif record.is_selection:
         memories = "memory" if chosen == 1 else "memories"
         sentence = (
@@ -78,7 +78,7 @@ def render_sentence(record: RecallRecord) -> str:
     return f"{sentence} {sum(record.left_out)} stayed out: {reasons}."
 
 
-def _words_of_outcome(outcome: RecallOutcome) -> str:
+def _render_outcome(outcome: RecallOutcome) -> str:
     return _OUTCOME_WORDS.get(outcome, _OUTCOME_WORDS["nothing_found"])
 
 
@@ -103,9 +103,9 @@ def explain_logged(
     first: the recall of the request that searched memory for the same question; None: it is not known.
     """
     note = None
-    sentence = _sentence_of_logged(logged, paused_since)
+    sentence = _render_logged_sentence(logged, paused_since)
     if sentence is None:
-        sentence = _sentence_without_search(exchange, None if first is None else unpack(first.data))
+        sentence = _render_sentence_without_search(exchange, None if first is None else unpack(first.data))
         note = None if exchange is None else exchange.last_note
     return ExplainedRequest(
         **summarize_logged(logged),
@@ -120,7 +120,7 @@ def explain_logged(
     )
 
 
-def _sentence_of_logged(logged: LoggedRequest, paused_since: float | None) -> str | None:
+def _render_logged_sentence(logged: LoggedRequest, paused_since: float | None) -> str | None:
     """Returns the sentence of a request of which the log alone shows why nothing is noted; None: it does not."""
     if paused_since is not None:
         return f"Nothing was recalled: memory has been paused since {render_minute(paused_since)} (UTC)."
@@ -132,13 +132,13 @@ def _sentence_of_logged(logged: LoggedRequest, paused_since: float | None) -> st
     if logged.mode == "read":
         return "Sources are not noted of a request that only reads memory."
     if logged.mode in _OUTCOME_BY_MODE:
-        return f"Nothing was recalled: {_words_of_outcome(_OUTCOME_BY_MODE[logged.mode])}."
+        return f"Nothing was recalled: {_render_outcome(_OUTCOME_BY_MODE[logged.mode])}."
     if logged.status is not None and logged.status >= 400:
         return f"No sources are noted: the request ended with status {logged.status}."
     return None
 
 
-def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
+def _render_sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
     """Returns the sentence about why memory was not searched for a request.
 
     exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
@@ -151,14 +151,14 @@ def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | No
         )
     # A note is made once: a request that finds one, even an empty one, repeats an earlier request.
     if exchange.notes:
-        return _sentence_of_repeat(exchange, first)
+        return _render_repeat_sentence(exchange, first)
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return "The conversation went on with what a tool returned: nobody asked anything, so memory was not searched."
     return "The request brings no new words of a person, so memory was not searched."
 
 
-def _sentence_of_repeat(exchange: Exchange, first: RecallRecord | None) -> str:
-    """Returns the sentence of a request that asks again what an earlier one asked. See `_sentence_without_search`."""
+def _render_repeat_sentence(exchange: Exchange, first: RecallRecord | None) -> str:
+    """Returns the sentence of a request that repeats an earlier one. See `_render_sentence_without_search`."""
     repeated = "This question was asked once more, so memory was not searched again"
     if exchange.last_note:
         return f"{repeated}: the model was told the same note as the first time."
@@ -168,7 +168,7 @@ def _sentence_of_repeat(exchange: Exchange, first: RecallRecord | None) -> str:
         return f"{repeated}. It had nothing that answers this, or what it had was forgotten since."
     if any(not entry.reason for entry in first.entries):
         return f"{repeated}. What it had was forgotten since."
-    return f"{repeated}. The first time nothing was recalled: {_words_of_outcome(first.outcome)}."
+    return f"{repeated}. The first time nothing was recalled: {_render_outcome(first.outcome)}."
 
 
 def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class RunOperations(Struct, frozen=True):
         next_exchanges = [step.step.exchange_row for step in steps[1 : limit + 1]]
         last_exchange = None if has_more else await runs.find_unanswered_exchange(entry.run)
         records = [
-            await self._step_record(agent, step, next_exchange)
+            await self._make_step_record(agent, step, next_exchange)
             for step, next_exchange in zip(
                 page_steps, [*next_exchanges, last_exchange][: len(page_steps)], strict=True
             )
@@ -132,7 +132,9 @@ class RunOperations(Struct, frozen=True):
         )
         return tuple(map(make_run_summary, runs))
 
-    async def _step_record(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
+    async def _make_step_record(
+        self, agent: Agent, entry: StepEntry, next_exchange: int | None
+    ) -> StepRecord:
         """Returns a step. next_exchange: the row of the exchange with the results of its calls; None: there is none."""
         step, turns = entry.step, self.store.turns
         exchange = await turns.find_exchange(agent, step.exchange_row)

@@ -68,21 +68,21 @@ class ShowOperation(Struct, frozen=True):
         agent = await store.agents.find(scope)
         snapshot = None if agent is None else await store.turns.find_snapshot(agent, None, None)
         if agent is None or snapshot is None:
-            return {"text": "\n".join(await self._not_found_lines(scope))}
+            return {"text": "\n".join(await self._render_not_found(scope))}
         retained = await store.overview.measure(agent.id)
         recent = await store.overview.list_newest_exchanges(agent.id, _MAX_EXCHANGES)
         facts = await store.facts.list(agent.id, limit=MAX_FACTS)
         waiting = len(await store.turn_edits.list_pending_labels(agent.id))
-        lines = _memory_lines(agent, snapshot, facts, waiting)
-        lines += ["", "Retained", f"  {_retained_line(retained)}", "", "Recent messages"]
-        lines += _or_none([f"  {line}" for each in recent for line in _exchange_lines(*each)])
+        lines = _render_memory_lines(agent, snapshot, facts, waiting)
+        lines += ["", "Retained", f"  {_render_retained(retained)}", "", "Recent messages"]
+        lines += _render_section_lines([f"  {line}" for each in recent for line in _exchange_lines(*each)])
         if query is not None:
             lines += await self._recall_lines(agent, query)
         if with_sources:
-            lines += await _source_lines(store, agent, snapshot, [e for e, *_ in recent])
+            lines += await _render_sources(store, agent, snapshot, [e for e, *_ in recent])
         return {"text": "\n".join(lines)}
 
-    async def _not_found_lines(self, scope: Scope) -> list[str]:
+    async def _render_not_found(self, scope: Scope) -> list[str]:
         """Returns the message that there is no such memory. It names the profiles that have one for the same user."""
         others = await load_other_profiles(self.store, scope)
         return [
@@ -97,26 +97,32 @@ class ShowOperation(Struct, frozen=True):
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:
-            lines += ["", "Found, best first", *(f"  {_one_line(_message_line(m))}" for m in messages)]
+            lines += [
+                "",
+                "Found, best first",
+                *(f"  {_flatten_lines(_render_message_line(m))}" for m in messages),
+            ]
         return lines
 
 
-def _memory_lines(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int) -> list[str]:
+def _render_memory_lines(
+    agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int
+) -> list[str]:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
         "",
         "Blocks",
-        *_or_none([line for block in snapshot.blocks for line in _block_lines(block)]),
+        *_render_section_lines([line for block in snapshot.blocks for line in _render_block(block)]),
     ]
     if waiting:
         lines.append(f"  edits of turns that are not confirmed: {waiting}")
     if facts:
-        lines += ["", "Facts", *(f"  {_fact_line(fact)}" for fact in facts)]
+        lines += ["", "Facts", *(f"  {_render_fact(fact)}" for fact in facts)]
     return lines
 
 
-def _retained_line(retained: Retained) -> str:
+def _render_retained(retained: Retained) -> str:
     """Returns how much is retained, as `users` and `conversations` count it."""
     turns, conversations = (
         count_noun(retained.turns, "turns"),
@@ -140,11 +146,12 @@ def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | 
         why = "superseded"
     mark = f"  ({why})" if why else ""
     return [
-        f"{_message_line(m)}{mark}" for m in list_recallable_messages(exchange, prefix_is_shared, previous)
+        f"{_render_message_line(m)}{mark}"
+        for m in list_recallable_messages(exchange, prefix_is_shared, previous)
     ]
 
 
-async def _source_lines(
+async def _render_sources(
     store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]
 ) -> list[str]:
     """Returns the lines of `--why`: the last versions of blocks, passages and facts, with the messages they came from.
@@ -152,14 +159,14 @@ async def _source_lines(
     Messages and facts that were imported are shown with their imports.
     """
     return [
-        *await _block_source_lines(store, agent, snapshot.blocks),
-        *await _passage_source_lines(store, agent),
+        *await _render_block_sources(store, agent, snapshot.blocks),
+        *await _render_passage_sources(store, agent),
         *await _import_source_lines(store, agent, recent),
-        *await _fact_source_lines(store, agent),
+        *await _render_fact_sources(store, agent),
     ]
 
 
-async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block]) -> list[str]:
+async def _render_block_sources(store: Store, agent: Agent, blocks: Sequence[Block]) -> list[str]:
     lines: list[str] = []
     for block in blocks:
         lines.append(f"  {block.label}")
@@ -170,16 +177,16 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
                 writer = f"{writer}, back to version {revision.restores}"
             size = f"({len(revision.value)} characters)"
             lines.append(f"    version {revision.version}  [{render_minute(revision.at)}]  {writer}  {size}")
-            lines += [f"      {line}" for line in await _quoted_sources(store, agent, revision.sources)]
-    return ["", "Where blocks come from", *_or_none(lines)]
+            lines += [f"      {line}" for line in await _quote_sources(store, agent, revision.sources)]
+    return ["", "Where blocks come from", *_render_section_lines(lines)]
 
 
-async def _passage_source_lines(store: Store, agent: Agent) -> list[str]:
+async def _render_passage_sources(store: Store, agent: Agent) -> list[str]:
     lines: list[str] = []
     for passage in await store.passages.list(agent.id, limit=MAX_PASSAGES):
-        lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_one_line(passage.text)}")
-        lines += [f"    {line}" for line in await _quoted_sources(store, agent, passage.sources)]
-    return ["", "Passages", *_or_none(lines)]
+        lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_flatten_lines(passage.text)}")
+        lines += [f"    {line}" for line in await _quote_sources(store, agent, passage.sources)]
+    return ["", "Passages", *_render_section_lines(lines)]
 
 
 async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
@@ -190,7 +197,7 @@ async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exch
     return ["", "Where messages come from", *lines]
 
 
-async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
+async def _render_fact_sources(store: Store, agent: Agent) -> list[str]:
     facts = await store.facts.list(agent.id, is_all=True, limit=MAX_FACTS)
     origins = await store.imports.load_origins(
         agent.id, "fact", [each.id for each in facts if each.origin == IMPORT]
@@ -201,20 +208,20 @@ async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
         if fact.ended_at is not None:
             successor = fact.successor or "something that is forgotten"
             ended = f"  (until {render_minute(fact.ended_at)}; then {successor})"
-        lines.append(f"  {_one_line(_fact_line(fact))}{ended}")
+        lines.append(f"  {_flatten_lines(_render_fact(fact))}{ended}")
         if (client := describe_mcp_origin(fact.origin)) is not None:
             lines.append(f"    {client}")
         if fact.id in origins:
             lines.append(f"    {_import_line(origins[fact.id])}")
-        lines += [f"    {line}" for line in await _quoted_sources(store, agent, fact.sources)]
-    return ["", "Facts, and what they were before", *_or_none(lines)]
+        lines += [f"    {line}" for line in await _quote_sources(store, agent, fact.sources)]
+    return ["", "Facts, and what they were before", *_render_section_lines(lines)]
 
 
 def _import_line(origin: ImportOrigin) -> str:
     return f"import ({origin.format}, {render_minute(origin.begun)[:10]})"
 
 
-async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[int]) -> list[str]:
+async def _quote_sources(store: Store, agent: Agent, exchange_rows: Sequence[int]) -> list[str]:
     """Returns lines that quote the user messages of the first `MAX_SOURCES` of these exchanges."""
     lines = []
     # A shared block may come from another user's memory. Nothing is shown of that: its exchange is not found here.
@@ -223,7 +230,9 @@ async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[in
         messages = []
         if exchange is not None:
             messages = list_recallable_messages(exchange, prefix_is_shared=False, previous=None)
-        lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
+        lines += [
+            f"from message {_flatten_lines(_render_message_line(m))}" for m in messages if m.role == "user"
+        ]
         if exchange is None:
             lines.append("from a message that is not in this memory")
     if len(exchange_rows) > MAX_SOURCES:
@@ -231,17 +240,17 @@ async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[in
     return lines
 
 
-def _one_line(text: str) -> str:
+def _flatten_lines(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
-def _or_none(lines: list[str]) -> list[str]:
+def _render_section_lines(lines: list[str]) -> list[str]:
     """Returns the lines of a section, or the line for an empty section."""
     return lines or ["  none"]
 
 
-def _block_lines(block: Block) -> list[str]:
+def _render_block(block: Block) -> list[str]:
     kind = ", read-only" if block.read_only else ""
     heading = (
         f"  {block.label}  (version {block.version}, {len(block.value)} of {block.limit} characters{kind})"
@@ -249,12 +258,12 @@ def _block_lines(block: Block) -> list[str]:
     return [heading, *(f"    {line}" for line in block.value.splitlines())]
 
 
-def _fact_line(fact: Fact) -> str:
+def _render_fact(fact: Fact) -> str:
     always = ", always" if fact.standing else ""
     return f"{fact.seq}  [{render_minute(fact.valid_from)}{always}]  {fact.text}"
 
 
-def _message_line(message: Message) -> str:
+def _render_message_line(message: Message) -> str:
     """Returns a message in one line: number, date, speaker and text."""
     speaker = message.speaker or message.role
     text = " ".join(message.text.split())

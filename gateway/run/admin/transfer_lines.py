@@ -59,8 +59,8 @@ def make_fields(record: TransferRecord) -> dict[str, Any]:
     if is_tombstone(exchange):
         return {
             **fields,
-            "kinds": [_atom_kinds(atoms) for atoms in exchange.inputs],
-            "reply": None if exchange.reply is None else _atom_kinds(exchange.reply),
+            "kinds": [_render_atom_kinds(atoms) for atoms in exchange.inputs],
+            "reply": None if exchange.reply is None else _render_atom_kinds(exchange.reply),
         }
     return {
         **fields,
@@ -70,7 +70,9 @@ def make_fields(record: TransferRecord) -> dict[str, Any]:
         "has_reply": exchange.reply is not None,
         "notes": {str(index): note for index, note in exchange.notes.items()},
         "redactions": {
-            str(index): _atom_kinds((exchange.reply or ()) if index == REPLY else exchange.inputs[index])
+            str(index): _render_atom_kinds(
+                (exchange.reply or ()) if index == REPLY else exchange.inputs[index]
+            )
             for index in sorted(exchange.redactions)
         },
     }
@@ -88,7 +90,7 @@ def _count_in_exchange(fields: dict[str, Any]) -> int:
     return len(fields["input"] or ()) - redacted_inputs + (fields["shown_reply"] is not None)
 
 
-def _atom_kinds(atoms: tuple[Atom, ...]) -> str:
+def _render_atom_kinds(atoms: tuple[Atom, ...]) -> str:
     """Returns the first character of each atom, which is its kind."""
     return b"".join(atom[:1] for atom in atoms).decode()
 
@@ -128,7 +130,7 @@ class _PathEnd(NamedTuple):
         return cls(
             path_hash=path_hash,
             depth=exchange.depth + 1,
-            atom_count=exchange.offset + len(_atoms_of(exchange.inputs, exchange.reply)),
+            atom_count=exchange.offset + len(_make_atoms(exchange.inputs, exchange.reply)),
             message_count=exchange.length,
         )
 
@@ -183,11 +185,13 @@ class LineReader:
         check_line("exchange", fields, is_for_tombstone=is_for_tombstone)
         if not is_for_tombstone:
             fields = _replace_marks(fields, self._note_mark)
-        inputs, media, reply = _tombstone_hashes(fields) if is_for_tombstone else self._hash_messages(fields)
+        inputs, media, reply = (
+            _make_tombstone_hashes(fields) if is_for_tombstone else self._hash_messages(fields)
+        )
         # The number of the exchange's last message: a reply has the number after those of the input.
         self._check_seq(fields["seq"] + len(inputs) - (reply is None))
         before = await self._get_path_end(fields["parent"])
-        path_hash = self._hasher.hash_path(_atoms_of(inputs, reply), before.path_hash)
+        path_hash = self._hasher.hash_path(_make_atoms(inputs, reply), before.path_hash)
         exchange = Exchange(
             id=0,
             conversation_row=0,
@@ -204,7 +208,7 @@ class LineReader:
             gapless_from=fields["run"],
             prefix_length=fields["head"],
             **{name: fields[name] for name in _PLAIN_FIELDS},
-            **({} if is_for_tombstone else _content_fields(fields)),
+            **({} if is_for_tombstone else _make_content_fields(fields)),
         )
         if len(self._path_ends) >= CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
@@ -218,7 +222,7 @@ class LineReader:
     def _hash_messages(self, fields: dict[str, Any]) -> _Hashes:
         """Returns the hashes of an exchange with content; forgotten messages get random ones."""
         messages: list[WireMessage] = fields["input"] or []
-        redactions = {int(index): _random_atoms(kinds) for index, kinds in fields["redactions"].items()}
+        redactions = {int(index): _make_random_atoms(kinds) for index, kinds in fields["redactions"].items()}
         inputs = tuple(
             redactions.get(index) or self._hasher.make_atoms(message)
             for index, message in enumerate(messages)
@@ -247,13 +251,13 @@ class LineReader:
                 path_hash = (
                     exchange.path_hash
                     if exchange.reply is not None
-                    else self._hasher.hash_path(_atoms_of(exchange.inputs, None), path_hash)
+                    else self._hasher.hash_path(_make_atoms(exchange.inputs, None), path_hash)
                 )
             self._path_ends[seq] = _PathEnd.after(exchanges[-1], path_hash)
         return self._path_ends[seq]
 
 
-def _atoms_of(inputs: tuple[tuple[Atom, ...], ...], reply: tuple[Atom, ...] | None) -> list[Atom]:
+def _make_atoms(inputs: tuple[tuple[Atom, ...], ...], reply: tuple[Atom, ...] | None) -> list[Atom]:
     """Returns the atoms of an exchange in their order."""
     return [atom for message in (*inputs, reply or ()) for atom in message]
 
@@ -284,7 +288,7 @@ def _replace_mark(message: WireMessage, note_mark: str) -> WireMessage:
     return {**message, "content": text[:start] + with_mark(text[start:], note_mark)}
 
 
-def _content_fields(fields: dict[str, Any]) -> dict[str, Any]:
+def _make_content_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content."""
     return {
         "input": None if fields["input"] is None else orjson.dumps(fields["input"] or []),
@@ -296,13 +300,13 @@ def _content_fields(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tombstone_hashes(fields: dict[str, Any]) -> _Hashes:
+def _make_tombstone_hashes(fields: dict[str, Any]) -> _Hashes:
     """Returns hashes for a tombstone; its fields have only the kinds of its messages' atoms."""
-    inputs = tuple(_random_atoms(kinds) for kinds in fields["kinds"])
-    reply = None if fields["reply"] is None else _random_atoms(fields["reply"])
+    inputs = tuple(_make_random_atoms(kinds) for kinds in fields["kinds"])
+    reply = None if fields["reply"] is None else _make_random_atoms(fields["reply"])
     return _Hashes(inputs, (b"",) * len(inputs), reply)
 
 
-def _random_atoms(kinds: str) -> tuple[Atom, ...]:
+def _make_random_atoms(kinds: str) -> tuple[Atom, ...]:
     """Returns atoms of these kinds that match nothing, for content that was forgotten."""
     return tuple(kind.encode() + secrets.token_bytes(ATOM_DIGEST_BYTES) for kind in kinds)

@@ -20,17 +20,17 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
 
     request: it has looked for memory itself.
     """
-    then, now = _by_key(request.chosen), _by_key(trial.chosen)
+    then, now = _index_by_key(request.chosen), _index_by_key(trial.chosen)
     added, gone = now.keys() - then.keys(), then.keys() - now.keys()
     forgotten = sum(hit.forgotten for hit in request.chosen)
     # The texts of one memory are numbered in one order. The question itself is one of the request's exchange.
     later = {key for key in added if request.exchange is not None and key[1] >= request.exchange}
     # A trial has no conversation, so it finds what the request's own one showed: all of it, if nothing was evicted.
     own_path = page_path("m", request.memory or "", "c", request.conversation or "")
-    shown = added & _left_out(request.left_out, "shown")
+    shown = added & _list_left_out(request.left_out, "shown")
     if request.conversation and not request.window.evicted:
         shown |= {key for key in added - later if (now[key].href or "").partition("?")[0] == own_path}
-    muted = gone & _left_out(trial.left_out, "muted")
+    muted = gone & _list_left_out(trial.left_out, "muted")
     ended = {key for key in gone if then[key].until is not UNSET}
     clauses = [
         f"{count_noun(len(later), 'texts')} came with that question or later" if later else "",
@@ -46,11 +46,11 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
     return f"The reply was made with other texts: {'; '.join(known)}." if known else ""
 
 
-def _by_key(hits: Iterable[HitRecord]) -> dict[_Key, HitRecord]:
+def _index_by_key(hits: Iterable[HitRecord]) -> dict[_Key, HitRecord]:
     return {(hit.kind, hit.seq): hit for hit in hits if not hit.forgotten}
 
 
-def _left_out(hits: Iterable[LeftOutRecord], reason: str) -> set[_Key]:
+def _list_left_out(hits: Iterable[LeftOutRecord], reason: str) -> set[_Key]:
     return {(hit.kind, hit.seq) for hit in hits if hit.reason == reason}
 
 

@@ -58,8 +58,8 @@ class UsageOperations(Struct, frozen=True):
         has_more = len(sums) > query.limit
         return {
             "object": "list",
-            "from": _day_text(query.first_day),
-            "to": _day_text(query.last_day),
+            "from": _render_day(query.first_day),
+            "to": _render_day(query.last_day),
             "by": list(query.by),
             "as_of": round(self.now(), 3),
             "has_more": has_more,
@@ -112,7 +112,7 @@ def _within_project(query: UsageQuery, project: str) -> UsageQuery:
 def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
     """Returns a sum as a row of a page: the columns by which usage was grouped, and the counters of the sum."""
     group = {
-        name: _day_text(int(value)) if name == "day" else value
+        name: _render_day(int(value)) if name == "day" else value
         for name, value in zip(by, row.group, strict=True)
     }
     return {**group, **render_counters(row.counters)}
@@ -143,7 +143,7 @@ def _read_number(fields: Mapping[str, Any], name: str) -> int:
     return number
 
 
-def _day_text(day: int) -> str:
+def _render_day(day: int) -> str:
     """Returns a day, in days since the epoch, as YYYY-MM-DD."""
     return (_EPOCH + timedelta(days=day)).isoformat()
 

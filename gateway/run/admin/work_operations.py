@@ -109,7 +109,7 @@ class WorkOperations(Struct, frozen=True):
         before = read_cursor(after_batch, None)
         listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = ListPage(
-            tuple([await self._batch_record(batch) for batch in listed[:limit]]),
+            tuple([await self._make_batch_record(batch) for batch in listed[:limit]]),
             make_next_cursor(listed, limit, lambda batch: str(batch.id)),
         )
         spent = await self.store.usage.count_background_tokens(project, int(self.now() // DAY_S))
@@ -119,7 +119,7 @@ class WorkOperations(Struct, frozen=True):
         """Has a job run now. Returns the job, or a newer one in its place."""
         scope = (await self._get_job(project, id)).scope
         try:
-            return _job_record(await self.store.jobs.retry(id), scope)
+            return _make_job_record(await self.store.jobs.retry(id), scope)
         except NotFound as error:
             raise _no_job() from error
         except Stale as error:
@@ -129,7 +129,7 @@ class WorkOperations(Struct, frozen=True):
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""
         scope = (await self._get_job(project, id)).scope
         try:
-            return _job_record(await cancel_job(self.store, id, self.now()), scope)
+            return _make_job_record(await cancel_job(self.store, id, self.now()), scope)
         except NotFound as error:
             raise _no_job() from error
 
@@ -139,7 +139,7 @@ class WorkOperations(Struct, frozen=True):
             batch = await self.store.batches.get(project, ids.parse_uid("job", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such batch.") from error
-        return await self._batch_record(await self.store.batches.cancel(batch, self.now()))
+        return await self._make_batch_record(await self.store.batches.cancel(batch, self.now()))
 
     async def _list_jobs(self, project: str | None, after: str | None, limit: int) -> ListPage[JobRecord]:
         is_dead = True
@@ -155,8 +155,8 @@ class WorkOperations(Struct, frozen=True):
         if is_dead and len(entries) <= limit:
             room = limit + 1 - len(entries)
             entries += await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)
-        records = tuple(_job_record(entry.job, entry.scope) for entry in entries[:limit])
-        return ListPage(records, make_next_cursor(entries, limit, lambda last: _cursor_after(last.job)))
+        records = tuple(_make_job_record(entry.job, entry.scope) for entry in entries[:limit])
+        return ListPage(records, make_next_cursor(entries, limit, lambda last: _make_cursor(last.job)))
 
     async def _get_job(self, project: str | None, id: int) -> JobEntry:
         for is_dead in (True, False):
@@ -165,13 +165,13 @@ class WorkOperations(Struct, frozen=True):
                 return page[0]
         raise _no_job()
 
-    async def _batch_record(self, batch: Batch) -> BatchRecord:
+    async def _make_batch_record(self, batch: Batch) -> BatchRecord:
         counts = await self.store.batches.count_items(batch.id)
         counts_by_state = {"total": counts.total, **asdict(counts)}
         return BatchRecord(ids.make_id("job", batch.uid), batch.state.value, batch.created, counts_by_state)
 
 
-def _job_record(job: Job, scope: Scope | None) -> JobRecord:
+def _make_job_record(job: Job, scope: Scope | None) -> JobRecord:
     name = None if scope is None else name_of(scope)
     return JobRecord(
         id=job.id,
@@ -184,7 +184,7 @@ def _job_record(job: Job, scope: Scope | None) -> JobRecord:
     )
 
 
-def _cursor_after(last_job: Job) -> str:
+def _make_cursor(last_job: Job) -> str:
     """Returns `after` for the page that follows this job."""
     return f"{_DEAD_PREFIX if last_job.state is JobState.DEAD else _OTHER_PREFIX}{last_job.id}"
 

@@ -214,7 +214,7 @@ class EmbeddingService:
         vectors: dict[int, bytes] = {}
         for start in range(0, len(unembedded.messages), BATCH_TEXTS):
             batch = unembedded.messages[start : start + BATCH_TEXTS]
-            texts = [_text_to_embed(m.text) for m in batch]
+            texts = [_cut_text_to_embed(m.text) for m in batch]
             batch_vectors = await self._embed_texts(unembedded.agent, texts)
             for message, vector in zip(batch, batch_vectors, strict=True):
                 if vector is not None:
@@ -379,7 +379,7 @@ class _RefusedText(JobFailed):
     """The embedder refuses these texts."""
 
 
-def _text_to_embed(text: str) -> str:
+def _cut_text_to_embed(text: str) -> str:
     """Returns the part of a text that is embedded, cut between words."""
     text = " ".join(text[: 4 * TEXT_CHARS].split())
     if len(text) <= TEXT_CHARS:

@@ -148,7 +148,7 @@ class LearningService:
             learned = await asyncio.to_thread(
                 learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
             )
-            await job.finish(self._effect(unread, unread.upto, lambda blocks: learned))
+            await job.finish(self._make_effect(unread, unread.upto, lambda blocks: learned))
         if unread.is_waiting:
             self.schedule.enqueue_when_idle([job.agent_row])
 
@@ -260,12 +260,12 @@ class LearningService:
             dropped = learned.dropped
             return learned
 
-        await job.finish(self._effect(unread, batch.upto, decide))
+        await job.finish(self._make_effect(unread, batch.upto, decide))
         if dropped:
             _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
         return True
 
-    def _effect(self, unread: Unread, upto: int, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
+    def _make_effect(self, unread: Unread, upto: int, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
         """Returns the effect that writes what was learned and moves the cursor."""
         return self._store.facts.learn_effect(
             unread.agent, unread.cursor, upto, self._now(), decide, self._reader

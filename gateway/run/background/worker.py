@@ -312,7 +312,7 @@ class Worker:
         except Exception as error:
             reason = _describe(error)
             is_last = isinstance(error, GiveUp) or job.tries >= self.limits.tries
-            outcome = await self.jobs.fail(job, reason, None if is_last else self._backoff(job.tries))
+            outcome = await self.jobs.fail(job, reason, None if is_last else self._choose_backoff(job.tries))
             _log.warning(
                 _ATTEMPT_FAILED, job.id, job.kind, job.tries, _OUTCOMES.get(outcome, outcome), reason
             )
@@ -350,7 +350,7 @@ class Worker:
         work.result()
         return True
 
-    def _backoff(self, tries: int) -> float:
+    def _choose_backoff(self, tries: int) -> float:
         """Returns the seconds before the next attempt. They double with each attempt.
 
         Up to half of them are left to chance, so that jobs that failed together are not tried again together.

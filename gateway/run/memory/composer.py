@@ -89,12 +89,12 @@ class Composer(Struct, frozen=True):
         # A note is made once: a retry, or the same question again, gets the same note.
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
-            notes = _known_notes(context)
-        noted = _noted_message(context)
+            notes = _list_known_notes(context)
+        noted = _find_noted_message(context)
         vectors = QueryVectors(self.recaller.embed_query)
         may_rebuild = self._may_rebuild(context, binds_thoughts=form.binds_thoughts)
         begins = plan.match.match_point is None
-        if noted is not None and (may_rebuild or begins or _shown_standing(context) is None):
+        if noted is not None and (may_rebuild or begins or _list_shown_standing(context) is None):
             context = await self.recaller.with_nearest_facts(context, vectors, noted.text, noted.name)
         composition = await self._compose(context, notes)
         section = self._make_section(
@@ -165,7 +165,7 @@ class Composer(Struct, frozen=True):
 
     async def shown_blocks(self, context: MemoryContext) -> Shown:
         """Returns what the prompt of a request shows last of each memory block, without a note for the request."""
-        composition = await self._compose(context, _known_notes(context))
+        composition = await self._compose(context, _list_known_notes(context))
         return self._make_section(context, composition, takes_note=False).shown
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
@@ -201,7 +201,7 @@ class Composer(Struct, frozen=True):
         may_rebuild = self._may_rebuild(context, binds_thoughts=binds_thoughts)
         # The facts are chosen for a message; a request without a message shows the facts of the last request.
         chooses_facts = not is_continued or (may_rebuild and takes_note)
-        standing = self._standing_block(context, chooses_facts=chooses_facts)
+        standing = self._make_standing_block(context, chooses_facts=chooses_facts)
         parts = SectionParts(
             blocks=context.blocks if standing.block is None else (*context.blocks, standing.block),
             offered=context.tools_in_section if context.offered else {},
@@ -233,14 +233,14 @@ class Composer(Struct, frozen=True):
         idle_s = context.plan.query.now - (match_point.ended or match_point.begun)
         return idle_s > self.provider_cache_s
 
-    def _standing_block(self, context: MemoryContext, *, chooses_facts: bool) -> StandingBlock:
+    def _make_standing_block(self, context: MemoryContext, *, chooses_facts: bool) -> StandingBlock:
         """Returns the block of standing facts.
 
         chooses_facts: facts are chosen for this request; else they stay as the pinned section shows them.
         """
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return StandingBlock()
-        already_shown = None if chooses_facts else _shown_standing(context)
+        already_shown = None if chooses_facts else _list_shown_standing(context)
         return make_standing_block(context.snapshot.standing, context.blocks, already_shown)
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
@@ -329,7 +329,7 @@ class Composer(Struct, frozen=True):
         return replace(prompt, window=await fit_prompt(prompt, note=note))
 
 
-def _noted_message(context: MemoryContext) -> NotedMessage | None:
+def _find_noted_message(context: MemoryContext) -> NotedMessage | None:
     """Returns the message for which the request's note is made; None: the request takes no note."""
     plan, messages = context.plan, context.plan.messages
     # Recall is for a user's words, not for a nudge of an agent's rules.
@@ -411,7 +411,7 @@ def _with_note(
     return replace(prompt, composition=composition, window=window)
 
 
-def _shown_standing(context: MemoryContext) -> Sequence[int] | None:
+def _list_shown_standing(context: MemoryContext) -> Sequence[int] | None:
     """Returns the numbers of the standing facts in the path's section; None: something was forgotten since."""
     return find_shown_standing(context.pinned, context.snapshot.epoch)
 
@@ -421,7 +421,7 @@ def _summary_in_use(context: MemoryContext) -> int:
     return 0 if context.pinned is None else context.pinned.known.get("summary", 0)
 
 
-def _known_notes(context: MemoryContext) -> dict[int, str]:
+def _list_known_notes(context: MemoryContext) -> dict[int, str]:
     """Returns the stored notes of the new user messages, by the message's index; "": nothing was found for it."""
     user_indices = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
     notes = {i: find_known_note(context.tree, context.plan, i) for i in user_indices}

@@ -172,11 +172,11 @@ async def _read_and_plan(
     )
     offered = offer_tools(request, agent, pinned, request.chat.json)
     if plan.omitted:
-        plan = replace(plan, omitted=_omitted_by_client(request, plan))
+        plan = replace(plan, omitted=_list_omitted(request, plan))
     return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered=offered)
 
 
-def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
+def _list_omitted(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
     """Returns the messages that the client left out of its list, without those that have left the window."""
     # In append mode the client leaves out everything, and asks for it.
     if request.spec.history == "client" and request.kind is ConversationKind.CLIENT:

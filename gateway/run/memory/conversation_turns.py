@@ -64,7 +64,7 @@ class ConversationTurns:
     def join_steps(self, listed: ListedExchange) -> JoinedTurn:
         """Returns a turn of one or more steps. listed: its first step."""
         exchange = listed.exchange
-        steps = self._steps(listed)
+        steps = self._list_steps(listed)
         reply = join_reply(steps)
         last = steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:
@@ -73,7 +73,7 @@ class ConversationTurns:
         joined = replace(exchange, shown_reply=orjson.dumps(shown))
         return JoinedTurn(joined, tuple(step.id for step in steps))
 
-    def _steps(self, listed: ListedExchange) -> list[Exchange]:
+    def _list_steps(self, listed: ListedExchange) -> list[Exchange]:
         return [listed.exchange] if listed.run_uid is None else self._runs[listed.run_uid]
 
     def find(self, turn: str) -> ListedExchange | None:
@@ -84,13 +84,15 @@ class ConversationTurns:
             # The same answer to the same words is stored once, and each request with it touches it.
             same = self._by_content.get(turn[TIME_CHARS:], [])
             touched_later = [each for each in same if begun <= make_begun_hex(each.exchange.touched)]
-            listed = min(touched_later, key=lambda each: _distance(each.exchange, begun), default=None)
+            listed = min(
+                touched_later, key=lambda each: _measure_distance(each.exchange, begun), default=None
+            )
         return None if listed is None or listed.exchange.id in self._forgotten else listed
 
     def reply(self, turn: str) -> list[WireMessage]:
         """Returns the reply of a turn as its client has it; []: there is none."""
         listed = self.find(turn)
-        return [] if listed is None else join_reply(self._steps(listed))
+        return [] if listed is None else join_reply(self._list_steps(listed))
 
     def load_path_to(self, turn: str) -> list[WireMessage]:
         """Returns the path that ends with the reply of a turn as its client has it, oldest first; []: there is none."""
@@ -99,13 +101,13 @@ class ConversationTurns:
         listed = self.find(turn)
         turns: list[list[Exchange]] = []  # each as its steps, newest first
         while listed is not None:
-            turns.append(self._steps(listed))
+            turns.append(self._list_steps(listed))
             parent = turns[-1][0].parent
             listed = None if parent is None else self._by_id[parent]
         return insert_directions([*map(_turn_messages, reversed(turns))])
 
 
-def _distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
+def _measure_distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
     """Returns how far an exchange is from a request with its words: the smaller, the likelier it has the answer.
 
     An exchange that began before the request was repeated by it, as its last touch if no other request came since. One

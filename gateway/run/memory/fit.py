@@ -156,7 +156,7 @@ def _fit(
         replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        evicted=_evicted_after(prompt, room, first_index, room.evicting_window(window)),
+        evicted=_find_evicted(prompt, room, first_index, room.evicting_window(window)),
         evicted_tokens=evicted_tokens,
     )
 
@@ -261,7 +261,7 @@ def _collect_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozen
     return _LeftOut(frozenset(dropped), remaining)
 
 
-def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
+def _find_evicted(prompt: Prompt, room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
     """Returns the part of the path that has left the window, for the next requests.
 
     first_index: the index of the first entry that stays.
@@ -284,7 +284,7 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_t
     return Evicted(*position, tokens, window_tokens)
 
 
-def _entries(prompt: Prompt) -> list[_Entry]:
+def _list_entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as an endless window would have them."""
     messages, composition = prompt.request.messages, prompt.composition
     entries = [_Entry(None, each.message) for each in composition.inserted]
@@ -301,7 +301,7 @@ def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) ->
     return index in prompt.composition.replacements and message.get("role") == "user"
 
 
-def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> list[WindowItem]:
+def _make_window_items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> list[WindowItem]:
     """Returns the entries as the window sees them. bounds: the upper bound of each entry's tokens."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
@@ -331,7 +331,7 @@ class _WindowRoom:
         rounds: Sequence[WireMessage],
     ) -> None:
         # The messages that would be sent.
-        self.entries = _entries(prompt)
+        self.entries = _list_entries(prompt)
         self._prompt = prompt
         self._eviction = prompt.eviction
         self._context_tokens = context_tokens
@@ -404,7 +404,7 @@ class _WindowRoom:
     def items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
         if self._items is None:
-            self._items = _items(self._prompt, self.entries, self._max_entry_tokens)
+            self._items = _make_window_items(self._prompt, self.entries, self._max_entry_tokens)
         return self._items
 
     def entry_tokens(self) -> list[int]:

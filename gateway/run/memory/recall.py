@@ -148,7 +148,7 @@ class Recaller(Struct, frozen=True):
         name: the name of its speaker; None: the message names no speaker.
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
-        budget = self._budget_in_window(context, prompt, naming_tokens)
+        budget = self._choose_budget(context, prompt, naming_tokens)
         begun_at = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         outcome = _NO_SEARCH
@@ -195,7 +195,7 @@ class Recaller(Struct, frozen=True):
             and self.note_budget(context, naming_tokens) > 0
         )
 
-    def _budget_in_window(self, context: MemoryContext, prompt: Prompt, naming_tokens: int) -> int:
+    def _choose_budget(self, context: MemoryContext, prompt: Prompt, naming_tokens: int) -> int:
         """Returns the tokens that recalled messages may take in this prompt's window."""
         budget = self.note_budget(context, naming_tokens)
         room = prompt.window.note_tokens
@@ -281,7 +281,9 @@ class _NoteSearch(Struct, frozen=True):
         changes = self.prompt.section.changes
         choice = found.choose(budget, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
-        while choice.hits and (excess := await _excess(self.prompt, render(choice.hits, changes))) > 1:
+        while (
+            choice.hits and (excess := await _measure_excess(self.prompt, render(choice.hits, changes))) > 1
+        ):
             # If the note takes less than its budget, a slightly smaller budget would give the same note.
             note_tokens = note_text.estimate_tokens(render(choice.hits, ()))
             budget = min(budget - 1, int(note_tokens / excess) - self.naming_tokens)
@@ -306,7 +308,7 @@ class _NoteSearch(Struct, frozen=True):
     async def search(self, query: str) -> list[Message]:
         recaller, context, visible = self.recaller, self.context, self.visible
         # A vector that does not come in time leaves time for a search by words.
-        wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
+        wait_ms = self._measure_remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
         vector = await self.vectors.find_vector(context.agent, query, wait_ms)
         has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim_seqs
         return await recaller.store.recall.search(
@@ -317,7 +319,7 @@ class _NoteSearch(Struct, frozen=True):
             limit=MAX_HITS if has_evicted else choose_hit_limit(self.budget),
             room=SPARE_BUDGETS * self.budget,
             only_strong=True,
-            deadline_ms=self._remaining_ms(),
+            deadline_ms=self._measure_remaining_ms(),
             vector=vector,
             trace=self.trace,
         )
@@ -333,7 +335,7 @@ class _NoteSearch(Struct, frozen=True):
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
             limit=choose_selection_limit(len(self.standing)),
-            deadline_ms=self._remaining_ms(),
+            deadline_ms=self._measure_remaining_ms(),
         )
 
     async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
@@ -345,10 +347,10 @@ class _NoteSearch(Struct, frozen=True):
             numbers=context.snapshot.numbers,
             skip=self.visible.verbatim_seqs,
             limit=choose_hit_limit(self.budget),
-            deadline_ms=self._remaining_ms(),
+            deadline_ms=self._measure_remaining_ms(),
         )
 
-    def _remaining_ms(self) -> float:
+    def _measure_remaining_ms(self) -> float:
         """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
         return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun_at) * 1000)
 
@@ -378,7 +380,7 @@ def _opens_conversation(context: MemoryContext) -> bool:
     return context.plan.match.match_point is None and len(list(user_messages)) == 1
 
 
-async def _excess(prompt: Prompt, note: str) -> float:
+async def _measure_excess(prompt: Prompt, note: str) -> float:
     """Returns the tokens of a note as a multiple of its room in the window; 0: the window was not counted."""
     room, target = prompt.window.note_tokens, prompt.target
     if not room or target.context_window is None:

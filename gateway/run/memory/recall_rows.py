@@ -63,7 +63,7 @@ def pack_recall(
         mode=receipt.mode,
         status=_STATUSES[turn_outcome.state],
         is_streamed=prompt.request.stream,
-        part_tokens=_prompt_part_tokens(prompt),
+        part_tokens=_estimate_prompt_parts(prompt),
         context_window=prompt.target.context_window,
         evicted_tokens=prompt.window.evicted_tokens,
         added_ms=added_ms,
@@ -85,20 +85,20 @@ def make_entry_rows(
     messages = {m.seq: m for m in search.messages}
     # Without a ranking, all that was found takes its place.
     ranked = search.trace.hit_seqs or tuple(messages)
-    reasons = _reasons(search, messages)
-    left_out = _best_left_out(ranked, reasons, max_left_out)
-    rows = _ranked_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
+    reasons = _list_reasons(search, messages)
+    left_out = _choose_best_left_out(ranked, reasons, max_left_out)
+    rows = _rank_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
     counts = Counter(reasons.values())
     if search.weak:
         in_note = {hit.message.seq for hit in search.choice.hits}
         weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in in_note]
         del weak[max_left_out - len(left_out) :]
-        rows += _weak_rows(weak, len(ranked) + 1)
+        rows += _list_weak_rows(weak, len(ranked) + 1)
         counts["weak"] += len(weak)
     return rows, tuple([counts.get(reason, 0) for reason in LEFT_OUT_REASONS])
 
 
-def _best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_out: int) -> list[int]:
+def _choose_best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_out: int) -> list[int]:
     """Returns at most `max_left_out` numbers of hits that stayed out, by rank, then those that the ranking lacks."""
     in_ranking = set(ranked)
     with_rank = (seq for seq in ranked if seq in reasons)
@@ -106,7 +106,7 @@ def _best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_o
     return [*islice(chain(with_rank, without_rank), max_left_out)]
 
 
-def _ranked_rows(
+def _rank_rows(
     search: SearchRecord,
     messages: Mapping[int, Message],
     ranked: Sequence[int],
@@ -144,13 +144,13 @@ def _ranked_rows(
     return sorted(zip(ranks, codes, *row_scores, tokens, seqs, strict=True))
 
 
-def _weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[EntryRow]:
+def _list_weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[EntryRow]:
     """Returns the rows of hits that were too weak, by number with their scores."""
     code = _CODES["any", "weak"]
     return [(rank, code, *scores, 0, seq) for rank, (seq, scores) in enumerate(weak, first_rank)]
 
 
-def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
+def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
     """Returns the reason for which each hit stayed out, by number. messages: the numbers of what was found."""
     choice = search.choice
     # The default: a hit that the note did not try to hold is in the prompt already.
@@ -179,10 +179,10 @@ def _search_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutc
     return "all_shown" if counts["shown"] or counts["repeats"] else "nothing_found"
 
 
-def _prompt_part_tokens(prompt: Prompt) -> tuple[int, ...]:
+def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     """Returns the tokens of a prompt by `PROMPT_PARTS`, estimated from the lengths of its texts."""
     request, window, composition = prompt.request, prompt.window, prompt.composition
-    lengths = [*map(_chars, request.messages)]
+    lengths = [*map(_count_chars, request.messages)]
     system = history = newest = 0
     for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
         if message.get("role") in SYSTEM_ROLES:
@@ -191,7 +191,7 @@ def _prompt_part_tokens(prompt: Prompt) -> tuple[int, ...]:
             # The newest message is a part of its own.
             history += newest
             newest = chars
-    history += sum(_chars(each.message) for each in window.inserted(composition))
+    history += sum(_count_chars(each.message) for each in window.inserted(composition))
     tools = sum(len(str(tool)) for tool in prompt.tools)
     if request.has_tools:
         # The client's tools are what its messages leave of the body.
@@ -200,22 +200,22 @@ def _prompt_part_tokens(prompt: Prompt) -> tuple[int, ...]:
     note = prompt.recall.tokens
     earlier_notes = max(0, composition.note_tokens - note)
     tokens = {
-        "system": _tokens(system),
-        "tools": _tokens(tools),
-        "section": _tokens(len(prompt.system)),
-        "summary": _tokens(len(window.summary)),
-        "history": _tokens(history) + earlier_notes,
+        "system": _estimate_tokens(system),
+        "tools": _estimate_tokens(tools),
+        "section": _estimate_tokens(len(prompt.system)),
+        "summary": _estimate_tokens(len(window.summary)),
+        "history": _estimate_tokens(history) + earlier_notes,
         "note": note,
-        "message": _tokens(newest),
+        "message": _estimate_tokens(newest),
     }
     return tuple([tokens[part] for part in PROMPT_PARTS])
 
 
-def _tokens(chars: int) -> int:
+def _estimate_tokens(chars: int) -> int:
     """Returns about how many tokens so many characters have, rounded up."""
     return -(-chars // CHARS_PER_TOKEN)
 
 
-def _chars(message: WireMessage) -> int:
+def _count_chars(message: WireMessage) -> int:
     """Returns how many characters the texts of a message have."""
     return len(read_text(message))

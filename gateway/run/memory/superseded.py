@@ -30,18 +30,18 @@ def find_superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]
     superseded |= {exchange.id for exchange in uncontinued}
     for exchange in (*uncontinued, plan.exchange):
         if exchange.parent is not None:
-            superseded |= _turns(
+            superseded |= _list_turns(
                 tree, [sibling for sibling in tree.list_siblings(exchange) if not tree.is_continued(sibling)]
             )
         elif plan.conversation_row is not None:
-            roots = _recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
+            roots = _find_recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
             tree.group_for_loading(roots)
             # Only openings that this list extends are superseded; a named conversation may have several roots.
-            superseded |= _turns(tree, [root for root in roots if tree.extends(exchange, root)])
+            superseded |= _list_turns(tree, [root for root in roots if tree.extends(exchange, root)])
     return superseded
 
 
-def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
+def _list_turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
     """Returns the ids of the exchanges of turns. beginnings: the first exchange of each."""
     turns = list(beginnings)
     for exchange in turns:  # and each that the loop adds
@@ -49,7 +49,7 @@ def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
     return {exchange.id for exchange in turns}
 
 
-def _recent_roots(tree: Tree, conversation_row: int, now: float, idle_s: float) -> list[Exchange]:
+def _find_recent_roots(tree: Tree, conversation_row: int, now: float, idle_s: float) -> list[Exchange]:
     """Returns the openings of a conversation from within the idle time that no later turn has continued."""
     roots = tree.list_roots(conversation_row)
     return [

@@ -49,7 +49,7 @@ def make_turn_write(
     """
     # `settle.finish` settles a finished turn, so its exchange can be made without a look at the tree.
     is_finished = outcome.state is FINISHED
-    rule = rule or _rule_for(outcome)
+    rule = rule or _choose_rule(outcome)
     request_end = _make_request_end(context, prompt, block_edits.edits, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation_key, context.snapshot
     section = _choose_section(context, prompt)
@@ -89,7 +89,7 @@ def make_turn_write(
     )
 
 
-def _rule_for(outcome: TurnOutcome) -> settle.SettleRule:
+def _choose_rule(outcome: TurnOutcome) -> settle.SettleRule:
     """Returns the rule that settles a turn with this outcome."""
     if outcome.is_refused:
         return settle.refuse

@@ -39,18 +39,20 @@ class VisibleContent(Struct, frozen=True):
         else:
             visible = set(listing.list_atoms(len(listing)))
         if not context.is_plain:
-            visible.update(_atoms_of_joined_replies(listing, dropped))
+            visible.update(_list_joined_reply_atoms(listing, dropped))
         for each in window.inserted(composition):
             visible.update(each.atoms)
         return cls(
-            _verbatim_seqs(context, composition, window), visible, window.choose_fitting_notes(composition)
+            _list_verbatim_seqs(context, composition, window),
+            visible,
+            window.choose_fitting_notes(composition),
         )
 
 
 NOTHING_VISIBLE = VisibleContent(range(0), frozenset(), ())
 
 
-def _atoms_of_joined_replies(listing: HashedList, dropped: Container[int]) -> Iterator[Atom]:
+def _list_joined_reply_atoms(listing: HashedList, dropped: Container[int]) -> Iterator[Atom]:
     """Yields the hashes of the texts of successive assistant messages of a list, joined.
 
     Stored, they may be one reply: an application's own text (LiveKit's `session.say`) stands before the model's.
@@ -68,7 +70,7 @@ def _atoms_of_joined_replies(listing: HashedList, dropped: Container[int]) -> It
             yield from (listing.hasher.make_text_atom(None, suffix) for suffix in suffixes[1:])
 
 
-def _verbatim_seqs(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:
+def _list_verbatim_seqs(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:
     """Returns the sequence numbers of stored messages that the request has word for word."""
     match_point = context.plan.match.match_point
     if match_point is None:

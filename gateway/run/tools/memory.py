@@ -160,16 +160,16 @@ class MemoryTools(Struct, frozen=True):
         messages, is_incomplete = await self._search_all(lookup)
         budget_tokens = self.recall_tokens or DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
-        newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
+        newest_first = self._list_pending_passages(lookup)[: -lookup.limit - 1 : -1]
         pending = note_choice.choose(newest_first, "", budget_tokens=budget_tokens).hits
         lines = [f"- {_with_tags(hit)}" for hit in pending]
         budget_tokens -= note_text.estimate_tokens("\n".join(lines))
         hits = note_choice.choose(messages[: lookup.limit], "", budget_tokens=budget_tokens).hits
-        lines += map(_result_line, hits)
+        lines += map(_render_result_line, hits)
         failure = "Error: memory cannot be searched at the moment."
         return searches.make_answer(lines, failure, is_incomplete=is_incomplete)
 
-    def _pending_passages(self, lookup: Lookup) -> list[Message]:
+    def _list_pending_passages(self, lookup: Lookup) -> list[Message]:
         """Returns the passages of this turn and of the path's unconfirmed edits, oldest first."""
         path = self.context.path_ids
         edits = [
@@ -182,7 +182,9 @@ class MemoryTools(Struct, frozen=True):
             if STORED_SOURCES.get(edit.op) in lookup.sources and lookup.matches_time(edit.at)
         ]
         return [
-            _pending_passage(edit, n) for n, edit in enumerate(stored) if lookup.matches_tags(_tags_of(edit))
+            _make_pending_passage(edit, n)
+            for n, edit in enumerate(stored)
+            if lookup.matches_tags(_tags_of(edit))
         ]
 
     async def _search_all(self, lookup: Lookup) -> searches.CombinedHits[Message]:
@@ -302,7 +304,7 @@ def _tags_of(edit: MemoryEdit) -> tuple[str, ...]:
     return tuple(orjson.loads(edit.arguments).get("tags") or ())
 
 
-def _pending_passage(edit: MemoryEdit, number: int) -> Message:
+def _make_pending_passage(edit: MemoryEdit, number: int) -> Message:
     """Returns the passage that an unconfirmed edit will store. number: its position among such edits."""
     text = str(orjson.loads(edit.arguments).get("content", ""))
     return Message(
@@ -317,7 +319,7 @@ def _pending_passage(edit: MemoryEdit, number: int) -> Message:
     )
 
 
-def _result_line(hit: note_text.Recalled) -> str:
+def _render_result_line(hit: note_text.Recalled) -> str:
     day = render_day(hit.message.at).split()[0]
     if hit.message.source != "message":
         return f"- [{day}] {_with_tags(hit)}"

@@ -35,28 +35,30 @@ def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -
     capabilities = endpoint.provider.capabilities
     if choose_native_body(request, endpoint) is not None:
         return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
-    consumed = _consumed_fields(request, capabilities, model)
+    consumed = _list_consumed_fields(request, capabilities, model)
     return EndpointForm(
         consumed=consumed,
-        untranslatable=_untranslatable(request, capabilities, consumed),
+        untranslatable=_list_untranslatable_fields(request, capabilities, consumed),
         as_system=find_developer_indices(request.messages) if capabilities.developer_role is False else (),
         takes_usage=capabilities.stream_usage,
         can_force=_can_force(request, capabilities, model),
-        refused=_refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
+        refused=_list_refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
-        unreadable_files=_NO_INDICES if request.native_body is None else _unreadable_files(request),
-        foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else _NO_INDICES,
-        empty_replies=_empty_replies(request) if request.reply_models else _NO_INDICES,
+        unreadable_files=_NO_INDICES if request.native_body is None else _list_unreadable_files(request),
+        foreign_replies=_list_foreign_replies(request, endpoint, model)
+        if request.reply_models
+        else _NO_INDICES,
+        empty_replies=_list_empty_replies(request) if request.reply_models else _NO_INDICES,
     )
 
 
-def _consumed_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
+def _list_consumed_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
     """Returns the fields that are not for the upstream."""
     consumed = list_consumed_fields(request.json, takes_metadata=capabilities.metadata)
     if request.native_body is not None:
-        consumed += _choices_without_tools(request)
+        consumed += _list_choices_without_tools(request)
     if (
         "reasoning_effort" in request.json
         and request.is_translated
@@ -67,7 +69,7 @@ def _consumed_fields(request: ChatRequest, capabilities: Capabilities, model: st
     return consumed
 
 
-def _untranslatable(
+def _list_untranslatable_fields(
     request: ChatRequest, capabilities: Capabilities, consumed: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Returns the fields that the upstream's dialect has no place for."""
@@ -90,23 +92,23 @@ def _can_force(request: ChatRequest, capabilities: Capabilities, model: str) -> 
     return may_force and capabilities.can_force(model)
 
 
-def _unreadable_files(request: ChatRequest) -> frozenset[int]:
+def _list_unreadable_files(request: ChatRequest) -> frozenset[int]:
     """Returns the indices of the messages with files that a chat completion cannot have."""
     return frozenset(n for n, message in enumerate(request.messages) if has_unreadable_files(message))
 
 
-def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
+def _list_foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
     """Returns the indices of the replies that the gateway has put into a request and another model made."""
     model_name = mask_model_name(endpoint.upstream, model)
     return frozenset(index for index, maker in request.reply_models.items() if maker != model_name)
 
 
-def _empty_replies(request: ChatRequest) -> frozenset[int]:
+def _list_empty_replies(request: ChatRequest) -> frozenset[int]:
     """Returns the indices of the replies that the gateway has put into a request and that have nothing in them."""
     return frozenset(index for index in request.reply_models if is_empty_reply(request.messages[index]))
 
 
-def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
+def _list_choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
     """Returns the fields that choose among tools, if the chosen tool is none of the chat completion."""
     choice = request.json.get("tool_choice")
     name = choice["function"]["name"] if isinstance(choice, dict) else None
@@ -115,7 +117,7 @@ def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
     return tuple(key for key in ("tool_choice", "parallel_tool_calls") if key in request.json)
 
 
-def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
+def _list_refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
     """Returns the fields that the model does not take with this request."""
     refused = capabilities.refused_fields(model)
     return refused | _FIELDS_REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused

@@ -62,7 +62,7 @@ class Failover:
         metrics.add_gauge(
             "upstream_resting",
             "Whether an upstream is passed over, for one model at least, while there is another.",
-            self._passed_over_figures,
+            self._list_passed_over_figures,
             "upstream",
         )
 
@@ -147,5 +147,5 @@ class Failover:
             for endpoint in endpoints
         }
 
-    def _passed_over_figures(self) -> dict[tuple[str, ...], int]:
+    def _list_passed_over_figures(self) -> dict[tuple[str, ...], int]:
         return {(name,): int(is_passed_over) for name, is_passed_over in self.find_passed_over().items()}

@@ -145,7 +145,7 @@ class ModelList:
 
     def _note_refusal(self, name: str, refusal: _Refusal) -> None:
         """Notes that an upstream gave no list without a caller's key."""
-        if name in self._keyless_upstreams():
+        if name in self._list_keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
             self._refusals[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
@@ -204,7 +204,7 @@ class ModelList:
 
     def _find_candidates(self, upstream: str | None) -> list[str]:
         """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
-        keyless = self._keyless_upstreams()
+        keyless = self._list_keyless_upstreams()
         if upstream is not None:
             return [upstream] if upstream in keyless else []
         unlisted = [name for name in keyless if name not in self._fetched]
@@ -224,7 +224,7 @@ class ModelList:
         if credential is not None and not any(entry["id"] == name for entry in entries):
             # The key goes where a chat with this model would take it.
             upstream = resolve_route(self._settings, name).upstream
-            if upstream in self._keyless_upstreams():
+            if upstream in self._list_keyless_upstreams():
                 answer = await self._ask(upstream, credential)
                 if answer.refusal is not None:
                     raise answer.refusal.error()
@@ -235,7 +235,7 @@ class ModelList:
         if not entries:
             self._check_answers()
         if self._is_built_in(name):
-            return self._entry(name)
+            return self._make_entry(name)
         raise UnknownModel.unlisted(name)
 
     def _is_built_in(self, name: str) -> bool:
@@ -250,7 +250,7 @@ class ModelList:
                 text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
                 raise UpstreamUnreachable(text)
 
-    def _keyless_upstreams(self) -> list[str]:
+    def _list_keyless_upstreams(self) -> list[str]:
         """Returns the upstreams without a key in the settings. They get the caller's key."""
         return [each.name for each in self._settings.upstreams if each.is_keyless]
 
@@ -329,21 +329,21 @@ class ModelList:
         merged: dict[str, dict[str, Any]] = {}
         for profile in self._settings.profiles:
             if profile.model is not None:
-                merged[AGENT_PREFIX + profile.name] = self._entry(AGENT_PREFIX + profile.name)
+                merged[AGENT_PREFIX + profile.name] = self._make_entry(AGENT_PREFIX + profile.name)
         for alias in self._settings.models:
-            merged[alias.alias] = self._entry(alias.alias)
+            merged[alias.alias] = self._make_entry(alias.alias)
         for name, entries in fetched.items():
             for entry in entries:
-                public_name = self._public_name(name, entry["id"])
+                public_name = self._find_public_name(name, entry["id"])
                 # An alias hides a model of the same name, as it does when a request asks for the name.
                 if public_name is not None and public_name not in merged:
                     merged[public_name] = {**entry, "id": public_name}
         return list(merged.values())
 
-    def _entry(self, name: str) -> dict[str, Any]:
+    def _make_entry(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "mnemogate"}
 
-    def _public_name(self, upstream: str, model: str) -> str | None:
+    def _find_public_name(self, upstream: str, model: str) -> str | None:
         """Returns the name that routes a request to this model of an upstream; None: there is no such name."""
         for name in (model, f"{upstream}/{model}"):
             try:

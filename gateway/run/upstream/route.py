@@ -55,9 +55,10 @@ class Route(Struct, frozen=True):
     def with_window(self, tokens: int | None) -> Route:
         """Returns the route with no larger windows than this one; None leaves them as they are."""
         others = tuple(
-            target._replace(context_window=_smaller(tokens, target.context_window)) for target in self.others
+            target._replace(context_window=_choose_smaller(tokens, target.context_window))
+            for target in self.others
         )
-        return replace(self, context_window=_smaller(tokens, self.context_window), others=others)
+        return replace(self, context_window=_choose_smaller(tokens, self.context_window), others=others)
 
 
 def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) -> Route:
@@ -126,7 +127,7 @@ def route_for_agent_model(settings: Settings, model: str) -> Route:
     return _resolve(settings, name, upstream)
 
 
-def _smaller(own: int | None, known: int | None) -> int | None:
+def _choose_smaller(own: int | None, known: int | None) -> int | None:
     """Returns the smaller window, of an agent and of its model; None: neither is known."""
     windows = [window for window in (own, known) if window is not None]
     return min(windows, default=None)
@@ -202,7 +203,7 @@ def _resolve(
         if (upstream, model) in ((None, alias.alias), (name, alias.model)):
             fallbacks = () if is_fallback else alias.fallbacks
             others = (
-                _further_targets(settings, alias, fallbacks, context_windows)
+                _list_further_targets(settings, alias, fallbacks, context_windows)
                 if alias.deployments or fallbacks
                 else ()
             )
@@ -224,7 +225,7 @@ def _resolve(
     raise UnknownModel.unlisted(model)
 
 
-def _further_targets(
+def _list_further_targets(
     settings: Settings,
     alias: ModelSettings,
     fallbacks: tuple[str, ...],

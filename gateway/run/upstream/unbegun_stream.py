@@ -54,7 +54,7 @@ class UnbegunStream(WrappedStream):
         other = await self._replace(failure)
         if other is not None:
             self._reply = other
-            async for events in _events_of(other):
+            async for events in _iterate_events(other):
                 yield events
         elif isinstance(last_read, ProviderError):
             raise last_read
@@ -73,7 +73,7 @@ def _failure_in(events: list[Event]) -> Failure | None:
     )
 
 
-async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:
+async def _iterate_events(reply: ModelReply) -> AsyncIterator[list[Event]]:
     """Yields the events of a reply. A reply that is no stream is a single event."""
     if reply.is_stream:
         async for events in reply.events():
@@ -81,13 +81,13 @@ async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:
         return
     body = await reply.read(MAX_REPLY_BYTES)
     if reply.status >= 300:
-        yield [_event_of({"error": make_openai_error_of_reply(reply.status, body)})]
+        yield [_make_event({"error": make_openai_error_of_reply(reply.status, body)})]
         return
     whole = read_json(body)[0]
     # A client of a stream reads deltas.
-    yield [_event_of(as_deltas(whole) if isinstance(whole, dict) else whole), Event(DONE_EVENT, b"[DONE]")]
+    yield [_make_event(as_deltas(whole) if isinstance(whole, dict) else whole), Event(DONE_EVENT, b"[DONE]")]
 
 
-def _event_of(shown: object) -> Event:
+def _make_event(shown: object) -> Event:
     data = orjson.dumps(shown)
     return Event(b"data: %b\n\n" % data, data)

@@ -173,7 +173,7 @@ class Limiter:
     def _reserve_under_way(self, new_ids: Set[int]) -> None:
         """Counts the requests that are under way towards new limits."""
         for receipt, reservation in self._reservations.items():
-            limits = [limit for limit in self._limits_of(receipt) if limit.id in new_ids]
+            limits = [limit for limit in self._choose_limits(receipt) if limit.id in new_ids]
             for bucket in self._buckets.get(limits, receipt.user):
                 # Its tokens are counted when the request ends.
                 reservation.reserve(bucket, _NO_TOKENS[bucket.amount_index])
@@ -208,18 +208,18 @@ class Limiter:
 
     # -- which limits hold
 
-    def _buckets_of(self, receipt: Receipt) -> list[Bucket]:
+    def _list_buckets(self, receipt: Receipt) -> list[Bucket]:
         """Returns the present buckets of the limits that hold for a request, by their ids."""
-        return self._buckets.get(self._limits_of(receipt), receipt.user)
+        return self._buckets.get(self._choose_limits(receipt), receipt.user)
 
-    def _limits_of(self, receipt: Receipt) -> Sequence[UsageLimit]:
+    def _choose_limits(self, receipt: Receipt) -> Sequence[UsageLimit]:
         """Returns the limits that hold for a request, or for the work that continues it, by their ids."""
-        limits = self._limits_for(receipt.project, receipt.key_id, receipt.user)
+        limits = self._choose_limits_for(receipt.project, receipt.key_id, receipt.user)
         if receipt.work is not None:
             return [limit for limit in limits if limit.unit in MEASURED_UNITS]
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
-    def _limits_for(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
+    def _choose_limits_for(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, by their ids."""
         # All callers that no limit names are looked up as one caller, so their names are not cached.
         named = self._named_holders
@@ -262,7 +262,7 @@ class Limiter:
             self._reservations[receipt] = LimitReservation()
             return None
         wanted_tokens = _NO_TOKENS if call is None else self._estimate(call)
-        buckets = self._buckets_of(receipt)
+        buckets = self._list_buckets(receipt)
         substitute = None
         if receipt.work is not None:
             # The request that has begun this work was let in. Its reservation is not known here.
@@ -299,7 +299,7 @@ class Limiter:
             return  # background work, or a request that was just let in
         if self._change_read != self._change:
             await self._try_load()
-        limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED_UNITS]
+        limits = [limit for limit in self._choose_limits(receipt) if limit.unit in MEASURED_UNITS]
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
@@ -329,16 +329,16 @@ class Limiter:
         If other requests have reserved all, this waits a moment for the requests of clients that have just hung up, so
         that a voice agent that interrupts a reply is let in.
         """
-        buckets = self._buckets_of(receipt)
+        buckets = self._list_buckets(receipt)
         for _ in range(_ENDING_TICKS):
             if all(bucket.lets_in(wanted) for bucket in buckets if bucket.reserved):
                 break
             await asyncio.sleep(0)
-            buckets = self._buckets_of(receipt)
+            buckets = self._list_buckets(receipt)
         while not all(bucket.is_loaded for bucket in buckets):
             await self._buckets.load(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
-            loaded_buckets, buckets = buckets, self._buckets_of(receipt)
+            loaded_buckets, buckets = buckets, self._list_buckets(receipt)
             if buckets == loaded_buckets:
                 break  # a bucket that could not be loaded counts from 0
         return buckets
@@ -393,7 +393,7 @@ class Limiter:
 
     def count(self, receipt: Receipt, used: Amounts) -> None:
         """Counts the tokens and the cost that were used without a reservation."""
-        for limit in self._limits_of(receipt):
+        for limit in self._choose_limits(receipt):
             bucket = self._buckets.find(limit, receipt.user)
             if bucket is not None and limit.unit in MEASURED_UNITS:
                 bucket.used += used[bucket.amount_index]
@@ -403,7 +403,7 @@ class Limiter:
     async def states(self, project: str, key_id: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
-        buckets = self._buckets.get(self._limits_for(project, key_id, user), user)
+        buckets = self._buckets.get(self._choose_limits_for(project, key_id, user), user)
         await self._buckets.load(buckets, wait_s=None)
         return [
             LimitState(

@@ -157,7 +157,7 @@ class Meter:
 
     def count(self, receipt: Receipt) -> Amounts:
         """Adds a request that has ended, or work that has no request. Returns the amounts that it has used."""
-        day = self._day_of(receipt)
+        day = self._get_day(receipt)
         project, user, key_id = receipt.project, receipt.user, receipt.key_id
         # The counters of the last call; None: no call was counted.
         counters: list[int] | None = None
@@ -172,7 +172,7 @@ class Meter:
                     project, receipt.work_agent_row, call.upstream, call.model, call.used_counts()
                 )
                 continue
-            counters = self._counters_of(day, project, user, key_id, call.upstream, call.model)
+            counters = self._get_counters(day, project, user, key_id, call.upstream, call.model)
             counters[CALLS] += 1
             if call.costs_tokens:
                 counters[INJECTED] += call.prompt.injected_tokens
@@ -185,7 +185,7 @@ class Meter:
         if receipt.work is not None:
             return used
         if counters is None:
-            counters = self._counters_of(day, project, user, key_id, "", "")
+            counters = self._get_counters(day, project, user, key_id, "", "")
         if receipt.is_refused:
             counters[REFUSED] += 1
             return used
@@ -217,8 +217,8 @@ class Meter:
         self._add_tokens(change, before)
         change = [-value for value in change]
         self._add_tokens(change, after)
-        counters = self._counters_of(
-            self._day_of(receipt),
+        counters = self._get_counters(
+            self._get_day(receipt),
             receipt.project,
             receipt.user,
             receipt.key_id,
@@ -228,7 +228,7 @@ class Meter:
         add_counters(counters, change)
         return count_used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
-    def _day_of(self, receipt: Receipt) -> int:
+    def _get_day(self, receipt: Receipt) -> int:
         return int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
@@ -323,7 +323,7 @@ class Meter:
             if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
         ]
 
-    def _counters_of(
+    def _get_counters(
         self, day: int, project: str, user: str, key_id: int, upstream: str, model: str
     ) -> list[int]:
         """Returns the counters of a key, and makes them if there are none.
@@ -425,7 +425,7 @@ class Meter:
             for key in [key for key in self._background if key.agent_row == agent_row]:
                 used = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
-                counters = self._counters_of(key.day, project, user_of(scope), 0, key.upstream, key.model)
+                counters = self._get_counters(key.day, project, user_of(scope), 0, key.upstream, key.model)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
                 if not key.project:
@@ -435,7 +435,7 @@ class Meter:
         """Takes a user's name off the counters that are still in memory."""
         for key in [key for key in self._keys_of_user.get(user, ()) if key.project == project]:
             counters = self._take_counters(key)
-            add_counters(self._counters_of(*key._replace(user=FORGOTTEN_USER)), counters)
+            add_counters(self._get_counters(*key._replace(user=FORGOTTEN_USER)), counters)
         if self._write_lock.locked() or self._unconfirmed is not None:
             self._forgotten.add((project, user))
         if self._unconfirmed is not None:

@@ -42,14 +42,14 @@ def make_usage_routes(operations: UsageOperations, access: Access) -> list[Route
             page = await operations.show(query, project=manager.project)
         if page_format == "csv":
             return Response(
-                render_usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV_TYPE
+                render_usage_csv(page), headers=_make_next_link(query, page["next"]), media_type=_CSV_TYPE
             )
         return JsonResponse(page)
 
     return [Route(USAGE_PATH, show_usage, methods=["GET"])]
 
 
-def _next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
+def _make_next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
     """Returns the header by which a page of CSV names the next page (RFC 8288); empty on the last page."""
     if cursor is None:
         return {}

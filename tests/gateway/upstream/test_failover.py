@@ -309,7 +309,7 @@ def test_an_error_is_closed_where_no_request_can_be_made_for_the_fallback(
     async def fails(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("gateway.run.round_requests.RoundRequests._prompt_for", fails)
+    monkeypatch.setattr("gateway.run.round_requests.RoundRequests._make_prompt_for", fails)
     with two() as it:
         it.first.queue(Reply(status=503, body=[b"Gone", b"."], hold_after={1: Gate()}))
         with pytest.raises(openai.InternalServerError) as caught:
