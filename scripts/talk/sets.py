@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.core.prompt.note_choice import choose
+from gateway.core.prompt.note_choice import choose_hits
 from gateway.core.prompt.note_text import render_note
 from scripts.talk import kinds
 from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, asked_before, make_dialogue
@@ -164,7 +164,7 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
     pick = random.Random(seed)
     for _ in range(20):
         some = [Message(d.seq, d.seq, d.role, d.text, d.at, 1) for d in pick.sample(history, 6)]
-        yield render_note(choose(some, "").hits, [], sessions[-1][0], mark=_MARK)
+        yield render_note(choose_hits(some, "").hits, [], sessions[-1][0], mark=_MARK)
 
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:

@@ -45,7 +45,7 @@ def supersede_along_path(
 
 
 def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) -> None:
-    """Decides between an exchange and its rivals: the finished alternatives at its place that are not superseded.
+    """Decides between an exchange and its rivals: the finished alternatives at its position that are not superseded.
 
     An exchange supersedes the rivals that it repeats or extends, and after the first turn also those that extend it. If
     it has no such rival on the record, it supersedes the rivals that had ended before it began.
@@ -55,16 +55,16 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) 
     ]
     alike = [other for other in rivals if _is_like(tree, exchange, other, query, now)]
     for other in alike:
-        if (pair := _judge(tree, exchange, other, query, now)) is not None:
+        if (pair := _judge_alternatives(tree, exchange, other, query, now)) is not None:
             _supersede(tree, pair.loser)
-    # A rival off the record took no other exchange's place, so the exchange that extends it does.
+    # A rival off the record superseded no other exchange, so the exchange that extends it does.
     if exchange.parent is None or not all(map(is_tombstone, alike)):
         return
     for other in rivals:
         # Alternatives that overlapped are requests side by side, and all of them stay active.
         if other in alike or not tree.are_apart(other, exchange):
             continue
-        pair = _judge(tree, exchange, other, query, now)
+        pair = _judge_alternatives(tree, exchange, other, query, now)
         if pair is not None and _is_same_chat(tree, pair, query):
             _supersede(tree, pair.loser)
 
@@ -118,8 +118,8 @@ def _supersede(tree: Tree, exchange: Exchange) -> None:
 
 def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float) -> bool:
     """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
-    old, new = _in_order(tree, exchange, other, now)
-    # After a match point the place is certain, so a shorter form of a question is the same question too. At the
+    old, new = _order_by_touch(tree, exchange, other, now)
+    # After a match point the position is certain, so a shorter form of a question is the same question too. At the
     # beginning it is where the longer form has more than the question: no word of its reply had been heard.
     further = old.inputs[len(new.inputs) :]
     is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
@@ -134,7 +134,7 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now:
     return is_asked_again and _is_same_chat(tree, _Judged(loser=old, winner=new), query)
 
 
-def _in_order(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tuple[Exchange, Exchange]:
+def _order_by_touch(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tuple[Exchange, Exchange]:
     """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once.
 
     now: when the request ends that touches `exchange`. What has a later date was touched before the clock was put back.
@@ -152,9 +152,11 @@ class _Judged(NamedTuple):
     winner: Exchange
 
 
-def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float) -> _Judged | None:
+def _judge_alternatives(
+    tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float
+) -> _Judged | None:
     """Returns which of two alternatives wins, mostly the one touched last; None: neither supersedes the other."""
-    old, new = _in_order(tree, exchange, other, now)
+    old, new = _order_by_touch(tree, exchange, other, now)
     is_same = tree.is_same_input(other, exchange)
     # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
     if read_off_record_part(new) > read_off_record_part(old) and (is_same or not tree.extends(new, old)):

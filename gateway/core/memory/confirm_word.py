@@ -1,4 +1,7 @@
-"""The word by which a person confirms a forgetting that a program asks for over MCP. It is made again to be checked."""
+"""The word by which a person confirms a forgetting that a program asks for over MCP.
+
+Nothing is stored: to check a word, the same word is made again from its time.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ _VALID_S: Final = 300
 _MAC_BYTES: Final = 10
 
 
-def make_confirm_word(secret: bytes, id: str, at: float) -> str:
+def make_confirm_word(secret: bytes, id: str, given_at: float) -> str:
     """Returns the word that confirms the forgetting of an id.
 
     secret: of the memory.
-    at: when the word is given, in seconds since the epoch.
+    given_at: in seconds since the epoch.
     """
-    stamp = f"{int(at):x}"
+    stamp = f"{int(given_at):x}"
     mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
     return f"{stamp}-{mac.hexdigest()}"
 
@@ -27,8 +30,10 @@ def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
     """Returns whether a word confirms the forgetting of an id now."""
     stamp, _, _ = word.partition("-")
     try:
-        at = int(stamp, 16)
+        given_at = int(stamp, 16)
     except ValueError:
         return False
-    right = make_confirm_word(secret, id, at)
-    return at <= now < at + _VALID_S and hmac.compare_digest(word.encode("utf-8", "replace"), right.encode())
+    right = make_confirm_word(secret, id, given_at)
+    return given_at <= now < given_at + _VALID_S and hmac.compare_digest(
+        word.encode("utf-8", "replace"), right.encode()
+    )

@@ -90,11 +90,13 @@ class DelegatedTasks:
         # be asked in the user's place), and never gets a result.
         if body.get("tool_choice") not in (None, "auto"):
             return
-        question = next(_user_texts(body["messages"]), None)
+        question = next(_list_user_texts(body["messages"]), None)
         calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in read_named_calls({"tool_calls": [call]}):
-                texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MAX_TEXTS)}
+                texts = {
+                    hash(text): len(text) for text in islice(_list_argument_texts(arguments), _MAX_TEXTS)
+                }
                 if question is not None and max(texts.values(), default=0) >= _MIN_BYTES:
                     calls[call_id(call)] = _WaitingCall(tool, texts, hash(question), now)
         if not calls:
@@ -123,7 +125,7 @@ class DelegatedTasks:
         if not waiting:
             del self._waiting[scope]
             return False
-        texts = _user_texts(messages)
+        texts = _list_user_texts(messages)
         task = next(texts, b"")
         question_hashes = [
             call.question_hash
@@ -144,7 +146,7 @@ class DelegatedTasks:
         )
 
 
-def _user_texts(messages: _Messages) -> Iterator[bytes]:
+def _list_user_texts(messages: _Messages) -> Iterator[bytes]:
     """Yields the user's messages without white space, the last one first."""
     return (
         without_space_utf8(read_own_words(read_text(m)))
@@ -153,7 +155,7 @@ def _user_texts(messages: _Messages) -> Iterator[bytes]:
     )
 
 
-def _argument_texts(arguments: object) -> Iterator[bytes]:
+def _list_argument_texts(arguments: object) -> Iterator[bytes]:
     """Yields the texts among a call's arguments, without white space.
 
     arguments: JSON; of a custom tool the text itself.

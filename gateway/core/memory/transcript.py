@@ -53,8 +53,10 @@ def clean_messages(
             continue
         text = strip_marks(note_text.read_own_words(message.text))
         if not keeps_secrets:
-            text = _withhold(text, max_chars)  # before it is cut: a part of a secret is not recognised
-        text = _cut(text, max_chars)
+            text = _withhold_secrets(
+                text, max_chars
+            )  # before it is cut: a part of a secret is not recognised
+        text = _cut_middle(text, max_chars)
         key = without_space(text)
         if not key or (message.role == "assistant" and key in replies and not keeps_repeats):
             continue
@@ -97,7 +99,7 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _withhold(text: str, max_chars: int) -> str:
+def _withhold_secrets(text: str, max_chars: int) -> str:
     """Returns a text without what looks like a secret. A long text is shortened first, since the patterns are slow."""
     text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
     if len(text) <= 2 * reach:
@@ -109,7 +111,7 @@ def _withhold(text: str, max_chars: int) -> str:
     return f"{head}{_LEFT_OUT}{tail}"
 
 
-def _cut(text: str, max_chars: int) -> str:
+def _cut_middle(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
     edge = (max_chars - len(_LEFT_OUT)) // 2

@@ -86,7 +86,7 @@ class Choice(Struct, frozen=True):
 NO_CHOICE = Choice()
 
 
-def choose(
+def choose_hits(
     candidates: Sequence[Message],
     query: str,
     *,
@@ -114,7 +114,7 @@ def choose(
     """
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
-    in_request = _Shown(exclude_atoms, noted, query, shared)
+    in_request = _ShownContent(exclude_atoms, noted, query, shared)
     draft = _Draft(budget_tokens - EMPTY_TOKENS, cut_chars, query, in_request, is_order=is_order)
     if not draft.has_room:
         return Choice(tried=[m.seq for m in candidates])
@@ -126,21 +126,21 @@ def choose(
         if not draft.has_room:
             break
     tried = [line.message.seq for line in lines]
-    return Choice(draft.hits(), tried, [*replaced, *draft.repeats], draft.shown)
+    return Choice(draft.list_hits(), tried, [*replaced, *draft.repeats], draft.shown)
 
 
 def shows_all(
     notes: Sequence[str], messages: Sequence[Message], query: str, *, exclude_atoms: Set[Atom]
 ) -> bool:
-    """Returns whether the notes show each of these messages, so that `choose` would leave them all out.
+    """Returns whether the notes show each of these messages, so that `choose_hits` would leave them all out.
 
     messages: oldest first; the newest messages are the least likely to be shown.
     """
     # Most memories say more than the notes have room for.
     if _SHOWN_SHARE * sum([len(m.text) for m in messages]) > sum(map(len, notes)):
         return False
-    shown = _Shown(exclude_atoms, notes, query)
-    return all(shown.new_line(m) is None for m in reversed(messages))
+    shown = _ShownContent(exclude_atoms, notes, query)
+    return all(shown.find_new_line(m) is None for m in reversed(messages))
 
 
 class _Group(NamedTuple):
@@ -160,14 +160,14 @@ class _Line(NamedTuple):
     folded: str
 
 
-def _list_new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
+def _list_new_lines(candidates: Sequence[Message], shown: _ShownContent) -> list[_Line]:
     """Returns the lines of the candidates that are not shown yet, in the order in which they are tried.
 
     A message stands before the reply that repeats it word for word.
     """
     lines: dict[int, _Line] = {}
     for message in candidates:
-        text = shown.new_line(message)
+        text = shown.find_new_line(message)
         if text is not None:
             lines[message.seq] = _Line(message, text, text.casefold().strip(_SENTENCE_EDGES))
     ordered: dict[int, _Line] = {}
@@ -179,7 +179,7 @@ def _list_new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]
     return list(ordered.values())
 
 
-class _Shown:
+class _ShownContent:
     """The content that a request shows: atoms, and the lines of its notes, in order.
 
     shared: lines that stand in the question too, and are not shown.
@@ -192,7 +192,7 @@ class _Shown:
         self._lines = sorted("\n".join(notes).split("\n"))
         self._whole_lines = frozenset(self._lines)  # most repeats are found in it
 
-    def new_line(self, message: Message) -> str | None:
+    def find_new_line(self, message: Message) -> str | None:
         """Returns the line of a message, without the gateway's tags; None: the request shows the message already."""
         if not self._atoms.isdisjoint(message.atoms):
             return None
@@ -202,9 +202,9 @@ class _Shown:
             part = choose_searched_part(message.text, keys)
             line = quote_on_line(without_lines(part, self._shared))
         line = escape_tags(line)
-        return None if self.shows(render_line(message, line)) else line
+        return None if self.shows_line(render_line(message, line)) else line
 
-    def shows(self, line: str) -> bool:
+    def shows_line(self, line: str) -> bool:
         """Returns whether an earlier note has this line, or a cut line with most of it and of the query's words."""
         if line in self._whole_lines:
             return True
@@ -240,7 +240,13 @@ class _Draft:
     """
 
     def __init__(
-        self, room_tokens: int, cut_chars: int, query: str, in_request: _Shown, *, is_order: bool = False
+        self,
+        room_tokens: int,
+        cut_chars: int,
+        query: str,
+        in_request: _ShownContent,
+        *,
+        is_order: bool = False,
     ) -> None:
         # These become those of the `Choice`.
         self.repeats: list[int] = []
@@ -250,7 +256,7 @@ class _Draft:
         self._cut_chars = cut_chars
         self._query, self._in_request, self._is_order = query, in_request, is_order
         self._tried = {"", quote_on_line(query).casefold().strip(_SENTENCE_EDGES)}
-        self._chosen = _Chosen()
+        self._chosen = _ChosenLines()
         self._groups: dict[_Group, list[Recalled]] = {}
         self._years: set[str] = set()
 
@@ -280,7 +286,7 @@ class _Draft:
                 short_keys=list_short_words(self._query),
                 shows_neighbours=not self._is_order,
             )
-            if self._in_request.shows(render_line(message, text)):
+            if self._in_request.shows_line(render_line(message, text)):
                 self.shown.append(message.seq)
                 return
             text += cut_mark
@@ -298,7 +304,7 @@ class _Draft:
         self._groups.setdefault(group, []).append(replace(hit, tokens=tokens))
         self._years.add(hit.day[:YEAR_CHARS])
 
-    def hits(self) -> list[Recalled]:
+    def list_hits(self) -> list[Recalled]:
         """Returns the added messages by day, then by conversation, then by time."""
         for hits in self._groups.values():
             hits.sort(key=_TIME_AND_NUMBER)
@@ -309,7 +315,7 @@ class _Draft:
         return [hit for group in sorted(self._groups, key=rank) for hit in self._groups[group]]
 
 
-class _Chosen:
+class _ChosenLines:
     """The lines that a note has so far, folded."""
 
     def __init__(self) -> None:
@@ -317,7 +323,7 @@ class _Chosen:
         self._wordless: list[str] = []  # lines that were not split into words yet
 
     def add(self, line: str) -> bool:
-        """Adds a line, unless another line has its words in a row. Returns whether it was added."""
+        """Adds a line, unless a line of the note has its words in a row. Returns whether it was added."""
         # If no line has the longest word of its beginning, the line repeats no line. This holds for most lines, which
         # then need not be split into words.
         first_words = blank_non_words(line[:_COMPARED_FIRST_CHARS]).split()[:-1]

@@ -191,7 +191,7 @@ def is_shown(shown: Shown, block: Block) -> bool:
     """Returns whether a block's current value is shown; an empty value need not be."""
     last_digest = shown.get(render_label(block.label), GONE)
     if _EDITED_TO in last_digest:  # an empty block need not have been shown before its edit
-        last_digest = _combine(digest_value(""), last_digest)
+        last_digest = _combine_two(digest_value(""), last_digest)
     # Nearly always a value is shown as it is, and nothing has to be looked for in it.
     if last_digest == digest_value(block.value):
         return True
@@ -204,11 +204,11 @@ def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
     combined: dict[str, str] = {}
     for shown in texts:
         for label, later in shown.items():
-            combined[label] = _combine(combined.get(label, shown_before.get(label)), later)
+            combined[label] = _combine_two(combined.get(label, shown_before.get(label)), later)
     return {**shown_before, **combined} if combined else shown_before
 
 
-def _combine(earlier: str | None, later: str) -> str:
+def _combine_two(earlier: str | None, later: str) -> str:
     """Returns what two texts show of a block, one after the other. earlier: None: the first shows nothing of it."""
     if earlier is None or _EDITED_TO not in later:
         return later

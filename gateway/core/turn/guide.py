@@ -35,7 +35,7 @@ class Offer(Struct, frozen=True):
     # No tool may be called, and a call that comes nevertheless ends the turn without being run.
     is_final: bool = False
 
-    def fields(self, *, can_force: bool = True, has_client_tools: bool = False) -> Json:
+    def make_fields(self, *, can_force: bool = True, has_client_tools: bool = False) -> Json:
         """Returns the fields of a request for this offer. `tools` is not among them, because providers cache it.
 
         No field names the tools that may be called: a call of another tool gets an error as its result.

@@ -76,13 +76,13 @@ class FoundMessages(NamedTuple):
         cut_chars: int,
         visible: VisibleContent = NOTHING_VISIBLE,
     ) -> note_choice.Choice:
-        """Chooses the messages that go into a note, as `note_choice.choose`.
+        """Chooses the messages that go into a note, as `note_choice.choose_hits`.
 
         budget: the tokens of the note.
         cut_chars: the most characters of one message.
         visible: what the request shows already.
         """
-        return note_choice.choose(
+        return note_choice.choose_hits(
             self.messages,
             self.query,
             exclude_atoms=visible.atoms,

@@ -318,7 +318,9 @@ class Prompt(Struct, frozen=True):
         """Returns the fields that ask for an offer."""
         if offer is FREE_OFFER:
             return _NO_FIELDS
-        return offer.fields(can_force=self.form.can_force, has_client_tools=bool(self.request.tool_names))
+        return offer.make_fields(
+            can_force=self.form.can_force, has_client_tools=bool(self.request.tool_names)
+        )
 
     def _put_additions(self, edit: BodyEdit) -> None:
         """Puts the gateway's texts, messages and tools into the request, and takes out the dropped messages."""

@@ -1,7 +1,7 @@
 """A trial of recall: what would go into the note for a sentence that opens a conversation now. Nothing is written.
 
-It finds and chooses messages as a turn does (`find_messages`, `note_choice.choose`), while nothing is visible yet but
-the standing facts.
+It finds and chooses messages as a turn does (`find_messages`, `note_choice.choose_hits`), while nothing is visible yet
+but the standing facts.
 """
 
 from __future__ import annotations

@@ -161,10 +161,10 @@ class MemoryTools(Struct, frozen=True):
         budget_tokens = self.recall_tokens or DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
         newest_first = self._list_pending_passages(lookup)[: -lookup.limit - 1 : -1]
-        pending = note_choice.choose(newest_first, "", budget_tokens=budget_tokens).hits
+        pending = note_choice.choose_hits(newest_first, "", budget_tokens=budget_tokens).hits
         lines = [f"- {_with_tags(hit)}" for hit in pending]
         budget_tokens -= note_text.estimate_tokens("\n".join(lines))
-        hits = note_choice.choose(messages[: lookup.limit], "", budget_tokens=budget_tokens).hits
+        hits = note_choice.choose_hits(messages[: lookup.limit], "", budget_tokens=budget_tokens).hits
         lines += map(_render_result_line, hits)
         failure = "Error: memory cannot be searched at the moment."
         return searches.make_answer(lines, failure, is_incomplete=is_incomplete)

@@ -113,25 +113,25 @@ def test_rules_decide_which_tools_are_offered(
 
 def test_nothing_may_be_called_where_the_intersection_is_empty() -> None:
     empty = RuleState(read_rules([CHILDREN, STRICT]), called("a", result="blue"), TOOLS).offer()
-    assert empty.fields() == {"tool_choice": "none"}
+    assert empty.make_fields() == {"tool_choice": "none"}
 
 
 @pytest.mark.parametrize("kind", [FIRST, CHILDREN, CONDITIONAL, PARENT])
 def test_an_ordering_rule_asks_for_one_call_at_a_time(kind: Raw) -> None:
-    assert RuleState(read_rules([kind]), called("d"), TOOLS).offer().fields() == {
+    assert RuleState(read_rules([kind]), called("d"), TOOLS).offer().make_fields() == {
         "parallel_tool_calls": False
     }
 
 
 @pytest.mark.parametrize("kind", [TWICE, ON, EXIT, REQUIRED, APPROVAL])
 def test_other_rules_change_nothing_of_the_offer(kind: Raw) -> None:
-    assert RuleState(read_rules([kind]), [], TOOLS).offer().fields() == {}
+    assert RuleState(read_rules([kind]), [], TOOLS).offer().make_fields() == {}
 
 
 def test_an_agent_that_speaks_by_a_tool_has_to_call_one() -> None:
-    assert RuleState([], [], TOOLS, MESSAGE).offer().fields() == {"tool_choice": "required"}
-    assert RuleState([], [], (), MESSAGE).offer().fields() == {}
-    assert RuleState(read_rules([STRICT]), called("a", result="?"), TOOLS, MESSAGE).offer().fields() == {
+    assert RuleState([], [], TOOLS, MESSAGE).offer().make_fields() == {"tool_choice": "required"}
+    assert RuleState([], [], (), MESSAGE).offer().make_fields() == {}
+    assert RuleState(read_rules([STRICT]), called("a", result="?"), TOOLS, MESSAGE).offer().make_fields() == {
         "tool_choice": "none"
     }
 

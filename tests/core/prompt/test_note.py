@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.prompt import note_text
 from gateway.core.prompt.excerpt import make_excerpt
-from gateway.core.prompt.note_choice import choose, limit_selection, shows_all
+from gateway.core.prompt.note_choice import choose_hits, limit_selection, shows_all
 from gateway.core.prompt.note_query import (
     QUERY_CHARS,
     find_shared_lines,
@@ -96,7 +96,7 @@ def at(seq: int, day: float, conversation: int = 1) -> Message:
 
 def test_a_day_of_a_conversation_is_said_once_and_a_year_where_it_is_another() -> None:
     told = [at(1, 0), at(9, 0), at(4, 0, 2), at(2, -300), at(3, 1)]
-    assert render_note(choose(told, "q").hits, [], MARCH).splitlines()[2:] == [
+    assert render_note(choose_hits(told, "q").hits, [], MARCH).splitlines()[2:] == [
         "[2025-05-05 Mon]",
         "user: number 2",
         "[2026-03-01 Sun]",
@@ -113,7 +113,7 @@ def test_a_day_of_a_conversation_is_said_once_and_a_year_where_it_is_another() -
 
 def test_what_no_calendar_has_is_undated() -> None:
     told = [at(1, float("inf")), at(2, float("inf"), 2)]
-    assert render_note(choose(told, "q").hits, [], MARCH).count("[undated]\n") == 2
+    assert render_note(choose_hits(told, "q").hits, [], MARCH).count("[undated]\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_a_chosen_line_says_is_not_noted_again(again: str) -> None:
         message(2, again, "assistant"),
         message(3, "Good dog."),
     ]
-    assert [hit.message.seq for hit in choose(told, "dog").hits] == [1, 3]
+    assert [hit.message.seq for hit in choose_hits(told, "dog").hits] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_a_chosen_line_says_is_not_noted_again(again: str) -> None:
 )
 def test_the_same_words_in_another_order_or_with_one_more_are_noted(other: str) -> None:
     told = [message(1, "My dog is called Rex."), message(2, other)]
-    assert [hit.message.seq for hit in choose(told, "dog").hits] == [1, 2]
+    assert [hit.message.seq for hit in choose_hits(told, "dog").hits] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_same_words_in_another_order_or_with_one_more_are_noted(other: str) 
     ],
 )
 def test_what_differs_in_a_vowel_or_a_sign_is_noted(one: str, other: str) -> None:
-    assert [hit.text for hit in choose([message(1, one), message(2, other)], "dog").hits] == [one, other]
+    assert [hit.text for hit in choose_hits([message(1, one), message(2, other)], "dog").hits] == [one, other]
 
 
 def test_a_line_repeats_any_line_before_it_and_not_the_end_of_one_with_the_next() -> None:
@@ -163,20 +163,20 @@ def test_a_line_repeats_any_line_before_it_and_not_the_end_of_one_with_the_next(
         message(4, "dog, is called"),
         message(5, "The cat sleeps!"),
     ]
-    assert [hit.message.seq for hit in choose(told, "dog").hits] == [1, 2, 3]
+    assert [hit.message.seq for hit in choose_hits(told, "dog").hits] == [1, 2, 3]
 
 
 def test_what_a_reply_repeats_is_noted_in_the_words_of_who_said_it() -> None:
     mine = message(1, "I live in Porto.")
     echo = replace(message(2, "So, I live in Porto...", "assistant"), previous=1)
-    assert [hit.message.seq for hit in choose([echo, mine], "Porto").hits] == [1, 2]
-    assert [hit.message.seq for hit in choose([echo, mine], "Porto", budget_tokens=65).hits] == [1]
+    assert [hit.message.seq for hit in choose_hits([echo, mine], "Porto").hits] == [1, 2]
+    assert [hit.message.seq for hit in choose_hits([echo, mine], "Porto", budget_tokens=65).hits] == [1]
 
 
 def test_what_a_reply_repeats_and_has_no_room_is_no_repeat() -> None:
     mine = message(1, "I live in Porto, in the old house of my aunt behind the harbour, with two cats.")
     echo = replace(message(2, f"So, {mine.text}", "assistant"), previous=1)
-    choice = choose([echo, mine], "Porto", budget_tokens=60)
+    choice = choose_hits([echo, mine], "Porto", budget_tokens=60)
     assert (choice.hits, choice.tried, choice.repeats) == ([], [1, 2], [])
 
 
@@ -200,7 +200,7 @@ def test_without_lines_there_is_no_note() -> None:
     ],
 )
 def test_nothing_inside_can_end_the_note_or_pass_for_a_line_of_it(text: str) -> None:
-    hits = choose([message(1, text, speaker=f"{text}</memory>\n[x")], "b").hits
+    hits = choose_hits([message(1, text, speaker=f"{text}</memory>\n[x")], "b").hits
     changes, _ = list_changes({}, [Block(1, text, text, text, 100)])
     note = render_note(hits, changes, MARCH)
     tags = re.findall(r"[<＜]\W*(?:mem\W*ory|ｍｅｍｏｒｙ)", note, re.I)
@@ -231,14 +231,16 @@ def test_no_name_of_a_message_is_a_label_of_the_note(name: str) -> None:
         message(2, "I owe Al 9,000.", "assistant", speaker=name),
         message(3, "I owe Eve 9,000.", name if name != "user" else "tool"),
     ]
-    lines = [line for line in render_note(choose(said, "owe").hits, [], MARCH).splitlines() if "owe" in line]
+    lines = [
+        line for line in render_note(choose_hits(said, "owe").hits, [], MARCH).splitlines() if "owe" in line
+    ]
     assert len(lines) == 3
     assert all(line.startswith('"') and '": I owe' in line for line in lines[:2])
     assert lines[2].startswith('"') or name == "assistant"
 
 
 def test_chosen_turns_stand_in_the_order_they_were_said() -> None:
-    hits = choose([message(5, "five"), message(2, "two"), message(9, "nine")], "q").hits
+    hits = choose_hits([message(5, "five"), message(2, "two"), message(9, "nine")], "q").hits
     assert [hit.message.seq for hit in hits] == [2, 5, 9]
 
 
@@ -260,15 +262,15 @@ def test_chosen_turns_stand_in_the_order_they_were_said() -> None:
 def test_a_note_leaves_out_what_is_visible_or_said_already(
     candidates: list[Message], options: dict[str, set[bytes]], expected: list[int]
 ) -> None:
-    assert [hit.message.seq for hit in choose(candidates, "Where is my dog", **options).hits] == expected  # type: ignore[arg-type]
+    assert [hit.message.seq for hit in choose_hits(candidates, "Where is my dog", **options).hits] == expected  # type: ignore[arg-type]
 
 
 def test_what_a_note_on_this_path_has_is_not_noted_again() -> None:
     long = message(2, "zebra " * 300, "assistant")
-    first = choose([message(1, "I like <memory> games"), long], "zebra").hits
+    first = choose_hits([message(1, "I like <memory> games"), long], "zebra").hits
     note = render_note(first, [], MARCH)
     assert [hit.message.seq for hit in first] == [1, 2]
-    again = choose(
+    again = choose_hits(
         [message(1, "I like <memory> games"), long, message(3, "new")], "zebra", noted=["", note]
     ).hits
     assert [hit.message.seq for hit in again] == [3]
@@ -278,7 +280,7 @@ def test_a_long_turn_is_cut_around_what_was_asked() -> None:
     text = (
         "Talk about the weather. " * 60 + "The quokka lives on Rottnest Island. " + "More weather talk. " * 60
     )
-    [hit] = choose([message(1, text, "assistant")], "Where does the quokka live?").hits
+    [hit] = choose_hits([message(1, text, "assistant")], "Where does the quokka live?").hits
     assert "quokka lives on Rottnest" in hit.text
     assert len(hit.text) <= 608
     assert hit.text.startswith("... ")
@@ -290,7 +292,7 @@ def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) ->
     """However far from its beginning: the index has all of it."""
     dull = "What a fine and quiet day it was. "
     text = dull * (before // len(dull)) + "The tenant gives three months of notice. " + dull * 2_000
-    (hit,) = choose([message(1, text)], "How many months of notice must the tenant give?").hits
+    (hit,) = choose_hits([message(1, text)], "How many months of notice must the tenant give?").hits
     assert "three months of notice" in hit.text
 
 
@@ -306,7 +308,7 @@ def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) ->
 def test_what_was_asked_by_a_short_word_is_shown(fact: str, query: str) -> None:
     dull = "The weather was fine and so were all of us on that long day. "
     for count in (30, 600):
-        (hit,) = choose([message(1, f"{dull * count}{fact} {dull * count}")], query).hits
+        (hit,) = choose_hits([message(1, f"{dull * count}{fact} {dull * count}")], query).hits
         assert fact in hit.text
 
 
@@ -329,7 +331,7 @@ def test_what_was_asked_by_a_short_word_is_shown(fact: str, query: str) -> None:
 def test_what_was_asked_is_shown_in_other_words_of_scripts_without_spaces(
     dull: str, fact: str, query: str, count: int
 ) -> None:
-    (hit,) = choose([message(1, dull * count + fact + dull * count)], query).hits
+    (hit,) = choose_hits([message(1, dull * count + fact + dull * count)], query).hits
     assert fact.strip() in hit.text
 
 
@@ -364,7 +366,7 @@ def test_the_name_of_its_speaker_stands_for_them_in_a_query(
 
 
 def selected(budget: int, *texts: str) -> str:
-    hits = choose(
+    hits = choose_hits(
         [message(n, text) for n, text in enumerate(texts, 1)], "", budget_tokens=budget, is_selection=True
     ).hits
     return render_note(hits, (), MARCH, is_selection=True)
@@ -407,7 +409,7 @@ def test_a_conversation_has_one_selection() -> None:
 
 
 def test_a_note_of_plain_letters_has_no_other_character() -> None:
-    hits = choose(
+    hits = choose_hits(
         [message(n, f"{n} " + "word " * 300 + "quokka" + " end" * 300) for n in range(1, 9)], "quokka"
     ).hits
     note = render_note(hits, ["one", "two"], MARCH)
@@ -417,10 +419,10 @@ def test_a_note_of_plain_letters_has_no_other_character() -> None:
 
 def test_what_a_note_cut_is_not_noted_again_in_a_shorter_cut() -> None:
     text = "Talk about the weather. " * 60 + "The quokka lives on an island. " + "More weather. " * 60
-    [hit] = choose([message(1, text)], "Where does the quokka live?").hits
-    assert not choose([message(1, text)], "the quokka", noted=[hit.line]).hits
-    [begun] = choose([message(1, text)], "Talk").hits
-    assert not choose([message(1, text)], "Talk", noted=[begun.line], cut_chars=300).hits
+    [hit] = choose_hits([message(1, text)], "Where does the quokka live?").hits
+    assert not choose_hits([message(1, text)], "the quokka", noted=[hit.line]).hits
+    [begun] = choose_hits([message(1, text)], "Talk").hits
+    assert not choose_hits([message(1, text)], "Talk", noted=[begun.line], cut_chars=300).hits
 
 
 @pytest.mark.parametrize(("chars", "is_told"), [(770, False), (800, True)])
@@ -429,12 +431,12 @@ def test_a_message_of_which_a_note_has_most_counts_as_noted(chars: int, is_told:
     rain = "rain and weather "
     reply = message(1, f"{rain * 41}and a quokka {rain * 19}and a numbat", "assistant")
     noted = f"you: {reply.text[:chars]} ..."
-    assert (not choose([reply], "The quokkas?", noted=[noted]).hits) is is_told
-    assert not choose([reply], "The weather?", noted=[noted]).hits
-    assert choose([replace(reply, text=reply.text[1:])], "The quokkas?", noted=[noted]).hits
-    [hit] = choose([reply], "The numbats?", noted=[noted]).hits
+    assert (not choose_hits([reply], "The quokkas?", noted=[noted]).hits) is is_told
+    assert not choose_hits([reply], "The weather?", noted=[noted]).hits
+    assert choose_hits([replace(reply, text=reply.text[1:])], "The quokkas?", noted=[noted]).hits
+    [hit] = choose_hits([reply], "The numbats?", noted=[noted]).hits
     assert hit.text.endswith("and a numbat")
-    assert not choose([reply], "The numbats?", noted=[noted, hit.line]).hits
+    assert not choose_hits([reply], "The numbats?", noted=[noted, hit.line]).hits
 
 
 def test_a_word_that_a_note_has_in_capitals_counts_as_noted() -> None:
@@ -447,11 +449,11 @@ def test_a_word_that_a_note_has_in_capitals_counts_as_noted() -> None:
 def test_words_of_a_noted_line_are_noted_where_they_are_a_message_of_their_own() -> None:
     lines = ["user: No, my cat is called Miso, and she hates it.", "you: Miso is a good name."]
     for text in ("No", "my cat is called Miso", "Miso"):
-        assert choose([message(1, text)], "my cat", noted=lines).hits, text
-    assert choose([message(1, "Miso is a good name.", "user")], "my cat", noted=lines).hits
+        assert choose_hits([message(1, text)], "my cat", noted=lines).hits, text
+    assert choose_hits([message(1, "Miso is a good name.", "user")], "my cat", noted=lines).hits
     long = "The cat of the neighbour across the street, which sleeps in our garden all day, is called Ann"
-    assert choose([message(1, long)], "my cat", noted=[f"user: {long}abelle"]).hits
-    assert not choose([message(1, long)], "my cat", noted=[f"user: {long}abelle", f"user: {long}"]).hits
+    assert choose_hits([message(1, long)], "my cat", noted=[f"user: {long}abelle"]).hits
+    assert not choose_hits([message(1, long)], "my cat", noted=[f"user: {long}abelle", f"user: {long}"]).hits
 
 
 @each_row("seed", range(20))
@@ -471,10 +473,10 @@ def test_no_line_of_a_note_is_in_an_earlier_one(seed: int) -> None:
     noted: list[str] = []
     for _ in range(6):
         some = chance.sample(found, chance.randint(5, 30))
-        chosen = choose(some, text(), noted=noted, budget_tokens=400).hits
+        chosen = choose_hits(some, text(), noted=noted, budget_tokens=400).hits
         assert not {hit.line for hit in chosen} & set("\n".join(noted).split("\n"))
         noted.append(render_note(chosen, (), MARCH))
-    assert not choose(
+    assert not choose_hits(
         [hit.message for hit in chosen if len(hit.message.text) < 300], text(), noted=noted
     ).hits
 
@@ -492,18 +494,18 @@ def test_nothing_is_chosen_of_what_notes_have_whole() -> None:
         for _ in range(8):
             visible = {atom for m in chance.sample(memory, 2) for atom in m.atoms}
             asked = text()
-            chosen = choose(memory, asked, noted=notes, exclude_atoms=visible).hits
+            chosen = choose_hits(memory, asked, noted=notes, exclude_atoms=visible).hits
             for some in (memory, memory[:3], chance.sample(memory, 4)):
                 if shows_all(notes, some, asked, exclude_atoms=visible):
                     told_all += 1
-                    assert not choose(some, asked, noted=notes, exclude_atoms=visible).hits
+                    assert not choose_hits(some, asked, noted=notes, exclude_atoms=visible).hits
             notes.append(render_note(chosen, (), MARCH))
     assert told_all > 100
 
 
 def test_a_cut_line_counts_as_the_whole_message_unless_the_question_is_about_the_rest() -> None:
     reply = message(1, f"{'rain and weather ' * 45}and a numbat", "assistant")
-    notes = [render_note(choose([reply], "The weather?").hits, (), MARCH)]
+    notes = [render_note(choose_hits([reply], "The weather?").hits, (), MARCH)]
     assert shows_all(notes, [reply], "The weather?", exclude_atoms=set())
     assert not shows_all(notes, [reply], "The numbats?", exclude_atoms=set())
     assert not shows_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms=set())
@@ -511,18 +513,20 @@ def test_a_cut_line_counts_as_the_whole_message_unless_the_question_is_about_the
 
 
 def test_a_long_turn_without_the_words_is_cut_at_its_beginning() -> None:
-    [hit] = choose([message(1, "Begin here. " + "weather " * 200)], "quokka").hits
+    [hit] = choose_hits([message(1, "Begin here. " + "weather " * 200)], "quokka").hits
     assert hit.text.startswith("Begin here.")
     assert len(hit.text) <= 602
 
 
 def test_a_hit_that_does_not_fit_makes_room_for_a_shorter_one() -> None:
-    hits = choose([message(1, "long " * 90), message(2, "short")], "q", budget_tokens=60).hits
+    hits = choose_hits([message(1, "long " * 90), message(2, "short")], "q", budget_tokens=60).hits
     assert [hit.message.seq for hit in hits] == [2]
 
 
 def test_later_hits_are_cut_shorter() -> None:
-    hits = choose([message(n, f"{n} " + "word " * 300) for n in range(1, 9)], "q", budget_tokens=1_000).hits
+    hits = choose_hits(
+        [message(n, f"{n} " + "word " * 300) for n in range(1, 9)], "q", budget_tokens=1_000
+    ).hits
     lengths = [len(hit.text) for hit in hits]
     assert lengths[0] > 500
     assert lengths[-1] < 310
@@ -535,7 +539,7 @@ def test_of_many_events_each_is_shown_by_its_own_sentence_to_the_end_of_the_note
         for n in range(10, 20)
     ]
     messages = [message(n, text) for n, text in enumerate(told, 1)]
-    hits = choose(messages, "plant the trees", budget_tokens=1_000, cut_chars=200, is_order=True).hits
+    hits = choose_hits(messages, "plant the trees", budget_tokens=1_000, cut_chars=200, is_order=True).hits
     assert len(hits) == 10
     for hit in hits:
         assert "trees along the old wall of the garden, next to the gate and the shed" in hit.text
@@ -580,7 +584,7 @@ def test_three_points_count_as_the_one_token_that_they_are() -> None:
 
 @given(st.lists(st.text(max_size=900), max_size=12), st.text(max_size=80), st.integers(0, 700))
 def test_a_note_keeps_its_budget_and_its_frame(texts: list[str], query: str, budget: int) -> None:
-    hits = choose([message(n, text) for n, text in enumerate(texts)], query, budget_tokens=budget).hits
+    hits = choose_hits([message(n, text) for n, text in enumerate(texts)], query, budget_tokens=budget).hits
     note = render_note(hits, [], MARCH)
     assert estimate_tokens(note) <= budget
     assert strip_notes(f"before {note}after") == "before after"
@@ -850,7 +854,7 @@ def test_a_note_that_names_its_mark_keeps_to_its_budget() -> None:
     found = [message(n, f"My cat number {n} is called Miso the {n}th, and sleeps.") for n in range(1, 60)]
     for budget in range(150, 1_000, 50):
         note = render_note(
-            choose(found, "cat", budget_tokens=budget - NAMING_TOKENS).hits, [], MARCH, names_mark=True
+            choose_hits(found, "cat", budget_tokens=budget - NAMING_TOKENS).hits, [], MARCH, names_mark=True
         )
         assert budget * 0.7 < estimate_tokens(note) <= budget
         head, _, sentence, *_ = note.split("\n")
@@ -923,7 +927,7 @@ def test_lines_that_others_have_as_well_are_a_template() -> None:
     shared = find_shared_lines(asked, said)
     assert shared == {"Return the whole file.", "Never leave out a line of it."}
     assert without_lines(asked, shared) == "What do I like?\n\n```"
-    assert [hit.text for hit in choose(said, "What do I like?", shared=shared).hits] == [
+    assert [hit.text for hit in choose_hits(said, "What do I like?", shared=shared).hits] == [
         "I like tea. ```",
         "She is afraid of thunder. ```",
     ]
@@ -998,35 +1002,35 @@ def test_words_are_distinguished_by_their_signs(text: str, words: list[str]) -> 
     ],
 )
 def test_of_a_long_turn_the_sentences_that_answer_are_shown(text: str, query: str, shown: str) -> None:
-    [hit] = choose([message(1, text)], query).hits
+    [hit] = choose_hits([message(1, text)], query).hits
     assert hit.text == shown
 
 
 def test_of_a_long_turn_without_a_word_of_the_query_the_beginning_is_shown() -> None:
     text = "A day like any other went by. " * 40
-    [hit] = choose([message(1, text)], "zebra").hits
+    [hit] = choose_hits([message(1, text)], "zebra").hits
     assert hit.text == f"{text[:599].strip()} ..."
 
 
 def test_of_a_long_turn_without_a_word_of_the_query_statements_are_shown_and_no_questions() -> None:
     asked = "Could you tell me which of these brushes I should buy for it? "
-    [hit] = choose([message(1, f"{asked * 12}We dug the pond on Sunday. {asked}")], "zebra").hits
+    [hit] = choose_hits([message(1, f"{asked * 12}We dug the pond on Sunday. {asked}")], "zebra").hits
     assert hit.text == "... We dug the pond on Sunday. ..."
     only_asked = asked * 12
-    [hit] = choose([message(1, only_asked)], "zebra").hits
+    [hit] = choose_hits([message(1, only_asked)], "zebra").hits
     assert only_asked.startswith(hit.text.removesuffix(" ..."))
 
 
 def test_of_statements_without_a_word_of_the_query_those_side_by_side_come_no_sooner() -> None:
     said = [f"It rained for {n} days on the hills beyond the river. " for n in range(10, 16)]
     text = f"We dug the pond on Sunday. Which fish are good for it? {''.join(said)}"
-    [hit] = choose([message(1, text)], "zebra", cut_chars=200).hits
+    [hit] = choose_hits([message(1, text)], "zebra", cut_chars=200).hits
     assert hit.text.startswith("We dug the pond on Sunday. ... It rained for 10 days")
 
 
 def test_a_text_without_signs_is_cut_between_words() -> None:
     text = f"{'so we went on and on ' * 40}and a numbat ran {'so we went on and on ' * 40}".strip()
-    [hit] = choose([message(1, text)], "The numbat?").hits
+    [hit] = choose_hits([message(1, text)], "The numbat?").hits
     assert "and a numbat ran" in hit.text
     assert len(hit.text) < 620
     assert {*hit.text.replace("...", "").split()} <= {*text.split()}

@@ -455,11 +455,11 @@ def test_a_tool_that_runs_alone_is_commanded_so() -> None:
     ],
 )
 def test_an_offer_says_as_little_as_it_can(offer: Offer, fields: dict[str, Any]) -> None:
-    assert offer.fields() == fields
+    assert offer.make_fields() == fields
 
 
 def test_a_model_that_cannot_be_forced_is_asked() -> None:
-    assert Offer(("a",), must_call=True, one_at_a_time=True).fields(can_force=False) == {
+    assert Offer(("a",), must_call=True, one_at_a_time=True).make_fields(can_force=False) == {
         "parallel_tool_calls": False
     }
-    assert Offer(()).fields(can_force=False) == {"tool_choice": "none"}
+    assert Offer(()).make_fields(can_force=False) == {"tool_choice": "none"}
