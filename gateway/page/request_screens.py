@@ -203,10 +203,11 @@ class _RequestScreens(Struct, frozen=True):
         ]
         repeated = _find_repetitions(turn, prompt_texts)
         words = ""  # of the reply, which neither its question nor a text of the prompt has; no common ones
-        if not repeated:
+        reply = _choose_text("assistant", turn)
+        if reply and not repeated:
             known_texts = [_choose_text("user", turn), *(each.text for each in prompt_texts)]
             words = await self.operations.words.select_uncommon_without(
-                _choose_text("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
+                reply[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)
         if request.is_twin:
@@ -281,8 +282,10 @@ class _RequestScreens(Struct, frozen=True):
 
     async def _add_texts_before(self, explained: ExplainedRequest, words: str) -> ExplainedRequest:
         """Returns a request with the older texts that have some words of its reply."""
-        if not words or explained.memory is None or explained.exchange is None:
+        if explained.memory is None or explained.exchange is None:
             return explained
+        if not words:
+            return replace(explained, before_reply=())
         try:
             texts = await self.operations.words.find_before_reply(
                 None, explained.memory, words, explained.exchange
