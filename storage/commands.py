@@ -82,8 +82,8 @@ class Additions(Struct, frozen=True):
         notes, rounds, last = [*self.notes], [*self.rounds], self.last
         for exchange in exchanges:
             at = exchange.offset
-            for place, atoms in enumerate(exchange.inputs):
-                if text := exchange.notes.get(place):
+            for index, atoms in enumerate(exchange.inputs):
+                if text := exchange.notes.get(index):
                     notes.append(PlacedNote(at, text.encode("utf-8", "surrogatepass")))
                 at += len(atoms)
             if exchange.has_full_reply or exchange.opaque:
@@ -187,9 +187,9 @@ class StoredContent(NamedTuple):
     full_reply: bytes | None = None
 
 
-# The most calls of a rule, each with more contents than the call before. A rule asks for contents at four places at
-# most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids), and at
-# each place for all that it will compare there.
+# The most calls of a rule, each with more contents than the call before. A rule asks for contents in four steps at
+# most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids), and in
+# each step for all that it will compare there.
 MAX_RULE_CALLS = 5
 
 

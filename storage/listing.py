@@ -39,7 +39,7 @@ FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 
 
 class Page(Struct, Generic[CursorT], frozen=True):
-    """A page of a list. Its cursors are numbers of rows, public names, or places of messages."""
+    """A page of a list. Its cursors are numbers of rows, public names, or numbers of messages."""
 
     # The cursors between which the page lies, exclusive, in the order asked for; what they name may be gone.
     after: CursorT | None = None

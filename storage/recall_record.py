@@ -71,7 +71,7 @@ class RecalledEntry(Struct, frozen=True):
     kind: HitKind
     # The number of the message, fact or passage.
     seq: int
-    # The hit's place among all hits, from 1 on.
+    # The hit's rank among all hits, from 1 on.
     rank: int
     # The score by words and meaning together, from 0 to 1; None: there are no scores.
     score: float | None = None

@@ -285,8 +285,8 @@ class Exchange(Struct, frozen=True):
     stopped: float | None = None
     # The number of messages of a first exchange that were made elsewhere: column `head`, mark `head`.
     prefix_length: int = 0
-    # Indices of input messages that were off the record or are forgotten; REPLY stands for the reply. The places that
-    # decide it are in docs/architecture.md ("Where is a redaction decided").
+    # Indices of input messages that were off the record or are forgotten; REPLY stands for the reply. The functions
+    # that decide it are in docs/architecture.md ("Where is a redaction decided").
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
     superseded: bool = False

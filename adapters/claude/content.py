@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import OPAQUE_FIELDS, PLACE_FIELDS, THINKING_TYPES
+from adapters.claude.reply import INDEX_FIELDS, OPAQUE_FIELDS, THINKING_TYPES
 from adapters.types import NATIVE_REPLY, Json
 
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Other fields are left out,
@@ -252,7 +252,7 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
                 text_offset = 0
         while len(tool_uses) - len(calls_left) < calls_before and calls_left:
             blocks.append(calls_left.pop())
-        blocks.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
+        blocks.append({key: value for key, value in block.items() if key not in INDEX_FIELDS})
     if text_offset:
         last_text = texts_left.pop()
         blocks.append(_cut_text_block(last_text, text_offset, len(_read_text(last_text))))

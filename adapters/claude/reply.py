@@ -2,8 +2,8 @@
 
 Nothing is lost. Unknown fields of the message stay next to the completion's own, and `usage` has Anthropic's counts
 next to OpenAI's. Blocks that a chat message has no field for are passed on as they are, so that the client can send
-them back (`thinking_blocks`, `provider_blocks`). Each such block names its place, since the API refuses thoughts at any
-other place: `index` among all blocks, and, unless 0, `start_index` in the content and `call_index` among the calls.
+them back (`thinking_blocks`, `provider_blocks`). Each such block has its indices, since the API refuses thoughts at any
+others: `index` among all blocks, and, unless 0, `start_index` in the content and `call_index` among the calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FINISH_REASONS: Final = {
 }
 THINKING_TYPES: Final = ("thinking", "redacted_thinking")
 OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
-PLACE_FIELDS: Final = ("index", "start_index", "call_index")
+INDEX_FIELDS: Final = ("index", "start_index", "call_index")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
 MESSAGE_FIELDS: Final = frozenset(
     ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "stop_details", "usage")
@@ -115,9 +115,9 @@ class _Parts:
             )
         elif block_type in THINKING_TYPES:
             self.reasoning += block.get("thinking") or ""
-            self.thinking_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
+            self.thinking_blocks.append(with_indices(block, index, len(self.text), len(self.calls)))
         else:
-            self.provider_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
+            self.provider_blocks.append(with_indices(block, index, len(self.text), len(self.calls)))
 
     def message(self) -> Json:
         optional_fields = {
@@ -135,19 +135,19 @@ class _Parts:
         return chat_message | {key: value for key, value in optional_fields.items() if value}
 
 
-def with_place(block: Json, index: int, start_index: int, call_index: int) -> Json:
-    """Returns a block with its place.
+def with_indices(block: Json, index: int, start_index: int, call_index: int) -> Json:
+    """Returns a block with its indices.
 
     index: the number of blocks before it.
     start_index: the number of characters of content before it.
     call_index: the number of calls before it.
     """
-    place: Json = {"index": index}
+    indices: Json = {"index": index}
     if start_index:
-        place["start_index"] = start_index
+        indices["start_index"] = start_index
     if call_index:
-        place["call_index"] = call_index
-    return {**place, **block}
+        indices["call_index"] = call_index
+    return {**indices, **block}
 
 
 class MessageEnding(NamedTuple):

@@ -26,14 +26,14 @@ class UnionMerger:
         # How many properties and names may still be merged. A few short definitions that name each other can multiply
         # to very many.
         self._remaining = _MAX_MERGED
-        # The tool's schema with its definitions, and its place in the request.
+        # The tool's schema with its definitions, and its path in the request.
         self._root: Json = {}
         self._where = ""
         # Definitions that were merged already, by reference.
         self._definitions: dict[str, Json] = {}
 
     def merge(self, schema: Json, where: str) -> Json:
-        """Returns a tool's schema without unions at its top. where: its place in the request.
+        """Returns a tool's schema without unions at its top. where: its path in the request.
 
         Raises: Untranslatable: the request has too much to merge.
         """
@@ -64,12 +64,12 @@ class UnionMerger:
         """Returns a branch of a union with the unions at its own top merged. A branch that is a `$ref` is looked up."""
         branch = _read_value_or_empty(dict, branch)
         ref = str(branch.get("$ref", ""))
-        place, _, name = ref.rpartition("/")
-        if place not in ("#/$defs", "#/definitions"):
+        parent, _, name = ref.rpartition("/")
+        if parent not in ("#/$defs", "#/definitions"):
             return self._merge_schema(branch)
         if ref not in self._definitions:
             self._definitions[ref] = {}  # a definition that names itself adds nothing there
-            named = _read_value_or_empty(dict, self._root.get(place[2:])).get(name)
+            named = _read_value_or_empty(dict, self._root.get(parent[2:])).get(name)
             self._definitions[ref] = self._resolve(named)
         return self._definitions[ref]
 

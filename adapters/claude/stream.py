@@ -29,7 +29,7 @@ from adapters.claude.reply import (
     place_citations,
     read_ending,
     translate_usage,
-    with_place,
+    with_indices,
 )
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import join_halves, read_json, read_json_with_halves, write_json
@@ -285,10 +285,10 @@ class StreamTranslator:
             function = {"arguments": arguments}
             return [self._make_chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
         key = "thinking_blocks" if block.type in THINKING_TYPES else "provider_blocks"
-        placed_block = with_place(
+        block_with_indices = with_indices(
             _make_whole_block(block), self._first_index + block.index, block.content_start, block.call_index
         )
-        return [self._make_chunk({key: [placed_block]})]
+        return [self._make_chunk({key: [block_with_indices]})]
 
     def _make_native_delta(self, parts: Json) -> Json:
         """Returns the field of a delta for parts of `NATIVE_REPLY`."""

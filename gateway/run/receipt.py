@@ -128,7 +128,7 @@ class Receipt(Struct, eq=False, weakref=True):
     turn: str | None = None
     # The turn repeats a turn off the record, so its text is not stored.
     is_off_record: bool = False
-    # The request's place in its trace; None: it is not traced.
+    # The request's context in its trace; None: it is not traced.
     trace: TraceContext | None = None
     # The fields from here on are for the trace. None: the receipt is for work without a request.
     request_line: RequestLine | None = None

@@ -145,8 +145,8 @@ def _remove_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone
     calling_step: the step of a run with the calls that it answers; None: it answers none.
     """
     notes = {
-        place: "" if note and rules.may_quote(note, gone.erased) else note
-        for place, note in exchange.notes.items()
+        index: "" if note and rules.may_quote(note, gone.erased) else note
+        for index, note in exchange.notes.items()
     }
     full_reply = None if gone.may_be_used_by(exchange, rules) else exchange.full_reply
     emptied = replace(exchange, notes=notes, full_reply=full_reply, has_full_reply=full_reply is not None)

@@ -306,8 +306,8 @@ def _list_remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
-    spoken = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
-    seqs = [exchange.seq + place for place in spoken]
+    indices = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
+    seqs = [exchange.seq + index for index in indices]
     if exchange.shown_reply is not None and REPLY not in exchange.redactions:
         seqs.append(exchange.reply_seq)
     return seqs

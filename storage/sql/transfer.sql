@@ -31,11 +31,11 @@ WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? AND NOT ({holds_items}) ORDER 
 SELECT id, uid, state, bytes, created, type, name FROM files WHERE memory = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: tag_read
--- Reads a page of an agent's tags, each with its place.
+-- Reads a page of an agent's tags, each with its number.
 SELECT row_number() OVER (ORDER BY tag), tag FROM tags WHERE agent = ?1 ORDER BY tag LIMIT ?3 OFFSET ?2
 
 -- name: attached_read
--- Reads what an agent has attached, each with its place among all that is attached.
+-- Reads what an agent has attached, in a fixed order.
 SELECT kind, target FROM attached WHERE agent = ? ORDER BY kind, place, target LIMIT ? OFFSET ?
 
 -- name: attached_definition

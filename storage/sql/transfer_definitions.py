@@ -61,14 +61,14 @@ def parse_api_subject(agent: Agent) -> ApiSubject | None:
 async def read_attached(
     connection: Connection, agent_row: int, after: int, limit: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Returns a page of what an agent has attached, each with its place among all.
+    """Returns a page of what an agent has attached, each with its number among all, from 1 on.
 
     The record of what is gone meanwhile has its kind alone: a page with fewer records would be taken for the last.
     """
     rows = await connection.rows(SQL["attached_read"], (agent_row, limit, after))
     return [
-        (place, {"kind": kind, **(await _list_attached_fields(connection, kind, target) or {})})
-        for place, (kind, target) in enumerate(rows, after + 1)
+        (number, {"kind": kind, **(await _list_attached_fields(connection, kind, target) or {})})
+        for number, (kind, target) in enumerate(rows, after + 1)
     ]
 
 

@@ -172,11 +172,11 @@ def _plain(value: Any) -> Any:
 
 def _error_message(error: BaseException) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TOOL]
-    place = f" (line {lines[-1]})" if lines else ""
+    suffix = f" (line {lines[-1]})" if lines else ""
     text = "<exception str() failed>"  # as `traceback` has it
     with suppress(BaseException):  # its `__str__` may be the tool's
         text = str(error)
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type(error).__name__}: {text}{suffix}"
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Plan(Struct, frozen=True):
 
 
 class _Continuation(NamedTuple):
-    """The place from which a request goes on, and its new messages. The fields are those of `Plan`."""
+    """The stored path that a request continues, and its new messages. The fields are those of `Plan`."""
 
     match: Match
     new_indices: tuple[int, ...]

@@ -95,7 +95,7 @@ def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> Ev
 
 
 class WindowStart(NamedTuple):
-    """The place where the window of a request begins. The fields are those of `Eviction`."""
+    """The beginning of the window of a request. The fields are those of `Eviction`."""
 
     evicted: Evicted | None = None
     start_index: int = 0

@@ -53,7 +53,7 @@ _WITHHELD_NUMBERS = _WITHHELD_WORDS | {word.translate(_TELEPHONE_KEYS) for word 
 
 
 class IdSource(NamedTuple):
-    """A place in a request where an id may be."""
+    """A field or a header of a request that may have an id."""
 
     name: str
     # None: the id is in the body.

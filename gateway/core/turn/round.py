@@ -60,7 +60,7 @@ AS_EVENTS, AS_BODY = ReplyForm
 
 
 class Stored(Enum):
-    """The place where the reply of a round is stored, with its calls."""
+    """The turn in which the reply of a round is stored, with its calls."""
 
     NOWHERE = "nowhere"
     IN_THIS_TURN = "in this turn"
