@@ -15,11 +15,12 @@ from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_coun
 from gateway.agents.wire.faults import make_error_event
 from gateway.agents.wire.message import Showing, render_summary
 from gateway.agents.wire.run_json import end_events, find_failure_message, render_result, render_stop
-from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, event, is_end, make_ping, numbered
+from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, is_end, make_ping, number_stream
 from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
+from gateway.dialects.event_stream import encode_event
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Run, RunState, RunTextKind
 from storage.sql.store import Store
@@ -89,10 +90,10 @@ class RunEvents(Struct, frozen=True):
         return make_ping(uid, self.now())
 
     def error_events(self, uid: str, error: GatewayError) -> bytes:
-        return event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.make_id("run", uid))
+        return encode_event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.make_id("run", uid))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
-        return numbered(data, first)
+        return number_stream(data, first)
 
     def is_end(self, event: bytes) -> bool:
         return is_end(event)
@@ -107,10 +108,10 @@ class RunEvents(Struct, frozen=True):
         missing = list(_list_missing(messages, map(_data, logged), attempt))
         if (error := await find_error(self.store, run)) is not None:
             missing.append(render_stop(run.stop or StopReason.ERROR))
-            return b"".join(map(event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
+            return b"".join(map(encode_event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
         if run.is_over:
             missing += end_events(run, await load_last_counts(self.store, run))
-        return b"".join(map(event, missing))
+        return b"".join(map(encode_event, missing))
 
     async def make_callback_body(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""

@@ -21,7 +21,7 @@ from gateway.agents.api.runs import RunStream, render_run_entry, render_run_resu
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
 from gateway.agents.wire.run_json import end_events, render_result
-from gateway.agents.wire.run_stream import event, make_ping
+from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.core.agent import AgentSpec
@@ -30,6 +30,7 @@ from gateway.core.request.memory_mode import refuse_unstored
 from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
+from gateway.dialects.event_stream import encode_event
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
@@ -252,7 +253,7 @@ class SendReply:
                 shown = await self._render_messages(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM])
             events = [*shown, *end_events(result.run, result.last_counts)]
-            await sink.write(b"".join(map(event, events)) + DONE_EVENT)
+            await sink.write(b"".join(map(encode_event, events)) + DONE_EVENT)
             await sink.end()
 
     def _begin_view(self, start: RunStart) -> ViewFactory:

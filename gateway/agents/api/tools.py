@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,9 @@ from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, NoEffec
 from gateway.checked import Fault
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest, UnknownId
+
+# A tool as the API shows it.
+_ToolJson = dict[str, Any]
 
 
 class SearchTools(Body):
@@ -148,14 +151,9 @@ class ToolRoutes:
         words = set((sent_or_none(body.query) or "").lower().split())
         types, tags = sent_or_none(body.tool_types), set(sent_or_none(body.tags) or ())
         tools = [render_tool(tool) async for tool in self._select(request.project, ToolsQuery())]
-        ranked = _rank_by_words(
-            (
-                tool
-                for tool in tools
-                if tags <= set(tool["tags"]) and (not types or tool["tool_type"] in types)
-            ),
-            words,
-        )
+        if types:
+            tools = [tool for tool in tools if tool["tool_type"] in types]
+        ranked = _rank_by_words([tool for tool in tools if tags <= set(tool["tags"])], words)
         fixed_fields = {"vector_rank": None, "embedded_text": None}
         return [
             {"tool": tool, "combined_score": score, "fts_rank": rank, **fixed_fields}
@@ -267,9 +265,7 @@ def _get_tool(view: AgentView, name: str) -> ToolView:
     raise UnknownId(f"The agent has no tool {name!r}.")
 
 
-def _rank_by_words(
-    tools: Iterable[dict[str, Any]], words: Collection[str]
-) -> list[tuple[float, dict[str, Any]]]:
+def _rank_by_words(tools: Sequence[_ToolJson], words: Collection[str]) -> list[tuple[float, _ToolJson]]:
     """Returns the tools with one of the words at least, each after the share of the words that it has, best first.
 
     Without words all tools are returned, with a share of 0.

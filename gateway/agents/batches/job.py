@@ -249,7 +249,7 @@ class _Attempt:
                 id = await self.submitter.find(part, provider, with_ended=True)
                 if id is None:
                     return True
-                await self.parts.note_made(part, id)
+                await self.parts.note_provider_id(part, id)
             assert part.id is not None  # it was noted
             state = await provider.poll(part.id)
             if state.has_results:
@@ -357,7 +357,7 @@ class _Attempt:
         waits: list[float] = []
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
-            for refusals, id in part.undeleted.items():
+            for refusals, id in part.undeleted_ids.items():
                 wait_s = self.parts.choose_delete_wait_s(part)
                 if wait_s > 0:
                     waits.append(wait_s)

@@ -30,7 +30,7 @@ from storage.sql.store import Store
 
 # The most attempts at one request about a part, unless the provider does not answer (`_UNHEARD_S`). Not measured: with
 # fewer, a part fails in a short outage.
-TRIES = 8
+MAX_TRIES = 8
 # The longest wait between two polls, as a multiple of the first. Until then a wait is one of so many parts of the time
 # that has passed, so that a result is fetched late by a tenth of its time. Not measured.
 _MAX_WAIT_FACTOR = 10
@@ -123,13 +123,13 @@ class ProviderPart:
     # The times of other failures by kind, oldest first.
     misses: dict[Miss, list[float]] = field(default_factory=dict)
     # The provider's ids of this part, by the number of refusals before each.
-    made: dict[int, str] = field(default_factory=dict)
-    # Keys of `made` for which the provider has deleted its data.
+    provider_ids: dict[int, str] = field(default_factory=dict)
+    # Keys of `provider_ids` for which the provider has deleted its data.
     deleted: set[int] = field(default_factory=set)
     # When all results of the part were read; 0.0 if it was not submitted; None while it goes on.
     over_at: float | None = None
     # The provider's queue was full.
-    no_room: bool = False
+    found_no_room: bool = False
     # When the provider is asked again, by the loop's clock. Not in the journal: an attempt begins when it is due.
     next_poll: float = 0.0
 
@@ -151,14 +151,14 @@ class ProviderPart:
     @property
     def id(self) -> str | None:
         """The provider's id of the part; None if the provider has given none yet, or has refused the part."""
-        return self.made.get(self.refusals)
+        return self.provider_ids.get(self.refusals)
 
     @property
-    def undeleted(self) -> Mapping[int, str]:
-        """The ids of `made` that are no longer needed and that the provider has not deleted yet."""
+    def undeleted_ids(self) -> Mapping[int, str]:
+        """The `provider_ids` that are no longer needed and that the provider has not deleted yet."""
         return {
             refusals: id
-            for refusals, id in self.made.items()
+            for refusals, id in self.provider_ids.items()
             if refusals not in self.deleted and (self.is_over or refusals < self.refusals)
         }
 
@@ -180,7 +180,7 @@ class PartJournal:
     # Returns the time in seconds since the epoch.
     now: Callable[[], float]
     # The seconds between the first two polls of a part.
-    first_s: float
+    first_poll_s: float
     parts: list[ProviderPart] = field(default_factory=list)
 
     @staticmethod
@@ -197,7 +197,7 @@ class PartJournal:
                 part.failures.append(SubmissionFailure(**failure))
             for refusals in range(part.refusals + 1):
                 if (submitted := entries.get(f"made-{part.number}-{refusals}")) is not None:
-                    part.made[refusals] = submitted["id"]
+                    part.provider_ids[refusals] = submitted["id"]
                 if f"gone-{part.number}-{refusals}" in entries:
                     part.deleted.add(refusals)
             for miss in Miss:
@@ -206,7 +206,7 @@ class PartJournal:
                     times.append(missed["at"])
             if (over := entries.get(f"over-{part.number}")) is not None:
                 part.over_at = over.get("at", 0.0)
-                part.no_room = bool(over.get("no_room"))
+                part.found_no_room = bool(over.get("no_room"))
             journal.parts.append(part)
         return journal
 
@@ -223,10 +223,10 @@ class PartJournal:
         self.parts.append(part)
         return part
 
-    async def note_made(self, part: ProviderPart, id: str) -> None:
+    async def note_provider_id(self, part: ProviderPart, id: str) -> None:
         """Writes down the provider's id of a part."""
         await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
-        part.made[part.refusals] = id
+        part.provider_ids[part.refusals] = id
 
     async def note_failed(self, part: ProviderPart, failure: SubmissionFailure) -> None:
         """Writes down that a part could not be submitted, without the error's text, which may quote a user."""
@@ -241,25 +241,25 @@ class PartJournal:
         times.append(at)
         if miss is Miss.UNHEARD:
             return self._measure_failures(times) >= _UNHEARD_S
-        return len(times) >= TRIES
+        return len(times) >= MAX_TRIES
 
-    async def note_deleted(self, part: ProviderPart, made: int) -> None:
-        """Writes down that a provider has deleted its data. made: the key in `ProviderPart.made`."""
-        await self._write(f"gone-{part.number}-{made}", {})
-        part.deleted.add(made)
+    async def note_deleted(self, part: ProviderPart, refusals: int) -> None:
+        """Writes down that a provider has deleted its data. refusals: the key in `provider_ids`."""
+        await self._write(f"gone-{part.number}-{refusals}", {})
+        part.deleted.add(refusals)
 
     async def note_unsubmitted(self, part: ProviderPart) -> None:
         """Writes down that a part is over that was not submitted."""
-        await self._end(part, at=0.0)
+        await self._note_end(part, at=0.0)
 
     async def note_over(self, part: ProviderPart, *, no_room: bool = False) -> None:
         """Writes down that a part is over now. no_room: the provider's queue was full."""
-        await self._end(part, self.now(), no_room=no_room)
+        await self._note_end(part, self.now(), no_room=no_room)
 
-    async def _end(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
+    async def _note_end(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at = at
-        part.no_room = no_room
+        part.found_no_room = no_room
 
     def choose_poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part is submitted, or its provider is asked about it again.
@@ -274,7 +274,7 @@ class PartJournal:
     def choose_delete_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until the next request to delete a part's data; they double each time."""
         times = part.misses.get(Miss.UNDELETED)
-        return times[-1] + self.first_s * 2.0 ** len(times) - self.now() if times else 0.0
+        return times[-1] + self.first_poll_s * 2.0 ** len(times) - self.now() if times else 0.0
 
     def choose_queue_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now.
@@ -282,17 +282,17 @@ class PartJournal:
         Once a model's queue had no room for a part, parts of the model go one at a time, the smallest first.
         """
         queue = self._list_queue(part)
-        if not any(queued.no_room for queued in queue):
+        if not any(queued.found_no_room for queued in queue):
             return 0.0
         open_parts = [queued for queued in queue if not queued.is_over]
         smallest = min(open_parts, key=lambda queued: queued.count)
         if part is not smallest or any(queued.id is not None for queued in open_parts):
-            return self.first_s
+            return self.first_poll_s
         if not (full_at := _list_full_times(queue)):
             return 0.0
         return full_at[-1] + self._choose_poll_s(full_at[-1] - full_at[0]) - self.now()
 
-    def is_patient(self, part: ProviderPart) -> bool:
+    def may_wait(self, part: ProviderPart) -> bool:
         """Returns whether a part that found no room is submitted again: for a day."""
         return self._measure_failures([*_list_full_times(self._list_queue(part)), self.now()]) < _NO_ROOM_S
 
@@ -307,11 +307,11 @@ class PartJournal:
 
     def _choose_poll_s(self, passed_s: float) -> float:
         """Returns the seconds between two polls. passed_s: how long the provider has been asked."""
-        return min(_MAX_WAIT_FACTOR * self.first_s, max(self.first_s, passed_s / _MAX_WAIT_FACTOR))
+        return min(_MAX_WAIT_FACTOR * self.first_poll_s, max(self.first_poll_s, passed_s / _MAX_WAIT_FACTOR))
 
     def _measure_failures(self, times: Sequence[float]) -> float:
         """Returns the seconds from the first of some failures to the last, without those in which nothing was asked."""
-        return sum(min(b - a, 2 * _MAX_WAIT_FACTOR * self.first_s) for a, b in pairwise(times))
+        return sum(min(b - a, 2 * _MAX_WAIT_FACTOR * self.first_poll_s) for a, b in pairwise(times))
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
@@ -319,7 +319,7 @@ class PartJournal:
 
 def _list_full_times(queue: Sequence[ProviderPart]) -> list[float]:
     """Returns the times when a queue had no room, oldest first, after the last one when a part of it was answered."""
-    over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
+    over = [(part.over_at, part.found_no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)
 

@@ -16,7 +16,7 @@ from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
 from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ERROR, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
-from gateway.agents.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, SubmissionFailure
+from gateway.agents.batches.parts import MAX_TRIES, PartDraft, PartJournal, ProviderPart, SubmissionFailure
 from gateway.agents.batches.results import PAGE_ITEMS, PartResults
 from gateway.core.dates import DAY_S
 from gateway.core.turn.stop_reason import StopReason
@@ -89,7 +89,7 @@ class PartSubmitter:
                 make_public_id(self.batch),
                 part.upstream,
             )
-            await self.parts.note_made(part, id)
+            await self.parts.note_provider_id(part, id)
             return True
         if await self._find_budget_wait_s() is not None:
             return False
@@ -142,7 +142,7 @@ class PartSubmitter:
             message = f"The request alone is larger than its provider's queue for the model: {message}"
             await self.fail(part, message)
             return
-        if not self.parts.is_patient(part):
+        if not self.parts.may_wait(part):
             for waiting_part in self.parts.list_waiting(part):
                 await self.fail(waiting_part, message)
             return
@@ -157,13 +157,13 @@ class PartSubmitter:
         await self.parts.note_over(part, no_room=True)
 
     async def note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
-        """Notes that a part was not taken, and gives it up after `TRIES`. message: the provider's."""
+        """Notes that a part was not taken, and gives it up after `MAX_TRIES`. message: the provider's."""
         _log.warning(
             "Batch %s: %s did not take a part (attempt %d of %d).",
-            make_public_id(self.batch), part.upstream, len(part.failures) + 1, TRIES,
+            make_public_id(self.batch), part.upstream, len(part.failures) + 1, MAX_TRIES,
         )  # fmt: skip
         await self.parts.note_failed(part, failure)
-        if len(part.failures) >= TRIES:
+        if len(part.failures) >= MAX_TRIES:
             await self.fail(part, message)
 
     async def fail(self, part: ProviderPart, message: str) -> None:
@@ -198,7 +198,7 @@ class PartSubmitter:
             until = self.parts.now() + min(wait_s or 0.0, DAY_S)
             await self.note_failure(part, error.message, SubmissionFailure(is_refused, until))
             return False
-        await self.parts.note_made(part, id)
+        await self.parts.note_provider_id(part, id)
         return True
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:

@@ -66,10 +66,10 @@ class RuleGuide:
         self._is_resumed = False  # an earlier turn has made the reply, and has counted its step
 
     def offer(self) -> Offer:
-        return self._state().offer()
+        return self._make_state().offer()
 
     def judge(self, call: ProposedCall) -> Verdict:
-        verdict = self._state().judge(call.name, approvals=self._approvals, is_approved=call.is_approved)
+        verdict = self._make_state().judge(call.name, approvals=self._approvals, is_approved=call.is_approved)
         if isinstance(verdict, Undecided):
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
@@ -116,22 +116,22 @@ class RuleGuide:
         else:
             self._steps += 1
         reply, self._reply = [*self._reply.values()], {}
-        next_step = self._advance(reply)
-        fault = self._fault_in(reply, next_step)
+        next_step = self._choose_next(reply)
+        fault = self._find_fault(reply, next_step)
         self._bad_replies = 0 if fault is None else self._bad_replies + 1
         return next_step if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
 
-    def _state(self) -> RuleState:
+    def _make_state(self) -> RuleState:
         return RuleState(self._rules, self._called, self._attached, self._style)
 
-    def _advance(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
+    def _choose_next(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
         if self._has_later_message:
             self._has_later_message = False
             self._called.clear()
             return self.offer()
-        return self._state().decide_next(reply, is_last_step=self._steps >= self._max_steps)
+        return self._make_state().decide_next(reply, is_last_step=self._steps >= self._max_steps)
 
-    def _fault_in(self, reply: Sequence[JudgedCall], next_step: Offer | Stop) -> StopReason | None:
+    def _find_fault(self, reply: Sequence[JudgedCall], next_step: Offer | Stop) -> StopReason | None:
         """Returns the fault for which a reply can end the turn; None if it has none. next_step: the step after it."""
         if not reply:
             must_call = isinstance(next_step, Offer) and bool(next_step.nudge)

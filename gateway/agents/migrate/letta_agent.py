@@ -67,7 +67,7 @@ def make_agent_file(agent: LettaAgent) -> bytes:
     return orjson.dumps(
         {
             "agents": [_convert_agent(agent)],
-            "groups": _convert_group(state),
+            "groups": _convert_groups(state),
             "blocks": [
                 {**select_fields(block, file_fields.BLOCK), "id": block["id"]}
                 for block in state.get("blocks") or ()
@@ -77,7 +77,7 @@ def make_agent_file(agent: LettaAgent) -> bytes:
                 for file in agent.files
             ],
             "sources": [
-                {**select_fields(source, file_fields.SOURCE), "id": source["id"], "name": _name_of(source)}
+                {**select_fields(source, file_fields.SOURCE), "id": source["id"], "name": _cut_name(source)}
                 for source in state.get("sources") or ()
             ],
             "tools": [select_fields(tool, _TOOL_FIELDS) for tool in state.get("tools") or ()],
@@ -114,7 +114,7 @@ def _convert_agent(agent: LettaAgent) -> Json:
     return {
         # `llm_config` and `model_settings` both describe the model; the older one is complete.
         **select_fields(state, [name for name in file_fields.AGENT if name != "model_settings"]),
-        "name": _name_of(state),
+        "name": _cut_name(state),
         "compaction_settings": _drop_default_compaction(state.get("compaction_settings")),
         "id": state["id"],
         "tool_ids": [tool["id"] for tool in state.get("tools") or ()],
@@ -146,7 +146,7 @@ def _convert_extension(agent: LettaAgent) -> Json:
     if archive is None:
         return {**extension, "passages": passages}
     description = select_fields(archive, ("id", "description"))
-    return {**extension, "archives": [{**description, "name": _name_of(archive), "passages": passages}]}
+    return {**extension, "archives": [{**description, "name": _cut_name(archive), "passages": passages}]}
 
 
 def _convert_passage(passage: Json) -> Json:
@@ -159,7 +159,7 @@ def _convert_passage(passage: Json) -> Json:
     }
 
 
-def _convert_group(state: Mapping[str, Any]) -> list[Json]:
+def _convert_groups(state: Mapping[str, Any]) -> list[Json]:
     """Returns the group of an agent as a file has it, in a list; an empty list if the agent has none."""
     group = state.get("multi_agent_group")
     if group is None:
@@ -180,7 +180,7 @@ def _drop_default_compaction(settings: Any) -> Any:
     return {name: value for name, value in settings.items() if not is_default.get(name)}
 
 
-def _name_of(record: Mapping[str, Any]) -> str:
+def _cut_name(record: Mapping[str, Any]) -> str:
     """Returns a name that the gateway takes: not empty, and not too long."""
     name: str = record.get("name") or record["id"]
     return name[:_MAX_NAME_CHARS]

@@ -12,6 +12,8 @@ from storage.sql.store import Store
 
 
 class _LiveRun(NamedTuple):
+    """A run that is performed here."""
+
     # The row of its agent.
     agent_row: int
     turn: TurnRun
@@ -33,7 +35,7 @@ class LiveRuns:
         run = memory.run
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
         try:
-            # These were stored some time ago, so they may have been cancelled before they stood in `_runs`.
+            # These were stored some time ago, so they may have been cancelled before they were added to `_runs`.
             if run.background or run.state is RunState.CREATED:
                 stored_run = await self._store.runs.find_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:

@@ -25,11 +25,12 @@ from storage.records import Block
 
 
 class StepEdits:
-    """The blocks that a step read, and the edits that its tools made of them."""
+    """The blocks that a step read, and the edits that its tools made on them."""
 
     def __init__(self, blocks: Sequence[Block], shown: Shown, client_call_ids: frozenset[str]) -> None:
-        """blocks: as the step read them.
+        """Begins without edits.
 
+        blocks: as the step read them.
         shown: the text of each block that the step's prompt shows last.
         client_call_ids: the ids of the calls that the client has answered.
         """

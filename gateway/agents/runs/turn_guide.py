@@ -29,7 +29,7 @@ def make_guide(
     can_ask: bool = False,
     has_later_message: bool = False,
 ) -> RuleGuide:
-    """Returns what guides an agent's turn. Where none of its tools are offered its rules sleep.
+    """Returns what guides an agent's turn. Its rules do not apply where none of its tools are offered.
 
     called: since the user's newest message, in turns before this one.
     can_ask: a person may be asked to approve a call.

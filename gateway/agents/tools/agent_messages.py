@@ -19,7 +19,8 @@ ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 SEND_ASYNC: Final = "send_message_to_agent_async"
 _MIN_ANSWER_CHARS = 200  # of an answer that is cut, however many agents have answered
-_NAME_CHARS = 80
+_NAME_CHARS = 80  # of an agent's name; a longer one is cut
+_FIELD_CHARS = 40  # of an answer's other fields in JSON, about
 _CUT = " [{left} more characters were cut off.]"
 
 
@@ -71,7 +72,7 @@ class SendsToAgents(Protocol):
         """Has a message delivered, and does not wait for its run. The answer has no text."""
 
 
-async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnswer:
+async def perform_call(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnswer:
     """Returns the result of a call of one of these tools. max_chars: of the result."""
     arguments: Mapping[str, Any] = call.arguments
     text = str(arguments["message"])
@@ -95,9 +96,8 @@ async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnsw
 def _render_answers(answers: Sequence[AgentAnswer], max_chars: int) -> str:
     """Returns the answers as JSON. Long answers are cut to the same length, so that none is missing."""
     heads = [{"agent_id": answered.id, "agent_name": answered.name[:_NAME_CHARS]} for answered in answers]
-    answer_chars = max(
-        _MIN_ANSWER_CHARS, (max_chars - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads)
-    )
+    answers_chars = max_chars - len(orjson.dumps(heads)) - _FIELD_CHARS * len(heads)
+    answer_chars = max(_MIN_ANSWER_CHARS, answers_chars // len(heads))
     lines = [
         {**head, "error": _cut_text(answer.error, answer_chars), "type": answer.failure}
         if answer.error

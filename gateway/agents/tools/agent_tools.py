@@ -11,7 +11,7 @@ from urllib.parse import quote
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.tools.agent_messages import SendsToAgents, speak
+from gateway.agents.tools.agent_messages import SendsToAgents, perform_call
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.tools.file_tools import FileTools
@@ -124,7 +124,8 @@ class AgentTools:
 
     async def _ask_agent(self, call: RunTool) -> ToolAnswer:
         assert self.agent_sender is not None  # these tools are offered only with it
-        return _sanitize(await speak(self.agent_sender, call, max_result_chars(RESULT_CHARS, self.window)))
+        max_chars = max_result_chars(RESULT_CHARS, self.window)
+        return _sanitize(await perform_call(self.agent_sender, call, max_chars))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.

@@ -14,7 +14,8 @@ from gateway.agents.tools.syscall_filter import filter_program
 NOBODY = 65534
 # The most bytes of files in /tmp.
 TMP_BYTES = 64 * 1024 * 1024
-_INTERPRETER_S = 10.0  # the time in which the interpreter has to print where its files are
+# The time in which the interpreter has to print where its files are. Not measured: it prints two lines.
+_INTERPRETER_S = 10.0
 # The kernel does not count root's processes, so limits would not hold for code that root has started, even though the
 # sandbox gives it another user.
 _AS_NOBODY = f"""
@@ -28,7 +29,7 @@ _FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; un
 
 
 async def find_prefixes(python: str) -> Sequence[str]:
-    """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
+    """Returns the folders in which an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
     process = await asyncio.create_subprocess_exec(
         *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
         stdin=DEVNULL,

@@ -12,6 +12,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.checked import Fault, list_literal_values
+from gateway.dialects.event_stream import encode_event
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _MAX_SHOWN_CHARS = 200  # of a value or a name that an error repeats
@@ -105,7 +106,7 @@ def make_error_event(error: GatewayError, run_id: str | None = None) -> bytes:
         "message": error.message,
         "detail": _render_detail(error),
     }
-    return b"event: error\ndata: " + orjson.dumps(data) + b"\n\n"
+    return encode_event(data, "error")
 
 
 def make_refused_event(body: bytes) -> bytes:

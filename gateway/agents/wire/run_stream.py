@@ -30,21 +30,18 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.usage.reported import find_reported_counts, find_usage
+from gateway.dialects.event_stream import encode_event
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts, WaitKind
-
-
-def event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def make_ping(run_uid: str, at: float) -> bytes:
     """Returns the event that shows that a run goes on."""
     id = ids.make_id("run", run_uid)
-    return event({"id": id, "date": render_time(at), "message_type": "ping", "run_id": id})
+    return encode_event({"id": id, "date": render_time(at), "message_type": "ping", "run_id": id})
 
 
-def numbered(data: bytes, first: int) -> list[bytes]:
+def number_stream(data: bytes, first: int) -> list[bytes]:
     """Returns the events of a stream, each with its number as `seq_id`. The end mark of a stream is no event."""
     events: list[bytes] = []
     for event_bytes in data.split(b"\n\n"):
@@ -104,7 +101,7 @@ class StepViewFactory(Struct, frozen=True):
     speaks_chat: bool = False
 
     def __call__(self, terms: TurnTerms) -> StepView:
-        before = list(map(event, self.before))
+        before = list(map(encode_event, self.before))
         asides = terms.asides or Asides()
         return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before, asides)
 
@@ -212,7 +209,7 @@ class StepView(ClientView):
             self._show_calls(self._waiting_calls)
         numbers, counts = self.numbers, self._counts_with_step()
         usage = render_usage(counts, numbers.step_count, numbers.started_run_uids, self._step_counts)
-        self._events += [event(render_stop(self._stop)), event(usage), DONE_EVENT]
+        self._events += [encode_event(render_stop(self._stop)), encode_event(usage), DONE_EVENT]
 
     # -- the gateway's tools
 
@@ -250,7 +247,7 @@ class StepView(ClientView):
 
     def fail(self, error: GatewayError) -> None:
         self._end_reply()
-        self._events.append(event(render_stop(self._stop)))
+        self._events.append(encode_event(render_stop(self._stop)))
         self._events.append(make_error_event(error, self.numbers.run_id))
 
     # -- one body
@@ -276,7 +273,7 @@ class StepView(ClientView):
         if not self.showing.shows(kind):
             return
         origin = self.numbers.origin(self.numbers.reply_seq, self.now())
-        self._events.append(event(render_part(kind, origin, self._message_keys.index(key), fields)))
+        self._events.append(encode_event(render_part(kind, origin, self._message_keys.index(key), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
@@ -316,7 +313,9 @@ class StepView(ClientView):
         )
         if seq == self.numbers.reply_seq:
             self._message_keys += [shown["message_type"] for shown in messages]
-        self._events += [event(shown) for shown in messages if self.showing.shows(shown["message_type"])]
+        self._events += [
+            encode_event(shown) for shown in messages if self.showing.shows(shown["message_type"])
+        ]
 
 
 def _error_message(body: bytes) -> str | None:
