@@ -55,7 +55,7 @@ class TraceContext(Struct, frozen=True):
         """Returns the id of the span of a step. number: among the request's steps, from 1."""
         return self.span_id - number
 
-    def own_headers(self) -> list[tuple[bytes, bytes]]:
+    def make_own_headers(self) -> list[tuple[bytes, bytes]]:
         """Returns the headers of a request below the request's own span, as ASGI has them."""
         return [(name.encode(), value.encode("latin-1")) for name, value in self.headers(0)]
 

@@ -212,7 +212,9 @@ class BackgroundResponses:
             # No attempt has written the end, or the events are not stored any more.
             ended = await self._render_ended_response(now, shown_response)
             yield (
-                self.dialect.whole_events(ended) if after < 0 else self.dialect.last_events(ended, after + 1)
+                self.dialect.render_whole_events(ended)
+                if after < 0
+                else self.dialect.last_events(ended, after + 1)
             )
 
     async def _render_ended_response(self, run: Run | None, shown_response: Json) -> Json:

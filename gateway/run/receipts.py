@@ -122,7 +122,7 @@ class Receipts:
             if waiting is None:
                 receipt.trace = self.tracer.begin()
             elif waiting.trace is not None:
-                receipt.trace = self.tracer.begin(waiting.trace.own_headers())
+                receipt.trace = self.tracer.begin(waiting.trace.make_own_headers())
         token = set_current_receipt(receipt)
         try:
             yield receipt

@@ -429,7 +429,7 @@ class ResponseMaker:
         elif number > log.first_number:
             last_events = self.dialect.last_events(final, number)
         else:  # the events of earlier attempts are not stored any more
-            last_events = self.dialect.whole_events(final, number)
+            last_events = self.dialect.render_whole_events(final, number)
         # For a reader in another process, no event follows once the run has ended.
         await log.flush()
         last_number = number + len(self.dialect.number_events(last_events, number)) - 1

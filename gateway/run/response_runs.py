@@ -95,7 +95,7 @@ class ResponsesDialect(EventDialect, Protocol):
     def last_events(self, response: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
 
-    def whole_events(self, response: Json, number: int = 0) -> bytes:
+    def render_whole_events(self, response: Json, number: int = 0) -> bytes:
         """Returns all events of a response, with each item whole. number: that of the first."""
 
 

@@ -114,5 +114,5 @@ def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> Summa
     item = make_compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
     shown = make_compaction_response(request, item, compacted.usage)
     if request.chat.stream:
-        return SummaryReply([EVENT_STREAM], ShownResponses().whole_events(shown))
+        return SummaryReply([EVENT_STREAM], ShownResponses().render_whole_events(shown))
     return SummaryReply([JSON_TYPE], orjson.dumps(shown))

@@ -126,7 +126,7 @@ class _HeadSearch:
         is_head_unheard = reply in (_ReportedReply.ABOVE, _ReportedReply.JOINED)
         if last_exchange is not None and (is_head_unheard or self._asks_again(new, report)):
             # The head's messages come with the next ones, as a sibling.
-            pending = [*self._head_messages(), *pending]
+            pending = [*self._list_head_messages(), *pending]
             last_exchange = self._tree.find_parent(last_exchange)
         is_resent = reply in (_ReportedReply.PENDING, _ReportedReply.JOINED)
         if is_resent:
@@ -155,11 +155,11 @@ class _HeadSearch:
             return False
         if new[0].get("role") in RESULT_ROLES and not has_calls(head.reply):
             # No call waits for a result, so the head has this result already.
-            return self._count_repeated(new, [*self._head_messages(), *pending]) > len(pending)
+            return self._count_repeated(new, [*self._list_head_messages(), *pending]) > len(pending)
         if pending or not self._query.is_retry:
             return False
         # An SDK sends the same words again. A longer message that begins with them is the next message.
-        is_same = self._count_repeated(new, self._head_messages(), may_grow=False) == len(new)
+        is_same = self._count_repeated(new, self._list_head_messages(), may_grow=False) == len(new)
         if report is None or report.reply is not _ReportedReply.HEAD:
             return is_same
         return is_same and self._reports(self._above, report.count)
@@ -250,9 +250,9 @@ class _HeadSearch:
         """Returns whether the first `count` messages report a reply that the messages of the head report as well."""
         if not any(was_heard(self._tree, send, self._listing, 0, count) for send in self._joined_sends):
             return False
-        return self._find_same_report(self._head_messages(), count) is not None
+        return self._find_same_report(self._list_head_messages(), count) is not None
 
-    def _head_messages(self) -> Sequence[WireMessage]:
+    def _list_head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
         return () if self._head is None else self._tree.get_content(self._head).messages or ()
 
@@ -268,7 +268,7 @@ class _HeadSearch:
 
     def _find_pending(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before those of the list."""
-        pending = self._messages_of_cut_sends()
+        pending = self._list_messages_of_cut_sends()
         listing = self._listing
         if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
@@ -315,7 +315,7 @@ class _HeadSearch:
             if each.state is State.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
         ]
 
-    def _messages_of_cut_sends(self) -> list[WireMessage]:
+    def _list_messages_of_cut_sends(self) -> list[WireMessage]:
         """Returns the messages of the last cancelled send, which are stored and sent with the next one."""
         tree, head = self._tree, self._head
         if not self._cut_sends:

@@ -55,7 +55,7 @@ def apply_answer(
             changes.add_fact(edit)
         else:
             changes.edit_block(edit, shown_versions)
-    return Learned(changes.block_writes(), changes.facts(), reading.ignored + changes.refused)
+    return Learned(changes.list_block_writes(), changes.facts(), reading.ignored + changes.refused)
 
 
 class _Changes:
@@ -106,7 +106,7 @@ class _Changes:
         """Returns the facts to be stored, each once."""
         return [*self._facts.values()]
 
-    def block_writes(self) -> list[LearnedValue]:
+    def list_block_writes(self) -> list[LearnedValue]:
         """Returns the blocks that change, each with its new value and sources."""
         return [
             LearnedValue(block, block.value, tuple(sorted(self._sources[block.label])))

@@ -80,7 +80,7 @@ class IdentityRules:
     # The secret with which Open WebUI signs its user; None: signatures are not read.
     jwt_secret: str | None = field(default=None, repr=False)
 
-    def mode_of(self, profile: str) -> Mode:
+    def choose_default_mode(self, profile: str) -> Mode:
         """Returns the mode of a profile's requests without the header for it."""
         return self.profile_modes.get(profile, self.default_mode)
 
@@ -229,7 +229,7 @@ def identify(
     sends_new_only = _sends_new_only(header_values, conversation_key)
     # "0" is the first attempt.
     is_retry = header_values.get(_RETRY_COUNT_HEADER, b"").strip(b"0").isdigit()
-    choice = choose_mode(header_values, body, rules.mode_of(profile), rules.side_requests)
+    choice = choose_mode(header_values, body, rules.choose_default_mode(profile), rules.side_requests)
     return Identity(
         project=project,
         profile=profile,

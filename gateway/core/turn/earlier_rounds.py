@@ -29,9 +29,9 @@ class EarlierRounds:
         if step.nudge:
             self.messages.append(make_framed_system_message(step.nudge, sender=NUDGE_SENDER))
         self._shown_replies.append(ended_round.shown_reply())
-        self.ledger = self.ledger_with(ended_round, estimate)
+        self.ledger = self.make_ledger_with(ended_round, estimate)
 
-    def ledger_with(self, round: Round, estimate: Callable[[str], int]) -> Ledger:
+    def make_ledger_with(self, round: Round, estimate: Callable[[str], int]) -> Ledger:
         """Returns the ledger of all rounds of this turn, with one more. estimate: as in `Ledger.with_round`."""
         if round.stored is Stored.IN_EARLIER_TURN:
             return self.ledger
@@ -50,7 +50,7 @@ class EarlierRounds:
         """Returns `Ledger.turn_usage`; None: no round has ended, so the usage of the first round is the turn's."""
         return self.ledger.turn_usage if self.ledger.round_count else None
 
-    def joined_with(self, shown_reply: Json) -> Json:
+    def join_reply(self, shown_reply: Json) -> Json:
         """Returns the one reply in which the client gets all rounds. shown_reply: that of the last round."""
         return join_messages([*self._shown_replies, shown_reply])
 

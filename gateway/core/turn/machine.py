@@ -180,7 +180,7 @@ class Turn:
             case events.Stopped():
                 return self._on_stopped(event.reason)
             case ResumedCalls():
-                return self._resume(event)
+                return self._resume_with_calls(event)
             case _:
                 assert_never(event)
 
@@ -401,7 +401,7 @@ class Turn:
                 return self._end_turn(StopReason.REQUIRES_APPROVAL)
             self._client_finish = "stop"
             return self._end_turn(StopReason.END_TURN)
-        return self._begin_tools(gateway_calls) if gateway_calls else self._pause()
+        return self._begin_tools(gateway_calls) if gateway_calls else self._pause_for_calls()
 
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
         """Runs gateway calls. A call that cannot be run gets its result at once."""
@@ -409,7 +409,7 @@ class Turn:
         self._calls = GatewayCalls(self.terms, self._guide, gateway_calls)
         runs = self._calls.judge()
         if self._calls.waiting:
-            return self._pause()
+            return self._pause_for_calls()
         shown_commands: list[Command] = []
         if self._is_last_round:
             self._client_finish = "tool_calls" if client_calls else "length"
@@ -432,7 +432,9 @@ class Turn:
     @property
     def _is_last_round(self) -> bool:
         """True where the client has calls to answer, or no tokens of its budget are left for another reply."""
-        remaining_tokens = self._remaining_budget(self._earlier.ledger_with(self._round, self.terms.estimate))
+        remaining_tokens = self._count_remaining_budget(
+            self._earlier.make_ledger_with(self._round, self.terms.estimate)
+        )
         return bool(self._round.client_calls) or (remaining_tokens is not None and remaining_tokens <= 0)
 
     def _on_tool_finished(self, result: ToolResult) -> list[Command]:
@@ -494,7 +496,7 @@ class Turn:
         if not self._calls.is_judged:
             return self._judge_dependent_calls()
         if self._round.client_calls:
-            return self._pause()
+            return self._pause_for_calls()
         if self._is_last_round:
             return self._end_turn(StopReason.MAX_TOKENS)
         decision = self._guide.decide_next()
@@ -506,7 +508,7 @@ class Turn:
         shown_ids = {result.call_id for result in self._calls.results}
         runs = self._calls.judge()
         if self._calls.waiting:
-            return self._pause()
+            return self._pause_for_calls()
         self._show_results(result for result in self._calls.results if result.call_id not in shown_ids)
         shown_commands = self._flush()
         if not runs:
@@ -514,14 +516,14 @@ class Turn:
         self._state = RUNNING_TOOLS
         return [*shown_commands, *runs]
 
-    def _pause(self) -> list[Command]:
+    def _pause_for_calls(self) -> list[Command]:
         """Ends the turn with calls that wait for an answer. If one waits for an approval, all gateway calls wait."""
         if self._calls.waiting:
             self._calls.hold()
         waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
         return self._end_turn(StopReason.REQUIRES_APPROVAL, waiting)
 
-    def _resume(self, resumed: ResumedCalls) -> list[Command]:
+    def _resume_with_calls(self, resumed: ResumedCalls) -> list[Command]:
         """Begins with calls of a stored step in place of a reply."""
         self._state = RUNNING_TOOLS
         self._round.resume(resumed.calls, resumed.unanswered_ids)
@@ -545,8 +547,8 @@ class Turn:
         self._calls = NO_CALLS
         self._offer = offer
         # At once, since the next round may fail before it has begun.
-        self._round = self._new_round(self._round, offer)
-        remaining_tokens = self._remaining_budget(self._earlier.ledger)
+        self._round = self._make_round(self._round, offer)
+        remaining_tokens = self._count_remaining_budget(self._earlier.ledger)
         if self.terms.saves_steps:
             self._state = SAVING_RESULTS
             return self._save_step(step, [commands.CallModel((), remaining_tokens, offer)])
@@ -554,7 +556,7 @@ class Turn:
         messages = tuple(map(without_private, self._earlier.messages))
         return [commands.CallModel(messages, remaining_tokens, offer)]
 
-    def _new_round(self, previous: Round, offer: Offer) -> Round:
+    def _make_round(self, previous: Round, offer: Offer) -> Round:
         terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
@@ -589,7 +591,7 @@ class Turn:
             waiting=waiting or {},
         )
 
-    def _remaining_budget(self, ledger: Ledger) -> int | None:
+    def _count_remaining_budget(self, ledger: Ledger) -> int | None:
         """Returns the tokens that are left of the client's budget; None: it is not limited."""
         budget_tokens = self.terms.budget_tokens
         return None if budget_tokens is None else budget_tokens - ledger.completion_tokens
@@ -619,7 +621,7 @@ class Turn:
             view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
             return self._flush()
-        view.note_stop(outcome.stop_reason, outcome.waiting, self._unshown_calls(outcome.waiting))
+        view.note_stop(outcome.stop_reason, outcome.waiting, self._list_unshown_calls(outcome.waiting))
         if not (saved.durable or saved.is_late):
             view.note_not_stored()
         if last_round.form is AS_BODY:
@@ -641,7 +643,7 @@ class Turn:
             shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]
         return shown_commands
 
-    def _unshown_calls(self, waiting: Mapping[str, WaitKind]) -> Sequence[ToolCall]:
+    def _list_unshown_calls(self, waiting: Mapping[str, WaitKind]) -> Sequence[ToolCall]:
         """Returns the calls that wait, and other calls that were not shown yet."""
         if not waiting:
             return ()

@@ -57,7 +57,7 @@ class OutcomeMaker(NamedTuple):
         client_calls = [] if self.terms.saves_steps and is_cut else self.last_round.client_calls
         shown_reply = self.last_round.shown_reply(client_calls)
         last_messages = self._list_last_messages(shown_reply, client_calls)
-        joined_reply = earlier.joined_with(shown_reply) if earlier.messages else shown_reply
+        joined_reply = earlier.join_reply(shown_reply) if earlier.messages else shown_reply
         full_reply = (*earlier.messages, *last_messages)
         finish = client_finish or draft.finish_reason
         outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish, waiting)
@@ -72,7 +72,7 @@ class OutcomeMaker(NamedTuple):
         if self.terms.saves_steps:
             # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self.last_round.shown_reply())
-        shown_reply = self.earlier.joined_with(self.last_round.shown_reply(self.last_round.client_calls))
+        shown_reply = self.earlier.join_reply(self.last_round.shown_reply(self.last_round.client_calls))
         messages: Sequence[Json] = self.earlier.messages
         if are_tools_running and not self.last_round.spoken.text:
             # The calls are stored, so that the model does not repeat in another turn what they may have done. But a

@@ -389,7 +389,7 @@ class Round:
         """Takes one event. Returns how the reply has ended with it; None: the reply goes on."""
         data = event.data
         if data is None:
-            self._pass_on(event)
+            self._show_other_event(event)
             return None
         if data.startswith(b"[DONE]"):
             self.done_event = event.raw
@@ -409,7 +409,7 @@ class Round:
             return next((end for end in ends if end is not None), None)
         if data.startswith(b"{") and not self._view.passes_bytes:
             return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
-        self._pass_on(event)
+        self._show_other_event(event)
         return None
 
     def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
@@ -425,20 +425,21 @@ class Round:
         if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated_text():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
             deltas["choices"] = [
-                {**choice, "delta": self._undelivered_part(choice["delta"])} for choice in deltas["choices"]
+                {**choice, "delta": self._find_undelivered_fields(choice["delta"])}
+                for choice in deltas["choices"]
             ]
             has_more = any(choice["delta"] for choice in deltas["choices"])
         # An event with more than its deltas loses its own bytes: clients look for content in deltas alone.
         self._take_chunk(deltas, None if has_more else event.raw, event.name)
         return None
 
-    def _undelivered_part(self, message: Json) -> Json:
+    def _find_undelivered_fields(self, message: Json) -> Json:
         """Returns the fields of a whole reply at the end of a stream that the deltas before it did not have."""
         is_delivered = {"content": bool(self.draft.text), "tool_calls": bool(self.draft.calls)}
         return {key: value for key, value in message.items() if value and not is_delivered.get(key, True)}
 
-    def _pass_on(self, event: Event) -> None:
-        """Shows an event that is no chunk, at its place in the stream."""
+    def _show_other_event(self, event: Event) -> None:
+        """Shows an event that is no chunk, in the order of the stream."""
         if self._is_in_tail:
             self.tail.append(ReplyEvent(event.raw))
         else:

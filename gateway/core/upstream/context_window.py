@@ -53,7 +53,7 @@ class ContextWindows:
         # The least recently changed first.
         self._figures: dict[ModelKey, _Figures] = {}
 
-    def window_of(self, key: ModelKey, configured: int | None) -> int | None:
+    def find_window(self, key: ModelKey, configured: int | None) -> int | None:
         """Returns a model's window in tokens; None: it is not known. configured: the window of the settings.
 
         It is smaller than configured if an error has named a smaller one, or if the upstream counts more tokens.
@@ -71,7 +71,7 @@ class ContextWindows:
         key = make_model_key(target)
         if key not in self._figures:
             return target
-        return target._replace(context_window=self.window_of(key, target.context_window))
+        return target._replace(context_window=self.find_window(key, target.context_window))
 
     def note_window(self, key: ModelKey, tokens: int) -> None:
         """Notes the context window that an error named, in the upstream's own tokens."""

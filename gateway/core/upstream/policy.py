@@ -148,13 +148,13 @@ class EndpointHealth:
         self.record_answer(model)
         self._cool_down(now, model, retry_after_s)
 
-    def cooldown_until(self, model: str) -> float:
+    def read_cooldown_end(self, model: str) -> float:
         """Returns the end of a model's cooldown; `-inf`: the model has none."""
         return self.cooldowns.get(model, -math.inf)
 
     def is_available(self, now: float, model: str) -> bool:
         """Returns whether the endpoint gets requests for a model: no circuit, cooldown or probe holds them off."""
-        return now >= self.open_until and now >= self.cooldown_until(model) and not self.is_probing
+        return now >= self.open_until and now >= self.read_cooldown_end(model) and not self.is_probing
 
     def is_passed_over(self, now: float) -> bool:
         """Returns whether the endpoint gets no requests at the moment, for one model at least."""
@@ -196,13 +196,13 @@ class RouteMember(Struct, frozen=True):
         return self.health.is_available(now, self.model)
 
     @property
-    def cooldown_until(self) -> float:
-        return self.health.cooldown_until(self.model)
+    def read_cooldown_end(self) -> float:
+        return self.health.read_cooldown_end(self.model)
 
     @property
     def available_at(self) -> float:
         """When both the circuit and the cooldown are over; a probe that is under way does not count."""
-        return max(self.health.open_until, self.cooldown_until)
+        return max(self.health.open_until, self.read_cooldown_end)
 
 
 class NextAttempt(Enum):
@@ -280,7 +280,7 @@ def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -
         order += group
     passed_over = [i for i in range(len(members)) if i not in order]
     if order:
-        passed_over = [i for i in passed_over if now >= members[i].cooldown_until]
+        passed_over = [i for i in passed_over if now >= members[i].read_cooldown_end]
     if passed_over:
         order.append(min(passed_over, key=lambda i: (members[i].available_at, members[i].rank)))
     return order

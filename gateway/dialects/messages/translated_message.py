@@ -63,13 +63,13 @@ class _MessageEvents:
             return
         self._has_begun = True
         usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
-        self._buffer.emit("message_start", message={**self.empty_message(), "usage": usage})
+        self._buffer.emit("message_start", message={**self.make_empty_message(), "usage": usage})
 
     def emit(self, event_type: str, **fields: Any) -> None:
         self.begin()
         self._buffer.emit(event_type, **fields)
 
-    def empty_message(self) -> Json:
+    def make_empty_message(self) -> Json:
         """Returns the message without content, and without an end."""
         id = self.first_chunk.get("id")
         return {
@@ -171,7 +171,7 @@ class TranslatedMessage:
         usage = outcome.usage or self._terms.count_usage(read_generated_text(shown_reply)) or {}
         content = render_blocks(shown_reply)
         message = {
-            **self._events.empty_message(),
+            **self._events.make_empty_message(),
             "content": content,
             **self._make_ending(has_calls=any(block["type"] == "tool_use" for block in content)),
             "usage": _render_usage(usage, self._terms.input_tokens),

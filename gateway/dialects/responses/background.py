@@ -193,7 +193,7 @@ class ShownResponses:
             f"response.{ending}", {"response": response, "sequence_number": number}
         )
 
-    def whole_events(self, response: Json, number: int = 0) -> bytes:
+    def render_whole_events(self, response: Json, number: int = 0) -> bytes:
         """Returns all events of a response, with each item whole. number: the `sequence_number` of the first event."""
         end_fields = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
         first_response = {**response, "status": "in_progress", "output": [], **end_fields}

@@ -72,7 +72,7 @@ class PromptCuts:
         lengths: list[int] = []
         if window is None or window > tokens:
             self.windows.note_window(make_model_key(target), tokens)
-            window = self.windows.window_of(make_model_key(target), tokens) or tokens
+            window = self.windows.find_window(make_model_key(target), tokens) or tokens
             lengths.append(window)
         # A request that was cut to that length already has more tokens by the upstream's count than by the gateway's.
         # How many more is guessed, once.

@@ -19,32 +19,32 @@ def test_the_smaller_of_what_is_known_counts(
     windows = ContextWindows()
     if reported is not None:
         windows.note_window(MODEL, reported)
-    assert windows.window_of(MODEL, known) == found
-    assert windows.window_of(ModelKey("up", "other"), known) == known
+    assert windows.find_window(MODEL, known) == found
+    assert windows.find_window(ModelKey("up", "other"), known) == known
 
 
 def test_an_upstreams_higher_count_makes_the_window_smaller_once_it_fills_up() -> None:
     windows = ContextWindows()
     windows.note_count(MODEL, estimated=1000, actual=1500, fitting=4000)
-    assert windows.window_of(MODEL, 8000) == 8000, "every correction costs the provider's cache"
+    assert windows.find_window(MODEL, 8000) == 8000, "every correction costs the provider's cache"
     windows.note_count(MODEL, estimated=3000, actual=4500, fitting=4000)
-    assert windows.window_of(MODEL, 8000) == int(8000 / 1.5)
+    assert windows.find_window(MODEL, 8000) == int(8000 / 1.5)
     windows.note_count(MODEL, estimated=2600, actual=2600, fitting=2666)
-    assert windows.window_of(MODEL, 8000) == int(8000 / 1.5), "another prompt may be like the first again"
+    assert windows.find_window(MODEL, 8000) == int(8000 / 1.5), "another prompt may be like the first again"
 
 
 def test_what_a_form_of_chat_adds_is_no_other_count() -> None:
     windows = ContextWindows()
     windows.note_count(MODEL, estimated=4000, actual=4100, fitting=4000)
-    assert windows.window_of(MODEL, 8000) == 8000
+    assert windows.find_window(MODEL, 8000) == 8000
 
 
 def test_a_guess_holds_until_the_upstream_has_counted() -> None:
     windows = ContextWindows()
     windows.note_guess(MODEL)
-    assert windows.window_of(MODEL, 8000) == 8000 / GUESSED_SCALE
+    assert windows.find_window(MODEL, 8000) == 8000 / GUESSED_SCALE
     windows.note_count(MODEL, estimated=1000, actual=1250, fitting=4000)
-    assert windows.window_of(MODEL, 8000) == 8000 / 1.25
+    assert windows.find_window(MODEL, 8000) == 8000 / 1.25
 
 
 def test_of_models_that_callers_make_up_the_newest_are_known() -> None:
@@ -55,6 +55,6 @@ def test_of_models_that_callers_make_up_the_newest_are_known() -> None:
         windows.note_guess(at)
         windows.note_count(at, estimated=1000, actual=1250, fitting=4000)
         windows.note_window(named[0], 4000)
-    assert windows.window_of(named[0], None) == 4000 / 1.25, "it was told of all the time"
-    assert windows.window_of(named[1], None) is None
-    assert windows.window_of(named[-1], None) == 8000 / 1.25
+    assert windows.find_window(named[0], None) == 4000 / 1.25, "it was told of all the time"
+    assert windows.find_window(named[1], None) is None
+    assert windows.find_window(named[-1], None) == 8000 / 1.25

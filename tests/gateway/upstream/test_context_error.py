@@ -305,4 +305,4 @@ def test_a_guess_of_one_upstreams_context_is_none_of_its_fallbacks(two: Open) ->
         it.world.sdk.chat.completions.create(model="m", messages=long_list(80))
         assert (len(it.first.seen), len(it.second.seen)) == (3, 1)
         windows = it.world.gateway.app.services.chat.failover.context_windows
-        assert windows.window_of(ModelKey("second", "small"), 100_000) == 100_000
+        assert windows.find_window(ModelKey("second", "small"), 100_000) == 100_000
