@@ -76,7 +76,7 @@ def resolve_path(database: str | Path) -> str:
         links += 1
         if owner not in (_ROOT, os.geteuid()):
             raise Broken(
-                f"{path} is a link that the account {name_of(owner)} has made, so it is not followed. "
+                f"{path} is a link that the account {name_account(owner)} has made, so it is not followed. "
                 f"If it is right, name the file itself with --db: it leads to {target}."
             )
         if links > _MAX_LINKS:
@@ -95,7 +95,7 @@ def _read_link(path: str) -> tuple[str | None, int]:
         return None, 0
 
 
-def name_of(account: int) -> str:
+def name_account(account: int) -> str:
     """Returns the name of an account, its number where it has none."""
     try:
         return pwd.getpwuid(account).pw_name
@@ -127,7 +127,7 @@ def check_reach(database: str) -> None:
                 f"The directory {directory} does not exist. Make it, or name another file with --db."
             ) from None
         except OSError as error:
-            raise unavailable(f"The directory {parent} cannot be used", error) from error
+            raise make_unavailable(f"The directory {parent} cannot be used", error) from error
         if not stat.S_ISDIR(mode):
             raise Broken(f"{parent} is a file, not a directory. Name another file with --db.")
         if not _has_access(str(parent), os.X_OK):
@@ -150,7 +150,7 @@ def _check_file(path: str) -> None:
     strangers = status.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
     if strangers and directory.st_mode & stat.S_IWOTH:
         raise Broken(
-            f"{path} belongs to the account {name_of(status.st_uid)}, and every account may make files in its "
+            f"{path} belongs to the account {name_account(status.st_uid)}, and every account may make files in its "
             "directory. Name a file in a directory of your own with --db."
         )
 
@@ -185,13 +185,13 @@ def _make_access_error(action: str, path: str) -> ReadOnly:
     owner, this_account = os.stat(path).st_uid, os.geteuid()
     remedy, belongs = "Change its mode", ""
     if owner != this_account:
-        remedy, belongs = f"Run this as {name_of(owner)}", f", which belongs to {name_of(owner)}"
+        remedy, belongs = f"Run this as {name_account(owner)}", f", which belongs to {name_account(owner)}"
     return ReadOnly(
-        f"The account {name_of(this_account)} may not {action}{belongs}. {remedy}, or name another file with --db."
+        f"The account {name_account(this_account)} may not {action}{belongs}. {remedy}, or name another file with --db."
     )
 
 
-def unavailable(what: str, error: OSError) -> Unavailable:
+def make_unavailable(what: str, error: OSError) -> Unavailable:
     """Returns the store's error for one of the operating system. what: a clause that says what cannot be done."""
     if error.errno in _NO_ROOM:
         return Full(f"{what}: the disk is full. Make room on it, or name another file with --db.")
@@ -221,7 +221,7 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
         except OSError as error:
             with contextlib.suppress(FileNotFoundError):
                 _check_kind(path, os.lstat(path))
-            raise unavailable(f"{path} cannot be opened", error) from error
+            raise make_unavailable(f"{path} cannot be opened", error) from error
         try:
             _check_open(path, os.fstat(descriptor), _list_trusted_accounts(database, directory))
         except BaseException:
@@ -235,7 +235,7 @@ def _check_open(path: str, status: os.stat_result, trusted: set[int]) -> None:
     _check_names(path, status)
     if status.st_uid not in trusted:
         raise Broken(
-            f"{path} belongs to the account {name_of(status.st_uid)}, which has no part in this database. "
+            f"{path} belongs to the account {name_account(status.st_uid)}, which has no part in this database. "
             "Remove it."
         )
 
@@ -253,7 +253,7 @@ def make_sidecar(database: str, suffix: str) -> int:
         except FileExistsError:
             raise
         except OSError as error:
-            raise unavailable(f"{path} cannot be made", error) from error
+            raise make_unavailable(f"{path} cannot be made", error) from error
         try:
             os.fchmod(descriptor, 0o600)  # whatever the umask
             owner = _find_owner(database, directory)
@@ -261,7 +261,7 @@ def make_sidecar(database: str, suffix: str) -> int:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         except OSError as error:
             os.close(descriptor)
-            raise unavailable(f"{path} cannot be made", error) from error
+            raise make_unavailable(f"{path} cannot be made", error) from error
         return descriptor
 
 
@@ -286,7 +286,7 @@ def replace_sidecar(database: str, suffix: str, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         remove_sidecar(database, suffix)
-        raise unavailable(f"{database}{suffix} cannot be written", error) from error
+        raise make_unavailable(f"{database}{suffix} cannot be written", error) from error
 
 
 def remove_sidecar(database: str, suffix: str) -> None:
@@ -326,7 +326,7 @@ def _open_directory(database: str) -> Iterator[int]:
     try:
         descriptor = os.open(path, _DIRECTORY)
     except OSError as error:
-        raise unavailable(f"The directory {path} cannot be opened", error) from error
+        raise make_unavailable(f"The directory {path} cannot be opened", error) from error
     try:
         yield descriptor
     finally:

@@ -17,7 +17,7 @@ _LOOK_S = 0.002
 
 
 def becomes(look: Callable[[], T]) -> T:
-    """Looks again and again. Returns the first thing found that is true."""
+    """Looks until it finds something that is true, and returns that. Fails after `PATIENCE_S`."""
     until = time.monotonic() + PATIENCE_S
     while not (found := look()):
         assert time.monotonic() < until, f"it did not come to that: {found!r}"
@@ -26,7 +26,7 @@ def becomes(look: Callable[[], T]) -> T:
 
 
 async def comes(look: Callable[[], T]) -> T:
-    """The same on a loop that goes on meanwhile."""
+    """Does the same, and lets the event loop run meanwhile."""
     async with asyncio.timeout(PATIENCE_S):
         while not (found := look()):  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(_LOOK_S)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from storage.database import ANY_KEY, ServerFindings
 from storage.errors import ReadOnly, StoreError
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.migration import latest, load_migrations, migrate, read_version
+from storage.postgres.migration import get_latest_version, load_migrations, migrate, read_version
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 
 # The time within which a session of a pooler answers.
@@ -27,7 +27,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version = (await read_version(raw)).version
-        latest_version = latest(load_migrations())
+        latest_version = get_latest_version(load_migrations())
         is_older = 0 < version < latest_version
         if not is_older:  # trying an upgrade would make other users of the database wait
             await _try_migrating(raw, target.name)

@@ -74,7 +74,7 @@ def load_migrations() -> tuple[PostgresMigration, ...]:
     return tuple(sorted(migrations))
 
 
-def latest(migrations: Iterable[PostgresMigration]) -> int:
+def get_latest_version(migrations: Iterable[PostgresMigration]) -> int:
     """Returns the version to which the steps lead."""
     return max(step.after for step in migrations)
 
@@ -87,7 +87,7 @@ async def migrate(
     Raises: TooNew, TooOld, Foreign; NotAdmitted if the role may not change tables; asyncpg's errors.
     """
     steps = load_migrations() if migrations is None else migrations
-    latest_version = latest(steps)
+    latest_version = get_latest_version(steps)
     schema = before = await read_version(raw)
     while schema.version < latest_version:
         await _apply_steps(raw, name, steps)
@@ -115,7 +115,8 @@ async def _apply_steps(raw: RawConnection, name: str, steps: Sequence[PostgresMi
                 return await _try_to_apply(raw, name, steps)
         except asyncpg.InsufficientPrivilegeError as error:
             raise NotAdmitted(
-                f"{name}: {error}. Bring the schema to version {latest(steps)} as another role: mnemogate migrate."
+                f"{name}: {error}. Bring the schema to version {get_latest_version(steps)} as another role: "
+                "mnemogate migrate."
             ) from error
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             # A turn may hold one table and wait for another, which the step has locked.
@@ -133,7 +134,7 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)
     version = (await read_version(raw)).version
-    if version >= latest(steps):
+    if version >= get_latest_version(steps):
         return
     step = next((step for step in steps if step.before == version), None)
     if step is None:

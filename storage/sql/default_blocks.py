@@ -9,7 +9,7 @@ from storage.database import Connection
 from storage.records import Block
 from storage.sql.blocks import begin_value, write_block
 from storage.sql.group import Group, bulk_writes, long_reads, reads, writes
-from storage.sql.statements import load, run_of
+from storage.sql.statements import load, run_for_list
 
 SQL = load("default_blocks.sql")
 
@@ -18,7 +18,7 @@ _MEMORIES_PER_WRITE = 64
 DEFAULT_ORIGIN = "default"
 
 
-async def default_blocks(connection: Connection, agent_row: int) -> list[Block]:
+async def load_default_blocks(connection: Connection, agent_row: int) -> list[Block]:
     """Returns an agent's own blocks, each with the value that the profile gave to it."""
     rows = await connection.rows(SQL["of_agent"], (agent_row,))
     return [
@@ -36,19 +36,20 @@ async def default_blocks(connection: Connection, agent_row: int) -> list[Block]:
 
 async def ensure_blocks(connection: Connection, agent_row: int, defaults: Iterable[Block], at: float) -> None:
     """Gives an agent the blocks of its profile that it lacks. Ids and versions in `defaults` are ignored."""
-    await _ensure(connection, "insert_own", (agent_row,), defaults, at)
+    await _add_missing(connection, "insert_own", (agent_row,), defaults, at)
 
 
 async def ensure_shared_blocks(
     connection: Connection, project: str, profile: str, defaults: Iterable[Block], at: float
 ) -> None:
     """Gives a profile the shared blocks that it lacks."""
-    await _ensure(connection, "insert_shared", (project, profile), defaults, at)
+    await _add_missing(connection, "insert_shared", (project, profile), defaults, at)
 
 
-async def _ensure(
+async def _add_missing(
     connection: Connection, statement: str, owner: tuple[object, ...], blocks: Iterable[Block], at: float
 ) -> None:
+    """Adds those of some blocks that their owner lacks. owner: the statement's first values."""
     for block in blocks:
         values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
         id = await connection.value(SQL[statement], values)
@@ -56,7 +57,7 @@ async def _ensure(
             await begin_value(connection, id, block.value, at, DEFAULT_ORIGIN)
 
 
-def _settings_values(block: Block) -> tuple[str, int, int]:
+def _list_settings_values(block: Block) -> tuple[str, int, int]:
     """Returns the values of a block that follow the settings, in the order of the statements' parameters."""
     return (block.description, block.limit, int(block.read_only))
 
@@ -100,7 +101,7 @@ class DefaultBlocks(Group):
 
         after: the last row of the previous page, or 0.
         """
-        values = (profile, block.label, *_settings_values(block), after, _MEMORIES_PER_WRITE)
+        values = (profile, block.label, *_list_settings_values(block), after, _MEMORIES_PER_WRITE)
         return [agent_row for (agent_row,) in await connection.rows(SQL["differing"], values)]
 
     @bulk_writes
@@ -109,7 +110,9 @@ class DefaultBlocks(Group):
     ) -> None:
         """Brings a block of these memories up to its settings, and adds it to memories that lack it."""
         await connection.lock_sharers(*agent_rows)
-        await run_of(connection, SQL["follow_own"], agent_rows, block.label, *_settings_values(block))
+        await run_for_list(
+            connection, SQL["follow_own"], agent_rows, block.label, *_list_settings_values(block)
+        )
         for agent_row in agent_rows:
             await ensure_blocks(connection, agent_row, [block], at)
 
@@ -121,7 +124,7 @@ class DefaultBlocks(Group):
     async def _follow_shared(
         self, connection: Connection, profile: str, projects: Iterable[str], block: Block, at: float
     ) -> None:
-        await connection.run(SQL["follow_shared"], (profile, block.label, *_settings_values(block)))
+        await connection.run(SQL["follow_shared"], (profile, block.label, *_list_settings_values(block)))
         for project in projects:
             await ensure_shared_blocks(connection, project, profile, [block], at)
         values = (profile, block.label, DEFAULT_ORIGIN, block.value)

@@ -55,7 +55,7 @@ from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
-from storage.sql.statements import load, load_rows, run_of
+from storage.sql.statements import load, load_rows, run_for_list
 from storage.sql.vectors import forget_indexed
 
 SQL = load("forget.sql")
@@ -688,8 +688,8 @@ async def _release_page(connection: Connection, agent_row: int, conversation_row
     """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
     rows = await connection.rows(SQL["deepest"], (agent_row, conversation_row, undone, _PAGE))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
-    await run_of(connection, SQL["release"], ids, agent_row)
-    await run_of(connection, SQL["released"], ids, undone)
+    await run_for_list(connection, SQL["release"], ids, agent_row)
+    await run_for_list(connection, SQL["released"], ids, undone)
     if len(ids) == _PAGE:
         return False
     await connection.run(SQL["stubbed"], (undone, conversation_row))

@@ -119,9 +119,9 @@ class Facts(GrowingGroup):
         """
         wanted = sorted(facts)
         existing: set[tuple[str, int]] = set()
-        (most, _) = SQL["existing"].sizes.values()
-        for start in range(0, len(wanted), most):
-            uids, seqs = zip(*wanted[start : start + most], strict=True)
+        (page_size, _) = SQL["existing"].sizes.values()
+        for start in range(0, len(wanted), page_size):
+            uids, seqs = zip(*wanted[start : start + page_size], strict=True)
             rows = await connection.rows(SQL["existing"], ([*uids], [*seqs]))
             existing.update((uid, seq) for uid, seq in rows)
         return existing.intersection(wanted)

@@ -23,7 +23,7 @@ from storage.sql.additions import GoneReading, find_gone
 from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blocks, pause_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
-from storage.sql.default_blocks import default_blocks
+from storage.sql.default_blocks import load_default_blocks
 from storage.sql.erase import (
     SQL,
     ErasingWork,
@@ -198,7 +198,7 @@ class Forgetting(Group):
             blocks: list[Block] = []
             if keeps_pause and target.is_all:
                 forgotten_agent = await find_agent_by_id(connection, agent_row)
-                blocks = await default_blocks(connection, agent_row)
+                blocks = await load_default_blocks(connection, agent_row)
             *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
             if forgotten_agent is not None and forgotten_agent.paused is not None:
                 empty = await find_or_create_with_blocks(

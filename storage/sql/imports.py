@@ -45,7 +45,7 @@ from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
-from storage.sql.statements import load, load_rows, run_of
+from storage.sql.statements import load, load_rows, run_for_list
 
 SQL = load("imports.sql")
 
@@ -361,7 +361,7 @@ async def _write_exchanges(
         ).id
     above = change.after
     if above is not None:
-        await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
+        await run_for_list(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
     for exchange in change.add[next_index - change.known : end - change.known]:
         exchange = _place_after(replace(exchange, conversation_row=conversation_row), above)
         added = await exchanges.add_exchange(connection, agent.id, exchange)

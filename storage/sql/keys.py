@@ -53,7 +53,7 @@ def was_keyed(database: str | Path) -> bool:
         return True
 
 
-def digest_of(presented: str) -> bytes:
+def hash_presented_key(presented: str) -> bytes:
     """Returns the digest of a key. Any string has a digest, so whatever a caller sends can be looked up."""
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
@@ -148,7 +148,7 @@ class Keys(Group):
         prefix = secret[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
-        values = (project, name, digest_of(secret), prefix, now, memory, opens, *bounds)
+        values = (project, name, hash_presented_key(secret), prefix, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
         key = Key(id, project, name, prefix, now, None, memory, opens, None, expires, models, user)
         self._note_created(demands_key=not key.is_operator)
@@ -161,7 +161,7 @@ class Keys(Group):
 
         Returns False, and changes nothing, if the key was revoked or has another secret now.
         """
-        digest, now = digest_of(secret), self._now()
+        digest, now = hash_presented_key(secret), self._now()
 
         async def install(connection: Connection) -> bool:
             row = await connection.row(SQL["key_of"], (digest,))
@@ -212,7 +212,7 @@ class Keys(Group):
         async def rotate(connection: Connection) -> Row | None:
             await connection.run(SQL["key_links"], (id, until))
             return await connection.row(
-                SQL["key_rotate"], (id, digest_of(secret), secret[:SHOWN_CHARS], until, now)
+                SQL["key_rotate"], (id, hash_presented_key(secret), secret[:SHOWN_CHARS], until, now)
             )
 
         return IssuedKey(await self._write_key(id, rotate), secret)
@@ -254,7 +254,7 @@ class Keys(Group):
 
         Raises: Unavailable.
         """
-        return await self.find_digest(digest_of(presented))
+        return await self.find_digest(hash_presented_key(presented))
 
     async def find_digest(self, digest: bytes) -> Key | None:
         """Returns the key with this digest, as `find` does."""

@@ -151,7 +151,7 @@ def _translate_for_postgres(text: str) -> str:
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 
 
-async def run_of(
+async def run_for_list(
     connection: Connection, statement: Statement, values: Sequence[object], *parameters: object
 ) -> None:
     """Runs a statement for a list of any length. The parameters are those of `load_rows`."""

@@ -38,7 +38,7 @@ from storage.sql.passages import add_saved_passage
 from storage.sql.recalls import note_recall
 from storage.sql.sections import add_section
 from storage.sql.snapshot_cache import SnapshotCache
-from storage.sql.statements import run_of
+from storage.sql.statements import run_for_list
 from storage.sql.turn_edits import add_edit, load_edits, settle_edits
 
 # The bytes that a turn which waits to be written takes besides its content; estimated.
@@ -400,7 +400,7 @@ async def _write_change(
     exchange = stored.exchange
     for other in change.others:
         await exchanges.update_exchange(connection, agent_row, other)
-    await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent_row)
+    await run_for_list(connection, exchanges.SQL["exchanges_continued"], change.continued, agent_row)
     # An exchange that is added has moved its conversation already.
     if not stored.is_added or change.others or change.continued:
         await connection.run(

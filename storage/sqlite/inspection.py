@@ -13,7 +13,7 @@ from msgspec import Struct
 from storage.database import ANY_KEY
 from storage.sidecar import check_location, resolve_path
 from storage.sqlite.connection import check_version
-from storage.sqlite.migration import latest, load_migrations, read_version
+from storage.sqlite.migration import get_latest_version, load_migrations, read_version
 from storage.sqlite.result_codes import map_sqlite_errors
 
 
@@ -41,7 +41,7 @@ def inspect(path: str) -> FileFindings:
     with map_sqlite_errors(real), closing(_open_file(real)) as connection:
         version = read_version(connection, real)
         is_keyed = version > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
-    newest = latest(load_migrations())
+    newest = get_latest_version(load_migrations())
     upgrade = (version, newest) if 0 < version < newest else None
     return FileFindings(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
 

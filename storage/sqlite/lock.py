@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct
 
 from storage.errors import Owned
-from storage.sidecar import LOCK, check_reach, ensure_sidecar, open_sidecar, resolve_path, unavailable
+from storage.sidecar import LOCK, check_reach, ensure_sidecar, make_unavailable, open_sidecar, resolve_path
 
 # `find_lock_owner` holds a shared lock for an instant, which a start takes for an owner's. So the start tries again,
 # with pauses. No measurement: one further try is enough, unless several commands look up the owner at once.
@@ -63,7 +63,7 @@ class Lock:
             os.ftruncate(descriptor, len(data))
         except OSError as error:
             os.close(descriptor)
-            raise unavailable(f"{path} cannot be locked", error) from error
+            raise make_unavailable(f"{path} cannot be locked", error) from error
         except BaseException:
             os.close(descriptor)
             raise

@@ -44,7 +44,7 @@ def load_migrations() -> tuple[Migration, ...]:
     return tuple(sorted(migrations))
 
 
-def latest(migrations: Iterable[tuple[int, int, str]]) -> int:
+def get_latest_version(migrations: Iterable[tuple[int, int, str]]) -> int:
     """Returns the version to which the steps lead."""
     return max(after for _, after, _ in migrations)
 
@@ -52,7 +52,7 @@ def latest(migrations: Iterable[tuple[int, int, str]]) -> int:
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:
     """Applies the missing steps and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
-    newest_version = latest(steps)
+    newest_version = get_latest_version(steps)
     with map_sqlite_errors(path):
         initial_version = version = read_version(connection, path, steps)
         while version != newest_version:
@@ -80,7 +80,7 @@ def read_version(
     If steps make the file's version from nothing, the file must have all tables, columns, indexes and triggers of it.
     """
     steps = load_migrations() if migrations is None else migrations
-    newest_version = latest(steps)
+    newest_version = get_latest_version(steps)
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Protocol
 
 from storage.errors import Broken, Corrupt, StoreError, Unavailable
-from storage.sidecar import LOGS, unavailable
+from storage.sidecar import LOGS, make_unavailable
 from storage.sqlite.connection import read_schema_version, try_writing
 from storage.sqlite.driver import Driver
 from storage.sqlite.result_codes import translate_error
@@ -128,7 +128,9 @@ class WriterConnection:
         """Returns the store's error for one that came while the file was opened."""
         if isinstance(error, sqlite3.Error):
             return translate_error(error, self._path)
-        return unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
+        return (
+            make_unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
+        )
 
     def begin_closing(self) -> None:
         """Notes that the database is being closed: no fault is mended any more."""

@@ -53,7 +53,10 @@ class Forked:
         log: Path,
         descriptors: Mapping[int, int] | None = None,
     ) -> None:
-        """descriptors: of the copy -> of this process. Else it reads nothing, and writes to `stdout` and the log."""
+        """Starts the copy.
+
+        descriptors: the copy's -> this process's. Without them it reads nothing, and writes to `stdout` and the log.
+        """
         reader, writer = _context.Pipe(duplex=False)
         streams = {
             1: writer,
@@ -106,7 +109,10 @@ class Forked:
 
 
 def _start(process: BaseProcess) -> None:
-    """Has it copied, by a server that finds this module wherever the tests are run, and not the program that runs."""
+    """Starts a copy.
+
+    The fork server finds this module wherever the tests are run, and does not import the program that runs.
+    """
     before, main = os.environ.get("PYTHONPATH"), sys.modules["__main__"]
     os.environ["PYTHONPATH"] = str(ROOT)
     # Each copy would import it by its name first.
@@ -129,7 +135,7 @@ def _run(
     streams: dict[int, Connection],
     log: Path,
 ) -> None:
-    """In the copy."""
+    """Runs a module in the copy, as a new process with these streams and this environment would."""
     with log.open("a") as errors:
         os.dup2(errors.fileno(), 2)
     for descriptor, stream in streams.items():
@@ -152,7 +158,7 @@ def _run(
 
 
 def make_anew() -> None:
-    """What no two gateways may have in common. `lifecycle/test_copies` finds where modules have such things."""
+    """Makes anew what no two gateways may share. `lifecycle/test_copies` finds the modules that have such things."""
     for module in (conversation_uid, middleware):
         module._ids.seed()
     connection._PROCESS = secrets.token_hex(4)

@@ -25,12 +25,12 @@ for _file in [*_FIRST, *sorted(_FILES.difference(_FIRST))]:
 
 
 def name_of(text: str) -> str:
-    """The statement's name; of a statement that is not the store's the text."""
+    """Returns the name of a statement, or the text of one that is not the store's."""
     return _NAMES.get(text, text)
 
 
 def without_transactions(names: Sequence[str]) -> list[str]:
-    """The names without what begins and ends transactions."""
+    """Returns names of statements without those that begin and end transactions."""
     return [name for name in names if not name.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
 
 

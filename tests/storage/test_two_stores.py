@@ -17,7 +17,7 @@ from storage.records import Agent, Block, JobState, Run, RunState, Scope
 from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
 from storage.sql.jobs import NO_AGENT
-from storage.sql.keys import RECORDED_S, digest_of
+from storage.sql.keys import RECORDED_S, hash_presented_key
 from storage.sql.keys import SQL as KEY_SQL
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
@@ -333,7 +333,7 @@ async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[St
     one, other = stores
     written, end = asyncio.Event(), asyncio.Event()
     plain = "mg-" + "0123456789abcdef" * 2
-    values = ("default", "given", digest_of(plain), plain[:7], 1.0, *[None] * 5)
+    values = ("default", "given", hash_presented_key(plain), plain[:7], 1.0, *[None] * 5)
 
     async def install(connection: Connection) -> None:
         await connection.rows(KEY_SQL["key_insert"], values)

@@ -17,7 +17,7 @@ from msgspec import Struct
 from gateway.errors import GatewayError
 from gateway.run.admin.operation_arguments import RawArguments
 from storage.records import OPERATOR, Key
-from storage.sql.keys import PREFIX, digest_of
+from storage.sql.keys import PREFIX, hash_presented_key
 from storage.sql.store import Store
 
 # The seconds for which a code is valid.
@@ -93,7 +93,7 @@ class SignIn:
         """Returns the operator with a key; None: the text is no valid key of an operator. Raises: StoreError."""
         if not text.startswith(PREFIX):
             return None
-        digest = digest_of(text)
+        digest = hash_presented_key(text)
         return _operator(await self._valid_key(digest), digest)
 
     async def is_valid(self, operator: Operator) -> bool:

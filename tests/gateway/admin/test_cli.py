@@ -48,7 +48,7 @@ from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 from storage.sqlite import mount
 from storage.sqlite.lock import Lock
-from storage.sqlite.migration import latest, load_migrations, migrate
+from storage.sqlite.migration import get_latest_version, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.forked import Forked
 from tests.gateway.process import place_of
@@ -516,7 +516,10 @@ def test_check_config_says_what_an_upgrade_will_do(
         migrate(connection, str(database), known[:1])
         capsys.readouterr()
         assert main(["check-config"]) == 0
-        assert f"schema version 20, which a start brings to {latest(known)};" in capsys.readouterr().err
+        assert (
+            f"schema version 20, which a start brings to {get_latest_version(known)};"
+            in capsys.readouterr().err
+        )
         assert connection.execute("PRAGMA user_version").fetchone() == (20,)
     assert main(["migrate"]) == 0
     capsys.readouterr()

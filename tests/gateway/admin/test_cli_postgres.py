@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from storage.postgres.migration import latest, load_migrations
+from storage.postgres.migration import get_latest_version, load_migrations
 from tests.gateway.forked import Forked
 from tests.patience import PATIENCE_S
 from tests.postgres import empty_database, query
@@ -53,7 +53,7 @@ def test_check_config_shows_the_server_and_whether_notifications_arrive(capsys: 
     assert main(["check-config"]) == 0
     said = capsys.readouterr()
     assert "PostgreSQL 1" in said.err
-    assert f"schema version {latest(load_migrations())}" in said.err
+    assert f"schema version {get_latest_version(load_migrations())}" in said.err
     assert "notifications between gateways arrive" in said.err
     assert json.loads(said.out)["database"]["url"].startswith("postgresql://")
 

@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 
 from storage.errors import TooNew
-from storage.postgres.migration import PostgresMigration, latest, load_migrations, migrate
+from storage.postgres.migration import PostgresMigration, get_latest_version, load_migrations, migrate
 from tests.gateway.process import command
 from tests.gateway.two.people import Whole, messages_of
 from tests.gateway.two.world import World
 
 PRESENT = load_migrations()
-LAST = latest(PRESENT)
+LAST = get_latest_version(PRESENT)
 # As a next version would: it only adds, and the present program may run on it.
 NEXT = PostgresMigration(
     LAST,

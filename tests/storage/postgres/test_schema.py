@@ -15,7 +15,7 @@ import pytest
 from storage.errors import Foreign, NotAdmitted, TooNew, TooOld
 from storage.listing import PassageDraft
 from storage.postgres import migration
-from storage.postgres.migration import PostgresMigration, latest, load_migrations, migrate
+from storage.postgres.migration import PostgresMigration, get_latest_version, load_migrations, migrate
 from storage.sqlite.migration import migrate as migrate_sqlite
 from tests.patience import PATIENCE_S
 from tests.storage.api import make_agent
@@ -109,7 +109,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     ]
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
-        assert set(versions) == {latest(load_migrations())}
+        assert set(versions) == {get_latest_version(load_migrations())}
         assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == len(
             steps_of_a_new_schema()
         )
@@ -341,7 +341,7 @@ async def test_an_older_database_has_the_schema_of_a_new_one_and_its_rows(
         await migrate(connection, "fresh")
         new = {shaped(row) for row in await connection.fetch(SHAPE)}
         await lay(connection, "older", level)
-        assert await migrate(connection, "older") == latest(load_migrations())
+        assert await migrate(connection, "older") == get_latest_version(load_migrations())
         assert {shaped(row) for row in await connection.fetch(SHAPE)} == new
         found = await connection.fetch(
             "SELECT id, active, continued, shown_reply, redactions FROM exchanges ORDER BY id"
@@ -399,7 +399,9 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.close()
 
 
-@pytest.mark.parametrize("version", [0, latest(load_migrations()) - 1], ids=["no tables", "older"])
+@pytest.mark.parametrize(
+    "version", [0, get_latest_version(load_migrations()) - 1], ids=["no tables", "older"]
+)
 async def test_a_role_that_may_not_change_tables_is_told_what_to_do(
     database: PostgresServer, version: int
 ) -> None:

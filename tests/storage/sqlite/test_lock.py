@@ -17,7 +17,7 @@ import pytest
 from gateway.core.memory.rules import RULES
 from storage.errors import Broken, Full, Owned, ReadOnly
 from storage.open import open_store as make_store
-from storage.sidecar import name_of
+from storage.sidecar import name_account
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from storage.sqlite.lock import Lock, LockOwner, find_lock_owner
@@ -231,6 +231,6 @@ def test_what_is_another_accounts_is_not_taken_for_missing(is_folder: bool) -> N
             os.seteuid(0)
         action = f"look into the directory {folder}" if is_folder else f"read and write {path}"
         assert caught.value.message == (
-            f"The account {name_of(65534)} may not {action}, which belongs to root. Run this as root, or name "
+            f"The account {name_account(65534)} may not {action}, which belongs to root. Run this as root, or name "
             "another file with --db."
         )

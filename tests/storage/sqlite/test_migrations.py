@@ -13,11 +13,11 @@ import pytest
 
 from storage.errors import Foreign, StoreError, TooNew, TooOld
 from storage.sqlite.connection import DatabaseFile, open_writer
-from storage.sqlite.migration import Migration, latest, load_migrations, migrate
+from storage.sqlite.migration import Migration, get_latest_version, load_migrations, migrate
 from tests.core.conversations import assistant, user
 from tests.stored import Speaker, rows, sized_memory
 
-KNOWN = latest(load_migrations())
+KNOWN = get_latest_version(load_migrations())
 
 # The SHA-256 of each migration. Databases out there were made by these files, so a file that is here never changes:
 # a change of the schema is a new file, with a line here.
