@@ -1,4 +1,4 @@
-"""What a session that is kept between two connections still has: its process alone."""
+"""What PostgreSQL has from one test to the next: the processes of sessions, and nothing in a database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from tests import sessions
-from tests.postgres import empty_database
+from tests.postgres import empty_database, execute, query
 
 LEFT = """SELECT current_setting('lock_timeout'), (SELECT count(*) FROM pg_prepared_statements WHERE name = 'own'),
     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), (SELECT count(*) FROM pg_listening_channels())"""
@@ -103,3 +103,15 @@ async def test_a_type_that_was_created_is_asked_for_by_each_connection(postgres:
     finally:
         await first.execute("DROP TYPE pair")
         await first.close()
+
+
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_database_is_empty_again_whatever_a_test_has_left(postgres: str, rows: int) -> None:
+    database = empty_database(postgres)
+    execute(database.url, f"CREATE TABLE leavings AS SELECT 'some of ' || generate_series(1, {rows})")
+    try:
+        assert b"some of 1" in database.content()
+        assert empty_database(postgres) == database
+        assert (query(database.url, "SELECT * FROM leavings"), database.content()) == ([], b"")
+    finally:
+        execute(database.url, "DROP TABLE leavings")
