@@ -28,6 +28,7 @@ _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
 _NO_MESSAGE: Final = "(no message)"
 # Types of parts that OpenAI has and the Messages API has not.
 _UNSUPPORTED_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
+# The ids of calls that the API takes, whatever their length.
 _VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -113,6 +114,7 @@ def _fill_in_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
 
 
 def _translate_content(content: Any, where: str) -> list[Json]:
+    """Returns the blocks of a `content`: a text, or a list of parts. Raises: Untranslatable."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
     parts = enumerate(content if isinstance(content, list) else ())
@@ -121,6 +123,7 @@ def _translate_content(content: Any, where: str) -> list[Json]:
 
 
 def _translate_refusal(source: Json) -> list[Json]:
+    """Returns the `refusal` of a message or a part as a block of text; []: it has none."""
     refusal = source.get("refusal")
     return _translate_content(refusal, "") if isinstance(refusal, str) else []
 
@@ -130,6 +133,7 @@ def _pick_fields(source: Json, fields: tuple[str, ...]) -> Json:
 
 
 def _translate_part(part: Any, where: str) -> Json | None:
+    """Returns the block of a part; None: the part is a text without a visible character. Raises: Untranslatable."""
     part_type = part.get("type") if isinstance(part, dict) else None
     match part_type:
         case "text":
@@ -165,6 +169,7 @@ def _mark_last_block(blocks: list[Json], message: Json) -> list[Json]:
 
 
 def _make_image_source(part: Json, where: str) -> Json:
+    """Returns the `source` of an image: its URL, or the data of a data URL. Raises: Untranslatable."""
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
@@ -178,6 +183,10 @@ def _make_image_source(part: Json, where: str) -> Json:
 
 
 def _translate_document(part: Json, where: str) -> Json:
+    """Returns the block of a file: an uploaded file by its id, a text, or other data (a PDF unless it names its type).
+
+    Raises: Untranslatable.
+    """
     file = part.get("file")
     if not isinstance(file, dict):
         raise Untranslatable(f"Missing required parameter: '{where}.file'.", f"{where}.file")

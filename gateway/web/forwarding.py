@@ -150,7 +150,7 @@ class ForwardedRoute:
     ) -> None:
         """Answers a request with its whole body, which may be empty."""
         refuse_required_memory(incoming.headers)
-        route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
+        route = self.parts.forwarder.get_route(head.upstream_path, request_body.model, head.upstream_name)
         await self.forward(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
     async def forward(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
@@ -182,7 +182,7 @@ class ForwardedRoute:
         with parts.bodies.quota() as quota:
             is_searched = await self._read_to_model(upload, head, quota)
             info.model = upload.field_value or None
-            route = parts.forwarder.route_for(
+            route = parts.forwarder.get_route(
                 head.upstream_path, info.model, head.upstream_name, is_searched=is_searched
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)

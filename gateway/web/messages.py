@@ -173,7 +173,7 @@ class MessagesRoute:
         info.memory = "off"
         caller = info.caller
         upstream_path = incoming.upstream_path
-        route = self.forwarder.route_for(upstream_path, request_body.model, upstream_name=None)
+        route = self.forwarder.get_route(upstream_path, request_body.model, upstream_name=None)
         outgoing = Outgoing(
             method="POST",
             upstream_path=upstream_path,

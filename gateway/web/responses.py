@@ -49,7 +49,7 @@ class ResponsesRoute(ResponseCallRoute):
             return
         incoming.info.memory = None
         native.chat.memories = memories_of(incoming.scope)
-        route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
+        route = self.parts.forwarder.get_route(head.upstream_path, request_body.model, head.upstream_name)
         headers = with_conversation(incoming.headers, native.conversation_id)
         await self.chat_route.answer_native(incoming, native, route, headers)
 

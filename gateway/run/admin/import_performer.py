@@ -67,7 +67,7 @@ class ImportPerformer(Struct, frozen=True):
             survey: Survey | None = await asyncio.to_thread(next, pages)
             if survey is not None:
                 return survey
-            await self.rest.after_survey_page(time.monotonic() - begun)
+            await self.rest.rest_after_page(time.monotonic() - begun)
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. An error is shown by its status.
@@ -78,9 +78,9 @@ class ImportPerformer(Struct, frozen=True):
             await self._write_pages(running, agent)
             running.status = "preview" if running.request.is_preview else "done"
         except GatewayError as error:
-            await self._fail(running, error.message)
+            await self._fail_import(running, error.message)
         except (NotFound, WriteConflict) as error:
-            await self._fail(running, f"{error.message[0].upper()}{error.message[1:]}.")
+            await self._fail_import(running, f"{error.message[0].upper()}{error.message[1:]}.")
         except StoreError as error:
             _log.warning(
                 "Import %s stopped, since the database could not be used. Send its file again: %s",
@@ -95,11 +95,11 @@ class ImportPerformer(Struct, frozen=True):
                 "Import %s failed by a fault in the gateway. What it has written stays, and can be undone.",
                 running.uid,
             )
-            await self._fail(running, "The gateway failed; its log says more.")
+            await self._fail_import(running, "The gateway failed; its log says more.")
         finally:
             running.file.close()
 
-    async def _fail(self, running: RunningImport, why: str) -> None:
+    async def _fail_import(self, running: RunningImport, why: str) -> None:
         """Ends an import as failed.
 
         If the store does not work, the status is not stored, and the import is later shown as stopped.
@@ -110,6 +110,10 @@ class ImportPerformer(Struct, frozen=True):
             await self._store_status(running, "failed")
 
     async def _write_pages(self, running: RunningImport, agent: Agent | None) -> None:
+        """Writes what the file has after the part that is processed; a preview only counts it.
+
+        Raises: BadRequest: the file cannot be read further; StoreError and its kinds.
+        """
         request = running.request
         oldest = self._choose_oldest_time(request.scope.project)
         hasher = MessageHasher(agent.secret if agent is not None else secrets.token_bytes(16))
@@ -124,34 +128,35 @@ class ImportPerformer(Struct, frozen=True):
             now=self.now(),
             oldest=oldest,
         )
-        while page := await self.rest.step(asyncio.to_thread(reader.next_page)):
+        while page := await self.rest.rest_after(asyncio.to_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, draft) in enumerate(page, running.progress.processed + 1):
                 if isinstance(item, Unreadable):
-                    self._skip(running, number, item)
+                    self._skip_item(running, number, item)
                 elif draft is not None:
                     unindexed += await self._write_conversation(running, agent, number, item, draft)
                 elif isinstance(item, SourceFact):
                     facts.append((number, item))
             if facts:
                 unindexed += len(facts)
-                await self.rest.step(self._write_facts(running, agent, facts, oldest))
+                await self.rest.rest_after(self._write_facts(running, agent, facts, oldest))
             if agent is not None and unindexed >= _UNINDEXED_ITEMS and not request.is_preview:
                 unindexed = 0
-                await self._index(agent)
+                await self._index_messages(agent)
         if agent is not None and not request.is_preview:
-            await self._finish(agent, learns=request.learns)
+            await self._finish_import(agent, learns=request.learns)
             await self._store_status(running, "done")
 
-    async def _finish(self, agent: Agent, *, learns: bool) -> None:
+    async def _finish_import(self, agent: Agent, *, learns: bool) -> None:
         """Indexes the last messages, moves learners past messages that they are not to read, and enqueues jobs."""
-        await self._index(agent)
+        await self._index_messages(agent)
         if not learns:
             await self.store.imports.pass_over(agent.id, self.now())
         for kind in (*self.jobs_after, *(self.learning_jobs if learns else ())):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
-    async def _index(self, agent: Agent) -> None:
+    async def _index_messages(self, agent: Agent) -> None:
+        """Indexes all messages of a memory that are not indexed yet."""
         while await self.store.search_index.advance(agent.id, self.rest.give_way):
             await self.rest.give_way()
 
@@ -167,24 +172,24 @@ class ImportPerformer(Struct, frozen=True):
         write = make_import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]
         before = running.progress
-        writing = await self.rest.step(self.store.imports.plan(write, before.partial.exchange_count))
+        writing = await self.rest.rest_after(self.store.imports.plan(write, before.partial.exchange_count))
 
-        def progress_after(writing: ImportWriting) -> ImportProgress:
+        def make_progress(writing: ImportWriting) -> ImportProgress:
             progress = running.progress.with_exchanges(writing.change.counts, writing.done)
             if not writing.is_done:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
             return progress.with_conversation_ended(source.skipped_count, draft.char_count)
 
-        def note_after(writing: ImportWriting) -> ImportNote:
-            return ImportNote(running.row, "running", self.now(), progress_after(writing).dump())
+        def make_note(writing: ImportWriting) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), make_progress(writing).dump())
 
         if running.request.is_preview:
-            running.progress = progress_after(replace(writing, done=len(writing.change.counts)))
+            running.progress = make_progress(replace(writing, done=len(writing.change.counts)))
             return 0
         while True:
-            writing = await self.rest.step(self.store.imports.write_part(writing, note_after))
-            running.progress = progress_after(writing)
+            writing = await self.rest.rest_after(self.store.imports.write_part(writing, make_note))
+            running.progress = make_progress(writing)
             if writing.is_done:
                 return running.progress.messages.new - before.messages.new
 
@@ -214,23 +219,23 @@ class ImportPerformer(Struct, frozen=True):
         ]
         too_old = len(facts) - len(drafts)
 
-        def progress_after(new: int) -> ImportProgress:
+        def make_progress(new: int) -> ImportProgress:
             counts = progress.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
             return replace(progress, facts=counts, processed=progress.processed + len(facts))
 
-        def note_after(new: int) -> ImportNote:
-            return ImportNote(running.row, "running", self.now(), progress_after(new).dump())
+        def make_note(new: int) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), make_progress(new).dump())
 
         if running.request.is_preview or agent is None:
             new_keys = list({draft.key for draft in drafts} - running.counted_facts)
             running.counted_facts.update(new_keys)
             known = 0 if agent is None else await self.store.imports.count_known_facts(agent, new_keys)
-            running.progress = progress_after(len(new_keys) - known)
+            running.progress = make_progress(len(new_keys) - known)
         else:
-            new = await self.store.imports.write_facts(agent, running.row, drafts, now, note_after)
-            running.progress = progress_after(new)
+            new = await self.store.imports.write_facts(agent, running.row, drafts, now, make_note)
+            running.progress = make_progress(new)
 
-    def _skip(self, running: RunningImport, number: int, item: Unreadable) -> None:
+    def _skip_item(self, running: RunningImport, number: int, item: Unreadable) -> None:
         """Counts an unreadable item as skipped, with a warning. number: the item's number in the file."""
         is_fact = running.format in FACT_FORMATS
         kind = "Line or fact" if is_fact else "Conversation"

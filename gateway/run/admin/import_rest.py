@@ -27,7 +27,7 @@ class ImportRest(Struct, frozen=True):
     # Set while no request is being answered; None: the process serves none, so that imports need not rest.
     idle: asyncio.Event | None = None
 
-    async def after_survey_page(self, page_s: float) -> None:
+    async def rest_after_page(self, page_s: float) -> None:
         """Rests while a request is being answered. page_s: the time that the page took."""
         if self.idle is not None:
             await self._wait_idle(_SURVEY_REST_FACTOR * page_s)
@@ -39,8 +39,11 @@ class ImportRest(Struct, frozen=True):
         else:
             await self._wait_idle(_INDEX_REST_S)
 
-    async def step(self, work: Awaitable[T]) -> T:
-        """Does a step of an import. Then rests for longer than the step took, longest while a request is answered."""
+    async def rest_after(self, work: Awaitable[T]) -> T:
+        """Returns the result of a step of an import, after a rest that is longer than the step took.
+
+        The rest is longest while a request is being answered.
+        """
         begun = time.monotonic()
         result = await work
         if self.idle is not None:

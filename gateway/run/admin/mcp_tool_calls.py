@@ -72,7 +72,7 @@ class McpToolCall(Struct, frozen=True):
     def get_memory_with_id(self, id: str) -> Agent:
         """Returns the memory in which an id is looked for. Raises: UnknownId: nothing is remembered of the user."""
         if self.agent is None:
-            raise _not_found(id)
+            raise _make_not_found_error(id)
         return self.agent
 
 
@@ -91,7 +91,7 @@ class McpTools(Struct, frozen=True):
         """Returns the result of a tool. tool: one of TOOLS; arguments: an object of its type. Raises: GatewayError."""
         return await _TOOLS[tool](self, call, arguments)
 
-    async def _search(self, call: McpToolCall, arguments: SearchArguments) -> SearchResult:
+    async def _search_memory(self, call: McpToolCall, arguments: SearchArguments) -> SearchResult:
         if not arguments.query.strip():
             raise BadRequest("query must say what to look for.", param="query")
         since = _read_time(arguments.after, "after", default=-math.inf)
@@ -104,7 +104,7 @@ class McpTools(Struct, frozen=True):
             tuple(_make_found_text(hit, texts.conversations) for hit in texts.hits), texts.has_timed_out
         )
 
-    async def _read(self, call: McpToolCall, _: ReadArguments) -> ReadResult:
+    async def _read_memory(self, call: McpToolCall, _: ReadArguments) -> ReadResult:
         agent = call.agent
         if agent is None:
             return ReadResult(call.user, (), (), 0)
@@ -156,12 +156,12 @@ class McpTools(Struct, frozen=True):
             )
         )
 
-    async def _remember(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
+    async def _remember_fact(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
         agent = await self._find_or_begin_agent(call)
         fact, is_new = await self.edits.remember_fact(call.editor, agent, arguments.text)
         return RememberResult(f"fact:{fact.seq}", known=not is_new, muted=fact.muted)
 
-    async def _correct(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
+    async def _correct_fact(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
         seq = parse_id(arguments.id, ("fact",)).seq
         uid = call.get_memory_with_id(arguments.id).uid
         with _name_id_in_error(arguments.id):
@@ -188,7 +188,7 @@ class McpTools(Struct, frozen=True):
             ) from error
         return EditBlockResult(block.label, block.version)
 
-    async def _forget(self, call: McpToolCall, arguments: ForgetArguments) -> ForgetAnswer:
+    async def _forget_text(self, call: McpToolCall, arguments: ForgetArguments) -> ForgetAnswer:
         kind, seq = parse_id(arguments.id)
         agent = call.get_memory_with_id(arguments.id)
         forgetting = self.forgetting
@@ -217,13 +217,13 @@ class McpTools(Struct, frozen=True):
 
 
 _TOOLS: Final[Mapping[str, Callable[[McpTools, McpToolCall, Any], Awaitable[Struct]]]] = {
-    "memory_search": McpTools._search,
-    "memory_read": McpTools._read,
+    "memory_search": McpTools._search_memory,
+    "memory_read": McpTools._read_memory,
     "conversation_read": McpTools._read_conversation,
-    "memory_remember": McpTools._remember,
-    "memory_correct": McpTools._correct,
+    "memory_remember": McpTools._remember_fact,
+    "memory_correct": McpTools._correct_fact,
     "memory_edit_block": McpTools._edit_block,
-    "memory_forget": McpTools._forget,
+    "memory_forget": McpTools._forget_text,
 }
 
 
@@ -270,8 +270,8 @@ def _name_id_in_error(id: str) -> Iterator[None]:
     try:
         yield
     except UnknownId as error:
-        raise _not_found(id) from error
+        raise _make_not_found_error(id) from error
 
 
-def _not_found(id: str) -> UnknownId:
+def _make_not_found_error(id: str) -> UnknownId:
     return UnknownId(f"{id} is not found.")

@@ -44,7 +44,7 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
         count = terminal.show_table(headings, rows)
     else:
         for count, record in enumerate(records, 1):  # noqa: B007  # how many there were
-            print(json.dumps(record) if as_json else _record_line(listing, record))
+            print(json.dumps(record) if as_json else _render_record_line(listing, record))
     if not count:
         print(listing.empty, file=sys.stderr)
 
@@ -54,7 +54,7 @@ def show_record(listing: RecordList, record: Record) -> None:
     show_list(listing, [record])
 
 
-def _record_line(listing: RecordList, record: Record) -> str:
+def _render_record_line(listing: RecordList, record: Record) -> str:
     texts = ((column.line or column.cell)(record) for column in listing.columns)
     return "\t".join(escape_field(text) for text in texts if text is not None)
 

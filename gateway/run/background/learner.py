@@ -128,7 +128,7 @@ class LearningService:
             unread = await self._read_batch(job, batch.upto)
             if unread is None or unread.cursor != batch.cursor:
                 return
-            if not await self._learn(job, batch, unread):
+            if not await self._write_answer(job, batch, unread):
                 self.schedule.enqueue_now([job.agent_row])
                 return
         if batch.is_waiting:
@@ -142,7 +142,7 @@ class LearningService:
         if unread.is_more:
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
         if unread.upto > unread.cursor:
-            messages = await self._clean(unread)
+            messages = await self._clean_messages(unread)
             standing_facts = await self._store.facts.list_standing(job.agent_row)
             # In a thread: it compares each statement with all others, a second for thousands of short ones.
             learned = await asyncio.to_thread(
@@ -182,11 +182,11 @@ class LearningService:
         if unread is None or not self._is_read(unread.agent.scope):
             return _AskedBatch()
         scope = unread.agent.scope
-        messages = await self._clean(unread)
+        messages = await self._clean_messages(unread)
         batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting)
         if not messages:
             return batch
-        facts = await self._related_facts(unread, messages)
+        facts = await self._choose_shown_facts(unread, messages)
         blocks = with_human(await self._store.facts.load_blocks(job.agent_row))
 
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
@@ -203,11 +203,11 @@ class LearningService:
             calls=await _ask_calls(ask, messages, is_smallest=job.job.tries > _HALVINGS),
         )
 
-    async def _clean(self, unread: Unread) -> list[Message]:
+    async def _clean_messages(self, unread: Unread) -> list[Message]:
         """Returns the messages of a batch as they may be read. In a thread: secrets are looked for in all of them."""
         return await asyncio.to_thread(clean_messages, unread.messages, keeps_secrets=self._keeps_secrets)
 
-    async def _related_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
+    async def _choose_shown_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
         facts = await self._store.facts.list_unmuted(unread.agent.id, SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
@@ -229,15 +229,15 @@ class LearningService:
         related = await self._store.facts.load(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
-    async def _learn(self, job: JobContext, batch: _AskedBatch, unread: Unread) -> bool:
+    async def _write_answer(self, job: JobContext, batch: _AskedBatch, unread: Unread) -> bool:
         """Writes the edits of the model's answer.
 
         Returns False if a message that the model read is gone. The answer may come from it, so the job asks again.
         """
-        messages = await self._clean(unread)
+        messages = await self._clean_messages(unread)
         if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
-        numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
+        numbers = {seq: number for number, seq in enumerate(batch.shown, 1)}
         shown_facts = await self._store.facts.load(job.agent_row, batch.shown)
         shown = {numbers[fact.seq]: fact for fact in shown_facts}
         reading = read_reply(batch.calls)

@@ -169,9 +169,10 @@ class Outgoing(Struct, frozen=True):
 
     @property
     def is_list(self) -> bool:
+        """True if the reply lists all objects of a kind in the upstream's account."""
         return self.method != "POST" and self.upstream_path.partition("?")[0] in _LISTS
 
-    async def request_for(
+    async def make_request(
         self, target: Target, endpoint: Endpoint, *, upstream: str, receipt: Receipt
     ) -> ModelRequest:
         """Returns the request for one target.
@@ -201,6 +202,7 @@ class Outgoing(Struct, frozen=True):
         )
 
     def upload_error(self) -> Exception | None:
+        """Returns why the upload ended early; None: it did not, or the request has none."""
         return None if self.upload is None else self.upload.error
 
 
@@ -225,7 +227,7 @@ class Forwarder:
         self._failover = failover
         self._round_robin = count()
 
-    def route_for(
+    def get_route(
         self, path: str, model: str | None, upstream_name: str | None, *, is_searched: bool = True
     ) -> Route:
         """Returns the route of a request, to an upstream that has the endpoint. Its model is "" if none is named.
@@ -244,7 +246,7 @@ class Forwarder:
                 "(`content-type: application/json`, not compressed), or a form whose `model` stands before its file.",
                 param="model",
             )
-        route = self._resolve(path, model, upstream_name)
+        route = self._resolve_route(path, model, upstream_name)
         upstream = route.upstream
         if not self._providers[upstream].has_endpoint(path):
             where = "/v1" + path.partition("?")[0]
@@ -283,11 +285,11 @@ class Forwarder:
         """
         if model is not None and asks_agent(model):
             return True
-        upstream = self._resolve(path, model, upstream_name).upstream
+        upstream = self._resolve_route(path, model, upstream_name).upstream
         if self._providers[upstream].has_endpoint(path) and not continues_here:
             return False
         names_other_upstream = (
-            upstream_name is not None and self._resolve(path, model, None).upstream != upstream_name
+            upstream_name is not None and self._resolve_route(path, model, None).upstream != upstream_name
         )
         return not names_other_upstream
 
@@ -296,20 +298,20 @@ class Forwarder:
     ) -> list[Capabilities]:
         """Returns the capabilities of all upstreams that may answer; empty: not known before an agent is loaded.
 
-        The arguments are those of `route_for`.
+        The arguments are those of `get_route`.
         """
         if model is None or asks_agent(model):
             return []
-        route = self._resolve(path, model, upstream_name)
+        route = self._resolve_route(path, model, upstream_name)
         return [self._providers[each.upstream].capabilities for each in route.targets]
 
-    def _resolve(self, path: str, model: str | None, upstream_name: str | None) -> Route:
+    def _resolve_route(self, path: str, model: str | None, upstream_name: str | None) -> Route:
         """Returns the route of a request, whether its upstream has the endpoint or not."""
         if upstream_name is not None and upstream_name not in self._upstream_names:
             raise unknown_upstream(upstream_name)
         # Files, models and the like are asked for without a model.
         if model is None:
-            return Route(upstream_name or self._first_with_endpoint(path), model="")
+            return Route(upstream_name or self._choose_upstream(path), model="")
         if asks_agent(model):
             raise BadRequest(
                 f"{model!r} answers chat completions and responses only; name the model itself here.",
@@ -324,7 +326,8 @@ class Forwarder:
             return Route(upstream_name, model)
         return self._route_of(model)
 
-    def _first_with_endpoint(self, path: str) -> str:
+    def _choose_upstream(self, path: str) -> str:
+        """Returns the name of the first upstream with an endpoint; if none has it, of the first upstream."""
         names = [each.name for each in self._settings.upstreams]
         return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
 
@@ -361,11 +364,11 @@ class Forwarder:
         )
         receipt.user = user or ""
         if costs_tokens(outgoing.method, outgoing.upstream_path):
-            route = await self._admit(route, outgoing, body, receipt)
+            route = await self._admit_request(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
         with self._make_attempts(route, outgoing, receipt) as attempts:
             try:
-                make = partial(outgoing.request_for, upstream=route.asked.upstream, receipt=receipt)
+                make = partial(outgoing.make_request, upstream=route.asked.upstream, receipt=receipt)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
                 await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
             except UpstreamError as error:
@@ -374,8 +377,8 @@ class Forwarder:
                     raise cause from error
                 raise
 
-    async def _admit(self, route: Route, outgoing: Outgoing, body: bytes, receipt: Receipt) -> Route:
-        """Lets a request in within its limits. Returns its route, which a limit may change. Raises: LimitReached."""
+    async def _admit_request(self, route: Route, outgoing: Outgoing, body: bytes, receipt: Receipt) -> Route:
+        """Admits a request within its limits. Returns its route, which a limit may change. Raises: LimitReached."""
         substitute = await self._limiter.admit(
             receipt,
             PlannedCall(body, None, route.first),
