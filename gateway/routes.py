@@ -32,7 +32,7 @@ from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, Compa
 from gateway.web.completions import CHAT_PATH, LETTA_CHAT_PATHS, ChatRoute
 from gateway.web.forwarding import ForwardingParts, make_forwarding_routes
 from gateway.web.manage.access import Access
-from gateway.web.manage.import_routes import import_routes
+from gateway.web.manage.import_routes import make_import_routes
 from gateway.web.manage.key_routes import make_key_routes
 from gateway.web.manage.record_routes import LIMITS_PATH, record_routes
 from gateway.web.manage.usage_routes import make_usage_routes
@@ -181,7 +181,7 @@ def _make_manage_routes(services: Services, bodies: BodyReader, access: Access) 
     return [
         *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
         *record_routes(LIMITS_PATH, limits, access, bodies),
-        *import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
+        *make_import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
         *make_key_routes(
             KeyManagement(store.keys, limits),
             KeyReport(store.usage, accounting.meter, accounting.limiter, now),

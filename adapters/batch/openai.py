@@ -41,6 +41,7 @@ class OpenAIBatches(SdkBatches):
     """Implements `BatchProvider`, which documents the methods."""
 
     sdk = "openai"
+    # The API's limits of a batch's file.
     max_requests = 50_000
     max_bytes = 200 * 1000 * 1000
 
@@ -184,8 +185,11 @@ def _read_result(line: Json) -> PartResult:
         status, body = response.get("status_code"), response.get("body")
         if status == 200 and isinstance(body, dict):
             return PartResult(custom_id, "succeeded", orjson.dumps(body))
-        number = status if isinstance(status, int) else 500
-        return PartResult(custom_id, "errored", message=read_message(body), is_transient=is_transient(number))
+        # A line without a status that can be read may succeed when it is sent again.
+        error_status = status if isinstance(status, int) else 500
+        return PartResult(
+            custom_id, "errored", message=read_message(body), is_transient=is_transient(error_status)
+        )
     code = error.get("code") if isinstance(error, dict) else None
     message = read_message(error)
     if code == "batch_expired":

@@ -39,7 +39,7 @@ class BatchOperations(Struct, frozen=True):
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a batch, and of each item that failed, expired or was cancelled the reason."""
-        batch = await self._get(raw)
+        batch = await self._get_batch(raw)
         batches = self.store.batches
         unsuccessful: list[dict[str, Any]] = []
         after = 0
@@ -63,10 +63,11 @@ class BatchOperations(Struct, frozen=True):
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Cancels the items of a batch that have not ended. The batch may have been cancelled before."""
-        batch = await self.store.batches.cancel(await self._get(raw), self.now())
+        batch = await self.store.batches.cancel(await self._get_batch(raw), self.now())
         return await self._render_batch(batch)
 
-    async def _get(self, raw: RawArguments) -> Batch:
+    async def _get_batch(self, raw: RawArguments) -> Batch:
+        """Returns the batch that the argument `batch` names. Raises: BadRequest: there is no such batch."""
         name = Arguments(raw).text("batch")
         try:
             return await self.store.batches.get(None, ids.parse_uid("job", name) or name)

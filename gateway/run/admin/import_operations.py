@@ -17,7 +17,7 @@ from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.admin.import_file import FORMATS
 from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.import_progress import load_progress
-from gateway.run.admin.import_reading import Survey, import_uid
+from gateway.run.admin.import_reading import Survey, make_import_uid
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -108,7 +108,7 @@ class ImportOperations:
         Raises: BadRequest; Conflict: the import of the same file is being undone; NotAllowed: the memory is paused.
         """
         try:
-            uid = await asyncio.to_thread(import_uid, file, request.scope, request.source_user)
+            uid = await asyncio.to_thread(make_import_uid, file, request.scope, request.source_user)
             survey = await self.performer.survey(file, request.format, request.source_user)
             async with self._beginning:
                 running = await self._begin_or_join(uid, survey, file, request)

@@ -128,7 +128,7 @@ class ImportPerformer(Struct, frozen=True):
             now=self.now(),
             oldest=oldest,
         )
-        while page := await self.rest.rest_after(asyncio.to_thread(reader.next_page)):
+        while page := await self.rest.rest_after(asyncio.to_thread(reader.read_next_page)):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, draft) in enumerate(page, running.progress.processed + 1):
                 if isinstance(item, Unreadable):

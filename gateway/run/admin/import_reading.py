@@ -15,8 +15,8 @@ from gateway.run.admin.import_progress import ImportCounts, ImportProgress
 from storage.records import Scope
 
 # The most messages on a page of the reader, and the most conversations and facts.
-_MAX_MESSAGES: Final = 32
-_MAX_ITEMS: Final = 16
+_PAGE_MESSAGES: Final = 32
+_PAGE_ITEMS: Final = 16
 # The messages or facts on a page of the survey. A page takes 2.5 ms.
 _SURVEY_MESSAGES: Final = 128
 # The bytes of the file that are read and hashed at a time.
@@ -60,14 +60,14 @@ class ImportReader:
         self._now = now
         self._oldest = oldest
 
-    def next_page(self) -> list[PreparedItem]:
+    def read_next_page(self) -> list[PreparedItem]:
         """Returns the next items; [] at the end. Raises: BadRequest."""
         while self._left_to_skip:
             next(self._items, None)
             self._left_to_skip -= 1
         page: list[PreparedItem] = []
         messages = 0
-        while len(page) < _MAX_ITEMS and messages < _MAX_MESSAGES:
+        while len(page) < _PAGE_ITEMS and messages < _PAGE_MESSAGES:
             item = next(self._items, None)
             if item is None:
                 break
@@ -82,7 +82,7 @@ class ImportReader:
         return page
 
 
-def import_uid(file: IO[bytes], scope: Scope, source_user: str | None) -> str:
+def make_import_uid(file: IO[bytes], scope: Scope, source_user: str | None) -> str:
     """Returns the id of an import: the same for the same file, memory and user of the source."""
     file.seek(0)
     digest = hashlib.sha256()
@@ -103,13 +103,13 @@ def survey_file(
     Raises: BadRequest.
     """
     content = _FileContent(format or detect_format(file), now)
-    unpaged = 0
+    page_messages = 0
     for item in _read_items(file, content.format, source_user):
-        unpaged += content.add(item)
-        if unpaged >= _SURVEY_MESSAGES:
-            unpaged = 0
+        page_messages += content.add(item)
+        if page_messages >= _SURVEY_MESSAGES:
+            page_messages = 0
             yield None
-    yield content.survey()
+    yield content.make_survey()
 
 
 class _FileContent:
@@ -153,7 +153,7 @@ class _FileContent:
             self._first_at = min(known)
             self._last_at = max(known)
 
-    def survey(self) -> Survey:
+    def make_survey(self) -> Survey:
         """Returns what was counted. Raises: BadRequest: the file cannot be imported."""
         if len(self._users) > 1:
             raise BadRequest(

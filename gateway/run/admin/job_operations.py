@@ -52,13 +52,14 @@ class JobOperations(Struct, frozen=True):
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
         """Makes a job due now, even if it has failed for good. Raises: BadRequest: there is no such job to run."""
-        return await self._change(raw, self.store.jobs.retry)
+        return await self._change_job(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Deletes a job. Raises: BadRequest: there is no such job."""
-        return await self._change(raw, lambda id: cancel_job(self.store, id, self.now()))
+        return await self._change_job(raw, lambda id: cancel_job(self.store, id, self.now()))
 
-    async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
+    async def _change_job(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
+        """Returns the job that the argument `job` names, after a change. Raises: BadRequest."""
         try:
             return _render_job(await change(Arguments(raw).number("job")))
         except (NotFound, Stale) as error:

@@ -90,12 +90,13 @@ class McpMemory:
         await self._tools.forgetting.aclose()
 
     async def _answer_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
+        """Returns the answer to a call, which a receipt of its own counts. Each error becomes an answer."""
         receipt = Receipt(time.perf_counter(), project=caller.project, key_id=caller.key_id)
         receipt.user = caller.user or ""
         receipt.asks_model = False
         receipt.status = 200
         try:
-            return await self._answer(receipt, caller, tool, arguments)
+            return await self._perform_call(receipt, caller, tool, arguments)
         except GatewayError as error:
             return McpAnswer(error=error.message)
         except StoreError as error:
@@ -110,9 +111,10 @@ class McpMemory:
         finally:
             self._receipts.hand_on(receipt)
 
-    async def _answer(
+    async def _perform_call(
         self, receipt: Receipt, caller: McpCaller, tool: str, arguments: RawArguments
     ) -> McpAnswer:
+        """Returns the answer to a call that the limits let in. Raises: GatewayError, StoreError."""
         definition = TOOLS[tool]
         await self._limiter.admit(receipt, None)
         if caller.user is None:

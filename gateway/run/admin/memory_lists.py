@@ -28,7 +28,7 @@ class ListOperations(Struct, frozen=True):
     store: Store
     defaults: Defaults = NO_DEFAULTS
 
-    async def users(self, raw: RawArguments) -> dict[str, Any]:
+    async def list_memories(self, raw: RawArguments) -> dict[str, Any]:
         """Lists memories, the oldest first.
 
         The arguments are `project` (left out: all projects) and `from`, `next` of the answer before.
@@ -40,7 +40,7 @@ class ListOperations(Struct, frozen=True):
         cursor = memories[-1].id if len(memories) == PAGE_LINES else None
         return {"lines": [_render_memory_line(memory) for memory in memories], "next": cursor}
 
-    async def conversations(self, raw: RawArguments) -> dict[str, Any]:
+    async def list_conversations(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the conversations of a user, or a conversation without a user, the newest first.
 
         The arguments, besides those of the owner, are `profile` (left out: all profiles) and `from`, `next` of the

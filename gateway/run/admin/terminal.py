@@ -62,9 +62,9 @@ def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> in
     count = 0
     while page_rows := list(islice(remaining_rows, _ROWS_PER_TABLE)):
         count += len(page_rows)
-        columns = [n for n in range(len(headings)) if any(row[n] for row in page_rows)]
-        column_headings = [headings[n] for n in columns]
-        texts = [[row[n] for n in columns] for row in page_rows]
+        columns = [column for column in range(len(headings)) if any(row[column] for row in page_rows)]
+        column_headings = [headings[column] for column in columns]
+        texts = [[row[column] for column in columns] for row in page_rows]
         table = _fit_table(column_headings, texts, console.width)
         if table is not None:
             console.print(table)
@@ -114,6 +114,7 @@ def show_text(text: str) -> None:
 
 
 def show_json(text: str) -> None:
+    """Prints JSON in colours, with its lines unbroken."""
     Console().print(JSON(text), soft_wrap=True)
 
 

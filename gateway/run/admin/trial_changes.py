@@ -12,7 +12,8 @@ from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.request_records import ExplainedRequest, HitRecord, LeftOutRecord
 
-_Key = tuple[SourceKind, int]
+# The kind and the number of a text.
+_HitKey = tuple[SourceKind, int]
 
 
 def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
@@ -20,7 +21,7 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
 
     request: it has looked for memory itself.
     """
-    then, now = _index_by_key(request.chosen), _index_by_key(trial.chosen)
+    then, now = _index_hits(request.chosen), _index_hits(trial.chosen)
     added, gone = now.keys() - then.keys(), then.keys() - now.keys()
     forgotten = sum(hit.forgotten for hit in request.chosen)
     # The texts of one memory are numbered in one order. The question itself is one of the request's exchange.
@@ -46,11 +47,11 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
     return f"The reply was made with other texts: {'; '.join(known)}." if known else ""
 
 
-def _index_by_key(hits: Iterable[HitRecord]) -> dict[_Key, HitRecord]:
+def _index_hits(hits: Iterable[HitRecord]) -> dict[_HitKey, HitRecord]:
     return {(hit.kind, hit.seq): hit for hit in hits if not hit.forgotten}
 
 
-def _list_left_out(hits: Iterable[LeftOutRecord], reason: str) -> set[_Key]:
+def _list_left_out(hits: Iterable[LeftOutRecord], reason: str) -> set[_HitKey]:
     return {(hit.kind, hit.seq) for hit in hits if hit.reason == reason}
 
 

@@ -42,7 +42,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
     BegunReply,
-    discard,
+    discard_reply,
     read_whole_error,
     reveal_stream_error,
     reveal_whole_error,
@@ -280,7 +280,7 @@ class Attempts:
         self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
         # The error is dropped only now, because the error of the last attempt goes to the client.
         if failed.reply is not None:
-            await discard(failed.reply)
+            await discard_reply(failed.reply)
         if prepared.wait_s:
             await self._services.sleep(prepared.wait_s)
         if prepared.candidate is not None:
@@ -375,7 +375,7 @@ class Attempts:
                 raise
         if replacement is not None:
             self._count_outcome(outcome, is_error=True)
-            await discard(reply)
+            await discard_reply(reply)
             return replacement
         self._accept(reply, mender)
         may_follow = bool(self._following) or self.endpoint.policy.retries > 0

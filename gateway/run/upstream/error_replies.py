@@ -55,7 +55,7 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
     error = find_error_in_first_event(first)
     if error is None:
         return BegunReply(reply, first.data or b"", is_replaceable=first.data is None)
-    await discard(reply)
+    await discard_reply(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
     body = error.body
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
@@ -84,7 +84,7 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     return BegunReply(BufferedReply(status, reply.headers, shown), body)
 
 
-async def discard(reply: ModelReply) -> None:
+async def discard_reply(reply: ModelReply) -> None:
     """Reads the rest of an error, so that its connection can be used again; after a long error it is closed."""
     with suppress(ProviderError, TimeoutError):
         try:

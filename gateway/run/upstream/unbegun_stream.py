@@ -34,7 +34,7 @@ class UnbegunStream(WrappedStream):
         try:
             async for events in self._reply.events():
                 if not self._passes_rest:
-                    if (failure := _failure_in(events)) is not None:
+                    if (failure := _find_failure(events)) is not None:
                         last_read = events
                         break
                     self._passes_rest = any(event.data is not None for event in events)
@@ -62,7 +62,7 @@ class UnbegunStream(WrappedStream):
             yield last_read
 
 
-def _failure_in(events: list[Event]) -> Failure | None:
+def _find_failure(events: list[Event]) -> Failure | None:
     """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
     first = next((event for event in events if event.data is not None), None)
     revealed = None if first is None else find_error_in_first_event(first)

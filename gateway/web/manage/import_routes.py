@@ -29,7 +29,7 @@ _FLAG_NAMES: Final = ("learn", "preview")
 _FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 
-def import_routes(
+def make_import_routes(
     operations: ImportOperations, access: Access, bodies: BodyReader, limit_bytes: int, timeout_s: float
 ) -> list[Route]:
     """Returns the routes of imports. limit_bytes, timeout_s: the bounds of a file that is sent."""
