@@ -261,8 +261,8 @@ class _HeadSearch:
         heard = join_heard_letters("".join(map(self._listing.text, range(count))))
         indices = (
             i
-            for i, m in enumerate(messages)
-            if m.get("role") == "assistant" and is_beginning(heard, join_letters(read_text(m)))
+            for i, message in enumerate(messages)
+            if message.get("role") == "assistant" and is_beginning(heard, join_letters(read_text(message)))
         )
         return max(indices, default=None)
 
@@ -272,7 +272,7 @@ class _HeadSearch:
         listing = self._listing
         if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
-            return [m for m in pending if m.get("role") in RESULT_ROLES]
+            return [message for message in pending if message.get("role") in RESULT_ROLES]
         return pending
 
     def _find_cut_sends(self) -> list[Exchange]:

@@ -185,7 +185,7 @@ def draft_exchange(
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored exchange has."""
     listing, hasher = query.listing, query.listing.hasher
-    inputs = [hasher.make_atoms(m) for m in pending] + [listing.atoms[i] for i in new_indices]
+    inputs = [hasher.make_atoms(message) for message in pending] + [listing.atoms[i] for i in new_indices]
     media = [hasher.digest_media(m) for m in pending] + [listing.digest_media(i) for i in new_indices]
     return Exchange(
         id=0,
@@ -249,7 +249,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
 
     A front end asks for a title in this way, in whatever words and language.
     """
-    spoken = [m for m in messages if not is_system(m)]
+    spoken = [message for message in messages if not is_system(message)]
     if query.mode is not MemoryUse.ON or not query.is_named or query.conversation_row is None:
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":

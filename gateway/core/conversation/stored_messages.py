@@ -123,7 +123,7 @@ def has_open_calls(exchange: Exchange) -> bool:
         return has_calls(exchange.reply)  # calls of hidden rounds have their results
     # A step's call may be shown as text, so `exchange.reply` may lack it.
     reply, *results = full_reply.messages
-    answered = {m.get("tool_call_id") for m in results}
+    answered = {message.get("tool_call_id") for message in results}
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
 
 

@@ -24,7 +24,7 @@ def is_system(message: Mapping[str, Any]) -> bool:
 
 def count_leading_system(messages: Sequence[WireMessage]) -> int:
     """Returns the number of system messages with which a list begins: the index of the first other message."""
-    return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
+    return next((i for i, message in enumerate(messages) if not is_system(message)), len(messages))
 
 
 def read_text(message: Mapping[str, Any]) -> str:

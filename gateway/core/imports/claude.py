@@ -61,7 +61,7 @@ def _read_message(item: dict[str, Any]) -> SourceMessage | None:
     text = ""
     if isinstance(blocks, list):
         texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
-        text = "\n".join(t for t in texts if isinstance(t, str))
+        text = "\n".join(text for text in texts if isinstance(text, str))
     if not text:
         plain_text = item.get("text", "")
         if not isinstance(plain_text, str):

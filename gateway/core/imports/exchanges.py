@@ -282,7 +282,7 @@ def _make_exchange(
     parent_path_hash: the hash of the path before the turn.
     before: the last exchange of this path; None: the turn is the first.
     """
-    messages: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
+    messages: list[WireMessage] = [{"role": message.role, "content": message.text} for message in turn.inputs]
     inputs = tuple(map(hasher.make_atoms, messages))
     offset = 0
     if before is not None:
@@ -305,7 +305,7 @@ def _make_exchange(
     )
     if not turn.reply:
         return abandon(exchange, hasher, parent_path_hash, times[-1])
-    reply: WireMessage = {"role": "assistant", "content": "\n\n".join(m.text for m in turn.reply)}
+    reply: WireMessage = {"role": "assistant", "content": "\n\n".join(message.text for message in turn.reply)}
     return finish_step(
         exchange,
         hasher,

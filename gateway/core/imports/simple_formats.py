@@ -47,7 +47,7 @@ def read_text(content: Any) -> str:
     if not isinstance(content, list):
         raise WrongForm("the content of a message is neither text nor parts")
     texts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in content]
-    return "\n".join(t for t in texts if isinstance(t, str))
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def read_conversation(value: Any) -> SourceConversation:

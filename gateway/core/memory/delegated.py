@@ -139,7 +139,7 @@ class DelegatedTasks:
             return False
         earlier_hashes = [hash(text) for text in texts]
         # A handoff goes on in the caller's list, where the task directly follows the question.
-        is_after_user = [m.get("role") for m in messages[-2:]] == ["user", "user"]
+        is_after_user = [message.get("role") for message in messages[-2:]] == ["user", "user"]
         return any(
             question_hash not in earlier_hashes or (is_after_user and question_hash == earlier_hashes[0])
             for question_hash in question_hashes
@@ -149,9 +149,9 @@ class DelegatedTasks:
 def _list_user_texts(messages: _Messages) -> Iterator[bytes]:
     """Yields the user's messages without white space, the last one first."""
     return (
-        without_space_utf8(read_own_words(read_text(m)))
-        for m in reversed(messages)
-        if m.get("role") == "user"
+        without_space_utf8(read_own_words(read_text(message)))
+        for message in reversed(messages)
+        if message.get("role") == "user"
     )
 
 

@@ -56,7 +56,7 @@ def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -
     is_gone = calling_step.state is State.FORGOTTEN or REPLY in calling_step.redactions
     calls = None if is_gone else map_calls_to_tool_names(calling_step)
     messages = orjson.loads(step.input or b"[]")
-    cleaned = [_clean_result(m, calls, erased) for m in messages]
+    cleaned = [_clean_result(message, calls, erased) for message in messages]
     return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))
 
 

@@ -85,7 +85,7 @@ def build_request(
     ]
     lines += ["", "# New messages"]
     lines += [
-        f"{i}. [{render_day(m.at)}, {render_author(m)}] {on_one_line(m.text)}"
-        for i, m in enumerate(messages, 1)
+        f"{i}. [{render_day(message.at)}, {render_author(message)}] {on_one_line(message.text)}"
+        for i, message in enumerate(messages, 1)
     ]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]

@@ -141,7 +141,7 @@ def _split_sentences(text: str) -> list[_Span]:
     pieces: list[_Span] = []
     start = 0
     for end, next_start in [
-        *((m.start() + 1, m.end()) for m in _SENTENCE_END.finditer(text)),
+        *((match.start() + 1, match.end()) for match in _SENTENCE_END.finditer(text)),
         (len(text), len(text)),
     ]:
         while end - start > _PIECE_CHARS:

@@ -117,9 +117,9 @@ def choose_hits(
     in_request = _ShownContent(exclude_atoms, noted, query, shared)
     draft = _Draft(budget_tokens - EMPTY_TOKENS, cut_chars, query, in_request, is_order=is_order)
     if not draft.has_room:
-        return Choice(tried=[m.seq for m in candidates])
+        return Choice(tried=[message.seq for message in candidates])
     with_facts = _replace_by_facts(candidates)
-    replaced = {m.seq for m in candidates}.difference([m.seq for m in with_facts])
+    replaced = {message.seq for message in candidates}.difference([message.seq for message in with_facts])
     lines = _list_new_lines(with_facts, in_request)
     for line in lines:
         draft.add(line)
@@ -137,10 +137,10 @@ def shows_all(
     messages: oldest first; the newest messages are the least likely to be shown.
     """
     # Most memories say more than the notes have room for.
-    if _SHOWN_SHARE * sum([len(m.text) for m in messages]) > sum(map(len, notes)):
+    if _SHOWN_SHARE * sum([len(message.text) for message in messages]) > sum(map(len, notes)):
         return False
     shown = _ShownContent(exclude_atoms, notes, query)
-    return all(shown.find_new_line(m) is None for m in reversed(messages))
+    return all(shown.find_new_line(message) is None for message in reversed(messages))
 
 
 class _Group(NamedTuple):
@@ -362,7 +362,7 @@ def _replace_by_facts(candidates: Sequence[Message]) -> Sequence[Message]:
         replacements = [message]
         if message.source == "message" and message.exchange_row in facts:
             words = _list_words(message.text)
-            fact_words = frozenset().union(*(_list_words(f.text) for f in facts[message.exchange_row]))
+            fact_words = frozenset().union(*(_list_words(fact.text) for fact in facts[message.exchange_row]))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
                 replacements = [f for f in facts[message.exchange_row] if words & _list_words(f.text)]
         for each in replacements:

@@ -74,7 +74,7 @@ def choose_event_sentences(messages: Iterable[Message], query: str) -> list[str]
     messages: found for the query, best first.
     """
     keys = list_query_keys(query)
-    user_messages = [m for m in messages if m.role == "user"][:_EVENT_MESSAGES]
+    user_messages = [message for message in messages if message.role == "user"][:_EVENT_MESSAGES]
     sentences = (
         choose_best_sentence(quote_on_line(choose_searched_part(m.text, keys)), keys) for m in user_messages
     )
@@ -115,8 +115,8 @@ def without_templates(messages: Sequence[Message], shared: Collection[str]) -> l
 
     shared: the lines that `find_shared_lines` returns.
     """
-    alike = {m.seq for m in messages if not _list_long_lines(m.text).isdisjoint(shared)}
-    return [m for m in messages if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
+    alike = {message.seq for message in messages if not _list_long_lines(message.text).isdisjoint(shared)}
+    return [message for message in messages if len(alike) < _TEMPLATE_MESSAGES or message.seq not in alike]
 
 
 def _take_edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:

@@ -274,7 +274,7 @@ def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -
     """
     order: list[int] = []
     for rank in sorted({member.rank for member in members}):
-        group = [i for i, m in enumerate(members) if m.rank == rank and m.is_available(now)]
+        group = [i for i, member in enumerate(members) if member.rank == rank and member.is_available(now)]
         if len(group) > 1:
             group = _spread(members, group, spread_key)
         order += group

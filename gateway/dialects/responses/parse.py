@@ -122,7 +122,7 @@ class ResponsesRequest(Struct, frozen=True):
         if not indices:
             return messages
         first = len(self.chat.messages) - len(messages)
-        return [m for n, m in enumerate(messages, first) if n not in indices]
+        return [message for n, message in enumerate(messages, first) if n not in indices]
 
 
 def parse(

@@ -100,7 +100,7 @@ class ShowOperation(Struct, frozen=True):
             lines += [
                 "",
                 "Found, best first",
-                *(f"  {_flatten_lines(_render_message_line(m))}" for m in messages),
+                *(f"  {_flatten_lines(_render_message_line(message))}" for message in messages),
             ]
         return lines
 
@@ -146,8 +146,8 @@ def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | 
         why = "superseded"
     mark = f"  ({why})" if why else ""
     return [
-        f"{_render_message_line(m)}{mark}"
-        for m in list_recallable_messages(exchange, prefix_is_shared, previous)
+        f"{_render_message_line(message)}{mark}"
+        for message in list_recallable_messages(exchange, prefix_is_shared, previous)
     ]
 
 

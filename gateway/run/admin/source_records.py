@@ -64,11 +64,11 @@ def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ..
     return tuple(
         SourceRecord(
             "message",
-            m.seq,
-            shorten(m.text, _SOURCE_CHARS),
-            m.at,
-            href=make_message_href(uid, source.conversation_uid, exchange, m.seq),
-            speaker=read_speaker(m),
+            message.seq,
+            shorten(message.text, _SOURCE_CHARS),
+            message.at,
+            href=make_message_href(uid, source.conversation_uid, exchange, message.seq),
+            speaker=read_speaker(message),
         )
-        for m in quoted
+        for message in quoted
     )

@@ -64,6 +64,6 @@ class TextSearchOperation(Struct, frozen=True):
             )
         except TooSlow:
             return FoundTexts(has_timed_out=True)
-        exchange_ids = sorted({m.exchange_row for m in hits if m.source == "message"})
+        exchange_ids = sorted({message.exchange_row for message in hits if message.source == "message"})
         refs = await self.store.memory_pages.load_exchange_refs(agent.id, exchange_ids)
         return FoundTexts(hits, {id: ref.conversation_uid for id, ref in refs.items()})

@@ -214,7 +214,7 @@ class EmbeddingService:
         vectors: dict[int, bytes] = {}
         for start in range(0, len(unembedded.messages), BATCH_TEXTS):
             batch = unembedded.messages[start : start + BATCH_TEXTS]
-            texts = [_cut_text_to_embed(m.text) for m in batch]
+            texts = [_cut_text_to_embed(message.text) for message in batch]
             batch_vectors = await self._embed_texts(unembedded.agent, texts)
             for message, vector in zip(batch, batch_vectors, strict=True):
                 if vector is not None:

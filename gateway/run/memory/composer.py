@@ -423,6 +423,6 @@ def _summary_in_use(context: MemoryContext) -> int:
 
 def _list_known_notes(context: MemoryContext) -> dict[int, str]:
     """Returns the stored notes of the new user messages, by the message's index; "": nothing was found for it."""
-    user_indices = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
+    user_indices = [i for i, message in enumerate(context.plan.messages) if message.get("role") == "user"]
     notes = {i: find_known_note(context.tree, context.plan, i) for i in user_indices}
     return {i: note for i, note in notes.items() if note is not None}

@@ -96,10 +96,10 @@ class FoundMessages(NamedTuple):
 
     def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
         """Returns the found messages without the unwanted ones. why: the reason that the record of the search has."""
-        unwanted = {m.seq for m in self.messages if is_unwanted(m)}
+        unwanted = {message.seq for message in self.messages if is_unwanted(message)}
         if not unwanted:
             return self
-        messages = [m for m in self.messages if m.seq not in unwanted]
+        messages = [message for message in self.messages if message.seq not in unwanted]
         return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(unwanted, why)})
 
     def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
@@ -140,7 +140,7 @@ async def find_messages(
         with suppress(TooSlow):
             neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
             merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
-            messages = [*{m.seq: m for m in merged}.values()]
+            messages = [*{message.seq: message for message in merged}.values()]
     lines = note_query.find_shared_lines(text, messages)
     own_query = (
         note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
@@ -151,7 +151,7 @@ async def find_messages(
         # Some applications put every message into the same template, which would find all of them.
         without_template = note_query.without_templates(messages, lines)
         # `pack_recall` drops this reason for a message that the next search finds as well.
-        ruled_out.update((m.seq, "weak") for m in messages)
+        ruled_out.update((message.seq, "weak") for message in messages)
         query, shared = own_query, lines
         messages = [*await memory.search(own_query), *without_template]
     if messages:
@@ -185,7 +185,7 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
         with suppress(TooSlow):
             events = await memory.search("\n".join((query, *sentences)))
             merged = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
-            messages = [*{m.seq: m for m in merged}.values()]
+            messages = [*{message.seq: message for message in merged}.values()]
     keys = list_query_keys(query)
     return sorted(
         messages, key=lambda m: (m.role == "assistant", not any(key in m.text.lower() for key in keys))

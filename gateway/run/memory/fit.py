@@ -171,7 +171,7 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
         return prompt
     if window.tokens:
         tokens = await with_counter(
-            target.model, lambda count: sum(count_message_tokens(m, count) for m in rounds)
+            target.model, lambda count: sum(count_message_tokens(message, count) for message in rounds)
         )
         if window.tokens + tokens <= window.max_tokens:
             return prompt
@@ -197,9 +197,9 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     texts = (prompt.system, *composition.notes.values())
     extra = len(orjson.dumps([*added, *prompt.tools])) + sum(map(len, map(str.encode, texts)))
     extra += sum(
-        count_message_tokens(m, _no_tokens)
-        for m in (*request.messages, *added)
-        if isinstance(m.get("content"), list)
+        count_message_tokens(message, _no_tokens)
+        for message in (*request.messages, *added)
+        if isinstance(message.get("content"), list)
     )
     reserve = reserve_for_reply(context_tokens, request.max_tokens)
     return len(request.raw) + extra + more_tokens + reserve > context_tokens
@@ -290,7 +290,7 @@ def _list_entries(prompt: Prompt) -> list[_Entry]:
     entries = [_Entry(None, each.message) for each in composition.inserted]
     for i in range(max(prompt.eviction.start_index, count_leading_system(messages)), len(messages)):
         if i in composition.replacements:
-            entries += [_Entry(i, m) for m in composition.replacements[i]]
+            entries += [_Entry(i, message) for message in composition.replacements[i]]
         else:
             entries.append(_Entry(i, prompt.render_client_message(i)))
     return entries
@@ -363,7 +363,7 @@ class _WindowRoom:
             self._prompt.tools,
         ]
         schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
-        return sum(count_message_tokens(m, count) for m in lead) + schema_tokens
+        return sum(count_message_tokens(message, count) for message in lead) + schema_tokens
 
     def _fixed_tokens_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
@@ -410,7 +410,7 @@ class _WindowRoom:
     def entry_tokens(self) -> list[int]:
         """Returns the tokens of each entry."""
         if self._entry_tokens is None:
-            self._entry_tokens = [count_message_tokens(m, self._count) for _, m in self.entries]
+            self._entry_tokens = [count_message_tokens(message, self._count) for _, message in self.entries]
         return self._entry_tokens
 
     def tokens(self, start: int, end: int) -> int:

@@ -52,7 +52,7 @@ class NamedTurn(Struct, frozen=True):
     def inputs(self) -> list[tuple[int, WireMessage]]:
         """The messages before the reply that are still there, each with its place."""
         messages = orjson.loads(self.exchange.input or b"[]")
-        return [(n, m) for n, m in enumerate(messages) if n not in self.exchange.redactions]
+        return [(n, message) for n, message in enumerate(messages) if n not in self.exchange.redactions]
 
     @property
     def directions(self) -> list[Direction]:

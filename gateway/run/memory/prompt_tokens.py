@@ -33,7 +33,7 @@ async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
     return await with_counter(
         model,
         lambda count: (
-            sum(count_message_tokens(m, count) for m in body["messages"])
+            sum(count_message_tokens(message, count) for message in body["messages"])
             + (count(orjson.dumps(tools).decode()) if tools else 0)
         ),
     )

@@ -376,7 +376,7 @@ def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
 
 def _opens_conversation(context: MemoryContext) -> bool:
     """Returns whether this is the user's first message in the conversation."""
-    user_messages = (m for m in context.plan.messages if m.get("role") == "user")
+    user_messages = (message for message in context.plan.messages if message.get("role") == "user")
     return context.plan.match.match_point is None and len(list(user_messages)) == 1
 
 

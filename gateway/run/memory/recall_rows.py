@@ -82,7 +82,7 @@ def make_entry_rows(
 
     max_left_out: how many of those that stayed out have rows. Of hits too weak for the ranking only these count.
     """
-    messages = {m.seq: m for m in search.messages}
+    messages = {message.seq: message for message in search.messages}
     # Without a ranking, all that was found takes its place.
     ranked = search.trace.hit_seqs or tuple(messages)
     reasons = _list_reasons(search, messages)

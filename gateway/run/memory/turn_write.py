@@ -144,7 +144,7 @@ def _make_request_end(
 
 def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
     """Returns the ids of all calls in some messages."""
-    return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}
+    return {str(call.get("id")) for message in messages for call in message.get("tool_calls") or ()}
 
 
 def _decide_ahead(
