@@ -129,10 +129,10 @@ class _NeighbourColumns(NamedTuple):
 class _Cells(NamedTuple):
     """Cells that have an occurrence, one at each index."""
 
-    # The index of the cell's place among those that have occurrences.
-    place_index: NDArray[np.int64]
+    # The index of the cell's bin among those that have occurrences.
+    bin_index: NDArray[np.int64]
     term: NDArray[np.int64]
-    # How often the term is in the place.
+    # How often the term is in the bin.
     times: NDArray[np.float64]
 
 
@@ -142,9 +142,9 @@ class Scores:
     Four kinds of numbers point to something here:
 
     - row: a message in the layout, over the whole memory.
-    - place: a row among the rows that may have a score (`_rows`); the sums are columns by place. In a small memory, or
-      with vectors, each row is its own place.
-    - cell: a pair of a place and a term, within one call of `add`.
+    - bin: a row among the rows that may have a score (`_rows`); the sums are columns by bin, as `numpy.bincount` makes
+      them. In a small memory, or with vectors, each row is its own bin.
+    - cell: a pair of a bin and a term, within one call of `add`.
     - position: a row among the rows that one call of `best` ranks (`_Ranking.rows`).
     """
 
@@ -154,13 +154,13 @@ class Scores:
         self._layout = layout
         self._near = near
         self._total = len(layout.flags)
-        # The row of each place, in order: all rows of a small memory, or the rows of a large memory that have
+        # The row of each bin, in order: all rows of a small memory, or the rows of a large memory that have
         # occurrences.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
-        # By row its place; 0 also for a row that has none.
-        self._place = np.zeros(self._total, np.int64)
-        self._place[self._rows] = self._rows
-        # By place.
+        # The bin of each row; 0 also for a row that has none.
+        self._bin_of_row = np.zeros(self._total, np.int64)
+        self._bin_of_row[self._rows] = self._rows
+        # The sums by bin.
         self._score = np.zeros(len(self._rows))
         self._share = np.zeros(len(self._rows))
         # The row of each occurrence, and the number of its term among all calls of `add`; an array for each call.
@@ -224,18 +224,18 @@ class Scores:
         import numpy as np
 
         layout, term_count = self._layout, len(weights.in_ranking)
-        places, index = _distinct(self._assign_places(occurrences.row), len(self._rows))
-        lengths = np.asarray(layout.length)[self._rows[places]] + np.bincount(index, occurrences.length)
+        bins, index = _distinct(self._assign_bins(occurrences.row), len(self._rows))
+        lengths = np.asarray(layout.length)[self._rows[bins]] + np.bincount(index, occurrences.length)
         cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
-        place, length = places[cells.place_index], lengths[cells.place_index]
+        cell_bins, length = bins[cells.bin_index], lengths[cells.bin_index]
 
         saturation = length * layout.slope + MIN_SATURATION  # of BM25 (layout.py)
-        place_count = len(self._rows)
+        bin_count = len(self._rows)
         in_ranking, in_bounds, costs, usual_lengths = map(
             np.array, (weights.in_ranking, weights.in_bounds, weights.length_costs, weights.usual_lengths)
         )
         self._score += np.bincount(
-            place, in_ranking[cells.term] * cells.times / (cells.times + saturation), place_count
+            cell_bins, in_ranking[cells.term] * cells.times / (cells.times + saturation), bin_count
         )
         # The longer a message is, the more words it has by chance, and the less each word says.
         weight = in_bounds[cells.term]
@@ -244,7 +244,7 @@ class Scores:
         weight[long] = np.maximum(weight[long] - np.log(length_ratio[long]) * costs[cells.term[long]], 0.0)
         # A message's share of the query is measured by the squares of weights: one rare word says more than many common
         # words, some of which any message has. A word that occurs several times, or in neighbours too, counts once.
-        self._share += np.bincount(place, weight * weight * np.minimum(cells.times, 1.0), place_count)
+        self._share += np.bincount(cell_bins, weight * weight * np.minimum(cells.times, 1.0), bin_count)
 
     def _make_neighbours(self, head_rows: NDArray[np.int64]) -> _NeighbourColumns:
         """Returns the neighbouring rows in the conversation for which the words in heads of rows count as well.
@@ -273,22 +273,22 @@ class Scores:
                 target = next_row[target]
         return _NeighbourColumns(np.concatenate(rows), np.concatenate(indices), np.concatenate(parts))
 
-    def _assign_places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the places of rows. Rows without a place are given one, which may move the other places."""
+    def _assign_bins(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the bins of rows. Rows without a bin are given one, which may move the other bins."""
         import numpy as np
 
         if len(self._rows) < self._total:
-            has_place = np.zeros(self._total, bool)
-            has_place[self._rows] = has_place[rows] = True
-            all_rows = has_place.nonzero()[0]
+            has_bin = np.zeros(self._total, bool)
+            has_bin[self._rows] = has_bin[rows] = True
+            all_rows = has_bin.nonzero()[0]
             if len(all_rows) > len(self._rows):
-                self._place[all_rows] = np.arange(len(all_rows))
-                moved_to = self._place[self._rows]
+                self._bin_of_row[all_rows] = np.arange(len(all_rows))
+                moved_to = self._bin_of_row[self._rows]
                 score, share = np.zeros(len(all_rows)), np.zeros(len(all_rows))
                 score[moved_to] = self._score
                 share[moved_to] = self._share
                 self._rows, self._score, self._share = all_rows, score, share
-        return self._place[rows]
+        return self._bin_of_row[rows]
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together.
@@ -424,19 +424,19 @@ class Scores:
 
         layout = self._layout
         score, share = self._score, self._share
-        place = np.arange(len(self._rows)) if self._near is not None else (share > 0).nonzero()[0]
-        if 2 * len(place) > len(self._rows):
-            place, score, share = np.arange(len(self._rows)), score.copy(), share.copy()
+        bins = np.arange(len(self._rows)) if self._near is not None else (share > 0).nonzero()[0]
+        if 2 * len(bins) > len(self._rows):
+            bins, score, share = np.arange(len(self._rows)), score.copy(), share.copy()
         else:
-            score, share = score[place], share[place]
-        rows = self._rows[place]
+            score, share = score[bins], share[bins]
+        rows = self._rows[bins]
         flags = np.asarray(layout.flags)[rows]
         if layout.all_flags & ASKS:
-            # By place, the terms of the query that its message has itself.
+            # The terms of the query that each bin's message has itself.
             own_terms = np.zeros(len(self._rows), np.int64)
             for rows_of_call in self._occurrence_rows:
-                own_terms += np.bincount(self._place[rows_of_call], minlength=len(own_terms))
-            other_terms = np.asarray(layout.head)[rows] - own_terms[place]
+                own_terms += np.bincount(self._bin_of_row[rows_of_call], minlength=len(own_terms))
+            other_terms = np.asarray(layout.head)[rows] - own_terms[bins]
             score *= np.where(
                 flags & ASKS, (other_terms / STATEMENT_TERMS).clip(MIN_STATEMENT_FACTOR, 1.0), 1.0
             )
@@ -461,24 +461,24 @@ def _hold_back_small_talk(
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[before]), 0.0)
 
 
-def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the distinct ones of some places, in order, and for each place its index there. count: of all places."""
+def _distinct(bins: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the distinct ones of some bins, in order, and for each bin its index there. count: of all bins."""
     import numpy as np
 
     is_there = np.zeros(count, bool)
-    is_there[places] = True
+    is_there[bins] = True
     distinct = is_there.nonzero()[0]
     index = np.empty(count, np.int64)
     index[distinct] = np.arange(len(distinct))
-    return distinct, index[places]
+    return distinct, index[bins]
 
 
 def _sum_by_cell(
     index: NDArray[np.int64], term: NDArray[np.int64], times: NDArray[np.float64], term_count: int
 ) -> _Cells:
-    """Adds up occurrences by cell. The cells of a place are in the order of their terms.
+    """Adds up occurrences by cell. The cells of a bin are in the order of their terms.
 
-    index: by occurrence, the index of its place.
+    index: by occurrence, the index of its bin.
     term, times: by occurrence.
     """
     import numpy as np
