@@ -17,7 +17,7 @@ def find_omitted_front(
 ) -> list[PathElement]:
     """Returns the front of the match point's path that the client left out before its list."""
     assert match.match_point is not None  # else the list continues nothing
-    elements = as_they_came_back(tree.list_path_elements(match.match_point), listing, amendments)
+    elements = with_amendments(tree.list_path_elements(match.match_point), listing, amendments)
     front = [atom for element in elements[:-1] for atom in element.atoms]
     if front and listing.list_atoms(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
@@ -25,7 +25,7 @@ def find_omitted_front(
     return find_trimmed_front(elements, listing.list_atoms(match.last + 1))
 
 
-def as_they_came_back(
+def with_amendments(
     elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns a path with its replies, also cancelled ones, in the form in which they came back."""
@@ -47,6 +47,8 @@ def find_trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) 
     """Returns the front of a path before a trimmed list; []: the list is no proper tail of the path.
 
     The first message of the tail has to be the same word for word.
+
+    listed: the atoms of the list up to its last stored reply.
     """
     # Each atom of the path with the index of its element.
     path = [(atom, index) for index, element in enumerate(elements) for atom in element.atoms]
@@ -54,16 +56,16 @@ def find_trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) 
     for kinds in (b"uatc", b"ua"):
         if listed[:1] and listed[0][:1] not in kinds:
             continue  # the list begins within a tool round, so its client has not dropped those
-        list_atoms = [atom for atom in listed if atom[:1] in kinds]
+        listed_atoms = [atom for atom in listed if atom[:1] in kinds]
         path_atoms = [(atom, index) for atom, index in path if atom[:1] in kinds]
-        if not list_atoms or len(list_atoms) >= len(path_atoms):
+        if not listed_atoms or len(listed_atoms) >= len(path_atoms):
             continue
-        tail = path_atoms[len(path_atoms) - len(list_atoms) :]
+        tail = path_atoms[len(path_atoms) - len(listed_atoms) :]
         first_atom, front_length = tail[0]
-        if not (list_atoms[0] == first_atom == elements[front_length].atoms[0]):
+        if not (listed_atoms[0] == first_atom == elements[front_length].atoms[0]):
             continue
         stored_atoms = [atom for atom, _ in tail]
-        if all(map(_may_be_same, list_atoms, stored_atoms)):
+        if all(map(_may_be_same, listed_atoms, stored_atoms)):
             return list(elements[:front_length])
     return []
 

@@ -71,7 +71,7 @@ class Plan(Struct, frozen=True):
 
     @property
     def is_inactive(self) -> bool:
-        """The exchange takes the place of no other exchange, and is active only once a later turn follows it."""
+        """Is true if the exchange supersedes no other one, and is active only once a later turn follows it."""
         return self.is_quote or self.query.mode is MemoryUse.APART
 
     @property

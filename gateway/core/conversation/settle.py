@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import is_assistant, is_user
 from gateway.core.conversation.exchange import is_tombstone, read_off_record_part
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.new_exchange import make_exchange
-from gateway.core.conversation.omitted_front import as_they_came_back
+from gateway.core.conversation.omitted_front import with_amendments
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import read_private, with_private
 from gateway.core.conversation.request_end import RequestEnd, make_content_fields, redact_input
@@ -80,7 +80,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     # True if the request does not just go on from the end of a stored path (docs/conversations.md, "The fast path").
     has_replies = bool(plan.amendments) or any(map(is_assistant, exchange.inputs))
     if has_replies and tree.is_active(tree.by_id[exchange.id], is_named=plan.query.is_named):
-        path = as_they_came_back(tree.list_path_elements(exchange), plan.query.listing, plan.amendments)
+        path = with_amendments(tree.list_path_elements(exchange), plan.query.listing, plan.amendments)
         active.supersede_repeated(tree, path)
     for exchange_row in revived:
         active.mark_continued(tree, tree.by_id[exchange_row])

@@ -31,6 +31,8 @@ class OrderQuestion(Enum):
 
 
 class _Language(NamedTuple):
+    """The signs and expressions of one language."""
+
     # Small letters, some of which stand in each text that asks for an order.
     signs: Sequence[str]
     # (what a question asks for, the expression that finds such questions), tried in this order
@@ -38,6 +40,8 @@ class _Language(NamedTuple):
 
 
 class _Table(NamedTuple):
+    """The content of the file of order words."""
+
     languages: Sequence[_Language]
     # Finds the words of a question that name no event, in any of the languages.
     frame: re.Pattern[str]
@@ -63,6 +67,7 @@ def without_order_words(text: str) -> str:
 
 @cache
 def _read_table() -> _Table:
+    """Reads the file: each line has a language, a kind (sign, frame, order, next, previous), and words or a pattern."""
     signs: dict[str, Sequence[str]] = {}
     expressions: dict[str, list[tuple[OrderQuestion, re.Pattern[str]]]] = {}
     frame: list[str] = []

@@ -64,6 +64,7 @@ def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
 
 
 def _render_exchange(exchange: Exchange) -> Iterator[str]:
+    """Yields the lines of the messages of an exchange that may be shown; none of a superseded exchange."""
     if is_tombstone(exchange) or exchange.superseded:
         return
     content = Tree([exchange]).get_content(exchange)
@@ -75,6 +76,7 @@ def _render_exchange(exchange: Exchange) -> Iterator[str]:
 
 
 def _render_message(message: WireMessage) -> Iterator[str]:
+    """Yields the line of a message's text, then a line for each of its calls."""
     role = str(message.get("role"))
     text = read_text(message).strip()
     if role in RESULT_ROLES:

@@ -94,7 +94,7 @@ class StringReader:
             self._end_escape()
             return offset + 1
         if match := _PLAIN.match(text, offset):
-            self._add(match.group())
+            self._add_text(match.group())
             return match.end()
         if text[offset] == "\\":
             self._escape = "\\"
@@ -109,7 +109,7 @@ class StringReader:
         """Adds the character of an escape, when the escape is complete."""
         letter = self._escape[1]
         if letter != "u":
-            self._add(_ESCAPED_CHARACTERS.get(letter, letter))
+            self._add_text(_ESCAPED_CHARACTERS.get(letter, letter))
         elif len(self._escape) < 6:
             return
         else:
@@ -124,22 +124,25 @@ class StringReader:
             self._high_surrogate = chr(unit)
         elif 0xDC00 <= unit < 0xE000:
             high, self._high_surrogate = self._high_surrogate, ""
-            self._add(chr(0x10000 + ((ord(high) - 0xD800) << 10) + (unit - 0xDC00)) if high else _REPLACEMENT)
+            self._add_text(
+                chr(0x10000 + ((ord(high) - 0xD800) << 10) + (unit - 0xDC00)) if high else _REPLACEMENT
+            )
         else:
-            self._add(chr(unit))
+            self._add_text(chr(unit))
 
     def _replace_lone_surrogate(self) -> None:
         """Replaces a high surrogate that no low one follows."""
         if self._high_surrogate:
             self._high_surrogate = ""
-            self._append(_REPLACEMENT)
+            self._append_to_string(_REPLACEMENT)
 
-    def _add(self, text: str) -> None:
-        """Adds text to the string that is read."""
+    def _add_text(self, text: str) -> None:
+        """Adds text to the string that is read, after the replacement of a lone surrogate."""
         self._replace_lone_surrogate()
-        self._append(text)
+        self._append_to_string(text)
 
-    def _append(self, text: str) -> None:
+    def _append_to_string(self, text: str) -> None:
+        """Appends text to the key that is read, or to the piece of a named string; text of other strings is dropped."""
         if self._is_at_key:
             self._key_pieces.append(text)
         elif self._depth == 1 and self._is_object and self._key in self._names:
