@@ -67,6 +67,11 @@ def to_openai(body: Json) -> Json | None:
     return {"error": openai_error, **other_fields}
 
 
+def error_under_success(body: Json) -> Json | None:
+    """Returns the error that a server has sent with the status of a success, in OpenAI's form; None: there is none."""
+    return to_openai(body) if body.get("type") == "error" else None
+
+
 def translate_error_body(body: bytes) -> bytes:
     """Returns an error reply's body in OpenAI's form. A body that is not Anthropic's, such as a proxy's page, stays."""
     parsed = read_json(body)[0]

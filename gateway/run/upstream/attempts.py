@@ -56,6 +56,8 @@ from gateway.run.upstream_call import FailedTry, UpstreamCall
 Candidate = tuple[Endpoint, Target]
 
 CHAT: Final = "/chat/completions"
+# The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
+_ANSWER_PATHS: Final = (CHAT, "/messages")
 # The statuses of refusals that may concern the content of a request, and of those that may concern its length.
 _REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
@@ -353,8 +355,8 @@ class Attempts:
             if not self._services.may_peek:
                 return BegunReply(reply, is_replaceable=True)
             return await reveal_stream_error(reply)
-        is_chat = request.path == CHAT and reply.status < 300
-        return await reveal_whole_error(reply) if is_chat else BegunReply(reply)
+        is_answer = request.path.partition("?")[0] in _ANSWER_PATHS and reply.status < 300
+        return await reveal_whole_error(reply) if is_answer else BegunReply(reply)
 
     async def _take_answer(
         self, begun: BegunReply, request: ModelRequest, source: _RequestSource

@@ -198,6 +198,20 @@ def test_a_stream_that_begins_with_an_error_is_that_status(
     assert (reply.json["type"], reply.json["error"]) == ("error", error)
 
 
+@pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
+def test_a_success_that_is_an_error_is_that_status(
+    world: World, upstream: StrictAnthropic, user: Json
+) -> None:
+    error = {"type": "overloaded_error", "message": "Overloaded"}
+    body = orjson.dumps({"type": "error", "error": error})
+    upstream.queue(Reply(headers={"content-type": "application/json"}, body=[body]))
+    reply = post(world, hello(), user)
+    assert (reply.status, reply.body) == (529, body)
+    upstream.queue(Reply(headers={"content-type": "application/json"}, body=[body]))
+    reply = world.post([{"role": "user", "content": "Hello"}], user, model=MODEL)
+    assert (reply.status, reply.error["type"], reply.error["message"]) == (529, *error.values())
+
+
 def test_an_error_within_a_stream_passes(world: World, upstream: StrictAnthropic) -> None:
     error = {"type": "overloaded_error", "message": "Overloaded"}
     upstream.queue(say("So it goes on", error_after=(4, error)))
