@@ -63,7 +63,7 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         self._pipes: dict[int, asyncio.BaseTransport] = {}
         self._open_pipes: set[int] = set()
         self._ended: asyncio.Future[int] = loop.create_future()
-        # What happened before the protocol had this transport; None: it has it.
+        # The reports of what happened before the protocol had this transport; None: it has it.
         self._early: list[Callable[[], None]] | None = []
 
     async def connect(self) -> None:
@@ -95,15 +95,15 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         self._process.wait()
         # A loop that was closed before has no protocols any more.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.report, self._end)
+            self._loop.call_soon_threadsafe(self.report, self._report_end)
 
-    def _end(self) -> None:
+    def _report_end(self) -> None:
         self._ended.set_result(self._process.returncode)
         self._protocol.process_exited()
         self._finish()
 
     def lose_pipe(self, number: int, error: Exception | None) -> None:
-        """Takes the end of a pipe."""
+        """Reports that a pipe has closed."""
         self._open_pipes.discard(number)
         self._protocol.pipe_connection_lost(number, error)
         self._finish()

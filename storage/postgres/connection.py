@@ -132,7 +132,7 @@ class PostgresTarget(Struct, frozen=True):
 
     @property
     def cached_statements(self) -> int:
-        """How many prepared statements a connection keeps. 0: each is parsed and run at once, in one session."""
+        """The most prepared statements of a connection. 0: each is parsed and run at once, in one session."""
         return CACHED_STATEMENTS if self.pooler_prepares or not self.is_pooled else 0
 
 
@@ -165,7 +165,7 @@ async def connect(target: PostgresTarget) -> RawConnection:
     Hosts are tried one after another, each with its own timeout. asyncpg has one timeout for all hosts together, which
     a machine that has vanished would use up.
 
-    Raises: Unavailable; NotAdmitted if the server does not let us in, or is too old.
+    Raises: Unavailable; NotAdmitted if the server refuses the account, or is too old.
     """
     errors: list[StoreError] = []
     for url in [*target.urls]:  # a copy: the loop reorders the list

@@ -139,6 +139,7 @@ class NotificationListener:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _listen(self) -> None:
+        """Listens until it is cancelled, and connects again each time that the connection is lost."""
         loop = asyncio.get_running_loop()
         pause_s = _FIRST_PAUSE_S
         reported_at = -POLL_S

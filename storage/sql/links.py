@@ -20,7 +20,8 @@ from storage.sql.statements import load
 
 SQL = load("links.sql")
 
-_TOKEN_BYTES = 32  # random; only its digest is stored
+# The random bytes of a token, of which only the digest is stored.
+_TOKEN_BYTES = 32
 
 
 class FoundLink(Struct, frozen=True):
@@ -31,7 +32,7 @@ class FoundLink(Struct, frozen=True):
     scope: Scope
     expires: float
     rights: tuple[str, ...]
-    # Since when the memory is paused.
+    # The time since which the memory is paused; None: it is not.
     paused: float | None
 
 
@@ -42,6 +43,7 @@ class Links(Group):
     async def _add_link(
         self, connection: Connection, digest: bytes, values: Sequence[object], now: float
     ) -> None:
+        """Adds a link, and deletes the links that have ended."""
         await connection.run(SQL["links_age"], (now,))
         await connection.run(SQL["link_add"], (digest, *values))
 

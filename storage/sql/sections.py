@@ -28,23 +28,24 @@ async def add_section(connection: Connection, agent_row: int, section: SentSecti
 
 async def empty_sections(connection: Connection, agent_row: int) -> None:
     """Empties all sections of an agent."""
-    await _empty(connection, SQL["of_agent"], (agent_row,))
+    await _empty_selected(connection, SQL["of_agent"], (agent_row,))
 
 
 async def empty_section_of_conversation(
     connection: Connection, agent_row: int, conversation_row: int
 ) -> None:
     """Empties the section of the path with which a stored conversation ends."""
-    await _empty(connection, SQL["of_conversation"], (agent_row, conversation_row))
+    await _empty_selected(connection, SQL["of_conversation"], (agent_row, conversation_row))
 
 
 async def empty_sections_showing(connection: Connection, block_row: int) -> None:
     """Empties the sections of all agents that see a block."""
-    await _empty(connection, SQL["showing"], (block_row,))
+    await _empty_selected(connection, SQL["showing"], (block_row,))
 
 
-async def _empty(connection: Connection, sections: Statement, values: Sequence[object]) -> None:
-    for section_row, agent_row, known in await connection.rows(sections, values):
+async def _empty_selected(connection: Connection, selection: Statement, values: Sequence[object]) -> None:
+    """Empties the sections that a statement selects. values: the statement's."""
+    for section_row, agent_row, known in await connection.rows(selection, values):
         emptied = orjson.dumps(mark_emptied(orjson.loads(known)))
         await connection.run(SQL["empty"], (section_row, agent_row, emptied))
 

@@ -22,7 +22,8 @@ class ThreadAffinity:
 
     def __init__(self, thread: int) -> None:
         self._thread = thread
-        self._pinned_to: int | None = None  # the only processor it may run on; None: all that its process may
+        # The only processor that it may run on; None: all that its process may.
+        self._pinned_to: int | None = None
         self._is_possible = _current_processor is not None
 
     def pin_to_caller(self) -> None:

@@ -55,6 +55,7 @@ class _ReaderBase:
 
     @contextmanager
     def _handle_failures(self) -> Iterator[None]:
+        """Translates SQLite's errors, reports damage, and has the next read reopen a file that failed."""
         try:
             yield
         except sqlite3.Error as error:

@@ -54,7 +54,8 @@ class WriteAheadLog:
         self._post = post
         # The bytes of the log's file.
         self.size = 0
-        self._full_bytes = limits.checkpoint_bytes  # a larger log has to be written back
+        # A larger log has to be written back.
+        self._full_bytes = limits.checkpoint_bytes
         # Set unless the log is being written back, or about to be.
         self.is_free = asyncio.Event()
         self.is_free.set()
@@ -75,7 +76,9 @@ class WriteAheadLog:
             self.write_back()
         else:
             self.is_free.clear()
-            self.copying = asyncio.get_running_loop().create_task(self._copy(), name="mnemogate-writeback")
+            self.copying = asyncio.get_running_loop().create_task(
+                self._copy_and_write_back(), name="mnemogate-writeback"
+            )
 
     def write_back(self, *, at_rest: bool = False) -> None:
         """Has the writer's thread write back what is left in the log. at_rest: nothing is written now."""
@@ -89,7 +92,7 @@ class WriteAheadLog:
 
     def end_write_back(self, size: int, *, is_whole: bool) -> None:
         """Notes the size of the log after a write-back. is_whole: all of it was written back, as no reader used it."""
-        self._note(size, is_whole=is_whole)
+        self._note_size(size, is_whole=is_whole)
         self.is_free.set()
 
     def expect_new_file(self) -> None:
@@ -103,7 +106,7 @@ class WriteAheadLog:
         emptying.add_done_callback(lambda _: self.is_free.set())
         # If the caller is cancelled, the thread goes on, and nothing else may write the log back meanwhile.
         is_empty = await asyncio.shield(emptying)
-        self._note(self.measure(), is_whole=is_empty)
+        self._note_size(self.measure(), is_whole=is_empty)
         return is_empty
 
     async def stop_copying(self) -> None:
@@ -118,7 +121,8 @@ class WriteAheadLog:
             self.copying.cancel()
         self._copier.abandon()
 
-    async def _copy(self) -> None:
+    async def _copy_and_write_back(self) -> None:
+        """Copies the present log, and has the writer's thread write back what has come meanwhile."""
         try:
             # An error that lasts reaches the writer next, and the writer reports it.
             with suppress(sqlite3.Error, StoreError):
@@ -127,7 +131,7 @@ class WriteAheadLog:
             self.copying = None
             self.write_back()
 
-    def _note(self, size: int, *, is_whole: bool) -> None:
+    def _note_size(self, size: int, *, is_whole: bool) -> None:
         """Notes the size after a write-back. A log that was written back whole restarts in its file."""
         self.size = size
         checkpoint_bytes = self._limits.checkpoint_bytes
