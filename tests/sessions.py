@@ -25,8 +25,8 @@ _COMMAND = b"DISCARD ALL\0"
 _EMPTY = b"Q" + struct.pack("!i", 4 + len(_COMMAND)) + _COMMAND
 _READY = b"Z" + struct.pack("!i", 5) + b"I"
 _plain_introspect = asyncpg.Connection._introspect_types
-# From here on OIDs are of types that were created in one database (PostgreSQL: FirstNormalObjectId).
-_FIRST_CREATED = 16384
+# From here on a type has another OID in another server (PostgreSQL: FirstGenbkiObjectId).
+_FIRST_CREATED = 10_000
 # The seconds that a session has to be emptied when its connection is dropped.
 _AT_ONCE_S = 0.1
 
