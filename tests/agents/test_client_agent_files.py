@@ -634,7 +634,7 @@ def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: p
     assert fault.message == "Expected 'array' of length <= 10000"
 
 
-@pytest.mark.parametrize("function", ["read_file", "agent_file"])
+@pytest.mark.parametrize("function", ["read_file", "write_agent_file"])
 def test_others_are_answered_while_a_file_is_read_or_written(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:

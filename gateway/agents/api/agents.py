@@ -33,7 +33,7 @@ class AgentRoutes:
     def routes(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"
         return [
-            AgentsRoute("GET", "/v1/agents", self.index),
+            AgentsRoute("GET", "/v1/agents", self.list_agents),
             AgentsRoute("POST", "/v1/agents", self.create),
             AgentsRoute("GET", "/v1/agents/count", self.count),
             AgentsRoute("GET", agent, self.retrieve),
@@ -43,7 +43,7 @@ class AgentRoutes:
             AgentsRoute("POST", f"{agent}/recompile", self.recompile),
         ]
 
-    async def index(self, request: ApiRequest, query: AgentsQuery) -> list[dict[str, Any]]:
+    async def list_agents(self, request: ApiRequest, query: AgentsQuery) -> list[dict[str, Any]]:
         """List agents, users' memories among them."""
         views = await self._api.registry.list(
             request.project,

@@ -159,7 +159,7 @@ class BatchRoutes:
         batches, batch = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
         return [
             AgentsRoute("POST", batches, self.create),
-            AgentsRoute("GET", batches, self.index),
+            AgentsRoute("GET", batches, self.list_batches),
             AgentsRoute("GET", batch, self.retrieve),
             AgentsRoute("GET", f"{batch}/items", self.list_items),
             AgentsRoute("GET", f"{batch}/messages", self.list_messages),
@@ -188,7 +188,7 @@ class BatchRoutes:
         )
         return render_batch(*await self._api.batches.get(request.project, batch.uid))
 
-    async def index(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
+    async def list_batches(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
         """List batches."""
         _refuse_anthropic(request)
         page = await read_page(query, partial(self._get_batch_row, request.project))

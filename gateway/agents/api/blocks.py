@@ -149,7 +149,7 @@ class BlockRoutes:
         agent_blocks = "/v1/agents/{agent_id}/core-memory/blocks"
         labelled_block = f"{agent_blocks}/{{block_label:path}}"
         return [
-            AgentsRoute("GET", blocks, self.index, pages=OLDEST_FIRST),
+            AgentsRoute("GET", blocks, self.list_blocks, pages=OLDEST_FIRST),
             AgentsRoute("POST", blocks, self.create),
             AgentsRoute("GET", f"{blocks}/count", self.count),
             AgentsRoute("GET", block, self.retrieve),
@@ -166,7 +166,7 @@ class BlockRoutes:
             AgentsRoute("PATCH", labelled_block, self.update_labelled),
         ]
 
-    async def index(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
+    async def list_blocks(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
         """List blocks."""
         min_agents, max_agents = _read_agent_counts(query)
         where = BlockFilter(

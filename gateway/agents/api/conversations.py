@@ -228,7 +228,7 @@ class ConversationRoutes:
         conversations = "/v1/conversations"
         conversation = "/v1/conversations/{conversation_id:conversation}"
         return [
-            AgentsRoute("GET", conversations, self.index, needs="agent_id"),
+            AgentsRoute("GET", conversations, self.list_conversations, needs="agent_id"),
             AgentsRoute("POST", conversations, self.create, needs="agent_id"),
             AgentsRoute("GET", conversation, self.retrieve),
             AgentsRoute("PATCH", conversation, self.update),
@@ -244,7 +244,9 @@ class ConversationRoutes:
 
     # -- conversations
 
-    async def index(self, request: ApiRequest, query: ConversationsQuery) -> list[dict[str, Any]]:
+    async def list_conversations(
+        self, request: ApiRequest, query: ConversationsQuery
+    ) -> list[dict[str, Any]]:
         """List conversations."""
         agent = uid_or_none("agent", query.agent_id)
         where = ConversationFilter(

@@ -175,7 +175,7 @@ class FolderRoutes:
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
         agent_folders = f"/v1/agents/{{agent_id}}/{name}"
         return [
-            AgentsRoute("GET", folders, self.index, pages=OLDEST_FIRST),
+            AgentsRoute("GET", folders, self.list_folders, pages=OLDEST_FIRST),
             AgentsRoute("POST", folders, self.create),
             AgentsRoute("GET", f"{folders}/count", self.count),
             AgentsRoute("GET", f"{folders}/name/{{name}}", self.get_id_by_name),
@@ -195,7 +195,7 @@ class FolderRoutes:
 
     # -- folders
 
-    async def index(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
+    async def list_folders(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
         """List folders."""
         page = await self._api.read_definition_page(request.project, _KIND, "source", query)
         name = sent_or_none(query.name)

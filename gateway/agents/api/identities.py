@@ -150,7 +150,7 @@ class IdentityRoutes:
         identities, identity = "/v1/identities", "/v1/identities/{identity_id}"
         agent_identities = "/v1/agents/{agent_id}/identities"
         return [
-            AgentsRoute("GET", identities, self.index),
+            AgentsRoute("GET", identities, self.list_identities),
             AgentsRoute("POST", identities, self.create),
             AgentsRoute("PUT", identities, self.put),
             AgentsRoute("GET", f"{identities}/count", self.count),
@@ -163,7 +163,7 @@ class IdentityRoutes:
             AgentsRoute("PATCH", f"{agent_identities}/detach/{{identity_id}}", self.detach),
         ]
 
-    async def index(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
+    async def list_identities(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
         """List identities."""
         page = await self._api.read_definition_page(request.project, _KIND, "identity", query)
         key = sent_or_none(query.identifier_key)

@@ -37,7 +37,7 @@ class LegacyRoutes:
             AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block."),
             AgentsRoute("PATCH", block, blocks.update_labelled),
             AgentsRoute("DELETE", block, self.remove_block),
-            AgentsRoute("GET", archive, passages.index, pages=PASSAGES),
+            AgentsRoute("GET", archive, passages.list_passages, pages=PASSAGES),
             AgentsRoute("POST", archive, passages.create),
             AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete),
             AgentsRoute("PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach),

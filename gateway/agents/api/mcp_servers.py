@@ -97,7 +97,7 @@ class McpServerRoutes:
         servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
         tools, tool = f"{server}/tools", f"{server}/tools/{{tool_id}}"
         return [
-            AgentsRoute("GET", servers, self.index),
+            AgentsRoute("GET", servers, self.list_servers),
             AgentsRoute("POST", servers, self.create),
             AgentsRoute("GET", server, self.retrieve),
             AgentsRoute("PATCH", server, self.update),
@@ -108,7 +108,7 @@ class McpServerRoutes:
             AgentsRoute("POST", f"{tool}/run", self.run),
         ]
 
-    async def index(self, request: ApiRequest) -> list[dict[str, Any]]:
+    async def list_servers(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
         page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
         return [render_server(server) for server in await self._servers.list(request.project, page)]

@@ -46,7 +46,7 @@ class MessageRoutes:
         agent_messages = f"{agent}/messages"
         agent_message = f"{agent_messages}/{{message_id}}"
         return [
-            AgentsRoute("GET", agent_messages, self.index, pages=MESSAGES),
+            AgentsRoute("GET", agent_messages, self.list_messages, pages=MESSAGES),
             AgentsRoute("POST", f"{agent_messages}/cancel", self.cancel),
             AgentsRoute("POST", f"{agent}/summarize", self.compact),
             AgentsRoute("PATCH", agent_message, self.update),
@@ -60,7 +60,7 @@ class MessageRoutes:
             AgentsRoute("PATCH", f"{agent}/reset-messages", self.reset),
         ]
 
-    async def index(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
+    async def list_messages(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List an agent's messages."""
         agent = await self._api.agents.get(request)
         return await self._pages.list_of_agent(agent, query, _read_conversation_name(query.conversation_id))

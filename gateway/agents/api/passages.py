@@ -172,14 +172,14 @@ class PassageRoutes:
     def routes(self) -> list[AgentsRoute]:
         passages = "/v1/agents/{agent_id}/archival-memory"
         return [
-            AgentsRoute("GET", passages, self.index, pages=PASSAGES),
+            AgentsRoute("GET", passages, self.list_passages, pages=PASSAGES),
             AgentsRoute("POST", passages, self.create),
             AgentsRoute("GET", f"{passages}/search", self.search),
             AgentsRoute("DELETE", f"{passages}/{{memory_id}}", self.delete),
             AgentsRoute("POST", "/v1/passages/search", self.search_by_body),
         ]
 
-    async def index(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
+    async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
         agent = await self._api.agents.get(request)
         passages = await self._archives.list(
@@ -254,7 +254,7 @@ class ArchiveRoutes:
         archives, archive = "/v1/archives", "/v1/archives/{archive_id}"
         passages, attached = f"{archive}/passages", "/v1/agents/{agent_id}/archives"
         return [
-            AgentsRoute("GET", archives, self.index),
+            AgentsRoute("GET", archives, self.list_archives),
             AgentsRoute("POST", archives, self.create),
             AgentsRoute("GET", archive, self.retrieve),
             AgentsRoute("PATCH", archive, self.update),
@@ -267,7 +267,7 @@ class ArchiveRoutes:
             AgentsRoute("PATCH", f"{attached}/detach/{{archive_id}}", self.detach),
         ]
 
-    async def index(self, request: ApiRequest, query: ArchivesQuery) -> list[dict[str, Any]]:
+    async def list_archives(self, request: ApiRequest, query: ArchivesQuery) -> list[dict[str, Any]]:
         """List archives."""
         kind = DefinitionKind.ARCHIVE
         definitions = self._api.store.definitions

@@ -57,7 +57,7 @@ class RunRoutes:
     def routes(self) -> list[AgentsRoute]:
         run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
         return [
-            AgentsRoute("GET", "/v1/runs", self.index),
+            AgentsRoute("GET", "/v1/runs", self.list_runs),
             AgentsRoute("GET", "/v1/runs/active", self.list_active),
             AgentsRoute("GET", run, self.retrieve),
             AgentsRoute("GET", f"{run}/messages", self.list_run_messages, pages=RUN_MESSAGES),
@@ -79,9 +79,9 @@ class RunRoutes:
     async def list_active(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs that go on, or those in the states that are named."""
         query.active = True
-        return await self.index(request, query)
+        return await self.list_runs(request, query)
 
-    async def index(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
+    async def list_runs(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs."""
         agent_id = sent_or_none(query.agent_id)
         agent_ids = [*([] if agent_id is None else [agent_id]), *(sent_or_none(query.agent_ids) or ())]

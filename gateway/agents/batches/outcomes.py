@@ -24,7 +24,9 @@ from storage.batch_records import Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import WriteConflict
 from storage.sql.store import Store
 
-_CONFLICTS: Final = 8
+# The attempts to write an item's outcome that may each meet another writer, before the item fails. Not measured: fewer
+# fail items of busy agents sooner, more hold up the batch.
+_MAX_CONFLICTS: Final = 8
 
 OutcomeFactory = Callable[[], Awaitable[ItemWrite | ItemEnding]]
 
@@ -34,14 +36,14 @@ class ItemWork(Struct, frozen=True):
 
     item: BatchItem
     # Returns the outcome. Called again after a conflict with another writer.
-    make: OutcomeFactory
+    make_outcome: OutcomeFactory
     # The reply that the provider has billed; b"" if there is none.
     reply: bytes = b""
 
 
 @dataclass(eq=False, slots=True)
 class ItemOutcomes:
-    """Writes the outcomes of one batch's items, in one attempt of its job. tokens: counts the tokens of all batches."""
+    """Writes the outcomes of one batch's items, in one attempt of its job."""
 
     store: Store
     keeper: MemoryKeeper
@@ -49,7 +51,9 @@ class ItemOutcomes:
     job: JobContext
     batch: Batch
     now: Callable[[], float]
+    # Counts the tokens of all batches.
     tokens: Counter
+    # The writes that wait for a busy conversation.
     _deferred: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
     async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
@@ -102,15 +106,16 @@ class ItemOutcomes:
 
     async def _write_alone(self, work: ItemWork) -> None:
         """Writes the outcome of one item, as soon as its conversation is free. Raises: WriteConflict, StoreError."""
-        for _ in range(_CONFLICTS):
+        for _ in range(_MAX_CONFLICTS):
             with suppress(WriteConflict):
-                await self._try_to_write_alone(work.make)
+                await self._try_to_write_alone(work.make_outcome)
                 return
         failure = ItemFailed("The blocks of this agent, or its conversation, change too fast.")
         await self._try_to_write_alone(partial(self.turns.make_end, work.item, failure, work.reply))
 
-    async def _try_to_write_alone(self, make: OutcomeFactory) -> None:
-        outcome = await make()
+    async def _try_to_write_alone(self, make_outcome: OutcomeFactory) -> None:
+        """Writes an outcome, after the live turns of its conversation. Raises: WriteConflict, StoreError."""
+        outcome = await make_outcome()
         with QueueTicket() as ticket:
             if isinstance(outcome, ItemEnding):
                 await self.keeper.queues.enter(outcome.turn.serial_group, ticket)
@@ -126,7 +131,7 @@ async def _make_outcomes(works: Sequence[ItemWork]) -> list[ItemWrite | ItemEndi
 
     async def make(work: ItemWork) -> ItemWrite | ItemEnding:
         async with slots:
-            return await work.make()
+            return await work.make_outcome()
 
     making = [asyncio.create_task(make(work)) for work in works]
     try:

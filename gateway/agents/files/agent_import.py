@@ -97,7 +97,7 @@ class AgentImport:
             raise
         finally:
             self._registry.clear_cache()
-        return [_make_uid(memory) for memory, _ in memories]
+        return [_read_uid(memory) for memory, _ in memories]
 
     async def _take_back(self) -> None:
         """Takes back what was made, the last first. What cannot be taken back is logged, without its content."""
@@ -114,6 +114,7 @@ class AgentImport:
     # -- what agents share
 
     async def _make_tools(self, *, overrides: bool) -> None:
+        """Makes the tools of the file. overrides: they take the place of those with their names."""
         project = self._project
         registry = self._registry.tools
         for name, definition in self._file.tools.items():
@@ -163,7 +164,7 @@ class AgentImport:
             self._project, DefinitionKind.FOLDER, folder.name
         )
         name = f"{folder.name}_{ids.new_uid()[:8]}" if namesakes else folder.name
-        line = _make_definition(DefinitionKind.FOLDER, name, folder.body, self._now())
+        line = _make_definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
         memory = await self._make_memory(make_folder_scope(self._project, uid), [line], 1)
         for file in folder.files:
             # Letta's server reads PDFs and the like: what it carries is their text.
@@ -178,8 +179,8 @@ class AgentImport:
         uid = archive.uid or ids.new_uid()
         passages = await asyncio.to_thread(_split_passages, archive.passages)
         lines = [
-            _make_definition(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
-            *_make_passages(passages, 1),
+            _make_definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
+            *_make_passage_lines(passages, 1),
         ]
         next_seq = len(passages) + 1
         scope = Scope(self._project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}")
@@ -193,15 +194,17 @@ class AgentImport:
         """Makes an agent, hidden until its transfer ends. Returns its memory and the memory's next number."""
         now = self._now()
         scope = make_scope(self._project, agent.uid or ids.new_uid())
-        messages, next_seq = await asyncio.to_thread(_make_messages, agent)
+        messages, next_seq = await asyncio.to_thread(_make_message_lines, agent)
         passages = await asyncio.to_thread(_split_passages, agent.passages)
         lines = [
             *messages,
-            _make_definition(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created),
-            *self._block_lines(agent, now),
-            *_make_passages(passages, next_seq),
+            _make_definition_line(
+                DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created
+            ),
+            *self._make_block_lines(agent, now),
+            *_make_passage_lines(passages, next_seq),
             *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
-            *[line async for line in self._make_attachments(agent)],
+            *[line async for line in self._make_attachment_lines(agent)],
         ]
         end = next_seq + len(passages)
         return await self._make_memory(scope, lines, end), end
@@ -217,7 +220,7 @@ class AgentImport:
             await transfer.write(memory, [await reader.read(line) for line in some_lines])
         return memory
 
-    def _block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:
+    def _make_block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:
         """Yields the lines of an agent's blocks. Blocks that an earlier agent of the file has are attached."""
         for key in agent.blocks:
             block, details = self._file.blocks[key]
@@ -238,7 +241,7 @@ class AgentImport:
                 "sources": [], "value": block.value,
             }}  # fmt: skip
 
-    async def _make_attachments(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
+    async def _make_attachment_lines(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
         """Yields what an agent has attached, without its blocks."""
         names = [*agent.tools, *(FILE_TOOLS if agent.folders else ())]
         for name in dict.fromkeys(names):
@@ -264,7 +267,7 @@ class AgentImport:
         sleepers = self._registry.sleepers
 
         async def load_entry() -> AgentEntry:
-            return await self._store.defined_agents.get(self._project, _make_uid(memory))
+            return await self._store.defined_agents.get(self._project, _read_uid(memory))
 
         async def turn_off() -> None:
             await sleepers.turn_off(await load_entry())
@@ -284,7 +287,7 @@ def _count_passages(folder: PortableFolder) -> int:
     return sum(1 for file in folder.files for _ in split_text(file.text))
 
 
-def _make_messages(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
+def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of an agent's conversations, and the next number."""
     lines, next_seq = make_conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
     for conversation in agent.conversations:
@@ -299,18 +302,18 @@ def _make_messages(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
     return lines, next_seq
 
 
-def _make_definition(
+def _make_definition_line(
     kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created: float | None = None
 ) -> dict[str, Any]:
-    """Returns the definition that a memory has. created: when; None for now."""
+    """Returns the line of a memory's definition. created: in seconds since the epoch; None: `now`."""
     return {"definition": {
         "kind": kind, "uid": "", "name": name, "created": now if created is None else created, "updated": now,
         "body": body,
     }}  # fmt: skip
 
 
-def _make_passages(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
-    """Yields passages. first: the number of the first one."""
+def _make_passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
+    """Yields the lines of passages. first: the number of the first one."""
     for n, passage in enumerate(passages, first):
         yield {"passage": {
             "seq": n, "at": passage.at, "exchange": None, "sources": [], "text": passage.text,
@@ -318,6 +321,6 @@ def _make_passages(passages: Sequence[PassageDraft], first: int) -> Iterator[dic
         }}  # fmt: skip
 
 
-def _make_uid(memory: Agent) -> str:
+def _read_uid(memory: Agent) -> str:
     """Returns the public name of the agent that has this memory."""
     return memory.scope.subject.rpartition(":")[2]
