@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from storage.database import Connection
 from storage.listing import AuditAction, AuditEntry
-from storage.sql.group import Group, long_reads, writes
+from storage.sql.group import StoreGroup, long_reads, writes
 from storage.sql.statements import load
 
 SQL = load("audit.sql")
 
 
-class Audit(Group):
+class Audit(StoreGroup):
     """Notes what is done, and lists it."""
 
     @writes

@@ -17,7 +17,7 @@ from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import Agent, Block, Revision
 from storage.sql.epochs import find_epoch
-from storage.sql.group import Group, as_method, reads, writes
+from storage.sql.group import StoreGroup, as_method, reads, writes
 from storage.sql.statements import load
 
 SQL = load("blocks.sql")
@@ -204,7 +204,7 @@ async def _find_undone(connection: Connection, block_row: int, version: int) -> 
     return None if row is None else UndoneVersion(*row)
 
 
-class Blocks(Group):
+class Blocks(StoreGroup):
     """Reads and writes of blocks, each in a transaction of its own."""
 
     load = reads(as_method(load_blocks))

@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection
 
 from storage.database import LOCKS, Connection, Database
 from storage.errors import TooSlow
-from storage.sql.group import Group
+from storage.sql.group import StoreGroup
 from storage.sql.statements import load, load_rows
 
 SQL = load("conversation_locks.sql")
 
 
-class ConversationLocks(Group):
+class ConversationLocks(StoreGroup):
     """The locks as one process sees them. now: seconds since the epoch; None: by the database's own clock."""
 
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:

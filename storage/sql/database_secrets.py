@@ -6,14 +6,14 @@ import secrets
 from typing import Final
 
 from storage.database import Database
-from storage.sql.group import Group
+from storage.sql.group import StoreGroup
 from storage.sql.statements import load
 
 SQL = load("secrets.sql")
 _BYTES: Final = 32  # of a key, all of them random
 
 
-class DatabaseSecrets(Group):
+class DatabaseSecrets(StoreGroup):
     """Makes keys and finds them again."""
 
     def __init__(self, database: Database) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from storage.database import Connection
 from storage.records import Block
 from storage.sql.blocks import begin_value, write_block
-from storage.sql.group import Group, bulk_writes, long_reads, reads, writes
+from storage.sql.group import StoreGroup, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, run_for_list
 
 SQL = load("default_blocks.sql")
@@ -62,7 +62,7 @@ def _list_settings_values(block: Block) -> tuple[str, int, int]:
     return (block.description, block.limit, int(block.read_only))
 
 
-class DefaultBlocks(Group):
+class DefaultBlocks(StoreGroup):
     """Brings stored blocks up to the settings."""
 
     @reads

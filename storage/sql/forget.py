@@ -34,7 +34,7 @@ from storage.sql.erase import (
     wipe_shared,
 )
 from storage.sql.facts import detach_facts
-from storage.sql.group import Group, long_reads, reads
+from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.jobs import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
@@ -67,7 +67,7 @@ class _Begun(NamedTuple):
     user: Row | None
 
 
-class Forgetting(Group):
+class Forgetting(StoreGroup):
     """Forgetting in steps: `begin` writes the intention down, `run` carries it out, also after a crash in between."""
 
     def __init__(

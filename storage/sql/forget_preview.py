@@ -13,7 +13,7 @@ from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
 from storage.sql.erase import find_exchange_row
 from storage.sql.exchange_rows import unpack_notes
-from storage.sql.group import Group, long_reads
+from storage.sql.group import StoreGroup, long_reads
 from storage.sql.rebuild import load_versions, make_preview_text
 from storage.sql.statements import load, load_rows, lower_ascii
 
@@ -103,7 +103,7 @@ class _RowRange(NamedTuple):
     last: int
 
 
-class ForgetPreviews(Group):
+class ForgetPreviews(StoreGroup):
     """Counts what forgettings would erase now."""
 
     def __init__(self, database: Database, rules: Rules) -> None:

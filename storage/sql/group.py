@@ -1,6 +1,6 @@
 """Operations as methods: each is written with the connection it runs on, and called without.
 
-    class Passages(Group):
+    class Passages(StoreGroup):
         @reads
         async def count(self, connection: Connection, agent_row: int) -> int: ...
 
@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Connection, Database, Effect, Statement
 
-G = TypeVar("G", bound="Group")
+G = TypeVar("G", bound="StoreGroup")
 P = ParamSpec("P")
 T = TypeVar("T")
 Made = TypeVar("Made", bound=Callable[..., object])
@@ -36,7 +36,7 @@ _AgentFunction = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T
 _COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
-class Group:
+class StoreGroup:
     """The store's operations on one kind of record."""
 
     def __init__(self, database: Database) -> None:
@@ -112,11 +112,11 @@ def makes_effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], E
 
 def as_method(
     function: Callable[Concatenate[Connection, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Group, Connection, P], Coroutine[Any, Any, T]]:
+) -> Callable[Concatenate[StoreGroup, Connection, P], Coroutine[Any, Any, T]]:
     """Makes a method of a function."""
 
     def method(
-        self: Group, connection: Connection, /, *args: P.args, **kwargs: P.kwargs
+        self: StoreGroup, connection: Connection, /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T]:
         return function(connection, *args, **kwargs)
 
@@ -125,11 +125,11 @@ def as_method(
 
 def as_locking_method(
     function: _AgentFunction[P, T],
-) -> Callable[Concatenate[Group, Connection, int, P], Coroutine[Any, Any, T]]:
+) -> Callable[Concatenate[StoreGroup, Connection, int, P], Coroutine[Any, Any, T]]:
     """Makes a method of a function that writes an agent's rows. It locks the agent first."""
 
     async def method(
-        self: Group, connection: Connection, agent_row: int, /, *args: P.args, **kwargs: P.kwargs
+        self: StoreGroup, connection: Connection, agent_row: int, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         await connection.lock(agent_row)
         return await function(connection, agent_row, *args, **kwargs)

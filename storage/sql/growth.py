@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from storage.database import Database
-from storage.sql.group import Group
+from storage.sql.group import StoreGroup
 
 T = TypeVar("T")
 # Takes the memory's row, and the number of messages, passages and facts that were added to it.
@@ -33,7 +33,7 @@ class Growth:
             listener(agent_row, added)
 
 
-class GrowingGroup(Group):
+class GrowingGroup(StoreGroup):
     """A group with writes by which memories grow."""
 
     def __init__(self, database: Database, growth: Growth) -> None:

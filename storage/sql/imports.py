@@ -43,7 +43,7 @@ from storage.sql.epochs import has_risen
 from storage.sql.erase import StoredTarget
 from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
-from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.group import StoreGroup, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
 from storage.sql.statements import load, load_rows, run_for_list
 
@@ -63,7 +63,7 @@ class _Passing(NamedTuple):
     upto: int
 
 
-class Imports(Group):
+class Imports(StoreGroup):
     """Imports, and the writing of what they bring."""
 
     @reads

@@ -32,7 +32,7 @@ from storage.errors import NotFound, Stale, StoreError
 from storage.listing import JobEntry
 from storage.records import Job, JobState, JobStep, Scope
 from storage.sql.epochs import lock_epoch
-from storage.sql.group import Group, long_reads, reads
+from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
 
 P = ParamSpec("P")
@@ -130,7 +130,7 @@ class JobStatus(NamedTuple):
     due: float
 
 
-class Jobs(Group):
+class Jobs(StoreGroup):
     """The queue of durable jobs. The store's clock decides which jobs are due and which leases have expired."""
 
     def __init__(

@@ -27,7 +27,7 @@ from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
 from storage.records import DEFAULT_PROJECT, Key
 from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
-from storage.sql.group import Group, reads
+from storage.sql.group import StoreGroup, reads
 from storage.sql.statements import load
 
 SQL = load("keys.sql")
@@ -108,7 +108,7 @@ class IssuedKey(NamedTuple):
     secret: str
 
 
-class Keys(Group):
+class Keys(StoreGroup):
     """The keys of callers. Keys that were presented lately are cached.
 
     So the common request costs no statement, and callers are still recognised while the store is down. A key of a file

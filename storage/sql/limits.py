@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from storage.database import LIMITS, Connection, Database
 from storage.errors import NotFound
-from storage.sql.group import Group, reads
+from storage.sql.group import StoreGroup, reads
 from storage.sql.statements import load
 from storage.usage_records import UsageLimit
 
 SQL = load("usage.sql")
 
 
-class UsageLimits(Group):
+class UsageLimits(StoreGroup):
     """The table of limits."""
 
     def __init__(self, database: Database) -> None:

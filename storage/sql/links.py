@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from storage.database import Connection
 from storage.records import Scope
-from storage.sql.group import Group, reads, writes
+from storage.sql.group import StoreGroup, reads, writes
 from storage.sql.statements import load
 
 SQL = load("links.sql")
@@ -36,7 +36,7 @@ class FoundLink(Struct, frozen=True):
     paused: float | None
 
 
-class Links(Group):
+class Links(StoreGroup):
     """Makes links and finds them again."""
 
     @writes

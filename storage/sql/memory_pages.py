@@ -31,7 +31,7 @@ from storage.sql.exchange_rows import (
     make_exchange_with_content,
     make_shown_exchanges,
 )
-from storage.sql.group import Group, as_method, long_reads, reads
+from storage.sql.group import StoreGroup, as_method, long_reads, reads
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("memory_pages.sql")
@@ -69,7 +69,7 @@ class NamedExchange(NamedTuple):
     shown: ShownExchange
 
 
-class MemoryPages(Group):
+class MemoryPages(StoreGroup):
     """Pages of memories and of what they hold. They find nothing of another memory than `agent_row`."""
 
     @long_reads

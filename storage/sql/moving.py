@@ -22,7 +22,7 @@ from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.blocks import FORGOTTEN_ORIGIN
 from storage.sql.exchanges import add_marks
-from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads
+from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads
 from storage.sql.rebuild import BlockVersion, load_versions
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_or_make_attached, read_attached
@@ -146,7 +146,7 @@ class UnfinishedWork(NamedTuple):
     runs: int
 
 
-class MoveSource(Group):
+class MoveSource(StoreGroup):
     """The store that is moved. It is only read."""
 
     @reads
@@ -233,7 +233,7 @@ class MoveSource(Group):
         return MovedLinks(attached, [MovedReader(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
 
-class MoveTarget(Group):
+class MoveTarget(StoreGroup):
     """The store into which another one is moved."""
 
     load_key_numbers = reads(as_method(load_key_numbers))

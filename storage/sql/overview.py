@@ -10,7 +10,7 @@ from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
-from storage.sql.group import Group, long_reads, reads
+from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
 
 SQL = load("overview.sql")
@@ -24,7 +24,7 @@ class ListedConversations(NamedTuple):
     next: PageEnd | None
 
 
-class Overview(Group):
+class Overview(StoreGroup):
     """Pages of memories and of conversations. They may take long: each counts messages."""
 
     @long_reads

@@ -25,7 +25,7 @@ from storage.search.index import Index
 from storage.search.tail import Tail
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchange_rows import make_shown_exchanges
-from storage.sql.group import Group
+from storage.sql.group import StoreGroup
 from storage.sql.memory_pages import MemoryPages
 from storage.sql.passages import make_passages_and_facts
 from storage.sql.recall import Recall
@@ -81,7 +81,7 @@ class _CheckedMemory(NamedTuple):
     is_complete: bool
 
 
-class PeopleSearch(Group):
+class PeopleSearch(StoreGroup):
     """Searches the memories of people for words."""
 
     def __init__(self, database: Database, rules: Rules, pages: MemoryPages, recall: Recall) -> None:

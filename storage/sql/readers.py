@@ -17,7 +17,7 @@ from storage.listing import ReaderEntry
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
-from storage.sql.group import Group, long_reads, reads
+from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
 
 SQL = load("readers.sql")
@@ -53,7 +53,7 @@ async def load_sleepers(connection: Connection, memory_row: int) -> list[int]:
     return [row[0] for row in await connection.rows(SQL["sleepers"], (memory_row,))]
 
 
-class Readers(Group):
+class Readers(StoreGroup):
     """The reads of readers, each in a transaction of its own."""
 
     def __init__(self, database: Database, rules: Rules) -> None:

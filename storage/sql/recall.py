@@ -34,7 +34,7 @@ from storage.search_trace import SearchTrace
 from storage.sql import exchanges
 from storage.sql.agents import find_numbers_of
 from storage.sql.exchange_rows import make_shown_exchanges
-from storage.sql.group import Group, reads
+from storage.sql.group import StoreGroup, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
 from storage.sql.passages import load_passages, load_passages_and_facts
@@ -76,7 +76,7 @@ def _reports_damage(
     return reporting
 
 
-class Recall(Group):
+class Recall(StoreGroup):
     """The search of a memory."""
 
     def __init__(self, database: Database, memories: MemoryCache, rules: Rules, index: SearchIndex) -> None:

@@ -16,7 +16,7 @@ from storage.database import Connection, Row
 from storage.recall_record import pack_request_id, unpack_request_id
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
-from storage.sql.group import Group, long_reads, reads
+from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
 
 SQL = load("recalls.sql")
@@ -67,7 +67,7 @@ async def delete_recall(connection: Connection, agent_row: int, exchange_row: in
     await connection.run(SQL["recall_delete"], (exchange_row, agent_row))
 
 
-class Recalls(Group):
+class Recalls(StoreGroup):
     """Reads recalls, and deletes old ones. since: seconds since the epoch; older recalls are left out."""
 
     @reads

@@ -24,7 +24,7 @@ from storage.sql.agents_api.runs import (
     make_run,
 )
 from storage.sql.epochs import find_epoch, lock_memory
-from storage.sql.group import Group, bulk_writes, reads, writes
+from storage.sql.group import StoreGroup, bulk_writes, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
 from storage.sql.statements import load, load_rows
 
@@ -38,7 +38,7 @@ class ResponseRun(NamedTuple):
     run: Run
 
 
-class Responses(Group):
+class Responses(StoreGroup):
     """Responses, by the public names of their runs."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:

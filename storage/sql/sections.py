@@ -8,7 +8,7 @@ import orjson
 
 from storage.database import Connection, Statement
 from storage.records import SectionRecord, SentSection
-from storage.sql.group import Group, as_locking_method, as_method, reads, writes
+from storage.sql.group import StoreGroup, as_locking_method, as_method, reads, writes
 from storage.sql.statements import load
 
 SQL = load("sections.sql")
@@ -55,7 +55,7 @@ def mark_emptied(known: SectionRecord) -> SectionRecord:
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 
 
-class Sections(Group):
+class Sections(StoreGroup):
     """Memory sections, for callers without a transaction of their own."""
 
     find = reads(as_method(find_section))

@@ -57,7 +57,7 @@ from storage.sql.blocks import OwnedBlock, write_block
 from storage.sql.epochs import lock_epoch
 from storage.sql.exchange_rows import make_exchange_with_content, update_values
 from storage.sql.facts import add_saved_facts
-from storage.sql.group import Group, as_method, reads
+from storage.sql.group import StoreGroup, as_method, reads
 from storage.sql.jobs import Jobs, check_attempt
 from storage.sql.passages import add_saved_passage
 from storage.sql.readers import TOOL_ATOM
@@ -144,7 +144,7 @@ def _split_key_and_uid(conversation_name: str) -> tuple[str | None, str | None]:
     )
 
 
-class StoredPaths(Group):
+class StoredPaths(StoreGroup):
     """Reads a stored conversation, and writes the steps of its runs."""
 
     def __init__(self, database: Database, agents: Agents, rules: Rules, jobs: Jobs) -> None:

@@ -12,13 +12,13 @@ from storage.records import Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.epochs import find_epoch
 from storage.sql.exchange_rows import make_exchange, make_exchange_with_content
-from storage.sql.group import Group, long_reads, makes_effect, reads, writes
+from storage.sql.group import StoreGroup, long_reads, makes_effect, reads, writes
 from storage.sql.statements import load, load_rows
 
 SQL = load("summaries.sql")
 
 
-class Summaries(Group):
+class Summaries(StoreGroup):
     """Summaries of a path up to an exchange."""
 
     @reads

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from storage.database import Connection, Row
 from storage.records import EditState, MemoryEdit
-from storage.sql.group import Group, reads
+from storage.sql.group import StoreGroup, reads
 from storage.sql.statements import load
 
 SQL = load("turn_edits.sql")
@@ -39,7 +39,7 @@ async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int
         await connection.run(SQL["edit_settle"], (state, id, agent_row))
 
 
-class TurnEdits(Group):
+class TurnEdits(StoreGroup):
     """Reads of edits, for callers without a transaction of their own."""
 
     @reads

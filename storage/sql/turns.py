@@ -32,7 +32,7 @@ from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
 from storage.sql.blocks import load_blocks, make_block, write_block
 from storage.sql.epochs import has_risen
 from storage.sql.facts import add_saved_facts
-from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.group import StoreGroup, bulk_writes, reads
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.passages import add_saved_passage
 from storage.sql.recalls import note_recall
@@ -59,7 +59,7 @@ class DueConversation(NamedTuple):
     last_at: float
 
 
-class Turns(Group):
+class Turns(StoreGroup):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
     def __init__(

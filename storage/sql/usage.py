@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import orjson
 
 from storage.database import USAGE, Connection, Database, Row, Statement
-from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.group import StoreGroup, bulk_writes, long_reads, reads
 from storage.sql.statements import load, make_statement
 from storage.usage_records import (
     COUNTERS,
@@ -36,7 +36,7 @@ _LISTED_DAYS = 31
 _MAX_PART_AGE_S = 30 * 86_400.0
 
 
-class Usage(Group):
+class Usage(StoreGroup):
     """The table of usage."""
 
     def __init__(self, database: Database) -> None:

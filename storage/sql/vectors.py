@@ -25,7 +25,7 @@ from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
-from storage.sql.group import Group, as_method, long_reads, makes_effect, reads
+from storage.sql.group import StoreGroup, as_method, long_reads, makes_effect, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, load_rows
 from storage.sql.terms import forget_terms, get_covered
@@ -228,7 +228,7 @@ async def lacks_vectors(connection: Connection, agent_row: int, model: str) -> b
     return bool(await connection.value(SQL["lacks"], (model, agent_row)))
 
 
-class Vectors(Group):
+class Vectors(StoreGroup):
     """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose their vectors."""
 
     def __init__(self, database: Database, rules: Rules) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from storage.commands import RunAccept
 from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
-from storage.sql.group import Group
+from storage.sql.group import StoreGroup
 from storage.sql.stored_paths import StoredPaths
 from tests.gateway.patient import run
 
@@ -60,7 +60,7 @@ def _watched(method: Callable[..., Future[Any]], *rows: str) -> Callable[..., Fu
 
 def _awaited(method: Callable[..., Awaitable[Any]], row_of: Callable[..., str]) -> Callable[..., Any]:
     @functools.wraps(method)
-    async def awaited(self: Group, *args: Any) -> Any:
+    async def awaited(self: StoreGroup, *args: Any) -> Any:
         is_due = _is_due(row_of(*args))
         if is_due and _side == "before":
             _die()

@@ -10,7 +10,7 @@ from storage.sql import group
 
 @pytest.mark.parametrize("name", ["reads", "long_reads", "writes", "bulk_writes", "makes_effect"])
 def test_a_method_has_the_name_and_docstring_of_its_operation_but_not_its_connection(name: str) -> None:
-    async def count(self: group.Group, connection: Connection, agent_row: int) -> int:
+    async def count(self: group.StoreGroup, connection: Connection, agent_row: int) -> int:
         """Returns how many there are."""
         raise NotImplementedError
 

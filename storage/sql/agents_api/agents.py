@@ -36,7 +36,7 @@ from storage.sql.agents_api.blocks import (
     load_visible_blocks,
 )
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
-from storage.sql.group import Group, as_method, long_reads, reads, writes
+from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/agents.sql")
@@ -152,7 +152,7 @@ async def change_agent(
     return await get_agent_entry(connection, agent.scope.project, agent.uid)
 
 
-class DefinedAgents(Group):
+class DefinedAgents(StoreGroup):
     """Agents that are made over REST."""
 
     create = writes(as_method(make_agent))

@@ -8,7 +8,7 @@ from storage.database import Connection
 from storage.errors import OverLimit
 from storage.records import Definition, DefinitionKind
 from storage.sql.agents_api.definitions import remove_definition, touch_agent
-from storage.sql.group import Group, as_method, reads, writes
+from storage.sql.group import StoreGroup, as_method, reads, writes
 from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/attached.sql")
@@ -65,7 +65,7 @@ async def attach_only(connection: Connection, agent_row: int, kind: str, targets
     await attach_all(connection, agent_row, kind, targets)
 
 
-class Attached(Group):
+class Attached(StoreGroup):
     """Attachments. A change of them raises the version of the agent's definition, by which turns notice the change."""
 
     load_targets = reads(as_method(load_targets))

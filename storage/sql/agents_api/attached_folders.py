@@ -8,7 +8,7 @@ from storage.database import Connection
 from storage.records import DefinitionKind
 from storage.sql.agents_api.attached import attach, attach_all, detach, load_targets
 from storage.sql.agents_api.definitions import touch_agent
-from storage.sql.group import Group, writes
+from storage.sql.group import StoreGroup, writes
 
 
 async def match_tools(connection: Connection, agent_row: int, tools: Sequence[int]) -> None:
@@ -20,7 +20,7 @@ async def match_tools(connection: Connection, agent_row: int, tools: Sequence[in
             await detach(connection, agent_row, DefinitionKind.TOOL, tool)
 
 
-class AttachedFolders(Group):
+class AttachedFolders(StoreGroup):
     """The folders of agents."""
 
     @writes

@@ -47,7 +47,7 @@ from storage.sql.agents_api.runs import (
     make_run,
 )
 from storage.sql.blocks import write_block
-from storage.sql.group import Group, bulk_writes, makes_effect, reads
+from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, load_rows
 from storage.sql.stored_paths import open_step, write_edits
@@ -63,7 +63,7 @@ _REQUEST_SEQ = 0
 _PAGE = 100
 
 
-class Batches(Group):
+class Batches(StoreGroup):
     """Batches and their items. A project is that of the batch."""
 
     def __init__(self, database: Database, rules: Rules, jobs: Jobs) -> None:

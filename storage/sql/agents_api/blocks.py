@@ -30,7 +30,7 @@ from storage.sql.blocks import (
     undo_block,
     write_block,
 )
-from storage.sql.group import Group, as_method, long_reads, reads, writes
+from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import list_origins
 from storage.sql.sections import empty_sections_showing
@@ -163,7 +163,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     await connection.run(SQL["hand_over"], (agent_row,))
 
 
-class NamedBlocks(Group):
+class NamedBlocks(StoreGroup):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
     get = reads(as_method(get_block_entry))

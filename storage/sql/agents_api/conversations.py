@@ -24,7 +24,7 @@ from storage.sql.agents_api.definitions import (
     remove_definition,
 )
 from storage.sql.forget import begin_forgetting
-from storage.sql.group import Group, as_method, long_reads, reads, writes
+from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load
 
 SQL = load("agents_api/conversations.sql")
@@ -46,7 +46,7 @@ async def get_conversation(connection: Connection, project: str, uid: str) -> Co
     return _make_entry(row)
 
 
-class Conversations(Group):
+class Conversations(StoreGroup):
     """Conversations. project: of the caller; nothing of another project is found."""
 
     get = reads(as_method(get_conversation))

@@ -18,7 +18,7 @@ from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import find_or_create_agent
 from storage.sql.epochs import lock_memory
-from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
+from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/definitions.sql")
@@ -142,7 +142,7 @@ async def create_memory(
     return DefinedMemory(agent, await add_definition(connection, definition, at=at))
 
 
-class Definitions(Group):
+class Definitions(StoreGroup):
     """Reads and writes definitions. project: the caller's; those of another one are not found."""
 
     add = writes(as_method(add_definition))

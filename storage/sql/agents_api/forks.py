@@ -18,7 +18,7 @@ from storage.sql import exchanges, stored_paths
 from storage.sql.agents_api.conversations import get_conversation
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.exchange_rows import make_exchange
-from storage.sql.group import Group, writes
+from storage.sql.group import StoreGroup, writes
 from storage.sql.sections import add_section, find_section, mark_emptied
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
@@ -45,7 +45,7 @@ class _ForkPoint(NamedTuple):
     can_fork: bool
 
 
-class Forks(Group):
+class Forks(StoreGroup):
     """Makes forks."""
 
     def __init__(self, database: Database, rules: Rules) -> None:

@@ -19,7 +19,7 @@ from storage.records import Agent, Conversation, Evicted, Exchange, MarkKind
 from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_record
 from storage.sql.exchange_rows import make_exchange
-from storage.sql.group import Group, long_reads, reads, writes
+from storage.sql.group import StoreGroup, long_reads, reads, writes
 from storage.sql.statements import load, load_rows
 from storage.sql.vectors import forget_indexed
 
@@ -52,7 +52,7 @@ class StoredReply(NamedTuple):
     reply: bytes
 
 
-class Messages(Group):
+class Messages(StoreGroup):
     """Stored messages. Each statement finds messages of one agent or project alone."""
 
     @long_reads

@@ -9,7 +9,7 @@ from msgspec import Struct
 from storage.database import Connection
 from storage.records import Job, RunTextKind
 from storage.sql.epochs import find_epoch
-from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
+from storage.sql.group import StoreGroup, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.jobs import is_attempt
 from storage.sql.statements import load, load_rows
 
@@ -121,7 +121,7 @@ async def erase_texts(connection: Connection, agent_row: int, after: int, limit:
     return rows[-1][0] if len(rows) == limit else None
 
 
-class RunTexts(Group):
+class RunTexts(StoreGroup):
     """Texts of runs, each read or written in a transaction of its own."""
 
     add_text = writes(as_locking_method(add_text))

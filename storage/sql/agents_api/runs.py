@@ -22,7 +22,7 @@ from storage.records import Job, Run, RunState, RunStep, RunTextKind, TokenCount
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL
-from storage.sql.group import Group, as_locking_method, as_method, reads, writes
+from storage.sql.group import StoreGroup, as_locking_method, as_method, reads, writes
 from storage.sql.jobs import Jobs, check_attempt
 from storage.sql.statements import load, load_rows
 
@@ -209,7 +209,7 @@ class BackgroundRun(NamedTuple):
     has_job: bool
 
 
-class Runs(Group):
+class Runs(StoreGroup):
     """Runs, for callers without a transaction of their own. A run's project is that of its agent."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:

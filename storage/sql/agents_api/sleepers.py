@@ -20,7 +20,7 @@ from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, find_run
-from storage.sql.group import Group, as_method, bulk_writes, makes_effect, reads, writes
+from storage.sql.group import StoreGroup, as_method, bulk_writes, makes_effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
 from storage.sql.readers import advance, load_cursor, load_sleepers
 from storage.sql.statements import load
@@ -169,7 +169,7 @@ async def empty_reading(connection: Connection, sleeper_row: int, conversation_r
     await connection.run(SQL["reading_done"], (conversation_row, sleeper_row))
 
 
-class Sleepers(Group):
+class Sleepers(StoreGroup):
     """Reads and writes sleepers, each call in a transaction of its own."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
