@@ -25,7 +25,7 @@ from gateway.core.turn_name import TurnName
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.named_turns import turn_name
+from gateway.run.memory.named_turns import make_turn_name
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.prompt_tokens import estimate_usage
 from gateway.run.native_request import NativeRequest
@@ -218,7 +218,7 @@ class ChatCall:
             self.receipt.usage_counter = partial(estimate_usage, prompt)
         if context is not None and prompt is not None:
             if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
-                self.receipt.turn = turn_name(context).turn
+                self.receipt.turn = make_turn_name(context).turn
                 self.receipt.is_off_record = context.plan.off_record
             search = prompt.recall.search
             if search is not None:

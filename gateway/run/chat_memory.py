@@ -21,7 +21,7 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fitted_window import WHOLE_WINDOW
 from gateway.run.memory.keeper import STALE_TRIES, MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
-from gateway.run.memory.named_turns import turn_name
+from gateway.run.memory.named_turns import make_turn_name
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
@@ -171,7 +171,7 @@ class ChatMemory:
                 memory_context = memory_context.expected_from(attempts.target)
         block_edits.shown = prompt.section.shown
         if call.record is not None:
-            await call.record.note_turn(turn_name(memory_context))
+            await call.record.note_turn(make_turn_name(memory_context))
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:

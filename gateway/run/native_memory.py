@@ -21,7 +21,7 @@ from gateway.core.request.known_replies import MemoryKey
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.native_reader import NativeReader, NativeReply
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
-from gateway.run.memory.named_turns import turn_name
+from gateway.run.memory.named_turns import make_turn_name
 from gateway.run.memory.prompt import Prompt
 from gateway.run.native_request import NativeRequest
 from gateway.run.tree_memory import TreeMemory
@@ -244,7 +244,7 @@ class NativeMemory(TreeMemory):
         scope = identity.stored_scope
         if scope is None:
             return
-        reply = DeferredReply(native.raw.decode(), native.upstream_path, identity, turn_name(context))
+        reply = DeferredReply(native.raw.decode(), native.upstream_path, identity, make_turn_name(context))
         await self.deferred.add(scope, context.agent.epoch, id, reply)
 
     async def _save_deferred(

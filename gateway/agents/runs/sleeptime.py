@@ -253,7 +253,7 @@ class Sleeping:
 
     async def _answers(self, run: Run, resolved: ResolvedAgent) -> bool:
         """Returns whether the model of a run's agent answers a greeting."""
-        model = self._models.for_route(make_agent_route(self._models.settings, resolved.spec))
+        model = self._models.get_model(make_agent_route(self._models.settings, resolved.spec))
         greeting = {"role": "user", "content": "Hello."}
         try:
             await model.ask(resolved.scope.project, [greeting], agent_row=run.agent_row)

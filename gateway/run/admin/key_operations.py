@@ -40,7 +40,7 @@ class KeyOperations(Struct, frozen=True):
             "models": None if models is None else [each.strip() for each in models.split(",")],
             "user": arguments.raw("user"),
             "expires_at": None if expires is None else self.keys.compute_expiry(expires),
-            "opens": _opens(arguments),
+            "opens": _read_opens(arguments),
         }
         key, secret = await create_key(self.keys, read_draft(fields))
         projects = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(each.project for each in keys_before)}
@@ -52,6 +52,7 @@ class KeyOperations(Struct, frozen=True):
         }
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
+        """Returns all keys, without their secrets."""
         return [asdict(key) for key in await self.keys.list()]
 
     async def revoke(self, raw: RawArguments) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class KeyOperations(Struct, frozen=True):
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
 
-def _opens(arguments: Arguments) -> str | None:
+def _read_opens(arguments: Arguments) -> str | None:
     """Returns `Key.opens` for a new key. Raises: BadRequest."""
     opened = [name for name in ("metrics", "operator") if arguments.flag(name)]
     if len(opened) > 1:

@@ -54,7 +54,7 @@ class Move:
 
         Raises: GatewayError: batches or runs that are not finished would be lost; StoreError.
         """
-        await self._prepare()
+        await self._prepare_stores()
         await self.target.move_target.put_keys(await self.source.move_source.list_keys())
         await self._move_usage()
         await self._move_definitions()
@@ -66,6 +66,7 @@ class Move:
         return outcome
 
     async def _move_definitions(self) -> None:
+        """Moves the definitions of tools, servers and identities."""
         after = 0
         while definitions := await self.source.move_source.list_definitions(after):
             for definition in definitions:
@@ -73,6 +74,7 @@ class Move:
             after = definitions[-1].id
 
     async def _move_memories(self, report: Callable[[MoveOutcome, int], None]) -> MoveOutcome:
+        """Moves all memories, and returns how they are counted. report: as in `run`."""
         count = await self.source.move_source.count()
         outcome = MoveOutcome()
         after = 0
@@ -91,7 +93,8 @@ class Move:
             for agent in agents:
                 if await self.source.agents.find(agent.scope) is None:
                     outcome.refused.append(
-                        f"{_name(agent)}: it was forgotten after it was moved; forget it in the new database, too"
+                        f"{_name_memory(agent)}: it was forgotten after it was moved; forget it in the new database, "
+                        "too"
                     )
             after = agents[-1].id
 
@@ -108,6 +111,7 @@ class Move:
             after = blocks[-1].id
 
     async def _move_links(self) -> None:
+        """Moves the links between each memory and others."""
         after = 0
         while agents := await self.source.move_source.list_agents(after):
             for agent in agents:
@@ -127,7 +131,7 @@ class Move:
             await target.put_usage(rows, keys)
             after, _ = rows[-1]
 
-    async def _prepare(self) -> None:
+    async def _prepare_stores(self) -> None:
         """Checks that nothing would be lost, then completes interrupted forgettings in both stores.
 
         Raises: GatewayError: batches or runs are not finished; nothing was changed.
@@ -152,17 +156,18 @@ class Move:
                 outcome.already_there += 1
             else:
                 outcome.refused.append(
-                    f"{_name(agent)}: it was changed after it was moved; forget it in the new database, and move again"
+                    f"{_name_memory(agent)}: it was changed after it was moved; forget it in the new database, and "
+                    "move again"
                 )
             return
         try:
-            await self._copy(agent)
+            await self._copy_memory(agent)
         except BadRequest as error:
-            outcome.refused.append(f"{_name(agent)}: {error.message}")
+            outcome.refused.append(f"{_name_memory(agent)}: {error.message}")
             return
         outcome.moved += 1
 
-    async def _copy(self, agent: Agent) -> None:
+    async def _copy_memory(self, agent: Agent) -> None:
         """Copies one memory. Raises: BadRequest: the target has another memory for the same scope."""
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
@@ -198,6 +203,7 @@ class Move:
             await self.target.move_target.mark_moved(copy.id, state_digest, source_id)
 
 
-def _name(agent: Agent) -> str:
+def _name_memory(agent: Agent) -> str:
+    """Returns the name of a memory in the sentences of `MoveOutcome.refused`."""
     scope = agent.scope
     return f"{scope.subject} of profile {scope.profile!r} in project {scope.project!r}"

@@ -165,7 +165,7 @@ def _find_problems(
         problems.append(upstream_problem)
     if failed := jobs.failed:
         problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
-    problems += _request_problems(figures)
+    problems += _list_request_problems(figures)
     if not is_complete:
         problems.append(Problem("Not all of this could be read in time: open it again.", ""))
     return problems
@@ -185,7 +185,7 @@ def _find_upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
     return Problem(words, "requests")
 
 
-def _request_problems(figures: RequestFigures) -> list[Problem]:
+def _list_request_problems(figures: RequestFigures) -> list[Problem]:
     """Returns what was wrong with the requests of the last hour, worst first."""
     texts: list[str] = []
     if missed := figures.modes.get("unavailable", 0):

@@ -189,10 +189,10 @@ class WordSearches(Struct, frozen=True):
         return WordSearch(
             query=query,
             words=tuple(words),
-            items=await self._records(agent, hits.messages, query),
+            items=await self._make_records(agent, hits.messages, query),
             next=None if hits.next is None else str(hits.next),
-            blocks=await self._blocks_with(blocks, query),
-            ended=tuple(_ended_record(uid, fact) for fact in ended_facts),
+            blocks=await self._find_blocks_with(blocks, query),
+            ended=tuple(_make_ended_record(uid, fact) for fact in ended_facts),
             labels=tuple(block.label for block in blocks),
             is_incomplete=hits.is_incomplete,
             hidden=hidden,
@@ -215,7 +215,7 @@ class WordSearches(Struct, frozen=True):
             lambda: tuple(
                 FoundPerson(
                     make_memory_record(person.memory),
-                    self._record(person.memory.uid, person.message, None, query),
+                    self._make_record(person.memory.uid, person.message, None, query),
                 )
                 for person in page.people
             )
@@ -254,7 +254,7 @@ class WordSearches(Struct, frozen=True):
         with_words = await asyncio.to_thread(
             lambda: [each for each in messages if self.spans(each.text, query)]
         )
-        return await self._records(agent, with_words[:_SHOWN_ITEMS], query)
+        return await self._make_records(agent, with_words[:_SHOWN_ITEMS], query)
 
     async def select_words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
         """Returns the words of a reply that none of some texts has in any form."""
@@ -332,11 +332,11 @@ class WordSearches(Struct, frozen=True):
                 )
             except TooSlow:
                 return None
-            found_blocks = {block.label: block for block in await self._blocks_with(blocks, query)}
+            found_blocks = {block.label: block for block in await self._find_blocks_with(blocks, query)}
             if hits.messages or found_blocks:
                 queries_that_find.append(query)
             new_messages = [message for message in hits.messages if message.seq not in messages]
-            records = await self._records(agent, new_messages[:_SHOWN_ITEMS], query)
+            records = await self._make_records(agent, new_messages[:_SHOWN_ITEMS], query)
             texts.update((record.seq, record) for record in records)
             messages.update((message.seq, message) for message in new_messages)
             blocks_with_words = found_blocks | blocks_with_words
@@ -351,7 +351,7 @@ class WordSearches(Struct, frozen=True):
             blocks=tuple(blocks_with_words.values()),
         )
 
-    async def _records(
+    async def _make_records(
         self, agent: Agent, messages: Sequence[Message], query: str
     ) -> tuple[TextWithWords, ...]:
         exchanges = sorted({message.exchange_row for message in messages if message.source == "message"})
@@ -360,12 +360,14 @@ class WordSearches(Struct, frozen=True):
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                self._record(agent.uid, message, refs.get(message.exchange_row), query)
+                self._make_record(agent.uid, message, refs.get(message.exchange_row), query)
                 for message in messages
             )
         )
 
-    async def _blocks_with(self, blocks: Sequence[BlockRecord], query: str) -> tuple[BlockWithWords, ...]:
+    async def _find_blocks_with(
+        self, blocks: Sequence[BlockRecord], query: str
+    ) -> tuple[BlockWithWords, ...]:
         """Returns the blocks that have all words of a query."""
         recall = self.views.store.recall
         # In a thread, since a long text takes some milliseconds.
@@ -377,7 +379,7 @@ class WordSearches(Struct, frozen=True):
             )
         )
 
-    def _record(self, uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:
+    def _make_record(self, uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:
         text = self.views.store.recall.around_words(message.text, query, AROUND_CHARS)
         return TextWithWords(
             get_source_kind(message),
@@ -390,7 +392,7 @@ class WordSearches(Struct, frozen=True):
         )
 
 
-def _ended_record(uid: str, fact: Fact) -> TextWithWords:
+def _make_ended_record(uid: str, fact: Fact) -> TextWithWords:
     href = make_fact_href(uid, fact.seq)
     return TextWithWords(
         "fact",

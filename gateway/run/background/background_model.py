@@ -38,7 +38,7 @@ from gateway.settings import Settings, UpstreamSettings
 from storage.records import TokenCounts
 
 # Statuses that say that the request is at fault: another time it would be refused as well.
-_REFUSALS = (400, 413, 422)
+_REFUSAL_STATUSES = (400, 413, 422)
 # The longest time of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
 # An upstream that is busy and gives no Retry-After is not called for this long.
@@ -145,7 +145,7 @@ class BackgroundModel:
         Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed:
         it failed otherwise.
         """
-        request = self._request(messages, tools, max_tokens)
+        request = self._make_request(messages, tools, max_tokens)
         async with self._slots:
             if is_background:
                 await self._budget.check(project)
@@ -153,10 +153,10 @@ class BackgroundModel:
                 request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
             )
             call.prompt = PromptFacts(max_tokens=max_tokens)
-            count = partial(self._count, project, agent_row, call)
+            count = partial(self._count_call, project, agent_row, call)
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    raw = await self._send(request, call)
+                    raw = await self._send_request(request, call)
                 answer = _parse_reply(raw, len(request.body))
                 call.counts = answer.used if answer.is_reported else None
             except _UnreadableReply as error:
@@ -179,12 +179,13 @@ class BackgroundModel:
             count("ok", answer.used)
             return answer
 
-    def _request(
+    def _make_request(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]],
         max_tokens: int | None,
     ) -> ModelRequest:
+        """Returns the request for a whole reply, in the fields that the model takes."""
         capabilities = self.provider.capabilities
         body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         if max_tokens is not None:
@@ -199,7 +200,7 @@ class BackgroundModel:
     async def aclose(self) -> None:
         await self.provider.aclose()
 
-    def _count(
+    def _count_call(
         self,
         project: str,
         agent_row: int,
@@ -212,7 +213,7 @@ class BackgroundModel:
             used = used or TokenCounts()
             self._budget.spend(project, agent_row, call.upstream, call.model, used, outcome=outcome)
 
-    async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:
+    async def _send_request(self, request: ModelRequest, call: UpstreamCall) -> bytes:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
             may_know = choose_propagation(self.upstream, self.provider)
@@ -234,7 +235,7 @@ class BackgroundModel:
             # "At once", or a date that is over by our clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
-            is_refused = call.status in _REFUSALS and not is_account_refusal(call.status, body)
+            is_refused = call.status in _REFUSAL_STATUSES and not is_account_refusal(call.status, body)
             failure = RequestRefused if is_refused else JobFailed
             raise failure(f"the background model answered {call.status}")
         return body
@@ -258,7 +259,7 @@ class BackgroundModels:
     count_call: CountCall = lambda outcome, tokens: None
     _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict, init=False)
 
-    def for_route(self, route: Route) -> BackgroundModel:
+    def get_model(self, route: Route) -> BackgroundModel:
         """Returns the model that a route names first. Raises: SettingsError."""
         model = self._by_upstream.get(route.upstream)
         if model is None:

@@ -95,7 +95,7 @@ class BackgroundServices:
         )
         route = find_background_route(settings)
         # The background model that the settings name; None: they name none.
-        self.model = None if route is None else self.models.for_route(route)
+        self.model = None if route is None else self.models.get_model(route)
         # None: there is no model for embeddings, and memory is searched by words alone.
         self.embedding: EmbeddingService | None = None
         if embedder is not None:

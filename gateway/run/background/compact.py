@@ -277,7 +277,7 @@ class Compactor:
         if terms.model is None:
             return self.default_model
         try:
-            return self.models.for_route(route_for_agent_model(self.settings, terms.model))
+            return self.models.get_model(route_for_agent_model(self.settings, terms.model))
         except GatewayError as error:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 
@@ -306,7 +306,7 @@ class Compactor:
         # A share of the conversation's tokens here; for a job, it is one of the model's window.
         share = _RETAINED_SHARE if terms.own_retained_share is None else terms.own_retained_share
         try:
-            model = self.find_model(terms) or self.models.for_route(fallback())
+            model = self.find_model(terms) or self.models.get_model(fallback())
             span = path.find_next_span(terms, int(path.tokens * share))
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)

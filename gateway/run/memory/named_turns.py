@@ -27,7 +27,7 @@ from storage.sql.store import Store
 _NEWEST_TURNS = 100
 
 
-def turn_name(context: MemoryContext) -> TurnName:
+def make_turn_name(context: MemoryContext) -> TurnName:
     """Returns the name of the turn that a request asks for."""
     plan = context.plan
     return TurnName(context.conversation_uid, make_turn_hex(plan.exchange, plan.match.match_point))
@@ -50,7 +50,7 @@ class NamedTurn(Struct, frozen=True):
 
     @property
     def inputs(self) -> list[tuple[int, WireMessage]]:
-        """The messages before the reply that are still there, each with its place."""
+        """The messages before the reply that are still there, each with its index in the request."""
         messages = orjson.loads(self.exchange.input or b"[]")
         return [(n, message) for n, message in enumerate(messages) if n not in self.exchange.redactions]
 
@@ -82,7 +82,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
     if begun is not None and begun.listed.run_uid is None:
         exchange = begun.listed.exchange
         return TurnLocation(begun.agent, NamedTurn(name, exchange), (exchange.id,))
-    if begun is None and (stored_name := await name_of_run(store, project, name.tag)) is not None:
+    if begun is None and (stored_name := await find_run_turn_name(store, project, name.tag)) is not None:
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
@@ -97,7 +97,9 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
     return TurnLocation(conversation.agent, NamedTurn(name, turn.exchange), turn.step_rows)
 
 
-async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:
+async def find_run_turn_name(
+    store: Store, project: str, uid: str, *, or_cancelled: bool = False
+) -> TurnName | None:
     """Returns the name of the turn of a response that was made in the background; None: it was made otherwise.
 
     or_cancelled: the response may be cancelled; its turn has what came until then.

@@ -18,7 +18,7 @@ from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Referen
 from gateway.core.turn_name import TurnName
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.conversation_turns import ConversationTurns, join_reply, load_turns, with_model
-from gateway.run.memory.named_turns import NamedTurn, name_of_run
+from gateway.run.memory.named_turns import NamedTurn, find_run_turn_name
 from storage.records import Agent, Exchange, Scope
 from storage.sql.store import Store
 
@@ -89,7 +89,7 @@ class _ReferencedTurns:
                 return [] if message is None else [with_model(message, listed.exchange)]
             if listed.run_uid is None:
                 return await self._messages_of_exchange(agent, listed.exchange, reference, name)
-        stored_name = await name_of_run(self._store, self._project, name.tag, or_cancelled=True)
+        stored_name = await find_run_turn_name(self._store, self._project, name.tag, or_cancelled=True)
         if stored_name is not None:
             return await self._find_in_turn(reference, stored_name)
         # The same words were answered before, or several steps are one reply.

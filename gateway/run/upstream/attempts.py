@@ -59,8 +59,8 @@ CHAT: Final = "/chat/completions"
 # The paths of which a reply with an error under a status of success is known. The second one is Anthropic's.
 _ANSWER_PATHS: Final = (CHAT, "/messages")
 # The statuses of refusals that may concern the content of a request, and of those that may concern its length.
-_REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
-_MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
+_REFUSAL_STATUSES: Final = frozenset((400, 403, 413, 422, 451))
+_TOO_LONG_STATUSES: Final = frozenset((400, 413, 422))
 _log = logging.getLogger("mnemogate")
 
 
@@ -207,7 +207,7 @@ class Attempts:
         self.call = self._receipt.begin_call()
         self._failure_count = 0
         source = _RequestSource(make, mender)
-        return await self._send_until_answered(await self._first_request(make), source)
+        return await self._send_until_answered(await self._make_first_request(make), source)
 
     def skip_fallback(self) -> bool:
         """Leaves out a fallback that would be asked first: its window is too small for the request.
@@ -237,7 +237,7 @@ class Attempts:
         if not isinstance(error, UpstreamTooLarge | UpstreamRefused):
             self.endpoint.health.record_break(self.endpoint.policy, self._services.now())
 
-    async def _first_request(self, make: RequestMaker) -> ModelRequest:
+    async def _make_first_request(self, make: RequestMaker) -> ModelRequest:
         """Returns the request for the present candidate, or for the next one if it is a fallback with a small window.
 
         Raises: ContextExceeded: no window is large enough.
@@ -253,19 +253,19 @@ class Attempts:
     async def _send_until_answered(self, request: ModelRequest, source: _RequestSource) -> ModelReply:
         """Sends a request, and those that follow from its failures. Returns and raises as `send` does."""
         while True:
-            outcome = await self._attempt(request, source)
+            outcome = await self._make_attempt(request, source)
             if isinstance(outcome, ModelRequest):
                 # The error has shown what the endpoint refuses. This is the request without it.
                 request = outcome
                 continue
             if not isinstance(outcome, _FailedAttempt):
                 return outcome
-            next_request = await self._request_after(outcome, request, source.make)
+            next_request = await self._make_request_after(outcome, request, source.make)
             if next_request is None:
                 return self._give_up(outcome)
             request = next_request
 
-    async def _request_after(
+    async def _make_request_after(
         self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
     ) -> ModelRequest | None:
         """Waits for the attempt after a failed one, and returns its request; None: there is no further attempt."""
@@ -317,7 +317,7 @@ class Attempts:
         self._failure_count = 0
         self._cuts = PromptCuts(self._services.context_windows, self._receipt)
 
-    async def _attempt(
+    async def _make_attempt(
         self, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest | _FailedAttempt:
         """Sends a request once. Returns the reply, the failure of the attempt, or another request to send instead."""
@@ -365,7 +365,7 @@ class Attempts:
         reply, mender, was_settled = begun.reply, source.mender, self._is_settled
         replacement = None
         outcome = str(reply.status)
-        if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
+        if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
             replacement = await self._without_refused(error, request, source)
         elif mender is not None and is_filter_verdict(begun.begin):
@@ -416,7 +416,7 @@ class Attempts:
         """
         self._is_settled = was_settled
         failed = self._blame(_FailedAttempt(failure))
-        next_request = await self._request_after(failed, request, source.make)
+        next_request = await self._make_request_after(failed, request, source.make)
         return None if next_request is None else await self._send_until_answered(next_request, source)
 
     async def _without_refused(
@@ -427,7 +427,7 @@ class Attempts:
         A cut of the prompt also changes the present target: it has the window to which the prompt was cut.
         """
         body = await error.read(MAX_REPLY_BYTES)
-        if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
+        if error.status in _TOO_LONG_STATUSES and request.path == CHAT:
             cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
             if cut is not None:
                 self.target = cut.target

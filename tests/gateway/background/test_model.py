@@ -254,7 +254,7 @@ async def test_models_of_one_upstream_share_its_connections_and_its_calls_at_a_t
         Settings(upstreams=(UpstreamSettings("up"),)), make, world.meter, lambda: world.now, concurrency=2
     )
     named = [f"m{n}" for n in range(5)]
-    calls = [asyncio.create_task(models.for_route(Route("up", name)).ask("p", ASK)) for name in named]
+    calls = [asyncio.create_task(models.get_model(Route("up", name)).ask("p", ASK)) for name in named]
     await slow.entered.wait()
     slow.gate.set()
     await asyncio.gather(*calls)
