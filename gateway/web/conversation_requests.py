@@ -49,7 +49,7 @@ class ConversationRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
         """Returns the answer. Raises: GatewayError, HTTPException."""
-        # Of "/v1/conversations/conv_1/items": "conv_1" and "items".
+        # The segments of "/v1/conversations/conv_1/items" are "conv_1" and "items".
         segments = scope["path"].removeprefix(CONVERSATIONS_PATH).split("/")[1:]
         method: str = scope["method"]
         body: Json = {}

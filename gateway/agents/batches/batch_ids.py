@@ -22,7 +22,7 @@ class RequestId(NamedTuple):
     batch_uid: str
     # The item's row: it stays when the item's agent is deleted, and its run goes.
     item_row: int
-    # As in `BatchItem.request_number`.
+    # The number that `BatchItem.request_number` has.
     number: int
 
     @classmethod

@@ -53,7 +53,7 @@ class PartResults:
         Raises: ProviderError if the results break off; the earlier ones are recorded first. Postponed if the batch was
             cancelled.
         """
-        # By custom id: a provider may repeat a result, and the last one counts.
+        # The results by custom id: a provider may repeat a result, and the last one counts.
         page: dict[str, PartResult] = {}
         try:
             async for result in results:

@@ -27,7 +27,7 @@ from gateway.dialects.fields import (
 from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.errors import BadRequest
 
-# As the setting `server.max_messages` by default: an agent's day. Finding the conversation takes about 10 us a message.
+# The default of `server.max_messages`: an agent's day. Finding the conversation takes about 10 us a message.
 MAX_MESSAGES = 5_000
 # The most frequent first, since each message's role is compared with them.
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")
