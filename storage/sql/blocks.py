@@ -170,7 +170,7 @@ async def undo_block(
 
     version: the version that the caller read, or None for any.
 
-    Raises: NotFound, WriteConflict.
+    Raises: NotFound, WriteConflict, BlockOverLimit.
 
     An undo is a new version that names the version it restored. The next undo goes on from the restored version, so
     undoing twice is not redoing. The version with which a forgetting ends names a restored version, too.

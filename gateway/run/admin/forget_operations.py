@@ -16,12 +16,12 @@ from msgspec import Struct
 
 from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import render_audited_facts, render_audited_part, render_audited_version
-from gateway.run.admin.memory_edits import COMMAND
+from gateway.run.admin.memory_edits import COMMAND, UNDO_OVER_LIMIT
 from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
-from storage.errors import NotFound, WriteConflict
+from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
 
@@ -240,6 +240,8 @@ class ForgetOperations:
         except NotFound as error:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
+        except BlockOverLimit as error:
+            raise BadRequest(UNDO_OVER_LIMIT, param="block") from error
         agent = await self.store.agents.find_by_id(agent_row)
         if agent is not None:
             what = render_audited_version(label, after.version)

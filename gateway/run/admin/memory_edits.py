@@ -26,6 +26,8 @@ from storage.sql.store import Store
 
 # Actors in the audit: the command line, and a person with a link.
 COMMAND, LINK = "command line", "link"
+# The reason of an undo that the limit of a block refuses, which has been lowered since.
+UNDO_OVER_LIMIT = "The text before the last change is longer than the block's limit now."
 
 
 class Editor(Struct, frozen=True):
@@ -96,6 +98,8 @@ class MemoryEdits(Struct, frozen=True):
         except NotFound as error:
             await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
             raise BadRequest("The block has no change left to undo.", param="version") from error
+        except BlockOverLimit as error:
+            raise BadRequest(UNDO_OVER_LIMIT, param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
         await self._audit(editor, "undo", uid, render_audited_version(label, undone.version))

@@ -17,6 +17,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.records import Agent, Scope
 from storage.sql.blocks import Blocks
+from storage.sql.statements import make_statement
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 
@@ -103,6 +104,28 @@ def test_a_block_is_edited_undone_and_brought_back(world: World) -> None:
 def test_a_value_over_the_limit_is_refused_with_both_numbers(world: World) -> None:
     with pytest.raises(BadRequest, match=r"40 characters at most, not 41"):
         world.gateway.call(edits(world).edit_block(OPERATOR, memory(world).uid, "human", "x" * 41, 1))
+
+
+@pytest.mark.both
+def test_an_undo_over_a_lowered_limit_says_so(world: World) -> None:
+    """It was refused as changed meanwhile, which another try cannot mend."""
+    uid, change, call = memory(world).uid, edits(world), world.gateway.call
+    call(change.edit_block(OPERATOR, uid, "human", "x" * 40, 1))
+    call(change.edit_block(OPERATOR, uid, "human", "Short.", 2))
+    lower = make_statement("a test's", "UPDATE blocks SET lim = 10 WHERE label = 'human'")
+
+    async def lower_limit() -> None:
+        await world.store.database.write(lambda connection: connection.run(lower))
+
+    call(lower_limit())
+    with pytest.raises(BadRequest, match="longer than the block's limit now") as refused:
+        call(change.undo_block(OPERATOR, uid, "human", 3))
+    assert refused.value.param == "version"
+    operations = make_operations(world.gateway.app.services.settings, world.store)
+    owner = {"project": "default", "profile": "helper", "user": "alice"}
+    with pytest.raises(BadRequest, match="longer than the block's limit now"):
+        call(operations.perform("memory-undo", {**owner, "block": "human"}))
+    assert world.block("alice").value == "Short."
 
 
 def test_a_block_that_models_may_not_write_is_the_operators(world: World) -> None:
