@@ -388,6 +388,29 @@ def test_an_answer_of_another_kind_is_named(
     assert "has answered in another form" in err or "did not answer /v1/agents/ with JSON" in err
 
 
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/v1/agents/import", {}),
+        ("/v1/agents/import", RawAnswer(b"[]")),
+        ("/v1/agents/import", {"agent_ids": [undashed(COOK)], "mnemogate": {"left_out": [[]]}}),
+        (f"/v1/agents/{COOK}", {"id": COOK, "managed_group": {"id": "group-1"}}),
+        (f"/v1/agents/{COOK}", RawAnswer(b"[]")),
+    ],
+)
+def test_an_answer_of_another_kind_is_the_gateways_and_the_next_agent_is_tried(
+    source: LettaServer, capsys: pytest.CaptureFixture[str], path: str, answer: Any
+) -> None:
+    with letta_server() as target:
+        target.tells = {path: answer}
+        to = ["--to", target.url, "--key", target.password, "--agent", COOK, "--agent", POSTMAN]
+        assert main(["from-letta", source.url, "--token", source.password, *to]) == 1
+    out, err = capsys.readouterr()
+    assert f"{target.url} has answered in another form than Mnemogate" in out
+    assert f"{POSTMAN} 'postman': not moved. {target.url}" in out
+    assert "0 moved, 0 here before, 2 not moved." in err
+
+
 def test_a_server_does_not_write_to_the_terminal(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -565,7 +588,7 @@ def test_an_agent_whose_gateway_died_before_it_had_a_sleeptime_agent_gets_one(
         patch.setattr(Registry, "change", refuses)
         assert move(world, source, "--agent", GARDENER, "--agent", COOK) == 1
     out = capsys.readouterr().out
-    assert "is here already, without its sleeptime agent. " in out
+    assert "is here already, perhaps without its sleeptime agent. " in out
     assert f"{COOK} 'cook': " in out
     assert move(world, source, "--agent", GARDENER) == 0
     assert "is here already, and has its sleeptime agent now\n" in capsys.readouterr().out

@@ -74,6 +74,10 @@ def letta_server(password: str = "old-password") -> Iterator[LettaServer]:
             self.end_headers()
             self.wfile.write(data)
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.do_GET()
+
         def log_message(self, *_: object) -> None:
             pass
 

@@ -93,12 +93,11 @@ class LettaMove:
 
     def _list_agents(self, agent_ids: Sequence[str]) -> list[_ListedAgent]:
         """Returns the agents to move. Raises: RequestFailed."""
-        with _expect_form_of_letta(self._source):
+        with _expect_form(self._source, "Letta 0.16"):
             states = list(map(upgrade_state, self._source.list_all("/v1/agents/", _WHOLE_AGENTS)))
             readers = {id for state in states for id in list_readers(state)}
             archives = {state["id"]: list(self._list_archives(state["id"])) for state in states}
-        lost = {*agent_ids} - {state["id"] for state in states}
-        if lost:
+        if lost := {*agent_ids} - {state["id"] for state in states}:
             raise RequestFailed(f"{self._source.url} has no agent {', '.join(sorted(lost))}.", 404)
         users = Counter(archive["id"] for agent_archives in archives.values() for archive in agent_archives)
         shared = {
@@ -127,7 +126,7 @@ class LettaMove:
                 self._outcome.already_there += 1
         except RequestFailed as error:
             self._outcome.failed += 1
-            what = "not moved" if here is None else "is here already, without its sleeptime agent"
+            what = "not moved" if here is None else "is here already, perhaps without its sleeptime agent"
             line = f"{what}. {error.message}"
         return line
 
@@ -142,19 +141,23 @@ class LettaMove:
 
     def _complete(self, here: Mapping[str, Any]) -> str:
         """Has a missing sleeptime agent made, after a gateway was killed. Returns a clause for the report, or ""."""
-        group = here.get("managed_group")
-        if group is None or group["agent_ids"]:
-            return ""
-        self._target.patch(f"/v1/agents/{here['id']}", {"enable_sleeptime": True})
+        with _expect_form(self._target, "Mnemogate"):
+            group = here.get("managed_group")
+            if group is None or group["agent_ids"]:
+                return ""
+            self._target.patch(f"/v1/agents/{here['id']}", {"enable_sleeptime": True})
         return ", and has its sleeptime agent now"
 
     def _move(self, listed: _ListedAgent) -> str:
         """Moves an agent. Returns a line of what was moved and what was not. Raises: RequestFailed."""
-        with _expect_form_of_letta(self._source):
+        with _expect_form(self._source, "Letta 0.16"):
             agent = self._read(listed)
             counts = _describe_counts(agent)
             models = {self._model} if self._model else _list_models(agent)
-            losses = _describe_losses(agent, self._import(agent))
+            servers = find_mcp_servers(agent.state)
+            agent_file = make_agent_file(agent)
+        with _expect_form(self._target, "Mnemogate"):
+            losses = _describe_losses(self._import(agent, agent_file), servers)
         self._outcome.models.update(models)
         return f"{counts}{losses}"
 
@@ -180,7 +183,7 @@ class LettaMove:
         ]
         return LettaAgent(state, messages, conversations, passages, files, listed.shared_archive)
 
-    def _import(self, agent: LettaAgent) -> list[str]:
+    def _import(self, agent: LettaAgent, agent_file: bytes) -> list[str]:
         """Imports an agent. Returns the names of the parts that the gateway leaves out, or cannot run.
 
         Raises: RequestFailed.
@@ -189,7 +192,7 @@ class LettaMove:
         fields = {"append_copy_suffix": "false", "override_existing_tools": "false"}
         if self._model is not None:
             fields["model"] = self._model
-        answer = self._target.send_file("/v1/agents/import", "agent.af", make_agent_file(agent), fields)
+        answer = self._target.send_file("/v1/agents/import", "agent.af", agent_file, fields)
         left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
         if answer["agent_ids"] != [ids.make_id("agent", ids.parse_uid("agent", agent.state["id"]) or "")]:
             raise RequestFailed(
@@ -201,14 +204,13 @@ class LettaMove:
 
 
 @contextmanager
-def _expect_form_of_letta(source: Server) -> Iterator[None]:
-    """Turns the errors of reading an answer that is not in Letta's form into RequestFailed."""
+def _expect_form(server: Server, form: str) -> Iterator[None]:
+    """Turns the errors of reading an answer that a server gave in another form into RequestFailed."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RequestFailed(
-            f"{source.url} has answered in another form than Letta 0.16: {error!r:.300}"
-        ) from error
+        message = f"{server.url} has answered in another form than {form}: {error!r:.300}"
+        raise RequestFailed(message) from error
 
 
 def _list_models(agent: LettaAgent) -> set[str]:
@@ -219,9 +221,11 @@ def _list_models(agent: LettaAgent) -> set[str]:
     return {str(model), *(record["model"] for record in records if record.get("model"))}
 
 
-def _describe_losses(agent: LettaAgent, left_out: Sequence[str]) -> str:
-    """Returns which parts of an agent the gateway leaves out or cannot run, to be added to a line; "": none."""
-    servers = find_mcp_servers(agent.state)
+def _describe_losses(left_out: Sequence[str], servers: Mapping[str, str]) -> str:
+    """Returns which parts of an agent the gateway leaves out or cannot run, to be added to a line; "": none.
+
+    servers: the MCP servers of the agent's tools, by the tool's name.
+    """
     idle = [_IDLE_TOOL.sub(r"\1 (\2)", tool) for tool in left_out if _IDLE_TOOL.fullmatch(tool)]
     lost = [
         f"{tool} (of the MCP server {servers[tool]!r})" if tool in servers else tool
