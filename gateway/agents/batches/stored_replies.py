@@ -17,7 +17,7 @@ from gateway.core.turn import commands
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
-from gateway.run.tools.toolbox import ToolAnswer, Toolbox, make_failed_answer, run_tool
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tool
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream_call import UpstreamCall
 
@@ -89,7 +89,7 @@ class ReplayedTools:
             for result in self.rounds[number]["results"]:
                 if result["call_id"] == call.call_id:
                     return replace(ToolAnswer(*result["answer"]), shown=result.get("shown", {}))
-            return make_failed_answer(INTERRUPTED_RESULT)  # a call that was not allowed has no result
+            return ToolAnswer.failed(INTERRUPTED_RESULT)  # a call that was not allowed has no result
         async with self.slots:
             answer = await run_tool(self.inner, call)
         stored = [answer.content, answer.status, answer.stdout, answer.stderr]

@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
@@ -81,13 +81,13 @@ async def perform_call(sends: SendsToAgents, call: RunTool, max_chars: int) -> T
         match_some = tuple(map(str, arguments.get("match_some") or ()))
         answers = await sends.ask_tagged(match_all, match_some, text)
         if not answers:
-            return make_failed_answer("Error: no other agent has these tags. Nothing was sent.")
+            return ToolAnswer.failed("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_render_answers(answers, max_chars))
     other_agent = str(arguments["other_agent_id"])
     is_async = call.name == SEND_ASYNC
     answer = await (sends.send if is_async else sends.ask)(other_agent, text)
     if answer.error:
-        return make_failed_answer(f"Error: {answer.error}")
+        return ToolAnswer.failed(f"Error: {answer.error}")
     if is_async:
         return ToolAnswer(f"Sent to {answer.name}.")
     return ToolAnswer(_cut_text(answer.text, max_chars) or f"{answer.name} answered without words.")

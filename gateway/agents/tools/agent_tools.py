@@ -41,7 +41,6 @@ from gateway.run.tools.toolbox import (
     ForeignCall,
     ToolAnswer,
     cut_result,
-    make_failed_answer,
     max_result_chars,
 )
 from storage.batch_records import make_call_origin
@@ -102,13 +101,13 @@ class AgentTools:
         arguments, fault = await check_arguments(children, call.name, parameters, call.arguments)
         if fault is not None:
             # The fault may quote the arguments.
-            return _sanitize(make_failed_answer(fault))
+            return _sanitize(ToolAnswer.failed(fault))
         call = replace(call, arguments=arguments)
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
                 return await self._perform_once(call, partial(self._ask_agent, call))
             if (wrong_number := number_error(call.name, arguments)) is not None:
-                return make_failed_answer(wrong_number)
+                return ToolAnswer.failed(wrong_number)
             return self._cut(await self._run_built_in(call), RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))
         # Only the answer of a chat completion still has changed blocks. They become edits of its turn outside of the
@@ -199,7 +198,7 @@ class AgentTools:
                 return memory.remember(call.call_id, passage)
             case ToolUse.SEARCH:
                 lookup = read_lookup(name, arguments, memory.now(), self.spec.definition.timezone)
-                return make_failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
+                return ToolAnswer.failed(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
             case ToolUse.SEARCH_FILES:
                 files = FileTools(
                     memory.store, memory.context.agent, self.defined_tools.children, memory.embed_query
@@ -214,7 +213,7 @@ class AgentTools:
         """Performs the edits of a call, which may be several."""
         edits = read_edit_calls(call.name, call.arguments)
         if isinstance(edits, str):
-            return make_failed_answer(edits)
+            return ToolAnswer.failed(edits)
         results = [
             self.memory.edit(call.call_id, edit.op, edit.label, edit.arguments, number=n)
             for n, edit in enumerate(edits)

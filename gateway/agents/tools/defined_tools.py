@@ -12,7 +12,7 @@ from gateway.agents.tools.sandbox import Sandbox
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.agents.tools.webhook import Webhooks
 from gateway.core.definition import McpServerDefinition, ToolDefinition
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, make_failed_answer, make_unsent_answer
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import ToolSettings
 from storage.records import DefinitionKind
 from storage.sql.store import Store
@@ -60,12 +60,12 @@ class DefinedTools:
         if (source := McpToolSource.of(tool)) is not None:
             server = await self._store.definitions.find(call.project, DefinitionKind.MCP, source.server)
             if server is None:
-                return make_failed_answer(f"Error: the server of {call.tool} was deleted. Nothing was done.")
+                return ToolAnswer.failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
             try:
                 secrets = await self.secrets.of(server)
             except SecretFault as error:
-                return make_unsent_answer(call.tool, error)
+                return ToolAnswer.unsent(call.tool, error)
             return await self.mcp.call_tool(
                 McpServerDefinition.of(server.body), source.tool, call.arguments, secrets
             )
-        return make_failed_answer(NOT_RUN.format(name=call.tool))
+        return ToolAnswer.failed(NOT_RUN.format(name=call.tool))

@@ -11,7 +11,7 @@ from msgspec import Struct
 from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
-from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import StoreError
 from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
@@ -62,7 +62,7 @@ class FileTools(Struct, frozen=True):
                 return await self._search(folders, str(arguments["query"]), arguments.get("limit") or 5)
             return await self._grep(folders, arguments)
         except StoreError:
-            return make_failed_answer(SEARCH_UNAVAILABLE)
+            return ToolAnswer.failed(SEARCH_UNAVAILABLE)
 
     async def _load_folder_names(self) -> dict[int, str]:
         """Returns the names of the attached folders by their rows."""
@@ -104,10 +104,10 @@ class FileTools(Struct, frozen=True):
         """Returns the lines of the files that a pattern matches."""
         pattern, include = str(arguments["pattern"]), arguments.get("include")
         if not pattern or len(pattern) > PATTERN_CHARS:
-            return make_failed_answer(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
+            return ToolAnswer.failed(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
         if include and len(str(include)) > PATTERN_CHARS:
             # Python caches thousands of compiled globs, so a long one would take memory for long.
-            return make_failed_answer(f"Error: `include` has {PATTERN_CHARS} characters at most.")
+            return ToolAnswer.failed(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
@@ -123,10 +123,10 @@ class FileTools(Struct, frozen=True):
             pattern_error = await self._collect_matches(pattern, included, skip + MATCHES + 1, matches)
         except OutOfBounds:
             if len(matches) <= skip:
-                return make_failed_answer(FILE_TOO_LONG)
+                return ToolAnswer.failed(FILE_TOO_LONG)
         else:
             if pattern_error:
-                return make_failed_answer(f"Error: this is no regular expression: {pattern_error}.")
+                return ToolAnswer.failed(f"Error: this is no regular expression: {pattern_error}.")
         return ToolAnswer(_render(matches, skip, arguments.get("context_lines")))
 
     async def _collect_matches(

@@ -24,7 +24,7 @@ from gateway.agents.core.mcp_server import MASK, McpSecrets
 from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.agents.tools.mcp_report import SessionReport
 from gateway.core.definition import MAX_SCHEMA_BYTES, McpServerDefinition
-from gateway.run.tools.toolbox import ToolAnswer, make_lost_answer, make_unsent_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class McpServers:
             # A result counts even if the end of its session has failed.
             if result is None:
                 may_be_done = is_sent and not isinstance(error, McpRefusal)
-                return make_lost_answer(tool, error) if may_be_done else make_unsent_answer(tool, error)
+                return ToolAnswer.lost(tool, error) if may_be_done else ToolAnswer.unsent(tool, error)
         assert result is not None  # a session that ends without a result raises
         texts = [_read_text(content) for content in result.content]
         if not texts and result.structured_content is not None:

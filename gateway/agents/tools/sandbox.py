@@ -35,7 +35,7 @@ from gateway.agents.tools.process_memory import can_be_counted, measure_memory
 from gateway.agents.tools.sandbox_probe import PROBE
 from gateway.agents.tools.syscall_filter import filter_program
 from gateway.core import exact_json
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
 _MB = 1024 * 1024
@@ -92,7 +92,7 @@ class Sandbox:
         """Calls the last function of the source. Returns the function's result as text, with what it printed."""
         refusal = await self.refusal()
         if refusal is not None:
-            return make_failed_answer(f"Error: {call.tool} cannot be run. {refusal}")
+            return ToolAnswer.failed(f"Error: {call.tool} cannot be run. {refusal}")
         work = {"source": source, "arguments": call.arguments, "agent": _agent_state(call)}
         async with self._slots:
             ended = await self._perform(work, self._timeout_s)

@@ -17,9 +17,6 @@ from gateway.core import exact_json
 from gateway.run.tools.toolbox import (
     ForeignCall,
     ToolAnswer,
-    make_failed_answer,
-    make_lost_answer,
-    make_unsent_answer,
 )
 from gateway.settings import SECRET_PREFIX
 
@@ -56,16 +53,16 @@ class Webhooks:
         try:
             status, content = await self._send(url, call.key, body)
         except TimeoutError:
-            return make_failed_answer(
+            return ToolAnswer.failed(
                 f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
             )
         except ReplyFault as error:
-            return make_lost_answer(call.tool, error)
+            return ToolAnswer.lost(call.tool, error)
         except HostError as error:
-            return make_unsent_answer(call.tool, error)
+            return ToolAnswer.unsent(call.tool, error)
         text = content.decode("utf-8", "replace")
         if not 200 <= status < 300:
-            return make_failed_answer(
+            return ToolAnswer.failed(
                 f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}"
             )
         return ToolAnswer(text)

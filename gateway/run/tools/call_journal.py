@@ -20,7 +20,7 @@ import orjson
 from gateway.core import exact_json
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import StoreError
 from storage.records import RunTextKind
 
@@ -73,12 +73,12 @@ class CallJournal:
         digest = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
         key = call.call_id, digest
         if key in self.answers:
-            return self.answers[key] or make_failed_answer(INTERRUPTED_RESULT)
+            return self.answers[key] or ToolAnswer.failed(INTERRUPTED_RESULT)
         seq, self.seq = self.seq, self.seq + 1
         entry = orjson.dumps({"id": call.call_id, "what": digest})
         if not (await self._store_replies() and await self.add(RunTextKind.CALL, seq, entry)):
             # The turn does not go on in this process: it has ended, or another process has taken it over.
-            return make_failed_answer(INTERRUPTED_RESULT)
+            return ToolAnswer.failed(INTERRUPTED_RESULT)
         return await perform_and_store(perform, partial(self.add, RunTextKind.RESULT, seq))
 
     async def _store_replies(self) -> bool:

@@ -27,7 +27,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
-from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.listing import PassageFilter
 from storage.records import Agent, MemoryEdit, Message, Passage, Vector
 from storage.sql.store import Store
@@ -88,10 +88,10 @@ class MemoryTools(Struct, frozen=True):
         name = self.context.offered[call.name]
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
-            return make_failed_answer(READ_ONLY_ERROR)
+            return ToolAnswer.failed(READ_ONLY_ERROR)
         error = find_argument_error(name, call.arguments)
         if error is not None:
-            return make_failed_answer(error)
+            return ToolAnswer.failed(error)
         arguments = drop_unknown_arguments(name, call.arguments)
         if tool.sources:
             return await self.look_up(_make_lookup(tool.sources, arguments))
@@ -125,16 +125,16 @@ class MemoryTools(Struct, frozen=True):
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
-            return make_failed_answer("Error: there is no text to keep. Nothing was done.")
+            return ToolAnswer.failed("Error: there is no text to keep. Nothing was done.")
         self.block_edits.edits.append(self._make_edit(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
         """Stores a fact. It is recalled when it fits a message, and a search of the whole memory finds it."""
         if not make_fact_key(fact):
-            return make_failed_answer("Error: there is no fact to keep. Nothing was done.")
+            return ToolAnswer.failed("Error: there is no fact to keep. Nothing was done.")
         if len(fact) > FACT_CHARS:
-            return make_failed_answer(
+            return ToolAnswer.failed(
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import StoreError
 from storage.fusion import interleave
 
@@ -61,4 +61,4 @@ def make_answer(lines: Sequence[str], failure: str, *, is_incomplete: bool) -> T
     """
     if not is_incomplete:
         return ToolAnswer("\n".join(lines) or "Nothing was found.")
-    return ToolAnswer("\n".join([*lines, INCOMPLETE])) if lines else make_failed_answer(failure)
+    return ToolAnswer("\n".join([*lines, INCOMPLETE])) if lines else ToolAnswer.failed(failure)

@@ -68,22 +68,22 @@ class ToolAnswer(Struct, frozen=True):
     def load(cls, data: bytes) -> ToolAnswer:
         return msgspec.json.decode(data, type=cls)
 
+    @classmethod
+    def failed(cls, content: str) -> ToolAnswer:
+        return cls(content, "error")
 
-def make_failed_answer(content: str) -> ToolAnswer:
-    return ToolAnswer(content, "error")
+    @classmethod
+    def unsent(cls, tool: str, reason: object) -> ToolAnswer:
+        """Returns the answer to a call that was not sent. reason: ends a sentence, without its full stop."""
+        return cls(f"Error: {tool} cannot be called: {reason}.", "error", was_sent=False)
 
+    @classmethod
+    def lost(cls, tool: str, reason: object) -> ToolAnswer:
+        """Returns the answer to a call that was sent, and has no reply that can be read.
 
-def make_unsent_answer(tool: str, reason: object) -> ToolAnswer:
-    """Returns the answer to a call that was not sent. reason: ends a sentence, without its full stop."""
-    return ToolAnswer(f"Error: {tool} cannot be called: {reason}.", "error", was_sent=False)
-
-
-def make_lost_answer(tool: str, reason: object) -> ToolAnswer:
-    """Returns the answer to a call that was sent, and has no reply that can be read.
-
-    reason: ends a clause, without a full stop.
-    """
-    return make_failed_answer(f"Error: {tool} was called, but {reason}. It may have been done.")
+        reason: ends a clause, without a full stop.
+        """
+        return cls.failed(f"Error: {tool} was called, but {reason}. It may have been done.")
 
 
 def max_result_chars(tool_chars: int, window_tokens: int | None) -> int:
@@ -160,7 +160,7 @@ class NoTools:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        return make_failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))
+        return ToolAnswer.failed(NOT_AVAILABLE_ERROR.format(name=call.name))
 
 
 NO_TOOLS = NoTools()
@@ -221,7 +221,7 @@ async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt | None
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     """Runs one call. Returns its answer; for an exception, an error without details."""
     if not toolbox.owns(call.name):
-        return make_failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))
+        return ToolAnswer.failed(NOT_AVAILABLE_ERROR.format(name=call.name))
     try:
         return await toolbox.run(call)
     except StoreError as error:
@@ -229,4 +229,4 @@ async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     except Exception:
         _log.exception("A tool failed by a fault in the gateway; the model got an error.")
     # A tool that fails must not end the turn: the model answers without its result.
-    return make_failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))
+    return ToolAnswer.failed(NOT_AVAILABLE_ERROR.format(name=call.name))

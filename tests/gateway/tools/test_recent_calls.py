@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.recent_calls import MAX_RESULTS, RecentCalls
-from gateway.run.tools.toolbox import ToolAnswer, make_unsent_answer
+from gateway.run.tools.toolbox import ToolAnswer
 
 
 class Tool:
@@ -81,7 +81,7 @@ async def test_what_did_not_reach_its_tool_is_tried_again(tool: Tool) -> None:
     recent = RecentCalls()
 
     async def unreachable() -> ToolAnswer:
-        return make_unsent_answer("buy", "it could not be reached")
+        return ToolAnswer.unsent("buy", "it could not be reached")
 
     assert (await recent.for_turn("here").perform_once(call(), unreachable)).status == "error"
     assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("1")

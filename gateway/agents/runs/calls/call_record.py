@@ -19,7 +19,7 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.tools.call_journal import perform_and_store
-from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.records import Agent, Exchange, RunStep, RunTextKind, WaitKind
 from storage.sql.store import Store
 
@@ -53,7 +53,7 @@ class CallRecord(Struct, frozen=True):
             stored = await texts.load_texts(*rows, RunTextKind.RESULT, after=outcome_number - 1, limit=1)
             if stored and stored[0].seq == outcome_number:
                 return ToolAnswer.load(stored[0].data)
-            return make_failed_answer(INTERRUPTED_RESULT)
+            return ToolAnswer.failed(INTERRUPTED_RESULT)
         store_result = partial(texts.add_text, *rows, RunTextKind.RESULT, outcome_number)
         return await perform_and_store(perform, store_result)
 
