@@ -17,6 +17,7 @@ from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of, plain, unmarked
+from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
 from tests.gateway.sdk import agent, remember
@@ -650,6 +651,16 @@ def test_the_audit_offers_the_people_whom_a_part_of_a_name_finds(
         assert operator.twin("audit?user=maria")["items"] == []
         other = operator_of(world, "shop")
         assert "maria.keller" not in other.get("audit?user=maria").body.decode()
+
+
+def test_the_audit_names_the_application_for_a_link_that_it_made(operator: Operator) -> None:
+    """A link that the application had made without a key was "the person, by a link", who had none yet."""
+    speak(operator.world, "Hello.")
+    person_of(operator.world).page("")
+    rows = operator.get("audit").body.decode().partition("<tbody>")[2].split("<tr>")[1:]
+    acts = [re.findall(r'scope="row">(.*?)</th>\s*<td data-name="action">(.*?)</td>', row)[0] for row in rows]
+    done_by = {action: plain(who) for who, action in acts}
+    assert (done_by["link create"], done_by["read"]) == ("the application", "the person, by a link")
 
 
 @pytest.mark.both
