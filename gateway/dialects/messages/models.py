@@ -49,8 +49,9 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
 
 def _render_time(seconds: object) -> str:
     """Returns a time in Anthropic's form. seconds: since the epoch; anything that is no time counts as the epoch."""
+    number = seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else 0
     try:
-        time = datetime.fromtimestamp(seconds if isinstance(seconds, int) else 0, UTC)
+        time = datetime.fromtimestamp(number, UTC)
     except (ValueError, OverflowError, OSError):  # some servers give milliseconds
         time = datetime.fromtimestamp(0, UTC)
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")

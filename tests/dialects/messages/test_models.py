@@ -17,6 +17,11 @@ MODELS = [{"id": f"m-{n}"} for n in range(30)]
     ("created", "shown"),
     [
         (1_700_000_000, "2023-11-14T22:13:20Z"),
+        (1_700_000_000.0, "2023-11-14T22:13:20Z"),
+        (1_700_000_000.9, "2023-11-14T22:13:20Z"),
+        (float("nan"), EPOCH),
+        (float("inf"), EPOCH),
+        (True, EPOCH),
         (1_700_000_000_000, EPOCH),  # milliseconds, which some servers give
         (-(10**18), EPOCH),
         (2**63, EPOCH),
