@@ -194,10 +194,9 @@ class LettaMove:
             fields["model"] = self._model
         answer = self._target.send_file("/v1/agents/import", "agent.af", agent_file, fields)
         left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
-        if answer["agent_ids"] != [ids.make_id("agent", ids.parse_uid("agent", agent.state["id"]) or "")]:
-            raise RequestFailed(
-                f"{self._target.url} is no gateway that keeps ids: it made {answer['agent_ids']}."
-            )
+        made_ids = answer["agent_ids"]
+        if made_ids != [ids.make_id("agent", ids.parse_uid("agent", agent.state["id"]) or "")]:
+            raise RequestFailed(f"{self._target.url} is no gateway that keeps ids: it made {made_ids}.")
         if any(conversation.record.get("isolated_block_ids") for conversation in agent.conversations):
             left_out.append("isolated blocks of conversations")
         return left_out

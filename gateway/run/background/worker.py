@@ -4,9 +4,10 @@ It sleeps until something falls due or it is woken; it never polls. A handler is
 `JobContext` and may be ended at any await. What must not be done twice is a step of the job:
 
     async def learn(job: JobContext) -> None:
-        reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
-        await job.finish(store.facts.learn_effect(job.agent, reply))  # facts, cursor, end of the job: one transaction
+        reply = await job.step("ask", lambda: ask(job.payload))  # journaled: not asked again after a crash
+        await job.finish(make_effect(job.agent_row, reply))  # what is learned and the job's end: one transaction
 
+`ask` returns bytes, and `make_effect` an `Effect`, as `Facts.learn_effect` does.
 A handler that fails is tried again, each time later, until its job is a dead letter. The jobs of its serial group wait
 meanwhile. Texts of foreign errors never reach the database or the log, since they may have a user's words.
 """
