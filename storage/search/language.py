@@ -17,6 +17,7 @@ from storage.search.word_degrees import (
     LANGUAGES,
     LAST_LINE,
     load_degrees,
+    pack_degree,
     pack_degrees,
     read_degrees,
     unpack_degrees,
@@ -43,8 +44,7 @@ def detect_language(words: Sequence[str]) -> str:
     German and 21% of the others' are taken for another language; with common words alone 0, 64 and 76%.
     """
     first_words = dict.fromkeys(words[:_LANGUAGE_WORDS])
-    # English is the first language, so its score is in the lowest bits.
-    lead = _ENGLISH_LEAD if any(map(_ENGLISH_LETTER.search, first_words)) else 0
+    lead = pack_degree(_ENGLISH_LEAD, "en") if any(map(_ENGLISH_LETTER.search, first_words)) else 0
     scores = unpack_degrees(sum(map(_measure_likelihood, first_words), lead))
     return LANGUAGES[scores.index(max(scores))]
 

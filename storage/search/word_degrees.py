@@ -46,7 +46,7 @@ _DEGREE_BITS, _DEGREE_MASK = 16, 0xFFFF
 _DEGREES = Struct(f"<{len(LANGUAGES)}H")
 
 
-def _pack_degree(degree: int, language: str) -> int:
+def pack_degree(degree: int, language: str) -> int:
     """Returns a degree in one language, packed. It is 0 in the others."""
     return degree << _DEGREE_BITS * LANGUAGES.index(language)
 
@@ -70,7 +70,7 @@ def read_degrees(table: Path, last_line: int) -> dict[str, int]:
     """Returns the degree of each term of a table in each language, packed. last_line: the highest line number."""
     degrees: dict[str, int] = {}
     for language, line, *terms in _read_lines(table):
-        degree = _pack_degree(last_line + 1 - int(line), language)
+        degree = pack_degree(last_line + 1 - int(line), language)
         degrees.update((term, degrees.get(term, 0) + degree) for term in terms)
     return degrees
 
@@ -84,8 +84,8 @@ def load_degrees() -> dict[str, int]:
     degrees = read_degrees(_COMMON_WORDS, LAST_LINE)
     for language, words in _PHRASES.items():
         for term in words_of(" ".join(words)):
-            others = degrees.get(term, 0) & ~_pack_degree(_DEGREE_MASK, language)
-            degrees[term] = others | _pack_degree(MAX_DEGREE, language)
+            others = degrees.get(term, 0) & ~pack_degree(_DEGREE_MASK, language)
+            degrees[term] = others | pack_degree(MAX_DEGREE, language)
     # Few of these large numbers differ. One object for all equal numbers saves memory.
     distinct = {packed: packed for packed in degrees.values()}
     return {term: distinct[packed] for term, packed in degrees.items()}
