@@ -294,7 +294,10 @@ class Forgetting(StoreGroup):
         return await self._await_write(self._database.write(write), notify_paused)
 
     def when_gone(self, listener: Callable[[], None]) -> None:
-        """Registers a function that is called at the end of each forgetting, in any process, and of each pause."""
+        """Registers a function that is called at the end of each forgetting and each pause, in any process.
+
+        A forgetting that another process begins calls it as well.
+        """
         self._gone_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
