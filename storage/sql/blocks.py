@@ -221,7 +221,10 @@ class Blocks(StoreGroup):
     async def list_revisions(
         self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> tuple[Revision, ...]:
-        """Returns the newest values that the block had before a version, newest first."""
+        """Returns the newest values that the block had before a version, newest first.
+
+        Forgotten versions are included: their origin is `FORGOTTEN_ORIGIN`.
+        """
         rows = await connection.rows(SQL["block_history_list"], (block_row, before, limit))
         return tuple(map(make_revision, rows))
 

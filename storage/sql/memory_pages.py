@@ -289,7 +289,10 @@ class MemoryPages(StoreGroup):
     async def list_versions(
         self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 50
     ) -> builtins.list[Revision]:
-        """Returns a page of the values that a block had. before: the last version of the page before."""
+        """Returns a page of the values that a block had, newest first, without the forgotten versions.
+
+        before: the last version of the previous page.
+        """
         rows = await connection.rows(SQL["versions"], (block_row, before, limit))
         return [make_revision(row) for row in rows]
 
