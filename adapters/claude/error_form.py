@@ -67,7 +67,7 @@ def to_openai(body: Json) -> Json | None:
     return {"error": openai_error, **other_fields}
 
 
-def error_under_success(body: Json) -> Json | None:
+def find_error_under_success(body: Json) -> Json | None:
     """Returns the error that a server has sent with the status of a success, in OpenAI's form; None: there is none."""
     return to_openai(body) if body.get("type") == "error" else None
 

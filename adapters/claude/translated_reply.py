@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import orjson
 
 from adapters.base import ModelReply
-from adapters.claude.error_form import error_under_success, translate_error_body
+from adapters.claude.error_form import find_error_under_success, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import make_native_reply, translate_message
 from adapters.claude.stream import StreamTranslator
@@ -44,7 +44,7 @@ class TranslatedReply(WholeReply):
             return translate_error_body(body)
         try:
             value = read_json_exactly(body)
-            return orjson.dumps(error_under_success(value) or self._translate_body(value))
+            return orjson.dumps(find_error_under_success(value) or self._translate_body(value))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(self._complaint) from error
 
@@ -140,7 +140,7 @@ class _NativeReply(WholeReply):
         body = await self._reply.read(limit_bytes)
         try:
             message = read_json_exactly(body)
-            if error_under_success(message) is not None:
+            if find_error_under_success(message) is not None:
                 return body
             completion = translate_to_completion(message, self._created, self._first_block_index)
             completion["choices"][0]["message"][NATIVE_REPLY] = make_native_reply(message)
