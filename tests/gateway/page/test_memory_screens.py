@@ -1475,15 +1475,15 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
 def test_a_correction_that_is_redone_is_not_called_undone(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     numbers = learn(operator.world, agent, "The train leaves on 5 May.")
-    for day, word in ((4, None), (5, "Undone"), (4, "Redone"), (5, "Undone")):
+    for day, word in ((4, None), (5, "Undone"), (4, "Done"), (5, "Undone")):
         form = {"text": f"The train leaves on {day} May."}
         numbers.append(operator.twin(f"m/{agent.uid}/f/{numbers[-1]}/correct", form)["seq"])
         shown = page(operator, f"m/{agent.uid}/f/{numbers[-1]}")
         expected = [f"{word}: what fact {numbers[-3]} said is true again."] if word else []
-        assert re.findall(r"(?:Un|Re)done: what .*? again\.", plain(shown)) == expected
+        assert re.findall(r"(?:Und|D)one: what .*? again\.", plain(shown)) == expected
         shown = person_of(operator.world).page(f"/f/{numbers[-1]}")
         expected = [f"{word}: what it said before is true again."] if word else []
-        assert re.findall(r"(?:Un|Re)done: what .*? again\.", plain(shown)) == expected
+        assert re.findall(r"(?:Und|D)one: what .*? again\.", plain(shown)) == expected
 
 
 def test_a_correction_that_was_taken_back_is_named_so_and_can_be_erased(operator: Operator) -> None:

@@ -262,7 +262,7 @@ def test_an_undo_shows_where_its_words_are_and_does_not_call_them_wrong(operator
     again = operator.twin(f"{memory}/f/{new}/correct", {"text": "My sister is Anu.", "undo": True})["seq"]
     shown = page(operator, f"{memory}/f/{again}")
     assert "Where the old words still are" in shown
-    assert "Undone: what fact " in shown
+    assert "Done: what fact " in shown
     assert ">Undo the correction</button>" in shown
 
 
@@ -409,7 +409,7 @@ def test_a_text_that_was_true_before_is_saved_as_a_correction_unless_the_undo_se
     assert correct(int(corrected[3:]), text="Alice lives in Zurich.") == typed
     undone = correct(int(typed[3:].partition("?")[0]), text="Alice lives in Winterthur.", undo="true")
     shown = read(undone)
-    assert "Undone: " in shown
+    assert "Done: " in shown
     assert "1 message still says “Zurich”." in shown  # what was written by hand is true again
 
 
