@@ -8,14 +8,20 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 from typing import Annotated, ClassVar
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
+from gateway.page.memory_access import (
+    OPERATOR_ROUTES,
+    MemoryAccess,
+    MemoryRoutes,
+    make_access,
+    read_sought_words,
+)
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.screen import (
@@ -122,7 +128,7 @@ class _BlockScreens(Struct, frozen=True):
                     return await self._redirect(request, access)  # the form was sent twice
                 parts = await asyncio.to_thread(diff_words, form.value, block_page.block.value)
                 conflict = shorten_diff(parts)
-            words = _read_sought_words(request, access, block_page)
+            words = read_sought_words(request, access.path("b", block_page.block.label))
             refused = _RefusedEdit(form.value, conflict)
             return await self._make_view(block_page, access, words=words, error=error, refused_edit=refused)
         return await self._redirect(request, access, UNCHANGED if block.version == form.version else SAVED)
@@ -252,7 +258,7 @@ class _BlockScreens(Struct, frozen=True):
     ) -> ActionResult:
         """Answers a change that was made: for a program the block, for a browser a redirect to its screen."""
         block_page = await self._read_block_page(request, access)
-        words = _read_sought_words(request, access, block_page)
+        words = read_sought_words(request, access.path("b", block_page.block.label))
         query = f"?words={quote(words, safe='')}" if words else ""
         return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + fragment)
 
@@ -287,14 +293,6 @@ def _was_done(block_page: BlockPage, form: UndoForm) -> bool:
     if isinstance(form, RestoreForm):
         return newest.restores == form.to
     return newest.restores is not None  # an undo brings back a version that its form does not name
-
-
-def _read_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:
-    """Returns the words that led to the screen with the form of a change (`BlockQuery.words`); "": none did."""
-    path, _, query = request.referrer.partition("?")
-    if path != access.path("b", block_page.block.label):
-        return ""
-    return next(iter(parse_qs(query).get("words", ())), "")
 
 
 def _diff_versions(block_page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:

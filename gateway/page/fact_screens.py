@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlencode
 
 from msgspec import Struct
 
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
+from gateway.page.memory_access import (
+    OPERATOR_ROUTES,
+    MemoryAccess,
+    MemoryRoutes,
+    make_access,
+    read_sought_words,
+)
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
@@ -26,6 +33,8 @@ class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):
     back: str = ""
     # The fact was just typed, and has the text of an earlier fact by that: no correction was taken back.
     typed: bool = False
+    # The words of a search for what is wrong, which led here; "": nothing was searched for.
+    words: str = ""
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,10 +70,13 @@ class _FactScreens(Struct, frozen=True):
         await request.note_read(access.uid)
         if request.is_twin:
             return access.twin(page)
-        return await self._make_view(access, page, back=safe_next(query.back), is_typed=query.typed)
+        return await self._make_view(
+            access, page, back=safe_next(query.back), is_typed=query.typed, words=query.words
+        )
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = make_access(request), _read_fact_seq(request)
+        words = read_sought_words(request, access.path("f", seq))
         try:
             new_fact = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
@@ -72,9 +84,9 @@ class _FactScreens(Struct, frozen=True):
             next_fact = page.after
             is_resent = next_fact is not None and next_fact.text == " ".join(form.text.split())
             if next_fact is not None and is_resent and not request.is_twin:
-                return await self._redirect(access, next_fact.seq, form)
-            return await self._make_view(access, page, unsaved_text=form.text, error=error)
-        return await self._redirect(access, new_fact.seq, form)
+                return await self._redirect(access, next_fact.seq, form, words)
+            return await self._make_view(access, page, unsaved_text=form.text, error=error, words=words)
+        return await self._redirect(access, new_fact.seq, form, words)
 
     async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
         access, seq = make_access(request), _read_fact_seq(request)
@@ -97,14 +109,19 @@ class _FactScreens(Struct, frozen=True):
         screen = request.referrer or access.path("f", seq)
         return ActionResult(access.filter(page.fact), screen + ALWAYS_SAVED)
 
-    async def _redirect(self, access: MemoryAccess, seq: int, form: CorrectForm) -> ActionResult:
-        """Answers a correction that was made. seq: the number of the new fact."""
+    async def _redirect(self, access: MemoryAccess, seq: int, form: CorrectForm, words: str) -> ActionResult:
+        """Answers a correction that was made.
+
+        seq: the number of the new fact.
+        words: as in `FactQuery`.
+        """
         page = await self.views.facts.show(access.project, access.uid, seq)
-        query = ""
+        query = {"words": words} if words else {}
         if not form.undo:
             replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
-            query = "?typed=1" if _find_restored(page, replaced) else ""
-        return ActionResult(access.filter(page.fact), access.path("f", seq) + query + SAVED)
+            query |= {"typed": "1"} if _find_restored(page, replaced) else {}
+        screen = access.path("f", seq) + ("?" + urlencode(query) if query else "")
+        return ActionResult(access.filter(page.fact), screen + SAVED)
 
     async def _make_view(
         self,
@@ -115,11 +132,12 @@ class _FactScreens(Struct, frozen=True):
         error: GatewayError | None = None,
         back: str = "",
         is_typed: bool = False,
+        words: str = "",
     ) -> View:
         """Returns the screen.
 
         unsaved_text, error: the text of a correction that was refused, and why.
-        back, is_typed: as in `FactQuery`.
+        back, is_typed, words: as in `FactQuery`.
         """
         name = await self.views.get_name(access.project, access.uid)
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
@@ -139,6 +157,7 @@ class _FactScreens(Struct, frozen=True):
             error,
             unsaved_text=unsaved_text,
             back=back,
+            sought_words=words,
             memory_name=name,
             restored=restored,
             is_undone=is_undone,

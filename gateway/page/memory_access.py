@@ -6,6 +6,7 @@ Both have the same screens, under paths of their own. The access decides what th
 from __future__ import annotations
 
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 from msgspec import Struct
 from msgspec.structs import fields, replace
@@ -110,6 +111,15 @@ def make_access(request: ScreenRequest) -> MemoryAccess:
         )
     base = ("me", str(request.params["token"]))
     return MemoryAccess(link.memory_uid, base=base, editor=visitor.editor, rights=link.rights, may_write=True)
+
+
+def read_sought_words(request: ScreenRequest, screen: str) -> str:
+    """Returns the words of the search that led to the screen with the form of a change; "": none did.
+
+    screen: the path of the screen, relative to /ui/. Its query has them as `words`.
+    """
+    path, _, query = request.referrer.partition("?")
+    return next(iter(parse_qs(query).get("words", ())), "") if path == screen else ""
 
 
 class MemoryRoutes(Struct, frozen=True):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 import pytest
 
@@ -332,6 +332,32 @@ def test_a_correction_that_keeps_all_old_words_says_that_nothing_was_looked_for(
     assert f'href="../../../{memory}/words"' in saved
     added = operator.twin(f"{memory}/facts", {"text": "Likes tea."})["seq"]
     assert "Messages that say otherwise" not in page(operator, f"{memory}/f/{added}")
+
+
+def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Operator) -> None:
+    """Its links opened an empty search, though the visitor came from one for "peanuts"."""
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    memory = f"m/{agent.uid}"
+    (wrong,) = learn(operator.world, agent, "Maria is allergic to peanuts.")
+    fact = f"{memory}/f/{wrong}"
+    found = page(operator, f"{memory}/words?q=peanuts")
+    links = re.findall(rf'href="../../({fact}[^"]*)"', found)
+    assert links == [f"{fact}?words=peanuts", f"{fact}?words=peanuts#correct"]
+    for words, text in (("peanuts", "Maria's nephew"), ("nuts & “peanuts”", "Maria's other nephew")):
+        sent = operator.send_form(
+            f"{fact}/correct",
+            {"text": f"{text} is allergic to peanuts."},
+            cookie=operator.cookie,
+            referer=f"http://{operator.host}/ui/{fact}?words={quote(words)}",
+        )
+        (screen,) = re.findall(rf"{memory}/f/.*(?=#saved)", sent.headers["location"])
+        fact, saved = screen.partition("?")[0], unescape(page(operator, screen))
+        for search, name in (
+            ("words", "Find the wrong words"),
+            ("search", "Try what a reply would be told now"),
+        ):
+            linked = re.findall(rf'href="../../../{memory}/{search}\?q=([^"]*)">{name}', saved)
+            assert {*map(unquote_plus, linked)} == {words}
 
 
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
