@@ -98,8 +98,8 @@ def join_letters(text: str) -> str:
 
 
 def join_heard_letters(text: str) -> str:
-    """Returns the letters of what was spoken of a reply, as its client reports it (`without_remark`)."""
-    return join_letters(without_remark(text))
+    """Returns the letters of what was spoken of a reply, as its client reports it (`cut_remark`)."""
+    return join_letters(cut_remark(text))
 
 
 def is_beginning(heard: str, whole: str, min_letters: int = MIN_HEARD_LETTERS) -> bool:
@@ -110,7 +110,7 @@ def is_beginning(heard: str, whole: str, min_letters: int = MIN_HEARD_LETTERS) -
     return bool(heard) and (heard == whole or (len(heard) >= min_letters and whole.startswith(heard)))
 
 
-def without_remark(text: str) -> str:
+def cut_remark(text: str) -> str:
     """Returns what was spoken of a reply, without a bracketed remark at its end.
 
     Of "Hi (Bob). I [laughs]." it is "Hi (Bob). I ": the words end with "laughs", the last bracket closed before that is

@@ -264,10 +264,8 @@ def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any
 def _read_function(function: Function) -> dict[str, Any]:
     """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
     is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
-    return {
-        "name": make_valid_tool_name(function.name),
-        "arguments": function.arguments if is_sound else "{}",
-    }
+    arguments = function.arguments if is_sound else "{}"
+    return {"name": make_valid_tool_name(function.name), "arguments": arguments}
 
 
 def _read_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -93,7 +93,7 @@ class AgentFileRoutes:
         # In a thread, since it may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())
         agents = [
-            replace(agent, definition=self._with_model(request, agent.definition)) for agent in file.agents
+            replace(each, definition=self._with_model(request, each.definition)) for each in file.agents
         ]
         for agent in agents:
             conversation_models = {conversation.definition.model for conversation in agent.conversations}

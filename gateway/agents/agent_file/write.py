@@ -147,9 +147,7 @@ def _render_initial_message(message: Mapping[str, Any]) -> dict[str, Any]:
     file_message = to_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
     # An empty reply has no parts.
     file_message["content"] = file_message["content"] or ""
-    return {
-        name: file_message[name] for name in ("role", "content", "name") if file_message[name] is not None
-    }
+    return {key: file_message[key] for key in ("role", "content", "name") if file_message[key] is not None}
 
 
 def _render_passage(passage: PassageDraft) -> dict[str, Any]:

@@ -225,6 +225,4 @@ async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> di
     if run is None:
         return None
     messages = await MessageRenderer(store, agent, Showing()).render_run(run, [exchange], with_input=False)
-    return next(
-        (message for message in messages if message["message_type"] == "approval_request_message"), None
-    )
+    return next((each for each in messages if each["message_type"] == "approval_request_message"), None)

@@ -69,11 +69,9 @@ async def compact_on_request(
     # Without a model for summaries the agent's own writes it.
     api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
     receipt = get_request_info(request.http.scope).begin_receipt()
-    compacted = await compact_conversation(
-        api.agent_runs, api.compactor, agent_uid, run_request, terms, receipt
-    )
+    result = await compact_conversation(api.agent_runs, api.compactor, agent_uid, run_request, terms, receipt)
     return {
-        "summary": compacted.summary,
-        "num_messages_before": compacted.messages_before,
-        "num_messages_after": compacted.messages_after,
+        "summary": result.summary,
+        "num_messages_before": result.messages_before,
+        "num_messages_after": result.messages_after,
     }

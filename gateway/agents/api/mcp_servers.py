@@ -143,9 +143,7 @@ class McpServerRoutes:
 
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
         """Ask an MCP server for its tools again, and update them."""
-        return [
-            render_tool(tool) for tool in await self._servers.refresh(request.project, _server_uid(request))
-        ]
+        return list(map(render_tool, await self._servers.refresh(request.project, _server_uid(request))))
 
     async def list_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the tools of an MCP server."""

@@ -336,9 +336,7 @@ class ArchiveRoutes:
     async def create_passages(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""
         memory = await self._load_memory(request)
-        drafts = [
-            self._make_draft(passage, ("body", "passages", n)) for n, passage in enumerate(body.passages)
-        ]
+        drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(body.passages)]
         return list(map(render_passage, await self._archives.add_all(memory, drafts)))
 
     async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import find_tool_definition
+from gateway.core.memory.builtin import find_tool_entry
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.records import Definition
 
@@ -29,7 +29,7 @@ def render_tool(tool: ToolView) -> dict[str, Any]:
     """Returns the JSON of a tool."""
     if tool.definition is not None:
         return _render_defined_tool(tool.definition)
-    offered = find_tool_definition(tool.name)
+    offered = find_tool_entry(tool.name)
     schema = {"name": tool.name} if offered is None else offered["function"]
     # The uid is the same in every store.
     return _render_tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))

@@ -6,7 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from gateway.core import ids
-from storage.batch_records import Batch, BatchItem
+from storage.batch_records import Batch
 
 _CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
 
@@ -24,10 +24,6 @@ class RequestId(NamedTuple):
     item_row: int
     # The number that `BatchItem.request_number` has.
     number: int
-
-    @classmethod
-    def of(cls, batch: Batch, item: BatchItem, number: int) -> RequestId:
-        return cls(batch.uid, item.id, number)
 
     @classmethod
     def parse(cls, custom_id: str) -> RequestId | None:

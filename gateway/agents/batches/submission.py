@@ -115,15 +115,14 @@ class PartSubmitter:
 
         with_ended: the part's items may have ended since, so all items of the batch are looked for.
         """
-        known_ids = {
-            orjson.loads(data)["id"] for data in await self.outcomes.store.batches.load_known_parts()
-        }
+        known_parts = await self.outcomes.store.batches.load_known_parts()
+        known_ids = {orjson.loads(data)["id"] for data in known_parts}
         custom_ids: set[str] = set()
         async for page in self.results.load_item_pages(None if with_ended else part.number):
             for item in page:
                 last = item.request_number
                 numbers = {last, last - 1} if with_ended else {last}
-                custom_ids |= {str(RequestId.of(self.batch, item, number)) for number in numbers}
+                custom_ids |= {str(RequestId(self.batch.uid, item.id, number)) for number in numbers}
         return await provider.find(part.submission, custom_ids, known_ids)
 
     async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
@@ -221,7 +220,7 @@ class PartSubmitter:
                 raise ItemFailed(AGENT_GONE)
             composed = await self.outcomes.turns.compose(item)
             provider = self.providers[composed.upstream]
-            request_id = RequestId.of(self.batch, item, item.request_number)
+            request_id = RequestId(self.batch.uid, item.id, item.request_number)
             line = provider.make_line(str(request_id), composed.body)
             if len(line) > provider.max_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")

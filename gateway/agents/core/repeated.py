@@ -22,13 +22,7 @@ from gateway.core.conversation.wire_message import (
     join_texts,
     read_text,
 )
-from gateway.core.words import (
-    is_beginning,
-    join_heard_letters,
-    join_letters,
-    list_lower_words,
-    without_remark,
-)
+from gateway.core.words import cut_remark, is_beginning, join_heard_letters, join_letters, list_lower_words
 from storage.records import Atom, Exchange
 
 # The most messages before the new ones that are searched for the part of a reply that was heard. Not measured: a reply
@@ -170,10 +164,8 @@ def _find_repeated_turns(
     The client has the reply before these turns. Only the newest of them may have a text.
     """
     turns: list[Exchange] = []
-    list_atoms, initial_atoms = (
-        tuple(map(hasher.make_atoms, messages)),
-        tuple(map(hasher.make_atoms, initial)),
-    )
+    list_atoms = tuple(map(hasher.make_atoms, messages))
+    initial_atoms = tuple(map(hasher.make_atoms, initial))
     questions: tuple[tuple[Atom, ...], ...] = ()
     while turn := _find_newest_turn(path):
         path = path[: -len(turn)]
@@ -245,14 +237,12 @@ def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
 
 def _is_heard_of(heard: str, reply: str) -> bool:
     """Returns whether what was heard is a reply or its beginning: whole words, or more letters than by chance."""
-    heard = without_remark(heard)
+    heard = cut_remark(heard)
     words = list_lower_words(heard)
     if not words:
         return not list_lower_words(reply)
-    return (
-        is_beginning(join_letters(heard), join_letters(reply))
-        or list_lower_words(reply)[: len(words)] == words
-    )
+    first_words = list_lower_words(reply)[: len(words)]
+    return first_words == words or is_beginning(join_letters(heard), join_letters(reply))
 
 
 def _find_newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:

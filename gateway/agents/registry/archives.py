@@ -153,9 +153,7 @@ class Archives:
         """
         check_not_paused(memory)
         parts = [replace(draft, text=part) for draft in drafts for part in split_passages(draft.text)]
-        return [
-            PassageView(memory.uid, passage) for passage in await self._store.passages.add(memory.id, parts)
-        ]
+        return [PassageView(memory.uid, each) for each in await self._store.passages.add(memory.id, parts)]
 
     async def remove(self, memory: Agent, seq: int) -> None:
         """Forgets a passage, and the notes that quote it. Raises: NotFound."""

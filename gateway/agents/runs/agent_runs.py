@@ -32,7 +32,7 @@ from gateway.agents.runs.replay import replay
 from gateway.agents.runs.resend import (
     EarlierSend,
     SendMarks,
-    find_candidate_run,
+    find_candidate,
     find_end,
     hash_otid,
     match_earlier_send,
@@ -411,7 +411,7 @@ class AgentRuns:
                 return None
             send = replace(send, messages=send.messages[-count:])
         marks = SendMarks(agent, conversation_name, send, hash_otid(agent, conversation_name, send.otid))
-        run = await find_candidate_run(self.keeper.store, marks, self.keeper.now())
+        run = await find_candidate(self.keeper.store, marks, self.keeper.now())
         if run is not None and not run.is_over:
             run = await self._abandoned.end_if_abandoned(run, (agent.uid, conversation_name))
         if run is None or not run.is_over:

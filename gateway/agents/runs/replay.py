@@ -48,10 +48,8 @@ def _make_completion(request: ChatRequest, result: RunResult) -> Json:
     """Returns a run's reply as a completion with the run's id and time, and the model that the request names."""
     steps = [orjson.loads(step.shown_reply) for step in result.steps if step.shown_reply is not None]
     calls = [call for message in steps for call in list_raw_calls(message)]
-    gateway_call_ids = {
-        call_id(call) for call in calls if read_named_call(call).name not in request.tool_names
-    }
-    reply = make_shown_reply(steps, gateway_call_ids)
+    own_call_ids = {call_id(call) for call in calls if read_named_call(call).name not in request.tool_names}
+    reply = make_shown_reply(steps, own_call_ids)
     finish_reason = "tool_calls" if "tool_calls" in reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}

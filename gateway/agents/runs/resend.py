@@ -76,7 +76,7 @@ def hash_otid(agent: Agent, conversation_name: str, otid: str | None) -> bytes |
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
-async def find_candidate_run(store: Store, marks: SendMarks, now: float) -> Run | None:
+async def find_candidate(store: Store, marks: SendMarks, now: float) -> Run | None:
     """Returns the run that may be the send's: the run with its otid, otherwise the newest run of its conversation.
 
     Returns None if there is no such run, or it was answered long ago.

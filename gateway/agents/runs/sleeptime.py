@@ -135,9 +135,8 @@ class Sleeping:
 
     async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
         try:
-            return (
-                await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
-            ).spec.sleeptime
+            agent = await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
+            return agent.spec.sleeptime
         except NotFound:
             return None
 
@@ -289,9 +288,8 @@ class Sleeping:
         )
         exchanges = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
         span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchanges)
-        return _Batch(
-            span, unread.is_more, render_transcript(messages, unread.tools_used) if messages else ""
-        )
+        transcript = render_transcript(messages, unread.tools_used) if messages else ""
+        return _Batch(span, unread.is_more, transcript)
 
     async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
         """Returns the next messages. Raises: JobFailed if the memory is gone."""

@@ -88,9 +88,7 @@ class StepEdits:
         if not changes:
             return [result.stored() for result in results]
         note = render_note((), changes, now, mark=mark).rstrip()
-        last = next(
-            (result for result in reversed(results) if result.call_id not in self._client_call_ids), None
-        )
+        last = next((each for each in reversed(results) if each.call_id not in self._client_call_ids), None)
         if last is not None:
             noted = replace(last, changes=note, shown=shown)
             return [(noted if result is last else result).stored() for result in results]

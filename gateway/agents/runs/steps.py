@@ -21,12 +21,7 @@ from adapters.types import Json
 from gateway.agents.runs.calls.call_record import number_call
 from gateway.agents.runs.run import make_reading_run
 from gateway.agents.runs.step_edits import StepEdits
-from gateway.agents.runs.stored_conversation import (
-    make_step_open,
-    plan_next_step,
-    reread_context,
-    with_ended_step,
-)
+from gateway.agents.runs.stored_conversation import make_step_open, plan_next, reread_context, with_ended_step
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
@@ -305,9 +300,7 @@ class RunMemory:
             return []
         if not any(is_user(message) for step in exchanges for message in step.inputs):
             return []
-        due = [
-            reader for reader in self._readers if not reader.is_busy and reader.turns + 1 >= sleeptime.every
-        ]
+        due = [each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every]
         return [make_reading_run(reader.sleeper_row, self.context.agent.id, now) for reader in due]
 
     def _make_exchange(
@@ -401,9 +394,7 @@ class RunMemory:
             # No model gets this prompt, so it may be evicted from, even if the client forbids that.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
-        self.context = plan_next_step(
-            context, finished, messages, context.pinned, edits.block_edits.blocks, now
-        )
+        self.context = plan_next(context, finished, messages, context.pinned, edits.block_edits.blocks, now)
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(), now)
         write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)

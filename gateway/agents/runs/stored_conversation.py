@@ -186,7 +186,7 @@ def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext
     return replace(context, path=path, unended=None)
 
 
-def plan_next_step(
+def plan_next(
     context: MemoryContext,
     finished: Exchange,
     messages: Sequence[WireMessage],
@@ -234,9 +234,7 @@ def _measure_turn(context: MemoryContext, messages: Sequence[WireMessage]) -> in
     """Returns the depth of the exchange with which the current turn begins: the last one with a user's message."""
     if any(message.get("role") == "user" and not is_nudge(message) for message in messages):
         return context.path[-1].depth + 1 if context.path else 0
-    return next(
-        (exchange.depth for exchange in reversed(context.path) if any(map(is_user, exchange.inputs))), 0
-    )
+    return next((each.depth for each in reversed(context.path) if any(map(is_user, each.inputs))), 0)
 
 
 def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:

@@ -19,13 +19,7 @@ from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import (
-    BUILT_IN_TOOLS,
-    MEMORY_USES,
-    SPEAKING_TOOLS,
-    ToolUse,
-    find_tool_definition,
-)
+from gateway.core.memory.builtin import BUILT_IN_TOOLS, MEMORY_USES, SPEAKING_TOOLS, ToolUse, find_tool_entry
 from gateway.core.memory.call_arguments import number_error
 from gateway.core.memory.edit_calls import read_edit_calls
 from gateway.core.memory.edit_ids import shorten_call_id
@@ -36,13 +30,7 @@ from gateway.core.tags import escape_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import (
-    CallDeduplicator,
-    ForeignCall,
-    ToolAnswer,
-    cut_result,
-    max_result_chars,
-)
+from gateway.run.tools.toolbox import CallDeduplicator, ForeignCall, ToolAnswer, cut_result, max_result_chars
 from storage.batch_records import make_call_origin
 from storage.records import Block, Exchange
 
@@ -275,7 +263,7 @@ def _make_entries(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, d
 
 def _make_entry(tool: AgentTool) -> dict[str, Any] | None:
     if tool.definition is None:
-        return find_tool_definition(tool.name)
+        return find_tool_entry(tool.name)
     schema = tool.definition.schema
     return {
         "type": "function",

@@ -148,9 +148,8 @@ class McpServers:
                     opened = sessions.stdio_session(server.command, secrets.variables, report)
                 else:
                     headers = self._make_headers(server, secrets)
-                    open_session = (
-                        sessions.sse_session if server.transport == "sse" else sessions.http_session
-                    )
+                    is_sse = server.transport == "sse"
+                    open_session = sessions.sse_session if is_sse else sessions.http_session
                     opened = open_session(self._hosts, server.url, headers, report)
                 async with opened as session:
                     yield session, report

@@ -129,9 +129,7 @@ class _Fields(dict):  # type: ignore[type-arg]
 def _fields(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_fields, value)]
-    return (
-        _Fields({name: _fields(item) for name, item in value.items()}) if isinstance(value, dict) else value
-    )
+    return _Fields({key: _fields(item) for key, item in value.items()}) if isinstance(value, dict) else value
 
 
 def _agent(agent: Any, blocks: Any) -> SimpleNamespace:

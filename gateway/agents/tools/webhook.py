@@ -14,10 +14,7 @@ from hashlib import sha256
 
 from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts
 from gateway.core import exact_json
-from gateway.run.tools.toolbox import (
-    ForeignCall,
-    ToolAnswer,
-)
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import SECRET_PREFIX
 
 # Seconds of a call with its reply. Not measured: the model and its user wait for as long.

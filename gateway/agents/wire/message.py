@@ -17,13 +17,7 @@ from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import exact_json, ids
 from gateway.core.conversation.private import find_own_length, name_of, read_private, read_system_text
-from gateway.core.conversation.wire_message import (
-    WireMessage,
-    find_function,
-    is_system,
-    join_texts,
-    read_text,
-)
+from gateway.core.conversation.wire_message import WireMessage, find_callee, is_system, join_texts, read_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.asides import THINKING
@@ -123,7 +117,7 @@ def drop_mistyped(message: WireMessage) -> WireMessage:
 
 def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call as a function call, the only kind of this API. A custom tool's input becomes its arguments."""
-    function = find_function(call) or {}
+    function = find_callee(call) or {}
     named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,

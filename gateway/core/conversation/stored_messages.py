@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.full_reply import FullReply
-from gateway.core.conversation.wire_message import WireMessage, call_id, find_function, read_named_call
+from gateway.core.conversation.wire_message import WireMessage, call_id, find_callee, read_named_call
 from storage.records import REPLY, Exchange, State
 
 # More than the index of any hidden message.
@@ -112,7 +112,7 @@ def map_calls_to_tool_names(exchange: Exchange) -> dict[str, str]:
         call_id(call): read_named_call(call).name
         for message in messages
         for call in message.get("tool_calls") or ()
-        if find_function(call) is not None
+        if find_callee(call) is not None
     }
 
 

@@ -97,14 +97,14 @@ class NamedCall(NamedTuple):
 
 def read_named_calls(message: Mapping[str, Any]) -> list[NamedCall]:
     """Returns the calls of a message that are not broken, also that of the older `function_call`."""
-    calls = [read_named_call(call) for call in list_raw_calls(message) if find_function(call) is not None]
+    calls = [read_named_call(call) for call in list_raw_calls(message) if find_callee(call) is not None]
     older_call = message.get("function_call")
     if isinstance(older_call, dict):
         calls.append(NamedCall(str(older_call.get("name")), older_call.get("arguments")))
     return calls
 
 
-def find_function(call: object) -> dict[str, Any] | None:
+def find_callee(call: object) -> dict[str, Any] | None:
     """Returns the function or the custom tool of a call; None: the call is broken."""
     function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
     return function if isinstance(function, dict) else None
@@ -112,7 +112,7 @@ def find_function(call: object) -> dict[str, Any] | None:
 
 def read_named_call(call: object) -> NamedCall:
     """Returns the tool and the arguments of a call."""
-    function = find_function(call) or {}
+    function = find_callee(call) or {}
     return NamedCall(str(function.get("name")), function.get("arguments", function.get("input")))
 
 

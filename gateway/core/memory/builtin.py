@@ -262,7 +262,7 @@ def list_built_in_tools(*uses: ToolUse) -> tuple[str, ...]:
     return tuple(name for name, tool in BUILT_IN_TOOLS.items() if tool.use in uses)
 
 
-def find_tool_definition(name: str) -> Json | None:
+def find_tool_entry(name: str) -> Json | None:
     """Returns the entry for a request's `tools`; None: the gateway has no such tool of its own."""
     tool = BUILT_IN_TOOLS.get(name)
     return None if tool is None else {"type": "function", "function": {"name": name, **tool.schema}}

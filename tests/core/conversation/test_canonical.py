@@ -22,11 +22,11 @@ from gateway.core.conversation.wire_message import (
     without_space,
 )
 from gateway.core.words import (
+    cut_remark,
     is_beginning,
     is_grown_transcript,
     join_letters,
     list_lower_words,
-    without_remark,
 )
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
@@ -290,7 +290,7 @@ def test_another_text_is_no_transcript_that_went_on(new: str, old: str) -> None:
 
 
 def is_cut_of(spoken: str, ours: str) -> bool:
-    return is_beginning(join_letters(without_remark(spoken)), join_letters(ours))
+    return is_beginning(join_letters(cut_remark(spoken)), join_letters(ours))
 
 
 def test_what_nobody_can_have_spoken_is_no_transcript() -> None:

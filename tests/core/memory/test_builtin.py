@@ -14,7 +14,7 @@ from gateway.core.memory.builtin import (
     BUILT_IN_TOOLS,
     SPEAKING_TOOLS,
     ToolUse,
-    find_tool_definition,
+    find_tool_entry,
     list_built_in_tools,
 )
 from gateway.core.memory.edit_calls import EditCall, read_edit_calls
@@ -40,7 +40,7 @@ def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
 
 @each_row("name", BUILT_IN_TOOLS)
 def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> None:
-    definition = find_tool_definition(name)
+    definition = find_tool_entry(name)
     assert definition is not None
     parameters = definition["function"]["parameters"]
     assert set(parameters["required"]) <= parameters["properties"].keys()
@@ -49,7 +49,7 @@ def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> 
 
 
 def test_an_unknown_name_has_no_definition() -> None:
-    assert find_tool_definition("get_weather") is None
+    assert find_tool_entry("get_weather") is None
 
 
 @pytest.mark.parametrize(

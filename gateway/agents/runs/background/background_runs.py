@@ -28,13 +28,7 @@ from gateway.agents.runs.background.run_logs import DELETED_ERROR, RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
 from gateway.agents.runs.begin import MessageGone
-from gateway.agents.runs.resend import (
-    EarlierSend,
-    SendMarks,
-    find_candidate_run,
-    hash_otid,
-    match_earlier_send,
-)
+from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid, parse_uid
 from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
@@ -121,11 +115,9 @@ class BackgroundRuns:
         if agent is None:
             raise NotFound("there is no such agent")
         check_not_paused(agent)
-        conversation_name, conversation_row = await self._get_conversation(
-            agent, run_request.conversation_name
-        )
+        name, conversation_row = await self._get_conversation(agent, run_request.conversation_name)
         digest = send_digest(agent, run_request)
-        earlier = await self._find_earlier(agent, conversation_name, run_request, digest)
+        earlier = await self._find_earlier(agent, name, run_request, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
@@ -135,14 +127,14 @@ class BackgroundRuns:
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
             created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
-            otid=hash_otid(agent, conversation_name, run_request.otid),
+            otid=hash_otid(agent, name, run_request.otid),
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
             draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
-        queue = (agent.uid, conversation_name)
+        queue = (agent.uid, name)
         open_run = self._open.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
         # If another process may perform the run, the process that does begins the log.
         if shown is not None and not self._ends.is_shared:
@@ -357,7 +349,7 @@ class BackgroundRuns:
         if otid is None and not run_request.is_retry:
             return None
         marks = SendMarks(agent, name, run_request, otid)
-        run = await find_candidate_run(self._store, marks, self._keeper.now())
+        run = await find_candidate(self._store, marks, self._keeper.now())
         if run is None:
             return None
         if not run.is_over:

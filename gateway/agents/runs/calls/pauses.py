@@ -146,9 +146,7 @@ def is_bare_approval(answer: WireMessage) -> bool:
 def read_result(message: WireMessage) -> ToolResult:
     """Returns the result of a call that a stored message has."""
     private = read_private(message)
-    texts = {
-        name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
-    }
+    texts = {key: str(private[key]) for key in ("stdout", "stderr", "approval", "reason") if private.get(key)}
     return ToolResult(
         str(message["tool_call_id"]),
         read_text(message),
