@@ -1991,3 +1991,17 @@ def test_an_operator_saves_a_copy_that_its_person_can_read(operator: Operator) -
     assert "Alice has a dog called Miso. replaced on 9 October 2025" in facts
     assert "My cat is Miso." in messages
     assert operator.twin("audit")["items"][0]["action"] == "export"
+
+
+def test_a_preview_says_that_the_explanation_of_a_reply_goes_with_it(operator: Operator) -> None:
+    """Whoever had forgotten a reply looked for "Why this reply" in its conversation in vain."""
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    for part, is_said in (
+        ("message=2", True),
+        ("exchange=1", True),
+        ("all=1", False),
+        (f"fact={seq}", False),
+    ):
+        shown = plain(page(operator, f"m/{agent.uid}/forget?{part}"))
+        assert ("If a reply goes, its “Why this reply” goes too." in shown) == is_said, part
