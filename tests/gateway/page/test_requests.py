@@ -673,7 +673,7 @@ def test_a_person_who_was_forgotten_is_found_in_the_audit_by_the_number_of_the_m
     agent = speak(operator.world, "Hello.", user="tom")
     page = operator.post(f"m/{agent.uid}/forget?all=1", confirm="2").body.decode()
     assert "It was the memory of tom. The audit keeps" in plain(page)
-    assert f"under the number {agent.uid}" in plain(page)
+    assert f"under the number {agent.uid}. Copy it into the ticket" in plain(page)
     assert f'href="../../audit?user={agent.uid}"' in page
     acts = [each["action"] for each in operator.twin(f"audit?user={agent.uid}")["items"]]
     assert acts[0] == "forget"
