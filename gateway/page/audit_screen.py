@@ -94,10 +94,8 @@ async def _find_people(operations: PageOperations, request: ScreenRequest, text:
     namesakes = [each.memory for each in await views.list_people_called(project, " ".join(text.split()))]
     for each in namesakes:
         await request.note_read(each.uid)
-    found = [*page.items, *namesakes]
-    ids = dict.fromkeys(
-        each.name for each in found if each.name != text
-    )  # a person may have several profiles
+    # A person has a memory in each profile, all by the same id.
+    ids = dict.fromkeys(each.name for each in (*page.items, *namesakes) if each.name != text)
     return [*ids][:_OFFERED_PEOPLE]
 
 

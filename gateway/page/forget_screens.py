@@ -290,8 +290,8 @@ class _ForgetScreens(Struct, frozen=True):
     async def _read_sought_words(self, access: MemoryAccess, came_from: str) -> str:
         """Returns the words that the visitor wants to be rid of, text by text; "": they are not known.
 
-        A search has looked for these words, or a correction has taken them out of a fact. The sentence of a trial of
-        recall is a question: its words are not those for which a text is forgotten.
+        A search has looked for these words, or a correction has taken them out of a fact or a block. The sentence
+        of a trial of recall is a question: its words are not those for which a text is forgotten.
         """
         path, _, query = came_from.partition("?")
         if path == access.path("words"):
