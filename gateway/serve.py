@@ -213,7 +213,7 @@ async def _serve(
         if store.database.is_owned:  # else another process owns the database, and has written its address
             _write_address(admin, local_url)
         # The file could not be written at the start, or was removed with the database: it is written then.
-        store.database.when_recovered(partial(_write_address, admin, local_url))
+        store.database.add_recovery_listener(partial(_write_address, admin, local_url))
     _stop_on_hangup(server.handle_exit)
     try:
         await server.serve(sockets=[listener])

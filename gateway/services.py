@@ -184,8 +184,8 @@ class Services:
         self.embed_query = self.background.embed_query
         self._make_chat(make_agents)
         self._make_operations()
-        store.database.when_failed(_log_failure)
-        store.database.when_recovered(self._reinstall_keys)
+        store.database.add_failure_listener(_log_failure)
+        store.database.add_recovery_listener(self._reinstall_keys)
 
     def _make_background(self) -> BackgroundServices:
         return BackgroundServices(
@@ -240,13 +240,13 @@ class Services:
             count=self.background.count_attempt,
             limiter=limiter,
         )
-        self.accounting.meter.when_written(self.background_responses.maker.drop_ended)
+        self.accounting.meter.add_write_listener(self.background_responses.maker.drop_ended)
 
     def _make_operations(self) -> None:
         """Makes the operations on memory for operators, users and programs."""
         settings, store, now = self.settings, self.store, self.now
         self.requests = RequestLog(now)
-        store.forgetting.when_gone(self.requests.note_forgetting)
+        store.forgetting.add_forget_listener(self.requests.note_forgetting)
         self.sign_in = SignIn(store, now, is_enabled=settings.ui.enabled)
         self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
         self.imports = make_import_operations(settings, store, now, idle=self.idle)

@@ -104,7 +104,7 @@ async def cost_us(accounting: Accounting, counting: Counting, runs: int) -> floa
     receipts = Receipts(None)
     if counting is not Counting.NOTHING:
         is_meter_alone = counting is Counting.METER
-        receipts.when_handed_on(accounting.meter.count if is_meter_alone else accounting.count)
+        receipts.add_listener(accounting.meter.count if is_meter_alone else accounting.count)
     planned = PlannedCall(CHAT, MAX_TOKENS, Target("up", "m"))
     times_us = []
     for _ in range(runs):

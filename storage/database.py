@@ -269,7 +269,7 @@ class Database(Protocol):
     def start(self) -> None:
         """Starts what runs without requests: the check of its health, and listening for other processes."""
 
-    def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
+    def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
         """Calls a function with the notifications of a channel, once this process listens.
 
         The function gets the payload of a notification, and None where one may have been missed and every `POLL_S`
@@ -282,16 +282,16 @@ class Database(Protocol):
         A notification may be lost: correctness does not depend on it.
         """
 
-    def when_changed(self, callback: Callable[[Changes], None]) -> None:
+    def add_change_listener(self, callback: Callable[[Changes], None]) -> None:
         """Registers a function that is called with the changes of each transaction, before its caller has the result.
 
         A database that is shared does not call it: other processes write there, too.
         """
 
-    def when_failed(self, callback: Callable[[Unavailable], None]) -> None:
+    def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
         """Registers a function that is called with the error each time that the database stops working."""
 
-    def when_recovered(self, callback: Callable[[], None]) -> None:
+    def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         """Registers a function that is called each time that the database works again.
 
         Caches of its content may be wrong by then.

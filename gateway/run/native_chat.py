@@ -49,7 +49,7 @@ class NativeChat:
         self._keeper, self._turns = chat.keeper, chat.turns
         self._earlier = EarlierReplies()
         self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
-        chat.keeper.store.forgetting.when_gone(self._earlier.clear)
+        chat.keeper.store.forgetting.add_forget_listener(self._earlier.clear)
 
     async def answer(
         self,

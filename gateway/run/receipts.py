@@ -81,7 +81,7 @@ class Receipts:
         self.tracer = tracer
         self._readers: list[Callable[[Receipt], object]] = []
 
-    def when_handed_on(self, reader: Callable[[Receipt], object]) -> None:
+    def add_listener(self, reader: Callable[[Receipt], object]) -> None:
         """Has a function called with every receipt once, after the reply's last byte. They are called in this order."""
         self._readers.append(reader)
 

@@ -66,7 +66,7 @@ class Resolver:
         # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
         self.rules = lru_cache(maxsize=256)(partial(make_identity_rules, settings))
         # They hold the last system prompt of the project.
-        keeper.store.forgetting.when_gone(self.rules.cache_clear)
+        keeper.store.forgetting.add_forget_listener(self.rules.cache_clear)
         self._has_warned_of_no_user = False
 
     def identify_names(self, names: Mapping[str, Any], request_context: RequestContext) -> Identity:

@@ -28,7 +28,7 @@ class ResponseOwners:
         """Begins with no rules cached. rules: returns the rules of a project."""
         self._rules = lru_cache(maxsize=256)(lambda project: replace(rules(project), default_user=None))
         # Rules hold the last system prompt of their project, which is to be forgotten with the rest.
-        store.forgetting.when_gone(self._rules.cache_clear)
+        store.forgetting.add_forget_listener(self._rules.cache_clear)
 
     def read_user(self, scope: Scope, members: Mapping[str, bytes]) -> str | None:
         """Returns the user whom a request names; None: it names none. Raises: BadRequest, NotAllowed.

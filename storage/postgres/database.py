@@ -361,8 +361,8 @@ class PostgresDatabase:
         if await self.read(lambda connection: connection.value(_READ_ONLY_QUERY)):
             self._pool.server.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
-    def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
-        self._listener.listen(channel, callback)
+    def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
+        self._listener.add_listener(channel, callback)
 
     def notify(self, channel: str, payload: str = "") -> None:
         if not self._closing:
@@ -372,13 +372,13 @@ class PostgresDatabase:
         with contextlib.suppress(StoreError):
             await self.read(lambda connection: self._listener.notify(connection, notifications))
 
-    def when_changed(self, callback: Callable[[Changes], None]) -> None:
+    def add_change_listener(self, callback: Callable[[Changes], None]) -> None:
         pass  # a shared database calls none, since other processes write there, too
 
-    def when_failed(self, callback: Callable[[Unavailable], None]) -> None:
+    def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
         self._failure_listeners.append(callback)
 
-    def when_recovered(self, callback: Callable[[], None]) -> None:
+    def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         self._recovery_listeners.append(callback)
 
     def _report_failure(self, fault: Unavailable) -> None:

@@ -53,8 +53,8 @@ class DatabaseServer:
 
     user: holds the connections.
     prepare: checks the schema, or makes it, when the server answers for the first time.
-    when_failed: called with the error when the server fails after it worked.
-    when_recovered: called when the server works again.
+    on_failure: called with the error when the server fails after it worked.
+    on_recovery: called when the server works again.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class DatabaseServer:
         limits: ServerLimits,
         user: ServerUser,
         prepare: Callable[[RawConnection], Awaitable[None]],
-        when_failed: Callable[[Unavailable], None],
-        when_recovered: Callable[[], None],
+        on_failure: Callable[[Unavailable], None],
+        on_recovery: Callable[[], None],
     ) -> None:
         self._target = target
         self._limits = limits
         self._user = user
         self._prepare = prepare
         self._is_prepared = False
-        self._when_failed = when_failed
-        self._when_recovered = when_recovered
+        self._on_failure = on_failure
+        self._on_recovery = on_recovery
         self._reconnecting: asyncio.Task[None] | None = None
         # Cleared while the first attempt to reconnect after a fault is under way.
         self._first_attempt_ended = asyncio.Event()
@@ -117,7 +117,7 @@ class DatabaseServer:
         self._user.drop_idle()
         self._user.wake_all()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
-        self._when_failed(fault)
+        self._on_failure(fault)
 
     async def _reconnect(self) -> None:
         """Connects until a test write succeeds. After the first failure all requests are refused meanwhile."""
@@ -137,7 +137,7 @@ class DatabaseServer:
         self._user.put_idle(raw)
         self._first_attempt_ended.set()
         self._user.wake_all()
-        self._when_recovered()
+        self._on_recovery()
 
     async def _connect_and_test(self) -> RawConnection:
         """Returns a connection on which writing works. Raises: StoreError."""

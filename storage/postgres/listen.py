@@ -121,8 +121,8 @@ class NotificationListener:
         """Replaces the connection: the database may have recovered on another server, and the old one still answer."""
         self._connection_lost.set()
 
-    def listen(self, channel: str, callback: NotificationCallback) -> None:
-        """Calls a function with the notifications of a channel, as `Database.listen`; before `begin`."""
+    def add_listener(self, channel: str, callback: NotificationCallback) -> None:
+        """Calls a function with the notifications of a channel, as `Database.add_listener`; before `begin`."""
         self._callbacks.setdefault(channel, []).append(callback)
 
     async def notify(self, connection: Connection, notifications: Sequence[Notification]) -> None:

@@ -39,13 +39,13 @@ class ConnectionPool:
         target: PostgresTarget,
         limits: PoolLimits,
         prepare: Callable[[RawConnection], Awaitable[None]],
-        when_failed: Callable[[Unavailable], None],
-        when_recovered: Callable[[], None],
+        on_failure: Callable[[Unavailable], None],
+        on_recovery: Callable[[], None],
     ) -> None:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._name = target.name
-        self.server = DatabaseServer(target, limits, self, prepare, when_failed, when_recovered)
+        self.server = DatabaseServer(target, limits, self, prepare, on_failure, on_recovery)
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening_count = 0  # connections that are being made, or are made and not in `_open` yet

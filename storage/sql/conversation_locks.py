@@ -36,13 +36,13 @@ class ConversationLocks(StoreGroup):
         """True if other processes use the database, so that a queue in memory is not enough."""
         return self._database.is_shared
 
-    def when_released(self, callback: Callable[[str | None], None]) -> None:
+    def add_release_listener(self, callback: Callable[[str | None], None]) -> None:
         """Registers a function that is called with the name of each released lock, or with None if any may be free."""
-        self._database.listen(LOCKS, callback)
+        self._database.add_listener(LOCKS, callback)
 
-    def when_recovered(self, callback: Callable[[], None]) -> None:
+    def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         """Registers a function that is called each time that the database works again."""
-        self._database.when_recovered(callback)
+        self._database.add_recovery_listener(callback)
 
     async def take(self, name: str, lease_s: float) -> bool:
         """Takes a lock, or prolongs the lease of one that is held here. Returns False if another process holds it."""

@@ -87,11 +87,11 @@ class Forgetting(StoreGroup):
         self._rules, self._agents, self.now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
-        database.listen(FORGOTTEN, lambda _: self._call_listeners())
+        database.add_listener(FORGOTTEN, lambda _: self._call_listeners())
         # The point at which each forgetting that `run` has interrupted goes on.
         self._cursors: dict[int, _Cursor] = {}
         # A file that was restored may have another forgetting of that number.
-        database.when_recovered(self._cursors.clear)
+        database.add_recovery_listener(self._cursors.clear)
         # The forgettings of the memories of sleeptime agents, by the forgetting of their memory: they are run first.
         self._prerequisites: dict[int, list[int]] = {}
 
@@ -293,7 +293,7 @@ class Forgetting(StoreGroup):
 
         return await self._await_write(self._database.write(write), notify_paused)
 
-    def when_gone(self, listener: Callable[[], None]) -> None:
+    def add_forget_listener(self, listener: Callable[[], None]) -> None:
         """Registers a function that is called at the end of each forgetting and each pause, in any process.
 
         A forgetting that another process begins calls it as well.

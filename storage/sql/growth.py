@@ -25,7 +25,7 @@ class Growth:
     def __init__(self) -> None:
         self._listeners: list[GrowthListener] = []
 
-    def listen(self, listener: GrowthListener) -> None:
+    def add_listener(self, listener: GrowthListener) -> None:
         self._listeners.append(listener)
 
     def report(self, agent_row: int, added: int) -> None:

@@ -155,11 +155,13 @@ class Jobs(StoreGroup):
         self._awaited: Counter[tuple[str, int]] = Counter()
         # Each callback with the kinds of jobs for which it is called; None: all kinds.
         self._watchers: list[tuple[Callable[[], None], Container[str] | None]] = []
-        database.listen(WORK, lambda kinds: self.wake_here(*(kinds or "").split()))
+        database.add_listener(WORK, lambda kinds: self.wake_here(*(kinds or "").split()))
 
     # -- waiting for jobs ---------------------------------------------------------------------------------------------
 
-    def watch(self, callback: Callable[[], None], kinds: Container[str] | None = None) -> Callable[[], None]:
+    def add_listener(
+        self, callback: Callable[[], None], kinds: Container[str] | None = None
+    ) -> Callable[[], None]:
         """Has a function called when there may be something to do. Returns the function that removes it again.
 
         kinds: of the jobs for which `callback` is called; None: all.

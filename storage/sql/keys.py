@@ -129,8 +129,8 @@ class Keys(StoreGroup):
         self._fresh_s = POLL_S if database.is_shared else math.inf
         # The time at which the use of each key is to be recorded again, by its id.
         self._use_due: dict[int, float] = {}
-        database.listen(KEYS, lambda _: self._expire_cache())
-        database.when_recovered(self._expire_cache)
+        database.add_listener(KEYS, lambda _: self._expire_cache())
+        database.add_recovery_listener(self._expire_cache)
 
     async def create(
         self,

@@ -19,7 +19,7 @@ class UsageLimits(StoreGroup):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._listeners: list[Callable[[], None]] = []
-        database.listen(LIMITS, lambda _: self._call_listeners())
+        database.add_listener(LIMITS, lambda _: self._call_listeners())
 
     @reads
     async def list(self, connection: Connection) -> tuple[UsageLimit, ...]:
@@ -47,7 +47,7 @@ class UsageLimits(StoreGroup):
         if not await self._await_write(removing, self._report_change):
             raise NotFound(f"there is no limit {id}")
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def add_listener(self, listener: Callable[[], None]) -> None:
         """Has a function called when limits may have changed, by this process or another."""
         self._listeners.append(listener)
 

@@ -132,10 +132,10 @@ class Store:
         self.links = Links(database)
         self.summaries = Summaries(database)
         self._add_agents_api(database, rules)
-        database.when_changed(snapshots.apply_changes)
+        database.add_change_listener(snapshots.apply_changes)
         # While the database was out of reach, other processes may have written, and jobs have become due.
         for callback in (self.agents.clear, snapshots.clear, memories.clear, self.jobs.wake):
-            database.when_recovered(callback)
+            database.add_recovery_listener(callback)
 
     def _add_agents_api(self, database: Database, rules: Rules) -> None:
         """Adds the groups of the agents API and of the Responses API."""

@@ -42,7 +42,7 @@ class Usage(StoreGroup):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._listeners: list[Callable[[str, str], None]] = []
-        database.listen(USAGE, self._receive_forgotten)
+        database.add_listener(USAGE, self._receive_forgotten)
 
     @bulk_writes
     async def add(self, connection: Connection, part: UsagePart) -> None:
@@ -103,7 +103,7 @@ class Usage(StoreGroup):
         self._call_listeners(project, user)
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
 
-    def when_forgotten(self, listener: Callable[[str, str], None]) -> None:
+    def add_forget_listener(self, listener: Callable[[str, str], None]) -> None:
         """Has a function called with project and name of each user that is forgotten, by this process or another."""
         self._listeners.append(listener)
 

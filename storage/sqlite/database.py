@@ -84,9 +84,9 @@ class SqliteDatabase:
             watch,
             limits=limits,
             log_copier=WriteBack(lambda: open_writer(target), lambda: self.writer.check_in_place()),
-            when_changed=self._report_changes,
-            when_failed=self._report_failure,
-            when_recovered=self._report_recovery,
+            on_change=self._report_changes,
+            on_failure=self._report_failure,
+            on_recovery=self._report_recovery,
         )
         self.reader = Reader(target, self.writer.report_fault, self.writer.check_in_place)
         self.long_reader = ThreadReader(target, self.writer.report_fault, self.writer.check_in_place)
@@ -178,19 +178,19 @@ class SqliteDatabase:
         # No other process notifies: one owns the file.
         self._health_check.start()
 
-    def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
+    def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
         pass
 
     def notify(self, channel: str, payload: str = "") -> None:
         pass
 
-    def when_changed(self, callback: Callable[[Changes], None]) -> None:
+    def add_change_listener(self, callback: Callable[[Changes], None]) -> None:
         self._change_listeners.append(callback)
 
-    def when_failed(self, callback: Callable[[Unavailable], None]) -> None:
+    def add_failure_listener(self, callback: Callable[[Unavailable], None]) -> None:
         self._failure_listeners.append(callback)
 
-    def when_recovered(self, callback: Callable[[], None]) -> None:
+    def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         self._recovery_listeners.append(callback)
 
     @property

@@ -72,9 +72,9 @@ class Writer:
     connect: opens the connection that writes, in the writer's thread.
     watch: is attached to that connection.
     log_copier: copies a grown log.
-    when_changed: called with what a batch has changed, before its writes are answered.
-    when_failed: called with the fault when writing fails after it worked.
-    when_recovered: called when writing works again.
+    on_change: called with what a batch has changed, before its writes are answered.
+    on_failure: called with the fault when writing fails after it worked.
+    on_recovery: called when writing works again.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Writer:
         watch: Watch,
         *,
         log_copier: WriteBack,
-        when_changed: Callable[[Changes], None],
-        when_failed: Callable[[Unavailable], None],
-        when_recovered: Callable[[], None],
+        on_change: Callable[[Changes], None],
+        on_failure: Callable[[Unavailable], None],
+        on_recovery: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
         self._path = path
         self._watch = watch
         self._limits = limits = limits or WriterLimits()
-        self._when_changed = when_changed
-        self._when_recovered = when_recovered
+        self._on_change = on_change
+        self._on_recovery = on_recovery
         self._loop = asyncio.get_running_loop()
         self._waiting = WriteQueues(limits.max_batch_turns, limits.max_turn_batches)
         self._is_gathering = False
@@ -101,7 +101,7 @@ class Writer:
         self._running_since = 0.0
         self._emptied = asyncio.Event()  # set whenever nothing is left to write
         self._connection = WriterConnection(
-            path, connect, self, when_failed, limits.retry_first_s, limits.retry_max_s
+            path, connect, self, on_failure, limits.retry_first_s, limits.retry_max_s
         )
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
         self._closed = False
@@ -315,7 +315,7 @@ class Writer:
     ) -> None:
         self._running = []
         self.log.size = log_bytes
-        self._when_changed(changes)
+        self._on_change(changes)
         if report.fault is not None:
             self._report_write_fault(report.fault)
         else:
@@ -339,7 +339,7 @@ class Writer:
         return is_new
 
     def _report_write_fault(self, fault: Unavailable) -> None:
-        self._when_changed(None)  # it is not known what the last writes have changed
+        self._on_change(None)  # it is not known what the last writes have changed
         self._connection.fail(fault)
 
     async def recover(self) -> bool:
@@ -359,7 +359,7 @@ class Writer:
     def resume(self) -> None:
         """Implements `ConnectionUser`."""
         self.log.expect_new_file()
-        self._when_recovered()
+        self._on_recovery()
         self._begin_batch()
 
     # -- the log ------------------------------------------------------------------------------------------------------

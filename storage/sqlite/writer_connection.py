@@ -42,7 +42,7 @@ class WriterConnection:
     """The connection that writes, in a thread of its own.
 
     connect: opens the connection, in the thread.
-    when_failed: called with the fault when writing fails after it worked.
+    on_failure: called with the fault when writing fails after it worked.
     retry_first_s, retry_max_s: the pauses between attempts to mend a fault, the first one and the longest.
     """
 
@@ -51,14 +51,14 @@ class WriterConnection:
         path: str,
         connect: Callable[[], sqlite3.Connection],
         user: ConnectionUser,
-        when_failed: Callable[[Unavailable], None],
+        on_failure: Callable[[Unavailable], None],
         retry_first_s: float,
         retry_max_s: float,
     ) -> None:
         self._path = path
         self._connect = connect
         self._user = user
-        self._when_failed = when_failed
+        self._on_failure = on_failure
         self._retry_first_s = retry_first_s
         self._retry_max_s = retry_max_s
         # None: the database is not open.
@@ -155,7 +155,7 @@ class WriterConnection:
             self._user.refuse_waiting(fault)
             return
         self.fault = fault
-        self._when_failed(fault)
+        self._on_failure(fault)
         if self._is_lasting:
             self._user.refuse_waiting(fault)
         # Not in the context of the work that found the fault: what is called after the recovery may read.

@@ -60,7 +60,7 @@ def compacted(world: World) -> None:
 
     async def wait() -> None:
         changed = asyncio.Event()
-        unwatch = jobs.watch(changed.set)
+        unwatch = jobs.add_listener(changed.set)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while await is_busy():

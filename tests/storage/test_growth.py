@@ -24,7 +24,7 @@ def alice(store: Store) -> Speaker:
 @pytest.fixture
 def grown(store: Store) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    store.growth.listen(lambda agent, added: found.append((agent, added)))
+    store.growth.add_listener(lambda agent, added: found.append((agent, added)))
     return found
 
 
@@ -52,7 +52,9 @@ async def test_a_write_reports_its_numbers_though_its_caller_is_gone(
     """The write goes on, and what reads the memory then finds them."""
     await alice.say([user("Hello.")], assistant("Hello."))
     counts: list[asyncio.Future[int]] = []
-    store.growth.listen(lambda agent, _: counts.append(asyncio.ensure_future(store.passages.count(agent))))
+    store.growth.add_listener(
+        lambda agent, _: counts.append(asyncio.ensure_future(store.passages.count(agent)))
+    )
     adding = asyncio.create_task(store.passages.add(alice.agent.id, [PassageDraft("One.", 1.0)]))
     await asyncio.sleep(0)
     adding.cancel()

@@ -586,7 +586,7 @@ async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: Store, jo
 
 async def test_watchers_are_notified_of_what_there_may_be_to_do(store: Store, jobs: Jobs) -> None:
     wakes: list[int] = []
-    stop = jobs.watch(lambda: wakes.append(1))
+    stop = jobs.add_listener(lambda: wakes.append(1))
     await jobs.enqueue("learn", 0, "k")
     assert len(wakes) == 1
     job = await take(jobs)
@@ -600,7 +600,7 @@ async def test_watchers_are_notified_of_what_there_may_be_to_do(store: Store, jo
 
 async def test_watchers_of_some_kinds_are_not_woken_for_others(store: Store, jobs: Jobs) -> None:
     wakes: list[str] = []
-    jobs.watch(lambda: wakes.append("runs"), ("run", "callback"))
+    jobs.add_listener(lambda: wakes.append("runs"), ("run", "callback"))
     await jobs.enqueue("learn", 0, "k")
     await jobs.finish(await take(jobs))
     assert wakes == []

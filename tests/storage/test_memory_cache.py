@@ -340,7 +340,7 @@ async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Sp
 async def test_listeners_are_called_when_a_memory_is_wiped(store: Store, alice: Speaker) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     calls: list[int] = []
-    store.forgetting.when_gone(lambda: calls.append(1))
+    store.forgetting.add_forget_listener(lambda: calls.append(1))
     await store.forgetting.wipe(alice.agent.id)
     assert calls
 

@@ -260,7 +260,7 @@ async def test_live_runs_are_distinguished_from_background_ones_and_those_that_h
 
 async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draft: Run) -> None:
     woken: list[int] = []
-    store.jobs.watch(lambda: woken.append(1))
+    store.jobs.add_listener(lambda: woken.append(1))
     wanted = RunAccept(replace(draft, background=True), b'{"messages":[]}')
     run = await store.runs.accept_run(wanted)
     assert woken

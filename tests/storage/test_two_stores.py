@@ -51,7 +51,7 @@ async def listening(*stores: Store) -> None:
     """Has stores listen, and waits until they hear."""
     for store in stores:
         heard: list[str | None] = []
-        store.database.listen("hello", heard.append)
+        store.database.add_listener("hello", heard.append)
         store.database.start()
         await comes(lambda heard=heard: bool(heard))  # type: ignore[misc]
 
@@ -550,8 +550,8 @@ async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store
 async def test_work_is_notified_and_polled_for_without_a_notification(stores: tuple[Store, Store]) -> None:
     one, other = stores
     woken: list[str] = []
-    other.jobs.watch(lambda: woken.append("all"))
-    other.jobs.watch(lambda: woken.append("runs"), ("run",))
+    other.jobs.add_listener(lambda: woken.append("all"))
+    other.jobs.add_listener(lambda: woken.append("runs"), ("run",))
     await one.jobs.enqueue("learn", 0, "k")
     assert await other.jobs.find_due_in(KINDS) == 0.0, "it hears nothing yet"
     assert not woken
@@ -571,7 +571,7 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
     assert await other.keys.find(plain) == key
     await one.keys.revoke("k")
     told: list[str | None] = []
-    other.database.listen(KEYS, told.append)
+    other.database.add_listener(KEYS, told.append)
     await comes(lambda: bool(told))
     assert await other.keys.find(plain) is None
 
@@ -579,7 +579,7 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
 async def test_a_notification_before_a_close_is_delivered(stores: tuple[Store, Store], url: str) -> None:
     """So does the command line."""
     heard: list[str | None] = []
-    stores[0].database.listen(KEYS, heard.append)
+    stores[0].database.add_listener(KEYS, heard.append)
     await listening(stores[0])
     for n in range(5):
         heard.clear()
@@ -621,7 +621,7 @@ async def test_a_known_caller_stays_known_while_the_database_is_down(stores: tup
 async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Store]) -> None:
     one, other = stores
     freed: list[str | None] = []
-    other.conversation_locks.when_released(freed.append)
+    other.conversation_locks.add_release_listener(freed.append)
     await listening(other)
     assert await one.conversation_locks.take("a", 15.0)
     assert not await other.conversation_locks.take("a", 15.0)
@@ -638,7 +638,7 @@ async def test_a_notification_does_not_wait_for_other_writes(stores: tuple[Store
     """Else a conversation waits for its lock as long as another memory's import writes."""
     one, other = stores
     heard: list[str | None] = []
-    other.database.listen(LOCKS, heard.append)
+    other.database.add_listener(LOCKS, heard.append)
     await listening(other)
     assert await one.conversation_locks.take("a", 15.0)
     held, go_on = asyncio.Event(), asyncio.Event()
@@ -660,8 +660,8 @@ async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> No
     one, other = stores
     heard: dict[Store, list[str | None]] = {store: [] for store in stores}
     for store in stores:
-        store.database.listen(KEYS, heard[store].append)
-        store.database.listen(WORK, lambda _: None)
+        store.database.add_listener(KEYS, heard[store].append)
+        store.database.add_listener(WORK, lambda _: None)
     await listening(*stores)
     for each in heard.values():
         each.clear()

@@ -128,7 +128,7 @@ class Registry:
         self.tools = ToolRegistry(store, self._cache, now)
         self.resolver = AgentResolver(store, settings, self._profiles, self.tools, self._cache)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
-        store.database.when_recovered(self._cache.clear)
+        store.database.add_recovery_listener(self._cache.clear)
 
     def clear_cache(self) -> None:
         """Clears the cache of resolved names. To be called after a definition was changed."""

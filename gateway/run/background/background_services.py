@@ -80,7 +80,7 @@ class BackgroundServices:
             open_receipt=make_receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
         )
         self.indexing = IndexingService(store)
-        store.growth.listen(self._memory_grew)
+        store.growth.add_listener(self._memory_grew)
         self.maintenance = Maintenance(store, memory.idle_s, now)
         self.retention = make_retention(settings, store, now)
         self.run_cleaning = RunCleaning(store, now)

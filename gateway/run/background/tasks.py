@@ -80,7 +80,7 @@ async def run_at_start(
 
 async def _run_later(store: Store, work: Callable[[], Awaitable[None]], subject: str) -> None:
     recovered = asyncio.Event()
-    store.database.when_recovered(recovered.set)
+    store.database.add_recovery_listener(recovered.set)
     if not store.health.is_up:
         await recovered.wait()
     while True:

@@ -189,7 +189,7 @@ class Worker:
 
     async def run(self) -> None:
         """Runs until it is cancelled. Jobs that run then are cancelled, too, and given back."""
-        unwatch = self.jobs.watch(self._wake.set, self.handlers)
+        unwatch = self.jobs.add_listener(self._wake.set, self.handlers)
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:

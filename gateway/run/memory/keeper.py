@@ -121,8 +121,8 @@ class MemoryKeeper:
     def __post_init__(self) -> None:
         self.leases = Leases(self.store.conversation_locks)
         self.queues = Queues(self.leases)
-        self.store.forgetting.when_gone(self.resent.clear)
-        self.store.forgetting.when_gone(_clear_word_caches)
+        self.store.forgetting.add_forget_listener(self.resent.clear)
+        self.store.forgetting.add_forget_listener(_clear_word_caches)
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 

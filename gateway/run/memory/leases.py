@@ -50,9 +50,9 @@ class Leases:
         self._holds_any = asyncio.Event()
         # Set when leases are to be prolonged at once: after an outage they have ended, or end soon.
         self._prolong_now = asyncio.Event()
-        locks.when_released(self._wake_waiting)
-        locks.when_recovered(self._release_again)
-        locks.when_recovered(self._prolong_now.set)
+        locks.add_release_listener(self._wake_waiting)
+        locks.add_recovery_listener(self._release_again)
+        locks.add_recovery_listener(self._prolong_now.set)
 
     @property
     def is_needed(self) -> bool:

@@ -54,10 +54,10 @@ class Accounting:
             takes_requests=takes_requests,
         )
         self.pending_usage = PendingUsage(self.meter, self.limiter)
-        store.usage.when_forgotten(self.pending_usage.forget)
+        store.usage.add_forget_listener(self.pending_usage.forget)
         for reader in (self.count, GenAIMetrics(metrics, settings).count, self.pending_usage.note):
-            self.receipts.when_handed_on(reader)
-        self.meter.when_written(self.limiter.refresh)
+            self.receipts.add_listener(reader)
+        self.meter.add_write_listener(self.limiter.refresh)
 
     def count(self, receipt: Receipt) -> None:
         """Counts a request or work that has ended, and settles its reservation."""

@@ -42,7 +42,7 @@ class LimitBuckets:
         self._process_count = 1
         # The tasks that load buckets.
         self._loads: dict[Bucket, asyncio.Task[None]] = {}
-        usage.when_forgotten(self._forget)
+        usage.add_forget_listener(self._forget)
 
     def get(self, limits: Iterable[UsageLimit], user: str) -> list[Bucket]:
         """Returns the buckets of limits and a user for the present periods, in the order of the limits.

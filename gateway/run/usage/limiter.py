@@ -143,8 +143,8 @@ class Limiter:
         self._change, self._change_read = 1, 0
         self._changed = asyncio.Event()
         self._changed.set()
-        store.limits.listen(self._note_change)
-        store.database.when_recovered(self._note_change)
+        store.limits.add_listener(self._note_change)
+        store.database.add_recovery_listener(self._note_change)
 
     # -- what the limits are
 

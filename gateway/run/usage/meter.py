@@ -151,7 +151,7 @@ class Meter:
         self._has_failed = False
         # Users that were forgotten while their counters were being written.
         self._forgotten: set[tuple[str, str]] = set()
-        usage.when_forgotten(self._forget)
+        usage.add_forget_listener(self._forget)
 
     # -- what is counted
 
@@ -350,7 +350,7 @@ class Meter:
 
     # -- what is written
 
-    def when_written(self, listener: Callable[[], Awaitable[None]]) -> None:
+    def add_write_listener(self, listener: Callable[[], Awaitable[None]]) -> None:
         """Has a function called after each write of `run`."""
         self._after_write.append(listener)
 

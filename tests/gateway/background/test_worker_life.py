@@ -172,7 +172,7 @@ def wait_for_jobs(gateway: RunningGateway) -> list[str]:
             done.append("good")
 
         gateway.app.services.background.handlers.update(bad=bad, good=good)
-        store.jobs.watch(moved.set)
+        store.jobs.add_listener(moved.set)
         await store.jobs.enqueue("bad", 0, "k")
         await store.jobs.enqueue("good", 0, "k")
         while not (done and [job.state for job in await store.jobs.list()] == [JobState.DEAD]):

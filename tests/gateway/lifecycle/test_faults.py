@@ -219,7 +219,7 @@ async def until_idle(world: World) -> None:
 
 async def until_ended(store: Store) -> None:
     ended = asyncio.Event()
-    unwatch = store.jobs.watch(lambda: None if drive(store.jobs.list()) else ended.set())
+    unwatch = store.jobs.add_listener(lambda: None if drive(store.jobs.list()) else ended.set())
     if await store.jobs.list():
         async with asyncio.timeout(PATIENCE_S):
             await ended.wait()
@@ -269,7 +269,7 @@ def test_it_comes_back_without_anybody_asking(upstream: StrictUpstream, tmp_path
     limits = WriterLimits(retry_first_s=0.001, retry_max_s=0.002)
     with world_of(upstream, tmp_path / "m.db", limits=limits) as world:
         back = Gate()
-        world.store.database.writer._when_recovered = back.open
+        world.store.database.writer._on_recovery = back.open
         fault = Locked()
         fault.strike(world)
         assert not durable(world.post(FACT))

@@ -42,7 +42,7 @@ class Process(ConversationLocks):
             await self.grants.wait()
         return await super().take(name, lease_s)
 
-    def when_recovered(self, callback: Callable[[], None]) -> None:
+    def add_recovery_listener(self, callback: Callable[[], None]) -> None:
         self.recoveries.append(callback)
 
     def release(self, name: str, lease_s: float) -> asyncio.Future[None]:
@@ -53,7 +53,7 @@ class Process(ConversationLocks):
         failed.exception()
         return failed
 
-    def when_released(self, callback: Callable[[str | None], None]) -> None:
+    def add_release_listener(self, callback: Callable[[str | None], None]) -> None:
         self.others.append(callback)
 
 

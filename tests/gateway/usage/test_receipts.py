@@ -45,7 +45,7 @@ def receipts(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Receipts]:
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
     with remember(upstream, tmp_path, agent(), upstreams=upstreams) as world:
         found = Receipts(world)
-        world.gateway.app.services.accounting.receipts.when_handed_on(found.found.append)
+        world.gateway.app.services.accounting.receipts.add_listener(found.found.append)
         yield found
 
 
@@ -111,7 +111,7 @@ def test_a_failed_try_is_no_call_of_its_own(upstream: StrictUpstream, tmp_path: 
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, retries=1),)
     with remember(upstream, tmp_path, upstreams=upstreams) as world:
         found: list[Receipt] = []
-        world.gateway.app.services.accounting.receipts.when_handed_on(found.append)
+        world.gateway.app.services.accounting.receipts.add_listener(found.append)
         upstream.queue(fail(503, retry_after="0"), say("Hi.", usage=USAGE))
         world.chat(user="alice").say("Hi")
         world.settle()
@@ -153,7 +153,7 @@ def test_a_reply_of_claude_that_its_client_leaves_counts_its_prompt_as_reported(
     with StrictAnthropic() as claude:
         upstreams = (UpstreamSettings("up", "anthropic", claude.base_url),)
         with remember(claude, tmp_path, agent(), upstreams=upstreams) as world:
-            world.gateway.app.services.accounting.receipts.when_handed_on(found.append)
+            world.gateway.app.services.accounting.receipts.add_listener(found.append)
             sdk = anthropic.Anthropic(api_key="sk-a", base_url=world.gateway.url, max_retries=0)
             messages = partial(sdk.messages.create, model="claude-opus-4-6", max_tokens=4000, **hi)
             chat = partial(world.sdk.chat.completions.create, model="claude-opus-4-6", user="alice", **hi)

@@ -67,7 +67,7 @@ async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
 ) -> None:
     store: Store = await open_store(path=proxy.url, limits=replace(QUICK, read_s=PATIENCE_S))
     heard: list[bool] = []
-    store.database.when_recovered(lambda: heard.append(True))
+    store.database.add_recovery_listener(lambda: heard.append(True))
     proxy.refuse()
     with pytest.raises(Unavailable):
         await store.keys.list()
@@ -90,8 +90,8 @@ async def test_a_server_that_is_lost_is_noticed_without_a_request(
     store: Store = await open_store(path=proxy.url, limits=limits, pooled=kind != "listens")
     failed: list[str] = []
     heard: list[str | None] = []
-    store.database.when_failed(lambda fault: failed.append(fault.status))
-    store.database.listen("any", heard.append)
+    store.database.add_failure_listener(lambda fault: failed.append(fault.status))
+    store.database.add_listener("any", heard.append)
     store.database.start()
     await until(lambda: bool(heard))
     proxy.refuse()

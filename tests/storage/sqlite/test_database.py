@@ -108,7 +108,7 @@ async def test_one_statement_gives_its_rows(doors: Database) -> None:
 
 async def test_whoever_remembers_hears_that_the_database_works_again(store: Any) -> None:
     heard: list[int] = []
-    store.database.when_recovered(lambda: heard.append(1))
+    store.database.add_recovery_listener(lambda: heard.append(1))
     store.database.writer.report_fault(Full("no room"))
     assert await store.database.writer.recover()
     assert heard == [1]

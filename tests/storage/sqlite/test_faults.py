@@ -124,7 +124,7 @@ async def test_what_a_cancelled_caller_has_written_is_not_cached_as_it_was(open_
     await alice.say([user("one")], assistant("First."))
     _, secret = await store.keys.create("default", "laptop")
     forgotten: list[tuple[str, str]] = []
-    store.usage.when_forgotten(lambda *user: forgotten.append(user))
+    store.usage.add_forget_listener(lambda *user: forgotten.append(user))
     gate = await stall(store)
     await cancel(store.keys.revoke("laptop"))
     await cancel(store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True)))
@@ -238,7 +238,7 @@ async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
     store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_max_s=0.002))
     agent = await make_agent(store)
     back = asyncio.Event()
-    store.database.writer._when_recovered = back.set
+    store.database.writer._on_recovery = back.set
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(Locked):
@@ -664,7 +664,9 @@ async def test_a_grown_log_is_not_copied_into_the_file_in_the_place_of_the_one_w
         while replacements:
             replacements.pop().replace(path)
 
-    store.database.when_changed(put_in_place)  # the batch has found its file, and its log is not yet copied
+    store.database.add_change_listener(
+        put_in_place
+    )  # the batch has found its file, and its log is not yet copied
     await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
     await store.database.writer.log.is_free.wait()
     with contextlib.suppress(Broken):  # unless the file in place is open already
@@ -808,8 +810,8 @@ async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found
     """It reads the new file: the keys of the settings are added to it, for instance."""
     store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
     generations, recovered = list[int | None](), asyncio.Event()
-    store.database.when_recovered(lambda: generations.append(work_generation.get()))
-    store.database.when_recovered(recovered.set)
+    store.database.add_recovery_listener(lambda: generations.append(work_generation.get()))
+    store.database.add_recovery_listener(recovered.set)
     store.begin_work()
     restore_in_place(tmp_path / "other.db", path)
     with pytest.raises(Broken):

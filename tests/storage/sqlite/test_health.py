@@ -30,8 +30,8 @@ async def test_a_disk_that_fills_up_is_noticed_and_so_is_its_room(open_store: An
     disk = Disk()
     store = await open_store(limits=QUICK, connect=disk.connect, check_s=0.01, is_disk_doubtful=doubtful)
     failed, recovered = [], []
-    store.database.when_failed(lambda fault: failed.append(fault.status))
-    store.database.when_recovered(lambda: recovered.append(True))
+    store.database.add_failure_listener(lambda fault: failed.append(fault.status))
+    store.database.add_recovery_listener(lambda: recovered.append(True))
     store.database.start()
     disk.full = True
     await store.database.writer.submit(fill, begins_own_transaction=True)

@@ -28,7 +28,7 @@ class Ear:
         self.store = store
         self.heard: list[Changes] = []
         self.known: dict[int, AgentNumbers | None] = self.read()
-        store.database.when_changed(self._hear)
+        store.database.add_change_listener(self._hear)
 
     def read(self) -> dict[int, AgentNumbers | None]:
         rows = self.store.database.reader.connection.execute(_NUMBERS)  # type: ignore[attr-defined]

@@ -67,9 +67,9 @@ class Bench:
             self.connect,
             Watch(),
             log_copier=beside or WriteBack(lambda: open_writer(DatabaseFile(str(path)))),
-            when_changed=lambda changes: None,
-            when_failed=lambda fault: None,
-            when_recovered=lambda: None,
+            on_change=lambda changes: None,
+            on_failure=lambda fault: None,
+            on_recovery=lambda: None,
             limits=WriterLimits(**limits),
         )
         self.gates: list[threading.Event] = []

@@ -90,7 +90,7 @@ class BackgroundRuns:
         self._ends = agent_runs.ends
         self._logs = RunLogs(keeper.store, shows)
         self._remote_runs = RemoteRuns(keeper.store, shows)
-        self._ends.when_ended(self._stop_and_close, keeper.store.jobs.wake_here)
+        self._ends.add_end_listener(self._stop_and_close, keeper.store.jobs.wake_here)
 
     async def accept(
         self,

@@ -29,14 +29,14 @@ class RunEnds:
         self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._end_callbacks: list[Callable[[str], None]] = []
         self._loss_callbacks: list[Callable[[], None]] = []
-        store.database.listen(RUNS, self._on_notification)
+        store.database.add_listener(RUNS, self._on_notification)
 
     @property
     def is_shared(self) -> bool:
         """There are other processes."""
         return self._store.database.is_shared
 
-    def when_ended(self, on_end: Callable[[str], None], on_loss: Callable[[], None]) -> None:
+    def add_end_listener(self, on_end: Callable[[str], None], on_loss: Callable[[], None]) -> None:
         """Registers callbacks.
 
         on_end: called with the uid of a run that this process or another process has ended.

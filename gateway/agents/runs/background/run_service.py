@@ -66,7 +66,7 @@ class RunService:
         self._jobless_runs = PeriodicTask("close runs without a job", self._close_jobless_runs)
         self._recover = recover
         self._abandoned_runs = PeriodicTask("end abandoned runs", self._end_abandoned_runs)
-        store.database.when_recovered(self._abandoned_runs.wake)
+        store.database.add_recovery_listener(self._abandoned_runs.wake)
 
     def tasks(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
         """Returns its tasks, which run until they are cancelled. performs_jobs: runs are performed, too."""
@@ -88,7 +88,7 @@ class RunService:
 
     async def _watch_jobs(self) -> None:
         """Closes the runs that have lost their job, after each change of jobs."""
-        unwatch = self._store.jobs.watch(self._jobless_runs.wake)
+        unwatch = self._store.jobs.add_listener(self._jobless_runs.wake)
         try:
             await self._jobless_runs.run()
         finally:
