@@ -73,7 +73,7 @@ class NamedAgents(StoredAgents, Protocol):
         """Returns the newest agents. Raises: StoreError."""
 
 
-class ServesAgents(Protocol):
+class AgentsComponent(Protocol):
     """The service of agents that are made over REST; gateway.agents implements it."""
 
     @property
@@ -101,7 +101,7 @@ class AgentServicesFactory(Protocol):
         specs: Sequence[AgentSpec],
         background_services: BackgroundServices,
         accounting: Accounting,
-    ) -> ServesAgents:
+    ) -> AgentsComponent:
         """Makes the service of agents. The parameters are those of `AgentServices`."""
 
 
@@ -117,7 +117,7 @@ class Services:
     # Schedules and performs jobs.
     background: BackgroundServices
     # Serves agents over REST; None: there are none.
-    agents: ServesAgents | None
+    agents: AgentsComponent | None
     # The most recent requests.
     requests: RequestLog
     # Lets operators into the page.

@@ -25,7 +25,7 @@ def encode_typed_event(event_type: str, fields: Json) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event_type.encode(), orjson.dumps({"type": event_type, **fields}))
 
 
-class SendsEvent(Protocol):
+class EventSender(Protocol):
     """Sends an event of this type with these fields."""
 
     def __call__(self, event_type: str, **fields: Any) -> None: ...

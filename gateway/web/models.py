@@ -26,14 +26,14 @@ from storage.errors import StoreError
 from storage.listing import NamedAgent
 
 
-class NamesAgents(Protocol):
+class AgentLister(Protocol):
     """Lists the agents of a project that a request can name."""
 
     async def __call__(self, project: str) -> Sequence[NamedAgent]:
         """Returns the newest agents. Raises: StoreError."""
 
 
-def make_model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
+def make_model_routes(models: ModelList, list_agents: AgentLister) -> list[Route]:
     """Returns the routes. list_agents: lists the agents that were made over REST."""
 
     async def list_agent_entries(info: RequestInfo) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def make_model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
 
-async def _make_agent_entries(list_agents: NamesAgents, project: str) -> list[dict[str, Any]]:
+async def _make_agent_entries(list_agents: AgentLister, project: str) -> list[dict[str, Any]]:
     """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
     try:
         named_agents = await list_agents(project)

@@ -75,7 +75,7 @@ def make_factory(
 
 
 class RunEvents(Struct, frozen=True):
-    """Shows runs in the form of the agents API. Implements `ShowsRuns`, which documents the methods."""
+    """Shows runs in the form of the agents API. Implements `RunDialect`, which documents the methods."""
 
     store: Store
     # Returns seconds since the epoch.

@@ -68,7 +68,7 @@ _NOT_STARTED = "messages are delivered once the gateway has started. Nothing was
 _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 
 
-class SendsRuns(Protocol):
+class RunSender(Protocol):
     """Performs a run while its caller waits."""
 
     async def send(
@@ -81,7 +81,7 @@ class SendsRuns(Protocol):
     ) -> RunResult: ...
 
 
-class AcceptsRuns(Protocol):
+class BackgroundRunner(Protocol):
     """Performs runs in the background."""
 
     async def accept(self, run_request: RunRequest) -> Run: ...
@@ -132,7 +132,7 @@ class AgentMessaging:
         self,
         resolver: AgentResolver,
         store: Store,
-        agent_runs: SendsRuns,
+        agent_runs: RunSender,
         pending: PendingWrites,
         wait_s: float,
         receipts: Receipts,
@@ -145,7 +145,7 @@ class AgentMessaging:
         self._pending = pending
         self._wait_s = wait_s
         self._waits = Waits()
-        self._background_runs: AcceptsRuns | None = None
+        self._background_runs: BackgroundRunner | None = None
         # The turns that have released their slots, with the number of answers that each waits for.
         self._waiting_senders: Counter[Waiter] = Counter()
 
@@ -154,7 +154,7 @@ class AgentMessaging:
         """The number of background runs that may start besides, in place of runs that only wait for answers."""
         return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
-    def set_background_runs(self, background_runs: AcceptsRuns) -> None:
+    def set_background_runs(self, background_runs: BackgroundRunner) -> None:
         """Sets the object that delivers messages without an answer. It needs this object, so it is made later."""
         self._background_runs = background_runs
 
@@ -344,7 +344,7 @@ class AgentMessaging:
 
 
 class AgentOutbox(Struct, frozen=True):
-    """Sends the messages of one turn (`SendsToAgents`). Errors are answers."""
+    """Sends the messages of one turn (`AgentMessenger`). Errors are answers."""
 
     messaging: AgentMessaging
     sender: Sender

@@ -1,6 +1,6 @@
 """Tools with which an agent speaks to other agents of its project.
 
-The caller passes the sender of messages (`SendsToAgents`), since this module must not import the runs of agents.
+The caller passes the sender of messages (`AgentMessenger`), since this module must not import the runs of agents.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class AgentAnswer(Struct, frozen=True):
     failure: AnswerFailure | None = None
 
 
-class SendsToAgents(Protocol):
+class AgentMessenger(Protocol):
     """Sends messages of one turn of an agent. Failures are answers as well: nothing is raised for them."""
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
@@ -72,20 +72,20 @@ class SendsToAgents(Protocol):
         """Has a message delivered, and does not wait for its run. The answer has no text."""
 
 
-async def perform_call(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnswer:
+async def perform_call(messenger: AgentMessenger, call: RunTool, max_chars: int) -> ToolAnswer:
     """Returns the result of a call of one of these tools. max_chars: of the result."""
     arguments: Mapping[str, Any] = call.arguments
     text = str(arguments["message"])
     if call.name == ASK_TAGGED:
         match_all = tuple(map(str, arguments.get("match_all") or ()))
         match_some = tuple(map(str, arguments.get("match_some") or ()))
-        answers = await sends.ask_tagged(match_all, match_some, text)
+        answers = await messenger.ask_tagged(match_all, match_some, text)
         if not answers:
             return ToolAnswer.failed("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_render_answers(answers, max_chars))
     other_agent = str(arguments["other_agent_id"])
     is_async = call.name == SEND_ASYNC
-    answer = await (sends.send if is_async else sends.ask)(other_agent, text)
+    answer = await (messenger.send if is_async else messenger.ask)(other_agent, text)
     if answer.error:
         return ToolAnswer.failed(f"Error: {answer.error}")
     if is_async:

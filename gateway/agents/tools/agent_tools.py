@@ -11,7 +11,7 @@ from urllib.parse import quote
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.tools.agent_messages import SendsToAgents, perform_call
+from gateway.agents.tools.agent_messages import AgentMessenger, perform_call
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.tools.file_tools import FileTools
@@ -58,7 +58,7 @@ class AgentTools:
     # after the calls.
     step: Exchange | None = None
     # Sends messages to other agents; None: the tools are described and never called.
-    agent_sender: SendsToAgents | None = None
+    agent_sender: AgentMessenger | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
     call_record: CallDeduplicator | None = None
     _tools: dict[str, AgentTool] = field(init=False)

@@ -13,14 +13,14 @@ import orjson
 from adapters.types import Json
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.tool_call import ToolCall
-from gateway.dialects.event_stream import SendsEvent
+from gateway.dialects.event_stream import EventSender
 from gateway.dialects.lenient import as_list, as_text
 
 
 class GrowingBlocks:
     """The blocks of one message."""
 
-    def __init__(self, emit: SendsEvent, claim_index: Callable[[], int]) -> None:
+    def __init__(self, emit: EventSender, claim_index: Callable[[], int]) -> None:
         """Begins with no block.
 
         emit: sends an event, given its type and its fields.

@@ -10,7 +10,7 @@ from adapters.types import Json, read_token_count
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.draft import MessageDraft
-from gateway.dialects.event_stream import SendsEvent
+from gateway.dialects.event_stream import EventSender
 from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.growing_response import GrowingResponse
 from gateway.dialects.responses.output import (
@@ -122,7 +122,7 @@ class GrowingOutput:
         self._open_item = item
         return item
 
-    def _add_item(self, make_item: Callable[[str, int, SendsEvent | None], _Item]) -> _Item:
+    def _add_item(self, make_item: Callable[[str, int, EventSender | None], _Item]) -> _Item:
         tag = self._response.begin()
         if self._items:
             self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin

@@ -15,7 +15,7 @@ from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
-from gateway.dialects.event_stream import SendsEvent
+from gateway.dialects.event_stream import EventSender
 from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import CallForm
@@ -40,7 +40,7 @@ class Item:
     # The complete item, once it has ended.
     final_json: Json
 
-    def __init__(self, tag: str, index: int, send_event: SendsEvent | None) -> None:
+    def __init__(self, tag: str, index: int, send_event: EventSender | None) -> None:
         """Makes an item that has not begun.
 
         tag: the part that all ids of the response share.
@@ -108,7 +108,7 @@ class MessageItem(Item):
 
     id_prefix = "msg"
 
-    def __init__(self, tag: str, index: int, send_event: SendsEvent | None) -> None:
+    def __init__(self, tag: str, index: int, send_event: EventSender | None) -> None:
         super().__init__(tag, index, send_event)
         self._parts: list[_Part] = []
         self.begin()
@@ -171,7 +171,7 @@ class ThoughtsItem(Item):
 
     id_prefix = "rs"
 
-    def __init__(self, tag: str, index: int, send_event: SendsEvent | None) -> None:
+    def __init__(self, tag: str, index: int, send_event: EventSender | None) -> None:
         super().__init__(tag, index, send_event)
         # The model that makes the thoughts; None: the item has no `encrypted_content`.
         self.sealing_model: str | None = None
@@ -225,7 +225,7 @@ class CallItem(Item):
         self,
         tag: str,
         index: int,
-        send_event: SendsEvent | None,
+        send_event: EventSender | None,
         call: ToolCall,
         forms: Mapping[str, CallForm],
     ) -> None:
@@ -313,7 +313,7 @@ class SearchItem(Item):
 
     id_prefix = "ws"
 
-    def __init__(self, tag: str, index: int, send_event: SendsEvent | None, query: str) -> None:
+    def __init__(self, tag: str, index: int, send_event: EventSender | None, query: str) -> None:
         super().__init__(tag, index, send_event)
         self._query = query
         self.begin()

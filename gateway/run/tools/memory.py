@@ -43,7 +43,7 @@ _NEWEST_EXCHANGES = 200
 DEFAULT_RESULT_TOKENS = 1000
 
 
-class SearchesPassages(Protocol):
+class ArchiveSearch(Protocol):
     """Searches the archives of an agent: its own, and those that are attached to it."""
 
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
@@ -69,7 +69,7 @@ class MemoryTools(Struct, frozen=True):
     now: Callable[[], float]
     embed_query: EmbedQuery | None = None
     # Searches archives; None: only the memory's own passages are searched.
-    archives: SearchesPassages | None = None
+    archives: ArchiveSearch | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
         definitions = make_tool_definitions(self.context.offered)
@@ -266,7 +266,7 @@ class MemoryTools(Struct, frozen=True):
 
 
 def make_memory_tools(
-    keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: SearchesPassages | None = None
+    keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: ArchiveSearch | None = None
 ) -> MemoryTools:
     """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
     return MemoryTools(

@@ -24,8 +24,8 @@ from gateway.agents.runs.abandoned_runs import ABANDONED_ERROR
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
+from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.run_logs import DELETED_ERROR, RunLogs
-from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
@@ -76,20 +76,20 @@ class PerformedRun(Struct, frozen=True):
 
 
 class BackgroundRuns:
-    """Accepts and performs the background runs of a process. shows: the dialect in which events are logged."""
+    """Accepts and performs the background runs of a process. dialect: the dialect in which events are logged."""
 
     def __init__(
-        self, agent_runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, shows: ShowsRuns
+        self, agent_runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, dialect: RunDialect
     ) -> None:
         self._agent_runs = agent_runs
         self._resolver = resolver
         self._keeper = keeper
         self._store = keeper.store
-        self._shows = shows
+        self._dialect = dialect
         self._open = OpenRuns(keeper.queues)
         self._ends = agent_runs.ends
-        self._logs = RunLogs(keeper.store, shows)
-        self._remote_runs = RemoteRuns(keeper.store, shows)
+        self._logs = RunLogs(keeper.store, dialect)
+        self._remote_runs = RemoteRuns(keeper.store, dialect)
         self._ends.add_end_listener(self._stop_and_close, keeper.store.jobs.wake_here)
 
     async def accept(
@@ -286,7 +286,7 @@ class BackgroundRuns:
     def _close_deleted(self, open_run: OpenRun) -> None:
         """Closes a run that is deleted, so that nothing waits for it."""
         if open_run.log is not None:
-            open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED_ERROR)))
+            open_run.log.close_unwritten(self._dialect.error_events(open_run.uid, Conflict(DELETED_ERROR)))
         self._open.close(open_run)
 
     def _stop_and_close(self, uid: str) -> None:
@@ -326,12 +326,12 @@ class BackgroundRuns:
                     yield last_event
                 await log.flush()
                 after = max(after, log.next_number - 1)
-            if self._ends.is_shared and not self._shows.is_end(last_event):
+            if self._ends.is_shared and not self._dialect.is_end(last_event):
                 # Another attempt goes on, perhaps in another process.
                 async for number, last_event in self._remote_runs.events(run, after):
                     after, is_logged = number, True
                     yield last_event
-            if not self._shows.is_end(last_event):
+            if not self._dialect.is_end(last_event):
                 ended = await self.wait_for_end(run)
                 async for event in self._logs.read_ended(ended, after, is_logged=is_logged):
                     yield event
@@ -398,7 +398,7 @@ class BackgroundRuns:
         options = stored.shown or {}
 
         def view(start: RunStart) -> ViewFactory:
-            return UnseenViewFactory() if log is None else self._shows.view(start, options)
+            return UnseenViewFactory() if log is None else self._dialect.view(start, options)
 
         sink: Sink = UnseenSink() if log is None else log
         try:
@@ -419,7 +419,7 @@ class BackgroundRuns:
         except GatewayError as error:
             await self._fail(run, error.message, attempt.job, error.status)
             if log is not None:
-                log.add(self._shows.error_events(run.uid, error))
+                log.add(self._dialect.error_events(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, _INTERNAL, attempt.job)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from gateway.agents.runs.background.shows_runs import ShowsRuns
+from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.run.event_log import BATCH_S, load_events
 from storage.records import Run
 from storage.sql.store import Store
@@ -22,9 +22,9 @@ _WAIT_FOR_ANY_S = 0.5
 class RemoteRuns:
     """The runs of all processes, as this one reads them."""
 
-    def __init__(self, store: Store, shows: ShowsRuns) -> None:
+    def __init__(self, store: Store, dialect: RunDialect) -> None:
         self._store = store
-        self._shows = shows
+        self._dialect = dialect
 
     async def events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
         """Yields the stored events of a run after a number, and those that follow, each with its number.
@@ -39,7 +39,7 @@ class RemoteRuns:
             async for number, event in load_events(self._store, run, after):
                 after, event_count = number, event_count + 1
                 yield number, event
-                if self._shows.is_end(event):
+                if self._dialect.is_end(event):
                     return
             if stored_run is None:
                 return

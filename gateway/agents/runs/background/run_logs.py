@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from msgspec.structs import replace
 
 from gateway.agents.runs.background.open_runs import OpenRun, RunPhase
-from gateway.agents.runs.background.shows_runs import ShowsRuns
+from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.errors import Conflict
 from gateway.run.event_log import EventLog, load_events
@@ -29,14 +29,14 @@ class RunLogs:
     readers. `complete` closes a log.
     """
 
-    def __init__(self, store: Store, shows: ShowsRuns) -> None:
-        """shows: the dialect in which events are logged."""
+    def __init__(self, store: Store, dialect: RunDialect) -> None:
+        """dialect: the dialect in which events are logged."""
         self._store = store
-        self._shows = shows
+        self._dialect = dialect
 
     def make(self, run: Run, agent: Agent) -> EventLog:
         """Returns an empty log. run: a draft, where it is not on disk yet; `begin` follows then."""
-        return EventLog(self._store, run, agent.epoch, self._shows)
+        return EventLog(self._store, run, agent.epoch, self._dialect)
 
     async def open(
         self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, job: Job
@@ -53,13 +53,13 @@ class RunLogs:
         log.job = job
         self.begin(log, run)
         if is_new and attempt == 1 and self._store.database.is_shared:
-            log.add(self._shows.first_event(run.uid))
+            log.add(self._dialect.first_event(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.resume(agent.epoch, attempt)
             if not logged:
-                log.add(self._shows.first_event(run.uid))
+                log.add(self._dialect.first_event(run.uid))
             log.add(
-                await self._shows.missing_events(
+                await self._dialect.missing_events(
                     replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
                 )
             )
@@ -69,7 +69,7 @@ class RunLogs:
         """Adds the first event of a log that was made before its run was on disk."""
         if not log.run.is_stored:
             log.run = run
-            log.add(self._shows.first_event(run.uid))
+            log.add(self._dialect.first_event(run.uid))
 
     async def open_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
         """Returns the log of a run that an earlier process left, before the run goes on here, or None."""
@@ -91,8 +91,8 @@ class RunLogs:
         """Adds the missing last events of a run that has ended to its log, and closes the log."""
         await log.flush()
         logged = [event async for _, event in load_events(self._store, run, 0)]
-        if not (logged and self._shows.is_end(logged[-1])):
-            log.add(await self._shows.missing_events(run, stored.shown or {}, logged, attempt))
+        if not (logged and self._dialect.is_end(logged[-1])):
+            log.add(await self._dialect.missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
 
     async def read_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
@@ -106,15 +106,15 @@ class RunLogs:
             logged.append(event)
             if number > after:
                 yield event
-        if logged and self._shows.is_end(logged[-1]):
+        if logged and self._dialect.is_end(logged[-1]):
             return
         if await self._store.agents.find_by_id(run.agent_row) is None:
             first_number = after + 1
-            missing = self._shows.error_events(run.uid, Conflict(DELETED_ERROR))
+            missing = self._dialect.error_events(run.uid, Conflict(DELETED_ERROR))
         else:
             # Without a log the events are whole messages, with the same numbers for all readers.
             first_number = max(number, after) + 1 if logged or is_logged else 1
-            missing = await self._shows.missing_events(run, {}, logged, 1)
-        for number, event in enumerate(self._shows.number_events(missing, first_number), first_number):
+            missing = await self._dialect.missing_events(run, {}, logged, 1)
+        for number, event in enumerate(self._dialect.number_events(missing, first_number), first_number):
             if number > after:
                 yield event

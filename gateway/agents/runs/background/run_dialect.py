@@ -13,7 +13,7 @@ from gateway.run.event_log import EventDialect
 from storage.records import Run
 
 
-class ShowsRuns(EventDialect, Protocol):
+class RunDialect(EventDialect, Protocol):
     """A dialect in which runs without a client are shown. options: of the dialect, as JSON."""
 
     def view(self, start: RunStart, options: Json) -> ViewFactory:
