@@ -135,6 +135,10 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     _check_messages(body["messages"], rules)
     names = _check_tools(body)
     _check_tool_choice(body, names)
+    for key in ("prediction", "web_search_options"):
+        # https://developers.openai.com/api/docs/guides/predicted-outputs; only search models take the latter.
+        if body.get(key) is not None and names:
+            raise Refusal(f"'tools' is not supported with '{key}'.", "tools")
     if rules.wants_thoughts and body.get("tools"):
         _check_thoughts(body)
     if rules.thinks and body.get("tools") and body.get("reasoning_effort") != "none":

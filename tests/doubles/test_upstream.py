@@ -75,6 +75,8 @@ REFUSED = [
     (chat(tools=[]), "tools"),
     (chat(tools=[TOOL, TOOL]), "tools"),
     (chat(tools=[{"type": "function", "function": {"name": "a b"}}]), "tools[0].function.name"),
+    (chat(tools=[TOOL], prediction={"type": "content", "content": "x"}), "tools"),
+    (chat(tools=[TOOL], web_search_options={}), "tools"),
     (chat(tool_choice="auto"), "tool_choice"),
     (chat(parallel_tool_calls=True), "parallel_tool_calls"),
     (chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),

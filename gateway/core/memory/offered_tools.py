@@ -23,13 +23,16 @@ def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
     """Returns whether a request can have tools that its client does not know of.
 
     It can if it asks for one choice, leaves the choice of tools to the model, and takes a reply in plain text. With
-    anything else a hidden round of tools would change what the client asked for, or could not be hidden.
+    anything else a hidden round of tools would change what the client asked for, could not be hidden, or is refused.
     """
     if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
         return False
     if body.get("tool_choice") not in (None, "auto") or body.get("function_call") is not None:
         return False
     if body.get("functions") is not None or body.get("audio") is not None:
+        return False
+    # OpenAI takes no functions with a predicted output, nor do its models that search the web by themselves.
+    if body.get("prediction") is not None or body.get("web_search_options") is not None:
         return False
     if body.get("tools") is not None and not isinstance(body["tools"], list):
         return False

@@ -71,6 +71,8 @@ class EndpointForm(Struct, frozen=True):
 
 # The effort if thoughts are asked for without one. OpenAI's models have the same default.
 _DEFAULT_EFFORT: Final = "medium"
+# OpenAI's bound for the tools of a chat completion.
+_MAX_TOOLS: Final = 128
 _NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -183,9 +185,12 @@ class Prompt(Struct, frozen=True):
         """The gateway's tools that go upstream.
 
         A model that does not think with tools gets no tools if the client names an effort. An agent's tools take
-        precedence over the effort of its definition.
+        precedence over the effort of its definition. There are none if the client's own leave too little room.
         """
         request = self.request
+        client_count = len(request.json.get("tools") or ())
+        if client_count <= _MAX_TOOLS < client_count + len(self.tools):
+            return ()
         asks_effort = request.json.get("reasoning_effort") not in (None, "none")
         if self.form.effort_with_tools is None or not asks_effort or request.has_tools:
             return self.tools

@@ -88,6 +88,8 @@ def test_a_plain_model_is_offered_nothing(world: World) -> None:
         {"response_format": {"type": "json_object"}},
         {"tools": [WEATHER], "tool_choice": "required"},
         {"tools": [WEATHER], "tool_choice": "none"},
+        {"prediction": {"type": "content", "content": "{}"}},
+        {"web_search_options": {}},
     ],
     ids=str,
 )
@@ -98,6 +100,14 @@ def test_tools_are_not_offered_where_a_hidden_round_would_not_be_meant(
     chat.messages = [{"role": "user", "content": "Answer in JSON."}]
     world.sdk.chat.completions.create(messages=chat.messages, **chat.options, **options)  # type: ignore[arg-type]
     assert not MEMORY & set(world.upstream.last.tool_names)
+
+
+def test_an_application_may_have_all_the_tools_that_openai_takes(world: World) -> None:
+    free = 128 - len(MEMORY)
+    for count, is_offered in ((free, True), (free + 1, False), (128, False)):
+        tools: Any = [{"type": "function", "function": {"name": f"tool_{n}"}} for n in range(count)]
+        assert helper(world, tools=tools).say("Hi") == "Ok."
+        assert (set(world.upstream.last.tool_names) >= MEMORY) is is_offered
 
 
 def test_a_turn_that_only_reads_is_offered_no_tools(world: World) -> None:
