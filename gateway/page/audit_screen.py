@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 
 from msgspec import Struct
@@ -29,6 +30,7 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     memory: str | None = None
     user: str = ""
     action: str = ""
+    what: str = ""
     since: str = ""
     until: str = ""
 
@@ -54,7 +56,9 @@ class _Act(Struct, frozen=True):
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: _AuditQuery) -> View:
-        wanted = AuditFilter(query.memory, query.user.strip(), query.action, query.since, query.until)
+        wanted = AuditFilter(
+            query.memory, query.user.strip(), query.action, query.what, query.since, query.until
+        )
         page = await operations.audit.list(
             wanted, project=request.visitor.project, after=query.after, limit=query.limit
         )
@@ -80,6 +84,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             # The ids of people that are offered for the one that no entry fits.
             "people": people,
             "actions": ACTIONS,
+            "today": datetime.fromtimestamp(operations.audit.now(), UTC).date().isoformat(),
             "is_filtered": wanted != NO_FILTER,
         }
         return View(page, "audit.html", "Audit", context)

@@ -42,6 +42,7 @@ class Audit(StoreGroup):
         project: str | None = None,
         user: str | None = None,
         action: str | None = None,
+        what: str | None = None,
         since: float = -math.inf,
         until: float = math.inf,
         limit: int = 50,
@@ -53,9 +54,10 @@ class Audit(StoreGroup):
         project: the project of the memories that the entries concern; None: all entries.
         user: the user of the memories that the entries concern, or the uid of one, which may be gone; None: any.
         action: the only action; None: any.
+        what: the only part of a memory, as `AuditEntry` has it; None: any.
         since, until: the time from which on, and before which, entries were made; in seconds since the epoch.
         """
-        bounds = (before, memory, project, user, action, since, until, limit)
+        bounds = (before, memory, project, user, action, what, since, until, limit)
         rows = await connection.rows(SQL["audit_read"], bounds)
         return [AuditEntry(*row) for row in rows]
 

@@ -107,6 +107,14 @@ if (nextButton) {
   nextButton.disabled = true;
   setTimeout(() => (nextButton.disabled = false), NEXT_MS);
 }
+// Where the browser lets no script copy, as without TLS, the text is there to be marked.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = !navigator.clipboard;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.nextElementSibling.textContent = "Copied.";
+  });
+}
 const signInForm = document.querySelector("form[data-sign-in]");
 if (signInForm) {
   signIn(signInForm);

@@ -50,6 +50,8 @@ class AuditFilter(Struct, frozen=True):
     user: str = ""
     # One of `ACTIONS`.
     action: str = ""
+    # As `AuditRecord` has it.
+    what: str = ""
     # A day like 2026-11-24 or a time in ISO 8601, in UTC: from when on, and until when (a day: until its end).
     since: str = ""
     until: str = ""
@@ -101,6 +103,7 @@ class AuditOperations(Struct, frozen=True):
             project=project,
             user=wanted.user or None,
             action=wanted.action or None,
+            what=wanted.what or None,
             since=_parse_bound("since", wanted.since) if wanted.since else -math.inf,
             until=_parse_bound("until", wanted.until, is_end=True) if wanted.until else math.inf,
             limit=limit + 1,

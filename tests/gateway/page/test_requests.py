@@ -684,6 +684,41 @@ def test_a_person_who_was_forgotten_is_found_in_the_audit_by_the_number_of_the_m
     assert operator_of(operator.world, "shop").twin(f"audit?user={agent.uid}")["items"] == []
 
 
+@pytest.mark.both
+def test_the_audit_lists_the_memories_that_were_forgotten_wholly(operator: Operator) -> None:
+    """Without the number "tom" found nothing, and among all that was forgotten his memory was one row of many."""
+    world = operator.world
+    tom, alice = speak(world, "Hello.", user="tom"), speak(world, "Hello.", user="alice")
+    operator.twin(f"m/{tom.uid}/forget?all=1", {"confirm": "2"})
+    world.clock.sleep(86_400)
+    operator.sign_in()
+    operator.twin(f"m/{alice.uid}/forget?message=1", {})
+    kim = speak(world, "Hello.", user="kim")
+    operator.twin(f"m/{kim.uid}/forget?all=1", {"confirm": "2"})
+    html = operator.get("audit?user=tom").body.decode()
+    links = [unescape(each) for each in re.findall(r'href="(audit\?action=forget[^"]*)"', html)]
+    listed = [re.findall(r'href="audit\?memory=(\w+)"', operator.get(link).body.decode()) for link in links]
+    assert listed == [[kim.uid], [kim.uid, tom.uid]]
+
+
+def test_the_number_of_a_forgotten_memory_is_copied_by_a_button(browser: Browser, operator: Operator) -> None:
+    """Without script, and where no script may copy, there is no such button, and the number is text."""
+    agent = speak(operator.world, "Hello.", user="tom")
+    for script in (False, True):
+        with browser.open(operator, f"m/{agent.uid}/forget?all=1", script=script) as page:
+            page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+            page.get_by_role("textbox", name="Type 2 to confirm").fill("2")
+            page.get_by_role("button", name="Forget for good").click()
+            page.get_by_text(agent.uid, exact=True).wait_for()
+            button = page.get_by_role("button", name="Copy the number")
+            assert button.count() == int(script)
+            if script:
+                button.click()
+                page.get_by_role("status", name="").filter(has_text="Copied").wait_for()
+                assert page.evaluate("navigator.clipboard.readText()") == agent.uid
+        agent = speak(operator.world, "Hello.", user="kim")
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_the_filter_of_the_audit_is_a_form_and_goes_on_to_the_next_page(
     browser: Browser, operator: Operator, script: bool
