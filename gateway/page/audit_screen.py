@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
@@ -59,11 +61,18 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         wanted = AuditFilter(
             query.memory, query.user.strip(), query.action, query.what, query.since, query.until
         )
-        page = await operations.audit.list(
-            wanted, project=request.visitor.project, after=query.after, limit=query.limit
+        list_page = partial(
+            operations.audit.list, project=request.visitor.project, after=query.after, limit=query.limit
         )
+        page = await list_page(wanted)
         if request.is_twin:
             return View(page)
+        people: list[str] = []
+        if wanted.user and not page.items:
+            people = await _find_people(operations, request, wanted.user)
+            if len(people) == 1:
+                wanted = replace(wanted, user=people[0])
+                page = await list_page(wanted)
         names = await operations.audit.load_names(
             {each.memory for each in page.items if each.memory is not None}
         )
@@ -74,15 +83,14 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             for seq in fact.seqs
         }
         facts = await operations.audit.find_facts(named_facts)
-        people: list[str] = []
-        if wanted.user and not page.items:
-            people = await _find_people(operations, request, wanted.user)
         context = {
             "acts": _group_acts(page.items, facts),
             "names": names,
             "wanted": wanted,
+            # The text by which the person of the filter was found; "": it is the person's id.
+            "found_by": "" if wanted.user == query.user.strip() else query.user,
             # The ids of people that are offered for the one that no entry fits.
-            "people": people,
+            "people": [each for each in people if each != wanted.user],
             "actions": ACTIONS,
             "today": datetime.fromtimestamp(operations.audit.now(), UTC).date().isoformat(),
             "is_filtered": wanted != NO_FILTER,
@@ -93,14 +101,14 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 
 async def _find_people(operations: PageOperations, request: ScreenRequest, text: str) -> list[str]:
-    """Returns the ids of people that a text finds as the list of people does, without the id that is the text."""
+    """Returns the ids of people that a text finds as the list of people does."""
     views, project = operations.memories, request.visitor.project
     page = await views.list_page(project, "user", text, limit=_OFFERED_PEOPLE)
     namesakes = [each.memory for each in await views.list_people_called(project, " ".join(text.split()))]
     for each in namesakes:
         await request.note_read(each.uid)
     # A person has a memory in each profile, all by the same id.
-    ids = dict.fromkeys(each.name for each in (*page.items, *namesakes) if each.name != text)
+    ids = dict.fromkeys(each.name for each in (*page.items, *namesakes))
     return [*ids][:_OFFERED_PEOPLE]
 
 
