@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, AuditRecord
-from gateway.run.admin.audited_parts import AuditedFact, is_along
-from gateway.run.admin.page_paths import make_fact_href
+from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion, is_along
+from gateway.run.admin.page_paths import make_fact_href, make_version_href
 
 # The most people who are offered where no entry fits a name.
 _OFFERED_PEOPLE = 10
@@ -84,7 +84,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         }
         facts = await operations.audit.find_facts(named_facts)
         context = {
-            "acts": _group_acts(page.items, facts),
+            "acts": _group_acts(page.items, facts, names),
             "names": names,
             "wanted": wanted,
             # The text by which the person of the filter was found; "": it is the person's id.
@@ -112,14 +112,20 @@ async def _find_people(operations: PageOperations, request: ScreenRequest, text:
     return [*ids][:_OFFERED_PEOPLE]
 
 
-def _group_acts(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:
-    """Returns the acts of some entries, in their order. facts: (uid of the memory, number) of the facts that exist."""
+def _group_acts(
+    records: Sequence[AuditRecord], facts: set[tuple[str, int]], memories: Collection[str]
+) -> list[_Act]:
+    """Returns the acts of some entries, in their order.
+
+    facts: (uid of the memory, number) of the facts that exist.
+    memories: the uids of the memories that exist.
+    """
     acts: list[_Act] = []
     for _, group in groupby(records, lambda each: (each.at, each.who, each.action, each.memory)):
         entries, along = [*group], ""
         if len(entries) > 1 and is_along(entries[-1].what):
             along = entries.pop().what
-        acts.append(_Act(entries[0], [_make_text_parts(each, facts) for each in entries], along))
+        acts.append(_Act(entries[0], [_make_text_parts(each, facts, memories) for each in entries], along))
     return acts
 
 
@@ -128,13 +134,24 @@ def _shown_fact(record: AuditRecord) -> AuditedFact | None:
     return None if record.action == "forget" else AuditedFact.parse(record.what)
 
 
-def _make_text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextPart]:
-    """Returns what an entry concerns, in words, with links to the facts that exist."""
+def _make_text_parts(
+    record: AuditRecord, facts: set[tuple[str, int]], memories: Collection[str]
+) -> list[_TextPart]:
+    """Returns what an entry concerns, in words, with links to the facts that exist and to versions of blocks."""
+    uid = record.memory
 
     def link(seq: int) -> _TextPart:
-        uid = record.memory
         return _TextPart(f"fact {seq}", make_fact_href(uid, seq) if uid and (uid, seq) in facts else None)
 
+    def link_version(text: str, label: str, version: int) -> _TextPart:
+        return _TextPart(text, make_version_href(uid, label, version) if uid and uid in memories else None)
+
+    if (written := AuditedVersion.parse(record.what)) is not None:
+        label, version, restored = written.label, written.version, written.restored
+        parts = [link_version(f"block {label}, version {version}", label, version)]
+        if restored is not None:
+            parts += [_TextPart(": "), link_version(f"version {restored} again", label, restored)]
+        return parts
     fact = _shown_fact(record)
     if fact is None:
         return [_TextPart(_render_sentence(record))]
@@ -149,13 +166,11 @@ def _make_text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_
 
 
 def _render_sentence(record: AuditRecord) -> str:
-    """Returns the words for what an entry concerns that names no fact to link to."""
+    """Returns the words for what an entry concerns that has no page to link to."""
     match record.action, record.what.split(" "):
         case "forget", ["all"]:
             return "all of the memory"
         case "forget", ["exchange", number]:
             return f"message {number} and its reply"
-        case "restore", [*version, "as", new_version]:
-            return f"{' '.join(version)}, brought back as version {new_version}"
         case _:
             return record.what or _OBJECTS.get(record.action, "")

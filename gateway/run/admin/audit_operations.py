@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
+from gateway.run.admin.audited_parts import AuditedVersion
 from gateway.run.admin.list_page import ListPage, make_next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
@@ -126,13 +127,8 @@ class AuditOperations(Struct, frozen=True):
         label: of the block.
         """
         entries = await self.store.audit.list_of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
-        begin = f"block {label}, version "
-        return {
-            # "8", or "2 as 8" where version 2 was brought back.
-            int(entry.what.removeprefix(begin).split()[-1]): entry.actor
-            for entry in entries
-            if entry.what.startswith(begin)
-        }
+        versions = ((AuditedVersion.parse(entry.what), entry.actor) for entry in entries)
+        return {part.version: actor for part, actor in versions if part is not None and part.label == label}
 
     async def list_forgettings(self, uid: str) -> Sequence[AuditRecord]:
         """Returns the last forgettings of parts of a memory, the oldest first. uid: of the memory."""

@@ -16,6 +16,11 @@ _FACT = re.compile(
     r"(?:, (?P<state>.+))?"
 )
 
+# The end counts, since a label may have any words.
+_VERSION = re.compile(
+    r"block (?P<label>.+), version (?:(?P<restored>[0-9]+) as )?(?P<version>[0-9]+)", re.DOTALL
+)
+
 
 class AuditedFact(Struct, frozen=True):
     """A fact that was added, changed or forgotten. Its `str` is as "fact 4 as 7, back to fact 2"."""
@@ -55,14 +60,30 @@ class AuditedFact(Struct, frozen=True):
         return [seq for seq in (self.seq, self.new_seq, self.restored_seq) if seq is not None]
 
 
+class AuditedVersion(Struct, frozen=True):
+    """A version of a block. Its `str` is as "block human, version 8", or "block human, version 2 as 8"."""
+
+    label: str
+    version: int
+    # The older version with the same value, which was brought back; None: it was written anew.
+    restored: int | None = None
+
+    @classmethod
+    def parse(cls, what: str) -> AuditedVersion | None:
+        """Parses what an entry concerns, its `what`; None: it is no version of a block."""
+        if (match := _VERSION.fullmatch(what)) is None:
+            return None
+        label, restored, version = match.groups()
+        return cls(label, int(version), None if restored is None else int(restored))
+
+    def __str__(self) -> str:
+        restored = "" if self.restored is None else f"{self.restored} as "
+        return f"block {self.label}, version {restored}{self.version}"
+
+
 def render_audited_part(kind: str, id: int | str) -> str:
     """Returns a part of a memory as the audit names it, and as a search in the audit has to name it ("message 4")."""
     return f"{kind} {id}"
-
-
-def render_audited_version(label: str, version: int, restored: int | None = None) -> str:
-    """Returns a version of a block as the audit names it. restored: the older version with the same value."""
-    return f"block {label}, version " + (f"{version}" if restored is None else f"{restored} as {version}")
 
 
 def render_audited_facts(seqs: Sequence[int], older: int) -> str:

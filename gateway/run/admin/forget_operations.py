@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.audited_parts import render_audited_facts, render_audited_part, render_audited_version
+from gateway.run.admin.audited_parts import AuditedVersion, render_audited_facts, render_audited_part
 from gateway.run.admin.memory_edits import COMMAND, UNDO_OVER_LIMIT
 from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -244,7 +244,7 @@ class ForgetOperations:
             raise BadRequest(UNDO_OVER_LIMIT, param="block") from error
         agent = await self.store.agents.find_by_id(agent_row)
         if agent is not None:
-            what = render_audited_version(label, after.version)
+            what = str(AuditedVersion(label, after.version))
             await self.store.audit.add(self.now(), COMMAND, "undo", agent.uid, what)
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 

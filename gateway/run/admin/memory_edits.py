@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, make_fact_key
 from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalize_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
-from gateway.run.admin.audited_parts import AuditedFact, render_audited_version
+from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -84,7 +84,7 @@ class MemoryEdits(Struct, frozen=True):
             ) from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "edit", uid, render_audited_version(label, written.version))
+        await self._audit(editor, "edit", uid, AuditedVersion(label, written.version))
         return written
 
     async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
@@ -102,7 +102,7 @@ class MemoryEdits(Struct, frozen=True):
             raise BadRequest(UNDO_OVER_LIMIT, param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "undo", uid, render_audited_version(label, undone.version))
+        await self._audit(editor, "undo", uid, AuditedVersion(label, undone.version))
         return undone
 
     async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
@@ -124,7 +124,7 @@ class MemoryEdits(Struct, frozen=True):
             raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "restore", uid, render_audited_version(label, restored.version, to))
+        await self._audit(editor, "restore", uid, AuditedVersion(label, restored.version, restored=to))
         return restored
 
     async def remember_fact(
@@ -299,7 +299,9 @@ class MemoryEdits(Struct, frozen=True):
             if replaced.ended_at == at:
                 await self._audit(editor, "correct", agent.uid, AuditedFact(replaced.seq, fact.seq))
 
-    async def _audit(self, editor: Editor, action: AuditAction, uid: str, what: str | AuditedFact) -> None:
+    async def _audit(
+        self, editor: Editor, action: AuditAction, uid: str, what: str | AuditedFact | AuditedVersion
+    ) -> None:
         await self.store.audit.add(self.now(), editor.actor, action, uid, str(what))
 
 

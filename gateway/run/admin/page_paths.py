@@ -44,6 +44,12 @@ def make_fact_href(uid: str, seq: int) -> str:
     return page_path("m", uid, "f", seq)
 
 
+def make_version_href(uid: str, label: str, version: int) -> str:
+    """Returns the address of a version in the history of a block, relative to /ui/."""
+    # The history has the newest first, so a page after the next version begins with this one.
+    return f"{page_path('m', uid, 'b', label)}?after={version + 1}#history"
+
+
 def make_passage_href(uid: str, seq: int) -> str:
     """Returns the address of a passage, relative to /ui/."""
     # The list has the newest first, so a page after the next number begins with this one.

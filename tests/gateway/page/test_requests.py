@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.run.admin.audited_parts import render_audited_version
+from gateway.run.admin.audited_parts import AuditedVersion
 from storage.errors import Broken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -769,21 +769,41 @@ def test_the_filter_of_the_audit_is_a_form_and_goes_on_to_the_next_page(
         assert page.get_by_role("table", name="Audit").get_by_role("row").count() == 51
 
 
+def test_the_audit_links_to_the_version_of_a_block(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """From "block human, version 5" no link led to what had been written."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        memory = f"m/{speak(world, 'Hello.').uid}"
+        label = operator.twin(memory)["blocks"][0]["label"]
+        for version, town in enumerate(("Basel", "Zurich", "Bern"), start=1):
+            operator.twin(f"{memory}/b/{label}", {"value": f"Lives in {town}.", "version": version})
+        operator.twin(f"{memory}/b/{label}/restore", {"version": 4, "to": 2})
+        rows = operator.get("audit").body.decode().partition("<tbody>")[2].split("<tr>")[1:]
+        links = {plain(row): re.findall(rf'href="({memory}/b/[^"]+)"', row) for row in rows}
+        (edited,) = next(each for row, each in links.items() if f"block {label}, version 3" in row)
+        history = operator.get(edited).body.decode().partition('id="history"')[2]
+        assert re.findall("<h3>(.*?)</h3>", history) == ["Version 3", "Version 2", "Version 1"]
+        (row,) = (row for row in links if "restore" in row)
+        assert f"block {label}, version 5: version 2 again" in row
+        restored, brought_back = links[row]
+        assert (restored, brought_back) == (edited.replace("=4", "=6"), edited.replace("=4", "=3"))
+
+
 def test_the_audit_takes_no_label_of_a_block_for_a_fact(operator: Operator) -> None:
     """A label may be any words, such as "fact 1" or "known as told"."""
     world = operator.world
     agent = speak(world, "I drink tea.")
     (seq,) = learn(world, agent, "Drinks tea.")
-    edited, restored = render_audited_version(f"fact {seq}", 2), render_audited_version("known as told", 3, 1)
+    edited, restored = AuditedVersion(f"fact {seq}", 2), AuditedVersion("known as told", 3, restored=1)
 
     async def note() -> None:
         for action, what in (("edit", edited), ("restore", restored)):
-            await world.store.audit.add(world.clock(), "alice", action, agent.uid, what)
+            await world.store.audit.add(world.clock(), "alice", action, agent.uid, str(what))
 
     world.gateway.call(note())
     html = operator.get("audit").body.decode()
     assert f"edit alice block fact {seq}, version 2" in plain(html)
-    assert "restore alice block known as told, version 1, brought back as version 3" in plain(html)
+    assert "restore alice block known as told, version 3: version 1 again" in plain(html)
     assert f'href="m/{agent.uid}/f/{seq}"' not in html
 
 
