@@ -82,7 +82,7 @@ class BatchItem(Struct, frozen=True):
     id: int
     # The item's run; None: its agent was deleted.
     run: Run | None
-    # The public name of the item's agent.
+    # The public id of the item's agent.
     agent_uid: str
     project: str
     # The part of the batch that the item was sent to a provider with, or READY_PART or ENDED_PART.
@@ -144,7 +144,7 @@ class ItemDraft(Struct, frozen=True):
     run: Run
     # The request of the item, as JSON.
     request: bytes
-    # The public name of the agent's own conversation, if that begins with the item.
+    # The public id of the agent's own conversation, if that begins with the item.
     uid: str
 
 

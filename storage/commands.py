@@ -321,7 +321,7 @@ class TurnWrite(Struct, frozen=True):
     agent: Agent
     # The client's id of the conversation; None: it has none.
     key: str | None
-    # The public name of the conversation, if it is new.
+    # The public id of the conversation, if it is new.
     uid: str
     # The present time, in seconds since the epoch.
     now: float
@@ -396,7 +396,7 @@ class StepOpen(Struct, frozen=True):
     agent: Agent
     # The client's id of the conversation.
     key: str
-    # The public name of the conversation, if it is new.
+    # The public id of the conversation, if it is new.
     uid: str
     # The conversation's row; None: it begins with this step.
     conversation_row: int | None
@@ -475,13 +475,13 @@ class RunAccept(Struct, frozen=True):
     """A run that goes on without its client, to be accepted in one transaction with its request and its job."""
 
     # The run as it will be stored, with the id 0. Its agent exists. Conversation 0 stands for the conversation with the
-    # key `key`, which begins with the public name `uid` if it does not exist.
+    # key `key`, which begins with the public id `uid` if it does not exist.
     run: Run
     # The request of the run, as JSON.
     request: bytes
     # The key of the run's conversation, if the run has conversation 0.
     key: str = "default"
-    # The public name of that conversation, if it begins with the run.
+    # The public id of that conversation, if it begins with the run.
     uid: str = ""
     # The kind of the job that performs the run, with the run's uid as key and {"run": its row} as payload; "" for no
     # job: the accepting process performs the run.
@@ -601,7 +601,7 @@ class Extent(Struct, frozen=True):
     messages: int = 0
     # The number of messages that stay of exchanges of which a part is forgotten.
     remaining: int = 0
-    # The public name of the conversation that is the target; None: another target.
+    # The public id of the conversation that is the target; None: another target.
     conversation_uid: str | None = None
 
 
@@ -752,7 +752,7 @@ class ImportWrite(Struct, frozen=True):
     learns: bool
     # The conversation's id in its source, which becomes the client's id; None: it has none.
     key: str | None
-    # The public name of the conversation, if it is new.
+    # The public id of the conversation, if it is new.
     uid: str
     # When the conversation began.
     at: float

@@ -39,7 +39,7 @@ FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 
 
 class Page(Struct, Generic[CursorT], frozen=True):
-    """A page of a list. Its cursors are numbers of rows, public names, or numbers of messages."""
+    """A page of a list. Its cursors are numbers of rows, public ids, or numbers of messages."""
 
     # The cursors between which the page lies, exclusive, in the order asked for; what they name may be gone.
     after: CursorT | None = None
@@ -115,7 +115,7 @@ class AgentChange(Struct, frozen=True, kw_only=True):
     name: str | None = None
     # The body of its definition.
     body: dict[str, Any] | None = None
-    # The public names of the blocks that are attached.
+    # The public ids of the blocks that are attached.
     blocks: Sequence[str] | None = None
     # The rows of the tools' definitions; numbers below 0 are built-in tools.
     tools: Sequence[int] | None = None
@@ -158,7 +158,7 @@ class ReaderEntry(Struct, frozen=True):
 
     # The row of the agent's own memory.
     sleeper_row: int
-    # The agent's public name.
+    # The agent's public id.
     uid: str
     # The number of the last exchange that it has read.
     read_seq: int
@@ -169,7 +169,7 @@ class OpenReading(Struct, frozen=True):
     """A run in which a sleeptime agent reads a memory, and which has not ended."""
 
     run: Run
-    # The public name of the run's conversation.
+    # The public id of the run's conversation.
     conversation_name: str
 
 
@@ -184,7 +184,7 @@ class AgentFilter(Struct, frozen=True):
     needs_all_tags: bool = False
     # Why the agent's last run ended.
     stop: str | None = None
-    # The public name of an identity of the agent.
+    # The public id of an identity of the agent.
     identity: str | None = None
     # The agent has an identity with one of these keys.
     identity_keys: Sequence[str] = ()
@@ -257,7 +257,7 @@ class DefinitionDraft(Struct, frozen=True):
 
     project: str
     kind: DefinitionKind
-    # The public name of the definition.
+    # The public id of the definition.
     uid: str
     body: dict[str, Any]
     name: str = ""
@@ -313,11 +313,11 @@ class ListedExchange(Struct, frozen=True):
     """An exchange with its content, active or not, and its place as lists show it."""
 
     exchange: Exchange
-    # The public name of its conversation.
+    # The public id of its conversation.
     conversation_uid: str
     # The client's own id of its conversation.
     key: str | None
-    # The public name of the run that it is a step of.
+    # The public id of the run that it is a step of.
     run_uid: str | None
     # The calls that wait, by their ids, where a stored conversation ends with the exchange.
     waiting: dict[str, WaitKind]
@@ -383,7 +383,7 @@ class ListedConversation(Struct, frozen=True):
 
 
 class FoundMemory(Struct, frozen=True):
-    """A memory that was found by its public name."""
+    """A memory that was found by its public id."""
 
     id: int
     uid: str
@@ -399,7 +399,7 @@ class UnindexedTexts(Struct, frozen=True):
 
     # Earlier versions of its blocks: label, version, value.
     versions: Sequence[tuple[str, int, str]]
-    # The public name of the conversation of each summary, and its text.
+    # The public id of the conversation of each summary, and its text.
     summaries: Sequence[tuple[str, str]]
     # Exchanges with such messages: replaced, cancelled and long ones, and exchanges with calls of tools.
     exchanges: Sequence[SourceExchange]
@@ -463,7 +463,7 @@ class Branch(Struct, frozen=True):
 class ExchangeRef(Struct, frozen=True):
     """A reference to an exchange: its conversation and its numbers."""
 
-    # The public name of the exchange's conversation.
+    # The public id of the exchange's conversation.
     conversation_uid: str
     # The number of the exchange's first message.
     seq: int
@@ -475,7 +475,7 @@ class SourceExchange(Struct, frozen=True):
     """An exchange that something came from, with its content."""
 
     exchange: Exchange
-    # The public name of its conversation.
+    # The public id of its conversation.
     conversation_uid: str
     # Another conversation opened with the same prefix.
     prefix_is_shared: bool

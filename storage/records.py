@@ -131,7 +131,7 @@ class Conversation(Struct, frozen=True):
     """A conversation of a memory, without its exchanges."""
 
     id: int
-    # The public name of the conversation.
+    # The public id of the conversation.
     uid: str
     # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
@@ -358,7 +358,7 @@ class Block(Struct, frozen=True, eq=False):
     limit: int
     read_only: bool = False
     version: int = 1
-    # The block's public name, which follows from the id; "" for one that is not stored, or was read for a turn.
+    # The block's public id, which follows from the id; "" for one that is not stored, or was read for a turn.
     uid: str = ""
 
     def __eq__(self, other: object) -> bool:
@@ -708,7 +708,7 @@ class Definition(Struct, frozen=True):
 
     # 0: it has no row, as an agent's own archive has none.
     id: int
-    # Its public name, random, without a prefix.
+    # Its public id, random, without a prefix.
     uid: str
     project: str
     kind: DefinitionKind

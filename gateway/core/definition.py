@@ -34,7 +34,7 @@ class _Stored(Struct, frozen=True):
 class Sleeptime(_Stored, frozen=True):
     """The sleeptime agents of an agent, which read its conversations in the background and edit its blocks."""
 
-    # The public names of these agents.
+    # The public ids of these agents.
     agents: tuple[str, ...] = ()
     # The number of turns after which a run is due; None: each turn makes one due.
     frequency: int | None = SLEEP_EVERY

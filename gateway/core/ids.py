@@ -45,7 +45,7 @@ _SEQ_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))
 class ObjectRef(Struct, frozen=True):
     """A reference to a message, passage or step, as its id has it."""
 
-    # The public name of the memory.
+    # The public id of the memory.
     uid: str
     # The number of the object in its memory.
     seq: int

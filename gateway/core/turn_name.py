@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# The characters of a conversation's public name.
+# The characters of a conversation's public id.
 _CONVERSATION_CHARS = 32
 
 
 class TurnName(NamedTuple):
     """The name of a turn. Both parts are hexadecimal."""
 
-    # The public name of its conversation.
+    # The public id of its conversation.
     conversation_uid: str
     # The name within the conversation, which gateway.core.conversation.turn_hex makes.
     turn: str

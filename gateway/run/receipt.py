@@ -58,7 +58,7 @@ class GatewayStep(Struct, frozen=True):
 class AgentRun(NamedTuple):
     """A run of an agent, as its span shows it."""
 
-    # The public name of the agent.
+    # The public id of the agent.
     uid: str
     # When the run began, by `time.perf_counter()`.
     begun: float

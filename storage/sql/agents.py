@@ -81,7 +81,7 @@ async def pause_agent(connection: Connection, agent_row: int, since: float | Non
 async def find_or_create_agent(connection: Connection, draft: Agent) -> Agent:
     """Returns the agent that a scope has already, or else stores a draft of it. The two have different secrets.
 
-    Raises: WriteConflict: the public name is taken.
+    Raises: WriteConflict: the public id is taken.
     """
     scope = draft.scope
     row = await connection.row(
@@ -168,7 +168,7 @@ class Agents:
         return agent
 
     async def find_by_uid(self, uid: str) -> Agent | None:
-        """Returns the agent with a public name, with its present numbers; None where there is none."""
+        """Returns the agent with a public id, with its present numbers; None where there is none."""
 
         async def read(connection: Connection) -> Agent | None:
             id = await connection.value(SQL["agent_of_uid"], (uid,))

@@ -9,11 +9,11 @@ SELECT {agent} FROM agents a WHERE a.project = ? AND a.profile = ? AND a.subject
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ?
 
 -- name: numbers_of_named
--- Reads these numbers unless the row is that of another memory. ?2: the public name of the memory that is meant.
+-- Reads these numbers unless the row is that of another memory. ?2: the public id of the memory that is meant.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ?1 AND uid = ?2
 
 -- name: agent_of_uid
--- Finds a memory by its public name.
+-- Finds a memory by its public id.
 SELECT id FROM agents WHERE uid = ?
 
 -- name: agent_by_id

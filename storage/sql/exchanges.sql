@@ -148,7 +148,7 @@ CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.dept
 SELECT id, last_at FROM conversations WHERE agent = ? AND key = ?
 
 -- name: conversation_insert
--- Begins a conversation. No row: its public name is taken.
+-- Begins a conversation. No row: its public id is taken.
 INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (uid) DO NOTHING RETURNING id
 
@@ -460,7 +460,7 @@ WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC 
 SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
 
 -- name: conversation_uid
--- Returns the public name of a conversation.
+-- Returns the public id of a conversation.
 SELECT uid FROM conversations WHERE id = ? AND agent = ?
 
 -- name: shared_blocks

@@ -79,7 +79,7 @@ SELECT exchange FROM marks WHERE agent = ? AND kind = 'unlearned' AND hash = ?
 SELECT {fact} WHERE f.agent = ? AND f.seq = ?
 
 -- name: existing
--- Finds which of some numbers are of facts, with the public names of the memories, which are among some.
+-- Finds which of some numbers are of facts, with the public ids of the memories, which are among some.
 SELECT a.uid, f.seq FROM agents a CROSS JOIN facts f ON f.agent = a.id
 WHERE a.uid {in:1:TEXT:64} AND f.seq {in:2:BIGINT:64}
 

@@ -142,7 +142,7 @@ class Forgetting(StoreGroup):
 
     @reads
     async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:
-        """Returns the row of the conversation with this public name, or with this id of the client's."""
+        """Returns the row of the conversation with this public id, or with this id of the client's."""
         conversation_row: int | None = await connection.value(SQL["conversation_of"], (agent_row, name))
         return conversation_row
 

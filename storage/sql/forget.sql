@@ -66,7 +66,7 @@ DELETE FROM agents WHERE id = ? RETURNING project, profile
 UPDATE imports SET uid = ' ' || id WHERE agent = ?
 
 -- name: conversation_of
--- Finds a conversation by its public name or the client's name.
+-- Finds a conversation by its public id or the client's name.
 SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 
 -- name: messages_in
@@ -74,7 +74,7 @@ SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1
 
 -- name: name_of
--- Returns the public name of a conversation.
+-- Returns the public id of a conversation.
 SELECT uid FROM conversations WHERE id = ? AND agent = ?
 
 -- name: exchanges_of
@@ -546,7 +546,7 @@ DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE ag
 DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
 
 -- name: wipe_files (sqlite)
--- Empties a page of files, which have names that people gave them. Their public names are free again, for instance for
+-- Empties a page of files, which have names that people gave them. Their public ids are free again, for instance for
 -- another import.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '',
     uid = substr(hex(randomblob(length(uid))), 1, length(uid))

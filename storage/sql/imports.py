@@ -68,7 +68,7 @@ class Imports(StoreGroup):
 
     @reads
     async def find(self, connection: Connection, uid: str, project: str | None = None) -> StoredImport | None:
-        """Returns the import with a public name.
+        """Returns the import with a public id.
 
         project: the one project to look in; None: all projects.
         """

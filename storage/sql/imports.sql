@@ -6,7 +6,7 @@ i.id, i.uid, i.agent, i.format, i.status, i.created, i.touched, i.data, a.projec
 FROM imports i JOIN agents a ON a.id = i.agent
 
 -- name: find
--- Reads the import with a public name, in a project or in any.
+-- Reads the import with a public id, in a project or in any.
 SELECT {import} WHERE i.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 
 -- name: list
@@ -19,7 +19,7 @@ SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2
 SELECT target FROM forgetting WHERE agent = ?
 
 -- name: begin
--- Begins an import. One with the same public name begins again.
+-- Begins an import. One with the same public id begins again.
 INSERT INTO imports (uid, agent, format, status, learns, created, touched, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
 ON CONFLICT (uid) DO UPDATE SET format = excluded.format, status = excluded.status, learns = excluded.learns,
     touched = excluded.touched, data = excluded.data

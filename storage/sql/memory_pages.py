@@ -63,7 +63,7 @@ class CalledPerson(NamedTuple):
 
 
 class NamedExchange(NamedTuple):
-    """An exchange, and the public name of the memory that has it."""
+    """An exchange, and the public id of the memory that has it."""
 
     memory_uid: str
     shown: ShownExchange
@@ -125,7 +125,7 @@ class MemoryPages(StoreGroup):
 
     @reads
     async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
-        """Returns the memory with a public name; None if there is none, or it is another project's."""
+        """Returns the memory with a public id; None if there is none, or it is another project's."""
         row = await connection.row(SQL["memory"], (project, uid))
         if row is None:
             return None
@@ -136,7 +136,7 @@ class MemoryPages(StoreGroup):
     async def find_sized_memory(
         self, connection: Connection, uid: str, project: str | None
     ) -> SizedMemory | None:
-        """Returns the memory with a public name, with its sizes; None where `find_memory` returns None."""
+        """Returns the memory with a public id, with its sizes; None where `find_memory` returns None."""
         row = await connection.row(SQL["sized_memory"], (project, uid))
         return None if row is None else _make_memory(row)
 
@@ -152,7 +152,7 @@ class MemoryPages(StoreGroup):
     async def find_conversation(
         self, connection: Connection, agent_row: int, name: str
     ) -> SizedConversation | None:
-        """Returns the conversation with this public name, or the client's."""
+        """Returns the conversation with this public id, or the client's."""
         row = await connection.row(SQL["conversation"], (agent_row, name))
         return None if row is None else SizedConversation(*row)
 
@@ -237,7 +237,7 @@ class MemoryPages(StoreGroup):
     async def load_openings(
         self, connection: Connection, agent_row: int, uids: Sequence[str], max_bytes: int
     ) -> dict[str, SourceExchange]:
-        """Returns the first exchange of some conversations that stands, by the public name of each.
+        """Returns the first exchange of some conversations that stands, by the public id of each.
 
         max_bytes: of a longer one, as it is stored, nothing is returned.
         """

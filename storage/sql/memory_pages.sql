@@ -58,11 +58,11 @@ SELECT {sized} JOIN (
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
 -- piece: of_uid
--- The condition on a memory `a`: it has this public name, in a project or (NULL) any.
+-- The condition on a memory `a`: it has this public id, in a project or (NULL) any.
 {of_project} AND a.uid = ?2 AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%' OR a.subject LIKE 'agent:%')
 
 -- name: memory
--- Finds a memory by its public name.
+-- Finds a memory by its public id.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.conversations, a.paused FROM agents a WHERE {of_uid}
 
 -- name: sized_memory
@@ -70,7 +70,7 @@ SELECT a.id, a.uid, a.project, a.profile, a.subject, a.conversations, a.paused F
 SELECT {sized} WHERE {of_uid}
 
 -- piece: conversation
--- Reads a conversation by its public name or the client's name.
+-- Reads a conversation by its public id or the client's name.
 c.id, c.uid, c.key, c.begun, c.last_at, c.messages, c.bytes FROM conversations c
 
 -- name: conversations
@@ -79,7 +79,7 @@ SELECT {conversation} WHERE c.agent = ?1 AND c.messages > 0 AND (c.last_at < ?2 
 ORDER BY c.last_at DESC, c.id DESC LIMIT ?4
 
 -- name: conversation
--- Reads one by its public name, or the client's.
+-- Reads one by its public id, or the client's.
 SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY c.uid <> ?2 LIMIT 1
 
 -- name: branches
@@ -120,7 +120,7 @@ WITH RECURSIVE down(id, depth, steps) AS (
 SELECT id FROM down ORDER BY steps DESC LIMIT 1
 
 -- name: exchange_refs
--- Reads where some exchanges stand: the public name of the conversation, and the numbers of the first message and the
+-- Reads where some exchanges stand: the public id of the conversation, and the numbers of the first message and the
 -- reply.
 SELECT e.id, c.uid, e.seq, e.seq + e.span - 1 FROM exchanges e
 JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
@@ -136,7 +136,7 @@ WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND coalesce(length(p.input), 0) <= ?2 AND p.id {in:3:BIGINT:64}
 
 -- name: short_exchanges_of_all
--- Reads some exchanges of several memories with the memories' public names, as `short_exchanges` reads those of one.
+-- Reads some exchanges of several memories with the memories' public ids, as `short_exchanges` reads those of one.
 SELECT a.uid, {shown} FROM exchanges p CROSS JOIN agents a ON a.id = p.agent
 WHERE coalesce(length(p.input), 0) <= ?1 AND p.id {in:2:BIGINT:64}
 

@@ -85,7 +85,7 @@ SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON 
 SELECT id FROM exchanges WHERE agent = ? AND seq = ?
 
 -- name: block_named
--- Finds the block of a public name.
+-- Finds the block of a public id.
 SELECT id FROM blocks WHERE uid = ?
 
 -- name: block_shared
@@ -99,7 +99,7 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0, 0) RETURNING id
 
 -- name: block_become
--- Gives a block of the settings, to which no one has written, the public name that it had.
+-- Gives a block of the settings, to which no one has written, the public id that it had.
 UPDATE blocks SET uid = ? WHERE id = ?
 
 -- name: versions_drop

@@ -39,7 +39,7 @@ class ResponseRun(NamedTuple):
 
 
 class Responses(StoreGroup):
-    """Responses, by the public names of their runs."""
+    """Responses, by the public ids of their runs."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
         super().__init__(database)
@@ -94,7 +94,7 @@ class Responses(StoreGroup):
 
     @reads
     async def find(self, connection: Connection, project: str, uid: str) -> ResponseRun | None:
-        """Returns the run of a response in the background by its public name, and its memory."""
+        """Returns the run of a response in the background by its public id, and its memory."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             return None

@@ -1,7 +1,7 @@
 -- Responses that outlive their requests, as runs of no conversation.
 
 -- name: find
--- Reads a response in the background by its public name, with its memory. Such runs are of no stored conversation.
+-- Reads a response in the background by its public id, with its memory. Such runs are of no stored conversation.
 SELECT {agent}, {run}
 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.uid = ? AND a.project = ? AND r.conversation = 0
 

@@ -187,7 +187,7 @@ class StoredPaths(StoreGroup):
     def finish(self, write: StepEnd) -> Future[list[str]]:
         """Ends a step, and its run where the step has a stop reason.
 
-        Returns the public names of the runs that the step made due.
+        Returns the public ids of the runs that the step made due.
 
         Raises:
             Stale: something was forgotten since the step was opened, or another attempt performs the run.
@@ -359,7 +359,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
 
 
 async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
-    """Ends a step, and accepts the runs that this makes due. Returns their public names.
+    """Ends a step, and accepts the runs that this makes due. Returns their public ids.
 
     Raises: as `StoredPaths.finish` does.
     """

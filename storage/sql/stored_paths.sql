@@ -6,7 +6,7 @@ coalesce(substr(key, 1, 1), '') <> ' '
 
 -- name: head
 -- All that a send needs to know but the words of its conversation. The first column names the kind of a row; then come
--- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3;
+-- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public id ?3;
 -- ?4 to ?6 the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began
 -- none. A tree goes on from its newest active exchange, with the pending edits.
 WITH c AS (
@@ -130,7 +130,7 @@ UPDATE run_steps SET stop = ?1, waiting = coalesce(?2, waiting) WHERE exchange =
 AND EXISTS (SELECT 1 FROM agents a WHERE a.id = ?4 AND a.epoch = ?5) RETURNING run
 
 -- name: conversation_named
--- Reads a conversation by the client's name or its public name, unless it was released.
+-- Reads a conversation by the client's name or its public id, unless it was released.
 SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
 UNION ALL SELECT id, uid, key, rev, tip FROM conversations
 WHERE agent = ?1 AND uid = ?3 AND {is_found}

@@ -55,7 +55,7 @@ from storage.sql.transfer_definitions import (
 )
 
 # The statements of a part are found by name: `<part>_read` reads a page, `<part>_put` writes a record. If records of
-# the part have a public name (`uid`), `<part>_taken` returns whether any memory has a name already. If other parts
+# the part have a public id (`uid`), `<part>_taken` returns whether any memory has an id already. If other parts
 # refer to records by that name, `<part>_at` returns the row of a record.
 SQL = load("transfer.sql")
 
@@ -300,7 +300,7 @@ class Transfer(GrowingGroup):
     ) -> None:
         """Gives the imported memory its scope, in place of an empty memory there. It is paused if that memory was.
 
-        uid: its former public name, which it gets if the name is free.
+        uid: its former public id, which it gets if that is free.
         created: when the memory began, in seconds since the epoch; None: with this import.
 
         Raises: WriteConflict if a turn has come meanwhile.
@@ -333,7 +333,7 @@ class Transfer(GrowingGroup):
 
 
 async def _choose_published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
-    """Returns the public name of an imported memory: its former one if that is free, else the one that it has now."""
+    """Returns the public id of an imported memory: its former one if that is free, else the one that it has now."""
     subject = parse_api_subject(agent)
     wanted_uid = former_uid if subject is None else subject.uid
     if wanted_uid is None or await connection.row(SQL["agent_taken"], (wanted_uid,)) is not None:
@@ -461,7 +461,7 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
 async def _resolve_fields(
     connection: Connection, agent_row: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public name that is free."""
+    """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public id that is free."""
     fields: dict[str, Any] = {}
     for name in _FIELDS[part]:
         kind = _FIELD_KINDS.get(name, _PLAIN)
@@ -594,14 +594,14 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
 
 
 def _copy_uid(agent_row: int, uid: str) -> str:
-    """Returns the public name of a copy, if the name of the original is taken. It is the same each time."""
+    """Returns the public id of a copy, if that of the original is taken. It is the same each time."""
     return blake2b(f"{agent_row} {uid}".encode(), digest_size=16).hexdigest()
 
 
 async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
-    """Returns a record's public name here: its own, or that of a copy if it is taken; a new one if `uid` is None.
+    """Returns a record's public id here: its own, or that of a copy if it is taken; a new one if `uid` is None.
 
-    uid: its name in the export; older exports have none.
+    uid: its id in the export; older exports have none.
     """
     if uid is None:
         return uuid.uuid4().hex
@@ -610,7 +610,7 @@ async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str 
 
 
 async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
-    """Returns the row of a conversation, a run, a file or an import. uid: its name in the export. Raises: NotFound."""
+    """Returns the row of a conversation, a run, a file or an import. uid: its id in the export. Raises: NotFound."""
     row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
@@ -618,7 +618,7 @@ async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) 
 
 
 async def _choose_conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
-    """Returns the public name that a conversation was given here. uid: its name in the export."""
+    """Returns the public id that a conversation was given here. uid: its id in the export."""
     row = await connection.value(SQL["conversation_at"], (agent_row, uid, uid))
     return uid if row is not None else _copy_uid(agent_row, uid)
 

@@ -166,39 +166,39 @@ SELECT {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDE
 INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at, tip) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: conversation_at
--- Finds a conversation by its public name, or by the public name of its copy.
+-- Finds a conversation by its public id, or by the public id of its copy.
 SELECT id FROM conversations WHERE agent = ? AND uid IN (?, ?)
 
 -- name: conversation_taken
--- Returns whether any memory has a conversation with this public name, as when a memory is copied within a database.
+-- Returns whether any memory has a conversation with this public id, as when a memory is copied within a database.
 SELECT 1 FROM conversations WHERE uid = ?
 
 -- name: block_taken
--- Returns whether a block has this public name.
+-- Returns whether a block has this public id.
 SELECT 1 FROM blocks WHERE uid = ?
 
 -- name: definition_taken
--- Returns whether a definition has this public name.
+-- Returns whether a definition has this public id.
 SELECT 1 FROM definitions WHERE uid = ?
 
 -- name: block_of
--- Finds a block of a project by its public name.
+-- Finds a block of a project by its public id.
 SELECT id FROM blocks WHERE uid = ? AND project = ?
 
 -- name: file_taken
--- Returns whether a file has this public name.
+-- Returns whether a file has this public id.
 SELECT 1 FROM files WHERE uid = ?
 
 -- name: run_taken
--- Returns whether a run has this public name.
+-- Returns whether a run has this public id.
 SELECT 1 FROM runs WHERE uid = ?
 
 -- name: import_taken
--- Returns whether an import has this public name.
+-- Returns whether an import has this public id.
 SELECT 1 FROM imports WHERE uid = ?
 
 -- name: agent_taken
--- Returns whether a memory has this public name.
+-- Returns whether a memory has this public id.
 SELECT 1 FROM agents WHERE uid = ?
 
 -- name: definition_put
@@ -211,7 +211,7 @@ VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 INSERT INTO files (memory, uid, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: file_at
--- Finds a file by its public name, or by the public name of its copy.
+-- Finds a file by its public id, or by the public id of its copy.
 SELECT id FROM files WHERE memory = ? AND uid IN (?, ?)
 
 -- name: tag_put
@@ -230,7 +230,7 @@ INSERT INTO runs (agent, uid, conversation, state, stop, depth, background, crea
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: run_at
--- Finds a run by its public name, or by the public name of its copy.
+-- Finds a run by its public id, or by the public id of its copy.
 SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
 
 -- name: import_put
@@ -238,7 +238,7 @@ SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
 INSERT INTO imports (agent, uid, format, status, learns, created, touched, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: import_at
--- Finds an import by its public name, or by the public name of its copy.
+-- Finds an import by its public id, or by the public id of its copy.
 SELECT id FROM imports WHERE agent = ? AND uid IN (?, ?)
 
 -- name: imported_put
@@ -309,7 +309,7 @@ UPDATE agents SET next_seq = ?, stamp = stamp + 1 WHERE id = ?
 UPDATE agents SET created = ? WHERE id = ?
 
 -- name: rename
--- Gives a memory another subject and another public name.
+-- Gives a memory another subject and another public id.
 UPDATE agents SET subject = ?, uid = ? WHERE id = ?
 
 -- name: fact_put

@@ -43,7 +43,7 @@ class ApiSubject(NamedTuple):
 
     # agent, archive or folder.
     kind: str
-    # The public name of the memory and of its definition.
+    # The public id of the memory and of its definition.
     uid: str
 
 
@@ -146,9 +146,9 @@ async def find_or_make_attached(
 async def _find_or_make_block(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int:
-    """Returns the row of a block: the project's of this public name, else a new one.
+    """Returns the row of a block: the project's of this public id, else a new one.
 
-    A new one gets another public name where another project has one of that name.
+    A new one gets another public id where another project has that one.
     """
     row = await connection.row(SQL["block_of"], (record["uid"], project))
     if row is not None:

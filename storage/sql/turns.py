@@ -135,7 +135,7 @@ class Turns(StoreGroup):
     async def find_conversation_uid(
         self, connection: Connection, agent: Agent, conversation_row: int
     ) -> str | None:
-        """Returns the public name of a conversation; None where it is gone."""
+        """Returns the public id of a conversation; None where it is gone."""
         uid: str | None = await connection.value(
             exchanges.SQL["conversation_uid"], (conversation_row, agent.id)
         )

@@ -20,7 +20,7 @@ from storage.sql.store import Store
 
 
 def make_conversation_id(uid: str, key: str | None) -> str:
-    """Returns the public name of a conversation. key: the client's own."""
+    """Returns the public id of a conversation. key: the client's own."""
     return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.make_id("conv", uid)
 
 

@@ -65,7 +65,7 @@ class AgentImport:
         self._file = file
         # The tools that are there by now, made or found, by their names.
         self._tools: dict[str, ToolView] = {}
-        # The public names of folders, archives and blocks that are there by now, by their keys in the file.
+        # The public ids of folders, archives and blocks that are there by now, by their keys in the file.
         self._folders: dict[str, str] = {}
         self._archives: dict[str, str] = {}
         self._blocks: dict[str, str] = {}
@@ -75,7 +75,7 @@ class AgentImport:
         self.left_out = list(file.left_out)
 
     async def run(self, *, overrides_tools: bool) -> Sequence[str]:
-        """Makes the agents of the file. Returns their public names. Raises: Conflict.
+        """Makes the agents of the file. Returns their public ids. Raises: Conflict.
 
         overrides_tools: the file's tools take the place of those with their names.
         """
@@ -158,7 +158,7 @@ class AgentImport:
         return uid
 
     async def _make_folder(self, folder: PortableFolder) -> str:
-        """Makes a folder, which stays hidden until it is complete. Returns its public name."""
+        """Makes a folder, which stays hidden until it is complete. Returns its public id."""
         uid = folder.uid or ids.new_uid()
         namesakes = await self._store.definitions.find_by_name(
             self._project, DefinitionKind.FOLDER, folder.name
@@ -175,7 +175,7 @@ class AgentImport:
         return uid
 
     async def _make_archive(self, archive: PortableArchive) -> str:
-        """Makes an archive, which stays hidden until it is complete. Returns its public name."""
+        """Makes an archive, which stays hidden until it is complete. Returns its public id."""
         uid = archive.uid or ids.new_uid()
         passages = await asyncio.to_thread(_split_passages, archive.passages)
         lines = [
@@ -322,5 +322,5 @@ def _make_passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterato
 
 
 def _read_uid(memory: Agent) -> str:
-    """Returns the public name of the agent that has this memory."""
+    """Returns the public id of the agent that has this memory."""
     return memory.scope.subject.rpartition(":")[2]

@@ -28,7 +28,7 @@ def make_conversation_lines(
 ) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of a conversation, and the number after that of its last message.
 
-    uid: its public name.
+    uid: its public id.
     key: its caller's name for it.
     begun: when it began; None: with its first message, and without messages it has no lines.
     first: the number of its first message.

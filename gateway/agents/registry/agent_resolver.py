@@ -79,7 +79,7 @@ class AgentResolver:
             return True  # without the store a chat goes on by what was read last
 
     async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
-        """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
+        """Returns the agent of this public id, a user's memory as well. Raises: NotFound."""
         resolved = await self.resolve(project, ids.make_id("agent", uid))
         if resolved is not None:
             return resolved

@@ -47,7 +47,7 @@ class McpRegistry:
         self._now = now
 
     async def get(self, project: str, uid: str) -> Definition:
-        """Returns a server by its public name."""
+        """Returns a server by its public id."""
         return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
 
     async def list(self, project: str, page: Page[int]) -> Sequence[Definition]:

@@ -53,7 +53,7 @@ _MAX_LISTED_AGENTS = 1000
 
 
 class AgentParts(Struct, frozen=True, kw_only=True):
-    """The name of an agent and what is attached to it, by public names.
+    """The name of an agent and what is attached to it, by public ids.
 
     None leaves a part of an agent as it is; a new agent begins without it.
     """

@@ -19,14 +19,13 @@ from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.errors import BadRequest, Conflict
 from gateway.run.store_errors import retry_overtaken
 from storage.errors import WriteConflict
-from storage.listing import DefinitionDraft, Page
+from storage.listing import LAST_NUMBER, DefinitionDraft, Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
 _NEEDS_SERVICE = (
     "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
 )
-_BEYOND = 2**62  # above every row's number
 _PAGE = 200  # tools that one read returns
 
 
@@ -34,7 +33,7 @@ class ToolView(Struct, frozen=True):
     """A tool as lists show it."""
 
     name: str
-    # Its public name, a constant for a built-in tool.
+    # Its public id, a constant for a built-in tool.
     uid: str
     # None: it is built in.
     definition: Definition | None = None
@@ -52,7 +51,7 @@ class ToolRegistry:
         self._now = now
 
     async def get(self, project: str, uid: str) -> ToolView:
-        """Returns the tool with this public name."""
+        """Returns the tool with this public id."""
         name = find_built_in(uid)
         if name is not None:
             return make_built_in(name)
@@ -63,14 +62,14 @@ class ToolRegistry:
     ) -> AsyncIterator[ToolView]:
         """Yields tools. Built-in ones count as older than all others.
 
-        page: with public names as cursors; its limit does not count.
+        page: with public ids as cursors; its limit does not count.
         name: of the only tool that is wanted; None for all.
         name_part: a text that the names have; None for all.
         """
         newest_first = page.newest_first
         first, last = page.ends
-        low = -_BEYOND if first is None else await self._sort_key(project, first)
-        high = _BEYOND if last is None else await self._sort_key(project, last)
+        low = -LAST_NUMBER if first is None else await self._sort_key(project, first)
+        high = LAST_NUMBER if last is None else await self._sort_key(project, last)
         built_in = [
             make_built_in(built_in_name)
             for built_in_name in BUILT_IN_TOOLS

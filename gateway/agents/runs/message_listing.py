@@ -21,7 +21,7 @@ from gateway.run.memory.query_vectors import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
-from storage.listing import ListedExchange, Page
+from storage.listing import LAST_NUMBER, ListedExchange, Page
 from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Exchange, Message, Vector, WaitKind
 from storage.sql.store import Store
 
@@ -71,7 +71,9 @@ class AgentMessages:
             conversation_row = stored.id
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, 0) if older_end is None else make_message_sort_key(older_end.seq, older_end.hidden)
-        high = (2**62, 0) if newer_end is None else make_message_sort_key(newer_end.seq, newer_end.hidden)
+        high = (
+            (LAST_NUMBER, 0) if newer_end is None else make_message_sort_key(newer_end.seq, newer_end.hidden)
+        )
         views: list[MessageView] = []
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < page.limit:
@@ -93,7 +95,9 @@ class AgentMessages:
         """Returns a page of the messages of all agents, in the order in which their exchanges began."""
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, -1, 0) if older_end is None else await self._sort_key_in_project(project, older_end)
-        high = (2**62, 0, 0) if newer_end is None else await self._sort_key_in_project(project, newer_end)
+        high = (
+            (LAST_NUMBER, 0, 0) if newer_end is None else await self._sort_key_in_project(project, newer_end)
+        )
         entries: list[tuple[Agent, MessageView]] = []
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(entries) < page.limit:
@@ -247,7 +251,7 @@ class AgentMessages:
         )
 
     async def find_conversation(self, agent: Agent, name: str) -> Conversation | None:
-        """Returns a conversation by its public name or the client's name; None for a `default` that has not begun.
+        """Returns a conversation by its public id or the client's name; None for a `default` that has not begun.
 
         Raises: NotFound.
         """

@@ -121,7 +121,7 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
     """Returns the write of a conversation.
 
     row: of the import.
-    uid: the public name of the conversation, if it is new.
+    uid: the public id of the conversation, if it is new.
     """
     return ImportWrite(
         agent=agent,

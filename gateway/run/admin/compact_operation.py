@@ -23,7 +23,7 @@ class CompactOperation(Struct, frozen=True):
     async def enqueue(self, raw: RawArguments) -> dict[str, int]:
         """Enqueues the job. Returns {"job"}, its number.
 
-        The argument `in` is one of the user's conversations, by its public name or the client's; without it, the one
+        The argument `in` is one of the user's conversations, by its public id or the client's; without it, the one
         with the newest turn is summarised.
 
         Raises: BadRequest; StoreError.

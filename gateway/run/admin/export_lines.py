@@ -4,7 +4,7 @@ A file may come from anywhere. A value that no gateway writes would be stored an
 it, or in an index that cannot count so far. A field that is not named here is ignored.
 
 A field without a comment is the field of that name in the part's record (`storage.records`). A line has no rows of the
-database: it names an exchange, a passage or a fact by the number (`seq`), and all else by the public name (`uid`).
+database: it names an exchange, a passage or a fact by the number (`seq`), and all else by the public id (`uid`).
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class _Tag(msgspec.Struct):
 
 
 class _Attached(msgspec.Struct):
-    """A built-in tool that is attached to an agent, or a record that is attached by its public name."""
+    """A built-in tool that is attached to an agent, or a record that is attached by its public id."""
 
     kind: str
     # The number of one of the gateway's own tools.
@@ -289,7 +289,7 @@ class _AttachedBlock(msgspec.Struct):
     details: dict[str, Any] | None = None
 
 
-# The further fields of what is attached by its public name, by its kind.
+# The further fields of what is attached by its public id, by its kind.
 _ATTACHED_STRUCTS: dict[str, type[msgspec.Struct]] = {
     "archive": _Attached,
     "folder": _Attached,

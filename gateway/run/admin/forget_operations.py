@@ -168,7 +168,7 @@ class ForgetOperations:
         swept: the database has no old copies of what was forgotten, either.
         messages: of a part, how many messages it has.
         kept: of a part, how many messages of the same exchange stay.
-        conversation: of a part, the public name of its conversation.
+        conversation: of a part, the public id of its conversation.
 
         The argument `keep` has the numbers of true facts that would go with the part, and stay.
         """

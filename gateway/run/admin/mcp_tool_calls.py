@@ -233,7 +233,7 @@ def make_mcp_scope(caller: McpCaller, user: str) -> Scope:
 
 
 def _make_found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
-    """Returns a hit as a tool shows it. conversations: the public names of conversations, by exchanges in them."""
+    """Returns a hit as a tool shows it. conversations: the public ids of conversations, by exchanges in them."""
     kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
     return FoundText(

@@ -63,7 +63,7 @@ class TargetRecord(Struct, frozen=True):
     """The part of a memory that is to be forgotten."""
 
     kind: TargetKind
-    # The number of the part, or the numbers of the texts; for a conversation or a whole memory its public name.
+    # The number of the part, or the numbers of the texts; for a conversation or a whole memory its public id.
     id: str
     # The beginning of its text, or of a conversation's first message of the user; None: the part has no text.
     text: str | None = None

@@ -143,7 +143,7 @@ class Move:
                 "Have the gateway finish them, or cancel them, and stop it then."
             )
         for store in (self.source, self.target):
-            # Until they are complete, a copy that a killed move was removing would still have its public names.
+            # Until they are complete, a copy that a killed move was removing would still have its public ids.
             for id in await store.forgetting.list_unfinished():
                 await store.forgetting.run(id)
 

@@ -36,7 +36,7 @@ class FoundTexts(Struct, frozen=True):
     """The hits of a search, best first."""
 
     hits: Sequence[Message] = ()
-    # The public names of the hits' conversations, by the rows of exchanges.
+    # The public ids of the hits' conversations, by the rows of exchanges.
     conversations: Mapping[int, str] = {}
     # The search took too long, so there are no hits.
     has_timed_out: bool = False

@@ -1,7 +1,7 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
 The lines have everything that was stored, except for what belongs to one database: rows, secrets and hashes. A line has
-one key, which names its kind. It refers to exchanges by their numbers and to other records by their public names, and
+one key, which names its kind. It refers to exchanges by their numbers and to other records by their public ids, and
 comes after the lines to which it refers. Tools, blocks and the like that are attached to an agent are exported with it;
 archives and folders are not, since they are memories of their own.
 
@@ -92,7 +92,7 @@ class ImportPosition(Struct, frozen=True):
     next_seq: int
     # The last line of the export was read.
     is_whole: bool
-    # The public name of the exported memory.
+    # The public id of the exported memory.
     name: str | None
     # When that memory began, in seconds since the epoch.
     created: float
@@ -252,7 +252,7 @@ class TransferOperations:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
         except (WriteConflict, NotFound, StatementFailed):
-            # One by one, so that an error names the line. A second try may succeed: a public name that was taken just
+            # One by one, so that an error names the line. A second try may succeed: a public id that was taken just
             # after it was found free is replaced by another one.
             for number, record in records:
                 with _map_errors(number):

@@ -281,7 +281,7 @@ async def _load_tree(
 
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
-    """Returns the public name of the conversation that a plan continues.
+    """Returns the public id of the conversation that a plan continues.
 
     Returns None where the plan begins one, or where the conversation is gone.
     """

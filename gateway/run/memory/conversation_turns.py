@@ -41,7 +41,7 @@ class ConversationTurns:
         self._by_content: dict[str, list[ListedExchange]] = {}
         # The rows of exchanges that are forgotten, or with a part of their path.
         self._forgotten: set[int] = set()
-        # The steps of each run, by its public name.
+        # The steps of each run, by its public id.
         self._runs: dict[str, list[Exchange]] = {}
 
     def add(self, listed: ListedExchange) -> None:

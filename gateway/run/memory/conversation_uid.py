@@ -1,4 +1,4 @@
-"""The public name of a conversation that begins."""
+"""The public id of a conversation that begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ids = random.Random()
 def make_uid_from_opening(
     request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: HashedList
 ) -> str:
-    """Returns the public name of a conversation that begins.
+    """Returns the public id of a conversation that begins.
 
     Requests that begin the same conversation at the same time need the same name before one of them is written. So it
     is a hash of the client's own name for the conversation. Without such a name, it is a hash of the messages and of
@@ -32,5 +32,5 @@ def make_uid_from_opening(
 
 
 def make_conversation_uid() -> str:
-    """Returns a public name for a conversation that no list of a client begins."""
+    """Returns a public id for a conversation that no list of a client begins."""
     return f"{_ids.getrandbits(128):032x}"

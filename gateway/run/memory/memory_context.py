@@ -61,7 +61,7 @@ class MemoryContext(Struct, frozen=True):
     # The client's list is the stored path word for word. Only the exchanges to which the gateway has added something
     # are in `tree` and `path`.
     is_plain: bool
-    # The conversation's public name, a new one if it is new.
+    # The conversation's public id, a new one if it is new.
     conversation_uid: str
     # The memory section that the path has; None: the path has no section yet.
     pinned: SentSection | None = None

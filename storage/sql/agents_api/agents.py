@@ -54,7 +54,7 @@ _AFTER_ALL = FIRST_PAGE
 
 
 async def get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
-    """Returns the agent with this public name: one that is defined, or a person's memory. Raises: NotFound."""
+    """Returns the agent with this public id: one that is defined, or a person's memory. Raises: NotFound."""
     row = await connection.row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no agent {uid!r}")

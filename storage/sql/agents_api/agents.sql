@@ -35,7 +35,7 @@ coalesce(d.updated, a.created)
 coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = a.id), 0)
 
 -- name: get
--- Reads an agent of a project by its public name.
+-- Reads an agent of a project by its public id.
 {entry} WHERE a.uid = ?1 AND a.project = ?2 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
 
 -- name: memories

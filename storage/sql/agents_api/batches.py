@@ -136,7 +136,7 @@ class Batches(StoreGroup):
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> Batch:
-        """Returns the batch with this public name, of a project or (None) of any. Raises: NotFound."""
+        """Returns the batch with this public id, of a project or (None) of any. Raises: NotFound."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no batch {uid!r}")
@@ -179,7 +179,7 @@ class Batches(StoreGroup):
 
     @reads
     async def find_item(self, connection: Connection, batch_row: int, run_uid: str) -> BatchItem | None:
-        """Returns the item of a batch by its run's public name; None where it is gone."""
+        """Returns the item of a batch by its run's public id; None where it is gone."""
         row = await connection.row(SQL["by_uid"], (batch_row, run_uid))
         return None if row is None else _make_item(row)
 

@@ -24,7 +24,7 @@ INSERT INTO batch_items (run, batch) VALUES (?, ?)
 SELECT {batch} FROM batches b WHERE b.id = ?
 
 -- name: find
--- Reads a batch by its public name, if it is the project's; ?2 NULL: any project's.
+-- Reads a batch by its public id, if it is the project's; ?2 NULL: any project's.
 SELECT {batch} FROM batches b WHERE b.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR b.project = ?2)
 
 -- name: list_down
@@ -61,7 +61,7 @@ SELECT {item} WHERE i.batch = ?1 AND i.run > ?2 ORDER BY i.run LIMIT ?3
 SELECT {item} WHERE i.batch = ?1 AND i.part = ?2 AND i.run > ?3 ORDER BY i.run LIMIT ?4
 
 -- name: by_uid
--- Reads an item of a batch by the public name of its run.
+-- Reads an item of a batch by the public id of its run.
 SELECT {item} WHERE r.uid = ?2 AND i.batch = ?1
 
 -- name: by_row
@@ -184,5 +184,5 @@ SELECT s.result FROM steps s JOIN jobs j ON j.id = s.job WHERE j.agent = 0 AND j
 SELECT name, result FROM steps WHERE job = ? ORDER BY id
 
 -- name: agents_named
--- Finds agents of a project by their public names.
+-- Finds agents of a project by their public ids.
 SELECT uid, id FROM agents WHERE project = ?1 AND uid {in:2:TEXT:64}

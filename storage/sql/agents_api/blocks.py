@@ -1,4 +1,4 @@
-"""Blocks as the agents API knows them: by public names, created without an agent, attached to several agents.
+"""Blocks as the agents API knows them: by public ids, created without an agent, attached to several agents.
 
 A block has an owner, and is deleted with it; or a profile, and all users of the profile share the block; or neither.
 The table `attached` has the other agents that see the block. An agent sees at most one block of a label: a write that
@@ -72,7 +72,7 @@ async def add_block(
 
 
 async def get_block_entry(connection: Connection, project: str, uid: str) -> BlockEntry:
-    """Returns the block with this public name. Raises: NotFound, also for one of another project."""
+    """Returns the block with this public id. Raises: NotFound, also for one of another project."""
     row = await connection.row(SQL["find"], (uid, project))
     if row is None:
         raise NotFound(f"there is no block {uid!r}")
@@ -164,7 +164,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
 
 
 class NamedBlocks(StoreGroup):
-    """Blocks by their public names. project: the caller's; a block of another one is not found."""
+    """Blocks by their public ids. project: the caller's; a block of another one is not found."""
 
     get = reads(as_method(get_block_entry))
     load_visible = reads(as_method(load_visible_blocks))

@@ -1,4 +1,4 @@
--- Every statement on blocks as the agents API knows them, by their public names. `-- name:` begins one; the next line
+-- Every statement on blocks as the agents API knows them, by their public ids. `-- name:` begins one; the next line
 -- describes it.
 
 -- piece: block
@@ -29,7 +29,7 @@ AND {agent_count} >= ?8 AND {agent_count} <= ?9
 SELECT {block} {block_tables}
 
 -- name: find
--- Reads a block of a project by its public name. A block is not found if all its agents are gone and it will be deleted
+-- Reads a block of a project by its public id. A block is not found if all its agents are gone and it will be deleted
 -- with them.
 {read_blocks} WHERE b.uid = ? AND b.project = ? AND (b.agent IS NULL OR EXISTS (
     SELECT 1 FROM agents a WHERE a.id = b.agent

@@ -1,6 +1,6 @@
 """Conversations as the agents API knows them: made, listed, changed, taken away.
 
-The definition of a conversation is stored under its public name. A conversation that was deleted retains its row,
+The definition of a conversation is stored under its public id. A conversation that was deleted retains its row,
 under a name that cannot be sent, and is not found any more.
 """
 
@@ -39,7 +39,7 @@ _AFTER_ALL = FIRST_PAGE
 
 
 async def get_conversation(connection: Connection, project: str, uid: str) -> ConversationEntry:
-    """Returns the conversation with this public name. Raises: NotFound."""
+    """Returns the conversation with this public id. Raises: NotFound."""
     row = await connection.row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")

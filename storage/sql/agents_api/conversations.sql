@@ -26,7 +26,7 @@ LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents 
     AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
 
 -- name: get
--- Reads a conversation of a project by its public name.
+-- Reads a conversation of a project by its public id.
 {conversation} FROM conversations c JOIN agents a ON a.id = c.agent {definition_tables}
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 

@@ -41,7 +41,7 @@ class DefinedMemory(NamedTuple):
 async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
     """Adds a definition.
 
-    Raises: WriteConflict if its public name is taken, or its name, where names of its kind are unique.
+    Raises: WriteConflict if its public id is taken, or its name, where names of its kind are unique.
     """
     values = (draft.uid, draft.project, draft.kind, draft.memory_row, at, draft.name)
     id = await connection.value(SQL["insert"], values)
@@ -70,7 +70,7 @@ async def get_definition(connection: Connection, id: int) -> Definition:
 async def find_definition(
     connection: Connection, project: str, kind: DefinitionKind, uid: str
 ) -> Definition | None:
-    """Returns the definition of a project with this public name."""
+    """Returns the definition of a project with this public id."""
     row = await connection.row(SQL["get"], (uid, project, kind))
     return None if row is None else make_definition(row)
 
@@ -106,7 +106,7 @@ async def change_definition(
 
 
 async def put_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
-    """Adds a definition, or changes the one that has its public name."""
+    """Adds a definition, or changes the one that has its public id."""
     definition = await find_definition(connection, draft.project, draft.kind, draft.uid)
     if definition is None:
         return await add_definition(connection, draft, at=at)
@@ -178,7 +178,7 @@ class Definitions(StoreGroup):
 
     @reads
     async def get(self, connection: Connection, project: str, kind: DefinitionKind, uid: str) -> Definition:
-        """Returns the definition with this public name. Raises: NotFound."""
+        """Returns the definition with this public id. Raises: NotFound."""
         definition = await find_definition(connection, project, kind, uid)
         if definition is None:
             raise NotFound(f"there is no {kind} {uid!r}")

@@ -53,7 +53,7 @@ DELETE FROM definitions WHERE id = ?
 UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND memory <> 0 AND kind = 'agent'
 
 -- name: get
--- Reads a definition of a project by its public name.
+-- Reads a definition of a project by its public id.
 {definitions} WHERE d.uid = ? AND d.project = ? AND d.kind = ?
 
 -- name: versions

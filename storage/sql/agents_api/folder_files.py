@@ -114,7 +114,7 @@ class Files(GrowingGroup):
 
     @reads
     async def get(self, connection: Connection, memory_row: int, uid: str) -> StoredFile:
-        """Returns the file with this public name. Raises: NotFound."""
+        """Returns the file with this public id. Raises: NotFound."""
         row = await connection.row(SQL["get"], (uid, memory_row))
         if row is None:
             raise NotFound(f"there is no file {uid!r} in this folder")

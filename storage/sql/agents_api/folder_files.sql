@@ -14,7 +14,7 @@ INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES (?, ?,
 UPDATE files SET state = ? WHERE id = ? AND memory = ?
 
 -- name: get
--- Finds a file of a folder by its public name.
+-- Finds a file of a folder by its public id.
 SELECT {file} FROM files f WHERE f.uid = ? AND f.memory = ?
 
 -- name: find_by_name

@@ -44,7 +44,7 @@ class OwnedConversation(NamedTuple):
 class StoredReply(NamedTuple):
     """A reply of a turn."""
 
-    # The public name of the conversation.
+    # The public id of the conversation.
     conversation_uid: str
     # When the turn began, in seconds since the epoch.
     begun: float
@@ -103,7 +103,7 @@ class Messages(StoreGroup):
     async def find_conversation(
         self, connection: Connection, project: str, conversation_uid: str
     ) -> OwnedConversation | None:
-        """Returns a project's conversation, by its public name."""
+        """Returns a project's conversation, by its public id."""
         row = await connection.row(SQL["owner"], (project, conversation_uid))
         if row is None:
             return None
@@ -155,7 +155,7 @@ class Messages(StoreGroup):
 
     @reads
     async def get_conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:
-        """Returns a conversation by its key (`default`) or its public name. Raises: NotFound."""
+        """Returns a conversation by its key (`default`) or its public id. Raises: NotFound."""
         row = await connection.row(SQL["conversation_find"], (agent_row, name, name))
         if row is None:
             raise NotFound(f"there is no conversation {name!r}")

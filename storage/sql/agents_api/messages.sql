@@ -95,7 +95,7 @@ ORDER BY p.id LIMIT ?4
 SELECT {row} FROM exchanges p {row_tables} WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: cursor_row
--- Finds the exchange that has or had a number, by the public name of its memory. A forgotten exchange keeps its row.
+-- Finds the exchange that has or had a number, by the public id of its memory. A forgotten exchange keeps its row.
 SELECT max(p.id) FROM agents a JOIN exchanges p ON p.agent = a.id
 WHERE a.project = ?1 AND a.uid = ?2
 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = a.id AND x.seq <= ?3)
@@ -133,7 +133,7 @@ UPDATE conversations SET rev = rev + 1 WHERE +agent = ?1 AND id IN (
 WITH {past} SELECT conversation, last FROM past
 
 -- name: conversation_find
--- Finds a conversation by the client's name or the public name. A conversation that has lost its name is gone.
+-- Finds a conversation by the client's name or the public id. A conversation that has lost its name is gone.
 SELECT id, uid, key, rev, tip FROM conversations
 WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') <> ' '
 ORDER BY CASE WHEN key = ?2 THEN 0 ELSE 1 END LIMIT 1

@@ -35,7 +35,7 @@ async def find_or_create_run(connection: Connection, draft: Run, *, replaces: in
     draft: the run; its id is ignored.
     replaces: the row of a run that has ended. This one takes over its otid.
 
-    Raises: WriteConflict if the run's public name is taken.
+    Raises: WriteConflict if the run's public id is taken.
     """
     if replaces is not None:
         await connection.run(SQL["release_otid"], (replaces, draft.agent_row))
@@ -57,9 +57,9 @@ async def begin_conversation(
 ) -> int | None:
     """Returns the row of the stored conversation with a key, which begins now if there is none.
 
-    Returns None if another conversation has the public name.
+    Returns None if another conversation has the public id.
 
-    uid: the public name of a conversation that begins now.
+    uid: the public id of a conversation that begins now.
     """
     await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
     conversation_row: int | None = await connection.value(SQL["conversation_by_key"], (agent_row, key))
@@ -79,7 +79,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
         conversation_row = await begin_conversation(
             connection, draft.agent_row, command.key, command.uid, draft.created
         )
-        assert conversation_row is not None  # its public name is random
+        assert conversation_row is not None  # its public id is random
         draft = replace(draft, conversation_row=conversation_row)
     run = await find_or_create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
@@ -250,7 +250,7 @@ class Runs(StoreGroup):
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> RunEntry:
-        """Returns the run with this public name, of a project or (None) of any. Raises: NotFound."""
+        """Returns the run with this public id, of a project or (None) of any. Raises: NotFound."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")

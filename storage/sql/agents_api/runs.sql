@@ -48,7 +48,7 @@ SELECT id FROM conversations WHERE agent = ? AND key = ?
 SELECT {run} FROM runs r WHERE r.id = ? AND r.agent = ?
 
 -- name: find
--- Reads a run by its public name, if it is the project's. NULL stands for any project.
+-- Reads a run by its public id, if it is the project's. NULL stands for any project.
 {listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 

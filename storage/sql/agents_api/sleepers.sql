@@ -9,7 +9,7 @@ INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO
 DELETE FROM readers WHERE memory = ? AND reader = ?
 
 -- name: reading_open
--- Finds the run of a sleeptime agent's reading that has not ended, and the public name of its conversation.
+-- Finds the run of a sleeptime agent's reading that has not ended, and the public id of its conversation.
 SELECT r.id, c.uid FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND c.key >= ?2 AND c.key < ?3 ORDER BY r.id LIMIT 1
 

@@ -241,7 +241,7 @@ async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store) -
 async def test_a_move_that_was_killed_while_it_took_away_a_half_keeps_every_name(
     source: Store, target: Store
 ) -> None:
-    """What another move has left of a memory is taken away first, and holds its public names until it is."""
+    """What another move has left of a memory is taken away first, and holds its public ids until it is."""
     for calls in range(5, 400, 5):
         with suppress(asyncio.CancelledError):
             await asyncio.create_task(Move(source, cast(Any, Breaking(target, calls))).run())

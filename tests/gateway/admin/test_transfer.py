@@ -223,7 +223,7 @@ async def test_an_export_from_before_passages_had_tags_is_read(store: Store, oth
 
 
 def without_uids(lines: Lines) -> list[Any]:
-    """Conversations numbered in their order, without the public names of memory and blocks."""
+    """Conversations numbered in their order, without the public ids of memory and blocks."""
     numbers: dict[str, int] = {}
     found = []
     for line in lines:

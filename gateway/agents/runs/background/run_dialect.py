@@ -20,10 +20,10 @@ class RunDialect(EventDialect, Protocol):
         """Returns the factory of the view of a run that begins, or is taken up."""
 
     def first_event(self, uid: str) -> bytes:
-        """Returns the first event of a run. uid: its public name."""
+        """Returns the first event of a run. uid: its public id."""
 
     def error_events(self, uid: str, error: GatewayError) -> bytes:
-        """Returns the last events of a run that could not begin. uid: its public name."""
+        """Returns the last events of a run that could not begin. uid: its public id."""
 
     def is_end(self, event: bytes) -> bool:
         """Returns whether an event is the last of its run."""
