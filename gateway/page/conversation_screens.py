@@ -1,4 +1,4 @@
-"""The screen of a conversation, read as a chat: one branch of it, with the newest message at the end."""
+"""The screen of a conversation, read as a chat: all its branches or one, with the newest message at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
 from gateway.run.admin.audited_parts import render_audited_part
-from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
+from gateway.run.admin.conversation_views import ConversationPage, LaterMessages, can_be_merged
 from gateway.run.admin.memory_names import name_of, name_user_role
 from gateway.run.admin.memory_views import MemoryViews
 
@@ -26,7 +26,8 @@ _MAX_BYTES = 1_000_000
 class BranchQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The part of a conversation to read."""
 
-    # The exchange with which the branch ends; None: the branch that was spoken in last.
+    # The exchange with which the branch ends; None: all branches. For the twin, and where there are too many messages:
+    # the branch that was spoken in last.
     branch: _Number | None = None
     # The `next` of the page with the messages after these; None: the last page.
     before: str | None = None
@@ -47,7 +48,7 @@ class _ConversationScreens(Struct, frozen=True):
         elif request.is_twin:
             answer = access.twin(await self._read_page(request, access, query))
         else:
-            answer = await self._show_branch(request, access, query)
+            answer = await self._show_chat(request, access, query)
         await request.note_read(access.uid)
         return answer
 
@@ -56,17 +57,20 @@ class _ConversationScreens(Struct, frozen=True):
         id = str(request.params["id"])
         return _make_text_file(await self.views.conversations.read_text(access.project, access.uid, id, seq))
 
-    async def _show_branch(self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery) -> View:
-        """Returns the screen of a branch."""
+    async def _show_chat(self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery) -> View:
+        """Returns the screen of a branch, or of all branches."""
         page, later = await self._read_to_end(request, access, query)
+        merged = None
+        if query.branch is None:
+            merged = await self.views.conversations.merge_branches(
+                access.project, access.uid, page, before=query.before, limit=query.limit, max_chars=_MAX_CHARS
+            )
+        if merged is not None:
+            page, later = merged.page, None
         scope = (await self.views.get(access.project, access.uid)).scope
         id = page.conversation.id
-        opening = ""
-        forgotten: dict[int, AuditRecord | None] = {}
-        if not access.is_person:
-            openings = await self.views.conversations.load_openings(access.project, access.uid, [id])
-            opening = openings.get(id, "")
-            forgotten = await self._find_forgettings(access, page)
+        openings = await self.views.conversations.load_openings(access.project, access.uid, [id])
+        opening = openings.get(id, "")
         return access.view(
             page,
             "conversation.html",
@@ -75,7 +79,11 @@ class _ConversationScreens(Struct, frozen=True):
             speaker=name_user_role(scope),
             later=later,
             opening=opening,
-            forgotten=forgotten,
+            forgotten={} if access.is_person else await self._find_forgettings(access, page),
+            can_be_merged=can_be_merged(page),
+            # The exchanges of a page of all branches that do not follow the one above; None: it has one branch.
+            followed=None if merged is None else merged.followed,
+            is_cut=query.before is not None,
         )
 
     async def _find_forgettings(

@@ -42,7 +42,7 @@ LAST_CHARACTER = chr(sys.maxunicode)
 _SIGNS_OF_ID = re.compile("[:.@_-]")
 # Conversations of a list that one statement takes.
 _CONVERSATIONS_PER_READ = 64
-# Branches that end further up in a conversation are not found: its exchanges are not counted.
+# Branches that end further up in a conversation are not found, nor its exchanges there: they are not counted.
 _DEEPEST = 2_000
 # Texts that no index has are looked for among so many numbers of messages, the newest.
 _NEWEST_SEQS = 4_000
@@ -163,6 +163,17 @@ class MemoryPages(StoreGroup):
         """Returns the branches of a conversation, those spoken in last first."""
         rows = await connection.rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+
+    @long_reads
+    async def load_merged(
+        self, connection: Connection, agent_row: int, conversation_row: int, *, before: int, limit: int
+    ) -> list[Exchange]:
+        """Returns the exchanges of all branches of a conversation with their content, the newest first.
+
+        before: only exchanges with lower numbers.
+        """
+        rows = await connection.rows(SQL["merged"], (agent_row, conversation_row, before, limit, _DEEPEST))
+        return [make_exchange_with_content(row) for row in rows]
 
     find_exchange_of_message = reads(as_method(exchanges.find_exchange_of_message))
 

@@ -94,6 +94,17 @@ FROM deepest CROSS JOIN exchanges p ON p.id = deepest.id
 WHERE +p.agent = ?1 AND deepest.id NOT IN (SELECT k.parent FROM deepest k WHERE k.parent IS NOT NULL)
 ORDER BY last DESC, p.seq DESC LIMIT ?4
 
+-- name: merged
+-- Reads the exchanges of all branches of a conversation with numbers below ?3, the newest first; ?4 exchanges at most,
+-- among its ?5 deepest.
+SELECT p.input, p.shown_reply, p."full", {skeleton} FROM (
+    SELECT e.id AS id, e.seq AS seq FROM (
+        SELECT id FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)
+        ORDER BY depth DESC LIMIT ?5
+    ) deepest CROSS JOIN exchanges e ON e.id = deepest.id
+    WHERE +e.agent = ?1 AND e.seq < ?3 ORDER BY e.seq DESC LIMIT ?4
+) newest CROSS JOIN exchanges p ON p.id = newest.id WHERE +p.agent = ?1 ORDER BY newest.seq DESC
+
 -- name: path
 -- Reads the path to an exchange, the newest first; ?3 exchanges at most.
 WITH RECURSIVE up(id, parent, steps) AS (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -26,7 +27,7 @@ from gateway.run.admin.memory_names import name_user_role
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.request_records import HitRecord
 from gateway.run.request_log import LoggedRequest
-from storage.listing import SizedConversation
+from storage.listing import LAST_NUMBER, SizedConversation
 from storage.records import Exchange, State
 from storage.sql.store import Store
 
@@ -36,6 +37,8 @@ _OPENING_CHARS = 80
 _OPENING_BYTES = 100_000
 # The last exchanges among which questions are looked for: the same one may have been asked several times.
 _LAST_EXCHANGES = 10
+# The branches of a conversation with more messages are not merged: the store finds so many exchanges of one.
+_MAX_MERGED = 2_000
 
 
 class ConversationRecord(Struct, frozen=True):
@@ -66,11 +69,20 @@ class ConversationPage(Struct, frozen=True):
 
     conversation: ConversationRecord
     branches: tuple[BranchRecord, ...]
-    # The number of the branch; None: the conversation is empty.
+    # The number of the branch; None: the conversation is empty, or the page has all branches.
     branch: int | None
     items: tuple[MessageRecord, ...]
     # `before` of the page with earlier messages.
     next: str | None
+
+
+class MergedBranches(Struct, frozen=True):
+    """A page of all branches of a conversation."""
+
+    page: ConversationPage
+    # The exchanges that do not follow the one above them, by their numbers: the number of the last message of the
+    # exchange that they follow, or None.
+    followed: dict[int, int | None]
 
 
 class LaterMessages(Struct, frozen=True):
@@ -250,6 +262,53 @@ class ConversationViews(Struct, frozen=True):
             next=next_page,
         )
 
+    async def merge_branches(
+        self,
+        project: str | None,
+        uid: str,
+        page: ConversationPage,
+        *,
+        before: str | None,
+        limit: int,
+        max_chars: int,
+    ) -> MergedBranches | None:
+        """Returns a page of all branches of a conversation; None: it has one branch, or too many messages.
+
+        page: any page of the conversation.
+        before, limit, max_chars: as of `show`.
+        """
+        if not can_be_merged(page):
+            return None
+        memory = await get_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        conversation = await pages.find_conversation(memory.id, page.conversation.id)
+        if conversation is None:
+            raise _no_conversation()
+        end_seq = read_cursor(before, LAST_NUMBER, "before")
+        exchanges = await pages.load_merged(memory.id, conversation.id, before=end_seq, limit=limit + 2)
+        newest_first = await self._list_newest_first(
+            memory.id, exchanges, None if before is None else end_seq
+        )
+        taken = _take_messages(newest_first, limit, max_chars)
+        shown = {message.exchange for message in taken.messages}
+        not_following = [
+            exchange
+            for exchange, earlier in zip_longest(exchanges, exchanges[1:])
+            if exchange.seq in shown and exchange.parent != (earlier and earlier.id)
+        ]
+        refs = await pages.load_exchange_refs(
+            memory.id, sorted({exchange.parent for exchange in not_following if exchange.parent is not None})
+        )
+        followed = {
+            exchange.seq: refs[exchange.parent].reply_seq if exchange.parent in refs else None
+            for exchange in not_following
+        }
+        items = tuple(reversed(taken.messages))
+        has_earlier = taken.has_more or len(exchanges) == limit + 2
+        oldest_seq = items[0].seq if taken.has_more else exchanges[-1].seq
+        next_page = str(oldest_seq) if has_earlier else None
+        return MergedBranches(replace(page, branch=None, items=items, next=next_page), followed)
+
     async def _exchange_of(self, agent_row: int, conversation_row: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
 
@@ -388,6 +447,11 @@ def make_conversation_record(conversation: SizedConversation) -> ConversationRec
         messages=conversation.messages,
         bytes=conversation.bytes,
     )
+
+
+def can_be_merged(page: ConversationPage) -> bool:
+    """Returns whether a page can have all branches of its conversation."""
+    return len(page.branches) > 1 and page.conversation.messages <= _MAX_MERGED
 
 
 def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:

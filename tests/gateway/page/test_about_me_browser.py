@@ -59,7 +59,7 @@ def test_it_looks_right_on_every_screen(browser: Browser, world: World) -> None:
         "/words?q=cat": "Where it is said",
         "/b/human": "human",
         f"/f/{seq}": f"Fact {seq}",
-        f"/c/{talk}": f"Conversation {talk}",
+        f"/c/{talk}": f"My train to Lyon leaves on 4 May at nine, and I have not packed yet. Conversation {talk}",
         "/forget?all=1": "Forget everything about you",
     }
     for below, heading in screens.items():

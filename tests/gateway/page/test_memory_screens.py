@@ -1334,6 +1334,72 @@ def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -
     assert f"?branch={branches[1]['id']}" in shown
 
 
+def read_chat(page_text: str) -> list[str]:
+    """Returns the messages of a conversation as they are listed, and what stands between them."""
+    chat = page_text.partition('<div class="chat">')[2].partition('<span id="end"')[0]
+    parts = re.findall(r'(?s)<p class="hint gap">(.*?)</p>|<div class="words text"[^>]*>(.*?)</div>', chat)
+    return [plain(mark or text) for mark, text in parts]
+
+
+@pytest.mark.both
+def test_a_conversation_with_branches_opens_with_all_its_messages(operator: Operator) -> None:
+    """It had the messages of one branch, under the words of another one, and the rest seemed to be lost."""
+    world = operator.world
+    world.upstream.queue(say("Welcome!"), say("It rains."), say("Bring a coat."), say("And an umbrella."))
+    chat = world.chat(headers={"x-mnemogate-user": "alice", "x-mnemogate-conversation": "c1"})
+    chat.say("We moved to Zurich.")
+    first_turn = [*chat.messages]
+    world.chat(headers=chat.headers).say("How is the weather?")
+    for question in ("What do I take?", "What else?"):
+        dataclasses.replace(chat, messages=[*first_turn]).say(question)
+    memory = f"m/{memory_of(world).uid}"
+    (talk,) = operator.twin(f"{memory}/conversations")["items"]
+    path = f"{memory}/c/{talk['id']}"
+    goes_on = "Another branch: the message below goes on from message 2."
+    everything = [
+        "We moved to Zurich.",
+        "Welcome!",
+        "Another branch: the message below was sent without those above.",
+        "How is the weather?",
+        "It rains.",
+        goes_on,
+        "What do I take?",
+        "Bring a coat.",
+        goes_on,
+        "What else?",
+        "And an umbrella.",
+    ]
+    assert read_chat(page(operator, path)) == everything
+    # A page goes on where the one before ended, also within a turn.
+    last = page(operator, f"{path}?limit=3")
+    assert read_chat(last) == everything[-4:]
+    assert "The newest messages" not in last
+    earlier = page(operator, f"{path}?limit=3&before=6")
+    assert read_chat(earlier) == everything[-9:-4]
+    assert "The newest messages" in earlier
+    assert "Earlier messages" not in page(operator, f"{path}?limit=3&before=3")
+    # A branch alone, and the way from it to all; the twin's default is a branch.
+    branch = page(operator, f"{path}?branch={operator.twin(path)['branch']}")
+    assert read_chat(branch) == [*everything[:2], *everything[-2:]]
+    assert f'href="../../../{path}">Show all 8 messages in order</a>' in branch
+    assert [each["seq"] for each in operator.twin(path)["items"]] == [1, 2, 7, 8]
+    person = person_of(world)
+    own = person.page(f"/c/{talk['id']}")
+    assert plain(own.partition("<h1 ")[2].partition("</h1>")[0].partition(">")[2]) == (
+        f"We moved to Zurich. Conversation {talk['id']}"
+    )
+    assert read_chat(own) == [
+        *everything[:2],
+        "Here it began again.",
+        *everything[3:5],
+        "Here it went on from an earlier message.",
+        *everything[6:8],
+        "Here it went on from an earlier message.",
+        *everything[9:],
+    ]
+    assert "Show all 8 messages in order" in person.page(f"/c/{talk['id']}?branch=8")
+
+
 def test_a_page_of_what_was_forgotten_leads_back_to_what_is_there(operator: Operator) -> None:
     """As the back button opens it after a forgetting."""
     uid = speak(operator.world, "Hello.").uid
