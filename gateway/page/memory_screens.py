@@ -238,7 +238,7 @@ class _MemoryScreens(Struct, frozen=True):
             paused=memory.paused,
             learning=learning,
             name_line=name_line,
-            link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
+            link_command=_link_command(page.memory, request.origin) if page.memory.kind == "user" else None,
         )
 
     async def try_recall(self, request: ScreenRequest, query: SearchQuery) -> View:
@@ -366,13 +366,14 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     ]
 
 
-def _link_command(memory: MemoryRecord) -> str:
+def _link_command(memory: MemoryRecord, origin: str) -> str:
     """Returns the command with which an application's key makes a link to a person's page, for a day."""
     body: dict[str, str | int] = {"user": memory.name, "ttl_s": _LINK_TTL_S}
     if memory.profile != DEFAULT_PROFILE:
         body["profile"] = memory.profile
     return (
-        'curl http://GATEWAY/v1/memory/links -H "authorization: Bearer KEY" -H "content-type: application/json"'
+        f"curl {quote_shell_word(origin + '/v1/memory/links')}"
+        ' -H "authorization: Bearer KEY" -H "content-type: application/json"'
         f" -d {quote_shell_word(json.dumps(body))}"
     )
 

@@ -243,6 +243,7 @@ class PageApp:
             query=query,
             is_twin=request.is_twin,
             note_read=note_read,
+            origin=self._make_origin(request.scope),
             referrer=request.referrer,
         )
         if isinstance(route, Screen):
@@ -254,6 +255,11 @@ class PageApp:
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply
+
+    def _make_origin(self, scope: Scope) -> str:
+        """Returns the gateway's address, as a request has reached it."""
+        (host,) = read_header_values(scope["headers"], b"host")
+        return f"{'https' if self._has_tls else scope['scheme']}://{host}"
 
     async def _show(self, request: PageRequest, screen: Screen, screen_request: ScreenRequest) -> PageReply:
         """Returns a screen."""

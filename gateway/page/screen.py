@@ -58,6 +58,8 @@ class ScreenRequest(Struct, frozen=True):
     is_twin: bool
     # Notes in the audit that a memory was read, given the memory's uid; once for each session, memory and hour.
     note_read: Callable[[str], Awaitable[None]]
+    # The gateway's address, as the visitor has reached it: "http://127.0.0.1:8080".
+    origin: str
     # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
 

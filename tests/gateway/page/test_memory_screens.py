@@ -446,10 +446,15 @@ def test_a_memory_shows_how_its_person_gets_a_link(operator: Operator) -> None:
     """Whoever was to send one looked on every screen, and found it in the documents."""
     world = operator.world
     uid = speak(world, "Hello.", user="o'neil").uid
-    (command,) = re.findall(r"<pre[^>]*>(curl .*)</pre>", page(operator, f"m/{uid}"))
+    shown = page(operator, f"m/{uid}")
+    (command,) = re.findall(r"<pre[^>]*>(curl .*)</pre>", shown)
     words = shlex.split(unescape(command))
-    assert words[1] == "http://GATEWAY/v1/memory/links"
-    reply = world.gateway.ask("POST", "/v1/memory/links", words[-1].encode(), {})
+    assert words[1] == f"http://{operator.host}/v1/memory/links"
+    # It had an address and a key to be replaced, and no word on what the key is.
+    assert "In place of KEY stands the key with which the application calls this gateway" in plain(shown)
+    assert "A gateway without keys needs none: there the command works as it stands." in plain(shown)
+    bearer = dict([words[words.index("-H") + 1].split(": ")])
+    reply = world.gateway.ask("POST", "/v1/memory/links", words[-1].encode(), bearer)
     assert (reply.status, "/ui/me/" in reply.json["url"]) == (200, True)
     world.chat(headers={"x-mnemogate-conversation": "talk-1"}).say("Hello.")
     (other,) = operator.twin("people?kind=conversation")["items"]
