@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import parse_qs, quote
@@ -50,6 +51,7 @@ _SCREEN_NAMES = {
 }
 # The fragment of the words on a screen that are shown once nothing was ticked there.
 _UNTICKED = "#unticked"
+_NAME_WORD = re.compile(r"[^\W_]+")
 # Characters of a block that stays.
 _BLOCK_CHARS = 200
 # The screen of each item of a list, and that of the list, by the kind of target.
@@ -388,11 +390,11 @@ class _ForgetScreens(Struct, frozen=True):
         sought_words = await self._read_sought_words(access, came_from)
         shown = await self._preview_with_changes(access, kind, value, sought_words)
         preview = shown.preview
-        name, name_line, may_copy = "you", None, access.may("export")
+        name, name_line, searched_name, may_copy = "you", None, "", access.may("export")
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
             name, name_line = name_of(memory.scope), await self.views.find_name_line(memory)
-            may_copy = memory.scope.is_person
+            searched_name, may_copy = _choose_searched_name(name, name_line), memory.scope.is_person
         fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(
             preview,
@@ -404,6 +406,7 @@ class _ForgetScreens(Struct, frozen=True):
             back=came_from + fragment if came_from else _choose_usual_screen(access, preview),
             memory_name=name,
             name_line=name_line,
+            searched_name=searched_name,
             # The person's copy is offered where everything goes.
             may_copy=may_copy,
             changes=shown.changes,
@@ -411,6 +414,15 @@ class _ForgetScreens(Struct, frozen=True):
             keep=keep,
             spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )
+
+
+def _choose_searched_name(name: str, name_line: str | None) -> str:
+    """Returns the word by which others may call a person: the first of the name in their memory, else of their id.
+
+    name_line: as "Name: Maria Keller".
+    """
+    words = _NAME_WORD.findall((name_line or "").partition(":")[2]) or _NAME_WORD.findall(name)
+    return words[0] if words else name
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

@@ -428,6 +428,24 @@ def test_a_memory_says_what_a_fact_calls_its_person(operator: Operator) -> None:
         assert "cat is called" not in head
 
 
+def test_a_whole_forgetting_says_that_others_may_name_the_person(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """After Tom was forgotten, a search found him in Maria's memory, of which nothing had warned."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        tom = speak(world, "Hello.", user="tom.h")
+        maria = speak(world, "A cake for Thomas and Tom.", user="maria")
+        for word, value in (("tom", "Likes tea."), ("Thomas", "Name: Thomas H.")):
+            operator.twin(f"m/{tom.uid}/b/human", {"value": value, "version": 1 if word == "tom" else 2})
+            preview = page(operator, f"m/{tom.uid}/forget?all=1")
+            assert f"Search what people wrote for “{word}”" in plain(preview)
+            (link,) = re.findall(r'href="\.\./\.\./(people/words[^"]*)"', preview)
+            assert f'href="../m/{maria.uid}"' in page(operator, unescape(link))
+        # It is no search for the person's own page.
+        assert "people/words" not in person_of(world, "tom.h").page("/forget?all=1")
+
+
 def test_a_memory_calls_its_person_by_no_other_name(upstream: StrictUpstream, tmp_path: Path) -> None:
     """As by that of the model, or of the house, which the blocks of every memory have."""
     blocks = (
