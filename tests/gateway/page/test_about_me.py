@@ -66,7 +66,8 @@ def test_a_person_sees_what_is_remembered(world: World) -> None:
     assert sorted(source) == ["at", "forgotten", "href", "kind", "seq", "text"]
     # Nobody calls oneself "human".
     text = person.page("/b/human")
-    assert '<p class="lead">About you</p>' in text
+    assert re.findall("<h1.*?>(.*?)</h1>\n<p.*?>(.*?)</p>", text) == [("human", "About you")]
+    assert re.search('<h1[^>]* class="unseen">', text)  # the list calls it "About you"
     assert '<label for="value">Text<span class="unseen"> of human</span></label>' in text
     assert '<label for="value">' not in person.page("/b/law")
     text = person.page()
