@@ -143,7 +143,12 @@ class _FactScreens(Struct, frozen=True):
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
         restored = _find_restored(page, replaced)
         is_undone = restored is not None and not is_typed
+        is_redone = is_undone and _is_newer(restored, page.before[0], replaced)
         remaining = await self._find_remaining(access, page, replaced)
+        # What an undo took out may be right.
+        is_taken_out = remaining is not None and (is_redone or not is_undone)
+        if remaining is None:
+            remaining = await self._find_kept(access, page, replaced)
         remaining_of_fact: Sequence[int] = ()
         if remaining is not None:
             messages = [each.seq for each in remaining.items if each.kind == "message"]
@@ -161,9 +166,10 @@ class _FactScreens(Struct, frozen=True):
             memory_name=name,
             restored=restored,
             is_undone=is_undone,
-            is_redone=is_undone and _is_newer(restored, page.before[0], replaced),
+            is_redone=is_redone,
             true_successor=await self.views.facts.find_true_successor(access.project, access.uid, page),
             remaining=remaining,
+            is_taken_out=is_taken_out,
             remaining_of_fact=remaining_of_fact,
             has_room=not page.fact.always or await self._has_room(access, page.fact.seq),
         )
@@ -184,6 +190,20 @@ class _FactScreens(Struct, frozen=True):
         old_texts = list_corrected_texts(page, replaced)
         return access.filter(
             await self.lost_words.count_remaining(access.project, access.uid, old_texts, page.fact.text)
+        )
+
+    async def _find_kept(
+        self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord]
+    ) -> Remaining | None:
+        """Returns the other texts with the words of the text that this correction replaced.
+
+        None: as of `_find_remaining`.
+        """
+        old_texts = list_corrected_texts(page, replaced)
+        if page.fact.until is not None or not old_texts:
+            return None
+        return access.filter(
+            await self.lost_words.count_kept(access.project, access.uid, old_texts[0], page.fact)
         )
 
 

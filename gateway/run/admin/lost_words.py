@@ -17,7 +17,13 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.request_records import HitRecord
-from gateway.run.admin.word_search import MAX_WORDS_ALONE, Remaining, TextWithWords, WordSearches
+from gateway.run.admin.word_search import (
+    MAX_WORDS_ALONE,
+    Remaining,
+    TextWithWords,
+    WordSearches,
+    list_all_but_one,
+)
 from storage.records import Agent, Fact
 
 # A text that has lost so many words at most may be wrong by each of them: "Lives in Porto with her mother". Chosen,
@@ -117,18 +123,31 @@ class LostWords(Struct, frozen=True):
         with_one_word = await self.word_searches.count(agent, blocks, single_words)
         return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
 
+    async def count_kept(self, project: str | None, uid: str, old: str, fact: FactRecord) -> Remaining | None:
+        """Returns how many other texts have the telling words of a text that a correction only added words to.
+
+        A text may lack one of them: “Allergies: peanuts” says what “Maria is allergic to peanuts” said.
+
+        fact: the correction.
+
+        Returns None if the old text has no telling words, or too many, or as `count_remaining` does.
+        """
+        agent = await get_agent(self._views.store, project, uid)
+        facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+        # In a thread, since a hundred facts take some milliseconds.
+        words = await asyncio.to_thread(self._list_telling, agent, old, facts)
+        if not 0 < len(words) <= MAX_WORDS_ALONE:
+            return None
+        blocks = await self._views.blocks.list_all(project, uid)
+        return await self.word_searches.count(agent, blocks, list_all_but_one(words), skipped_seq=fact.seq)
+
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
         """Returns texts with a lost word, each with a word that a new text has as well: such a text may be right."""
         recall = self._views.store.recall
-        names_of_user = {*list_folded_words(agent.scope.subject)}
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
 
         def mark() -> tuple[TextWithWords, ...]:
-            kept_words = [
-                word
-                for word in recall.select_uncommon(new_text, recall.words_of(new_text))
-                if not (self._is_usual(word, facts) or names_of_user.issuperset(list_folded_words(word)))
-            ]
+            kept_words = self._list_telling(agent, new_text, facts)
             return tuple(
                 replace(
                     item,
@@ -141,6 +160,16 @@ class LostWords(Struct, frozen=True):
 
         # In a thread, since a hundred facts take some milliseconds.
         return replace(remaining, items=await asyncio.to_thread(mark))
+
+    def _list_telling(self, agent: Agent, text: str, facts: Sequence[Fact]) -> list[str]:
+        """Returns the words of a text that are not common, and by which no person is named. facts: the newest."""
+        recall = self._views.store.recall
+        names_of_user = {*list_folded_words(agent.scope.subject)}
+        return [
+            word
+            for word in recall.select_uncommon(text, recall.words_of(text))
+            if not (self._is_usual(word, facts) or names_of_user.issuperset(list_folded_words(word)))
+        ]
 
     async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
         """Returns the words of each old text that a new text lacks, without the texts that have lost none.

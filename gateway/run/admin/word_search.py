@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
@@ -310,11 +311,17 @@ class WordSearches(Struct, frozen=True):
         return [(word, await self.count(agent, blocks, [word])) for word in words[:MAX_WORDS_ALONE]]
 
     async def count(
-        self, agent: Agent, blocks: Sequence[BlockRecord], queries: Sequence[str]
+        self,
+        agent: Agent,
+        blocks: Sequence[BlockRecord],
+        queries: Sequence[str],
+        *,
+        skipped_seq: int | None = None,
     ) -> Remaining | None:
         """Returns how many texts of a memory are found by any of some queries.
 
         blocks: all blocks of the memory.
+        skipped_seq: the number of a text that is not counted.
 
         Queries that find nothing are left out of the result, unless none finds anything.
 
@@ -333,9 +340,10 @@ class WordSearches(Struct, frozen=True):
             except TooSlow:
                 return None
             found_blocks = {block.label: block for block in await self._find_blocks_with(blocks, query)}
-            if hits.messages or found_blocks:
+            found_messages = [message for message in hits.messages if message.seq != skipped_seq]
+            if found_messages or found_blocks:
                 queries_that_find.append(query)
-            new_messages = [message for message in hits.messages if message.seq not in messages]
+            new_messages = [message for message in found_messages if message.seq not in messages]
             records = await self._make_records(agent, new_messages[:_SHOWN_ITEMS], query)
             texts.update((record.seq, record) for record in records)
             messages.update((message.seq, message) for message in new_messages)
@@ -390,6 +398,13 @@ class WordSearches(Struct, frozen=True):
             speaker=read_speaker(message),
             muted=message.source == MUTED or UNSET,
         )
+
+
+def list_all_but_one(words: Sequence[str]) -> list[str]:
+    """Returns queries for all of some words but one, each without another word; of one word the word itself."""
+    if len(words) < 2:
+        return list(words)
+    return [" ".join(chosen) for chosen in combinations(words, len(words) - 1)]
 
 
 def _make_ended_record(uid: str, fact: Fact) -> TextWithWords:

@@ -317,13 +317,33 @@ def test_a_text_with_one_old_word_that_says_what_is_still_true_is_marked(operato
     assert true
 
 
-def test_a_correction_that_keeps_all_old_words_says_that_nothing_was_looked_for(operator: Operator) -> None:
-    """It read "Saved." alone, while a block still said that Maria is allergic to peanuts."""
-    agent = speak(operator.world, "I am allergic to peanuts.")
+@pytest.mark.both
+def test_a_correction_that_keeps_all_old_words_lists_what_else_says_them(operator: Operator) -> None:
+    """It listed nothing, while a block still said that Maria is allergic to peanuts."""
+    agent = speak(operator.world, "The nuts, I must not have peanuts.", "No cake.", user="maria.keller")
     memory = f"m/{agent.uid}"
-    (wrong,) = learn(operator.world, agent, "Maria is allergic to peanuts.", block="Allergic to peanuts.")
+    (wrong,) = learn(operator.world, agent, "Maria is allergic to peanuts.", block="Allergies: peanuts.")
     text = "Maria's nephew is allergic to peanuts."
     new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": text})["seq"]
+    shown = page(operator, f"{memory}/f/{new}")
+    (saved,) = re.findall('(?s)id="saved" role="status">(.*?)</p>', shown)
+    counted = "1 message and 1 block say “peanuts”, right or wrong. A reply may"
+    assert f"{counted} still repeat them. See them below" in plain(saved)
+    still = shown.partition('id="still"')[2].partition("</section>")[0]
+    assert f"Where else “peanuts” is said {counted} be told them along" in plain(still)
+    assert "Allergies: peanuts. block humanEdit human" in plain(still)
+    assert re.findall(r"/forget\?([a-z]+=\d+)", still) == ["message=1"]  # the fact itself is none of them
+    person = person_of(operator.world, "maria.keller")
+    assert "1 message and 1 note say “peanuts”, right or wrong." in plain(person.page(f"/f/{new}"))
+
+
+def test_a_correction_that_keeps_many_words_says_that_nothing_was_looked_for(operator: Operator) -> None:
+    """It read "Saved." alone. All of a long sentence stands nowhere else, and a part of it says little."""
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    memory = f"m/{agent.uid}"
+    nuts = "is allergic to peanuts, walnuts, almonds and cashews."
+    (wrong,) = learn(operator.world, agent, f"Maria {nuts}")
+    new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": f"Maria's nephew {nuts}"})["seq"]
     (saved,) = re.findall('id="saved" role="status">(.*?)</p>', page(operator, f"{memory}/f/{new}"))
     assert (
         "Messages that say otherwise stay, and a reply may still repeat them. Find the wrong words"
@@ -338,7 +358,8 @@ def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Ope
     """Its links opened an empty search, though the visitor came from one for "peanuts"."""
     agent = speak(operator.world, "I am allergic to peanuts.")
     memory = f"m/{agent.uid}"
-    (wrong,) = learn(operator.world, agent, "Maria is allergic to peanuts.")
+    nuts = "is allergic to peanuts, walnuts, almonds and cashews."
+    (wrong,) = learn(operator.world, agent, f"Maria {nuts}")
     fact = f"{memory}/f/{wrong}"
     found = page(operator, f"{memory}/words?q=peanuts")
     links = re.findall(rf'href="../../({fact}[^"]*)"', found)
@@ -346,7 +367,7 @@ def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Ope
     for words, text in (("peanuts", "Maria's nephew"), ("nuts & “peanuts”", "Maria's other nephew")):
         sent = operator.send_form(
             f"{fact}/correct",
-            {"text": f"{text} is allergic to peanuts."},
+            {"text": f"{text} {nuts}"},
             cookie=operator.cookie,
             referer=f"http://{operator.host}/ui/{fact}?words={quote(words)}",
         )
