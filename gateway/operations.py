@@ -38,7 +38,6 @@ from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
-from gateway.run.admin.text_search import TextSearchOperation
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.admin.word_search import WordSearches
@@ -162,7 +161,7 @@ def make_mcp_memory(
     tools = McpTools(
         store,
         views,
-        TextSearchOperation(store, embed_query),
+        embed_query,
         MemoryEdits(store, now),
         MemoryForgetting(store, views, now),
         now,

@@ -46,9 +46,14 @@ from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.text_search import TextSearch, TextSearchOperation
+from gateway.run.memory.query_vectors import EmbedQuery
+from storage.errors import TooSlow
+from storage.listing import ExchangeRef
 from storage.records import Agent, Message, Scope
 from storage.sql.store import Store
+
+# How long a search may take: as long as a search by a model's tool call (gateway/run/tools/memory.py).
+SEARCH_MS = 1000.0
 
 
 class McpToolCall(Struct, frozen=True):
@@ -81,7 +86,8 @@ class McpTools(Struct, frozen=True):
 
     store: Store
     views: MemoryViews
-    search: TextSearchOperation
+    # Makes the vector of a query; None: texts are searched by words alone.
+    embed_query: EmbedQuery | None
     edits: MemoryEdits
     forgetting: MemoryForgetting
     # Seconds since the epoch.
@@ -98,11 +104,21 @@ class McpTools(Struct, frozen=True):
         until = _read_time(arguments.before, "before", default=math.inf)
         if call.agent is None:
             return SearchResult((), late=False)
-        search = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
-        texts = await self.search.search(call.agent, search)
-        return SearchResult(
-            tuple(_make_found_text(hit, texts.conversations) for hit in texts.hits), texts.has_timed_out
-        )
+
+        def takes(hit: Message) -> bool:
+            return hit.source in arguments.kinds and since <= hit.at < until
+
+        agent, query, embed_query = call.agent, arguments.query, self.embed_query
+        try:
+            vector = None if embed_query is None else await embed_query([agent.id], query, SEARCH_MS)
+            hits = await self.store.recall.search(
+                agent, query, limit=arguments.limit, takes=takes, deadline_ms=SEARCH_MS, vector=vector
+            )
+        except TooSlow:
+            return SearchResult((), late=True)
+        exchange_rows = sorted({hit.exchange_row for hit in hits if hit.source == "message"})
+        refs = await self.store.memory_pages.load_exchange_refs(agent.id, exchange_rows)
+        return SearchResult(tuple(_make_found_text(hit, refs) for hit in hits), late=False)
 
     async def _read_memory(self, call: McpToolCall, _: ReadArguments) -> ReadResult:
         agent = call.agent
@@ -232,17 +248,18 @@ def make_mcp_scope(caller: McpCaller, user: str) -> Scope:
     return Scope(caller.project, caller.profile, f"user:{user}")
 
 
-def _make_found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
-    """Returns a hit as a tool shows it. conversations: the public ids of conversations, by exchanges in them."""
+def _make_found_text(hit: Message, refs: Mapping[int, ExchangeRef]) -> FoundText:
+    """Returns a hit as a tool shows it. refs: those of the messages' exchanges, by the rows of the exchanges."""
     kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
+    ref = refs.get(hit.exchange_row)
     return FoundText(
         id=f"{kind}:{hit.seq}",
         kind=kind,
         text=shorten(hit.text, TEXT_CHARS),
         at=render_iso(hit.at),
         role=hit.role if is_message else None,
-        conversation=conversations.get(hit.exchange_row) if is_message else None,
+        conversation=ref.conversation_uid if is_message and ref is not None else None,
     )
 
 
