@@ -27,7 +27,7 @@ from gateway.core.memory.fact_words import make_fact_key
 from gateway.errors import GatewayError
 from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress
-from gateway.run.admin.import_reading import ImportReader, Survey, survey_file
+from gateway.run.admin.import_reading import Survey, read_pages, survey_file
 from gateway.run.admin.import_rest import ImportRest
 from gateway.run.admin.running_import import RunningImport
 from storage.commands import ImportNote, ImportWriting, LearnedFact
@@ -118,17 +118,16 @@ class ImportPerformer(Struct, frozen=True):
         oldest = self._choose_oldest_time(request.scope.project)
         hasher = MessageHasher(agent.secret if agent is not None else secrets.token_bytes(16))
         unindexed = 0
-        position = running.progress.processed
-        reader = ImportReader(
+        pages = read_pages(
             file=running.file,
             format=running.format,
             source_user=request.source_user,
-            position=position,
+            position=running.progress.processed,
             hasher=hasher,
             now=self.now(),
             oldest=oldest,
         )
-        while page := await self.rest.rest_after(asyncio.to_thread(reader.read_next_page)):
+        while page := await self.rest.rest_after(asyncio.to_thread(next, pages, [])):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, draft) in enumerate(page, running.progress.processed + 1):
                 if isinstance(item, Unreadable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import IO, Final, NamedTuple
 
 from gateway.core.conversation.canonical import MessageHasher
@@ -14,7 +15,7 @@ from gateway.run.admin.import_file import FACT_FORMATS, Source, detect_format, r
 from gateway.run.admin.import_progress import ImportCounts, ImportProgress
 from storage.records import Scope
 
-# The most messages on a page of the reader, and the most conversations and facts.
+# The messages on a page of the import, and the conversations and facts, whichever is reached first.
 _PAGE_MESSAGES: Final = 32
 _PAGE_ITEMS: Final = 16
 # The messages or facts on a page of the survey. A page takes 2.5 ms.
@@ -33,53 +34,37 @@ class Survey(NamedTuple):
     progress: ImportProgress
 
 
-class ImportReader:
-    """Reads a file from the position on that its import has reached."""
+def read_pages(
+    file: IO[bytes],
+    format: str,
+    source_user: str | None,
+    position: int,
+    hasher: MessageHasher,
+    now: float,
+    oldest: float,
+) -> Iterator[list[PreparedItem]]:
+    """Yields the items of a file that are not done yet, page by page.
 
-    def __init__(
-        self,
-        file: IO[bytes],
-        format: str,
-        source_user: str | None,
-        position: int,
-        hasher: MessageHasher,
-        now: float,
-        oldest: float,
-    ) -> None:
-        """Begins to read.
+    source_user: only the facts of this user are read; None: those of all users.
+    position: how many items of the file are done.
+    now, oldest: in seconds since the epoch; exchanges that ended before `oldest` are not retained.
 
-        source_user: only the facts of this user are read; None: those of all users.
-        position: how many items of the file are done.
-        now, oldest: in seconds since the epoch; exchanges that ended before `oldest` are not retained.
-        """
-        self._items = _read_items(file, format, source_user)
-        # How many of the first items have still to be skipped, since they are done.
-        self._left_to_skip = position
-        self._format = format
-        self._hasher = hasher
-        self._now = now
-        self._oldest = oldest
-
-    def read_next_page(self) -> list[PreparedItem]:
-        """Returns the next items; [] at the end. Raises: BadRequest."""
-        while self._left_to_skip:
-            next(self._items, None)
-            self._left_to_skip -= 1
-        page: list[PreparedItem] = []
-        messages = 0
-        while len(page) < _PAGE_ITEMS and messages < _PAGE_MESSAGES:
-            item = next(self._items, None)
-            if item is None:
-                break
-            if not isinstance(item, SourceConversation):
-                page.append((item, None))
-                continue
-            messages += len(item.messages)
-            import_draft = draft_import(item, self._format, self._hasher, self._now, self._oldest)
-            page.append(
-                (import_draft, None) if isinstance(import_draft, Unreadable) else (item, import_draft)
-            )
-        return page
+    Raises: BadRequest.
+    """
+    page: list[PreparedItem] = []
+    page_messages = 0
+    for item in islice(_read_items(file, format, source_user), position, None):
+        if isinstance(item, SourceConversation):
+            page_messages += len(item.messages)
+            draft = draft_import(item, format, hasher, now, oldest)
+            page.append((draft, None) if isinstance(draft, Unreadable) else (item, draft))
+        else:
+            page.append((item, None))
+        if len(page) >= _PAGE_ITEMS or page_messages >= _PAGE_MESSAGES:
+            yield page
+            page = []
+            page_messages = 0
+    yield page
 
 
 def make_import_uid(file: IO[bytes], scope: Scope, source_user: str | None) -> str:
