@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import orjson
@@ -52,21 +51,10 @@ class Compacted(Struct, frozen=True):
 class CompactionFailed(Exception):
     """The upstream has refused to write the summary."""
 
-    def __init__(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """status, headers, body: the upstream's reply as a client of chat completions gets it."""
-        super().__init__(status)
-        self.status, self.headers, self.body = status, headers, body
-
-
-@dataclass(slots=True)
-class StatusSink(HeldSink):
-    """A held response of which the status is wanted as well."""
-
-    status: int = 0
-
-    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        self.status = status
-        self.headers = tuple(headers)
+    def __init__(self, reply: HeldSink) -> None:
+        """reply: the upstream's, as a client of chat completions gets it."""
+        super().__init__(reply.status)
+        self.reply = reply
 
 
 async def compact(
@@ -103,10 +91,10 @@ async def compact(
             request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
             tool_names=(), has_tools=False, stream=False, token_limit=None, memory_choice=None,
         )  # fmt: skip
-        answer = StatusSink(sink)
+        answer = HeldSink(sink)
         await chat.answer(question, request_context, answer, receipt, make_view)
         if answer.status != 200:
-            raise CompactionFailed(answer.status, answer.headers, bytes(answer.body))
+            raise CompactionFailed(answer)
         summary, counts = _read_reply(answer.body)
         prompt_tokens += counts.prompt
         completion_tokens += counts.completion

@@ -50,7 +50,8 @@ class HeldSink:
 
     # The sink of the waiting client.
     outer: Sink
-    # The headers of an error that is still a status, or of the stream that was held.
+    # The status and the headers of an error that is still a status, or of the stream that was held; 0: none came yet.
+    status: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     body: bytearray = field(default_factory=bytearray)
 
@@ -63,6 +64,7 @@ class HeldSink:
         return self.outer.is_gone
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self.status = status
         self.headers = tuple(headers)
 
     async def write(self, data: bytes) -> None:

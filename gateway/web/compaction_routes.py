@@ -19,8 +19,8 @@ from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.token_count import CountChange, render_count
 from gateway.errors import BadRequest
-from gateway.run.response_compaction import Compacted, CompactionFailed, StatusSink, compact
-from gateway.run.sink import Sink
+from gateway.run.response_compaction import Compacted, CompactionFailed, compact
+from gateway.run.sink import HeldSink, Sink
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming
@@ -42,7 +42,7 @@ class InputTokensRoute(ResponseCallRoute):
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chat_route.send_timeout_s) as reply:
             # If the upstream counts tokens itself, it is asked, and `CountChange` translates its answer.
-            answer = StatusSink(reply)
+            answer = HeldSink(reply)
             tokens = await self.chat.count_prompt(
                 call.request.chat, request_context, answer, receipt, change=CountChange()
             )
@@ -51,7 +51,7 @@ class InputTokensRoute(ResponseCallRoute):
             elif answer.status < 300:
                 await reply.send_body(answer.status, answer.headers, bytes(answer.body))
             else:
-                await _send_upstream_error(reply, answer.status, answer.headers, bytes(answer.body))
+                await _send_upstream_error(reply, answer)
 
 
 class CompactRoute(ResponseCallRoute):
@@ -109,16 +109,16 @@ async def answer_with_summary(
                 read_summary=read_summary,
             )
         except CompactionFailed as error:
-            await _send_upstream_error(reply, error.status, error.headers, error.body)
+            await _send_upstream_error(reply, error.reply)
             return
         rendered = render(compacted)
         await reply.send_body(200, [*rendered.headers, *receipt.note_head()], rendered.body)
 
 
-async def _send_upstream_error(reply: Sink, status: int, headers: Sequence[Header], body: bytes) -> None:
-    """Sends an upstream's error in the form of the Responses API. headers: with those of the gateway."""
-    error_headers = with_content_type(headers, JSON_TYPE[1])
-    await reply.send_body(status, error_headers, render_upstream_error(status, body))
+async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
+    """Sends an upstream's error in the form of the Responses API. error: has the gateway's headers as well."""
+    headers = with_content_type(error.headers, JSON_TYPE[1])
+    await reply.send_body(error.status, headers, render_upstream_error(error.status, bytes(error.body)))
 
 
 def _render_compaction(compacted: Compacted) -> SummaryReply:
