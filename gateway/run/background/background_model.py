@@ -28,8 +28,8 @@ from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import CallOutcome, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipts import begin_memory_call
-from gateway.run.upstream.propagation import choose_propagation, with_current_trace_headers
+from gateway.run.receipts import begin_memory_call, find_current_receipt
+from gateway.run.upstream.propagation import choose_propagation, with_trace_headers
 from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.upstream_call import PromptFacts, UpstreamCall
@@ -217,7 +217,8 @@ class BackgroundModel:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
             may_know = choose_propagation(self.upstream, self.provider)
-            reply = await self.provider.send(with_current_trace_headers(request, call, propagates=may_know))
+            traced = with_trace_headers(request, find_current_receipt(), call, propagates=may_know)
+            reply = await self.provider.send(traced)
             call.status = reply.status
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)

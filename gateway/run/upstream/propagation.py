@@ -10,7 +10,6 @@ from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.trace_context import without_trace
 from gateway.run.receipt import Receipt
-from gateway.run.receipts import find_current_receipt
 from gateway.run.upstream_call import UpstreamCall
 from gateway.settings import UpstreamSettings
 
@@ -59,14 +58,3 @@ def with_trace_headers(
     if propagates:
         headers += trace.headers(receipt.calls.index(call) + 1)
     return request._replace(headers=headers)
-
-
-def with_current_trace_headers(
-    request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
-) -> ModelRequest:
-    """Returns a request with the trace headers that its upstream may see, by the receipt of the current work.
-
-    call: the call of the upstream that the request is for.
-    propagates: whether the upstream gets trace headers; None: only if the client has sent some.
-    """
-    return with_trace_headers(request, find_current_receipt(), call, propagates=propagates)

@@ -59,11 +59,12 @@ _FOLD_S: Final = 3600.0
 _USER: Final = "user:"
 _NO_TOKENS: Final = TokenCounts()
 
+# Returns the price of an upstream's model, given the names of both; None: the model has no price.
 PriceOf = Callable[[str, str], Price | None]
 
 
 def prices_of(settings: Settings) -> PriceOf:
-    """Returns the function that `Meter.price_of` documents, for the prices in the settings."""
+    """Returns the prices in the settings."""
     prices: dict[tuple[str, str], Price] = {}
     priced = [(alias, Price(*alias.rates)) for alias in settings.models if alias.rates is not None]
     for alias, price in priced:
@@ -126,7 +127,7 @@ class Meter:
         self._usage = usage
         self._load_memory = load_memory
         self._now = now
-        self._price = prices_of(settings)
+        self.price_of = prices_of(settings)
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
@@ -242,7 +243,7 @@ class Meter:
         if call.counts is None:
             counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else prompt
             counters[ESTIMATED_OUTPUT] += completion
-        price = self._price(call.upstream, call.model)
+        price = self.price_of(call.upstream, call.model)
         if price is None:
             counters[UNPRICED] += prompt + completion
             return _CallUsage(prompt + completion, cost=0)
@@ -285,10 +286,6 @@ class Meter:
     @property
     def _today(self) -> int:
         return int(self._now() // DAY_S)
-
-    def price_of(self, upstream: str, model: str) -> Price | None:
-        """Returns the price of an upstream's model, by its name there; None: the model has no price."""
-        return self._price(upstream, model)
 
     @asynccontextmanager
     async def pause_writes(self) -> AsyncIterator[None]:
