@@ -52,8 +52,8 @@ from gateway.core.request.identity import USER_NAME_HEADER, IdentityRules, ident
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService
+from gateway.run.background.job_context import JobContext
 from gateway.run.background.learner import LEARN_JOB, LearningService
-from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt

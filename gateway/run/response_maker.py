@@ -30,7 +30,7 @@ from gateway.errors import (
     UnknownModel,
     drop_tracebacks,
 )
-from gateway.run.background.worker import JobContext, Postponed
+from gateway.run.background.job_context import JobContext, Postponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog

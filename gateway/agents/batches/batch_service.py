@@ -42,8 +42,7 @@ class BatchService:
         self._started = keeper.now()
         self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
-        jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
-        self._jobs = jobs
+        self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over
         # days, so the wait for the next attempt grows no longer than that for a poll.
         limits = WorkerLimits(concurrency=4, tries=1_000_000, backoff_max_s=settings.poll_s)

@@ -27,7 +27,7 @@ from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
 from gateway.core.turn.stop_reason import StopReason
 from gateway.metrics import Counter
-from gateway.run.background.worker import JobContext, Postponed
+from gateway.run.background.job_context import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import READY_PART, Batch, BatchCounts, BatchState

@@ -16,7 +16,7 @@ from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.core.dates import DAY_S
 from gateway.metrics import Counter
-from gateway.run.background.worker import JobContext
+from gateway.run.background.job_context import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.tools.toolbox import MAX_PARALLEL

@@ -24,7 +24,7 @@ from msgspec.structs import asdict
 
 from adapters.batch.batch_provider import BatchPart, BatchProvider
 from adapters.errors import ProviderError, ProviderRefused
-from gateway.run.background.worker import JobContext
+from gateway.run.background.job_context import JobContext
 from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 

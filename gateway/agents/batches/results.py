@@ -17,7 +17,7 @@ from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core.turn.stop_reason import StopReason
-from gateway.run.background.worker import Postponed
+from gateway.run.background.job_context import Postponed
 from storage.batch_records import ENDED_PART, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
 from storage.records import RunState

@@ -29,9 +29,10 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.background_model import BackgroundModels
 from gateway.run.background.budget import DailyBudget
+from gateway.run.background.job_context import JobContext, JobFailed
 from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
 from gateway.run.background.schedule import Schedule
-from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
+from gateway.run.background.worker import Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink

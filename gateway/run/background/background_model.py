@@ -27,7 +27,7 @@ from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import CallOutcome, CountCall, DailyBudget
-from gateway.run.background.worker import JobFailed, Postponed
+from gateway.run.background.job_context import JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call, find_current_receipt
 from gateway.run.upstream.propagation import choose_propagation, with_trace_headers
 from gateway.run.upstream.provider_errors import classify_failure

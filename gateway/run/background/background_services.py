@@ -19,6 +19,7 @@ from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT_JOB, Compactor
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService, upstream_kind
 from gateway.run.background.indexing import IndexingService
+from gateway.run.background.job_context import Handler, JobContext
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learner import LEARN_JOB, LearningService
 from gateway.run.background.maintenance import Maintenance
@@ -26,7 +27,7 @@ from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.run_cleaning import RunCleaning
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.background.worker import Handler, JobContext, Worker, make_receipt_opener
+from gateway.run.background.worker import Worker, make_receipt_opener
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.upstream.route import Route
 from gateway.run.usage.accounting import Accounting

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.core.dates import DAY_S
-from gateway.run.background.worker import Postponed
+from gateway.run.background.job_context import Postponed
 from gateway.run.usage.meter import Meter
 from storage.records import TokenCounts
 

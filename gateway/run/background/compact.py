@@ -29,7 +29,7 @@ from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels, ModelAnswer
-from gateway.run.background.worker import JobContext, JobFailed, Postponed
+from gateway.run.background.job_context import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, route_for_agent_model
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings

@@ -28,8 +28,8 @@ from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import CountCall, DailyBudget
+from gateway.run.background.job_context import JobContext, JobFailed, Postponed
 from gateway.run.background.schedule import Schedule
-from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call
 from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.route import Route, resolve_route, unknown_model

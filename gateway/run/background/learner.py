@@ -25,8 +25,8 @@ from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note_query
 from gateway.run.background.background_model import BackgroundModel, ModelAnswer, RequestRefused
+from gateway.run.background.job_context import JobContext, JobFailed
 from gateway.run.background.schedule import Schedule
-from gateway.run.background.worker import JobContext, JobFailed
 from gateway.settings import MemorySettings
 from storage.commands import Learned, SourcedLine, Unread
 from storage.database import Effect

@@ -1,15 +1,8 @@
-"""The worker: claims durable jobs, has them performed, and keeps their leases while that goes on.
+"""The worker: claims durable jobs, has their handlers perform them, and renews their leases meanwhile.
 
-It sleeps until something falls due or it is woken; it never polls. A handler is a coroutine function that takes a
-`JobContext` and may be ended at any await. What must not be done twice is a step of the job:
-
-    async def learn(job: JobContext) -> None:
-        reply = await job.step("ask", lambda: ask(job.payload))  # journaled: not asked again after a crash
-        await job.finish(make_effect(job.agent_row, reply))  # what is learned and the job's end: one transaction
-
-`ask` returns bytes, and `make_effect` an `Effect`, as `Facts.learn_effect` does.
-A handler that fails is tried again, each time later, until its job is a dead letter. The jobs of its serial group wait
-meanwhile. Texts of foreign errors never reach the database or the log, since they may have a user's words.
+It sleeps until something falls due or it is woken; it never polls. A handler that fails is tried again, each time
+later, until its job is a dead letter. The jobs of its serial group wait meanwhile. Texts of foreign errors never reach
+the database or the log, since they may have a user's words.
 """
 
 from __future__ import annotations
@@ -25,9 +18,9 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import GatewayError
+from gateway.run.background.job_context import GiveUp, Handler, JobContext, JobFailed, Postponed
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
-from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable, is_known
 from storage.records import Job
 from storage.sql.jobs import Jobs
@@ -55,29 +48,6 @@ _OUTCOMES = {
 }
 
 
-class JobFailed(Exception):
-    """An attempt failed. message: for the database and the operator, so it has no content of conversations."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-class GiveUp(JobFailed):
-    """An attempt failed, and another one would: the job becomes a dead letter at once."""
-
-
-class Postponed(JobFailed):
-    """The job cannot run now, by no fault of its own. It runs after delay_s, and this attempt does not count.
-
-    is_planned: jobs of this kind wait as a matter of course, so the wait is not logged.
-    """
-
-    def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
-        super().__init__(message)
-        self.delay_s, self.is_planned = delay_s, is_planned
-
-
 class WorkerLimits(Struct, frozen=True):
     """Limits of a worker. None is measured."""
 
@@ -96,66 +66,6 @@ class WorkerLimits(Struct, frozen=True):
 
 
 LIMITS = WorkerLimits()
-
-
-@dataclass(slots=True, eq=False)
-class JobContext:
-    """One attempt of a job: what its handler reads, and the ways in which it commits.
-
-    Every commit raises Stale once the attempt has lost its lease. A handler does not catch that.
-    """
-
-    job: Job
-    jobs: Jobs
-    # True from the moment when the end is being committed.
-    ended: bool = False
-    # Set by the worker when the lease is lost: nothing of this attempt would be committed any more.
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
-    # The last heartbeat failed, since the database did not answer.
-    is_overdue: bool = False
-
-    @property
-    def agent_row(self) -> int:
-        return self.job.agent_row
-
-    @property
-    def payload(self) -> bytes:
-        return self.job.payload
-
-    async def step(
-        self,
-        name: str,
-        perform: Callable[[], Awaitable[bytes]],
-        make_effect: Callable[[bytes], Effect] | None = None,
-    ) -> bytes:
-        """Returns the journaled result of a step. If there is none, performs the step and journals its result.
-
-        make_effect: makes the effect of the result, which is committed together with the journal.
-        """
-        journaled_result = await self.jobs.find_step(self.job, name)
-        if journaled_result is not None:
-            return journaled_result
-        result = await perform()
-        return await self.jobs.journal(self.job, name, result, make_effect(result) if make_effect else None)
-
-    async def commit(self, effect: Effect) -> None:
-        """Commits an effect now. If the process is killed before the job ends, the effect is committed again."""
-        await self.jobs.commit(self.job, effect)
-
-    async def finish(self, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
-        """Commits the last effect and the job's end in one transaction. Else the job ends when its handler returns.
-
-        enqueues: the other kinds of jobs that the effect enqueues.
-        """
-        self.ended = True
-        try:
-            await self.jobs.finish(self.job, effect, enqueues)
-        except BaseException:
-            self.ended = False
-            raise
-
-
-Handler = Callable[[JobContext], Awaitable[None]]
 
 
 @dataclass(eq=False)

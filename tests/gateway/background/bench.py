@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.run.background.worker import Handler, Worker, WorkerLimits
+from gateway.run.background.job_context import Handler
+from gateway.run.background.worker import Worker, WorkerLimits
 from storage.records import Agent, Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.jobs import Jobs

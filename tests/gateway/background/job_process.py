@@ -10,7 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from gateway.run.background.job_context import JobContext
+from gateway.run.background.worker import Worker, WorkerLimits
 from storage.sql.passages import insert_passage
 from tests.gateway.patient import LEASE_S
 from tests.stored import open_store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from gateway.agents.batches.parts import PartJournal, ProviderPart
-from gateway.run.background.worker import JobContext
+from gateway.run.background.job_context import JobContext
 
 POLL_S = 60.0
 

@@ -27,7 +27,7 @@ from gateway.run.background.background_model import (
     RequestRefused,
     find_background_route,
 )
-from gateway.run.background.worker import JobFailed, Postponed
+from gateway.run.background.job_context import JobFailed, Postponed
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import set_current_receipt
 from gateway.run.upstream.route import Route

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, WorkerLimits
+from gateway.run.background.job_context import GiveUp, Handler, JobContext, Postponed
+from gateway.run.background.worker import WorkerLimits
 from storage.database import Connection, Effect
 from storage.errors import Broken, Full, Stale
 from storage.records import Agent, Job, JobState

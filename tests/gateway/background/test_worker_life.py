@@ -10,8 +10,8 @@ import pytest
 
 from gateway.cli import main
 from gateway.metrics import Metrics
+from gateway.run.background.job_context import GiveUp, JobContext
 from gateway.run.background.job_metrics import JobMetrics
-from gateway.run.background.worker import GiveUp, JobContext
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.background.worker import JobContext
+from gateway.run.background.job_context import JobContext
 from gateway.settings import ProfileSettings
 from storage.commands import ForgetTarget
 from storage.database import work_generation

@@ -14,7 +14,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.tools.hosts import HostError
 from gateway.agents.tools.webhook import Webhooks
-from gateway.run.background.worker import GiveUp, JobContext, JobFailed
+from gateway.run.background.job_context import GiveUp, JobContext, JobFailed
 from storage.database import Connection, Effect
 from storage.records import Run, RunTextKind
 from storage.sql.jobs import NO_AGENT

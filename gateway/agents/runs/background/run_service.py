@@ -14,8 +14,9 @@ import orjson
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, CallbackJobs, enqueue_callback
 from gateway.agents.runs.background.ends import RUN_JOB
+from gateway.run.background.job_context import JobContext
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from gateway.run.background.worker import Worker, WorkerLimits
 from storage.database import POLL_S
 from storage.sql.store import Store
 
@@ -55,10 +56,7 @@ class RunService:
         self._store = store
         self._is_shared = store.database.is_shared
         limits = WorkerLimits(
-            concurrency=MAX_RUNS_AT_ONCE,
-            tries=_UNLIMITED_TRIES,
-            backoff_first_s=1.0,
-            backoff_max_s=MAX_BACKOFF_S,
+            MAX_RUNS_AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=MAX_BACKOFF_S
         )
         self.run_worker = Worker(store.jobs, {RUN_JOB: self._perform_run}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
