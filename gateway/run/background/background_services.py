@@ -6,8 +6,8 @@ Replies wait for nothing of this but the vector of a question (gateway.run.backg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from adapters.base import Embedder, Provider
 from gateway.core.definition import Sleeptime
@@ -71,8 +71,10 @@ class BackgroundServices:
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.count_attempt
-        # The handlers of durable jobs, by kind: those of `_add_handlers`, and those that the agents add.
+        # The handlers of durable jobs, by kind. The agents add theirs.
         self.handlers: dict[str, Handler] = {}
+        # The schedules of jobs, of those services that there are.
+        self._schedules: list[Schedule] = []
         self.worker = Worker(
             store.jobs,
             self.handlers,
@@ -84,6 +86,7 @@ class BackgroundServices:
         store.growth.add_listener(self._memory_grew)
         self.maintenance = Maintenance(store, memory.idle_s, now)
         self.retention = make_retention(settings, store, now)
+        self.handlers[RETENTION] = lambda job: self.retention.perform(job.job.key)
         self.run_cleaning = RunCleaning(store, now)
         self.recovery = PeriodicTask("recovery", self.recover)
         self.models = BackgroundModels(
@@ -110,6 +113,8 @@ class BackgroundServices:
                 meter=meter,
                 kind=upstream_kind(settings, embedder),
             )
+            self.handlers[EMBED_JOB] = self.embedding.run_job
+            self._schedules.append(self.embedding.schedule)
         self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.count_call)
         # The schedule of the agents that read memories after their turns; None: there are none (`add_sleeptime`).
         self.sleeptime: Schedule | None = None
@@ -118,34 +123,21 @@ class BackgroundServices:
         if memory.learn_every:
             read_by_agents = tuple(profile.name for profile in settings.profiles if profile.sleeptime)
             self.learning = LearningService(store, self.model, memory, now, read_by_agents)
+            self.handlers[LEARN_JOB] = partial(self._learn, self.learning)
+            self._schedules.append(self.learning.schedule)
         self.compactor = Compactor(store, settings, self.models, self.model, now)
-        self._add_handlers()
-
-    def _add_handlers(self) -> None:
-        """Adds the handlers for the jobs of these services."""
-        self.handlers[RETENTION] = self._retain
         self.handlers[COMPACT_JOB] = self.compactor.run_job
-        if self.embedding is not None:
-            self.handlers[EMBED_JOB] = self.embedding.run_job
-        if self.learning is not None:
-            self.handlers[LEARN_JOB] = self._learn
 
     def add_sleeptime(self, schedule: Schedule) -> None:
         """Adds the schedule of the agents that read memories after their turns; before the start."""
         self.sleeptime = schedule
+        self._schedules.append(schedule)
 
     def start(self, *, performs_jobs: bool = True) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled. performs_jobs: else jobs are only made due."""
-        runs: list[Coroutine[Any, Any, None]] = [
-            self.indexing.run(),
-            self.maintenance.run(),
-        ]
-        if self.sleeptime is not None:
-            runs.append(self.sleeptime.run())
-        if self.learning is not None:
-            runs.append(self.learning.schedule.run())
+        runs = [self.indexing.run(), self.maintenance.run(), *(each.run() for each in self._schedules)]
         if self.embedding is not None:
-            runs.append(self.embedding.run())
+            runs.append(self.embedding.warm())
         if performs_jobs:
             runs += [
                 self.retention.run(),
@@ -161,12 +153,8 @@ class BackgroundServices:
         Raises: StoreError.
         """
         await self.indexing.recover()
-        if self.embedding is not None:
-            await self.embedding.schedule.recover()
-        if self.learning is not None:
-            await self.learning.schedule.recover()
-        if self.sleeptime is not None:
-            await self.sleeptime.recover()
+        for schedule in self._schedules:
+            await schedule.recover()
         if self._is_shared:
             await self._store.conversation_locks.delete_expired()
         self.maintenance.note_pending_edits()
@@ -226,12 +214,8 @@ class BackgroundServices:
     def window_filling(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         self.compactor.enqueue_after(turn, wanted_summary)
 
-    async def _retain(self, job: JobContext) -> None:
-        await self.retention.perform(job.job.key)
-
-    async def _learn(self, job: JobContext) -> None:
-        assert self.learning is not None  # otherwise the worker has no handler for these jobs
-        await self.learning.run_job(job)
+    async def _learn(self, learning: LearningService, job: JobContext) -> None:
+        await learning.run_job(job)
         self.indexing.add_unchecked(job.agent_row)
         if self.embedding is not None:
             # Facts are numbered along with messages, and are embedded as they are.

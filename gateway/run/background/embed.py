@@ -103,7 +103,7 @@ class EmbeddingService:
         meter: Meter | None = None,
         kind: str = "",
     ) -> None:
-        """Makes the service; `run` starts it.
+        """Makes the service; its schedule starts it.
 
         now: seconds since the epoch.
         concurrency: the most calls at a time.
@@ -141,13 +141,6 @@ class EmbeddingService:
             idle_s=settings.idle_s,
             now=now,
         )
-
-    # -- the schedule
-
-    async def run(self) -> None:
-        """Runs until it is cancelled."""
-        await self.warm()
-        await self.schedule.run()
 
     async def warm(self) -> None:
         """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
