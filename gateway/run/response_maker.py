@@ -201,16 +201,16 @@ class ResponseMaker:
         self.logs[run.id] = log
         watch: asyncio.Task[None] | None = None
         if self.store.database.is_shared:
-            watch = asyncio.create_task(self._leave_when_over(run, log))
+            watch = asyncio.create_task(self._leave_when_over(log))
         try:
             is_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
             made_response = await self._find_made_response(run) if is_begun else None
             if made_response is not None:
-                await self._end(run, log, made_response.response, made_response.turn_name)
+                await self._end(log, made_response.response, made_response.turn_name)
             elif request is None:
-                await self._end(run, log, self.dialect.as_failed(shown, code=None, message=GIVEN_UP_ERROR))
+                await self._fail(log, shown, GIVEN_UP_ERROR)
             else:
-                await self._begin(run, log, request, shown, is_begun=is_begun)
+                await self._begin(log, request, shown, is_begun=is_begun)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -244,38 +244,39 @@ class ResponseMaker:
         log.first_number = log.next_number
         return log
 
-    async def _leave_when_over(self, run: Run, log: ResponseLog) -> None:
+    async def _leave_when_over(self, log: ResponseLog) -> None:
         """Cancels an attempt when another process has cancelled or deleted its response."""
         while True:
             await asyncio.sleep(_STATE_POLL_S)
             with suppress(StoreError):
-                current_run = await self.store.runs.find_run(run.agent_row, run.id)
+                current_run = await self.store.runs.find_run(log.run.agent_row, log.run.id)
                 if current_run is None or current_run.is_over:
                     log.cancel_turn()
                     return
 
     async def _begin(
-        self, run: Run, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
+        self, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
     ) -> None:
         """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
+        run = log.run
         begun_run = await self.store.runs.begin_run(run.agent_row, run.id, self.now())
         if begun_run.is_over:
-            await self._end(run, log, self.dialect.as_cancelled(shown))
+            await self._end(log, self.dialect.as_cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
         await self.store.responses.show(run.agent_row, run.id, orjson.dumps(shown), log.job)
         identity = request.chat.identity
         assert identity is not None  # it was stored with the request
-        record = await self._record_of(run, log.job, is_begun=is_begun)
+        record = await self._record_of(log, is_begun=is_begun)
         if record is None:
-            await self._end(run, log, self.dialect.as_failed(shown, code=None, message=FORGOTTEN_ERROR))
+            await self._fail(log, shown, FORGOTTEN_ERROR)
             return
         with self.receipts.work(identity.project, kind="response", key_id=request.key_id) as receipt:
             accepted = self._accepted.get(run.id)
             if accepted is not None and accepted.reservation.amounts:
                 self.limiter.assign_reservation(receipt, accepted.reservation)
                 accepted.reservation = LimitReservation()
-            await self._answer(run, log, request, shown, identity, receipt, record)
+            await self._answer(log, request, shown, identity, receipt, record)
 
     async def _find_made_response(self, run: Run) -> _MadeResponse | None:
         """Returns the response that an earlier attempt has made without ending the run."""
@@ -286,20 +287,21 @@ class ResponseMaker:
                     return _MadeResponse(response, turn.name)
         return None
 
-    async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
+    async def _note_turn(self, log: ResponseLog, name: TurnName) -> None:
         """Notes a turn that an attempt begins.
 
         Raises: ClientGone: the response has ended, or is gone; RunOver: another attempt makes it; StoreError.
         """
+        run = log.run
         try:
-            is_noted = await self.store.responses.note_turn(run.agent_row, run.id, name.encode(), job)
+            is_noted = await self.store.responses.note_turn(run.agent_row, run.id, name.encode(), log.job)
         except Stale as error:
             # A turn that is stale is planned again, which would be in vain.
             raise RunOver(error.message) from error
         if not is_noted:
             raise ClientGone
 
-    async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
+    async def _record_of(self, log: ResponseLog, *, is_begun: bool) -> TurnRecord | None:
         """Returns the record of a response's turn, with what earlier attempts have done.
 
         Returns None if the record was erased, because something of the memory was forgotten.
@@ -312,9 +314,9 @@ class ResponseMaker:
             texts = await store.run_texts.load_texts(run.agent_row, run.id, kind)
             return {text.seq: text.data for text in texts}
 
-        store = self.store
-        journal = CallJournal(partial(store.responses.add_text, run.agent_row, run.id, job=job))
-        record = TurnRecord(partial(self._note_turn, run, job), journal)
+        store, run = self.store, log.run
+        journal = CallJournal(partial(store.responses.add_text, run.agent_row, run.id, job=log.job))
+        record = TurnRecord(partial(self._note_turn, log), journal)
         if not is_begun:
             return record
         if not journal.restore_calls(await read(RunTextKind.CALL), await read(RunTextKind.RESULT)):
@@ -325,7 +327,6 @@ class ResponseMaker:
 
     async def _answer(
         self,
-        run: Run,
         log: ResponseLog,
         request: BackgroundRequest,
         shown: Json,
@@ -348,54 +349,59 @@ class ResponseMaker:
                     has_begun=log.has_events,
                 )
                 request_context = RequestContext((), identity.project)
-                if (accepted := self._accepted.get(run.id)) is not None:
+                if (accepted := self._accepted.get(log.run.id)) is not None:
                     request_context = accepted.request_context
                 await self.chat.answer(
                     request.chat, request_context, log, receipt, make_view, continued, record
                 )
         except ClientGone:
-            await self._end(run, log, await self.runs.as_cancelled(run, shown))
+            await self._end(log, await self.runs.as_cancelled(log.run, shown))
             return
         except MemoryUnavailable:
             raise  # another attempt is made
         except GatewayError as error:
-            if isinstance(error, UnknownModel) and self._may_be_known_elsewhere(run):
+            if isinstance(error, UnknownModel) and self._may_be_known_elsewhere(log.run):
                 raise Postponed("another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True) from None
             code = error.code if isinstance(error, CallerError) else None
-            await self._end(run, log, self.dialect.as_failed(shown, code, error.message))
+            await self._fail(log, shown, error.message, code)
             drop_tracebacks(error)
             return
         if log.error_reply is None:
-            await self._end_answered(run, log, shown, identity, receipt)
+            await self._end_answered(log, shown, identity, receipt)
         else:
-            await self._end_refused(run, log, shown, log.error_reply)
+            await self._end_refused(log, shown, log.error_reply)
 
-    async def _end_refused(self, run: Run, log: ResponseLog, shown: Json, error: _ErrorReply) -> None:
+    async def _end_refused(self, log: ResponseLog, shown: Json, error: _ErrorReply) -> None:
         """Ends a response with an upstream's error. shown: the response in progress."""
         code, message = _read_error(error)
-        if run.id not in self._accepted and error.status in _KEY_REFUSED_STATUSES:
+        if log.run.id not in self._accepted and error.status in _KEY_REFUSED_STATUSES:
             message = KEY_GONE_ERROR
-        await self._end(run, log, self.dialect.as_failed(shown, code, message))
+        await self._fail(log, shown, message, code)
 
     async def _end_answered(
-        self, run: Run, log: ResponseLog, shown: Json, identity: Identity, receipt: Receipt
+        self, log: ResponseLog, shown: Json, identity: Identity, receipt: Receipt
     ) -> None:
         """Ends a response that was answered. It fails if its turn is not stored. shown: the response in progress.
 
         Raises: MemoryUnavailable: the database has failed meanwhile, and another attempt has to be made.
         """
-        final = log.final or self.dialect.as_failed(
-            shown, code=None, message="The upstream's answer has no end."
-        )
+        if log.final is None:
+            await self._fail(log, shown, "The upstream's answer has no end.")
+            return
         turn_name = receipt.begun_turn()
-        needs_turn = final["status"] in ("completed", "incomplete")
+        needs_turn = log.final["status"] in ("completed", "incomplete")
         if needs_turn and (turn_name is None or not await self._is_stored(identity, receipt, turn_name)):
-            if turn_name is not None and await self.store.responses.load_epoch(run.agent_row) == log.epoch:
+            epoch = await self.store.responses.load_epoch(log.run.agent_row)
+            if turn_name is not None and epoch == log.epoch:
                 # Nothing was forgotten, so the database has failed.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            final = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR)
-            turn_name = None
-        await self._end(run, log, final, turn_name)
+            await self._fail(log, shown, NOT_STORED_ERROR)
+            return
+        await self._end(log, log.final, turn_name)
+
+    async def _fail(self, log: ResponseLog, shown: Json, message: str, code: str | None = None) -> None:
+        """Ends a response with an error. shown: the response as it was shown before."""
+        await self._end(log, self.dialect.as_failed(shown, code, message))
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:
         """Returns whether another gateway may know the model of a response: that which has accepted it.
@@ -418,7 +424,7 @@ class ResponseMaker:
         )
         return exchange is not None
 
-    async def _end(self, run: Run, log: ResponseLog, final: Json, turn_name: TurnName | None = None) -> None:
+    async def _end(self, log: ResponseLog, final: Json, turn_name: TurnName | None = None) -> None:
         """Ends a run and its log. turn_name: of the turn that has the response; None: no turn has it."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
@@ -443,7 +449,7 @@ class ResponseMaker:
             epoch=log.epoch,
         )
         try:
-            ended_run = await self.store.responses.finish(run, end, log.job)
+            ended_run = await self.store.responses.finish(log.run, end, log.job)
         except NotFound:
             return
         # If the run was cancelled, or ended by another attempt, `events` reads how it ended.
