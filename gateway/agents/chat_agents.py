@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.agents.core.repeated import find_last_reply_texts, find_new_messages
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import Sender
-from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.agent_runs import AgentRuns, RunOutput
 from gateway.agents.runs.calls.called_tools import list_prompt_calls
-from gateway.agents.runs.run import make_sampling
+from gateway.agents.runs.replay import replay
+from gateway.agents.runs.run import RoutedSend, from_client, make_sampling
+from gateway.agents.runs.stored_conversation import without_spoken_messages
 from gateway.agents.runs.turn_guide import make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.wire_message import count_leading_system
+from gateway.core.ids import parse_uid
 from gateway.core.memory.offered_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
 from gateway.core.request.identity import Identity
@@ -23,13 +28,17 @@ from gateway.core.request.memory_mode import STORING_MODES
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
+from gateway.core.upstream.context_window import ContextWindows
+from gateway.errors import BadRequest
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.stored_agents import FoundAgent
 from gateway.run.tools.toolbox import Toolbox
+from storage.errors import StoreError
 from storage.listing import NamedAgent
+from storage.records import DEFAULT_CONVERSATION
 
 
 class ChatAgents(Struct, frozen=True):
@@ -37,6 +46,8 @@ class ChatAgents(Struct, frozen=True):
 
     registry: Registry
     agent_runs: AgentRuns
+    # What is known of the windows of models.
+    context_windows: ContextWindows
 
     # The methods are described in `StoredAgents`.
 
@@ -49,7 +60,25 @@ class ChatAgents(Struct, frozen=True):
         return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
 
     async def has_conversation(self, identity: Identity, spec: AgentSpec) -> bool:
-        return await self.agent_runs.owns(identity, spec)
+        # Such names are `default`, for an agent that was made over REST, and `default` or an id for any stored
+        # conversation that has a message.
+        name, scope = identity.conversation_key, identity.scope
+        if name is None or scope is None:
+            return False
+        uid = parse_uid("conv", name)
+        if name != DEFAULT_CONVERSATION and uid is None:
+            return False
+        if name == DEFAULT_CONVERSATION and not spec.is_profile:
+            return True
+        store = self.agent_runs.keeper.store
+        try:
+            agent = await store.agents.find(scope)
+            if agent is None:
+                return False
+            stored = await store.stored_paths.find_conversation(agent, uid or DEFAULT_CONVERSATION)
+        except StoreError:
+            return False
+        return stored is not None and bool(stored.last_exchange)
 
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
@@ -62,7 +91,38 @@ class ChatAgents(Struct, frozen=True):
         return spec, add_missing_fields(request, make_sampling(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:
-        await self.agent_runs.complete(call)
+        # Messages that the list of the request repeats are left out.
+        request, make_view, receipt = call.request, call.make_view, call.receipt
+        if request.n > 1:
+            raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
+        window = self.context_windows.with_known_window(call.route.first).context_window
+        messages = tuple(from_client(message, window) for message in find_new_messages(request.messages))
+        spoken_count = len(request.messages) - count_leading_system(request.messages)
+        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
+        if not messages:
+            raise BadRequest(
+                "There is nothing new in `messages`: what follows the last assistant message is appended.",
+                param="messages",
+            )
+        identity, scope = call.identity, call.identity.scope
+        assert scope is not None  # `has_conversation` has looked for the conversation in it
+        send = RoutedSend(
+            call.spec,
+            scope,
+            identity.conversation_key or DEFAULT_CONVERSATION,
+            messages,
+            is_retry=identity.is_retry,
+            forwarded=call.forwarded,
+            request=without_spoken_messages(request),
+            identity=identity,
+            route=call.route,
+            shows_steps=False,
+            heard=find_last_reply_texts(request.messages),
+        )
+        output = RunOutput(lambda _: make_view, call.sink, receipt)
+        result = await self.agent_runs.answer_in_queue(send, output)
+        if result.is_repeat:
+            await replay(request, result, make_view, call.sink, receipt)
 
     def make_terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms

@@ -78,7 +78,7 @@ class AgentServices:
             accounting,
         )
         # The agents as chat completions use them.
-        self.chat = ChatAgents(registry, agent_runs)
+        self.chat = ChatAgents(registry, agent_runs, failover.context_windows)
         # Performs the runs of sleeptime agents.
         self.sleeping = Sleeping(
             keeper,

@@ -16,7 +16,7 @@ from zlib import crc32
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from gateway.agents.core.repeated import count_asked_again, find_last_reply_texts, find_new_messages
+from gateway.agents.core.repeated import count_asked_again
 from gateway.agents.core.rule_guide import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -28,7 +28,6 @@ from gateway.agents.runs.calls.call_record import is_awaiting_answers
 from gateway.agents.runs.calls.called_tools import list_path_calls
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.live_runs import LiveRuns
-from gateway.agents.runs.replay import replay
 from gateway.agents.runs.resend import (
     EarlierSend,
     SendMarks,
@@ -43,23 +42,18 @@ from gateway.agents.runs.run import (
     RunRequest,
     RunResult,
     RunStart,
-    from_client,
     make_chat_request,
     make_identity,
 )
 from gateway.agents.runs.send_queue import SendQueue
 from gateway.agents.runs.steps import RunMemory, ToolboxFactory
-from gateway.agents.runs.stored_conversation import read_stored_context, without_spoken_messages
+from gateway.agents.runs.stored_conversation import read_stored_context
 from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import is_overfull, make_guide, make_terms
 from gateway.agents.tools.defined_tools import DefinedTools
-from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
-from gateway.core.conversation.wire_message import count_leading_system
-from gateway.core.ids import parse_uid
-from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.upstream.policy import Target
@@ -83,7 +77,7 @@ from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.listing import Page, RunFilter
-from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, Summary, TokenCounts
+from storage.records import Agent, Job, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # How long a run in the background waits for a commit: no client waits for it.
@@ -92,7 +86,7 @@ DISK_WAIT_S = 3600.0
 _MAX_CANCELLED = 1000
 
 
-class _RunOutput(Struct, frozen=True):
+class RunOutput(Struct, frozen=True):
     """The output of a run: its view, its sink and its receipt."""
 
     # Returns, once a step is open, the factory of the reply's view.
@@ -164,7 +158,27 @@ class AgentRuns:
         """
         send = replace(self._route_send(run_request), awaited_by=awaited_by)
         await self._admit(send, receipt)
-        return await self._answer_in_queue(send, _RunOutput(view_factory_of, sink, receipt))
+        return await self.answer_in_queue(send, RunOutput(view_factory_of, sink, receipt))
+
+    async def answer_in_queue(self, send: RoutedSend, output: RunOutput) -> RunResult:
+        """Answers a send when it is first in its queue, or returns the answer of the earlier send that it repeats.
+
+        Raises: as `send`.
+        """
+        # A slow database is no reason to refuse a send, since a run awaits each of its writes.
+        if not (health := self.keeper.store.health).is_up:
+            raise MemoryUnavailable.since(health.status)
+        with QueueTicket() as ticket:
+            try:
+                with output.sink.while_here():
+                    send = await self._queue.enter(send, ticket)
+                    await self._refuse_if_waiting(send)
+                    earlier = await self._find_earlier(send)
+                    if earlier is not None and earlier.is_answered:
+                        return await self._repeat_result(send, earlier)
+            except StoreError as error:
+                raise _make_error(error) from error
+            return await self._answer(_replace_earlier(send, earlier), ticket, output)
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
@@ -209,7 +223,7 @@ class AgentRuns:
         kind = "run" if reading is None else "sleeptime"
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
         with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key_id=key_id) as receipt:
-            await self._answer(send, ticket, _RunOutput(view_factory_of, sink, receipt))
+            await self._answer(send, ticket, RunOutput(view_factory_of, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
@@ -272,63 +286,6 @@ class AgentRuns:
             ticket,
         )
 
-    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        """Returns whether a chat completion names a stored conversation.
-
-        Such names are `default`, for an agent that was made over REST, and `default` or an id for any stored
-        conversation that has a message.
-        """
-        name, scope = identity.conversation_key, identity.scope
-        if name is None or scope is None:
-            return False
-        uid = parse_uid("conv", name)
-        if name != DEFAULT_CONVERSATION and uid is None:
-            return False
-        if name == DEFAULT_CONVERSATION and not spec.is_profile:
-            return True
-        store = self.keeper.store
-        try:
-            agent = await store.agents.find(scope)
-            if agent is None:
-                return False
-            stored = await store.stored_paths.find_conversation(agent, uid or DEFAULT_CONVERSATION)
-        except StoreError:
-            return False
-        return stored is not None and bool(stored.last_exchange)
-
-    async def complete(self, call: ChatCall) -> None:
-        """Answers a chat completion that `owns`. Messages that its list repeats are left out. Raises: as `send`."""
-        request, make_view, receipt = call.request, call.make_view, call.receipt
-        if request.n > 1:
-            raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
-        window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
-        messages = tuple(from_client(message, window) for message in find_new_messages(request.messages))
-        spoken_count = len(request.messages) - count_leading_system(request.messages)
-        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
-        if not messages:
-            raise BadRequest(
-                "There is nothing new in `messages`: what follows the last assistant message is appended.",
-                param="messages",
-            )
-        identity, scope = call.identity, call.identity.scope
-        assert scope is not None  # `owns` has looked for the conversation in it
-        send = RoutedSend(
-            call.spec,
-            scope,
-            identity.conversation_key or DEFAULT_CONVERSATION,
-            messages,
-            is_retry=identity.is_retry,
-            forwarded=call.forwarded,
-            request=without_spoken_messages(request),
-            identity=identity,
-            route=call.route,
-            shows_steps=False,
-            heard=find_last_reply_texts(request.messages),
-        )
-        result = await self._answer_in_queue(send, _RunOutput(lambda _: make_view, call.sink, receipt))
-        if result.is_repeat:
-            await replay(request, result, make_view, call.sink, receipt)
-
     async def recover(self) -> None:
         """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""
         await self._abandoned.end_all()
@@ -368,23 +325,6 @@ class AgentRuns:
         return await runs.find_run(run.agent_row, run.id) or run
 
     # -- one send
-
-    async def _answer_in_queue(self, send: RoutedSend, output: _RunOutput) -> RunResult:
-        """Answers a send when it is first in its queue, or returns the answer of the earlier send that it repeats."""
-        # A slow database is no reason to refuse a send, since a run awaits each of its writes.
-        if not (health := self.keeper.store.health).is_up:
-            raise MemoryUnavailable.since(health.status)
-        with QueueTicket() as ticket:
-            try:
-                with output.sink.while_here():
-                    send = await self._queue.enter(send, ticket)
-                    await self._refuse_if_waiting(send)
-                    earlier = await self._find_earlier(send)
-                    if earlier is not None and earlier.is_answered:
-                        return await self._repeat_result(send, earlier)
-            except StoreError as error:
-                raise _make_error(error) from error
-            return await self._answer(_replace_earlier(send, earlier), ticket, output)
 
     async def _repeat_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
@@ -429,7 +369,7 @@ class AgentRuns:
     async def _agent_of(self, send: RoutedSend) -> Agent:
         return await self.keeper.store.agents.find_or_draft(send.scope)
 
-    async def _answer(self, send: RoutedSend, ticket: QueueTicket, output: _RunOutput) -> RunResult:
+    async def _answer(self, send: RoutedSend, ticket: QueueTicket, output: RunOutput) -> RunResult:
         """Answers a send that is first in the queue of its conversation. Raises: as `send` or `perform_accepted`."""
         output.receipt.begin_agent(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
@@ -464,7 +404,7 @@ class AgentRuns:
         return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
 
     async def _answer_by_model(
-        self, send: RoutedSend, beginning: RunBeginning, attempts: Attempts, output: _RunOutput
+        self, send: RoutedSend, beginning: RunBeginning, attempts: Attempts, output: RunOutput
     ) -> RunResult:
         """Runs the turn of a run that has begun."""
         memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
