@@ -46,7 +46,6 @@ from gateway.web.sockets.responses_socket import RESPONSES_PATH, HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.stored_routes import make_stored_routes
 from gateway.web.upstream_responses import UpstreamResponses
-from storage.listing import NamedAgent
 
 
 class DialectPath(NamedTuple):
@@ -124,7 +123,7 @@ def make_endpoints(
         # Before the routes of models and conversations, with which they share some paths.
         *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
         *make_model_routes(
-            services.models, _list_no_agents if services.agents is None else services.agents.chat.names
+            services.models, None if services.agents is None else services.store.defined_agents.list_newest
         ),
         Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
         Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
@@ -195,11 +194,6 @@ def _make_operations(services: Services) -> OperationTable:
     """Returns the operations of the command line, for the process that serves requests."""
     parts = ServingParts(services.requests, services.sign_in, services.accounting.meter, services.imports)
     return make_operations(services.settings, services.store, services.embed_query, services.mcp, parts)
-
-
-async def _list_no_agents(project: str) -> Sequence[NamedAgent]:
-    """Returns no names, for a gateway without agents."""
-    return ()
 
 
 async def _answered_before_router(request: Request) -> Any:

@@ -50,7 +50,6 @@ from gateway.traces.otlp import OtlpSettings
 from gateway.web.body import BodyReader
 from storage.database import StoreHealth
 from storage.errors import StoreError, Unavailable
-from storage.listing import NamedAgent
 from storage.records import OPERATOR
 from storage.sql.store import Store
 
@@ -66,18 +65,11 @@ TRACE_KEY_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
-class NamedAgents(StoredAgents, Protocol):
-    """The agents made over REST, for chat completions and for the list of models."""
-
-    async def names(self, project: str) -> Sequence[NamedAgent]:
-        """Returns the newest agents. Raises: StoreError."""
-
-
 class AgentsComponent(Protocol):
     """The service of agents that are made over REST; gateway.agents implements it."""
 
     @property
-    def chat(self) -> NamedAgents:
+    def chat(self) -> StoredAgents:
         """The agents as chat completions use them."""
 
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:

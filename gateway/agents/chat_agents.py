@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -37,7 +35,6 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.stored_agents import FoundAgent
 from gateway.run.tools.toolbox import Toolbox
 from storage.errors import StoreError
-from storage.listing import NamedAgent
 from storage.records import DEFAULT_CONVERSATION
 
 
@@ -50,10 +47,6 @@ class ChatAgents(Struct, frozen=True):
     context_windows: ContextWindows
 
     # The methods are described in `StoredAgents`.
-
-    async def names(self, project: str) -> Sequence[NamedAgent]:
-        """Returns the newest agents. Raises: StoreError."""
-        return await self.registry.names(project)
 
     async def find(self, project: str, name: str) -> FoundAgent | None:
         resolved = await self.registry.resolver.resolve(project, name)

@@ -7,8 +7,8 @@ sent at once; only an upstream that wants the caller's own key is asked first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,20 +25,20 @@ from gateway.web.request_info import RequestInfo, get_request_info
 from storage.errors import StoreError
 from storage.listing import NamedAgent
 
+# The most agents in a list. Not measured: clients read the list as a whole, and older agents are not in it.
+_MAX_LISTED_AGENTS = 1000
 
-class AgentLister(Protocol):
-    """Lists the agents of a project that a request can name."""
-
-    async def __call__(self, project: str) -> Sequence[NamedAgent]:
-        """Returns the newest agents. Raises: StoreError."""
+# Returns the newest agents of a project, so many at most. Raises: StoreError.
+AgentLister = Callable[[str, int], Awaitable[Sequence[NamedAgent]]]
 
 
-def make_model_routes(models: ModelList, list_agents: AgentLister) -> list[Route]:
-    """Returns the routes. list_agents: lists the agents that were made over REST."""
+def make_model_routes(models: ModelList, list_agents: AgentLister | None) -> list[Route]:
+    """Returns the routes. list_agents: lists the agents that were made over REST; None: none are listed."""
 
     async def list_agent_entries(info: RequestInfo) -> list[dict[str, Any]]:
-        if info.caller.user is not None:
-            return []  # the key is one user's, and such agents are their project's
+        # The agents are their project's, so a key of one user's does not open them.
+        if list_agents is None or info.caller.user is not None:
+            return []
         return await _make_agent_entries(list_agents, info.caller.project)
 
     async def list_models(request: Request) -> Response:
@@ -75,7 +75,7 @@ def make_model_routes(models: ModelList, list_agents: AgentLister) -> list[Route
 async def _make_agent_entries(list_agents: AgentLister, project: str) -> list[dict[str, Any]]:
     """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
     try:
-        named_agents = await list_agents(project)
+        named_agents = await list_agents(project, _MAX_LISTED_AGENTS)
     except StoreError:
         # Without its store the gateway still lists the models of upstreams.
         return []

@@ -41,15 +41,11 @@ from storage.listing import (
     AgentEntry,
     AgentFilter,
     BlockEntry,
-    NamedAgent,
     Page,
     ReaderEntry,
 )
 from storage.records import Agent, Block, Definition, DefinitionKind, Run
 from storage.sql.store import Store
-
-# The most agents in a list of models. Not measured: clients read the list as a whole, and older agents are not in it.
-_MAX_LISTED_AGENTS = 1000
 
 
 class AgentParts(Struct, frozen=True, kw_only=True):
@@ -133,12 +129,6 @@ class Registry:
     def clear_cache(self) -> None:
         """Clears the cache of resolved names. To be called after a definition was changed."""
         self._cache.clear()
-
-    async def names(self, project: str) -> Sequence[NamedAgent]:
-        """Returns the newest agents, `_MAX_LISTED_AGENTS` at most."""
-        return await self._store.defined_agents.list_newest(project, _MAX_LISTED_AGENTS)
-
-    # -- agents
 
     async def create(self, project: str, new: NewAgent) -> AgentView:
         """Makes an agent.
