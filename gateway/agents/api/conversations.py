@@ -344,14 +344,14 @@ class ConversationRoutes:
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
         named = await self._get_named(request, body.agent_id)
-        return await self._sends.reply_to(
+        run_request = await self._sends.make_run_request(
             request,
             body,
             named.agent.uid,
-            is_stream=body.streaming,
             conversation_name=named.conversation_name,
             conversation_definition=named.definition,
         )
+        return await self._sends.reply_to(request, body, run_request, is_stream=body.streaming)
 
     async def stream(self, request: ApiRequest, body: StreamConversation) -> RunStream:
         """Stream the events of a conversation's run.
@@ -411,8 +411,6 @@ class ConversationRoutes:
         """Returns the agent as it is in a conversation."""
         resolver = self._api.registry.resolver
         spec = (await resolver.resolve_uid(request.project, named.agent.uid)).spec
-        if named.definition is None:
-            return spec
         return resolver.with_conversation(spec, named.definition)
 
     async def _find_row(self, named: NamedConversation) -> int | None:

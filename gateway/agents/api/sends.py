@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from msgspec.structs import replace
 from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
@@ -24,7 +23,6 @@ from gateway.agents.wire.run_json import end_events, render_result
 from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
-from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.core.request.request_headers import list_headers_for_upstream
@@ -50,28 +48,15 @@ class Sends:
         self,
         request: ApiRequest,
         body: Send,
-        uid: str,
+        run_request: RunRequest,
         *,
         is_stream: bool,
-        conversation_name: str = DEFAULT_CONVERSATION,
-        conversation_definition: ConversationDefinition | None = None,
     ) -> dict[str, Any] | SendReply | RunStream:
-        """Returns the reply to a send: one that writes itself, or that of a run in the background.
-
-        uid: that of the agent.
-        conversation_definition: the model and settings that the conversation has of its own, if any.
-        """
+        """Returns the reply to a send: one that writes itself, or that of a run in the background."""
         if sent_or_none(body.callback_url) and not body.background:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
-        run_request = await self.make_run_request(
-            request,
-            body,
-            uid,
-            conversation_name=conversation_name,
-            conversation_definition=conversation_definition,
-        )
         if not body.background:
             return SendReply(
                 api=self._api, request=request, body=body, run_request=run_request, is_stream=is_stream
@@ -122,13 +107,19 @@ class Sends:
         conversation_name: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
-        """Returns what a send asks of an agent. The parameters are those of `reply_to`."""
+        """Returns what a send asks of an agent.
+
+        uid: that of the agent.
+        conversation_definition: the model and settings that the conversation has of its own, if any.
+        """
         scope = request.http.scope
         refuse_unstored(scope["headers"])
         content = read_send(body)
-        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        system = _read_system(body, resolved.spec.system)
-        spec = self._make_spec(resolved.spec, body, system, conversation_definition)
+        resolver = self._api.registry.resolver
+        resolved = await resolver.resolve_uid(request.project, uid)
+        model, system = sent_or_none(body.override_model), _read_system(body, resolved.spec.system)
+        spec = resolver.with_conversation(resolved.spec, conversation_definition)
+        spec = resolver.with_overrides(spec, model, system)
         caller = get_request_info(scope).caller
         forwarded = Forwarded(
             list_headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id
@@ -145,22 +136,9 @@ class Sends:
             otid=content.otid,
             is_retry=request.http.headers.get("x-stainless-retry-count", "0") != "0",
             forwarded=forwarded,
-            model=sent_or_none(body.override_model),
+            model=model,
             system=system,
         )
-
-    def _make_spec(
-        self, spec: AgentSpec, body: Send, system: str | None, definition: ConversationDefinition | None
-    ) -> AgentSpec:
-        """Returns an agent as a send asks it: with what the conversation has of its own, then what the send has.
-
-        system: the system prompt of the send, None if it has none.
-        """
-        if definition is not None:
-            spec = self._api.registry.resolver.with_conversation(spec, definition)
-        if (model := sent_or_none(body.override_model)) is not None:
-            spec = self._api.registry.resolver.with_model(spec, model)
-        return spec if system is None else replace(spec, system=system)
 
 
 class SendRoutes:
@@ -181,24 +159,28 @@ class SendRoutes:
 
     async def preview(self, request: ApiRequest, body: Send) -> dict[str, Any]:
         """Return what would go to the model with a message, and send nothing."""
-        run_request = await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
+        run_request = await self._make_run_request(request, body)
         request_body: dict[str, Any] = orjson.loads((await self._api.agent_runs.preview(run_request)).body())
         return request_body
 
     async def send(self, request: ApiRequest, body: Send) -> dict[str, Any] | SendReply | RunStream:
         """Send a message to an agent, and answer with what it says."""
-        uid = request.uid("agent", "agent_id")
-        return await self._sends.reply_to(request, body, uid, is_stream=body.streaming)
+        run_request = await self._make_run_request(request, body)
+        return await self._sends.reply_to(request, body, run_request, is_stream=body.streaming)
 
     async def stream(self, request: ApiRequest, body: Send) -> dict[str, Any] | SendReply | RunStream:
         """Send a message, and stream what it says."""
-        return await self._sends.reply_to(request, body, request.uid("agent", "agent_id"), is_stream=True)
+        run_request = await self._make_run_request(request, body)
+        return await self._sends.reply_to(request, body, run_request, is_stream=True)
 
     async def send_async(self, request: ApiRequest, body: Send) -> dict[str, Any]:
         """Send a message, and answer with the run that goes on without its client."""
-        run_request = await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
+        run_request = await self._make_run_request(request, body)
         run = await self._sends.accept(request, body, run_request, by_token=False, is_shown=False)
         return render_run_entry(await self._api.store.runs.get(request.project, run.uid))
+
+    async def _make_run_request(self, request: ApiRequest, body: Send) -> RunRequest:
+        return await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
 
 
 @dataclass(slots=True)

@@ -99,11 +99,13 @@ class AgentResolver:
         spec = resolved.spec
         if conversation_name != DEFAULT_CONVERSATION:
             spec = await self.in_conversation(project, ids.make_id("conv", conversation_name), spec)
+        return replace(resolved, spec=self.with_overrides(spec, model, system))
+
+    def with_overrides(self, spec: AgentSpec, model: str | None, system: str | None) -> AgentSpec:
+        """Returns an agent with the model and the system prompt of a send; None: the agent's."""
         if model is not None:
             spec = self.with_model(spec, model)
-        if system is not None:
-            spec = replace(spec, system=system)
-        return replace(resolved, spec=spec)
+        return spec if system is None else replace(spec, system=system)
 
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
         """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
@@ -116,12 +118,13 @@ class AgentResolver:
         if uid is None:
             return spec
         definition = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
-        if definition is None:
-            return spec
-        return self.with_conversation(spec, ConversationDefinition.of(definition.body))
+        conversation = None if definition is None else ConversationDefinition.of(definition.body)
+        return self.with_conversation(spec, conversation)
 
-    def with_conversation(self, spec: AgentSpec, conversation: ConversationDefinition) -> AgentSpec:
-        """Returns an agent with the settings of a conversation: another model, window or sampling."""
+    def with_conversation(self, spec: AgentSpec, conversation: ConversationDefinition | None) -> AgentSpec:
+        """Returns an agent with the settings of a conversation, if it has any: another model, window or sampling."""
+        if conversation is None:
+            return spec
         if conversation.model is not None:
             spec = self.with_model(spec, conversation.model)
         if conversation.context_window is not None:
