@@ -134,14 +134,7 @@ class BatchRequests(Struct, frozen=True):
         """Returns the draft of an item. Raises: NotFound if there is no such conversation."""
         conversation_row = 0
         if item.conversation_name != DEFAULT_CONVERSATION:
-            owner = await self.store.agents.find_by_id(agent_row)
-            stored = (
-                None
-                if owner is None
-                else await self.store.stored_paths.find_conversation(owner, item.conversation_name)
-            )
-            if stored is None:
-                raise NotFound(f"there is no conversation {ids.make_id('conv', item.conversation_name)!r}")
+            stored = await self.store.messages.get_conversation(agent_row, item.conversation_name)
             conversation_row = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(

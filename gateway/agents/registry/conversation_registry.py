@@ -16,13 +16,24 @@ from gateway.errors import BadRequest, Conflict, sentence
 from gateway.run.store_errors import retry_overtaken
 from storage.errors import NotForkable, NotFound
 from storage.listing import ConversationEntry
-from storage.records import API_PROFILE, Agent
+from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, Conversation
 from storage.sql.store import Store
 
 
 def read_definition(entry: ConversationEntry) -> ConversationDefinition:
     """Returns a conversation's definition over REST."""
     return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
+
+
+async def find_conversation(store: Store, agent: Agent, name: str) -> Conversation | None:
+    """Returns a conversation; None for the agent's own, `default`, that has not begun. Raises: NotFound.
+
+    name: `default`, or a uid or public id.
+    """
+    stored = await store.stored_paths.find_conversation(agent, ids.parse_uid("conv", name) or name)
+    if stored is None and name != DEFAULT_CONVERSATION:
+        raise NotFound(f"there is no conversation {name!r}")
+    return stored
 
 
 class AgentConversations:

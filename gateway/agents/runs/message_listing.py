@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
+from gateway.agents.registry.conversation_registry import find_conversation
 from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
 from gateway.core.conversation.stored_messages import (
@@ -22,7 +23,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
 from storage.listing import LAST_NUMBER, ListedExchange, Page
-from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Exchange, Message, Vector, WaitKind
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Message, Vector, WaitKind
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
@@ -65,7 +66,7 @@ class AgentMessages:
         """Returns a page. conversation_name: None: all conversations."""
         conversation_row: int | None = None
         if conversation_name is not None:
-            stored = await self.find_conversation(agent, conversation_name)
+            stored = await find_conversation(self._store, agent, conversation_name)
             if stored is None:
                 return []
             conversation_row = stored.id
@@ -182,7 +183,7 @@ class AgentMessages:
         last_seqs = None
         if conversation_name is not None:
             try:
-                stored = await self.find_conversation(loaded, conversation_name)
+                stored = await find_conversation(self._store, loaded, conversation_name)
             except NotFound:
                 stored = None
             if stored is None:
@@ -224,7 +225,7 @@ class AgentMessages:
 
         What was learned, saved and written into blocks stays.
         """
-        stored = await self.find_conversation(agent, conversation_name)
+        stored = await find_conversation(self._store, agent, conversation_name)
         if stored is None:
             return
         forgetting = await self._store.conversations.release(
@@ -237,7 +238,7 @@ class AgentMessages:
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first, at most `NUMBERS`."""
-        stored = await self.find_conversation(agent, conversation_name)
+        stored = await find_conversation(self._store, agent, conversation_name)
         return (
             []
             if stored is None
@@ -249,18 +250,6 @@ class AgentMessages:
         return await self._store.messages.list_window_numbers_by_agent(
             [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
         )
-
-    async def find_conversation(self, agent: Agent, name: str) -> Conversation | None:
-        """Returns a conversation by its public id or the client's name; None for a `default` that has not begun.
-
-        Raises: NotFound.
-        """
-        try:
-            return await self._store.messages.get_conversation(agent.id, name)
-        except NotFound:
-            if name == DEFAULT_CONVERSATION:
-                return None
-            raise
 
     async def _get_changeable(self, agent: Agent, ref: ObjectRef) -> MessageView:
         """Returns a message that may be changed. Raises: BadRequest, NotFound."""

@@ -6,12 +6,11 @@ import asyncio
 
 from msgspec.structs import replace
 
+from gateway.agents.registry.conversation_registry import find_conversation
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.run import RoutedSend
-from gateway.core.ids import parse_uid
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
-from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION, Agent
 
 # The most sends in one conversation's queue, including the send that is being answered.
@@ -57,13 +56,8 @@ class SendQueue:
         name = send.conversation_name
         if name == DEFAULT_CONVERSATION:
             return agent, name
-        uid = parse_uid("conv", name) or name
-        stored = (
-            await self._keeper.store.stored_paths.find_conversation(agent, uid) if agent.is_stored else None
-        )
-        if stored is None:
-            raise NotFound(f"there is no conversation {name!r}")
-        return agent, stored.name
+        stored = await find_conversation(self._keeper.store, agent, name)
+        return agent, name if stored is None else stored.name
 
 
 def _route_to(send: RoutedSend, name: str) -> RoutedSend:

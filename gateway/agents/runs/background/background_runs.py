@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.registry.agent_resolver import AgentResolver
+from gateway.agents.registry.conversation_registry import find_conversation
 from gateway.agents.runs.abandoned_runs import ABANDONED_ERROR
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
@@ -30,7 +31,7 @@ from gateway.agents.runs.background.stored_request import StoredRequest, send_di
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
-from gateway.core.ids import new_uid, parse_uid
+from gateway.core.ids import new_uid
 from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
@@ -442,9 +443,5 @@ class BackgroundRuns:
 
         Raises: NotFound.
         """
-        stored = await self._store.stored_paths.find_conversation(agent, parse_uid("conv", name) or name)
-        if stored is None:
-            if name != DEFAULT_CONVERSATION:
-                raise NotFound(f"there is no conversation {name!r}")
-            return DEFAULT_CONVERSATION, 0
-        return stored.name, stored.id
+        stored = await find_conversation(self._store, agent, name)
+        return (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
