@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._message_pages import MessagePages
@@ -19,9 +19,14 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
 from gateway.agents.api.compaction import Compact, CompactionBody, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
+from gateway.agents.api.named_conversation import (
+    NamedConversation,
+    find_conversation_row,
+    get_named_conversation,
+)
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, Sends
-from gateway.agents.registry.conversation_registry import AgentConversations, read_definition
+from gateway.agents.registry.conversation_registry import AgentConversations
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import hash_otid
 from gateway.agents.runs.run import RunRequest
@@ -32,11 +37,10 @@ from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
-from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import ConversationEntry, ConversationFilter
-from storage.records import DEFAULT_CONVERSATION, Agent, Run
+from storage.records import Run
 
 _NO_OWN_BLOCKS = refused(
     "An agent's blocks are the same in all its conversations; an agent of its own has others."
@@ -202,19 +206,6 @@ def render_conversation(
     }
 
 
-class NamedConversation(Struct, frozen=True):
-    """The conversation that a request names."""
-
-    agent: Agent
-    conversation_name: str
-    # None for an agent's own conversation, which may not have begun.
-    entry: ConversationEntry | None
-
-    @property
-    def definition(self) -> ConversationDefinition | None:
-        return None if self.entry is None else read_definition(self.entry)
-
-
 class ConversationRoutes:
     """The routes of agents' conversations."""
 
@@ -299,7 +290,7 @@ class ConversationRoutes:
         named = await self._get_named(request, query.agent_id)
         upto = None if (id := sent_or_none(query.message_id)) is None else _read_seq(named, id)
         definition = named.definition or ConversationDefinition()
-        source = await self._find_row(named)
+        source = await find_conversation_row(self._api.store, named)
         return await self._render_conversation(
             await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
@@ -309,24 +300,20 @@ class ConversationRoutes:
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
         named = await self._get_named(request, sent_or_none(body.agent_id) or query.agent_id)
-        if not query.dry_run and (row := await self._find_row(named)) is not None:
+        if not query.dry_run and (row := await find_conversation_row(self._api.store, named)) is not None:
             await self._api.store.sections.empty_of_conversation(named.agent.id, row)
-        run_request = RunRequest(
-            await self._load_spec(request, named), named.agent.scope, named.conversation_name
-        )
-        return (await self._api.agent_runs.preview(run_request)).system
+        return (await self._api.agent_runs.preview(await self._make_run_request(request, named))).system
 
     async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
         named = await self._get_named(request, body.agent_id)
-        spec = await self._load_spec(request, named)
-        run_request = RunRequest(spec, named.agent.scope, named.conversation_name)
+        run_request = await self._make_run_request(request, named)
         return await compact_on_request(self._api, request, body, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
         named = await self._get_named(request, query.agent_id)
-        row = await self._find_row(named)
+        row = await find_conversation_row(self._api.store, named)
         runs = [] if row is None else await self._api.agent_runs.cancel_live(named.agent, row)
         return render_run_states(runs)
 
@@ -359,7 +346,7 @@ class ConversationRoutes:
         The run is the one that is named, which may have ended; else the conversation's newest run, if it is active.
         """
         named = await self._get_named(request, body.agent_id)
-        row = await self._find_row(named)
+        row = await find_conversation_row(self._api.store, named)
         runs = self._api.store.runs
         if (run_id := sent_or_none(body.run_id)) is not None:
             run: Run | None = (await runs.get(request.project, uid_in("run", run_id))).run
@@ -386,39 +373,17 @@ class ConversationRoutes:
         self._api.check_models(request, [model])
 
     async def _get_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
-        """Returns the conversation in the path. Raises: UnknownId, BadRequest.
-
-        agent_id: the public id of its agent, if it was sent.
-        """
-        path_id = request.path["conversation_id"]
+        """Returns the conversation in the path. agent_id: its agent's, if sent. Raises: UnknownId, BadRequest."""
         agent_uid = uid_or_none("agent", agent_id)
-        if not path_id.startswith("conv-"):
-            if path_id != DEFAULT_CONVERSATION:
-                agent_uid = uid_in("agent", path_id)
-            elif agent_uid is None:
-                raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
-            agent = (await self._api.registry.get_entry(request.project, agent_uid)).agent
-            return NamedConversation(agent, DEFAULT_CONVERSATION, None)
-        uid = uid_in("conv", path_id)
-        entry = await self._api.store.conversations.get(request.project, uid)
-        if agent_uid not in (None, entry.agent.uid):
-            raise UnknownId(f"There is no conversation {path_id!r} of this agent.")
-        if entry.conversation.key == DEFAULT_CONVERSATION:
-            return NamedConversation(entry.agent, DEFAULT_CONVERSATION, None)
-        return NamedConversation(entry.agent, uid, entry)
+        path_id = request.path["conversation_id"]
+        return await get_named_conversation(self._api, request.project, path_id, agent_uid)
 
-    async def _load_spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:
-        """Returns the agent as it is in a conversation."""
+    async def _make_run_request(self, request: ApiRequest, named: NamedConversation) -> RunRequest:
+        """Returns a send without messages to a conversation, of its agent as it is there."""
         resolver = self._api.registry.resolver
         spec = (await resolver.resolve_uid(request.project, named.agent.uid)).spec
-        return resolver.with_conversation(spec, named.definition)
-
-    async def _find_row(self, named: NamedConversation) -> int | None:
-        """Returns the row of a conversation; None for an agent's own conversation that has not begun."""
-        if named.entry is not None:
-            return named.entry.conversation.id
-        conversation = await self._messages.find_conversation(named.agent, named.conversation_name)
-        return None if conversation is None else conversation.id
+        spec = resolver.with_conversation(spec, named.definition)
+        return RunRequest(spec, named.agent.scope, named.conversation_name)
 
     async def _render_conversation(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""

@@ -18,8 +18,8 @@ from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.named_conversation import find_conversation_row, get_named_conversation
 from gateway.agents.api.run_events import find_error, read_run_showing
-from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import (
@@ -42,7 +42,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Run, RunState, RunTextKind
+from storage.records import Run, RunState, RunTextKind
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -92,10 +92,13 @@ class RunRoutes:
             agent = await self._api.agents.get_by_id(request.project, agent_ids[0])
         conversation_row = None
         if (conversation_id := sent_or_none(query.conversation_id)) is not None:
-            stored = await self._find_conversation(request.project, agent, conversation_id)
-            if stored is None:
+            agent_uid = None if agent is None else agent.uid
+            named = await get_named_conversation(self._api, request.project, conversation_id, agent_uid)
+            if agent_uid not in (None, named.agent.uid):
+                raise UnknownId(f"There is no conversation {conversation_id!r} of this agent.")
+            conversation_row = await find_conversation_row(self._api.store, named)
+            if conversation_row is None:
                 return []
-            conversation_row = stored.id
         states = sent_or_none(query.statuses) or (
             [state.value for state in _LIVE] if query.active else list(RunState)
         )
@@ -108,30 +111,6 @@ class RunRoutes:
         )
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
         return await self._render_runs(await self._runs.list_runs(request.project, where, page))
-
-    async def _find_conversation(self, project: str, agent: Agent | None, id: str) -> Conversation | None:
-        """Returns a conversation; None for an agent's own conversation that has not begun.
-
-        id: the public id of the conversation. An agent's own conversation has `default`, or the agent's public id.
-
-        Raises: NotFound, UnknownId, BadRequest.
-        """
-        if (uid := ids.parse_uid("agent", id)) is not None:
-            owner = (await self._api.registry.get_entry(project, uid)).agent
-            if agent is not None and agent.id != owner.id:
-                raise UnknownId(f"There is no conversation {id!r} of this agent.")
-            agent = owner
-            id = DEFAULT_CONVERSATION
-        if id == DEFAULT_CONVERSATION:
-            if agent is None:
-                raise BadRequest(
-                    "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
-                )
-            return await AgentMessages(self._api.store, self._api.now).find_conversation(agent, id)
-        entry = await self._api.store.conversations.get(project, uid_in("conv", id))
-        if agent is not None and agent.id != entry.agent.id:
-            raise UnknownId(f"There is no conversation {id!r} of this agent.")
-        return entry.conversation
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a run."""

@@ -1,0 +1,56 @@
+"""The conversation that a request names by an id: of a conversation, of an agent for the agent's own, or `default`."""
+
+from msgspec import Struct
+
+from gateway.agents.api._route import uid_in
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.registry.conversation_registry import find_conversation, read_definition
+from gateway.core import ids
+from gateway.core.definition import ConversationDefinition
+from gateway.errors import BadRequest, UnknownId
+from storage.listing import ConversationEntry
+from storage.records import DEFAULT_CONVERSATION, Agent
+from storage.sql.store import Store
+
+
+class NamedConversation(Struct, frozen=True):
+    """The conversation that a request names."""
+
+    agent: Agent
+    conversation_name: str
+    # None for an agent's own conversation, which may not have begun.
+    entry: ConversationEntry | None
+
+    @property
+    def definition(self) -> ConversationDefinition | None:
+        return None if self.entry is None else read_definition(self.entry)
+
+
+async def get_named_conversation(
+    api: AgentsApi, project: str, id: str, agent_uid: str | None
+) -> NamedConversation:
+    """Returns the conversation with an id. Raises: UnknownId, NotFound, BadRequest.
+
+    agent_uid: that of its agent, which `default` needs; None: it was not sent.
+    """
+    owner_uid = agent_uid if id == DEFAULT_CONVERSATION else ids.parse_uid("agent", id)
+    if owner_uid is not None:
+        agent = (await api.registry.get_entry(project, owner_uid)).agent
+        return NamedConversation(agent, DEFAULT_CONVERSATION, None)
+    if id == DEFAULT_CONVERSATION:
+        raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
+    uid = uid_in("conv", id)
+    entry = await api.store.conversations.get(project, uid)
+    if agent_uid not in (None, entry.agent.uid):
+        raise UnknownId(f"There is no conversation {id!r} of this agent.")
+    if entry.conversation.key == DEFAULT_CONVERSATION:
+        return NamedConversation(entry.agent, DEFAULT_CONVERSATION, None)
+    return NamedConversation(entry.agent, uid, entry)
+
+
+async def find_conversation_row(store: Store, named: NamedConversation) -> int | None:
+    """Returns the row of a conversation; None for an agent's own conversation that has not begun."""
+    if named.entry is not None:
+        return named.entry.conversation.id
+    conversation = await find_conversation(store, named.agent, named.conversation_name)
+    return None if conversation is None else conversation.id
