@@ -53,6 +53,7 @@ from gateway.agents.core.agent_file import (
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.checked import Fault, Path, fault_of
 from gateway.core import ids
@@ -373,7 +374,7 @@ def _read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, Por
         }
         folders[source.id] = PortableFolder(
             source.name,
-            {name: value for name, value in body.items() if value is not None},
+            without_none(body),
             files[source.id],
             retained_uids.get(source.id),
         )

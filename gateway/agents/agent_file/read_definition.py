@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
+from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Path
 from gateway.core.definition import AgentDefinition
@@ -72,11 +73,7 @@ def _read_extension_fields(extension: AgentExtension) -> dict[str, Any]:
     }
     # A copy of a user's memory belongs to no user, so nothing is learned from it.
     own_fields = {name: value for name, value in extension.mnemogate.items() if name != "learn"}
-    return {**_without_none(limits), "mnemogate": _without_none(own_fields)}
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    return {**without_none(limits), "mnemogate": without_none(own_fields)}
 
 
 def _read_rule(rule: Any) -> Any:

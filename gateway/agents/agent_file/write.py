@@ -19,6 +19,7 @@ from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
 from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
+from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.shown_values import render_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
@@ -101,7 +102,7 @@ def _render_agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
         for n, message in enumerate([system, *exported.messages])
     ]
     # Letta's server refuses a setting that is null.
-    settings = {name: value for name, value in state["model_settings"].items() if value is not None}
+    settings = without_none(state["model_settings"])
     return {
         **select_fields(state, file_fields.AGENT),
         "model_settings": settings,

@@ -18,7 +18,7 @@ from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import read_initial_messages
-from gateway.agents.wire.sent_values import sent_fields, sent_or
+from gateway.agents.wire.sent_values import sent_fields, sent_or, without_none
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     HOSTED,
@@ -192,7 +192,7 @@ def define_agent(create: CreateAgent) -> AgentDefinition:
 
 def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
     """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable, BadRequest."""
-    sent = _without_none(sent_fields(update))
+    sent = without_none(sent_fields(update))
     values: dict[str, Any] = {field: sent[name] for name, field in PLAIN_FIELDS.items() if name in sent}
     if "timezone" in values:
         _check_timezone(values["timezone"])
@@ -213,7 +213,7 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
 def _unique_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     """Returns rules in their order, each once. A null means the same as a field that is left out."""
     return tuple(
-        {orjson.dumps(_without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
+        {orjson.dumps(without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
     )
 
 
@@ -320,7 +320,3 @@ def _check_timezone(name: str) -> None:
             ("body", "timezone"), "Expected a name of the IANA time zone database", "value_error", name
         )
         raise Unprocessable(fault) from None
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

@@ -12,6 +12,7 @@ from gateway.agents.api._route import ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.runs.compact_conversation import compact_conversation
 from gateway.agents.runs.run import RunRequest
+from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
@@ -42,7 +43,7 @@ def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody])
     Raises: BadRequest for a mode in which the conversation writes its own summary.
     """
     sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    merged = {name: value for name, value in {**stored, **sent}.items() if value is not None}
+    merged = without_none({**stored, **sent})
     if str(merged.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "

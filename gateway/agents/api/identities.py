@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
+from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none, without_none
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     ONE_PROJECT,
@@ -108,7 +108,7 @@ def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> Iden
 
     Raises: Unprocessable if the properties take too much together.
     """
-    sent = {name: value for name, value in sent_fields(update).items() if value is not None}
+    sent = without_none(sent_fields(update))
     before = {property_["key"]: property_ for property_ in definition.properties}
     after = {property_["key"]: property_ for property_ in read_properties(sent.get("properties") or [])}
     properties = [*{**before, **after}.values()]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.agents.tools.signature import make_schema, read_function_name
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.sent_values import sent_fields, without_none
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, refused
 from gateway.checked import Fault, Path
 from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
@@ -83,7 +83,7 @@ _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_j
 
 def with_tool_update(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
     """Returns a tool's definition after an update. Raises: Unprocessable, BadRequest."""
-    sent = {name: value for name, value in sent_fields(update).items() if value is not None}
+    sent = without_none(sent_fields(update))
     if definition.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
     values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
@@ -133,7 +133,7 @@ def retain_stored_fields(create: CreateTool, new: ToolDefinition, stored: ToolDe
     """
     if stored.source_type == "mcp":
         return new
-    sent = {name for name, value in sent_fields(create).items() if value is not None}
+    sent = without_none(sent_fields(create)).keys()
     return replace(
         new, **{name: getattr(stored, name) for field, name in _RETAINED_FIELDS.items() if field not in sent}
     )
