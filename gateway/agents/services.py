@@ -106,7 +106,7 @@ class AgentServices:
         # Accepts runs that go on without their clients. `run_service` performs them.
         self.background_runs = BackgroundRuns(agent_runs, registry.resolver, keeper, run_events)
         # `AgentMessaging` and `BackgroundRuns` need each other.
-        agent_runs.messaging.set_background_runs(self.background_runs)
+        agent_runs.messaging.background_runs = self.background_runs
         self.run_service = RunService(
             self.background_runs,
             agent_runs.recover,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -84,25 +85,20 @@ _log = logging.getLogger("mnemogate")
 _LIMITS = TurnLimits(commit_wait_s=1.0, max_hidden_rounds=0, max_streamed_bytes=0)
 
 
+@dataclass(eq=False, slots=True)
 class ItemTurns:
     """Makes and feeds the turns of items. One for the process."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        keeper: MemoryKeeper,
-        resolver: AgentResolver,
-        toolboxes: Toolboxes,
-        failover: Failover,
-    ) -> None:
-        self._settings = settings
-        self._keeper = keeper
-        self._resolver = resolver
-        self._toolboxes = toolboxes
-        self._failover = failover
-        self._slots = asyncio.Semaphore(MAX_PARALLEL)
-        # Not the services of the process, since a replay is not counted or awaited as a turn of the process.
-        self._turns = TurnServices(PendingWrites(), Metrics(), _LIMITS)
+    settings: Settings
+    keeper: MemoryKeeper
+    resolver: AgentResolver
+    toolboxes: Toolboxes
+    failover: Failover
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PARALLEL), init=False)
+    # Not the services of the process, since a replay is not counted or awaited as a turn of the process.
+    _turns: TurnServices = field(
+        default_factory=lambda: TurnServices(PendingWrites(), Metrics(), _LIMITS), init=False
+    )
 
     # -- reading
 
@@ -121,7 +117,7 @@ class ItemTurns:
         composes: the replay makes the request for the next reply.
         """
         run = item.run
-        store = self._keeper.store
+        store = self.keeper.store
         if run is None or not item.conversation_name:
             raise ItemFailed(AGENT_GONE)
         texts_of = partial(store.batches.load_texts, run.agent_row, run.id)
@@ -143,7 +139,7 @@ class ItemTurns:
         stored_replies = StoredReplies(
             memory_request.target, self._endpoint(memory_request.target), replies, failure, composes
         )
-        toolbox = self._toolboxes.make_for_item(context, block_edits, run, journal)
+        toolbox = self.toolboxes.make_for_item(context, block_edits, run, journal)
         replayed_tools = ReplayedTools(toolbox, stored_replies, texts.rounds, self._slots)
         return ItemTurn(
             item=item,
@@ -156,14 +152,14 @@ class ItemTurns:
             replies=stored_replies,
             route=route,
             earlier_insert_count=len(inserts),
-            now=self._keeper.now,
+            now=self.keeper.now,
         )
 
     async def _read_context(
         self, item: BatchItem, memory_request: MemoryRequest, request: ItemRequest
     ) -> MemoryContext:
         """Reads the context of an item as it was when it began. Raises: ItemFailed, StoreError."""
-        store, idle_s = self._keeper.store, self._keeper.settings.idle_s
+        store, idle_s = self.keeper.store, self.keeper.settings.idle_s
         try:
             context = await read_stored_context(store, memory_request, request.messages, idle_s)
             check_not_paused(context.agent)
@@ -201,14 +197,14 @@ class ItemTurns:
                 raise
 
     def _endpoint(self, target: Target) -> Endpoint:
-        return self._failover.endpoints[target.upstream][0]
+        return self.failover.endpoints[target.upstream][0]
 
     async def _make_memory_request(
         self, item: BatchItem, request: ItemRequest
     ) -> tuple[MemoryRequest, Route]:
         """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
-            resolved = await self._resolver.resolve_for_send(
+            resolved = await self.resolver.resolve_for_send(
                 item.project,
                 item.agent_uid,
                 item.conversation_name,
@@ -220,15 +216,15 @@ class ItemTurns:
         # A provider's prefix cache does not last between requests.
         spec = replace(resolved.spec, rebuilds_section=True)
         try:
-            route = make_agent_route(self._settings, spec)
+            route = make_agent_route(self.settings, spec)
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
-        target = self._failover.context_windows.with_known_window(route.first)
+        target = self.failover.context_windows.with_known_window(route.first)
         run_request = RunRequest(
             spec, resolved.scope, item.conversation_name, fields=spec.definition.sampling
         )
         kind = ConversationKind.AGENT
-        now = self._keeper.now()
+        now = self.keeper.now()
         chat_request = make_chat_request(run_request, stream=False)
         return MemoryRequest(chat_request, make_identity(run_request), spec, now, target, kind), route
 
@@ -242,7 +238,7 @@ class ItemTurns:
         last_state = turn.texts.state
         notes = None if last_state is None else last_state.notes
         tools = turn.toolbox.definitions()
-        prompt = await self._keeper.composer.make_prompt(context, form, tools, notes)
+        prompt = await self.keeper.composer.make_prompt(context, form, tools, notes)
         if await is_overfull(prompt):
             message = "The agent's own prompt leaves no room in the window of its model."
             raise ItemFailed(message, StopReason.SYSTEM_OVERFLOW)
@@ -251,7 +247,7 @@ class ItemTurns:
         request = turn.replies.request
         if request is None:
             raise ItemFailed(AGENT_CHANGED)
-        began = self._keeper.now() if last_state is None else last_state.began
+        began = self.keeper.now() if last_state is None else last_state.began
         return ComposedRequest(
             target.upstream,
             target.model,
@@ -294,7 +290,7 @@ class ItemTurns:
             edits=merged,
             versions=versions,
             tokens=counts.prompt + counts.completion,
-            now=self._keeper.now(),
+            now=self.keeper.now(),
             output=counts.completion,
         )
 
@@ -305,7 +301,7 @@ class ItemTurns:
         """
         if (run := item.run) is None:
             return None
-        texts_of = partial(self._keeper.store.batches.load_texts, run.agent_row, run.id)
+        texts_of = partial(self.keeper.store.batches.load_texts, run.agent_row, run.id)
         return (await texts_of(RunTextKind.REPLY)).get(len(await texts_of(RunTextKind.ROUND)))
 
     async def make_end(
@@ -320,7 +316,7 @@ class ItemTurns:
             item,
             failure.state,
             failure.stop,
-            self._keeper.now(),
+            self.keeper.now(),
             error_message=failure.message,
             epoch=item.epoch,
             tokens=counts.prompt + counts.completion,
@@ -350,7 +346,7 @@ class ItemTurns:
         The caller must be in the queue of the conversation from before this call until the write.
         """
         turn = ending.turn
-        keeper = self._keeper
+        keeper = self.keeper
         outcome = turn.outcome
         counts = ending.last_counts
         tokens = counts.prompt + counts.completion
@@ -393,7 +389,7 @@ class ItemTurns:
 
     def report(self, ending: ItemEnding) -> None:
         """Notifies the background services of an item's turn."""
-        turn, keeper = ending.turn, self._keeper
+        turn, keeper = ending.turn, self.keeper
         context, outcome = turn.context, turn.outcome
         if outcome is None:
             return

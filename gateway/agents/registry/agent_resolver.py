@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import choose_kind
@@ -33,48 +34,40 @@ def make_scope(project: str, uid: str) -> Scope:
     return Scope(project, API_PROFILE, f"agent:{uid}")
 
 
-class AgentResolver:
+class AgentResolver(Struct, frozen=True):
     """Resolves the names of agents in a project. project: the caller's; nothing of another project is found.
 
     Methods raise, besides what they name, Unavailable, as the store does.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        profiles: Mapping[str, AgentSpec],
-        tools: ToolRegistry,
-        cache: ResolvedAgentCache,
-    ) -> None:
-        """Makes the resolver. profiles: those of the settings, by name."""
-        self._store = store
-        self._settings = settings
-        self._profiles = profiles
-        self._tools = tools
-        self._cache = cache
+    store: Store
+    settings: Settings
+    # The profiles of the settings, by name.
+    profiles: Mapping[str, AgentSpec]
+    tools: ToolRegistry
+    cache: ResolvedAgentCache
 
     async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
         """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
 
         Raises: BadRequest if two agents have the name.
         """
-        resolved = self._cache.get(project, name)
+        resolved = self.cache.get(project, name)
         if resolved is None or not await self._is_current(resolved):
-            generation = self._cache.generation
+            generation = self.cache.generation
             resolved = await self._resolve(project, name)
             if resolved is None:
                 return None
-            self._cache.add(project, name, resolved, generation)
+            self.cache.add(project, name, resolved, generation)
         # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
-        return resolved if await self._store.agents.find(resolved.scope) is not None else None
+        return resolved if await self.store.agents.find(resolved.scope) is not None else None
 
     async def _is_current(self, cached: ResolvedAgent) -> bool:
         """Returns whether an agent is still as it was read. A file with one writer takes no read."""
-        if not self._store.database.is_shared:
+        if not self.store.database.is_shared:
             return True
         try:
-            return await self._store.definitions.are_current(cached.made_of)
+            return await self.store.definitions.are_current(cached.made_of)
         except Unavailable:
             return True  # without the store a chat goes on by what was read last
 
@@ -83,7 +76,7 @@ class AgentResolver:
         resolved = await self.resolve(project, ids.make_id("agent", uid))
         if resolved is not None:
             return resolved
-        agent = (await self._store.defined_agents.get(project, uid)).agent
+        agent = (await self.store.defined_agents.get(project, uid)).agent
         return ResolvedAgent(self.make_profile_spec(agent), agent.scope)
 
     async def resolve_for_send(
@@ -109,7 +102,7 @@ class AgentResolver:
 
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
         """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
-        upstream, name = split_model(self._settings, model)
+        upstream, name = split_model(self.settings, model)
         return replace(spec, model=name, upstream=upstream, has_callers_model=True)
 
     async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
@@ -117,7 +110,7 @@ class AgentResolver:
         uid = None if name is None else ids.parse_uid("conv", name)
         if uid is None:
             return spec
-        definition = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
+        definition = await self.store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
         conversation = None if definition is None else ConversationDefinition.of(definition.body)
         return self.with_conversation(spec, conversation)
 
@@ -136,7 +129,7 @@ class AgentResolver:
 
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
         """Reads the agent with this id or name. Raises: as `resolve` does."""
-        definitions = self._store.definitions
+        definitions = self.store.definitions
         uid = ids.parse_uid("agent", name)
         if uid is not None:
             definition = await definitions.find(project, DefinitionKind.AGENT, uid)
@@ -148,8 +141,8 @@ class AgentResolver:
             definition = same_name[0] if same_name else None
         if definition is None:
             return None
-        targets = await self._store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
-        tools = (await self._tools.of({definition.memory_row: targets}))[definition.memory_row]
+        targets = await self.store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
+        tools = (await self.tools.of({definition.memory_row: targets}))[definition.memory_row]
         sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((source.id, source.version) for source in sources)
         return ResolvedAgent(self._make_spec(definition, tools), make_scope(project, definition.uid), made_of)
@@ -157,7 +150,7 @@ class AgentResolver:
     def _make_spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         """Returns the spec of an agent that was made over REST."""
         defined = AgentDefinition.of(definition.body)
-        upstream, model = split_model(self._settings, defined.model)
+        upstream, model = split_model(self.settings, defined.model)
         kind = choose_kind(defined.kind)
         return AgentSpec(
             name=definition.name,
@@ -179,7 +172,7 @@ class AgentResolver:
     def make_profile_spec(self, agent: Agent) -> AgentSpec:
         """Returns the spec of a user's memory."""
         profile = agent.scope.profile
-        return self._profiles.get(profile, AgentSpec(profile))
+        return self.profiles.get(profile, AgentSpec(profile))
 
     def context_window(self, definition: Definition) -> int | None:
         """Returns the tokens of the window that an agent's model has; None where they are not known."""
@@ -189,13 +182,13 @@ class AgentResolver:
     def model_window(self, model: str | None) -> int | None:
         """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
         try:
-            return None if model is None else route_for_agent_model(self._settings, model).context_window
+            return None if model is None else route_for_agent_model(self.settings, model).context_window
         except UnknownModel:
             return None
 
     def make_handle(self, model: str) -> str:
         """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
-        settings = self._settings
+        settings = self.settings
         if any(alias.alias == model for alias in settings.models):
             return model
         try:
@@ -210,7 +203,7 @@ class AgentResolver:
     def check_model(self, model: str | None) -> None:
         """Raises: UnknownModel if no upstream would be asked for it."""
         if model is not None:
-            route_for_agent_model(self._settings, model)
+            route_for_agent_model(self.settings, model)
 
 
 def _make_agent_tool(tool: ToolView) -> AgentTool:

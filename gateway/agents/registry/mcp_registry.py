@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import McpServerConfig, McpToolSource, make_secrets
@@ -25,34 +26,27 @@ _NO_SERVER = McpServerDefinition()
 _SERVER_TAG = "mcp:"  # before the name of its server, in the tags of a tool
 
 
-class McpRegistry:
+class McpRegistry(Struct, frozen=True):
     """Servers of all projects.
 
     Each method takes the caller's project, and finds only servers of that project. Besides the errors that a method
     names, it raises those of the store: NotFound, WriteConflict, Unavailable.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        tools: ToolRegistry,
-        servers: McpServers,
-        cipher: SecretCipher,
-        now: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._tools = tools
-        self._servers = servers
-        self._cipher = cipher
-        self._now = now
+    store: Store
+    project_tools: ToolRegistry
+    servers: McpServers
+    cipher: SecretCipher
+    # Returns seconds since the epoch.
+    now: Callable[[], float]
 
     async def get(self, project: str, uid: str) -> Definition:
         """Returns a server by its public id."""
-        return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
+        return await self.store.definitions.get(project, DefinitionKind.MCP, uid)
 
     async def list(self, project: str, page: Page[int]) -> Sequence[Definition]:
         """Returns a page of a project's servers."""
-        return await self._store.definitions.list(project, DefinitionKind.MCP, page)
+        return await self.store.definitions.list(project, DefinitionKind.MCP, page)
 
     async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
         """Makes a server, and its tools.
@@ -62,10 +56,10 @@ class McpRegistry:
         uid = ids.new_uid()
         sealed, values = config.retained_secrets(_NO_SERVER), config.given_secrets()
         with _as_bad_request():
-            sealed |= await self._cipher.encrypt(project, uid, values)
+            sealed |= await self.cipher.encrypt(project, uid, values)
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
-        stored = await self._store.definitions.add(draft, at=self._now())
+        stored = await self.store.definitions.add(draft, at=self.now())
         try:
             await self._sync_tools(project, stored, listed)
         except BaseException:
@@ -94,10 +88,10 @@ class McpRegistry:
         config = McpServerConfig(before) if edit is None else edit(before)
         sealed, values = config.retained_secrets(before), config.given_secrets()
         with _as_bad_request():
-            values |= await self._cipher.decrypt(stored, sealed)
-            sealed |= await self._cipher.encrypt(project, uid, config.given_secrets())
+            values |= await self.cipher.decrypt(stored, sealed)
+            sealed |= await self.cipher.encrypt(project, uid, config.given_secrets())
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
-        changed = await self._store.definitions.change(stored, server.body(), at=self._now(), name=name)
+        changed = await self.store.definitions.change(stored, server.body(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed)
         return changed
 
@@ -105,26 +99,26 @@ class McpRegistry:
         """Deletes a server with its tools, which all agents lose."""
         stored = await self.get(project, uid)
         for tool in await self.tools(project, uid):
-            await self._tools.delete(project, tool.uid)
+            await self.project_tools.delete(project, tool.uid)
         # Servers are attached to no agent, so this deletes the definition alone.
-        await self._store.attached.delete(stored, at=self._now())
+        await self.store.attached.delete(stored, at=self.now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
         """Asks a server for its tools again, and returns them. Raises: BadRequest if it cannot be asked."""
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
         with _as_bad_request():
-            values = await self._cipher.decrypt(stored, before.secrets)
+            values = await self.cipher.decrypt(stored, before.secrets)
         server, listed = await self._list_tools(before, values)
         if server != before:
-            stored = await self._store.definitions.change(stored, server.body(), at=self._now())
+            stored = await self.store.definitions.change(stored, server.body(), at=self.now())
         await self._sync_tools(project, stored, listed)
         return await self.tools(project, uid)
 
     async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
         """Returns a server's tools, as they were when it was asked last."""
         await self.get(project, uid)
-        every = self._tools.select(project, Page(newest_first=False))
+        every = self.project_tools.select(project, Page(newest_first=False))
         return [tool async for tool in every if _name_at_server(tool, uid) is not None]
 
     async def _list_tools(
@@ -137,7 +131,7 @@ class McpRegistry:
         Raises: BadRequest if the server cannot be asked.
         """
         try:
-            listed = await self._servers.list_tools(server, make_secrets(server, values))
+            listed = await self.servers.list_tools(server, make_secrets(server, values))
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
         left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)
@@ -158,7 +152,7 @@ class McpRegistry:
                 await self._update_tool(project, server, existing, tool)
         for unlisted in stored.values():
             with suppress(NotFound):
-                await self._tools.delete(project, unlisted.uid)
+                await self.project_tools.delete(project, unlisted.uid)
 
     async def _update_tool(
         self, project: str, server: Definition, existing: ToolView, tool: ListedTool
@@ -170,7 +164,7 @@ class McpRegistry:
             tags = [tag for tag in current.tags if not tag.startswith(_SERVER_TAG)]
             return None, replace(current, schema=schema, tags=(*tags, f"{_SERVER_TAG}{server.name}"))
 
-        await self._tools.change(project, existing.uid, edit)
+        await self.project_tools.change(project, existing.uid, edit)
 
     async def _add_tool(self, project: str, server: Definition, tool: ListedTool) -> None:
         """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last.
@@ -187,10 +181,10 @@ class McpRegistry:
                 tags=(f"{_SERVER_TAG}{server.name}",),
             )
             try:
-                await self._tools.create(project, name, definition)
+                await self.project_tools.create(project, name, definition)
                 return
             except (Conflict, WriteConflict):
-                taken = await self._tools.find_named(project, name)
+                taken = await self.project_tools.find_named(project, name)
                 if taken is not None and _name_at_server(taken, server.uid) == tool.name:
                     return
         raise Conflict(f"There are too many tools with the name {tool.name!r}.")

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import orjson
@@ -125,45 +126,34 @@ class Recipient(Struct, frozen=True):
         return replace(self.answer(), failure=failure, error=error)
 
 
+@dataclass(eq=False, slots=True)
 class AgentMessaging:
     """Delivers messages between the agents of a project. There is one for the process."""
 
-    def __init__(
-        self,
-        resolver: AgentResolver,
-        store: Store,
-        agent_runs: RunSender,
-        pending: PendingWrites,
-        wait_s: float,
-        receipts: Receipts,
-    ) -> None:
-        """wait_s: how long a run waits for an answer."""
-        self._resolver = resolver
-        self._receipts = receipts
-        self._store = store
-        self._agent_runs = agent_runs
-        self._pending = pending
-        self._wait_s = wait_s
-        self._waits = Waits()
-        self._background_runs: BackgroundRunner | None = None
-        # The turns that have released their slots, with the number of answers that each waits for.
-        self._waiting_senders: Counter[Waiter] = Counter()
+    resolver: AgentResolver
+    store: Store
+    agent_runs: RunSender
+    pending: PendingWrites
+    # How long a run waits for an answer.
+    wait_s: float
+    receipts: Receipts
+    # Delivers messages without an answer. It needs this object, so it is set later.
+    background_runs: BackgroundRunner | None = field(default=None, init=False)
+    _waits: Waits = field(default_factory=Waits, init=False)
+    # The turns that have released their slots, with the number of answers that each waits for.
+    _waiting_senders: Counter[Waiter] = field(default_factory=Counter, init=False)
 
     @property
     def released_slots(self) -> int:
         """The number of background runs that may start besides, in place of runs that only wait for answers."""
         return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
-    def set_background_runs(self, background_runs: BackgroundRunner) -> None:
-        """Sets the object that delivers messages without an answer. It needs this object, so it is made later."""
-        self._background_runs = background_runs
-
     async def get_recipient(self, project: str, name: str) -> Recipient:
         """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
         uid = ids.parse_uid("agent", name)
         if uid is not None:
-            return Recipient(uid, (await self._store.defined_agents.get(project, uid)).name)
-        resolved = await self._resolver.resolve(project, name)
+            return Recipient(uid, (await self.store.defined_agents.get(project, uid)).name)
+        resolved = await self.resolver.resolve(project, name)
         if resolved is None:
             raise NotFound(f"there is no agent {name!r}")
         return Recipient(resolved.spec.uid, resolved.spec.name)
@@ -178,8 +168,8 @@ class AgentMessaging:
         where = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
-            entries = await self._store.defined_agents.list(sender.project, where, page)
-            tags_of = await self._store.defined_agents.load_tags([entry.agent.id for entry in entries])
+            entries = await self.store.defined_agents.list(sender.project, where, page)
+            tags_of = await self.store.defined_agents.load_tags([entry.agent.id for entry in entries])
             recipients += [
                 Recipient(entry.agent.uid, entry.name)
                 for entry in entries
@@ -225,7 +215,7 @@ class AgentMessaging:
 
         Raises: NotFound; NotAllowed if the key of the first request may use neither the agent nor its model.
         """
-        resolved = await self._resolver.resolve_uid(sender.project, recipient.uid)
+        resolved = await self.resolver.resolve_uid(sender.project, recipient.uid)
         name = f"{AGENT_PREFIX}{resolved.spec.name}"
         model = resolved.spec.model or ""
         if not any(may_ask(sender.forwarded.models, model_name) for model_name in (name, model)):
@@ -239,7 +229,7 @@ class AgentMessaging:
             yield
             return
         self._waiting_senders[sender.waiter] += 1
-        self._store.jobs.wake_here()
+        self.store.jobs.wake_here()
         try:
             yield
         finally:
@@ -253,7 +243,7 @@ class AgentMessaging:
         sink = UnseenSink()
         task = asyncio.ensure_future(self._run(request, recipient, sink, wait))
         # A stopping process waits for this run, even if the caller has stopped waiting.
-        self._pending.add(task, "An answer to an agent")
+        self.pending.add(task, "An answer to an agent")
         try:
             wait_s = max(0.0, deadline - asyncio.get_running_loop().time())
             await asyncio.wait([task], timeout=wait_s)
@@ -262,7 +252,7 @@ class AgentMessaging:
             raise
         if task.done():
             return task.result()
-        error = _LATE_ANSWER.format(name=recipient.name, seconds=self._wait_s)
+        error = _LATE_ANSWER.format(name=recipient.name, seconds=self.wait_s)
         return recipient.failed(AnswerFailure.TIMEOUT, error)
 
     async def _run(
@@ -271,8 +261,8 @@ class AgentMessaging:
         """Performs a run, and returns its outcome as an answer. An error is an answer, too."""
         try:
             project, key_id = request.scope.project, request.forwarded.key_id
-            with self._receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
-                result = await self._agent_runs.send(
+            with self.receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
+                result = await self.agent_runs.send(
                     request, lambda _: UnseenViewFactory(), sink, receipt, wait
                 )
         except TooManySends as error:
@@ -301,9 +291,9 @@ class AgentMessaging:
             resolved = await self._resolve(sender, recipient)
             if await self._awaits_approval(resolved):
                 return recipient.failed(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
-            if self._background_runs is None:
+            if self.background_runs is None:
                 return recipient.failed(AnswerFailure.FAILED, _NOT_STARTED)
-            await self._background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
+            await self.background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
             error_text = f"there is no agent {ids.make_id('agent', recipient.uid)!r}"
             return recipient.failed(AnswerFailure.MISSING, error_text)
@@ -312,8 +302,8 @@ class AgentMessaging:
         return recipient.answer()
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
-        agent = await self._store.agents.find(resolved.scope)
-        return agent is not None and await is_awaiting_answers(self._store, agent, DEFAULT_CONVERSATION)
+        agent = await self.store.agents.find(resolved.scope)
+        return agent is not None and await is_awaiting_answers(self.store, agent, DEFAULT_CONVERSATION)
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str
@@ -340,7 +330,7 @@ class AgentMessaging:
 
     def _make_deadline(self) -> float:
         """Returns the deadline of a wait that begins now, by the loop's clock."""
-        return asyncio.get_running_loop().time() + self._wait_s
+        return asyncio.get_running_loop().time() + self.wait_s
 
 
 class AgentOutbox(Struct, frozen=True):
