@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,20 +28,17 @@ _LOOP_BYTES = 1024 * 1024
 SLOWEST_BYTES_PER_S = 16 * 1024
 
 
+@dataclass(eq=False, slots=True)
 class BodyReader:
     """The reader of all bodies of the process."""
 
-    def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
-        """Begins with no body in flight.
-
-        limit_bytes: the most bytes of one body.
-        in_flight_bytes: the most bytes of all bodies over LARGE_BYTES. A body counts until its request is answered.
-        timeout_s: the time for one body; it is extended while the body keeps coming.
-        """
-        self.limit_bytes = limit_bytes
-        # The bytes of `in_flight_bytes` that no quota has taken.
-        self.left_bytes = in_flight_bytes
-        self.timeout_s = timeout_s
+    # The most bytes of one body.
+    limit_bytes: int
+    # The most bytes of all bodies over LARGE_BYTES, without those that quotas have taken. A body counts until its
+    # request is answered.
+    left_bytes: int
+    # The time for one body; it is extended while the body keeps coming.
+    timeout_s: float
 
     def read(self, scope: Scope, receive: Receive) -> _BodyBlock:
         """Reads the whole body, in an `async with` block. A large body counts as in flight until the block is left.

@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -66,70 +67,54 @@ _ids = random.Random()
 _log = logging.getLogger("mnemogate")
 
 
+@dataclass(eq=False)
 class Edge:
     """Wraps the application: each request is admitted, counted, logged, and answered with an error if it fails."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        guard: Guard,
-        metrics: Metrics,
-        log: AccessLog,
-        now: Callable[[], float],
-        *,
-        open_prefixes: tuple[str, ...] = (),
-        error_forms: Mapping[str, ErrorForm] | None = None,
-        error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
-        paths: Sequence[str] = (),
-        user_paths: Set[str] = frozenset(),
-        requests: RequestLog | None = None,
-        receipts: Receipts | None = None,
-        idle: asyncio.Event | None = None,
-        begin_work: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Puts the edge around an application.
+    app: ASGIApp
+    guard: Guard
+    metrics: Metrics
+    access_log: AccessLog
+    now: Callable[[], float]
+    # Paths with one of these prefixes check their callers themselves.
+    open_prefixes: tuple[str, ...] = ()
+    # Path prefix -> the form of all errors below it, including those before any route (a wrong key, an unknown path).
+    # The first prefix that fits counts; on all other paths errors have OpenAI's form.
+    error_forms: Mapping[str, ErrorForm] = field(default_factory=dict)
+    # Returns the form for requests to paths that several dialects share; None: the path decides.
+    error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None
+    # The paths of the routes. An error about an unknown path suggests a similar one.
+    paths: Sequence[str] = ()
+    # The paths of dialects that the key of a user may ask.
+    user_paths: Set[str] = frozenset()
+    # Notes the end of each request that a model answers.
+    requests: RequestLog | None = None
+    # Hands on the receipt of each request after its last byte.
+    receipts: Receipts = field(default_factory=Receipts)
+    # Set while no request is being answered.
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    # Called in the task of each request when it begins (`Store.begin_work`).
+    begin_work: Callable[[], None] = lambda: None
+    # How many requests are being answered.
+    active_count: int = field(default=0, init=False)
+    # How many requests the server's shutdown has cut.
+    cut_count: int = field(default=0, init=False)
 
-        open_prefixes: paths with one of these prefixes check their callers themselves.
-        error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong key, an
-            unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's form.
-        error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
-        paths: the paths of the routes. An error about an unknown path suggests a similar one.
-        user_paths: the paths of dialects that the key of a user may ask.
-        requests: notes the end of each request that a model answers.
-        receipts: hands on the receipt of each request after its last byte.
-        idle: is set while no request is being answered.
-        begin_work: called in the task of each request when it begins (`Store.begin_work`).
-        """
-        self._open_prefixes = open_prefixes
-        self._error_forms = tuple((error_forms or {}).items())
-        self._error_form_of = error_form_of
-        self._paths = paths
-        self._user_paths = user_paths
-        self._requests = requests
-        self._receipts = receipts or Receipts()
-        self._app = app
-        self._guard = guard
-        self._metrics = metrics
-        self._access_log = log
-        self._now = now
-        # How many requests are being answered.
-        self.active_count = 0
-        # How many requests the server's shutdown has cut.
-        self.cut_count = 0
-        self._begin_work = begin_work
-        self.idle = idle or asyncio.Event()
+    def __post_init__(self) -> None:
         self.idle.set()
-        metrics.add_gauge("requests_in_flight", "Requests being answered.", lambda: {(): self.active_count})
+        self.metrics.add_gauge(
+            "requests_in_flight", "Requests being answered.", lambda: {(): self.active_count}
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         info = RequestInfo("", time.perf_counter())
         _note_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
         noting_send = _make_noting_send(send, info)
-        self._begin_work()
+        self.begin_work()
         self.active_count += 1
         if self.active_count == 1:
             self.idle.clear()
@@ -137,12 +122,12 @@ class Edge:
             path = scope["path"]
             if path not in OPEN_PATHS:
                 _refuse_without_descriptors(scope)
-                if not path.startswith(self._open_prefixes):
+                if not path.startswith(self.open_prefixes):
                     await self._admit(scope, path, info)
-            await self._app(scope, _make_counting_receive(receive, info), noting_send)
+            await self.app(scope, _make_counting_receive(receive, info), noting_send)
         except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
-            self._metrics.clients_gone.inc()
+            self.metrics.clients_gone.inc()
             info.status = CLIENT_GONE
             if (connection := scope["state"].get("connection")) is not None:
                 connection.abort()
@@ -153,7 +138,7 @@ class Edge:
             await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, noting_send)
         except Exception as error:
             await self._answer_error(
-                _as_gateway_error(error, scope, info, self._paths), scope, info, noting_send
+                _as_gateway_error(error, scope, info, self.paths), scope, info, noting_send
             )
             drop_tracebacks(error)
         finally:
@@ -163,26 +148,26 @@ class Edge:
         self.active_count -= 1
         if not self.active_count:
             self.idle.set()
-        self._metrics.requests.inc(info.route, str(info.status))
-        if self._access_log.is_enabled:
+        self.metrics.requests.inc(info.route, str(info.status))
+        if self.access_log.is_enabled:
             self._log_access(scope, info)
         self._hand_on_receipt(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
-        info.caller = caller = await self._guard.admit(scope["headers"])
+        info.caller = caller = await self.guard.admit(scope["headers"])
         if caller.only_path not in (None, path):
             raise NotAllowed(f"This key opens only {caller.only_path}.")
         if path == METRICS_PATH:
-            await self._guard.check_metrics(caller)
-        elif self._receipts.tracer is not None:
-            info.trace_context = self._receipts.tracer.begin(scope["headers"])
+            await self.guard.check_metrics(caller)
+        elif self.receipts.tracer is not None:
+            info.trace_context = self.receipts.tracer.begin(scope["headers"])
         if caller.user is not None:
             self._bind_to_user(scope, path, caller.user)
 
     def _bind_to_user(self, scope: Scope, path: str, user: str) -> None:
         """Makes a request that user's, whatever it names. Raises: NotAllowed: its path is not of users."""
-        if path not in self._user_paths and _USER_PATHS.fullmatch(path) is None:
+        if path not in self.user_paths and _USER_PATHS.fullmatch(path) is None:
             raise NotAllowed(
                 "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
             )
@@ -199,11 +184,11 @@ class Edge:
         if receipt.trace is not None:
             receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])
         if info.receipt is None:
-            self._receipts.hand_to_tracer(receipt)
+            self.receipts.hand_to_tracer(receipt)
             return
-        if self._requests is not None:
-            self._requests.end(receipt, info.status)
-        self._receipts.hand_on(receipt)
+        if self.requests is not None:
+            self.requests.end(receipt, info.status)
+        self.receipts.hand_on(receipt)
 
     async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, send: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""
@@ -230,10 +215,10 @@ class Edge:
 
     def _error_form(self, scope: Scope) -> ErrorForm:
         """Returns the form of an error before a route has set its own: by header on shared paths, else by path."""
-        if (shared_path_form := self._error_form_of(scope)) is not None:
+        if (shared_path_form := self.error_form_of(scope)) is not None:
             return shared_path_form
         path = scope["path"]
-        for prefix, form in self._error_forms:
+        for prefix, form in self.error_forms.items():
             if path.startswith(prefix):
                 return form
         return CHAT_ERRORS
@@ -248,7 +233,7 @@ class Edge:
             # A client that left has had its headers.
             memory = memory or info.receipt.headers.get("x-mnemogate-memory")
         line = {
-            "at": round(self._now() * 1000) / 1000,
+            "at": round(self.now() * 1000) / 1000,
             "id": mask_keys_in_text(info.request_id) if info.has_client_id else info.request_id,
             "method": scope["method"],
             "path": mask_keys_in_name((info.path or scope["path"])[:_MAX_LOGGED_CHARS]),
@@ -265,7 +250,7 @@ class Edge:
         }
         if info.trace_context is not None:
             line["trace_id"] = info.trace_context.trace_hex
-        self._access_log.add(line)
+        self.access_log.add(line)
 
 
 def _make_counting_receive(receive: Receive, info: RequestInfo) -> Receive:

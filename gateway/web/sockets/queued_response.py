@@ -6,6 +6,7 @@ Several responses wait or are under way on one socket, and each can be cancelled
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.responses.socket import server_events
@@ -45,30 +46,24 @@ class ResponseConnection:
             self.on_lost()
 
 
+@dataclass(eq=False, slots=True)
 class QueuedResponse:
     """A response that was asked for."""
 
-    def __init__(
-        self,
-        request: CreateEvent,
-        quota: ByteQuota,
-        connection: ResponseConnection,
-        ended_before_id: str | None,
-    ) -> None:
-        self.request = request
-        # Counts the bytes of the request.
-        self.quota = quota
-        self.connection = connection
-        # The id of the response that had ended just before this response was asked for; None: no response had ended.
-        self.ended_before_id = ended_before_id
-        self.is_cancelled = False
-        self.has_ended = False
-        self.id: str | None = None
-        # The response as it was first sent; b"": nothing was sent.
-        self.first_response = b""
-        self.sent_event_count = 0
-        # The part of the output that was sent.
-        self.output = PartialOutput()
+    request: CreateEvent
+    # Counts the bytes of the request.
+    quota: ByteQuota
+    connection: ResponseConnection
+    # The id of the response that had ended just before this response was asked for; None: no response had ended.
+    ended_before_id: str | None
+    is_cancelled: bool = field(default=False, init=False)
+    has_ended: bool = field(default=False, init=False)
+    id: str | None = field(default=None, init=False)
+    # The response as it was first sent; b"": nothing was sent.
+    first_response: bytes = field(default=b"", init=False)
+    sent_event_count: int = field(default=0, init=False)
+    # The part of the output that was sent.
+    output: PartialOutput = field(default_factory=PartialOutput, init=False)
 
     def begin(self, response: bytes) -> None:
         """Notes the response as it is first sent."""

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,30 +79,19 @@ class HandshakeRoute:
 ReadsUser = Callable[[Scope, Mapping[str, bytes]], str | None]
 
 
-class ResponsesSockets:
+class ResponsesSockets(Struct, frozen=True):
     """The application's part that serves WebSockets."""
 
-    def __init__(
-        self,
-        edge: ASGIApp,
-        bodies: BodyReader,
-        is_draining: Callable[[], bool],
-        read_user: ReadsUser,
-        has_memory: Callable[[int], Awaitable[bool]],
-    ) -> None:
-        """Begins without a socket.
-
-        edge: the application, which answers requests.
-        bodies: bounds messages as it bounds bodies.
-        is_draining: returns whether the server takes no new requests.
-        read_user: returns the user whom a request names; None: it names none.
-        has_memory: returns whether the memory of a row is still there. Raises: StoreError.
-        """
-        self.edge = edge
-        self.bodies = bodies
-        self.is_draining = is_draining
-        self.read_user = read_user
-        self.has_memory = has_memory
+    # The application, which answers requests.
+    edge: ASGIApp
+    # Bounds messages as it bounds bodies.
+    bodies: BodyReader
+    # Returns whether the server takes no new requests.
+    is_draining: Callable[[], bool]
+    # Returns the user whom a request names; None: it names none.
+    read_user: ReadsUser
+    # Returns whether the memory of a row is still there. Raises: StoreError.
+    has_memory: Callable[[int], Awaitable[bool]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
