@@ -11,7 +11,6 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
-from storage.batch_records import EXPIRED
 from storage.records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
@@ -36,11 +35,6 @@ class ItemFailed(Exception):
         # The stop reason and the final state of its run.
         self.stop = stop
         self.state = state
-
-
-def make_expired(message: str) -> ItemFailed:
-    """Returns the failure of an item that has expired."""
-    return ItemFailed(message, EXPIRED)
 
 
 class ItemRequest(Struct, frozen=True):

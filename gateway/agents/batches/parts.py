@@ -248,15 +248,11 @@ class PartJournal:
         await self._write(f"gone-{part.number}-{refusals}", {})
         part.deleted.add(refusals)
 
-    async def note_unsubmitted(self, part: ProviderPart) -> None:
-        """Writes down that a part is over that was not submitted."""
-        await self._note_end(part, at=0.0)
-
-    async def note_over(self, part: ProviderPart, *, no_room: bool = False) -> None:
+    async def note_over(
+        self, part: ProviderPart, *, was_submitted: bool = True, no_room: bool = False
+    ) -> None:
         """Writes down that a part is over now. no_room: the provider's queue was full."""
-        await self._note_end(part, self.now(), no_room=no_room)
-
-    async def _note_end(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
+        at = self.now() if was_submitted else 0.0
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at = at
         part.found_no_room = no_room

@@ -11,14 +11,14 @@ from typing import Final, Literal
 from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
-from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed, make_expired
+from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed
 from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.background.job_context import Postponed
-from storage.batch_records import ENDED_PART, Batch, BatchItem, ItemRetry, ItemWrite
+from storage.batch_records import ENDED_PART, EXPIRED, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store
@@ -153,7 +153,7 @@ class PartResults:
                 case "expired" if item.expiries + 1 < _MAX_EXPIRIES:
                     return ItemRetry(item, item.errors, item.expiries + 1)
                 case "expired":
-                    failure = make_expired(result.message)
+                    failure = ItemFailed(result.message, EXPIRED)
                 case _:
                     failure = ItemFailed(result.message, StopReason.CANCELLED, RunState.CANCELLED)
         except ItemFailed as error:

@@ -184,7 +184,7 @@ class PartSubmitter:
         if not draft.items or await self.outcomes.store.batches.is_over(self.batch.id):
             # Items of a part that is over are not read again, so their outcomes are written first.
             await self.outcomes.wait_for_deferred()
-            await self.parts.note_unsubmitted(part)
+            await self.parts.note_over(part, was_submitted=False)
             return False
         try:
             id = await provider.submit(part.submission, draft.hand_over())
