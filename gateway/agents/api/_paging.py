@@ -132,9 +132,9 @@ async def read_page(
     get_row: returns the row that an id names.
     size: of the page if the query names none.
     """
-    cursors = (sent_or_none(query.after), sent_or_none(query.before))
-    after, before = [None if id is None else await get_row(id) for id in cursors]
-    return Page(after, before, query.size(size), query.newest_first())
+    page = read_page_at(query, str, size=size)
+    after, before = [None if id is None else await get_row(id) for id in (page.after, page.before)]
+    return Page(after, before, page.limit, page.newest_first)
 
 
 def read_sent_ref(kind: str, id: Maybe[str]) -> ids.ObjectRef | None:

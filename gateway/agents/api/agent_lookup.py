@@ -12,6 +12,8 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, uid_in
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
+from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.struct_fields import Maybe
 from storage.listing import AgentEntry
 from storage.records import Agent
 
@@ -34,6 +36,10 @@ class AgentLookup(Struct, frozen=True):
     async def get_by_id(self, project: str, id: str) -> Agent:
         """Returns the memory of the agent with a public id."""
         return (await self.registry.get_entry(project, uid_in("agent", id))).agent
+
+    async def find_sent(self, project: str, id: Maybe[str]) -> Agent | None:
+        """Returns the memory of the agent that a parameter names; None: it was not sent."""
+        return None if (sent_id := sent_or_none(id)) is None else await self.get_by_id(project, sent_id)
 
     async def get_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with its tools, blocks and tags."""

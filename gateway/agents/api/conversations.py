@@ -239,9 +239,9 @@ class ConversationRoutes:
         self, request: ApiRequest, query: ConversationsQuery
     ) -> list[dict[str, Any]]:
         """List conversations."""
-        agent = uid_or_none("agent", query.agent_id)
+        agent = await self._api.agents.find_sent(request.project, query.agent_id)
         where = ConversationFilter(
-            None if agent is None else (await self._api.registry.get_entry(request.project, agent)).agent.id,
+            None if agent is None else agent.id,
             text=sent_or_none(query.summary_search),
             archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,

@@ -123,8 +123,8 @@ class MessageRoutes:
     ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation, which is None for all. Raises: BadRequest."""
         conversation_name = _read_conversation_name(search.conversation_id)
-        if (agent_id := sent_or_none(search.agent_id)) is not None:
-            return [await self._api.agents.get_by_id(project, agent_id)], conversation_name
+        if (agent := await self._api.agents.find_sent(project, search.agent_id)) is not None:
+            return [agent], conversation_name
         if conversation_name is not None:
             return [await self._get_owner(project, conversation_name)], conversation_name
         all_agents = AgentFilter(with_hidden=True, order="completed")

@@ -218,8 +218,7 @@ class PassageRoutes:
             tags=sent_or_none(body.tags) or (),
             needs_all_tags=body.tag_match_mode == "all",
         )
-        if (agent_id := sent_or_none(body.agent_id)) is not None:
-            agent = await self._api.agents.get_by_id(request.project, agent_id)
+        if (agent := await self._api.agents.find_sent(request.project, body.agent_id)) is not None:
             memories = await self._archives.searched_by(agent)
         elif (archive_id := sent_or_none(body.archive_id)) is not None:
             memories = [await self._archives.load_memory(request.project, uid_in("archive", archive_id))]
@@ -272,11 +271,10 @@ class ArchiveRoutes:
         kind = DefinitionKind.ARCHIVE
         definitions = self._api.store.definitions
         name = sent_or_none(query.name)
-        agent_id = sent_or_none(query.agent_id)
-        if agent_id is None:
+        agent = await self._api.agents.find_sent(request.project, query.agent_id)
+        if agent is None:
             page = await self._api.read_definition_page(request.project, kind, "archive", query)
             return list(map(render_archive, await definitions.list(request.project, kind, page, name=name)))
-        agent = await self._api.agents.get_by_id(request.project, agent_id)
         rows = await self._api.store.attached.load_targets(agent.id, kind)
         attached = (await definitions.find_by_memories(kind, rows)).values()
         archives = [archive for archive in attached if name is None or archive.name == name]

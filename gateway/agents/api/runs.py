@@ -180,13 +180,11 @@ class RunRoutes:
 
     async def list_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
         """List steps."""
-        agent_row = None
-        if (agent_id := sent_or_none(query.agent_id)) is not None:
-            agent_row = (await self._api.agents.get_by_id(request.project, agent_id)).id
+        agent = await self._api.agents.find_sent(request.project, query.agent_id)
         entries = await self._runs.list_steps(
             request.project,
             await read_page(query, partial(self._get_step_row, request.project)),
-            agent_row=agent_row,
+            agent_row=None if agent is None else agent.id,
             feedback=sent_or_none(query.feedback),
         )
         return await self._render_steps(entries)
