@@ -277,6 +277,13 @@ def _list(
     printed.show_list(listing, _load_commands().perform(operation, arguments), as_json=as_json)
 
 
+def _list_records(
+    operation: str, arguments: _Arguments, listing: record_lists.RecordList, as_json: bool
+) -> None:
+    """Prints all records of an operation that answers page by page."""
+    printed.show_list(listing, _load_commands().client.records(operation, arguments), as_json=as_json)
+
+
 def _check_consent(yes: bool, action: str) -> None:
     """Asks the operator before an action that cannot be undone, unless the operator said --yes.
 
@@ -547,7 +554,7 @@ def imports() -> None: ...
 @_make_option("project", "the project (default: all of them)")
 @_json_option
 def list_imports(as_json: bool, project: str | None) -> None:
-    _load_commands().list_imports({"project": project}, as_json=as_json)
+    _list_records("imports-list", {"project": project}, record_lists.IMPORTS, as_json)
 
 
 @imports.command(
@@ -632,11 +639,7 @@ def limits() -> None: ...
 @_project_option
 @_json_option
 def list_limits(as_json: bool, project: str | None) -> None:
-    printed.show_list(
-        record_lists.LIMITS,
-        _load_commands().client.records("limits-list", {"project": project}),
-        as_json=as_json,
-    )
+    _list_records("limits-list", {"project": project}, record_lists.LIMITS, as_json)
 
 
 @limits.command("add", help="add a limit, which holds from now on")

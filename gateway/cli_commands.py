@@ -375,12 +375,6 @@ class Commands:
             record = self.perform("imports-show", same_import)
         return record
 
-    def list_imports(self, arguments: _Arguments, *, as_json: bool) -> None:
-        """Prints all imports."""
-        printed.show_list(
-            record_lists.IMPORTS, self.client.records("imports-list", arguments), as_json=as_json
-        )
-
     def undo_import(self, id: str) -> None:
         """Undoes an import."""
         with Progress("Undoing the import") as progress:
