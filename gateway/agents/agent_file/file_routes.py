@@ -17,7 +17,8 @@ from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, write
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.agent_bodies import list_models
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.folders import render_file, render_folder
+from gateway.agents.api.folder_files import render_file
+from gateway.agents.api.folders import render_folder
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folders import Folders

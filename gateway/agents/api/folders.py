@@ -1,30 +1,25 @@
-"""Folders, their files, and the agents that have folders attached."""
+"""Folders, and the agents that have folders attached. Their files are in `folder_files.py`."""
 
 from __future__ import annotations
 
-import re
-from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page, read_page_at, read_ref
-from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._paging import OLDEST_FIRST, cut_page
+from gateway.agents.api._query import AgentsOfQuery, PageQuery
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.folder_files import FolderFileRoutes
 from gateway.agents.api.model import render_embedder
-from gateway.agents.api.passages import render_passage
-from gateway.agents.files.folders import FileView, Folders, SentFile
-from gateway.agents.registry.archives import Archives
+from gateway.agents.files.folders import Folders
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import render_time
-from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, UrlQuery, refused
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
-from gateway.core.memory.file_text import clean_file_name
-from gateway.errors import BadRequest, Conflict, UnknownId
-from storage.listing import PassageFilter
-from storage.records import Definition, DefinitionKind, FileState, StoredFile
+from gateway.errors import Conflict, UnknownId
+from storage.records import Definition, DefinitionKind
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _KIND: Final = DefinitionKind.FOLDER
@@ -55,37 +50,6 @@ class FoldersQuery(PageQuery):
     name: Maybe[str] = UNSET  # the whole name
 
 
-class FilesQuery(PageQuery):
-    """A page of files."""
-
-    include_content: bool = False  # the text of each file
-
-
-class FileQuery(UrlQuery):
-    """One file."""
-
-    include_content: bool = False  # the whole text
-
-
-class AgentFilesQuery(PageQuery):
-    """A page of the files that an agent can search."""
-
-    is_open: Annotated[bool | None, _NO_OPEN_FILES] | UnsetType = UNSET
-
-
-class UploadQuery(UrlQuery):
-    """An upload of a file."""
-
-    # What happens if the folder has a file of this name.
-    duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
-    # The name of the file in the folder; left out: the name in the form.
-    name: Maybe[str] = UNSET
-
-
-class UploadForm(Form):
-    """The form fields sent with a file: none."""
-
-
 # The fields of a folder that are stored and shown again.
 STORED_FIELDS = (
     "description", "instructions", "metadata", "embedding", "embedding_chunk_size", "embedding_config"
@@ -110,65 +74,22 @@ def render_folder(folder: Definition) -> dict[str, Any]:
     }
 
 
-def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
-    """Returns a file as its folder shows it."""
-    file = view.file
-    parts = view.parts if file.state is FileState.COMPLETED else None
-    return {
-        "id": ids.make_id("file", file.uid),
-        "source_id": ids.make_id("source", folder.uid),
-        "folder_id": ids.make_id("source", folder.uid),
-        "file_name": f"{folder.name}/{file.name}",
-        "original_file_name": file.name,
-        "file_path": None,
-        "file_type": file.type or None,
-        "file_size": file.bytes,
-        "file_creation_date": None,
-        "file_last_modified_date": None,
-        "processing_status": file.state,
-        "error_message": None,
-        "total_chunks": parts,
-        "chunks_embedded": parts,
-        "content": view.content,
-        "created_at": render_time(file.created),
-        "updated_at": render_time(file.created),
-        "is_deleted": False,
-    }
-
-
-def render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
-    """Returns a file as an agent that can search it shows it."""
-    return {
-        "id": ids.make_id("file", file.uid),
-        "file_id": ids.make_id("file", file.uid),
-        "file_name": f"{folder.name}/{file.name}",
-        "folder_id": ids.make_id("source", folder.uid),
-        "folder_name": folder.name,
-        "is_open": False,
-        "last_accessed_at": None,
-        "visible_content": None,
-        "start_line": None,
-        "end_line": None,
-    }
-
-
 class FolderRoutes:
-    """The routes of folders and their files."""
+    """The routes of folders."""
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._definitions = api.store.definitions
         self._folders = Folders(api.store, api.registry, api.now)
-        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+        self._files = FolderFileRoutes(api)
 
     def routes(self) -> list[AgentsRoute]:
         """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
-        files = "/v1/agents/{agent_id}/files"
         sources = [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._routes_of("sources")]
         return [
             *self._routes_of("folders"),
             *sources,
-            AgentsRoute("GET", files, self.list_files_of_agent, pages=OLDEST_FIRST),
+            *self._files.routes_of_agents(),
         ]
 
     def _routes_of(self, name: str) -> list[AgentsRoute]:
@@ -182,18 +103,12 @@ class FolderRoutes:
             AgentsRoute("GET", folder, self.retrieve),
             AgentsRoute("PATCH", folder, self.update),
             AgentsRoute("DELETE", folder, self.delete),
-            AgentsRoute("POST", f"{folder}/upload", self.upload),
-            AgentsRoute("GET", f"{folder}/files", self.list_files),
-            AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.retrieve_file),
-            AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
+            *self._files.routes_of(folder),
             AgentsRoute("GET", f"{folder}/agents", self.list_agents),
-            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.delete_file),
             AgentsRoute("GET", agent_folders, self.list_folders_of_agent),
             AgentsRoute("PATCH", f"{agent_folders}/attach/{{folder_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_folders}/detach/{{folder_id}}", self.detach),
         ]
-
-    # -- folders
 
     async def list_folders(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
         """List folders."""
@@ -241,65 +156,6 @@ class FolderRoutes:
         await self._folders.delete(await self._get_folder(request))
         return {"message": "The folder is deleted, and its files are forgotten."}
 
-    # -- files
-
-    async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
-        """Save a file."""
-        folder = await self._get_folder(request)
-        file = request.file
-        assert file is not None  # the body is an `UploadForm`
-        # Some clients send the whole path that the file has on their machine.
-        form_name = re.split(r"[/\\]", file.file_name or "")[-1]
-        name = clean_file_name(sent_or_none(query.name) or form_name)
-        if not name:
-            raise BadRequest("Name the file.", param="file")
-        upload = SentFile(name, file.type, file.data)
-        stored, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
-        request.headers["x-upload-result"] = "created" if is_new else "skipped"
-        (view,) = await self._folders.view(folder, [stored])
-        return render_file(folder, view)
-
-    async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
-        """List the files of a folder."""
-        folder = await self._get_folder(request)
-        page = await read_page(query, partial(self._get_file_row, folder))
-        files = await self._folders.list(folder, page)
-        views = await self._folders.view(folder, files, with_content=query.include_content)
-        return [render_file(folder, view) for view in views]
-
-    async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
-        """Return a file."""
-        folder = await self._get_folder(request)
-        file = await self._folders.get_file(folder, request.uid("file", "file_id"))
-        (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
-        return render_file(folder, view)
-
-    async def delete_file(self, request: ApiRequest) -> dict[str, Any]:
-        """Forget a file."""
-        folder = await self._get_folder(request)
-        await self._folders.remove(await self._folders.get_file(folder, request.uid("file", "file_id")))
-        return {"message": "The file is forgotten."}
-
-    async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
-        """List the parts of a folder's files."""
-        folder = await self._get_folder(request)
-        page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
-        passages = await self._archives.list(
-            await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
-        )
-        return list(map(render_passage, passages))
-
-    async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
-        """List the files that an agent can search."""
-        folders = {folder.memory_row: folder for folder in await self._load_attached_folders(request)}
-        files = await self._api.store.files.list_of_folders(list(folders))
-        shown = [render_agent_file(folders[file.memory_row], file) for file in files]
-        page = cut_page(shown, query)
-        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
-        return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
-
-    # -- agents
-
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
         rows = await self._folders.list_agent_rows(await self._get_folder(request))
@@ -307,7 +163,8 @@ class FolderRoutes:
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
-        return cut_page(list(map(render_folder, await self._load_attached_folders(request))), query)
+        folders = await self._folders.load_attached(await self._api.agents.get(request))
+        return cut_page(list(map(render_folder, folders)), query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
@@ -321,13 +178,3 @@ class FolderRoutes:
 
     async def _get_folder(self, request: ApiRequest) -> Definition:
         return await self._folders.get(request.project, request.uid("source", "folder_id"))
-
-    async def _load_attached_folders(self, request: ApiRequest) -> list[Definition]:
-        """Returns the folders that the agent in the path has attached, in order."""
-        agent = await self._api.agents.get(request)
-        rows = await self._api.store.attached.load_targets(agent.id, _KIND)
-        folders = await self._definitions.find_by_memories(_KIND, rows)
-        return [folders[row] for row in rows if row in folders]
-
-    async def _get_file_row(self, folder: Definition, id: str) -> int:
-        return (await self._folders.get_file(folder, uid_in("file", id))).id

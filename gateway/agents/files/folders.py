@@ -198,6 +198,12 @@ class Folders:
             for file in files
         ]
 
+    async def load_attached(self, agent: Agent) -> Sequence[Definition]:
+        """Returns the folders that an agent has attached, in order."""
+        rows = await self._store.attached.load_targets(agent.id, _KIND)
+        folders = await self._store.definitions.find_by_memories(_KIND, rows)
+        return [folders[row] for row in rows if row in folders]
+
     async def list(self, folder: Definition, page: Page[int]) -> Sequence[StoredFile]:
         """Returns a page of a folder's files, by their rows."""
         return await self._files.list(folder.memory_row, page)

@@ -1,0 +1,184 @@
+"""The files of folders: uploaded, listed and forgotten, and those that an agent can search."""
+
+import re
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, UnsetType
+
+from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page, read_page_at, read_ref
+from gateway.agents.api._query import PageQuery, PassagesQuery
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.passages import render_passage
+from gateway.agents.files.folders import FileView, Folders, SentFile
+from gateway.agents.registry.archives import Archives
+from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.shown_values import render_time
+from gateway.agents.wire.struct_fields import Form, Maybe, UrlQuery, refused
+from gateway.core import ids
+from gateway.core.memory.file_text import clean_file_name
+from gateway.errors import BadRequest
+from storage.listing import PassageFilter
+from storage.records import Definition, FileState, StoredFile
+
+_NO_OPEN_FILES = refused("Files are searched, not held in the prompt, so none is open.")
+
+
+class FilesQuery(PageQuery):
+    """A page of files."""
+
+    include_content: bool = False  # the text of each file
+
+
+class FileQuery(UrlQuery):
+    """One file."""
+
+    include_content: bool = False  # the whole text
+
+
+class AgentFilesQuery(PageQuery):
+    """A page of the files that an agent can search."""
+
+    is_open: Annotated[bool | None, _NO_OPEN_FILES] | UnsetType = UNSET
+
+
+class UploadQuery(UrlQuery):
+    """An upload of a file."""
+
+    # What happens if the folder has a file of this name.
+    duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
+    # The name of the file in the folder; left out: the name in the form.
+    name: Maybe[str] = UNSET
+
+
+class UploadForm(Form):
+    """The form fields sent with a file: none."""
+
+
+def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
+    """Returns a file as its folder shows it."""
+    file = view.file
+    parts = view.parts if file.state is FileState.COMPLETED else None
+    return {
+        "id": ids.make_id("file", file.uid),
+        "source_id": ids.make_id("source", folder.uid),
+        "folder_id": ids.make_id("source", folder.uid),
+        "file_name": f"{folder.name}/{file.name}",
+        "original_file_name": file.name,
+        "file_path": None,
+        "file_type": file.type or None,
+        "file_size": file.bytes,
+        "file_creation_date": None,
+        "file_last_modified_date": None,
+        "processing_status": file.state,
+        "error_message": None,
+        "total_chunks": parts,
+        "chunks_embedded": parts,
+        "content": view.content,
+        "created_at": render_time(file.created),
+        "updated_at": render_time(file.created),
+        "is_deleted": False,
+    }
+
+
+def render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
+    """Returns a file as an agent that can search it shows it."""
+    return {
+        "id": ids.make_id("file", file.uid),
+        "file_id": ids.make_id("file", file.uid),
+        "file_name": f"{folder.name}/{file.name}",
+        "folder_id": ids.make_id("source", folder.uid),
+        "folder_name": folder.name,
+        "is_open": False,
+        "last_accessed_at": None,
+        "visible_content": None,
+        "start_line": None,
+        "end_line": None,
+    }
+
+
+class FolderFileRoutes:
+    """The routes of the files of folders."""
+
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._folders = Folders(api.store, api.registry, api.now)
+        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+
+    def routes_of(self, folder: str) -> list[AgentsRoute]:
+        """Returns the routes of a folder's files. folder: the folder's path."""
+        return [
+            AgentsRoute("POST", f"{folder}/upload", self.upload),
+            AgentsRoute("GET", f"{folder}/files", self.list_files),
+            AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.retrieve_file),
+            AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
+            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.delete_file),
+        ]
+
+    def routes_of_agents(self) -> list[AgentsRoute]:
+        """Returns the routes of the files that agents can search."""
+        files = "/v1/agents/{agent_id}/files"
+        return [AgentsRoute("GET", files, self.list_files_of_agent, pages=OLDEST_FIRST)]
+
+    async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
+        """Save a file."""
+        folder = await self._get_folder(request)
+        file = request.file
+        assert file is not None  # the body is an `UploadForm`
+        # Some clients send the whole path that the file has on their machine.
+        form_name = re.split(r"[/\\]", file.file_name or "")[-1]
+        name = clean_file_name(sent_or_none(query.name) or form_name)
+        if not name:
+            raise BadRequest("Name the file.", param="file")
+        upload = SentFile(name, file.type, file.data)
+        stored, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
+        request.headers["x-upload-result"] = "created" if is_new else "skipped"
+        (view,) = await self._folders.view(folder, [stored])
+        return render_file(folder, view)
+
+    async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
+        """List the files of a folder."""
+        folder = await self._get_folder(request)
+        page = await read_page(query, partial(self._get_file_row, folder))
+        files = await self._folders.list(folder, page)
+        views = await self._folders.view(folder, files, with_content=query.include_content)
+        return [render_file(folder, view) for view in views]
+
+    async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
+        """Return a file."""
+        folder = await self._get_folder(request)
+        file = await self._folders.get_file(folder, request.uid("file", "file_id"))
+        (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
+        return render_file(folder, view)
+
+    async def delete_file(self, request: ApiRequest) -> dict[str, Any]:
+        """Forget a file."""
+        folder = await self._get_folder(request)
+        await self._folders.remove(await self._folders.get_file(folder, request.uid("file", "file_id")))
+        return {"message": "The file is forgotten."}
+
+    async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
+        """List the parts of a folder's files."""
+        folder = await self._get_folder(request)
+        page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
+        passages = await self._archives.list(
+            await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
+        )
+        return list(map(render_passage, passages))
+
+    async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
+        """List the files that an agent can search."""
+        attached = await self._folders.load_attached(await self._api.agents.get(request))
+        folders = {folder.memory_row: folder for folder in attached}
+        files = await self._api.store.files.list_of_folders(list(folders))
+        shown = [render_agent_file(folders[file.memory_row], file) for file in files]
+        page = cut_page(shown, query)
+        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
+        return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
+
+    async def _get_folder(self, request: ApiRequest) -> Definition:
+        return await self._folders.get(request.project, request.uid("source", "folder_id"))
+
+    async def _get_file_row(self, folder: Definition, id: str) -> int:
+        return (await self._folders.get_file(folder, uid_in("file", id))).id
