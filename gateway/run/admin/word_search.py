@@ -265,8 +265,11 @@ class WordSearches(Struct, frozen=True):
 
     async def select_uncommon_without(self, reply: str, shown_texts: Sequence[str]) -> str:
         """Returns what `select_words_without` does, without the most common words of the reply's language."""
-        words = (await self.select_words_without(reply, shown_texts)).split()
-        return " ".join(await asyncio.to_thread(self.views.store.recall.select_uncommon, reply, words))
+        return " ".join(await asyncio.to_thread(self._select_uncommon_without, reply, shown_texts))
+
+    def _select_uncommon_without(self, reply: str, shown_texts: Sequence[str]) -> list[str]:
+        recall = self.views.store.recall
+        return recall.select_uncommon(reply, recall.words_of(reply, without="\n".join(shown_texts)))
 
     async def find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
         """Returns the words of a reply that its question lacks and some of the texts have, in the reply's order."""
