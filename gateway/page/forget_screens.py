@@ -6,19 +6,25 @@ import asyncio
 import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, NamedTuple
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote, unquote
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
+from gateway.page.memory_access import (
+    OPERATOR_ROUTES,
+    MemoryAccess,
+    MemoryRoutes,
+    make_access,
+    read_query_field,
+)
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shorten_diff
-from gateway.run.admin.block_views import find_correction
+from gateway.run.admin.block_views import BlockPage, find_correction
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.lost_words import LostWords
@@ -32,6 +38,7 @@ from gateway.run.admin.memory_forgetting import (
 )
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.word_search import TextWithWords, WordSearches
@@ -267,11 +274,9 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def _read_correction(self, access: MemoryAccess, query: ForgetQuery, screen: str) -> str:
         """Returns the text of the fact or block that was corrected on a screen, as far as it is left; "": none was."""
-        path = screen.partition("?")[0]
-        if path.startswith(access.path("b") + "/"):
+        if block_page := await self._find_block(access, screen):
             # The screen of a block leads to a forgetting only after a correction.
-            blocks = await self.views.blocks.list_all(access.project, access.uid)
-            return next((each.value for each in blocks if path == access.path("b", each.label)), "")
+            return block_page.block.value
         fact_page = await self._find_fact(access, screen)
         # A correction that was taken back is forgotten from the screen of the fact that is true again.
         if fact_page is None or not (fact_page.is_correction or query.target.kind == "fact"):
@@ -292,25 +297,21 @@ class _ForgetScreens(Struct, frozen=True):
     async def _read_sought_words(self, access: MemoryAccess, came_from: str) -> str:
         """Returns the words that the visitor wants to be rid of, text by text; "": they are not known.
 
-        A search has looked for these words, or a correction has taken them out of a fact or a block. The sentence
-        of a trial of recall is a question: its words are not those for which a text is forgotten.
+        A search has looked for these words, which may have led to a fact or a block, or a correction has taken them
+        out of it. The sentence of a trial of recall is a question: its words are not those for which a text is
+        forgotten.
         """
-        path, _, query = came_from.partition("?")
-        if path == access.path("words"):
-            return next(iter(parse_qs(query).get("q", ())), "")
-        if path.startswith(access.path("b") + "/"):
-            words = next(iter(parse_qs(query).get("words", ())), "")
-            return words or await self._collect_lost_words(access, path)
-        page = await self._find_fact(access, came_from)
-        return "" if page is None else await self.lost_words.collect(access.project, access.uid, page)
+        if came_from.partition("?")[0] == access.path("words"):
+            return read_query_field(came_from, "q")
+        fact_page = await self._find_fact(access, came_from)
+        block_page = await self._find_block(access, came_from)
+        words = read_query_field(came_from, "words")
+        if fact_page is not None:
+            return words or await self.lost_words.collect(access.project, access.uid, fact_page)
+        return "" if block_page is None else words or await self._collect_lost_words(access, block_page)
 
-    async def _collect_lost_words(self, access: MemoryAccess, path: str) -> str:
-        """Returns the words that the last change of a block took out; "": none. path: of the block's screen."""
-        blocks = await self.views.blocks.list_all(access.project, access.uid)
-        label = next((each.label for each in blocks if path == access.path("b", each.label)), None)
-        if label is None:
-            return ""
-        block_page = await self.views.blocks.show(access.project, access.uid, label, limit=2)
+    async def _collect_lost_words(self, access: MemoryAccess, block_page: BlockPage) -> str:
+        """Returns the words that the last change of a block took out; "": none."""
         correction = find_correction(block_page)
         if correction is None or (access.is_person and block_page.block.shared):
             return ""
@@ -322,6 +323,17 @@ class _ForgetScreens(Struct, frozen=True):
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""
         is_of_fact = screen.startswith(access.path("f") + "/")
         return is_of_fact and await self._find_fact(access, screen) is None
+
+    async def _find_block(self, access: MemoryAccess, screen: str) -> BlockPage | None:
+        """Returns the block that a screen shows, with its last change; None: the screen shows none, or it is gone."""
+        path, blocks_path = screen.partition("?")[0], access.path("b") + "/"
+        if not path.startswith(blocks_path):
+            return None
+        label = parse_part(unquote(path.removeprefix(blocks_path)))
+        try:
+            return await self.views.blocks.show(access.project, access.uid, label, limit=2)
+        except UnknownId:
+            return None
 
     async def _find_fact(self, access: MemoryAccess, screen: str) -> FactPage | None:
         """Returns the fact that a screen shows; None: the screen shows no fact, or the fact is gone."""

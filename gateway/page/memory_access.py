@@ -118,8 +118,13 @@ def read_sought_words(request: ScreenRequest, screen: str) -> str:
 
     screen: the path of the screen, relative to /ui/. Its query has them as `words`.
     """
-    path, _, query = request.referrer.partition("?")
-    return next(iter(parse_qs(query).get("words", ())), "") if path == screen else ""
+    path = request.referrer.partition("?")[0]
+    return read_query_field(request.referrer, "words") if path == screen else ""
+
+
+def read_query_field(address: str, name: str) -> str:
+    """Returns the first value of a field in the query of an address; "": the query has no such field."""
+    return next(iter(parse_qs(address.partition("?")[2]).get(name, ())), "")
 
 
 class MemoryRoutes(Struct, frozen=True):

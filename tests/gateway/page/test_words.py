@@ -381,6 +381,19 @@ def test_a_correction_leads_back_to_the_words_that_led_to_its_fact(operator: Ope
             assert {*map(unquote_plus, linked)} == {words}
 
 
+def test_a_forgetting_from_a_fact_goes_on_with_the_words_that_led_to_it(operator: Operator) -> None:
+    """From a fact it looked for no word, though the visitor had come from a search for "peanuts"."""
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    speak(operator.world, "No peanuts for me.")
+    memory = f"m/{agent.uid}"
+    (seq,) = learn(operator.world, agent, "Maria has an allergy.")
+    for screen in (f"{memory}/f/{seq}?words=peanuts", f"{memory}/b/human?words=peanuts"):
+        preview = page(operator, f"{memory}/forget?message=1&back={quote(screen)}")
+        assert "<mark>peanuts</mark>" in preview, screen
+    gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/f/{seq}?words=peanuts")
+    assert "1 message still says “peanuts”" in plain(gone.body.decode())
+
+
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
     """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
     agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
