@@ -316,6 +316,11 @@ class Exchange(Struct, frozen=True):
         return next((note for _, note in sorted(self.notes.items(), reverse=True) if note), None)
 
     @property
+    def content_bytes(self) -> int:
+        """The size of the content that the record was loaded with."""
+        return sum(len(part or b"") for part in (self.input, self.shown_reply, self.full_reply))
+
+    @property
     def has_additions(self) -> bool:
         """True if the exchange has additions that are sent again: a note, hidden rounds, a provider's own fields."""
         return self.has_full_reply or self.opaque or any(self.notes.values())
@@ -337,6 +342,15 @@ class Exchange(Struct, frozen=True):
         if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
+
+
+def place_exchange(exchange: Exchange, id: int, seq: int) -> Exchange:
+    """Returns a new exchange with the row and the number under which it was stored.
+
+    If the number is not the one that was planned, others have taken numbers between it and the path before it.
+    """
+    gapless_from = exchange.gapless_from if exchange.seq == seq else seq
+    return replace(exchange, id=id, seq=seq, gapless_from=gapless_from)
 
 
 def make_tombstone(exchange: Exchange) -> Exchange:

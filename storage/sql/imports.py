@@ -36,6 +36,7 @@ from storage.records import (
     MemoryVersion,
     Scope,
     message_key,
+    place_exchange,
 )
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id, find_numbers
@@ -365,12 +366,7 @@ async def _write_exchanges(
     for exchange in change.add[next_index - change.known : end - change.known]:
         exchange = _place_after(replace(exchange, conversation_row=conversation_row), above)
         added = await exchanges.add_exchange(connection, agent.id, exchange)
-        exchange = replace(
-            exchange,
-            id=added.id,
-            seq=added.seq,
-            gapless_from=exchange.gapless_from if exchange.seq == added.seq else added.seq,
-        )
+        exchange = place_exchange(exchange, added.id, added.seq)
         await _note_exchange(connection, write, exchange.id, conversation_row)
         if exchange.parent is None:
             await exchanges.add_marks(connection, agent.id, MarkKind.PREFIX, write.prefixes, exchange.id)

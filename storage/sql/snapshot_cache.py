@@ -27,6 +27,7 @@ from storage.records import (
     MemoryVersion,
     SentSection,
     StandingFact,
+    place_exchange,
 )
 
 # The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. Not
@@ -312,14 +313,8 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
     """Moves the end of a path to the exchange that was committed, which is the next of the path or its first."""
     # The commit has raised the `rev` of the conversation by one.
     end.conversation = replace(end.conversation, rev=end.conversation.rev + 1)
-    gapless_from = exchange.gapless_from if committed.seq == exchange.seq else committed.seq
-    exchange = replace(
-        exchange,
-        id=committed.exchange_row,
-        seq=committed.seq,
-        gapless_from=gapless_from,
-        section=committed.section,
-    )
+    placed = place_exchange(exchange, committed.exchange_row, committed.seq)
+    exchange = replace(placed, section=committed.section)
     rounds = end.additions.rounds
     if rounds and rounds[-1].id == exchange.parent and exchange.continues_parent:
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
@@ -346,8 +341,7 @@ def _measure_path_end(end: _PathEnd) -> int:
     for note in additions.notes:
         size += len(note.utf8)
     for exchange in additions.rounds:
-        size += _ROUNDS_BYTES + 45 * sum(map(len, exchange.inputs))
-        size += sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full_reply))
+        size += _ROUNDS_BYTES + 45 * sum(map(len, exchange.inputs)) + exchange.content_bytes
     return size
 
 

@@ -41,6 +41,7 @@ from storage.records import (
     RunState,
     RunTextKind,
     Summary,
+    place_exchange,
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents
@@ -173,7 +174,7 @@ class StoredPaths(StoreGroup):
         """
         return self._database.write(
             partial(self._open_step, write),
-            size_bytes=2 * len(write.exchange.input or b""),
+            size_bytes=2 * write.exchange.content_bytes,
         )
 
     async def _open_step(self, write: StepOpen, connection: Connection) -> StepOpened:
@@ -194,12 +195,9 @@ class StoredPaths(StoreGroup):
             RunOver: another process has ended the step or failed the run, because this process had lost its lease.
             Unavailable: the database cannot be written.
         """
-        exchange = write.exchange
-        size = 2 * sum(
-            len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full_reply)
-        )
         ending = self._database.write(
-            lambda connection: end_step(connection, self._jobs, write), size_bytes=size
+            lambda connection: end_step(connection, self._jobs, write),
+            size_bytes=2 * write.exchange.content_bytes,
         )
         if write.accepts:
             ending.add_done_callback(lambda _: self._jobs.wake())
@@ -238,9 +236,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     await check_attempt(connection, write.job)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = await _begin_or_end_run(connection, write, exchange.conversation_row)
-    gapless_from = exchange.gapless_from if exchange.seq == added.seq else added.seq
-    exchange = replace(exchange, id=added.id, seq=added.seq, gapless_from=gapless_from)
-    return StepOpened(agent, exchange, rev + 1, section, run)
+    return StepOpened(agent, place_exchange(exchange, added.id, added.seq), rev + 1, section, run)
 
 
 async def _lock_for_step(connection: Connection, write: StepOpen) -> None:

@@ -435,7 +435,7 @@ async def _load_exchange_page(
             exchange = make_exchange(skeleton, input_, shown_reply, full_reply)
             values = {"conversation": uid, "parent": parent, "prior": prior}
             page.append(ExportedRecord(exchange.seq, TransferRecord(values, exchange)))
-            size += sum(len(part or b"") for part in (input_, shown_reply, full_reply))
+            size += exchange.content_bytes
         if len(rows) < count:
             break
     return page

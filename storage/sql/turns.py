@@ -26,7 +26,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Database, is_outdated_work
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind
+from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind, place_exchange
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
 from storage.sql.blocks import load_blocks, make_block, write_block
@@ -228,8 +228,7 @@ def _write_bytes(write: TurnWrite) -> int:
     planned = write.plain or write.change
     if planned is None or planned.exchange is None:
         return _WRITE_BYTES + 2 * write.chars
-    contents = (planned.exchange.input, planned.exchange.shown_reply, planned.exchange.full_reply)
-    return _WRITE_BYTES + 2 * sum(len(content or b"") for content in contents)
+    return _WRITE_BYTES + 2 * planned.exchange.content_bytes
 
 
 async def _load_pool(
@@ -436,9 +435,7 @@ async def _store_exchange(
     )
     if is_added:
         id, seq, matches_prefix = await exchanges.add_exchange(connection, agent_row, exchange, recall)
-        exchange = replace(
-            exchange, id=id, seq=seq, gapless_from=exchange.gapless_from if exchange.seq == seq else seq
-        )
+        exchange = place_exchange(exchange, id, seq)
         if matches_prefix or not change.is_alone:
             begun = None
     else:
