@@ -178,7 +178,7 @@ async def undo_block(
     stored = await get_block(connection, block_row)
     if version is not None and stored.version != version:
         raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    before = await _find_undone(connection, block_row, stored.version)
+    before = await find_undone(connection, block_row, stored.version)
     if before is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
     return await write_block(
@@ -193,7 +193,7 @@ async def undo_block(
     )
 
 
-async def _find_undone(connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
+async def find_undone(connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
     """Returns the version that an undo of a version brings back; None if none is left."""
     # A value that was restored by undos is undone from the version in which it was written.
     while (
@@ -211,11 +211,7 @@ class Blocks(StoreGroup):
     write = writes(as_method(write_block))
     undo = writes(as_method(undo_block))
     restore = writes(as_method(restore_block))
-
-    @reads
-    async def find_undone(self, connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
-        """Returns the version that an undo of a version brings back; None if none is left."""
-        return await _find_undone(connection, block_row, version)
+    find_undone = reads(as_method(find_undone))
 
     @reads
     async def list_revisions(

@@ -44,7 +44,7 @@ from storage.sql.epochs import has_risen
 from storage.sql.erase import StoredTarget
 from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
-from storage.sql.group import StoreGroup, bulk_writes, long_reads, reads
+from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
 from storage.sql.statements import load, load_rows, run_for_list
 
@@ -64,8 +64,16 @@ class _Passing(NamedTuple):
     upto: int
 
 
+async def note_progress(connection: Connection, note: ImportNote) -> None:
+    """Notes how far an import has come. Raises: NotFound if the import was stopped, and may write nothing more."""
+    if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
+        raise NotFound("this import was stopped, to be undone or with its memory")
+
+
 class Imports(StoreGroup):
     """Imports, and the writing of what they bring."""
+
+    note_progress = bulk_writes(as_method(note_progress))
 
     @reads
     async def find(self, connection: Connection, uid: str, project: str | None = None) -> StoredImport | None:
@@ -107,11 +115,6 @@ class Imports(StoreGroup):
         return int(await connection.value(SQL["begin"], values))
 
     @bulk_writes
-    async def note_progress(self, connection: Connection, note: ImportNote) -> None:
-        """Notes how far an import has come."""
-        await _note_progress(connection, note)
-
-    @bulk_writes
     async def touch(self, connection: Connection, row: int, at: float) -> None:
         """Notes that an import goes on."""
         await connection.run(SQL["touch"], (row, at))
@@ -146,7 +149,7 @@ class Imports(StoreGroup):
         change = await _write_exchanges(connection, agent, writing, end)
         version = await _find_version(connection, agent.id)
         written = replace(writing, change=change, version=version, done=end)
-        await _note_progress(connection, make_note(written))
+        await note_progress(connection, make_note(written))
         return written
 
     @bulk_writes
@@ -173,7 +176,7 @@ class Imports(StoreGroup):
                 id = await add_fact(connection, agent, fact, now, IMPORT)
                 count += 1
                 await connection.run(SQL["add"], ("fact", id, row, 0, 0))
-        await _note_progress(connection, make_note(count))
+        await note_progress(connection, make_note(count))
         return count
 
     @reads
@@ -256,12 +259,6 @@ async def _lock_unpaused(connection: Connection, agent: Agent) -> Agent:
     if present.paused is not None:
         raise WriteConflict("this memory was paused while it was imported into")
     return present
-
-
-async def _note_progress(connection: Connection, note: ImportNote) -> None:
-    """Notes how far an import has come. Raises: NotFound if the import was stopped, and may write nothing more."""
-    if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
-        raise NotFound("this import was stopped, to be undone or with its memory")
 
 
 async def _find_version(connection: Connection, agent_row: int) -> MemoryVersion | None:

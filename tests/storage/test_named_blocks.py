@@ -52,7 +52,7 @@ async def test_a_block_is_attached_seen_by_all_and_detached(store: Store) -> Non
     assert await labels(store, bob) == ["house"]
     entry = await store.named_blocks.get_labelled(bob.agent.id, "house")
     assert (entry.block.uid, entry.owner, entry.profile) == (house, None, "")
-    assert await store.named_blocks.find_agents_seeing(entry) == [ann.agent.id, bob.agent.id]
+    assert await store.named_blocks.load_agents_seeing(entry.block.id) == [ann.agent.id, bob.agent.id]
     await store.named_blocks.change(PROJECT, house, BlockChange(value="Be kind."), at=2.0, origin="api")
     for agent in (ann, bob):
         assert (await store.named_blocks.get_labelled(agent.agent.id, "house")).block.value == "Be kind."

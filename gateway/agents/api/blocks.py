@@ -209,7 +209,7 @@ class BlockRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that see a block."""
-        rows = await self._blocks.find_agents_seeing(await self._get(request))
+        rows = await self._blocks.load_agents_seeing((await self._get(request)).block.id)
         return await self._api.agents.list_page(request.project, rows, query)
 
     async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:

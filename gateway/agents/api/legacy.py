@@ -77,6 +77,6 @@ class LegacyRoutes:
         agent = await self._api.agents.get(request)
         entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)
-        if left.owner is None and not left.profile and not await self._named_blocks.find_agents_seeing(left):
+        if not (left.owner or left.profile or await self._named_blocks.load_agents_seeing(left.block.id)):
             await self._named_blocks.delete(request.project, left.block.uid)
         return await self._blocks.retrieve_memory(request)

@@ -7,7 +7,6 @@ would show it a second one is a WriteConflict.
 
 from __future__ import annotations
 
-import builtins
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -123,7 +122,7 @@ async def detach_copies(connection: Connection, project: str, memory_row: int, s
         if not is_unowned or labels.get(entry.block.label, id) == id:
             continue
         await detach(connection, sleeper_row, DefinitionKind.BLOCK, id)
-        if not await _load_agents_seeing(connection, id):
+        if not await load_agents_seeing(connection, id):
             await _delete_block(connection, project, entry)
 
 
@@ -163,10 +162,16 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     await connection.run(SQL["hand_over"], (agent_row,))
 
 
+async def load_agents_seeing(connection: Connection, block_row: int) -> list[int]:
+    """Returns the rows of the agents that see a block."""
+    return [row[0] for row in await connection.rows(SQL["seers"], (block_row,))]
+
+
 class NamedBlocks(StoreGroup):
     """Blocks by their public ids. project: the caller's; a block of another one is not found."""
 
     get = reads(as_method(get_block_entry))
+    load_agents_seeing = reads(as_method(load_agents_seeing))
     load_visible = reads(as_method(load_visible_blocks))
     create = writes(as_method(add_block))
 
@@ -203,11 +208,6 @@ class NamedBlocks(StoreGroup):
                 return entry
         raise NotFound(f"the agent has no block {label!r}")
 
-    @reads
-    async def find_agents_seeing(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
-        """Returns the agents that see a block."""
-        return await _load_agents_seeing(connection, entry.block.id)
-
     @writes
     async def change(
         self,
@@ -237,7 +237,7 @@ class NamedBlocks(StoreGroup):
                 f"block {changed.label!r} has {len(changed.value)} characters, more than a limit of {change.limit}"
             )
         if changed.label != block.label:
-            for agent_row in await _load_agents_seeing(connection, block.id):
+            for agent_row in await load_agents_seeing(connection, block.id):
                 await _check_label(connection, agent_row, block.id, changed.label)
         if replace(changed, value=block.value) != block:
             values = (changed.label, changed.description, changed.limit, int(changed.read_only), block.id)
@@ -299,10 +299,6 @@ async def _delete_block(connection: Connection, project: str, entry: BlockEntry)
     definition = await find_definition(connection, project, DefinitionKind.BLOCK, entry.block.uid)
     if definition is not None:
         await remove_definition(connection, definition.id)
-
-
-async def _load_agents_seeing(connection: Connection, block_row: int) -> list[int]:
-    return [row[0] for row in await connection.rows(SQL["seers"], (block_row,))]
 
 
 async def _check_label(connection: Connection, agent_row: int, block_row: int, label: str) -> None:

@@ -19,7 +19,7 @@ from storage.records import Agent, Conversation, Evicted, Exchange, MarkKind
 from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_record
 from storage.sql.exchange_rows import make_exchange
-from storage.sql.group import StoreGroup, long_reads, reads, writes
+from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load, load_rows
 from storage.sql.vectors import forget_indexed
 
@@ -52,8 +52,18 @@ class StoredReply(NamedTuple):
     reply: bytes
 
 
+async def get_exchange(connection: Connection, agent_row: int, seq: int) -> ListedExchange:
+    """Returns the exchange that holds this number. Raises: NotFound."""
+    row = await connection.row(SQL["at"], (agent_row, seq))
+    if row is None:
+        raise NotFound(f"there is no message {seq}")
+    return _make_record(row)
+
+
 class Messages(StoreGroup):
     """Stored messages. Each statement finds messages of one agent or project alone."""
+
+    get_exchange = reads(as_method(get_exchange))
 
     @long_reads
     async def list_page(
@@ -79,12 +89,8 @@ class Messages(StoreGroup):
 
         after: the first number of the last exchange on the page before.
         """
-        return [
-            _make_record(row)
-            for row in await connection.rows(
-                SQL["in_conversation"], (agent_row, conversation_row, after, limit)
-            )
-        ]
+        values = (agent_row, conversation_row, after, limit)
+        return [_make_record(row) for row in await connection.rows(SQL["in_conversation"], values)]
 
     @reads
     async def find_begun(
@@ -95,9 +101,7 @@ class Messages(StoreGroup):
         begun: in seconds since the epoch.
         """
         row = await connection.row(SQL["begun"], (project, conversation_uid, begun))
-        if row is None:
-            return None
-        return _make_owned_exchange(row)
+        return None if row is None else _make_owned_exchange(row)
 
     @reads
     async def find_conversation(
@@ -139,11 +143,6 @@ class Messages(StoreGroup):
         if row is None:
             raise NotFound(f"there is no message {seq} of {uid!r}")
         return row
-
-    @reads
-    async def get_exchange(self, connection: Connection, agent_row: int, seq: int) -> ListedExchange:
-        """Returns the exchange that holds this number. Raises: NotFound."""
-        return await _get_exchange(connection, agent_row, seq)
 
     @reads
     async def load_exchanges(
@@ -203,7 +202,7 @@ class Messages(StoreGroup):
         stored_agent = await find_agent_by_id(connection, agent.id)
         if stored_agent is None or stored_agent.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
-        listed = await _get_exchange(connection, agent.id, seq)
+        listed = await get_exchange(connection, agent.id, seq)
         exchange = edit(listed.exchange)
         await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
         # The neighbouring messages must not be found by the old words either, so the whole exchange leaves the index.
@@ -218,7 +217,7 @@ class Messages(StoreGroup):
         await connection.run(
             exchanges.SQL["conversation_moved"], (last_at, exchange.conversation_row, agent.id)
         )
-        return await _get_exchange(connection, agent.id, seq)
+        return await get_exchange(connection, agent.id, seq)
 
 
 def _list_numbers(rows: Sequence[Row], limit: int) -> list[int]:
@@ -232,13 +231,6 @@ def _list_numbers(rows: Sequence[Row], limit: int) -> list[int]:
         for n in range(seq, seq + span - 1 + is_answered)
     ]
     return numbers[-limit:]
-
-
-async def _get_exchange(connection: Connection, agent_row: int, seq: int) -> ListedExchange:
-    row = await connection.row(SQL["at"], (agent_row, seq))
-    if row is None:
-        raise NotFound(f"there is no message {seq}")
-    return _make_record(row)
 
 
 def _make_owned_exchange(row: Row) -> OwnedExchange:
