@@ -23,7 +23,7 @@ from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
 from storage.sql.exchanges import add_marks
-from storage.sql.group import long_reads, makes_effect, reads, writes
+from storage.sql.group import as_method, long_reads, makes_effect, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, load_cursor
 from storage.sql.rebuild import list_line_sources, list_origins, load_versions
@@ -43,8 +43,16 @@ _MAX_NAMING_FACTS = 1_000
 _AGAIN_S = 86_400.0
 
 
+async def find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | None:
+    """Returns the fact with this number, true or not; None where there is none."""
+    row = await connection.row(SQL["at"], (agent_row, seq))
+    return None if row is None else _make_fact(row)
+
+
 class Facts(GrowingGroup):
     """Facts that were learned."""
+
+    find = reads(as_method(find_fact))
 
     @reads
     async def list(
@@ -91,10 +99,8 @@ class Facts(GrowingGroup):
     @reads
     async def list_standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
-        return [
-            _make_fact(row)
-            for row in await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
-        ]
+        rows = await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
+        return [_make_fact(row) for row in rows]
 
     @reads
     async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
@@ -102,12 +108,6 @@ class Facts(GrowingGroup):
         rows = await load_rows(connection, SQL["get"], seqs, agent_row)
         facts = {fact.seq: fact for fact in map(_make_fact, rows)}
         return [facts[seq] for seq in seqs if seq in facts]
-
-    @reads
-    async def find(self, connection: Connection, agent_row: int, seq: int) -> Fact | None:
-        """Returns the fact with this number, true or not; None where there is none."""
-        row = await connection.row(SQL["at"], (agent_row, seq))
-        return None if row is None else _make_fact(row)
 
     @long_reads
     async def find_existing(
@@ -139,10 +139,7 @@ class Facts(GrowingGroup):
         await connection.lock(agent_row)
         values = (agent_row, seq, at) if is_muted else (agent_row, seq)
         await connection.run(SQL["mute" if is_muted else "unmute"], values)
-        row = await connection.row(SQL["at"], (agent_row, seq))
-        if row is None:
-            raise NotFound(f"there is no fact {seq}")
-        return _make_fact(row)
+        return await _get_fact(connection, agent_row, seq)
 
     @writes
     async def set_standing(
@@ -163,12 +160,7 @@ class Facts(GrowingGroup):
         Raises: NotFound; WriteConflict: the fact is muted, or no longer true.
         """
         await connection.lock(agent_row)
-        row = await connection.row(SQL["at"], (agent_row, seq))
-        if row is None:
-            raise NotFound(f"there is no fact {seq}")
-        fact = _make_fact(row)
-        if fact.ended_at is not None:
-            raise WriteConflict(f"fact {seq} is no longer true: fact {fact.successor} took its place")
+        fact = await _get_true_fact(connection, agent_row, seq)
         if fact.muted:
             raise WriteConflict(f"fact {seq} is not mentioned at all")
         await connection.run(SQL["set_standing"], (agent_row, seq, int(is_standing)))
@@ -188,23 +180,17 @@ class Facts(GrowingGroup):
 
         async def write(connection: Connection) -> Fact:
             await connection.lock(agent.id)
-            row = await connection.row(SQL["at"], (agent.id, seq))
-            if row is None:
-                raise NotFound(f"there is no fact {seq}")
-            old_fact = _make_fact(row)
-            if old_fact.ended_at is not None:
-                raise WriteConflict(f"fact {seq} is no longer true: fact {old_fact.successor} took its place")
+            old_fact = await _get_true_fact(connection, agent.id, seq)
             fact = LearnedFact(
                 text, old_fact.about, key, at, old_fact.exchange_row, old_fact.sources, [old_fact.id],
                 standing=old_fact.standing,
             )  # fmt: skip
             await add_fact(connection, agent, fact, at, origin, is_asked=True)
-            row = await connection.row(SQL["at"], (agent.id, seq))
-            if row is not None:
-                row = await connection.row(SQL["at"], (agent.id, _make_fact(row).successor))
-            if row is None:
+            successor = (await _get_fact(connection, agent.id, seq)).successor
+            new_fact = None if successor is None else await find_fact(connection, agent.id, successor)
+            if new_fact is None:
                 raise WriteConflict(f"fact {seq} already says so")
-            return _make_fact(row)
+            return new_fact
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
@@ -313,6 +299,22 @@ class Facts(GrowingGroup):
         for fact in learned.facts:
             await add_fact(connection, agent, fact, now)
         await advance(connection, agent.id, reader, upto, now)
+
+
+async def _get_fact(connection: Connection, agent_row: int, seq: int) -> Fact:
+    """Returns the fact with this number, true or not. Raises: NotFound."""
+    fact = await find_fact(connection, agent_row, seq)
+    if fact is None:
+        raise NotFound(f"there is no fact {seq}")
+    return fact
+
+
+async def _get_true_fact(connection: Connection, agent_row: int, seq: int) -> Fact:
+    """Returns the fact with this number. Raises: NotFound; WriteConflict: it is no longer true."""
+    fact = await _get_fact(connection, agent_row, seq)
+    if fact.ended_at is not None:
+        raise WriteConflict(f"fact {seq} is no longer true: fact {fact.successor} took its place")
+    return fact
 
 
 async def add_saved_facts(
@@ -433,24 +435,10 @@ def hash_key(secret: bytes, key: str) -> bytes:
 
 
 def _make_fact(row: Row) -> Fact:
-    (
-        id,
-        seq,
-        text,
-        about,
-        at,
-        valid_from,
-        exchange_row,
-        sources,
-        ended_at,
-        successor,
-        origin,
-        muted,
-        standing,
-        taken_back,
-    ) = row
-    origins = tuple(orjson.loads(sources))
+    """Makes the record of a row of the piece `fact`."""
+    id, seq, text, about, at, valid_from, exchange_row, sources, ended_at, successor, origin, *flags = row
+    muted, standing, taken_back = map(bool, flags)
     return Fact(
-        id, seq, text, about, at, valid_from, exchange_row, origins, ended_at, successor, origin, bool(muted),
-        bool(standing), bool(taken_back),
+        id, seq, text, about, at, valid_from, exchange_row, tuple(orjson.loads(sources)), ended_at, successor, origin,
+        muted, standing, taken_back,
     )  # fmt: skip
