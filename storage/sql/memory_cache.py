@@ -39,7 +39,7 @@ from storage.search.segment import MIN_SEGMENTS, StampedDocuments, compute_segme
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.exchange_rows import make_shown_exchanges
-from storage.sql.passages import load_passages_and_facts
+from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.terms import load_segments, load_terms_since, load_uncovered
 from storage.sql.vectors import VectorCache
 
@@ -190,10 +190,8 @@ class CachedMemory:
         end = following[-1].next_seq if is_full_page else max(current.next_seq, gapless_end)
         # Numbers that no exchange has are those of passages and facts.
         if gapless_end < current.next_seq:
-            passages_and_facts = await load_passages_and_facts(
-                connection,
-                exchanges.SQL["passages_and_facts_since"],
-                (self.agent_row, start, _MAX_UNINDEXED_ROWS),
+            passages_and_facts = await load_passages_and_facts_since(
+                connection, self.agent_row, start, _MAX_UNINDEXED_ROWS
             )
             messages += passages_and_facts
             if len(passages_and_facts) == _MAX_UNINDEXED_ROWS:

@@ -21,7 +21,7 @@ from storage.sql import exchanges
 from storage.sql.agents import find_numbers_of
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.memory_cache import CachedMemory, MemoryCache
-from storage.sql.passages import load_passages_and_facts
+from storage.sql.passages import make_passages_and_facts
 from storage.sql.terms import load_buckets
 
 T = TypeVar("T")
@@ -216,8 +216,6 @@ async def read_messages(
         for message in rules.messages_of(exchange, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):
-        passages_and_facts = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_at"], (agent_row, seqs)
-        )
-        messages.update({message.seq: message for message in passages_and_facts})
+        rows = await connection.rows(exchanges.SQL["passages_and_facts_at"], (agent_row, seqs))
+        messages.update({message.seq: message for message in make_passages_and_facts(rows)})
     return messages

@@ -14,6 +14,7 @@ import orjson
 from storage.database import Connection, Row
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import MemoryEdit, Message, Passage
+from storage.sql import exchanges
 from storage.sql.agents import take_seq
 from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
@@ -62,11 +63,12 @@ async def add_saved_passage(
     )
 
 
-async def load_passages_and_facts(
-    connection: Connection, statement: str, parameters: Sequence[object]
+async def load_passages_and_facts_since(
+    connection: Connection, agent_row: int, first_seq: int, limit: int
 ) -> list[Message]:
-    """Returns passages and facts as messages."""
-    return make_passages_and_facts(await connection.rows(statement, parameters))
+    """Returns the first passages and facts from a number on, as messages."""
+    values = (agent_row, first_seq, limit)
+    return make_passages_and_facts(await connection.rows(exchanges.SQL["passages_and_facts_since"], values))
 
 
 def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:

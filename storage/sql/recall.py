@@ -37,7 +37,7 @@ from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
-from storage.sql.passages import load_passages, load_passages_and_facts
+from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
 from storage.sql.vectors import find_joined, find_near
 
@@ -388,13 +388,15 @@ class Recall(StoreGroup):
             return []
         memory, buckets = loaded
         assert memory.numbers is not None, "a loaded memory was read"
-        values = (agent.id, memory.numbers.indexed_seq + 1, _UNINDEXED_PASSAGES)
         near = None
         if vector is not None:
             near = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
         unindexed = await self._database.long_read(
-            lambda connection: load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], values
+            partial(
+                load_passages_and_facts_since,
+                agent_row=agent.id,
+                first_seq=memory.numbers.indexed_seq + 1,
+                limit=_UNINDEXED_PASSAGES,
             ),
             deadline_ms=deadline_ms,
         )

@@ -22,7 +22,7 @@ from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
-from storage.sql.passages import load_passages_and_facts
+from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.terms import (
     add_segment,
     find_terms,
@@ -105,9 +105,7 @@ class SearchIndex(GrowingGroup):
             return None
         first = agent.indexed_seq + 1
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, first, _STEP_EXCHANGES))
-        passages = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent_row, first, _STEP_PASSAGES)
-        )
+        passages = await load_passages_and_facts_since(connection, agent_row, first, _STEP_PASSAGES)
         shown = make_shown_exchanges(rows)
         return _Unindexed(agent, [*self._make_documents(shown), *map(make_document, passages)])
 
@@ -169,9 +167,7 @@ class SearchIndex(GrowingGroup):
         outdated: list[ShownExchange] = []
         if stale_rows:
             outdated = await _remove_from_index(connection, agent.id, stale_rows, indexed_seq)
-        passages = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent.id, indexed_seq + 1, _STEP_PASSAGES)
-        )
+        passages = await load_passages_and_facts_since(connection, agent.id, indexed_seq + 1, _STEP_PASSAGES)
         if len(passages) == _STEP_PASSAGES and passages[-1].seq < end_seq:
             end_seq, is_last = passages[-1].seq, False  # the rest comes with the next step
         documents = self._make_documents(

@@ -26,7 +26,7 @@ from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, as_method, long_reads, makes_effect, reads
-from storage.sql.passages import load_passages_and_facts
+from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.statements import load, load_rows
 from storage.sql.terms import forget_terms, get_covered
 
@@ -254,8 +254,8 @@ class Vectors(StoreGroup):
         shown = [exchange for exchange, _, _ in make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
-        passages_and_facts = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent_row, cursor + 1, _MAX_PASSAGES)
+        passages_and_facts = await load_passages_and_facts_since(
+            connection, agent_row, cursor + 1, _MAX_PASSAGES
         )
         if len(passages_and_facts) == _MAX_PASSAGES:
             upto = min(upto, passages_and_facts[-1].seq)
