@@ -68,8 +68,7 @@ class DefaultBlocks(StoreGroup):
     @reads
     async def find_followed_digest(self, connection: Connection) -> bytes | None:
         """Returns the digest of the settings that the stored blocks follow; None if it is not stored."""
-        digest: bytes | None = await connection.value(SQL["followed"])
-        return digest
+        return await connection.value(SQL["followed"])
 
     @writes
     async def note_followed(self, connection: Connection, digest: bytes) -> None:

@@ -143,8 +143,7 @@ class Forgetting(StoreGroup):
     @reads
     async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:
         """Returns the row of the conversation with this public id, or with this id of the client's."""
-        conversation_row: int | None = await connection.value(SQL["conversation_of"], (agent_row, name))
-        return conversation_row
+        return await connection.value(SQL["conversation_of"], (agent_row, name))
 
     @reads
     async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
@@ -344,8 +343,7 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
         if target.imported is not None:
             await connection.run(SQL["import_stop"], (target.imported,))
         await raise_epoch(connection, agent_row)
-    id: int = await connection.value(SQL["intend"], (agent_row, msgspec.json.encode(written)))
-    return id
+    return await connection.value(SQL["intend"], (agent_row, msgspec.json.encode(written)))
 
 
 async def _run_step(

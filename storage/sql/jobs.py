@@ -388,8 +388,7 @@ class Jobs(StoreGroup):
     @reads
     async def find_step(self, connection: Connection, job: Job, name: str) -> bytes | None:
         """Returns the result of a step that this attempt or an earlier attempt has performed, or None."""
-        result: bytes | None = await connection.value(SQL["step"], (job.id, name))
-        return result
+        return await connection.value(SQL["step"], (job.id, name))
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
         """Writes step and effect in one transaction. Returns the result, or the one that was journaled before.

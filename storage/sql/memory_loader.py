@@ -137,8 +137,7 @@ class MemoryLoader:
             task = asyncio.create_task(self._read_and_cache(read, cache))
             self._long_reads[key] = task
             task.add_done_callback(lambda _: self._long_reads.pop(key, None))
-        result: T = await asyncio.shield(task)
-        return result
+        return await asyncio.shield(task)
 
     async def _read_and_cache(self, read: Operation[T], cache: Callable[[T], None]) -> T:
         result = await self._database.long_read(read, deadline_ms=_LONG_READ_MS)

@@ -190,10 +190,7 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, agent_row: int, exchange_row: int, conversation_row: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after another of a conversation, or the last one; None: none follows."""
-        exchange_id: int | None = await connection.value(
-            SQL["following"], (agent_row, exchange_row, conversation_row, steps)
-        )
-        return exchange_id
+        return await connection.value(SQL["following"], (agent_row, exchange_row, conversation_row, steps))
 
     @reads
     async def load_exchange_refs(

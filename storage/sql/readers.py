@@ -127,8 +127,7 @@ class Readers(StoreGroup):
     @reads
     async def find_last_at(self, connection: Connection, memory_row: int) -> float | None:
         """Returns the time of a memory's last turn."""
-        at: float | None = await connection.value(SQL["last_at"], (memory_row,))
-        return at
+        return await connection.value(SQL["last_at"], (memory_row,))
 
     @long_reads
     async def load_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:

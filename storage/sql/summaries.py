@@ -53,8 +53,7 @@ class Summaries(StoreGroup):
     @reads
     async def find_project(self, connection: Connection, agent_row: int) -> str | None:
         """Returns the project of a memory, which pays for its summaries."""
-        project: str | None = await connection.value(SQL["project"], (agent_row,))
-        return project
+        return await connection.value(SQL["project"], (agent_row,))
 
     @long_reads
     async def load_path(

@@ -37,8 +37,7 @@ async def load_terms_between(connection: Connection, agent_row: int, chunks: ran
 
 async def find_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
     """Returns the blob of a chunk of an agent's search index; None if the index has no such chunk."""
-    data: bytes | None = await connection.value(SQL["terms_get"], (agent_row, chunk))
-    return data
+    return await connection.value(SQL["terms_get"], (agent_row, chunk))
 
 
 async def replace_terms(connection: Connection, agent_row: int, chunk: int, data: bytes) -> None:

@@ -136,10 +136,7 @@ class Turns(StoreGroup):
         self, connection: Connection, agent: Agent, conversation_row: int
     ) -> str | None:
         """Returns the public id of a conversation; None where it is gone."""
-        uid: str | None = await connection.value(
-            exchanges.SQL["conversation_uid"], (conversation_row, agent.id)
-        )
-        return uid
+        return await connection.value(exchanges.SQL["conversation_uid"], (conversation_row, agent.id))
 
     @reads
     async def load_shared_blocks(self, connection: Connection, agent: Agent) -> list[Block]:
@@ -186,8 +183,7 @@ class Turns(StoreGroup):
     @reads
     async def find_next_due(self, connection: Connection) -> float | None:
         """Returns the earliest time at which a conversation with pending edits last moved; None: there is none."""
-        at: float | None = await connection.value(exchanges.SQL["next_due"])
-        return at
+        return await connection.value(exchanges.SQL["next_due"])
 
     @bulk_writes
     async def confirm_edits(

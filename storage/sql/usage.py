@@ -74,8 +74,7 @@ class Usage(StoreGroup):
     @reads
     async def find_oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
-        day: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
-        return day
+        return await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:

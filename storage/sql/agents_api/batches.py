@@ -121,10 +121,7 @@ class Batches(StoreGroup):
         await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
 
     async def _find_job(self, batch: Batch) -> int | None:
-        job: int | None = await self._database.read(
-            lambda connection: connection.value(SQL["job"], (batch.uid,))
-        )
-        return job
+        return await self._database.read(lambda connection: connection.value(SQL["job"], (batch.uid,)))
 
     # -- reading
 
@@ -240,8 +237,7 @@ class Batches(StoreGroup):
     @reads
     async def find_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange that an item's run became; None: it has become none yet."""
-        exchange_row: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
-        return exchange_row
+        return await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
 
     @reads
     async def find_agents(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:

@@ -152,5 +152,4 @@ class RunTexts(StoreGroup):
     @reads
     async def find_first_end(self, connection: Connection) -> float | None:
         """Returns when the first run ended that has texts for `drop_texts`; None: no run has such texts."""
-        ended: float | None = await connection.value(SQL["texts_left_next"])
-        return ended
+        return await connection.value(SQL["texts_left_next"])

@@ -62,8 +62,7 @@ async def begin_conversation(
     uid: the public id of a conversation that begins now.
     """
     await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
-    conversation_row: int | None = await connection.value(SQL["conversation_by_key"], (agent_row, key))
-    return conversation_row
+    return await connection.value(SQL["conversation_by_key"], (agent_row, key))
 
 
 async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
@@ -352,8 +351,7 @@ class Runs(StoreGroup):
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange with which a run began, or None if it has none."""
-        exchange_row: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent_row))
-        return exchange_row
+        return await connection.value(SQL["first_exchange"], (run.id, run.agent_row))
 
     @reads
     async def find_unanswered_exchange(self, connection: Connection, run: Run) -> int | None:
@@ -362,8 +360,7 @@ class Runs(StoreGroup):
         If the run has no step, it is the exchange with which the run began. Returns None if no exchange follows, or if
         the step's calls wait for answers.
         """
-        exchange_row: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
-        return exchange_row
+        return await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
 
     @reads
     async def has_answered(self, connection: Connection, run: Run) -> bool:
