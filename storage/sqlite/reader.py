@@ -48,6 +48,7 @@ class _ReaderBase:
         self._target = target
         self._report_damage = report_damage
         self._check_in_place = check_in_place
+        self._is_closed = False
 
     def reset(self) -> None:
         """Closes the connection; the next read reopens the file."""
@@ -76,21 +77,13 @@ class _ReaderBase:
 class Reader(_ReaderBase):
     """The read connection of the event loop's thread. It opens with the store, and again after a failure."""
 
-    def __init__(
-        self,
-        target: DatabaseFile,
-        report_damage: Callable[[Corrupt], bool] = lambda _: True,
-        check_in_place: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(target, report_damage, check_in_place)
-        self._connection: sqlite3.Connection | None = None
-        self._closed = False
+    _connection: sqlite3.Connection | None = None
 
     @property
     def connection(self) -> sqlite3.Connection:
         """The open connection. Prefer `run`, which translates errors. Raises: Unavailable."""
         if self._connection is None:
-            if self._closed:
+            if self._is_closed:
                 raise Closed(f"{self._target.path} is closed")
             self._check_in_place()
             self._connection = open_reader(self._target, busy_timeout_ms=_LOOP_BUSY_MS)
@@ -119,23 +112,24 @@ class Reader(_ReaderBase):
                 connection.close()
 
     def close(self) -> None:
-        self._closed = True
+        self._is_closed = True
         self.reset()
 
 
 class ThreadReader(_ReaderBase):
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
+    _driver: Driver | None = None
+
     def __init__(
         self,
         target: DatabaseFile,
-        report_damage: Callable[[Corrupt], bool] = lambda _: True,
-        check_in_place: Callable[[], None] = lambda: None,
+        report_damage: Callable[[Corrupt], bool],
+        check_in_place: Callable[[], None],
     ) -> None:
+        """Makes the reader. The parameters are those of its base."""
         super().__init__(target, report_damage, check_in_place)
-        self._driver: Driver | None = None
         self._opening = asyncio.Lock()
-        self._closed = False
 
     async def run(
         self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None
@@ -150,7 +144,7 @@ class ThreadReader(_ReaderBase):
 
     async def _open_driver(self) -> Driver:
         async with self._opening:
-            if self._closed:
+            if self._is_closed:
                 raise Closed(f"{self._target.path} is closed")
             if self._driver is None:
                 self._check_in_place()
@@ -169,7 +163,7 @@ class ThreadReader(_ReaderBase):
 
     async def close(self, timeout_s: float = 1.0) -> None:
         """Waits at most `timeout_s` for a running read, since closing the database would not stop it."""
-        self._closed = True
+        self._is_closed = True
         driver, self._driver = self._driver, None
         if driver is None:
             return

@@ -312,7 +312,7 @@ async def test_a_reader_with_a_deadline_reports_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     reported: list[Corrupt] = []
     with pytest.raises(Corrupt):
-        Reader(DatabaseFile(str(path)), lambda error: not reported.append(error)).run(
+        Reader(DatabaseFile(str(path)), lambda error: not reported.append(error), lambda: None).run(
             lambda _: None, deadline_ms=1000
         )
     assert len(reported) == 1
