@@ -250,7 +250,7 @@ class ResponseConversations:
         if not agent.scope.spans_conversations:
             await forgetting.forget(agent.id, ForgetTarget(is_all=True))
             return
-        number = await forgetting.find_conversation(agent.id, conversation.id)
+        number = await self.store.forget_targets.find_conversation(agent.id, conversation.id)
         if number is not None:
             await forgetting.forget(agent.id, ForgetTarget(conversation_row=number))
 

@@ -118,8 +118,8 @@ class ForgetPreviews(StoreGroup):
 
         A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
-        messages: the number of the target's messages, as `Forgetting.measure` returns it. Those of a whole memory are
-            counted here.
+        messages: the number of the target's messages, as `ForgetTargets.measure` returns it. Those of a whole memory
+            are counted here.
         """
         if target.is_all:
             return PreviewedCounts(await self._count_whole(connection, agent_row))

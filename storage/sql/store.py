@@ -38,6 +38,7 @@ from storage.sql.default_blocks import DefaultBlocks
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.forget_preview import ForgetPreviews
+from storage.sql.forget_targets import ForgetTargets
 from storage.sql.growth import Growth
 from storage.sql.imports import Imports
 from storage.sql.jobs import Jobs
@@ -117,6 +118,7 @@ class Store:
         self.forgetting = Forgetting(
             database, self.agents, groups_now, memories, snapshots, self.jobs.wake, rules, self.usage
         )
+        self.forget_targets = ForgetTargets(database)
         self.forget_previews = ForgetPreviews(database, rules)
         self.transfer = Transfer(database, self.growth, self.agents, self.forgetting)
         self.imports = Imports(database)

@@ -250,10 +250,9 @@ class Transfer(GrowingGroup):
         scope = draft.scope
         await self._database.read(lambda connection: _find_replaceable(connection, scope))
         hidden = scope._replace(subject=IMPORTING_PREFIX + scope.subject)
-        for unfinished in await self._forgetting.list_memories(
-            hidden.project, hidden.profile, hidden.subject
-        ):
-            await self._forgetting.wipe(unfinished)
+        unfinished = await self.find_unfinished(scope)
+        if unfinished is not None:
+            await self._forgetting.wipe(unfinished.id)
         hidden_draft = replace(draft, id=0, scope=hidden)
         agent = await self._database.bulk(lambda connection: find_or_create_agent(connection, hidden_draft))
         if agent.uid != hidden_draft.uid:

@@ -198,10 +198,10 @@ async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
     for agent in old:
         await save_passage(store, agent, "A fact", at=5.0)
     for limit in (1, 2, 100):
-        assert await store.forgetting.list_older("default", 10.0, limit=limit) == old[:limit]
-    assert await store.forgetting.list_older("default", 10.0, after=old[0]) == old[1:]
+        assert await store.forget_targets.list_older("default", 10.0, limit=limit) == old[:limit]
+    assert await store.forget_targets.list_older("default", 10.0, after=old[0]) == old[1:]
     read.clear()
-    assert await store.forgetting.list_older("default", 1.0) == []
+    assert await store.forget_targets.list_older("default", 1.0) == []
     assert [name for name in read if name == "agents_before"] == ["agents_before"] * 3
 
 
@@ -445,7 +445,7 @@ async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
 ) -> None:
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
-    conversation = await store.forgetting.find_conversation(agent.id, "c1")
+    conversation = await store.forget_targets.find_conversation(agent.id, "c1")
     await forget(store, agent, ForgetTarget(conversation_row=conversation))
     marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
     assert left(holds, *marks) == []
@@ -876,7 +876,7 @@ async def test_another_agents_ids_do_nothing(store: Store, holds: Holds) -> None
     await talk(alice, ["one"], "c1")
     await talk(bob, ["two"], "c1")
     before = await alice.rows()
-    mine = await store.forgetting.find_conversation(alice.agent.id, "c1")
+    mine = await store.forget_targets.find_conversation(alice.agent.id, "c1")
     target = ForgetTarget(exchanges=[e.id for e in before], conversation_row=mine, messages=[900])
     await forget(store, bob.agent, target)
     assert await alice.rows() == before
@@ -892,7 +892,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: Store) -> None:
         found = await store.agents.find(scope)
         assert found is not None
         ids[scope] = found.id
-    find = store.forgetting.list_memories
+    find = store.forget_targets.list_memories
     assert await find("p", None, "user:a") == [ids[Scope("p", f, "user:a")] for f in ("f", "g")]
     assert await find("q", "g", "user:b") == [ids[Scope("q", "g", "user:b")]]
     assert len(await find("p", None, None)) == 4
@@ -939,7 +939,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     for (who, key), marks in said_marks.items():
         agent = speakers[who].agent
         assert not set(remaining).isdisjoint(marks)
-        conversation = await store.forgetting.find_conversation(agent.id, key)
+        conversation = await store.forget_targets.find_conversation(agent.id, key)
         assert conversation
         await forget(store, agent, ForgetTarget(conversation_row=conversation))
         remaining = left(holds, *all_marks)
@@ -956,7 +956,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     learned = Learned(facts=[LearnedFact("Alice sails.", "", "sails", 1.0, sailing.id, [sailing.id])])
     await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     await save_passage(store, alice.agent.id, "A boat.", at=5.0, sources=[sailing.id])
-    conversation = await store.forgetting.find_conversation(alice.agent.id, "c1")
+    conversation = await store.forget_targets.find_conversation(alice.agent.id, "c1")
     forgetting = store.forgetting
     reset = await forgetting.begin(
         alice.agent.id, ForgetTarget(conversation_row=conversation, keeps_memory=True)
@@ -1006,7 +1006,7 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
     seqs = {fact.text: fact.seq for fact in await store.facts.list(alice.agent.id)}
     for n, e in turns.items():
         await save_passage(store, alice.agent.id, words(f"{n}p"), at=5.0, sources=[e.id])
-    conversation = await store.forgetting.find_conversation(alice.agent.id, "c0")
+    conversation = await store.forget_targets.find_conversation(alice.agent.id, "c0")
     targets = [ForgetTarget(conversation_row=conversation)]
     targets += [ForgetTarget(exchanges=[turns[named[0]].id])]
     targets += [ForgetTarget(messages=[turns[named[1]].seq, turns[named[1]].seq + 1])]
@@ -1042,7 +1042,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     alice = Speaker(store, ALICE, Clock())
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
     agent = alice.agent
-    conversation = await store.forgetting.find_conversation(agent.id, "c1")
+    conversation = await store.forget_targets.find_conversation(agent.id, "c1")
     id = await store.forgetting.begin(agent.id, ForgetTarget(conversation_row=conversation))
     assert not await store.forgetting.run(id, until=lambda: True)
     states = {e.state for e in await alice.rows()}
@@ -1076,11 +1076,11 @@ async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     await talk(alice, ["new"], "c2")
     await save_passage(store, alice.agent.id, words("newp"), at=clock.now)
     before = clock.now - 30 * DAY
-    assert await store.forgetting.list_older("default", before) == [alice.agent.id]
-    assert await store.forgetting.list_older("other", before) == []
+    assert await store.forget_targets.list_older("default", before) == [alice.agent.id]
+    assert await store.forget_targets.list_older("other", before) == []
     await forget(store, alice.agent, ForgetTarget(before=before))
     assert left(holds, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
-    assert await store.forgetting.list_older("default", before) == []
+    assert await store.forget_targets.list_older("default", before) == []
 
 
 async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speaker, holds: Holds) -> None:
@@ -1090,9 +1090,9 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     before = clock.now - 30 * DAY
 
     async def forget_old() -> None:
-        assert await store.forgetting.list_older("default", before) == [agent.id]
+        assert await store.forget_targets.list_older("default", before) == [agent.id]
         await forget(store, agent, ForgetTarget(before=before))
-        assert await store.forgetting.list_older("default", before) == []
+        assert await store.forget_targets.list_older("default", before) == []
 
     for at in (before - DAY, clock.now):
         await store.facts.remember(agent, words(f"fact{at:.0f}"), f"key {at}", "person", at)
@@ -1107,7 +1107,7 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     run = await put_run(store, Run(0, "r1", agent.id, 0, RunState.RUNNING, before - DAY))
     await store.run_texts.add_text(agent.id, run.id, "response", 0, b"zqresponsex")
     assert await store.responses.note_turn(agent.id, run.id, b"the name of its turn")
-    assert await store.forgetting.list_older("default", before) == []
+    assert await store.forget_targets.list_older("default", before) == []
     await store.runs.end_run(agent.id, run.id, RunState.FAILED, "error", before - 1)
     await forget_old()
     assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]
@@ -1171,7 +1171,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
             store.facts.learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
         )
         (block,) = await store.blocks.load(alice.agent.id)
-    conversation = await store.forgetting.find_conversation(alice.agent.id, "talk")
+    conversation = await store.forget_targets.find_conversation(alice.agent.id, "talk")
     target = ForgetTarget(conversation_row=conversation)
     found = await store.forget_previews.count(alice.agent.id, target, 4)
     assert (found.counts.facts, found.counts.versions, found.remade) == (4, 4, 0)

@@ -69,14 +69,14 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     await alice.say([user("Three.")], assistant("Four."), "c2")
     off = await alice.begin([user("Five.")], "c3", MemoryUse.OFF)
     await alice.end(off, [assistant("Six.")])
-    c1 = await store.forgetting.find_conversation(alice.agent.id, "c1")
+    c1 = await store.forget_targets.find_conversation(alice.agent.id, "c1")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c1))
     listed, _ = await store.overview.list_conversations("default", None, ALICE.subject)
     assert [(c.key, c.retained.messages) for c in listed] == [("c2", 2)]
     (memory,) = await store.overview.list_memories("default")
     assert (memory.retained.conversations, memory.retained.messages) == (1, 2)
     assert await store.overview.count_messages(alice.agent.id) == 2
-    c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
+    c2 = await store.forget_targets.find_conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
     (memory,) = await store.overview.list_memories("default")
     assert memory.retained == Retained()
@@ -93,7 +93,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
     await alice.say(said[:1], assistant("Two."), "c1")
     await alice.say(said, assistant("Four."), "c1")
     agent = alice.agent.id
-    talk = await store.forgetting.find_conversation(agent, "c1")
+    talk = await store.forget_targets.find_conversation(agent, "c1")
     conversation = ForgetTarget(conversation_row=talk)
 
     async def counted() -> set[int]:
@@ -109,7 +109,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
             recorded.messages,
             0 if kept is None else kept.messages,
             whole.messages,
-            (await store.forgetting.measure(agent, conversation)).messages,
+            (await store.forget_targets.measure(agent, conversation)).messages,
         }
 
     assert await counted() == {4}
@@ -135,6 +135,6 @@ async def test_what_was_forgotten_does_not_count_when_it_is_sent_again(store: St
     listed, _ = await store.overview.list_conversations("default", None, ALICE.subject)
     assert sorted((each.key, each.retained.messages) for each in listed) == [("c1", 1), ("c2", 2)]
     assert (await sized_memory(store, alice.agent)).messages == 3
-    c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
+    c2 = await store.forget_targets.find_conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
     assert (await sized_memory(store, alice.agent)).messages == 1

@@ -496,7 +496,9 @@ async def test_forgetting_takes_the_vectors_along(store: Store, alice: Speaker, 
     await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[1].seq]))
     assert left(holds, *texts) == texts[3:-1]
     await forget(
-        store, agent, ForgetTarget(conversation_row=await store.forgetting.find_conversation(agent.id, "c1"))
+        store,
+        agent,
+        ForgetTarget(conversation_row=await store.forget_targets.find_conversation(agent.id, "c1")),
     )
     assert left(holds, *texts) == texts[6:-1]
     assert not await store.vectors.lacks(agent.id, MODEL)

@@ -32,7 +32,9 @@ class CompactOperation(Struct, frozen=True):
         scope = arguments.owner(self.defaults).scope
         name = arguments.optional_text("in")
         store = self.store
-        agents = await store.forgetting.list_memories(scope.project, scope.profile, scope.subject, limit=1)
+        agents = await store.forget_targets.list_memories(
+            scope.project, scope.profile, scope.subject, limit=1
+        )
         no_conversation = BadRequest("There is no such conversation here.", param="in" if name else "user")
         if not agents:
             # The first error is the same with a memory and without one.

@@ -84,7 +84,7 @@ class ForgetRequest(Struct, frozen=True):
 async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
     """Returns a part of a memory in the form in which the store forgets it; None: there is no such part."""
     if isinstance(part.value, str):
-        conversation_row = await store.forgetting.find_conversation(agent_row, part.value)
+        conversation_row = await store.forget_targets.find_conversation(agent_row, part.value)
         return None if conversation_row is None else ForgetTarget(conversation_row=conversation_row)
     if part.kind == "fact":
         fact = await store.facts.find(agent_row, part.value)
@@ -279,7 +279,7 @@ class ForgetOperations:
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> _BegunForgettings:
         """Begins to forget whole memories."""
-        forgetting = self.store.forgetting
+        targets = self.store.forget_targets
         # An import that was interrupted has a user's words, too.
         subjects = (
             [owner.subject] if owner.subject is None else [owner.subject, IMPORTING_PREFIX + owner.subject]
@@ -289,7 +289,7 @@ class ForgetOperations:
             # A memory is not found again once its forgetting has begun, so the first one is always the next one.
             rows: list[int] = []
             for subject in subjects:
-                rows = rows or await forgetting.list_memories(owner.project, owner.profile, subject, limit=1)
+                rows = rows or await targets.list_memories(owner.project, owner.profile, subject, limit=1)
             if not rows:
                 return _BegunForgettings(ids)
             ids.append(await self._begin(rows[0], ForgetTarget(is_all=True), "all"))
@@ -315,7 +315,7 @@ class ForgetOperations:
             going = await self.store.forget_previews.list_facts(agent_row, target, None)
             if missing := {*request.keep}.difference(fact.seq for fact in going.newest):
                 raise BadRequest(f"Fact {min(missing)} is none of those that would go.", param="keep")
-        extent = await self.store.forgetting.measure(agent_row, target)
+        extent = await self.store.forget_targets.measure(agent_row, target)
         audited = render_audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
@@ -352,7 +352,7 @@ class ForgetOperations:
     async def _get_agent_row(self, owner: MemoryOwner) -> int:
         """Returns the row of an owner's memory. Raises: BadRequest: there is no such memory."""
         profile = owner.profile or DEFAULT_PROFILE
-        rows = await self.store.forgetting.list_memories(owner.project, profile, owner.subject, limit=1)
+        rows = await self.store.forget_targets.list_memories(owner.project, profile, owner.subject, limit=1)
         if not rows:
             raise nothing_found(owner.scope)
         return rows[0]

@@ -379,7 +379,7 @@ class MemoryForgetting:
         seq: int,
         remaining: RemainingTexts,
     ) -> _TargetDetails:
-        extent = await self._store.forgetting.measure(memory.id, target)
+        extent = await self._store.forget_targets.measure(memory.id, target)
         rows = await self._store.memory_pages.find_exchange_of_message(memory.id, seq)
         if rows is None or not extent.messages:
             raise _unknown(kind)

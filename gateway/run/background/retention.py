@@ -177,7 +177,7 @@ class Retention:
         for project, days in self.retention_days.items():
             before = self.now() - days * DAY_S
             after = 0
-            while agent_rows := await forgetting.list_older(
+            while agent_rows := await self.store.forget_targets.list_older(
                 project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE_MEMORIES
             ):
                 for agent_row in agent_rows:
@@ -191,7 +191,9 @@ class Retention:
         forgetting = self.store.forgetting
         count = 0
         before = self.now() - days * DAY_S
-        while agent_rows := await forgetting.list_inactive(before, prefix, limit=_PAGE_MEMORIES):
+        while agent_rows := await self.store.forget_targets.list_inactive(
+            before, prefix, limit=_PAGE_MEMORIES
+        ):
             for agent_row in agent_rows:
                 id = await forgetting.begin(agent_row, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)

@@ -578,7 +578,8 @@ def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(
 ) -> None:
     world.chat(user="alice").say(FACT)
     retention, forgetting = Retention(world.store, {"default": 30}, world.clock), world.store.forgetting
-    list_older, searches, tried = forgetting.list_older, list[str](), list[int]()
+    targets, searches, tried = world.store.forget_targets, list[str](), list[int]()
+    list_older = targets.list_older
 
     async def counted(project: str, *given: Any, **options: Any) -> Any:
         searches.append(project)
@@ -588,7 +589,7 @@ def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(
         tried.append(id)
         raise RuntimeError("a fault in the gateway")
 
-    monkeypatch.setattr(forgetting, "list_older", counted)
+    monkeypatch.setattr(targets, "list_older", counted)
     world.gateway.call(retention.look())
     memory, *_ = world.query("SELECT agent FROM exchanges WHERE agent > 0")
     begun = world.gateway.call(forgetting.begin(memory, ForgetTarget(is_all=True)))

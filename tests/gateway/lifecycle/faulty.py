@@ -90,7 +90,7 @@ class World:
         self.settle()
 
         async def find() -> list[int]:
-            return await self.store.forgetting.list_memories("default", None, None)
+            return await self.store.forget_targets.list_memories("default", None, None)
 
         return self.gateway.call(find())
 

@@ -149,7 +149,7 @@ def test_a_misspelt_header_is_refused(world: World) -> None:
 def test_a_paused_memory_is_left_alone(world: World) -> None:
     mine = Tools(world.gateway.url, {"x-mnemogate-user": "alice"})
     mine.ask("memory_remember", text="Likes tea.")
-    (id,) = world.gateway.call(world.store.forgetting.list_memories("default", None, "user:alice"))
+    (id,) = world.gateway.call(world.store.forget_targets.list_memories("default", None, "user:alice"))
     world.gateway.call(world.store.forgetting.pause(id, world.clock()))
     for tool, given in (
         ("memory_read", {}),

@@ -553,7 +553,7 @@ def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: st
         world.sdk.conversations.items.create(id, items=[{"role": "user", "content": "Zqmore."}])
     alice, first = memory_of(world, "alice"), conversations[0]
     if way == "whole":
-        number = world.gateway.call(world.store.forgetting.find_conversation(alice.id, first))
+        number = world.gateway.call(world.store.forget_targets.find_conversation(alice.id, first))
         world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(conversation_row=number)))
         assert len(items_of(world, conversations[1])) == 4
     else:

@@ -845,7 +845,7 @@ async def test_retention_that_was_under_way_at_a_restore_forgets_nothing_of_anot
     """Nothing is forgotten by age in the project of the memory that has the row now."""
     bob = Scope("other", "default", "user:bob")
     store = await open_with_copy(open_store, path, tmp_path / "other.db", bob)
-    list_older = store.forgetting.list_older
+    list_older = store.forget_targets.list_older
 
     async def list_and_restore(*of: Any, **named: Any) -> Any:
         agent_rows = await list_older(*of, **named)
@@ -857,7 +857,7 @@ async def test_retention_that_was_under_way_at_a_restore_forgets_nothing_of_anot
         assert await store.database.writer.recover()
         return agent_rows
 
-    monkeypatch.setattr(store.forgetting, "list_older", list_and_restore)
+    monkeypatch.setattr(store.forget_targets, "list_older", list_and_restore)
     retention = Retention(store, {"default": 1.0}, lambda: 1e9)
     with contextlib.suppress(StoreError):  # it is repeated later
         await asyncio.create_task(retention.look())

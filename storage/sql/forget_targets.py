@@ -1,0 +1,99 @@
+"""Finds what can be forgotten: memories by their scope or by the age of what they hold, conversations, messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.commands import Extent, ForgetTarget
+from storage.database import Connection, Row
+from storage.records import REPLY, Exchange, State
+from storage.sql import exchanges
+from storage.sql.erase import SQL, find_exchange_row, read_ids
+from storage.sql.group import StoreGroup, long_reads, reads
+
+# The most memories that one read searches for old content. Chosen, not measured: some hundred exchanges of a user take
+# milliseconds.
+_MEMORIES_PER_READ = 64
+
+
+class ForgetTargets(StoreGroup):
+    """Lists memories, and finds and measures parts of them, before `Forgetting` is asked to forget them."""
+
+    @reads
+    async def list_memories(
+        self,
+        connection: Connection,
+        project: str,
+        profile: str | None,
+        subject: str | None,
+        *,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[int]:
+        """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
+        if subject is None:
+            return await read_ids(connection, "agents_of", (project, profile, after, limit))
+        return await read_ids(connection, "agents_of_subject", (project, profile, subject, after, limit))
+
+    async def list_older(
+        self, project: str, before: float, *, run_wait_s: float = 0.0, after: int = 0, limit: int = 100
+    ) -> list[int]:
+        """Returns a page of the memories of a project with content from before a time.
+
+        run_wait_s: by how much earlier that time is for memories with an open run.
+        """
+        agent_rows: list[int] = []
+        # A read looks through all that some memories have. Of all memories at once it could take minutes.
+        while len(agent_rows) < limit:
+            values = (project, before, after, _MEMORIES_PER_READ, before - run_wait_s)
+            rows = await self._read_agents_before(values)
+            agent_rows += [agent_row for agent_row, is_older in rows if is_older]
+            if len(rows) < _MEMORIES_PER_READ:
+                break
+            after = rows[-1][0]
+        return agent_rows[:limit]
+
+    @long_reads
+    async def _read_agents_before(self, connection: Connection, values: Sequence[object]) -> list[Row]:
+        return await connection.rows(SQL["agents_before"], values)
+
+    @long_reads
+    async def list_inactive(
+        self, connection: Connection, before: float, prefix: str, *, limit: int = 100
+    ) -> list[int]:
+        """Returns memories that began and had their last turn before a time. prefix: of their subjects."""
+        return await read_ids(connection, "inactive_before", (before, prefix, limit))
+
+    @reads
+    async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:
+        """Returns the row of the conversation with this public id, or with this id of the client's."""
+        return await connection.value(SQL["conversation_of"], (agent_row, name))
+
+    @reads
+    async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
+        """Returns the present size of a target that names messages and exchanges, or a conversation."""
+        exchange_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
+        loaded = [
+            await exchanges.find_exchange(connection, agent_row, id)
+            for id in (*exchange_rows, *target.exchanges)
+            if id is not None
+        ]
+        present = [exchange for exchange in loaded if exchange is not None]
+        if not present:
+            return Extent(await connection.value(SQL["messages_in"], (agent_row, target.conversation_row)))
+        messages = set(target.messages)
+        seqs = [seq for exchange in present for seq in _list_remaining_seqs(exchange)]
+        erased = [seq for seq in seqs if not messages or seq in messages]
+        conversation_uid = await connection.value(SQL["name_of"], (present[0].conversation_row, agent_row))
+        return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)
+
+
+def _list_remaining_seqs(exchange: Exchange) -> list[int]:
+    """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
+    if exchange.state in (State.FORGOTTEN, State.OFF):
+        return []
+    indices = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
+    seqs = [exchange.seq + index for index in indices]
+    if exchange.shown_reply is not None and REPLY not in exchange.redactions:
+        seqs.append(exchange.reply_seq)
+    return seqs
