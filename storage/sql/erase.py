@@ -4,7 +4,7 @@ A forgetting that keeps what memory has made of a conversation (`ForgetTarget.ke
 
     exchanges  the content of exchanges is erased in place, with its words in the index and its vectors; the row stays
                as a tombstone that matches by hashes; a named exchange takes along the exchanges that it replaced;
-               of a named message the exchange stays, and the message is among its `redactions` (`_erase_message`)
+               of a named message the exchange stays, and the message is among its `redactions` (`erase_exchanges.py`)
     blocks*    versions of blocks that came from an erased exchange, and the versions built on these; a new value is
                made of what is left. Early, since turns that begin and end before this phase see the old value
     items      items of the Responses API that wait for a conversation's next response, and each response's own items
@@ -30,38 +30,31 @@ The store's `Rules` decide what quotes what, and what is left of a block.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, takewhile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
-from msgspec import Struct
-from msgspec.structs import replace
 
-from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.recall_record import overwrite_forgotten, read_hits
-from storage.records import API_PROFILE, REPLY, Exchange, MarkKind, State, make_tombstone, message_key
+from storage.records import API_PROFILE, REPLY, MarkKind, State
 from storage.sql import exchanges
-from storage.sql.additions import DAY_S, GoneReading, erase_additions
-from storage.sql.agents import find_agent_by_id
+from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
-from storage.sql.exchange_rows import is_step
+from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchanges
+from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingPhase, ErasingWork, StoredTarget, read_ids
 from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
-from storage.sql.statements import load, load_rows, run_for_list
+from storage.sql.statements import load_rows, run_for_list
 from storage.sql.vectors import forget_indexed
 
-SQL = load("forget.sql")
-
-# The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
-_PAGE = 32
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
 # The rows that one transaction deletes. Some have 20 kB.
@@ -71,7 +64,7 @@ _CONVERSATION_PAGE = 4
 
 # What a hit of the kind `any` may be.
 _KNOWN_KINDS = ("message", "fact", "passage")
-# Tables of rows with text: a page of `_PAGE` is emptied at a time.
+# Tables of rows with text: a page of `PAGE_ROWS` is emptied at a time.
 _PAGED_TABLES = (
     "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
     "run_steps", "runs", "files",
@@ -83,371 +76,6 @@ _WHOLE_TABLES = (
     "block_texts", "block_details", "block_sharing", "blocks", "attached", "imports", "ended", "muted", "recalls",
     "links", "readers", "forks", "embedded",
 )  # fmt: skip
-
-# Erases a page in a transaction of its own. The number says where the page begins: 0 for the first page, then what the
-# previous page returned; None ends the phase. Each phase decides what the number counts.
-ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
-
-
-class StoredTarget(ForgetTarget, frozen=True):
-    """The target of a forgetting as it is written down in `forgetting`."""
-
-    # Project and profile of a memory that is forgotten as a whole, since its row is gone by then.
-    all: tuple[str, str] | None = None
-
-
-class ErasingWork(Struct, frozen=True):
-    """The parameters of one transaction."""
-
-    # The row in `forgetting`.
-    id: int
-    agent_row: int
-    target: StoredTarget
-    rules: Rules
-    # Seconds since the epoch.
-    now: float
-    # What this attempt at the forgetting has read of the erased content.
-    reading: GoneReading
-
-
-async def read_ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
-    """Returns the first column of what a statement of forgetting finds."""
-    return [row[0] for row in await connection.rows(SQL[statement], values)]
-
-
-async def find_exchange_row(connection: Connection, agent_row: int, seq: int) -> int | None:
-    """Returns the row of the exchange that has a message."""
-    rows = await exchanges.find_exchange_of_message(connection, agent_row, seq)
-    return None if rows is None else rows.exchange_row
-
-
-# -- exchanges
-
-
-async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
-    agent_row, target = work.agent_row, work.target
-    # The whole memory may have been forgotten meanwhile.
-    if await find_agent_by_id(connection, agent_row) is None:
-        return None
-    # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
-    # ones, are looked up for each page: the statements no longer find what is erased.
-    named_seqs = target.messages[after : after + _PAGE]
-    if named_seqs:
-        await _erase_messages(connection, work, named_seqs)
-        return after + len(named_seqs)
-    start = after - len(target.messages)
-    named_rows = target.exchanges[start : start + _PAGE]
-    if named_rows:
-        for exchange_row in named_rows:
-            await _erase_replaced(connection, work, exchange_row)
-        await _erase_each(connection, agent_row, named_rows)
-        return after + len(named_rows)
-    if target.imported is not None:
-        return await _erase_imported(connection, work, after)
-    exchange_rows = await _find_exchanges(connection, agent_row, target)
-    if not exchange_rows:
-        return None
-    await _erase_each(
-        connection, agent_row, exchange_rows, mark=MarkKind.RESET if target.keeps_memory else MarkKind.ERASED
-    )
-    return after
-
-
-async def _find_exchanges(connection: Connection, agent_row: int, target: StoredTarget) -> list[int]:
-    """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
-    exchange_rows: list[int] = []
-    if target.conversation_row is not None:
-        exchange_rows = await read_ids(
-            connection, "exchanges_of", (agent_row, target.conversation_row, _PAGE)
-        )
-    if target.before is not None and not exchange_rows:
-        exchange_rows = await read_ids(connection, "exchanges_before", (agent_row, target.before, _PAGE))
-    return exchange_rows
-
-
-async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
-    exchange_rows = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
-    await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombstones=False)
-    return exchange_rows[-1] if len(exchange_rows) == _PAGE else None
-
-
-async def _erase_each(
-    connection: Connection,
-    agent_row: int,
-    exchange_rows: Iterable[int],
-    *,
-    leaves_tombstones: bool = True,
-    mark: MarkKind = MarkKind.ERASED,
-) -> None:
-    """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
-    seqs: list[int] = []
-    for exchange_row in exchange_rows:
-        exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-        if exchange is not None and exchange.state is not State.FORGOTTEN:
-            seqs += await _erase_exchange(
-                connection, agent_row, exchange, leaves_tombstones=leaves_tombstones, mark=mark
-            )
-    # For all of them at once: neighbours share a chunk of the index, and each call rewrites it.
-    await forget_indexed(connection, agent_row, seqs)
-    await raise_epoch(connection, agent_row)
-
-
-async def _erase_exchange(
-    connection: Connection,
-    agent_row: int,
-    exchange: Exchange,
-    *,
-    leaves_tombstones: bool = True,
-    mark: MarkKind = MarkKind.ERASED,
-) -> list[int]:
-    """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
-
-    leaves_tombstones: its messages are recognised when they are sent again.
-    mark: the kind of its mark, ERASED or RESET.
-    """
-    indices = [*range(len(exchange.inputs)), REPLY]
-    seqs = await _erase_traces(
-        connection, agent_row, exchange, indices, leaves_tombstones=leaves_tombstones, mark=mark
-    )
-    tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
-    await exchanges.update_exchange(connection, agent_row, tombstone, is_whole=True)
-    return seqs
-
-
-async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Iterable[int]) -> None:
-    """Erases messages by their numbers, and the messages that they replaced."""
-    agent_row = work.agent_row
-    for seq in seqs:
-        for exchange_row, present_seq in await _find_present(connection, agent_row, seq):
-            await _erase_replaced(connection, work, exchange_row, present_seq)
-            await _erase_message(connection, agent_row, exchange_row, present_seq)
-    await raise_epoch(connection, agent_row)
-
-
-class _PresentMessage(NamedTuple):
-    """A message by its number, and the row of the exchange that has it."""
-
-    exchange_row: int
-    seq: int
-
-
-async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[_PresentMessage]:
-    """Returns a message, and the same message in what replaced its exchange.
-
-    The exchange may have been replaced after the message was listed, as when its question was asked again.
-    """
-    exchange_row = await find_exchange_row(connection, agent_row, seq)
-    if exchange_row is None:
-        return []
-    found = [_PresentMessage(exchange_row, seq)]
-    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-    if exchange is None or exchange.active or seq == exchange.reply_seq:
-        return found
-    for row in await _find_alternatives(connection, agent_row, exchange, is_active=True):
-        other = await exchanges.find_exchange(connection, agent_row, row)
-        assert other is not None  # it was found in this transaction
-        atoms = exchange.inputs[seq - exchange.seq]
-        found += [_PresentMessage(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
-    return found
-
-
-async def _find_alternatives(
-    connection: Connection, agent_row: int, exchange: Exchange, *, is_active: bool
-) -> list[int]:
-    """Returns the rows of the other exchanges with an exchange's parent that are active, or that are not."""
-    values = (
-        agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange.id, int(is_active)
-    )  # fmt: skip
-    return await read_ids(connection, "alternatives", values)
-
-
-async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
-    """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
-    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-    if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
-        return
-    index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
-    redactions = exchange.redactions | {index}
-    # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
-    remaining = [
-        i for i, atoms in enumerate(exchange.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"
-    ]
-    if exchange.shown_reply is not None and REPLY not in redactions:
-        remaining.append(REPLY)
-    if not remaining:
-        await forget_indexed(connection, agent_row, await _erase_exchange(connection, agent_row, exchange))
-        return
-    await forget_indexed(connection, agent_row, await _erase_traces(connection, agent_row, exchange, [index]))
-    messages = orjson.loads(exchange.input or b"[]")
-    if index != REPLY and index < len(messages):
-        messages[index] = {"role": messages[index].get("role"), "content": ""}
-    # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full_reply = exchange.full_reply if index != REPLY and is_step(exchange) else None
-    reduced = replace(
-        exchange, redactions=redactions, edits=False, has_full_reply=full_reply is not None, section=None,
-        opaque=False if index == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
-        input=orjson.dumps(messages), shown_reply=None if index == REPLY else exchange.shown_reply,
-        full_reply=full_reply,
-    )  # fmt: skip
-    await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
-
-
-async def _erase_replaced(
-    connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
-) -> None:
-    """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
-
-    No list has the replaced exchanges, nor what followed them in their turns, nor requests that were cancelled after
-    them.
-
-    seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
-        the replies of the replaced exchanges are erased, with the results of their calls.
-    """
-    agent_row = work.agent_row
-    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
-    if exchange is None:
-        return
-    is_reply = seq == exchange.reply_seq
-    turn = await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]
-    # A reply to the same question is another reply, whatever it has of the forgotten one.
-    named_seq = None if is_reply else seq
-    for each in turn:
-        for row in await _find_alternatives(connection, agent_row, each, is_active=False):
-            other = await exchanges.find_exchange(connection, agent_row, row)
-            assert other is not None  # it was found in this transaction
-            if work.target.keeps_replaced and other.state is State.FINISHED:
-                continue
-            is_newer = await _is_newer(connection, agent_row, other, each)
-            if is_newer and not any(_has_messages(other, part, named_seq, work.rules) for part in turn):
-                continue
-            after = await _find_after(connection, agent_row, other, takes_cancelled=not is_reply)
-            if is_reply:
-                await _erase_message(connection, agent_row, row, other.reply_seq)
-                await _erase_each(connection, agent_row, after)
-            else:
-                await _erase_each(connection, agent_row, [row, *after])
-
-
-async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
-    """Returns an exchange and those before it in its turn, the last first."""
-    turn = [exchange]
-    while turn[-1].parent is not None and not _has_question(turn[-1]):
-        before = await exchanges.find_exchange(connection, agent_row, turn[-1].parent)
-        if before is None:
-            break
-        turn.append(before)
-    return turn
-
-
-async def _find_after(
-    connection: Connection, agent_row: int, exchange: Exchange, *, takes_cancelled: bool
-) -> list[int]:
-    """Returns the rows of the exchanges after a replaced one that belong to its turn.
-
-    takes_cancelled: also cancelled sends with unheard replies, since a later exchange has their messages as well.
-    """
-    found: list[int] = []
-    pending = [exchange]
-    while pending:
-        parent = pending.pop()
-        values = (agent_row, parent.conversation_row, parent.depth + 1, parent.id)
-        for row in await read_ids(connection, "inactive_after", values):
-            child = await exchanges.find_exchange(connection, agent_row, row)
-            assert child is not None  # it was found in this transaction
-            if (takes_cancelled and child.ended is None) or not _has_question(child):
-                found.append(row)
-                pending.append(child)
-    return found
-
-
-def _has_question(exchange: Exchange) -> bool:
-    """Returns whether an exchange brings a message of the user, with which a turn begins."""
-    return any(atoms[0][:1] == b"u" for atoms in exchange.inputs if atoms)
-
-
-async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exchange: Exchange) -> bool:
-    """Returns whether an alternative began after all requests that repeated an exchange or went on from it.
-
-    Its client has that list now, as a voice agent that took over a named call without its history. So the exchange has
-    not replaced it.
-    """
-    if other.begun <= exchange.touched:
-        return False
-    values = (agent_row, exchange.conversation_row, exchange.id, exchange.depth, exchange.touched)
-    return other.begun > float(await connection.value(SQL["branch_touched"], values))
-
-
-def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:
-    """Returns whether an alternative repeats or quotes a message of an exchange. seq: the message; None: any."""
-    inputs = {atoms for n, atoms in enumerate(exchange.inputs, exchange.seq) if seq is None or n == seq}
-    if not inputs.isdisjoint(other.inputs):
-        return True
-    content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
-    words = _fold("\n".join(_list_strings(content)))
-    messages = rules.messages_of(exchange, False, None, None if seq is None else (seq,))
-    return any(has_words(words, _fold(message.text)) for message in messages)
-
-
-def _list_strings(value: Any) -> Iterator[str]:
-    """Yields the strings in a JSON value, except for keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _list_strings(each)
-
-
-def _fold(text: str) -> str:
-    """Returns a text in small letters, with one blank for any white space."""
-    return " ".join(text.split()).casefold()
-
-
-async def _erase_traces(
-    connection: Connection,
-    agent_row: int,
-    exchange: Exchange,
-    indices: Collection[int],
-    *,
-    leaves_tombstones: bool = True,
-    mark: MarkKind = MarkKind.ERASED,
-) -> list[int]:
-    """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
-
-    indices: of inputs; REPLY stands for the reply.
-    mark: the kind of the exchange's mark, ERASED or RESET.
-
-    Returns the numbers of these messages, which the caller takes out of the index.
-    """
-    seqs, tombstone_hashes = [], []
-    for index in indices:
-        if index == REPLY:
-            atoms, seq = exchange.reply or (), exchange.reply_seq
-        else:
-            atoms, seq = exchange.inputs[index], exchange.seq + index
-        seqs.append(seq)
-        if leaves_tombstones and atoms and atoms[0][:1] in b"ua":
-            tombstone_hashes.append(message_key(atoms))
-    await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, tombstone_hashes, exchange.id)
-    await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
-    if REPLY in indices:
-        await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
-    if await connection.run(SQL["edits_erase"], (agent_row, exchange.id, b"{}")):
-        await _empty_sections_with_edits(connection, agent_row)
-    return seqs
-
-
-async def _empty_sections_with_edits(connection: Connection, agent_row: int) -> None:
-    """Empties the memory sections that may show erased edits.
-
-    A turn's edits are shown at once in the sections of its own path, before they are merged.
-    """
-    await exchanges.add_marks(connection, agent_row, MarkKind.BLOCKS, (b"",), 0)
-    await empty_sections(connection, agent_row)
-
-
-# -- what came from them
 
 
 class _SourcedRow(NamedTuple):
@@ -558,14 +186,14 @@ async def _drop_pending(connection: Connection, agent_row: int, texts: Collectio
             await connection.run(SQL["edit_of_call_erase"], (exchange_row, call, b"{}"))
             has_emptied = True
     if has_emptied:
-        await _empty_sections_with_edits(connection, agent_row)
+        await empty_sections_with_edits(connection, agent_row)
         await raise_epoch(connection, agent_row)
 
 
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns."""
     agent_row = work.agent_row
-    rows = await connection.rows(SQL["recalls_of"], (agent_row, after, _PAGE))
+    rows = await connection.rows(SQL["recalls_of"], (agent_row, after, PAGE_ROWS))
     seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in _KNOWN_KINDS}
     remaining_rows: set[int] = set()
     for exchange_row, data in rows:
@@ -584,7 +212,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
         overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing)
         if overwritten != data:
             await connection.run(SQL["recall_set"], (overwritten, exchange_row, agent_row))
-    return rows[-1][0] if len(rows) == _PAGE else None
+    return rows[-1][0] if len(rows) == PAGE_ROWS else None
 
 
 async def _find_existing(
@@ -646,18 +274,18 @@ async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: in
 
 async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of the texts of runs."""
-    return await erase_texts(connection, work.agent_row, after, _PAGE)
+    return await erase_texts(connection, work.agent_row, after, PAGE_ROWS)
 
 
 async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Empties a page of the target's conversations that hold items."""
     target = work.target
-    values = (work.agent_row, after, target.conversation_row, target.before, _PAGE)
+    values = (work.agent_row, after, target.conversation_row, target.before, PAGE_ROWS)
     ids = await read_ids(connection, "item_holders", values)
     for id in ids:
         definition = await get_definition(connection, id)
         await change_definition(connection, definition, {**definition.body, "items": []}, at=work.now)
-    return ids[-1] if len(ids) == _PAGE else None
+    return ids[-1] if len(ids) == PAGE_ROWS else None
 
 
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -667,7 +295,7 @@ async def _empty_readings(connection: Connection, work: ErasingWork, after: int)
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of notes and hidden rounds that may quote what is gone."""
-    return await erase_additions(connection, work.agent_row, work.rules, work.reading, after, _PAGE)
+    return await erase_additions(connection, work.agent_row, work.rules, work.reading, after, PAGE_ROWS)
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -686,11 +314,11 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
 
 async def _release_page(connection: Connection, agent_row: int, conversation_row: int, undone: int) -> bool:
     """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
-    rows = await connection.rows(SQL["deepest"], (agent_row, conversation_row, undone, _PAGE))
+    rows = await connection.rows(SQL["deepest"], (agent_row, conversation_row, undone, PAGE_ROWS))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
     await run_for_list(connection, SQL["release"], ids, agent_row)
     await run_for_list(connection, SQL["released"], ids, undone)
-    if len(ids) == _PAGE:
+    if len(ids) == PAGE_ROWS:
         return False
     await connection.run(SQL["stubbed"], (undone, conversation_row))
     await connection.run(SQL["conversation_released"], (conversation_row, agent_row))
@@ -714,7 +342,7 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
         if name in _WHOLE_TABLES:
             await connection.run(SQL[f"wipe_{name}"], (work.agent_row,))
             return None
-        page = _PAGE if name in _PAGED_TABLES else _DELETED_PAGE
+        page = PAGE_ROWS if name in _PAGED_TABLES else _DELETED_PAGE
         count = await connection.run(SQL[f"wipe_{name}"], (work.agent_row, page))
         return after + count if count == page else None
 
@@ -723,16 +351,16 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
 
 async def wipe_shared(connection: Connection, project: str) -> bool:
     """Empties a page of what a project's users shared. Returns whether there is more."""
-    count = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
-    if count < _PAGE:
+    count = await connection.run(SQL["wipe_shared_versions"], (project, PAGE_ROWS))
+    if count < PAGE_ROWS:
         await connection.run(SQL["wipe_shared_blocks"], (project,))
         await connection.run(SQL["wipe_project_texts"], (project,))
         await connection.run(SQL["wipe_project_definitions"], (project,))
-    return count == _PAGE
+    return count == PAGE_ROWS
 
 
 _ERASING_PHASES: dict[str, ErasingPhase] = {
-    "exchanges": _erase_exchanges,
+    "exchanges": erase_exchanges,
     "blocks": _rebuild_blocks,
     "items": _drop_items,
     "readings": _empty_readings,

@@ -189,6 +189,12 @@ async def find_exchange_of_message(connection: Connection, agent_row: int, seq: 
     return None if row is None else ExchangeRows(*row)
 
 
+async def find_exchange_row(connection: Connection, agent_row: int, seq: int) -> int | None:
+    """Returns the row of the exchange that has a message, by the message's number."""
+    rows = await find_exchange_of_message(connection, agent_row, seq)
+    return None if rows is None else rows.exchange_row
+
+
 async def load_forgotten_hashes(
     connection: Connection, agent_row: int, hashes: Sequence[bytes]
 ) -> frozenset[bytes]:

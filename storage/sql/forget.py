@@ -23,14 +23,8 @@ from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blo
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.default_blocks import load_default_blocks
-from storage.sql.erase import (
-    SQL,
-    ErasingWork,
-    StoredTarget,
-    list_phases,
-    read_ids,
-    wipe_shared,
-)
+from storage.sql.erase import list_phases, wipe_shared
+from storage.sql.erasing_work import SQL, ErasingWork, StoredTarget, read_ids
 from storage.sql.facts import detach_facts
 from storage.sql.group import StoreGroup, reads
 from storage.sql.jobs import forget_jobs, raise_epoch

@@ -10,9 +10,9 @@ from storage.database import Connection, Database
 from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, RebuiltBlock
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
-from storage.sql.erase import SQL as FORGET_SQL
-from storage.sql.erase import find_exchange_row
+from storage.sql.erasing_work import SQL as FORGET_SQL
 from storage.sql.exchange_rows import unpack_notes
+from storage.sql.exchanges import find_exchange_row
 from storage.sql.group import StoreGroup, long_reads
 from storage.sql.rebuild import load_versions, make_preview_text
 from storage.sql.statements import load, load_rows, lower_ascii

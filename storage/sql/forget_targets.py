@@ -8,7 +8,7 @@ from storage.commands import Extent, ForgetTarget
 from storage.database import Connection, Row
 from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
-from storage.sql.erase import SQL, find_exchange_row, read_ids
+from storage.sql.erasing_work import SQL, read_ids
 from storage.sql.group import StoreGroup, long_reads, reads
 
 # The most memories that one read searches for old content. Chosen, not measured: some hundred exchanges of a user take
@@ -72,7 +72,9 @@ class ForgetTargets(StoreGroup):
     @reads
     async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
-        exchange_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
+        exchange_rows = [
+            await exchanges.find_exchange_row(connection, agent_row, seq) for seq in target.messages
+        ]
         loaded = [
             await exchanges.find_exchange(connection, agent_row, id)
             for id in (*exchange_rows, *target.exchanges)

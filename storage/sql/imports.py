@@ -41,7 +41,7 @@ from storage.records import (
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id, find_numbers
 from storage.sql.epochs import has_risen
-from storage.sql.erase import StoredTarget
+from storage.sql.erasing_work import StoredTarget
 from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads

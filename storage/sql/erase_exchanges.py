@@ -1,0 +1,348 @@
+"""The first phase of a forgetting: erases the content of exchanges in place, or of single messages of them.
+
+An exchange stays as a tombstone, which matches by hashes and has no content. The exchanges that it replaced go with it,
+since no list has them: a transcript that grew, a cancelled request, an answer that was repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+from msgspec.structs import replace
+
+from storage.commands import Rules
+from storage.database import Connection
+from storage.records import REPLY, Exchange, MarkKind, State, make_tombstone, message_key
+from storage.sql import exchanges
+from storage.sql.agents import find_agent_by_id
+from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingWork, StoredTarget, read_ids
+from storage.sql.exchange_rows import is_step
+from storage.sql.jobs import raise_epoch
+from storage.sql.rebuild import has_words
+from storage.sql.sections import empty_sections
+from storage.sql.vectors import forget_indexed
+
+
+async def erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
+    agent_row, target = work.agent_row, work.target
+    # The whole memory may have been forgotten meanwhile.
+    if await find_agent_by_id(connection, agent_row) is None:
+        return None
+    # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
+    # ones, are looked up for each page: the statements no longer find what is erased.
+    named_seqs = target.messages[after : after + PAGE_ROWS]
+    if named_seqs:
+        await _erase_messages(connection, work, named_seqs)
+        return after + len(named_seqs)
+    start = after - len(target.messages)
+    named_rows = target.exchanges[start : start + PAGE_ROWS]
+    if named_rows:
+        for exchange_row in named_rows:
+            await _erase_replaced(connection, work, exchange_row)
+        await _erase_each(connection, agent_row, named_rows)
+        return after + len(named_rows)
+    if target.imported is not None:
+        return await _erase_imported(connection, work, after)
+    exchange_rows = await _find_exchanges(connection, agent_row, target)
+    if not exchange_rows:
+        return None
+    await _erase_each(
+        connection, agent_row, exchange_rows, mark=MarkKind.RESET if target.keeps_memory else MarkKind.ERASED
+    )
+    return after
+
+
+async def _find_exchanges(connection: Connection, agent_row: int, target: StoredTarget) -> list[int]:
+    """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
+    exchange_rows: list[int] = []
+    if target.conversation_row is not None:
+        exchange_rows = await read_ids(
+            connection, "exchanges_of", (agent_row, target.conversation_row, PAGE_ROWS)
+        )
+    if target.before is not None and not exchange_rows:
+        exchange_rows = await read_ids(connection, "exchanges_before", (agent_row, target.before, PAGE_ROWS))
+    return exchange_rows
+
+
+async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
+    exchange_rows = await read_ids(connection, "imported_exchanges", (work.target.imported, after, PAGE_ROWS))
+    await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombstones=False)
+    return exchange_rows[-1] if len(exchange_rows) == PAGE_ROWS else None
+
+
+async def _erase_each(
+    connection: Connection,
+    agent_row: int,
+    exchange_rows: Iterable[int],
+    *,
+    leaves_tombstones: bool = True,
+    mark: MarkKind = MarkKind.ERASED,
+) -> None:
+    """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
+    seqs: list[int] = []
+    for exchange_row in exchange_rows:
+        exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
+        if exchange is not None and exchange.state is not State.FORGOTTEN:
+            seqs += await _erase_exchange(
+                connection, agent_row, exchange, leaves_tombstones=leaves_tombstones, mark=mark
+            )
+    # For all of them at once: neighbours share a chunk of the index, and each call rewrites it.
+    await forget_indexed(connection, agent_row, seqs)
+    await raise_epoch(connection, agent_row)
+
+
+async def _erase_exchange(
+    connection: Connection,
+    agent_row: int,
+    exchange: Exchange,
+    *,
+    leaves_tombstones: bool = True,
+    mark: MarkKind = MarkKind.ERASED,
+) -> list[int]:
+    """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
+
+    leaves_tombstones: its messages are recognised when they are sent again.
+    mark: the kind of its mark, ERASED or RESET.
+    """
+    indices = [*range(len(exchange.inputs)), REPLY]
+    seqs = await _erase_traces(
+        connection, agent_row, exchange, indices, leaves_tombstones=leaves_tombstones, mark=mark
+    )
+    tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
+    await exchanges.update_exchange(connection, agent_row, tombstone, is_whole=True)
+    return seqs
+
+
+async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Iterable[int]) -> None:
+    """Erases messages by their numbers, and the messages that they replaced."""
+    agent_row = work.agent_row
+    for seq in seqs:
+        for exchange_row, present_seq in await _find_present(connection, agent_row, seq):
+            await _erase_replaced(connection, work, exchange_row, present_seq)
+            await _erase_message(connection, agent_row, exchange_row, present_seq)
+    await raise_epoch(connection, agent_row)
+
+
+class _PresentMessage(NamedTuple):
+    """A message by its number, and the row of the exchange that has it."""
+
+    exchange_row: int
+    seq: int
+
+
+async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[_PresentMessage]:
+    """Returns a message, and the same message in what replaced its exchange.
+
+    The exchange may have been replaced after the message was listed, as when its question was asked again.
+    """
+    exchange_row = await exchanges.find_exchange_row(connection, agent_row, seq)
+    if exchange_row is None:
+        return []
+    found = [_PresentMessage(exchange_row, seq)]
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
+    if exchange is None or exchange.active or seq == exchange.reply_seq:
+        return found
+    for row in await _find_alternatives(connection, agent_row, exchange, is_active=True):
+        other = await exchanges.find_exchange(connection, agent_row, row)
+        assert other is not None  # it was found in this transaction
+        atoms = exchange.inputs[seq - exchange.seq]
+        found += [_PresentMessage(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
+    return found
+
+
+async def _find_alternatives(
+    connection: Connection, agent_row: int, exchange: Exchange, *, is_active: bool
+) -> list[int]:
+    """Returns the rows of the other exchanges with an exchange's parent that are active, or that are not."""
+    values = (
+        agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange.id, int(is_active)
+    )  # fmt: skip
+    return await read_ids(connection, "alternatives", values)
+
+
+async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
+    """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
+    if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
+        return
+    index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
+    redactions = exchange.redactions | {index}
+    # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
+    remaining = [
+        i for i, atoms in enumerate(exchange.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"
+    ]
+    if exchange.shown_reply is not None and REPLY not in redactions:
+        remaining.append(REPLY)
+    if not remaining:
+        await forget_indexed(connection, agent_row, await _erase_exchange(connection, agent_row, exchange))
+        return
+    await forget_indexed(connection, agent_row, await _erase_traces(connection, agent_row, exchange, [index]))
+    messages = orjson.loads(exchange.input or b"[]")
+    if index != REPLY and index < len(messages):
+        messages[index] = {"role": messages[index].get("role"), "content": ""}
+    # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
+    full_reply = exchange.full_reply if index != REPLY and is_step(exchange) else None
+    reduced = replace(
+        exchange, redactions=redactions, edits=False, has_full_reply=full_reply is not None, section=None,
+        opaque=False if index == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
+        input=orjson.dumps(messages), shown_reply=None if index == REPLY else exchange.shown_reply,
+        full_reply=full_reply,
+    )  # fmt: skip
+    await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
+
+
+async def _erase_replaced(
+    connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
+) -> None:
+    """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
+
+    No list has the replaced exchanges, nor what followed them in their turns, nor requests that were cancelled after
+    them.
+
+    seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
+        the replies of the replaced exchanges are erased, with the results of their calls.
+    """
+    agent_row = work.agent_row
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
+    if exchange is None:
+        return
+    is_reply = seq == exchange.reply_seq
+    turn = await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]
+    # A reply to the same question is another reply, whatever it has of the forgotten one.
+    named_seq = None if is_reply else seq
+    for each in turn:
+        for row in await _find_alternatives(connection, agent_row, each, is_active=False):
+            other = await exchanges.find_exchange(connection, agent_row, row)
+            assert other is not None  # it was found in this transaction
+            if work.target.keeps_replaced and other.state is State.FINISHED:
+                continue
+            is_newer = await _is_newer(connection, agent_row, other, each)
+            if is_newer and not any(_has_messages(other, part, named_seq, work.rules) for part in turn):
+                continue
+            after = await _find_after(connection, agent_row, other, takes_cancelled=not is_reply)
+            if is_reply:
+                await _erase_message(connection, agent_row, row, other.reply_seq)
+                await _erase_each(connection, agent_row, after)
+            else:
+                await _erase_each(connection, agent_row, [row, *after])
+
+
+async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
+    """Returns an exchange and those before it in its turn, the last first."""
+    turn = [exchange]
+    while turn[-1].parent is not None and not _has_question(turn[-1]):
+        before = await exchanges.find_exchange(connection, agent_row, turn[-1].parent)
+        if before is None:
+            break
+        turn.append(before)
+    return turn
+
+
+async def _find_after(
+    connection: Connection, agent_row: int, exchange: Exchange, *, takes_cancelled: bool
+) -> list[int]:
+    """Returns the rows of the exchanges after a replaced one that belong to its turn.
+
+    takes_cancelled: also cancelled sends with unheard replies, since a later exchange has their messages as well.
+    """
+    found: list[int] = []
+    pending = [exchange]
+    while pending:
+        parent = pending.pop()
+        values = (agent_row, parent.conversation_row, parent.depth + 1, parent.id)
+        for row in await read_ids(connection, "inactive_after", values):
+            child = await exchanges.find_exchange(connection, agent_row, row)
+            assert child is not None  # it was found in this transaction
+            if (takes_cancelled and child.ended is None) or not _has_question(child):
+                found.append(row)
+                pending.append(child)
+    return found
+
+
+def _has_question(exchange: Exchange) -> bool:
+    """Returns whether an exchange brings a message of the user, with which a turn begins."""
+    return any(atoms[0][:1] == b"u" for atoms in exchange.inputs if atoms)
+
+
+async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exchange: Exchange) -> bool:
+    """Returns whether an alternative began after all requests that repeated an exchange or went on from it.
+
+    Its client has that list now, as a voice agent that took over a named call without its history. So the exchange has
+    not replaced it.
+    """
+    if other.begun <= exchange.touched:
+        return False
+    values = (agent_row, exchange.conversation_row, exchange.id, exchange.depth, exchange.touched)
+    return other.begun > float(await connection.value(SQL["branch_touched"], values))
+
+
+def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:
+    """Returns whether an alternative repeats or quotes a message of an exchange. seq: the message; None: any."""
+    inputs = {atoms for n, atoms in enumerate(exchange.inputs, exchange.seq) if seq is None or n == seq}
+    if not inputs.isdisjoint(other.inputs):
+        return True
+    content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
+    words = _fold("\n".join(_list_strings(content)))
+    messages = rules.messages_of(exchange, False, None, None if seq is None else (seq,))
+    return any(has_words(words, _fold(message.text)) for message in messages)
+
+
+def _list_strings(value: Any) -> Iterator[str]:
+    """Yields the strings in a JSON value, except for keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _list_strings(each)
+
+
+def _fold(text: str) -> str:
+    """Returns a text in small letters, with one blank for any white space."""
+    return " ".join(text.split()).casefold()
+
+
+async def _erase_traces(
+    connection: Connection,
+    agent_row: int,
+    exchange: Exchange,
+    indices: Collection[int],
+    *,
+    leaves_tombstones: bool = True,
+    mark: MarkKind = MarkKind.ERASED,
+) -> list[int]:
+    """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
+
+    indices: of inputs; REPLY stands for the reply.
+    mark: the kind of the exchange's mark, ERASED or RESET.
+
+    Returns the numbers of these messages, which the caller takes out of the index.
+    """
+    seqs, tombstone_hashes = [], []
+    for index in indices:
+        if index == REPLY:
+            atoms, seq = exchange.reply or (), exchange.reply_seq
+        else:
+            atoms, seq = exchange.inputs[index], exchange.seq + index
+        seqs.append(seq)
+        if leaves_tombstones and atoms and atoms[0][:1] in b"ua":
+            tombstone_hashes.append(message_key(atoms))
+    await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, tombstone_hashes, exchange.id)
+    await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
+    if REPLY in indices:
+        await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
+    if await connection.run(SQL["edits_erase"], (agent_row, exchange.id, b"{}")):
+        await empty_sections_with_edits(connection, agent_row)
+    return seqs
+
+
+async def empty_sections_with_edits(connection: Connection, agent_row: int) -> None:
+    """Empties the memory sections that may show erased edits.
+
+    A turn's edits are shown at once in the sections of its own path, before they are merged.
+    """
+    await exchanges.add_marks(connection, agent_row, MarkKind.BLOCKS, (b"",), 0)
+    await empty_sections(connection, agent_row)
