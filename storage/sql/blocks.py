@@ -215,14 +215,22 @@ class Blocks(StoreGroup):
 
     @reads
     async def list_revisions(
-        self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 100
-    ) -> tuple[Revision, ...]:
-        """Returns the newest values that the block had before a version, newest first.
+        self,
+        connection: Connection,
+        block_row: int,
+        *,
+        before: int = LAST_NUMBER,
+        limit: int = 100,
+        with_forgotten: bool = True,
+    ) -> list[Revision]:
+        """Returns a page of the values that a block had, newest first.
 
-        Forgotten versions are included: their origin is `FORGOTTEN_ORIGIN`.
+        before: the last version of the previous page.
+        with_forgotten: forgotten versions are among them, with the origin `FORGOTTEN_ORIGIN` and an empty value.
         """
-        rows = await connection.rows(SQL["block_history_list"], (block_row, before, limit))
-        return tuple(map(make_revision, rows))
+        left_out = "" if with_forgotten else FORGOTTEN_ORIGIN
+        rows = await connection.rows(SQL["block_history_list"], (block_row, before, left_out, limit))
+        return [make_revision(row) for row in rows]
 
 
 def make_revision(row: Row) -> Revision:

@@ -34,9 +34,9 @@ INSERT INTO block_history (block, version, restores, at, origin, exchange, sourc
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: block_history_list
--- Reads the newest values of a block before a version, newest first.
+-- Reads the newest values of a block before a version, newest first, without the versions of an origin.
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history
-WHERE block = ? AND version < ? ORDER BY version DESC LIMIT ?
+WHERE block = ? AND version < ? AND origin <> ? ORDER BY version DESC LIMIT ?
 
 -- name: block_history_restores
 -- Returns the version from which an undo or a forgetting restored the value of a version.

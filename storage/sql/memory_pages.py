@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import re
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import NamedTuple
 from storage.database import Connection, Row
 from storage.listing import (
     FIRST_PAGE,
-    LAST_NUMBER,
     Branch,
     ExchangeRef,
     FoundMemory,
@@ -292,17 +290,6 @@ class MemoryPages(StoreGroup):
             ],
             is_complete=first_seq <= 1 and chosen_counts == (len(versions), len(summaries), len(candidates)),
         )
-
-    @reads
-    async def list_versions(
-        self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 50
-    ) -> builtins.list[Revision]:
-        """Returns a page of the values that a block had, newest first, without the forgotten versions.
-
-        before: the last version of the previous page.
-        """
-        rows = await connection.rows(SQL["versions"], (block_row, before, limit))
-        return [make_revision(row) for row in rows]
 
     @reads
     async def load_versions_at(

@@ -170,11 +170,6 @@ CASE WHEN b.agent IS NULL OR b.agent <> ?1 OR EXISTS (
     SELECT 1 FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> ?1) THEN 1 ELSE 0 END
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.id {in:2:BIGINT:64}
 
--- name: versions
--- Reads a page of the values that a block had, the newest first; those that were forgotten are left out.
-SELECT version, restores, at, origin, exchange, sources, value FROM block_history
-WHERE block = ?1 AND version < ?2 AND origin <> '-' ORDER BY version DESC LIMIT ?3
-
 -- name: earlier_versions
 -- Reads the versions of some blocks before the current ones, the newest first; those that were forgotten are left out.
 SELECT b.label, h.version, h.value FROM blocks b JOIN block_history h ON h.block = b.id

@@ -118,8 +118,8 @@ class BlockViews(Struct, frozen=True):
         shown_block = await self._get_block(memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = read_cursor(after, LAST_NUMBER)
-        versions = await self.store.memory_pages.list_versions(
-            shown_block.block.id, before=before, limit=limit + 1
+        versions = await self.store.blocks.list_revisions(
+            shown_block.block.id, before=before, limit=limit + 1, with_forgotten=False
         )
         sources = await list_sources(self.store, memory, versions[:limit])
         pending_labels = await self.store.turn_edits.list_pending_labels(memory.id)
@@ -207,7 +207,9 @@ class BlockViews(Struct, frozen=True):
         return BlockDiff(older.version, newer.version, parts)
 
     async def _find_last_version(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
-        versions = await self.store.memory_pages.list_versions(block_row, before=before, limit=1)
+        versions = await self.store.blocks.list_revisions(
+            block_row, before=before, limit=1, with_forgotten=False
+        )
         return versions[0] if versions else None
 
     async def _get_version(self, block_row: int, version: int, param: str) -> Revision:
