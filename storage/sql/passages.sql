@@ -18,13 +18,9 @@ SELECT id, seq, text, at, sources, file, tags, metadata FROM passages
 agent = ?1 AND seq > ?2 AND seq < ?3 AND {has:4:text}
 AND (CAST(?5 AS DOUBLE PRECISION) IS NULL OR at >= ?5) AND (CAST(?6 AS DOUBLE PRECISION) IS NULL OR at < ?6)
 
--- name: passage_down
--- Lists passages, newest first.
-{passage} WHERE {passage_wanted} ORDER BY seq DESC LIMIT ?7
-
--- name: passage_up
--- Lists passages, oldest first.
-{passage} WHERE {passage_wanted} ORDER BY seq LIMIT ?7
+-- name: passage
+-- Lists passages.
+{passage} WHERE {passage_wanted} ORDER BY seq {direction} LIMIT ?7
 
 -- name: passage_get
 -- Reads some passages by their numbers.

@@ -16,6 +16,7 @@ those of pieces.sql can be used in every file. For what the two databases write 
     +name                 keeps SQLite from the index on this column; only the name in PostgreSQL
     {padded:35}           room and padding of a new row with the first 35 values as columns (sqlite/padding.py)
     {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
+    {direction}           makes two statements of one: `<name>_up` with ASC in its place, `<name>_down` with DESC
 
 A missing name fails at import, not in the middle of a turn.
 """
@@ -49,6 +50,8 @@ _POSTGRES_ONLY = re.compile(r"\s*\{postgres:([^}]+)\}")
 _LIMIT = re.compile(r"\bLIMIT (\?\d*)")
 _PARAMETER = re.compile(r"\?(\d*)")
 _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
+# The ends of the names of the two statements of a list, as `Page.direction` has them.
+_DIRECTIONS = {"up": "ASC", "down": "DESC"}
 
 
 @cache
@@ -65,7 +68,14 @@ def load(file: str) -> Mapping[str, Statement]:
         sqlite, postgres = by_database.get("sqlite", both), by_database.get("postgres", both)
         if not sqlite or not postgres:
             raise ValueError(f"{file}: {name} is there for one database alone")
-        statements[name] = _make_statement(f"{file}: {name}", sqlite, postgres, {**shared, **pieces})
+        known_pieces = {**shared, **pieces}
+        if "{direction}" in sqlite:
+            for end, direction in _DIRECTIONS.items():
+                statements[f"{name}_{end}"] = _make_statement(
+                    f"{file}: {name}_{end}", sqlite, postgres, {**known_pieces, "direction": direction}
+                )
+        else:
+            statements[name] = _make_statement(f"{file}: {name}", sqlite, postgres, known_pieces)
     return MappingProxyType(statements)
 
 

@@ -45,9 +45,10 @@ from storage.records import (
     State,
     StoredFile,
 )
-from storage.sql import additions, erase, forget_preview
+from storage.sql import additions, erase, forget_preview, forget_targets
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
+from storage.sql.erasing_work import StoredTarget
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.sqlite.migration import migrate
@@ -187,7 +188,7 @@ async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all memories at once it takes longer than PostgreSQL is waited for."""
-    monkeypatch.setattr(forgetting, "_MEMORIES_PER_READ", 2)
+    monkeypatch.setattr(forget_targets, "_MEMORIES_PER_READ", 2)
     read: list[str] = []
     store = await open_store(note=read.append)
     agents = [
@@ -1251,7 +1252,7 @@ def test_every_table_with_rows_of_a_memory_is_emptied_with_it(tmp_path: Path) ->
         "tags": "`wipe_tags`, with the intention",
         "summaries": "the trigger `summaries_gone`, with the memory's row",
     }
-    phases = erase.list_phases(erase.StoredTarget(all=("default", "default")))
+    phases = erase.list_phases(StoredTarget(all=("default", "default")))
     emptied = {
         table
         for phase in (name for name in phases if name.startswith("wipe_"))

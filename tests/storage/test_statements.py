@@ -188,6 +188,14 @@ def test_a_statement_that_goes_by_id_alone_is_found(text: str, expected: bool) -
     assert is_scoped(text) is expected
 
 
+def test_a_list_that_may_go_either_way_is_written_once() -> None:
+    statements = load("agents_api/runs.sql")
+    for direction, order in (("up", "ASC"), ("down", "DESC")):
+        for text in (str(statements[f"of_agent_{direction}"]), statements[f"of_agent_{direction}"].postgres):
+            assert f"ORDER BY r.id {order} LIMIT" in text
+    assert "of_agent" not in statements
+
+
 def test_a_list_takes_one_parameter_there_and_its_placeholders_here(tmp_path: Path) -> None:
     statement = STATEMENTS["transfer.sql: seqs_of"]
     assert isinstance(statement, Statement)

@@ -46,33 +46,19 @@ SELECT {agent} FROM agents a WHERE a.project = ?1 AND a.id {in:2:BIGINT:64}
 -- Reads some agents by their rows.
 {entry} WHERE a.id {in:1:BIGINT:64}
 
--- name: created_down
--- Lists agents, the newest first.
-{entry} WHERE {filter} ORDER BY a.id DESC LIMIT ?4
+-- name: created
+-- Lists agents by when they were made.
+{entry} WHERE {filter} ORDER BY a.id {direction} LIMIT ?4
 
--- name: created_up
--- Lists agents, the oldest first.
-{entry} WHERE {filter} ORDER BY a.id LIMIT ?4
-
--- name: updated_down
--- Lists agents, those that changed last first. ?13 to ?16: the times and rows between which they lie.
+-- name: updated
+-- Lists agents by when they changed. ?13 to ?16: the times and rows between which they lie.
 {entry} WHERE {filter} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
-ORDER BY {updated} DESC, a.id DESC LIMIT ?4
+ORDER BY {updated} {direction}, a.id {direction} LIMIT ?4
 
--- name: updated_up
--- Lists agents, those that changed last at the end. Parameters as of `updated_down`.
-{entry} WHERE {filter} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
-ORDER BY {updated}, a.id LIMIT ?4
-
--- name: completed_down
--- Lists agents, those that answered last first.
+-- name: completed
+-- Lists agents by when they last answered. Parameters as of `updated`.
 {entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
-ORDER BY {completed} DESC, a.id DESC LIMIT ?4
-
--- name: completed_up
--- Lists agents, those that answered last at the end. Parameters as of `completed_down`.
-{entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
-ORDER BY {completed}, a.id LIMIT ?4
+ORDER BY {completed} {direction}, a.id {direction} LIMIT ?4
 
 -- name: cursor_created
 -- Finds where an agent stands in a list by creation: its row alone.
@@ -103,12 +89,7 @@ DELETE FROM tags WHERE agent = ?
 -- Reads the tags of several agents.
 SELECT agent, tag FROM tags WHERE agent {in:1:BIGINT:64} ORDER BY agent, tag
 
--- name: tags_up
+-- name: tags
 -- Lists a project's tags by name, after one and before another. ?4: a part of a tag, in lower case.
 SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
-AND {has:4:tag} AND agent <> 0 ORDER BY tag LIMIT ?5
-
--- name: tags_down
--- Lists a project's tags by name, the last first. Parameters as of `tags_up`.
-SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
-AND {has:4:tag} AND agent <> 0 ORDER BY tag DESC LIMIT ?5
+AND {has:4:tag} AND agent <> 0 ORDER BY tag {direction} LIMIT ?5

@@ -27,15 +27,10 @@ SELECT {batch} FROM batches b WHERE b.id = ?
 -- Reads a batch by its public id, if it is the project's; ?2 NULL: any project's.
 SELECT {batch} FROM batches b WHERE b.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR b.project = ?2)
 
--- name: list_down
--- Lists batches, newest first.
+-- name: list
+-- Lists batches.
 SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1) AND b.id > ?2 AND b.id < ?3
-ORDER BY b.id DESC LIMIT ?4
-
--- name: list_up
--- Lists batches, oldest first.
-SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1) AND b.id > ?2 AND b.id < ?3
-ORDER BY b.id LIMIT ?4
+ORDER BY b.id {direction} LIMIT ?4
 
 -- name: of_states
 -- Counts batches by their state.

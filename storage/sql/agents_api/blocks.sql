@@ -35,13 +35,9 @@ SELECT {block} {block_tables}
     SELECT 1 FROM agents a WHERE a.id = b.agent
     UNION ALL SELECT 1 FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = b.id))
 
--- name: list_down
--- Lists blocks, the newest first.
-{read_blocks} WHERE {filter} ORDER BY b.id DESC LIMIT ?10
-
--- name: list_up
--- Lists blocks, the oldest first.
-{read_blocks} WHERE {filter} ORDER BY b.id LIMIT ?10
+-- name: list
+-- Lists blocks.
+{read_blocks} WHERE {filter} ORDER BY b.id {direction} LIMIT ?10
 
 -- name: count
 -- Counts the blocks of a project.

@@ -30,38 +30,22 @@ LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents 
 {conversation} FROM conversations c JOIN agents a ON a.id = c.agent {definition_tables}
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 
--- name: of_project_down
--- Lists a project's conversations, the newest first. ?2, ?3: between these rows; ?4: how many.
+-- name: of_project
+-- Lists a project's conversations. ?2, ?3: between these rows; ?4: how many.
 {conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
-WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
+WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direction} LIMIT ?4
 
--- name: of_project_up
--- Lists a project's conversations, the oldest first. Parameters as of `of_project_down`.
-{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
-WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
-
--- name: of_agent_down
--- Lists the conversations of an agent, the newest first. ?5: the agent's row; the others as of `of_project_down`.
+-- name: of_agent
+-- Lists the conversations of an agent. ?5: the agent's row; the others as of `of_project`.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
-WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
+WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id {direction} LIMIT ?4
 
--- name: of_agent_up
--- Lists the conversations of an agent, the oldest first. Parameters as of `of_agent_down`.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
-WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
-
--- name: by_time_down
--- Lists the conversations of the agents in rows ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between
--- these times and rows.
+-- name: by_time
+-- Lists the conversations of the agents in rows ?8 to ?9 by a time. ?3: how many; ?4 to ?7: between these times and
+-- rows.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables} {run_ends}
 WHERE {is_listed} AND a.id >= ?8 AND a.id <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
-ORDER BY {order_time} DESC, c.id DESC LIMIT ?3
-
--- name: by_time_up
--- Lists the conversations of the agents in rows ?8 to ?9, the latest at the end. Parameters as of `by_time_down`.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables} {run_ends}
-WHERE {is_listed} AND a.id >= ?8 AND a.id <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
-ORDER BY {order_time}, c.id LIMIT ?3
+ORDER BY {order_time} {direction}, c.id {direction} LIMIT ?3
 
 -- name: cursor
 -- Returns the position of a conversation in a list by time: its time and its row.

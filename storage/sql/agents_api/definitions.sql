@@ -80,13 +80,9 @@ SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
 -- Finds the definitions of a project with a name. Two show that the name is ambiguous.
 {definitions} WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT 2
 
--- name: list_down
--- Lists the definitions of a kind, newest first. ?7: at most so many.
-{definitions} WHERE {list_filter} ORDER BY d.id DESC LIMIT ?7
-
--- name: list_up
--- Lists the definitions of a kind, oldest first. ?7: at most so many.
-{definitions} WHERE {list_filter} ORDER BY d.id LIMIT ?7
+-- name: list
+-- Lists the definitions of a kind. ?7: at most so many.
+{definitions} WHERE {list_filter} ORDER BY d.id {direction} LIMIT ?7
 
 -- name: conversations_unbound
 -- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: a project; NULL: all

@@ -30,13 +30,9 @@ SELECT f.name FROM files f WHERE f.memory = ?
 SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?1
 AND (CAST(?2 AS TEXT) IS NULL OR f.name <> ?2)
 
--- name: list_down
--- Lists the files of a folder, newest first.
-SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id DESC LIMIT ?
-
--- name: list_up
--- Lists the files of a folder, oldest first.
-SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id LIMIT ?
+-- name: list
+-- Lists the files of a folder.
+SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id {direction} LIMIT ?
 
 -- name: list_of_folders
 -- Lists the files of several folders.

@@ -28,18 +28,12 @@ SELECT {row} FROM exchanges p {row_tables}
 WHERE p.agent = ?1 AND p.seq >= coalesce((SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2), 0)
 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {is_listed} ORDER BY p.seq LIMIT ?4
 
--- name: of_conversation_down
--- Reads the exchanges of one conversation and of its past backwards. ?2: the conversation; ?3, ?4: between these
--- numbers. (`+`: looked up by conversation, not by agent.)
+-- name: of_conversation
+-- Reads the exchanges of one conversation and of its past. ?2: the conversation; ?3, ?4: between these numbers. (`+`:
+-- looked up by conversation, not by agent.)
 WITH {past}
 SELECT {row} FROM {in_past} {row_tables}
-WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {is_listed} ORDER BY p.seq DESC LIMIT ?5
-
--- name: of_conversation_up
--- Reads the exchanges of one conversation and of its past forwards. Parameters as of `of_conversation_down`.
-WITH {past}
-SELECT {row} FROM {in_past} {row_tables}
-WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {is_listed} ORDER BY p.seq LIMIT ?5
+WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {is_listed} ORDER BY p.seq {direction} LIMIT ?5
 
 -- name: in_conversation
 -- Reads all exchanges of a conversation and its past that have messages, active or not, those that are forgotten, and
@@ -74,21 +68,13 @@ SELECT c.uid, p.begun, p.shown_reply FROM exchanges p
 JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.agent = ?1 AND p.shown_reply IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
--- name: of_project_down
--- Reads the exchanges of all agents of a project, the newest first. ?2, ?3: between these rows.
+-- name: of_project
+-- Reads the exchanges of all agents of a project. ?2, ?3: between these rows.
 SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {row_tables}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3
 AND {is_listed}
-ORDER BY p.id DESC LIMIT ?4
-
--- name: of_project_up
--- Reads the exchanges of all agents of a project, the oldest first. ?2, ?3: between these rows.
-SELECT {agent}, {row}
-FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {row_tables}
-WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3
-AND {is_listed}
-ORDER BY p.id LIMIT ?4
+ORDER BY p.id {direction} LIMIT ?4
 
 -- name: of_rows
 -- Reads exchanges by their rows.

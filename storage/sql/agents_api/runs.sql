@@ -129,21 +129,13 @@ WHERE a.project = ?1 AND {run_filter}
 {listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?9 AND a.project = ?1 AND {run_filter}
 
--- name: of_project_down
--- Lists a project's runs, newest first.
-{of_project} ORDER BY r.id DESC LIMIT ?8
+-- name: of_project
+-- Lists a project's runs.
+{of_project} ORDER BY r.id {direction} LIMIT ?8
 
--- name: of_project_up
--- Lists a project's runs, oldest first.
-{of_project} ORDER BY r.id LIMIT ?8
-
--- name: of_agent_down
--- Lists an agent's runs, newest first.
-{of_agent} ORDER BY r.id DESC LIMIT ?8
-
--- name: of_agent_up
--- Lists an agent's runs, oldest first.
-{of_agent} ORDER BY r.id LIMIT ?8
+-- name: of_agent
+-- Lists an agent's runs.
+{of_agent} ORDER BY r.id {direction} LIMIT ?8
 
 -- name: step_insert (sqlite)
 -- Adds a step. A trigger counts the step in its run, and ends the run; another trigger adds what is noted of the step's
@@ -212,21 +204,13 @@ WHERE a.project = ?1 AND {step_filter}
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE s.agent = ?6 AND a.project = ?1 AND {step_filter}
 
--- name: steps_of_project_down
--- Lists a project's steps, newest first.
-{steps_of_project} ORDER BY s.exchange DESC LIMIT ?5
+-- name: steps_of_project
+-- Lists a project's steps.
+{steps_of_project} ORDER BY s.exchange {direction} LIMIT ?5
 
--- name: steps_of_project_up
--- Lists a project's steps, oldest first.
-{steps_of_project} ORDER BY s.exchange LIMIT ?5
-
--- name: steps_of_agent_down
--- Lists an agent's steps, newest first.
-{steps_of_agent} ORDER BY s.exchange DESC LIMIT ?5
-
--- name: steps_of_agent_up
--- Lists an agent's steps, oldest first.
-{steps_of_agent} ORDER BY s.exchange LIMIT ?5
+-- name: steps_of_agent
+-- Lists an agent's steps.
+{steps_of_agent} ORDER BY s.exchange {direction} LIMIT ?5
 
 -- name: feedback
 -- Notes a judgement of a step.

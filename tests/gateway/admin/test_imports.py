@@ -30,7 +30,7 @@ from storage.commands import ForgetTarget, ImportWriting
 from storage.database import Connection, Statement
 from storage.errors import Broken
 from storage.records import LEARNER, RULE, Scope
-from storage.sql import erase, forget, imports
+from storage.sql import erase, erase_exchanges, forget, imports
 from storage.sql.imports import Imports
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import StrictUpstream, say
@@ -294,15 +294,16 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
         return done
 
     unindexed: list[int] = []
-    forget_indexed = erase.forget_indexed
+    forget_indexed = erase_exchanges.forget_indexed
 
     async def forget_and_note(connection: Connection, agent_row: int, seqs: list[int]) -> None:
         unindexed.append(len(seqs))
         await forget_indexed(connection, agent_row, seqs)
 
     monkeypatch.setattr(forget, "_run_step", run_and_count)
-    monkeypatch.setattr(erase, "forget_indexed", forget_and_note)
-    monkeypatch.setattr(erase, "_PAGE", 4)
+    monkeypatch.setattr(erase_exchanges, "forget_indexed", forget_and_note)
+    for phases in (erase, erase_exchanges):
+        monkeypatch.setattr(phases, "PAGE_ROWS", 4)
     undo(world, found["id"])
     assert left[-1] == 0
     # The index is written once for all messages of a part.
