@@ -166,10 +166,10 @@ class Connection(Protocol):
         two round trips with PostgreSQL.
         """
 
-    async def lock(self, agent_row: int) -> None:
-        """Locks an agent's row, before anything of the agent's is written; SQLite has one writer.
+    async def lock(self, *agent_rows: int) -> None:
+        """Locks agents' rows, before anything of the agents' is written; SQLite has one writer.
 
-        Of several agents the one with the lowest row is locked first.
+        The lowest row is locked first, as everywhere, so that no two transactions wait for each other.
         """
 
     async def lock_sharers(self, *agent_rows: int) -> None:

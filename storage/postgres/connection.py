@@ -290,8 +290,8 @@ class PostgresConnection:
         self.may_have_committed = bool(rows)
         return rows[0] if rows else None
 
-    async def lock(self, agent_row: int) -> None:
-        if agent_row not in self._locked:
+    async def lock(self, *agent_rows: int) -> None:
+        for agent_row in sorted({*agent_rows} - self._locked):
             await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent_row,))
             self._locked.add(agent_row)
 

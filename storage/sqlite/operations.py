@@ -83,7 +83,7 @@ class SqliteConnection:
 
     # The locks: none is needed, since SQLite has one writer.
 
-    async def lock(self, agent_row: int) -> None:
+    async def lock(self, *agent_rows: int) -> None:
         pass
 
     async def lock_sharers(self, *agent_rows: int) -> None:

@@ -83,8 +83,7 @@ class Batches(StoreGroup):
     @bulk_writes
     async def add(self, connection: Connection, batch_row: int, drafts: Sequence[ItemDraft]) -> None:
         """Adds items. Raises: NotFound if a conversation is gone."""
-        for agent_row in sorted({draft.run.agent_row for draft in drafts}):
-            await connection.lock(agent_row)
+        await connection.lock(*(draft.run.agent_row for draft in drafts))
         for draft in drafts:
             run = replace(draft.run, batch=batch_row)
             if not run.conversation_row:
@@ -261,8 +260,7 @@ class Batches(StoreGroup):
         self, connection: Connection, part: int, items: Sequence[AssignedItem], at: float
     ) -> None:
         """Returns the effect that puts items into a part, and closes those that have ended."""
-        for agent_row in sorted({item.agent_row for item in items}):
-            await connection.lock(agent_row)
+        await connection.lock(*(item.agent_row for item in items))
         for item in items:
             if (await connection.value(SQL["is_open"], (item.run_row, item.agent_row))) is None:
                 await connection.run(SQL["close"], (item.run_row,))
@@ -360,8 +358,7 @@ class Batches(StoreGroup):
 
         items = await find()
         agent_rows = {item.run.agent_row for item in items if item.run is not None}
-        for agent_row in sorted(agent_rows):
-            await connection.lock(agent_row)
+        await connection.lock(*agent_rows)
         # Read again under the locks: another writer may have stored a reply meanwhile.
         for item in await find():
             if item.run is not None:

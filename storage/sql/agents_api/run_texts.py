@@ -143,8 +143,7 @@ class RunTexts(StoreGroup):
         Returns the number of these runs.
         """
         rows = await connection.rows(SQL["texts_left"], (before, limit))
-        for agent_row in sorted({agent_row for _, agent_row in rows}):
-            await connection.lock(agent_row)
+        await connection.lock(*(agent_row for _, agent_row in rows))
         for run_row, agent_row in rows:
             await connection.run(SQL["texts_drop"], (agent_row, run_row))
         return len(rows)
