@@ -28,7 +28,7 @@ from storage.commands import (
     StepOpened,
 )
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound, RunOver, Stale, WriteConflict
+from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
     DEFAULT_CONVERSATION,
     Agent,
@@ -54,18 +54,16 @@ from storage.sql.agents_api.runs import (
     find_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
-from storage.sql.blocks import OwnedBlock, write_block
+from storage.sql.blocks import OwnedBlock
 from storage.sql.epochs import lock_epoch
 from storage.sql.exchange_rows import make_exchange_with_content, update_values
-from storage.sql.facts import add_saved_facts
 from storage.sql.group import StoreGroup, as_method, reads
 from storage.sql.jobs import Jobs, check_attempt
-from storage.sql.passages import add_saved_passage
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.sections import add_section
 from storage.sql.statements import load
 from storage.sql.turn_edits import add_edit
-from storage.sql.turns import merge_edits
+from storage.sql.turns import merge_edits, write_merge
 
 SQL = load("stored_paths.sql")
 _CANCELLED_STOP = "cancelled"
@@ -310,32 +308,14 @@ async def write_edits(
     now: float,
     reading: ReadSpan | None = None,
 ) -> None:
-    """Writes the edits of a written exchange, each on the version that its result was made on. Raises: WriteConflict.
+    """Writes the edits of a written exchange, and what they change. The other parameters are those of `write_merge`.
 
-    first_versions: block -> the version from which its first edit was computed.
-    reading: as in `StepOpen`. Passages and facts that the run saves are stored in the memory that it reads.
+    Raises: WriteConflict.
     """
-    versions = dict(first_versions)
-    for block_row, value, edit in merged.writes:
-        try:
-            await write_block(
-                connection, block_row, versions[block_row], value, at=now, origin=f"tool:{edit.call_id}",
-                exchange_row=edit.exchange_row, sources=(edit.exchange_row,) if reading is None else reading.exchanges,
-            )  # fmt: skip
-        except NotFound as error:
-            raise WriteConflict(error.message) from error
-        versions[block_row] += 1
-        # Forgetting rebuilds the block from the edits that stay.
-        await add_edit(connection, agent_row, replace(edit, state=EditState.MERGED))
-    owner_row, facts = agent_row, merged.facts
-    if reading is not None:
-        owner_row, sources = reading.memory_row, tuple(reading.exchanges)
-        facts = [replace(fact, exchange_row=None, sources=sources) for fact in facts]
-    for text, edit in merged.passages:
-        await add_saved_passage(
-            connection, owner_row, text, edit, None if reading is None else reading.exchanges
-        )
-    await add_saved_facts(connection, owner_row, facts, now)
+    await write_merge(connection, agent_row, merged, first_versions, now, reading)
+    # Forgetting rebuilds the blocks from the edits that stay.
+    for write in merged.writes:
+        await add_edit(connection, agent_row, replace(write.edit, state=EditState.MERGED))
 
 
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from storage.commands import (
     MAX_RULE_CALLS,
+    BlockMerge,
     Change,
     Committed,
     MemorySnapshot,
@@ -19,13 +20,14 @@ from storage.commands import (
     PlainTurn,
     Pool,
     Probes,
+    ReadSpan,
     RecallRow,
     Rules,
     StoredContent,
     TurnWrite,
 )
 from storage.database import Connection, Database, is_outdated_work
-from storage.errors import Stale, StatementFailed
+from storage.errors import NotFound, Stale, StatementFailed, WriteConflict
 from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind, place_exchange
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
@@ -469,20 +471,46 @@ async def merge_edits(
         return
     await connection.lock_profile_blocks(agent_row)
     blocks = await load_blocks(connection, agent_row)
-    versions = {block.id: block.version for block in blocks}
     merge = rules.make_block_merge(blocks, edits)
-    for block_row, value, edit in merge.writes:
-        origin = f"tool:{edit.call_id}"
-        await write_block(
-            connection, block_row, versions[block_row], value, at=now, origin=origin, exchange_row=edit.exchange_row,
-            sources=(edit.exchange_row,),
-        )  # fmt: skip
-        versions[block_row] += 1
-    for text, edit in merge.passages:
-        await add_saved_passage(connection, agent_row, text, edit)
-    await add_saved_facts(connection, agent_row, merge.facts, now)
+    await write_merge(connection, agent_row, merge, {block.id: block.version for block in blocks}, now)
     dropped = {edit.id for edit in merge.dropped}
     await settle_edits(
         connection, agent_row, [edit.id for edit in edits if edit.id not in dropped], EditState.MERGED
     )
     await settle_edits(connection, agent_row, dropped, EditState.DROPPED)
+
+
+async def write_merge(
+    connection: Connection,
+    agent_row: int,
+    merged: BlockMerge,
+    first_versions: Mapping[int, int],
+    now: float,
+    reading: ReadSpan | None = None,
+) -> None:
+    """Writes what edits change: blocks, each on the version that its result was made on, passages and facts.
+
+    first_versions: block -> the version from which its first edit was computed.
+    reading: as in `StepOpen`. Passages and facts that the run saves are stored in the memory that it reads.
+
+    Raises: WriteConflict.
+    """
+    versions = dict(first_versions)
+    for block_row, value, edit in merged.writes:
+        try:
+            await write_block(
+                connection, block_row, versions[block_row], value, at=now, origin=f"tool:{edit.call_id}",
+                exchange_row=edit.exchange_row, sources=(edit.exchange_row,) if reading is None else reading.exchanges,
+            )  # fmt: skip
+        except NotFound as error:
+            raise WriteConflict(error.message) from error
+        versions[block_row] += 1
+    owner_row, facts = agent_row, merged.facts
+    if reading is not None:
+        owner_row, sources = reading.memory_row, tuple(reading.exchanges)
+        facts = [replace(fact, exchange_row=None, sources=sources) for fact in facts]
+    for text, edit in merged.passages:
+        await add_saved_passage(
+            connection, owner_row, text, edit, None if reading is None else reading.exchanges
+        )
+    await add_saved_facts(connection, owner_row, facts, now)
