@@ -294,7 +294,7 @@ async def test_either_reader_reports_a_file_that_cannot_be_opened(path: Path, ki
         reported.append(error)
         return len(reported) == 1
 
-    reader = kind(DatabaseFile(str(path)), report)
+    reader = kind(DatabaseFile(str(path)), report, lambda: None)
 
     async def read() -> None:
         found = reader.run(lambda connection: connection.execute("SELECT 1").fetchall())
