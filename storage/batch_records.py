@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from storage.commands import BlockMerge, StepOpen
+from storage.commands import BlockMerge
 from storage.records import MemoryEdit, Run, RunState, RunStep
+from storage.run_commands import StepOpen
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"

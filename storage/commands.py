@@ -1,7 +1,8 @@
 """Parameters and results of the store's transactions, as values. The records themselves are in storage/records.py.
 
-A section holds what one kind of caller passes to the store and gets from it: a turn, a run, forgetting, the export of a
-memory, the import of another application's export, the readers of a memory, and embedding.
+A section holds what one kind of caller passes to the store and gets from it: a turn, forgetting, the export of a
+memory, the readers of a memory, and embedding. Those of runs are in storage/run_commands.py, those of an import of
+another application's export in storage/import_commands.py.
 """
 
 from __future__ import annotations
@@ -21,18 +22,10 @@ from storage.records import (
     Block,
     Conversation,
     Exchange,
-    ImportStatus,
-    Job,
     MemoryEdit,
-    MemoryVersion,
     Message,
-    Run,
-    RunState,
-    RunStep,
     SentSection,
     StandingFact,
-    Summary,
-    WaitKind,
 )
 
 # -- what passes between a turn and the store
@@ -377,193 +370,6 @@ class Committed(Struct, frozen=True):
     matches_prefix: bool = False
 
 
-# -- what passes between a run and the store
-
-
-class ConversationPath(Struct, frozen=True):
-    """The path of a stored conversation, empty where it has not begun."""
-
-    snapshot: MemorySnapshot
-    # The exchanges with their content, oldest first, from the beginning of the window to the head.
-    path: Sequence[Exchange] = ()
-    # The summaries of the path, newest first.
-    summaries: Sequence[Summary] = ()
-
-
-class StepOpen(Struct, frozen=True):
-    """The beginning of a step, in one transaction."""
-
-    agent: Agent
-    # The client's id of the conversation.
-    key: str
-    # The public id of the conversation, if it is new.
-    uid: str
-    # The conversation's row; None: it begins with this step.
-    conversation_row: int | None
-    # The conversation's rev when it was read.
-    rev: int
-    now: float
-    # The exchange with the messages that came in; its id is below 0.
-    exchange: Exchange
-    # The run that begins with this step; None: a run that has begun continues.
-    run: Run | None = None
-    # The earlier run of the same send, which has ended and hands its otid to this run.
-    replaces: int | None = None
-    # The memory section of the path; id 0: it is to be stored.
-    section: SentSection | None = None
-    # The agent's own blocks, to be made with its first use.
-    defaults: Sequence[Block] = ()
-    # The blocks that its profile shares, to be made with its first use.
-    shared: Sequence[Block] = ()
-    # The memory edits of the step before; the `exchange` of each operation is that step's.
-    edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
-    # The versions of the blocks on which those edits were made, by block.
-    versions: Mapping[int, int] = msgspec.field(default_factory=dict)
-    # The conversation was a client conversation until now.
-    adopts: bool = False
-    # Where the step `adopts`: the exchanges of the path that it continues. Their edits are confirmed.
-    continued: Sequence[int] = ()
-    # The exchange that was left open by a process that has gone, in its final form.
-    abandoned: Exchange | None = None
-    # A refused exchange that the step replaces, in its new state.
-    replaced: Exchange | None = None
-    # The stored request of an accepted run without its messages, which are in the exchange now; None: it has none.
-    request: bytes | None = None
-    # The end of the run, where it ends with this step and the exchange has no reply.
-    end: RunEnd | None = None
-    # The part of a memory that the run reads, from which its edits come.
-    reading: ReadSpan | None = None
-    # The attempt that performs the run, and alone may write it; None: no job does.
-    job: Job | None = None
-
-
-class StepOpened(Struct, frozen=True):
-    """A step that was begun, with its numbers."""
-
-    agent: Agent
-    exchange: Exchange
-    # The conversation's present rev.
-    rev: int
-    section: SentSection | None
-    # The run that began with the step; None: no run began.
-    run: Run | None
-
-
-class StepEnd(Struct, frozen=True):
-    """The end of a step, in one transaction."""
-
-    agent: Agent
-    # The exchange of the step, complete.
-    exchange: Exchange
-    step: RunStep
-    # The results of its calls, as in `RunEnd`.
-    results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # The part of a memory that was read, where the run ends well.
-    reading: ReadSpan | None = None
-    # Runs that its end makes due; an agent that reads already is left out.
-    accepts: Sequence[RunAccept] = ()
-    # The message of the error that ended the run and its HTTP status, or "" and 0.
-    error_message: str = ""
-    error_status: int = 0
-    # Makes the note of the step's recall, without side effects; None: it has none.
-    recall: Callable[[], RecallRow] | None = None
-    # The attempt that performs the run, and alone may write it; None: no job does.
-    job: Job | None = None
-
-
-class RunAccept(Struct, frozen=True):
-    """A run that goes on without its client, to be accepted in one transaction with its request and its job."""
-
-    # The run as it will be stored, with the id 0. Its agent exists. Conversation 0 stands for the conversation with the
-    # key `key`, which begins with the public id `uid` if it does not exist.
-    run: Run
-    # The request of the run, as JSON.
-    request: bytes
-    # The key of the run's conversation, if the run has conversation 0.
-    key: str = "default"
-    # The public id of that conversation, if it begins with the run.
-    uid: str = ""
-    # The kind of the job that performs the run, with the run's uid as key and {"run": its row} as payload; "" for no
-    # job: the accepting process performs the run.
-    kind: str = "run"
-    # The run that it replaces, as in `StepOpen`.
-    replaces: int | None = None
-    # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for all its
-    # runs.
-    read_memory_row: int | None = None
-    # How the run's messages are listed, as JSON, stored as long as the run; None: in the usual way.
-    listing: bytes | None = None
-
-
-class EnqueuedResponse(NamedTuple):
-    """The run of a response that was accepted."""
-
-    run: Run
-    # The run was created now; otherwise the same response was accepted before.
-    is_new: bool
-
-
-class ResponseEnd(Struct, frozen=True):
-    """The end of a response in the background."""
-
-    state: RunState
-    # Seconds since the epoch.
-    at: float
-    # The response as it is shown, as JSON.
-    shown: bytes
-    # The name of the turn in which the response is stored; None: in none.
-    turn: bytes | None
-    # The last events of the response, as they are streamed.
-    events: bytes
-    # The number of the last event.
-    last_number: int
-    # The epoch of the memory when these events were made.
-    epoch: int
-
-
-class ReadSpan(Struct, frozen=True):
-    """The part of a memory that a sleeptime agent's run reads."""
-
-    memory_row: int
-    # The row of the agent's own memory.
-    sleeper_row: int
-    # The number before the first message of the part.
-    cursor: int
-    # The number of the last message of the part.
-    upto: int
-    # The exchanges of the part, which are noted as the sources of what the run writes into blocks.
-    exchanges: Sequence[int] = ()
-
-
-class RunEnd(Struct, frozen=True):
-    """The end of a run after a step that is written already."""
-
-    agent_row: int
-    run_row: int
-    state: RunState
-    # Why the run ended.
-    stop: str
-    at: float
-    # The exchange of the step with which the run ended; None: the step stays as it is.
-    exchange_row: int | None = None
-    # The epoch of the memory when the run's last step was written.
-    epoch: int = 0
-    # The calls that wait, as in `RunStep`.
-    waiting: Mapping[str, WaitKind] = msgspec.field(default_factory=dict)
-    # The results of that step's calls that are in no later step: messages as JSON, by their numbers among the texts of
-    # the run.
-    results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # The memory edits after these results, and the versions of their blocks, as in `StepOpen`.
-    edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
-    versions: Mapping[int, int] = msgspec.field(default_factory=dict)
-    # The part of a memory that was read, as in `StepEnd`.
-    reading: ReadSpan | None = None
-    # The message of the error that ended the run; it quotes no content.
-    error_message: str = ""
-    # The attempt that performs the run, and alone may write it; None: no job does.
-    job: Job | None = None
-
-
 # -- what passes between forgetting and the store
 
 
@@ -685,112 +491,6 @@ class ImportedRecord(NamedTuple):
     # The part of the memory: one of those of `Transfer.page`.
     part: str
     record: TransferRecord
-
-
-# -- what passes between an import of another application's export and the store
-
-
-class MatchedExchange(Struct, frozen=True):
-    """A stored exchange with a path that an imported conversation has as well."""
-
-    # The exchange without its content.
-    exchange: Exchange
-    # An import gave the exchange's conversation an id.
-    is_import: bool
-    # No finished exchange follows the exchange.
-    is_last: bool
-    # An import that was undone has left the exchange, without its content.
-    is_stub: bool
-
-
-class ImportPool(Struct, frozen=True):
-    """All that is stored and may matter to an imported conversation."""
-
-    # The conversation that was imported under the same id; None: there is none.
-    conversation_row: int | None = None
-    matched: Sequence[MatchedExchange] = ()
-    # Stored exchanges without a reply that ask what the imported conversation asks.
-    unanswered: Sequence[Exchange] = ()
-    # The hashes of messages of the imported conversation that were forgotten.
-    forgotten_hashes: frozenset[bytes] = frozenset()
-
-
-class MessageCounts(NamedTuple):
-    """How many of an import's messages are new to a memory, stored there already, and left out."""
-
-    new: int
-    known: int
-    skipped: int
-
-
-class ImportChange(Struct, frozen=True):
-    """The changes by an imported conversation."""
-
-    # The counts of messages, by exchange of the imported conversation.
-    counts: Sequence[MessageCounts]
-    # The number of imported exchanges that are stored already, from the first on.
-    known: int = 0
-    # The imported exchanges that are not stored, oldest first.
-    add: Sequence[Exchange] = ()
-    # The exchange that the first of `add` follows; None: they begin a path.
-    after: Exchange | None = None
-    # The conversation to which exchanges are added; None: a new one.
-    conversation_row: int | None = None
-    # Exchanges of an undone import that have their words again, by their position in the conversation.
-    fill: Mapping[int, Exchange] = {}
-    # Exchanges that the first of the added ones replaces.
-    superseded: Sequence[Exchange] = ()
-
-
-class ImportWrite(Struct, frozen=True):
-    """An imported conversation, to be written."""
-
-    agent: Agent
-    # The import's row.
-    row: int
-    # The conversation's messages are learned from.
-    learns: bool
-    # The conversation's id in its source, which becomes the client's id; None: it has none.
-    key: str | None
-    # The public id of the conversation, if it is new.
-    uid: str
-    # When the conversation began.
-    at: float
-    # The hashes of the conversation's paths, one an exchange.
-    path_hashes: Sequence[bytes]
-    # The hashes of the conversation's questions.
-    questions: Sequence[bytes]
-    # The hashes of the conversation's messages.
-    atoms: Sequence[bytes]
-    # The hashes by which the conversation's prefix is recognised.
-    prefixes: Sequence[bytes]
-    # Returns what the conversation changes; pure.
-    decide: Callable[[ImportPool], ImportChange]
-
-
-class ImportWriting(Struct, frozen=True):
-    """An imported conversation that is being written, part by part."""
-
-    write: ImportWrite
-    change: ImportChange
-    # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
-    version: MemoryVersion | None
-    # The number of the conversation's exchanges that are written, or need not be, from the first on.
-    done: int = 0
-
-    @property
-    def is_done(self) -> bool:
-        return self.done == len(self.change.counts)
-
-
-class ImportNote(Struct, frozen=True):
-    """The progress of an import."""
-
-    row: int
-    status: ImportStatus
-    at: float
-    # The outcome so far, as JSON that the store does not read.
-    data: bytes
 
 
 # -- what passes between the readers of a memory and the store

@@ -32,9 +32,10 @@ from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialec
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter
-from storage.commands import EnqueuedResponse, ForgetTarget
+from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Run, RunState
+from storage.run_commands import EnqueuedResponse
 from storage.sql.store import Store
 
 # The most responses that are made at a time. It bounds the connections to upstreams, which each response holds for

@@ -44,9 +44,9 @@ from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
-from storage.commands import ResponseEnd
 from storage.errors import NotFound, RunOver, Stale, StoreError
 from storage.records import Job, Run, RunState, RunTextKind, State
+from storage.run_commands import ResponseEnd
 from storage.sql.store import Store
 
 # The kind of the job.

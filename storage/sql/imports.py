@@ -14,17 +14,17 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import (
+from storage.commands import LearnedFact
+from storage.database import Connection, Row
+from storage.errors import NotFound, WriteConflict
+from storage.import_commands import (
     ImportChange,
     ImportNote,
     ImportPool,
     ImportWrite,
     ImportWriting,
-    LearnedFact,
     MatchedExchange,
 )
-from storage.database import Connection, Row
-from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER, ImportOrigin, StoredImport
 from storage.records import (
     IMPORT,

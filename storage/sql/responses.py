@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import orjson
 
-from storage.commands import EnqueuedResponse, ResponseEnd
 from storage.database import Connection, Database
 from storage.records import Agent, Job, Run, RunTextKind
+from storage.run_commands import EnqueuedResponse, ResponseEnd
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, replace_text
 from storage.sql.agents_api.runs import (

@@ -15,18 +15,7 @@ from typing import NoReturn
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import (
-    BlockMerge,
-    ConversationPath,
-    MemoryReader,
-    MemorySnapshot,
-    ReadSpan,
-    Rules,
-    RunEnd,
-    StepEnd,
-    StepOpen,
-    StepOpened,
-)
+from storage.commands import BlockMerge, MemoryReader, MemorySnapshot, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
@@ -43,6 +32,7 @@ from storage.records import (
     Summary,
     place_exchange,
 )
+from storage.run_commands import ConversationPath, ReadSpan, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.agents_api.run_texts import add_error_message, add_text, replace_text

@@ -20,7 +20,6 @@ from storage.commands import (
     PlainTurn,
     Pool,
     Probes,
-    ReadSpan,
     RecallRow,
     Rules,
     StoredContent,
@@ -29,6 +28,7 @@ from storage.commands import (
 from storage.database import Connection, Database, is_outdated_work
 from storage.errors import NotFound, Stale, StatementFailed, WriteConflict
 from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind, place_exchange
+from storage.run_commands import ReadSpan
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
 from storage.sql.blocks import load_blocks, make_block, write_block

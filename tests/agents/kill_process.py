@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from storage.commands import RunAccept
+from storage.run_commands import RunAccept
 from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
 from storage.sql.group import StoreGroup

@@ -13,8 +13,9 @@ from typing import Any
 from letta_client.types import AgentState
 
 from gateway.settings import ProfileSettings
-from storage.commands import ConversationPath, MemorySnapshot
+from storage.commands import MemorySnapshot
 from storage.records import Conversation, JobState, Scope
+from storage.run_commands import ConversationPath
 from tests.agents.letta import LettaWorld, letta
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say

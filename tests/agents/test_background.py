@@ -25,11 +25,11 @@ from gateway.core.ids import make_id, new_uid, parse_uid
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.event_log import load_events
 from gateway.settings import ToolSettings, UpstreamSettings
-from storage.commands import RunAccept
 from storage.errors import NotFound, Unavailable
 from storage.listing import Page, RunFilter
 from storage.records import DEFAULT_CONVERSATION, RunState
 from storage.records import Run as StoredRun
+from storage.run_commands import RunAccept
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say

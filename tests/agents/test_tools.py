@@ -21,9 +21,9 @@ from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import ObjectRef
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.errors import BadRequest
-from storage.commands import StepOpen, StepOpened
 from storage.errors import Unavailable
 from storage.records import RunState
+from storage.run_commands import StepOpen, StepOpened
 from storage.sql.stored_paths import StoredPaths
 from tests.agents.life import HUMAN, Life, agents
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say

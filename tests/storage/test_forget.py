@@ -19,7 +19,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.run.background.retention import Retention
-from storage.commands import ForgetTarget, Learned, LearnedFact, RunAccept
+from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.errors import Stale, WriteConflict
 from storage.listing import (
     AgentChange,
@@ -45,6 +45,7 @@ from storage.records import (
     State,
     StoredFile,
 )
+from storage.run_commands import RunAccept
 from storage.sql import additions, erase, forget_preview, forget_targets
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition

@@ -7,11 +7,12 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget, RunAccept
+from storage.commands import ForgetTarget
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Run, RunState, RunStep, Scope, TokenCounts
+from storage.run_commands import RunAccept
 from storage.sql.agents import find_or_create_agent
 from storage.sql.agents_api.run_texts import replace_text
 from storage.sql.agents_api.runs import add_step

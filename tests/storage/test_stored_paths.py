@@ -21,15 +21,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
-from storage.commands import (
-    ConversationPath,
-    ForgetTarget,
-    MemorySnapshot,
-    RunEnd,
-    StepEnd,
-    StepOpen,
-    StepOpened,
-)
+from storage.commands import ForgetTarget, MemorySnapshot
 from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
@@ -46,6 +38,7 @@ from storage.records import (
     State,
     TokenCounts,
 )
+from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.sql import stored_paths
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget, ResponseEnd
+from storage.commands import ForgetTarget
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
 from storage.records import Agent, Block, JobState, Run, RunState, Scope
+from storage.run_commands import ResponseEnd
 from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
 from storage.sql.jobs import NO_AGENT

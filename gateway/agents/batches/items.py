@@ -76,9 +76,10 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
-from storage.commands import BlockMerge, StepOpen
+from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
 from storage.records import MemoryEdit, RunState, RunStep, RunTextKind, TokenCounts
+from storage.run_commands import StepOpen
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.

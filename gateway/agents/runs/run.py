@@ -24,7 +24,6 @@ from gateway.core.request.memory_mode import Mode
 from gateway.run.call import Forwarded
 from gateway.run.tools.toolbox import cut_result, max_result_chars
 from gateway.run.upstream.route import Route
-from storage.commands import ReadSpan, RunAccept
 from storage.records import (
     DEFAULT_CONVERSATION,
     READING_PREFIX,
@@ -37,6 +36,7 @@ from storage.records import (
     Summary,
     TokenCounts,
 )
+from storage.run_commands import ReadSpan, RunAccept
 
 
 class RunRequest(Struct, frozen=True):

@@ -37,10 +37,11 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink
 from gateway.run.upstream.route import make_agent_route
-from storage.commands import ReadSpan, RunEnd, Unread
+from storage.commands import Unread
 from storage.errors import NotFound
 from storage.listing import OpenReading, ReaderEntry
 from storage.records import Agent, Job, Run, RunState, RunTextKind
+from storage.run_commands import ReadSpan, RunEnd
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

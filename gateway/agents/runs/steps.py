@@ -45,18 +45,10 @@ from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
-from storage.commands import (
-    Committed,
-    MemoryReader,
-    ReadSpan,
-    RunAccept,
-    RunEnd,
-    StepEnd,
-    StepOpen,
-    StepOpened,
-)
+from storage.commands import Committed, MemoryReader
 from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts, WaitKind
+from storage.run_commands import ReadSpan, RunAccept, RunEnd, StepEnd, StepOpen, StepOpened
 
 T = TypeVar("T")
 

@@ -29,9 +29,10 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.section_blocks import list_initial_blocks, sort_in_prompt_order
 from gateway.run.memory.tool_offer import offer_tools
 from gateway.run.receipt import mask_model_name
-from storage.commands import ConversationPath, MemorySnapshot, StepOpen
+from storage.commands import MemorySnapshot
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, Run, SentSection, State
+from storage.run_commands import ConversationPath, StepOpen
 from storage.sql.store import Store
 
 

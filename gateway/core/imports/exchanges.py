@@ -21,7 +21,7 @@ from gateway.core.conversation.off_record import redact_with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
-from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
+from storage.import_commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
 from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone, message_key
 
 # The beginning of the key of an imported conversation.

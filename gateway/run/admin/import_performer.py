@@ -30,8 +30,9 @@ from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.import_reading import Survey, read_pages, survey_file
 from gateway.run.admin.import_rest import ImportRest
 from gateway.run.admin.running_import import RunningImport
-from storage.commands import ImportNote, ImportWriting, LearnedFact
+from storage.commands import LearnedFact
 from storage.errors import NotFound, StoreError, WriteConflict
+from storage.import_commands import ImportNote, ImportWriting
 from storage.records import Agent, ImportStatus
 from storage.sql.store import Store
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core.dates import render_iso
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
-from storage.commands import MessageCounts
+from storage.import_commands import MessageCounts
 
 # The most warnings that are listed; one more then has the number of the others.
 MAX_WARNINGS: Final = 100

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
 from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry, OpenReading
 from storage.records import LEARNER, READING_PREFIX, Run, RunTextKind, make_tombstone
+from storage.run_commands import ReadSpan, RunAccept
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks

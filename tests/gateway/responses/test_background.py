@@ -23,9 +23,10 @@ from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from gateway.run.turn import TurnRun
-from storage.commands import Committed, ResponseEnd, TurnWrite
+from storage.commands import Committed, TurnWrite
 from storage.errors import Stale, Unavailable
 from storage.records import Job, JobState, Run, RunState
+from storage.run_commands import ResponseEnd
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say

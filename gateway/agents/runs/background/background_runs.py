@@ -41,10 +41,10 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
-from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, RunTextKind
+from storage.run_commands import RunAccept
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
 # A run that has not begun gets `MAX_BEGINNINGS`. Not measured.

@@ -1,0 +1,113 @@
+"""Parameters and results of the transactions that import another application's export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from storage.records import Agent, Exchange, ImportStatus, MemoryVersion
+
+
+class MatchedExchange(Struct, frozen=True):
+    """A stored exchange with a path that an imported conversation has as well."""
+
+    # The exchange without its content.
+    exchange: Exchange
+    # An import gave the exchange's conversation an id.
+    is_import: bool
+    # No finished exchange follows the exchange.
+    is_last: bool
+    # An import that was undone has left the exchange, without its content.
+    is_stub: bool
+
+
+class ImportPool(Struct, frozen=True):
+    """All that is stored and may matter to an imported conversation."""
+
+    # The conversation that was imported under the same id; None: there is none.
+    conversation_row: int | None = None
+    matched: Sequence[MatchedExchange] = ()
+    # Stored exchanges without a reply that ask what the imported conversation asks.
+    unanswered: Sequence[Exchange] = ()
+    # The hashes of messages of the imported conversation that were forgotten.
+    forgotten_hashes: frozenset[bytes] = frozenset()
+
+
+class MessageCounts(NamedTuple):
+    """How many of an import's messages are new to a memory, stored there already, and left out."""
+
+    new: int
+    known: int
+    skipped: int
+
+
+class ImportChange(Struct, frozen=True):
+    """The changes by an imported conversation."""
+
+    # The counts of messages, by exchange of the imported conversation.
+    counts: Sequence[MessageCounts]
+    # The number of imported exchanges that are stored already, from the first on.
+    known: int = 0
+    # The imported exchanges that are not stored, oldest first.
+    add: Sequence[Exchange] = ()
+    # The exchange that the first of `add` follows; None: they begin a path.
+    after: Exchange | None = None
+    # The conversation to which exchanges are added; None: a new one.
+    conversation_row: int | None = None
+    # Exchanges of an undone import that have their words again, by their position in the conversation.
+    fill: Mapping[int, Exchange] = {}
+    # Exchanges that the first of the added ones replaces.
+    superseded: Sequence[Exchange] = ()
+
+
+class ImportWrite(Struct, frozen=True):
+    """An imported conversation, to be written."""
+
+    agent: Agent
+    # The import's row.
+    row: int
+    # The conversation's messages are learned from.
+    learns: bool
+    # The conversation's id in its source, which becomes the client's id; None: it has none.
+    key: str | None
+    # The public id of the conversation, if it is new.
+    uid: str
+    # When the conversation began.
+    at: float
+    # The hashes of the conversation's paths, one an exchange.
+    path_hashes: Sequence[bytes]
+    # The hashes of the conversation's questions.
+    questions: Sequence[bytes]
+    # The hashes of the conversation's messages.
+    atoms: Sequence[bytes]
+    # The hashes by which the conversation's prefix is recognised.
+    prefixes: Sequence[bytes]
+    # Returns what the conversation changes; pure.
+    decide: Callable[[ImportPool], ImportChange]
+
+
+class ImportWriting(Struct, frozen=True):
+    """An imported conversation that is being written, part by part."""
+
+    write: ImportWrite
+    change: ImportChange
+    # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
+    version: MemoryVersion | None
+    # The number of the conversation's exchanges that are written, or need not be, from the first on.
+    done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.done == len(self.change.counts)
+
+
+class ImportNote(Struct, frozen=True):
+    """The progress of an import."""
+
+    row: int
+    status: ImportStatus
+    at: float
+    # The outcome so far, as JSON that the store does not read.
+    data: bytes
