@@ -151,5 +151,22 @@ def make_wrong_type_error(param: str, expected: str, value: Any) -> BadRequest:
     )
 
 
+def make_unknown_value_error(param: str, value: Any, supported: str) -> BadRequest:
+    """Returns the error for a value that is not one of a few texts.
+
+    param: its path in the body.
+    supported: the texts, as the error lists them.
+    """
+    if value is None:
+        return make_missing_field_error(param)
+    if not isinstance(value, str):
+        return make_wrong_type_error(param, "a string", value)
+    return BadRequest(
+        f"Invalid value: {value[:QUOTED_CHARS]!r}. Supported values are: {supported}.",
+        param=param,
+        code="invalid_value",
+    )
+
+
 def _name_type(value: Any) -> str:
     return _TYPE_NAMES[type(value)]

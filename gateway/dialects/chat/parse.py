@@ -19,6 +19,7 @@ from gateway.dialects.fields import (
     check_length,
     check_model_name,
     make_missing_field_error,
+    make_unknown_value_error,
     make_wrong_type_error,
     read_object,
     read_optional,
@@ -31,6 +32,7 @@ from gateway.errors import BadRequest
 MAX_MESSAGES = 5_000
 # The most frequent first, since each message's role is compared with them.
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")
+_ROLES_IN_ERRORS = "'system', 'assistant', 'user', 'function', 'tool', and 'developer'"
 
 # A repeated key among these fields is refused. The gateway acts on one of its values, and the upstream's parser might
 # take the other value, and so answer for another user or model.
@@ -146,7 +148,7 @@ def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[
             raise make_wrong_type_error(f"messages[{index}]", "an object", message)
         role = message.get("role")
         if role not in ROLES:
-            raise _make_role_error(f"messages[{index}].role", role)
+            raise make_unknown_value_error(f"messages[{index}].role", role, _ROLES_IN_ERRORS)
         content = message.get("content")
         if content.__class__ is not str or len(message) > 2:
             if PRIVATE in message:
@@ -159,19 +161,6 @@ def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[
     if nested_messages:
         check_depth("messages", nested_messages, depth=1)
     return messages
-
-
-def _make_role_error(param: str, role: Any) -> BadRequest:
-    if role is None:
-        return make_missing_field_error(param)
-    if not isinstance(role, str):
-        return make_wrong_type_error(param, "a string", role)
-    return BadRequest(
-        f"Invalid value: {role[:40]!r}. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', "
-        "and 'developer'.",
-        param=param,
-        code="invalid_value",
-    )
 
 
 def _check_content(content: Any, param: str) -> None:

@@ -21,6 +21,7 @@ from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import (
     ItemPath,
     make_missing_field_error,
+    make_unknown_value_error,
     make_wrong_type_error,
     read_optional,
     read_required_text,
@@ -163,10 +164,10 @@ class _MessageBuilder:
 
     def add_message(self, item: Json) -> None:
         role, content = item.get("role"), item.get("content")
-        if role is None:
-            raise make_missing_field_error(f"{self._where}.role")
         if role not in _ROLES:
-            raise _make_role_error(f"{self._where}.role", role)
+            raise make_unknown_value_error(
+                f"{self._where}.role", role, "'assistant', 'system', 'developer', and 'user'"
+            )
         if content is None:
             raise make_missing_field_error(f"{self._where}.content")
         content = self._read_content(content, ".content")
@@ -322,16 +323,6 @@ def _find_type(item: Json) -> str | None:
     if "role" in item:
         return "message"
     return "item_reference" if "id" in item else None
-
-
-def _make_role_error(param: str, role: Any) -> BadRequest:
-    if not isinstance(role, str):
-        return make_wrong_type_error(param, "a string", role)
-    return BadRequest(
-        f"Invalid value: {role[:40]!r}. Supported values are: 'assistant', 'system', 'developer', and 'user'.",
-        param=param,
-        code="invalid_value",
-    )
 
 
 class _ItemReading(Struct, frozen=True):

@@ -18,6 +18,7 @@ from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import WireMessage, call_id
 from gateway.core.turn_name import TurnName
+from gateway.dialects.fields import make_unknown_value_error
 from gateway.dialects.responses.call_items import render_result
 from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
@@ -239,11 +240,7 @@ def _add_part_defaults(part: Json) -> Json:
 def _read_step(order: str) -> int:
     """Returns the step through a list that is oldest first. Raises: BadRequest."""
     if order not in ("asc", "desc"):
-        raise BadRequest(
-            f"Invalid value: {order[:40]!r}. Supported values are: 'asc' and 'desc'.",
-            param="order",
-            code="invalid_value",
-        )
+        raise make_unknown_value_error("order", order, "'asc' and 'desc'")
     return 1 if order == "asc" else -1
 
 

@@ -15,6 +15,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.fields import (
     QUOTED_CHARS,
     check_depth,
+    make_unknown_value_error,
     make_wrong_type_error,
     read_optional,
     read_optional_integer,
@@ -136,11 +137,7 @@ def check_include(include: Sequence[str]) -> None:
     """Checks the `include` of a request. Raises: BadRequest: OpenAI does not take one of its values."""
     for index, value in enumerate(include):
         if value not in _INCLUDE_VALUES:
-            raise BadRequest(
-                f"Invalid value: {value[:QUOTED_CHARS]!r}. Supported values are: {', '.join(sorted(_INCLUDE_VALUES))}.",
-                param=f"include[{index}]",
-                code="invalid_value",
-            )
+            raise make_unknown_value_error(f"include[{index}]", value, ", ".join(sorted(_INCLUDE_VALUES)))
 
 
 def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
@@ -154,11 +151,7 @@ def may_be_truncated(json: Json) -> bool:
     """Returns whether old messages may be left out if the window is full. Raises: BadRequest."""
     truncation: str | None = read_optional(json, "truncation", str)
     if truncation not in (None, "auto", "disabled"):
-        raise BadRequest(
-            f"Invalid value: {truncation[:40]!r}. Supported values are: 'auto' and 'disabled'.",
-            param="truncation",
-            code="invalid_value",
-        )
+        raise make_unknown_value_error("truncation", truncation, "'auto' and 'disabled'")
     return truncation != "disabled"
 
 
@@ -170,11 +163,7 @@ def wants_thoughts(reasoning: Json) -> bool:
     if summary is None:
         return False
     if summary not in _SUMMARY_KINDS:
-        raise BadRequest(
-            f"Invalid value: {summary[:40]!r}. Supported values are: 'auto', 'concise', and 'detailed'.",
-            param="reasoning.summary",
-            code="invalid_value",
-        )
+        raise make_unknown_value_error("reasoning.summary", summary, "'auto', 'concise', and 'detailed'")
     return reasoning.get("effort") is None
 
 

@@ -26,6 +26,7 @@ from gateway.core.conversation.wire_message import (
 from gateway.dialects.fields import (
     QUOTED_CHARS,
     make_missing_field_error,
+    make_unknown_value_error,
     make_wrong_type_error,
     read_optional,
     read_required_text,
@@ -378,11 +379,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
     ]
     mode = choice.get("mode") or "auto"
     if mode not in ("auto", "required"):
-        raise BadRequest(
-            f"Invalid value: {str(mode)[:40]!r}. Supported values are: 'auto' and 'required'.",
-            param="tool_choice.mode",
-            code="invalid_value",
-        )
+        raise make_unknown_value_error("tool_choice.mode", mode, "'auto' and 'required'")
     if upstream_tools.custom:
         return {
             "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}

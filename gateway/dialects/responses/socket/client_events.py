@@ -11,7 +11,10 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.json_limits import check_values
-from gateway.dialects.fields import QUOTED_CHARS, make_missing_field_error, make_wrong_type_error
+from gateway.dialects.fields import (
+    make_unknown_value_error,
+    make_wrong_type_error,
+)
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
@@ -69,13 +72,8 @@ def read_client_event(data: bytes) -> ClientEvent:
             return SteerEvent(fields)
     except (*NOT_READABLE, orjson.JSONDecodeError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
-    if event_type is None:
-        raise make_missing_field_error("type")
-    raise BadRequest(
-        f"Invalid value: {event_type[:QUOTED_CHARS]!r}. Supported events are 'response.create', 'response.cancel' and "
-        "'response.steer'.",
-        param="type",
-        code="invalid_value",
+    raise make_unknown_value_error(
+        "type", event_type, "'response.create', 'response.cancel', and 'response.steer'"
     )
 
 
