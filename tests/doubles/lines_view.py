@@ -75,9 +75,6 @@ class LinesView(ClientView):
     def add_text(self, text: str) -> None:
         self._line("text", repr(text))
 
-    def add_words(self, text: str, between: str, call: int) -> None:
-        self.add_text(between + text)
-
     def add_thought(self, text: str) -> None:
         self._line("thought", text)
 

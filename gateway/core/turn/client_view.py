@@ -106,13 +106,13 @@ class ClientView(ABC):
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the separator between two rounds, a filler."""
 
-    @abstractmethod
     def add_words(self, text: str, between: str, call: int) -> None:
         """Shows text that a call speaks to the user, as it is written into the call's arguments.
 
         between: blanks that separate it from the text before, where both are shown as one.
         call: the index of the call in the reply.
         """
+        self.add_text(between + text)
 
     @abstractmethod
     def add_thought(self, text: str) -> None:
@@ -239,8 +239,6 @@ class UnseenView(ClientView):
         return True
 
     def add_text(self, text: str) -> None: ...
-
-    def add_words(self, text: str, between: str, call: int) -> None: ...
 
     def add_thought(self, text: str) -> None: ...
 

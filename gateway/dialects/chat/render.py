@@ -78,9 +78,6 @@ class ChatView(ClientView):
         role = {} if self._has_begun else {"role": "assistant"}
         self._append_chunk({**role, "content": text})
 
-    def add_words(self, text: str, between: str, call: int) -> None:
-        self.add_text(between + text)
-
     def add_thought(self, text: str) -> None:
         self._append_chunk({"reasoning_content": text})
 

@@ -76,9 +76,6 @@ class MessagesView(ClientView):
     def add_text(self, text: str) -> None:
         self._message.add_text(text)
 
-    def add_words(self, text: str, between: str, call: int) -> None:
-        self._message.add_text(between + text)
-
     def add_thought(self, text: str) -> None:
         self._message.add_thought(text)
 

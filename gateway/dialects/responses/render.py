@@ -109,9 +109,6 @@ class ResponsesView(ClientView):
     def add_text(self, text: str) -> None:
         self._output.add_text(text, [])
 
-    def add_words(self, text: str, between: str, call: int) -> None:
-        self.add_text(between + text)
-
     def add_thought(self, text: str) -> None:
         self._output.add_thought(text)
 
