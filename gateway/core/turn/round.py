@@ -22,7 +22,7 @@ from gateway.core.conversation.fillers import make_filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.memory.call_arguments import read_arguments
-from gateway.core.turn.chunks import as_deltas, is_first_choice, make_chunk, make_delta
+from gateway.core.turn.chunks import as_deltas, is_first_choice, make_chunk, make_chunks, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import MessageDraft, join_messages
 from gateway.core.turn.split_characters import SplitCharacters
@@ -229,10 +229,8 @@ class Round:
         """Returns a complete reply in the form in which the client is answered: a body, or a stream of few events."""
         if self.form is AS_BODY:
             return self.body
-        whole = make_chunk(self._as_completion(self.draft.message(self.draft.calls)))
-        first_chunk = {**whole, "choices": [{**whole["choices"][0], "finish_reason": None}], "usage": None}
-        last_choice: Json = {"index": 0, "delta": {}, "finish_reason": self.draft.finish_reason}
-        chunks = first_chunk, {**whole, "choices": [last_choice]}
+        completion = self._as_completion(self.draft.message(self.draft.calls))
+        chunks = make_chunks(completion, with_usage=self.draft.usage is not None)
         return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
 
     def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
