@@ -12,7 +12,7 @@ from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_reader import NativeReply
 from gateway.core.usage.reported import is_pending
 from gateway.dialects.lenient import as_object, decode_object
-from gateway.dialects.responses.event_names import CREATED_EVENT
+from gateway.dialects.responses.event_names import CONTINUABLE_END_EVENTS, CREATED_EVENT, END_EVENTS
 from gateway.dialects.responses.input import read_items
 
 _DELTA_EVENT: Final = "response.output_text.delta"
@@ -20,12 +20,6 @@ _ITEM_EVENT: Final = "response.output_item.done"
 # The most events that are read of a reply without an end; later events are not remembered. Chosen: far above what
 # models write in one reply. Reading so many events takes some 0.2 s.
 MAX_CONTENT_EVENTS: Final = 50_000
-_END_EVENTS: Final = {
-    "response.completed": FINISHED,
-    "response.incomplete": FINISHED,  # cut by a limit: its text counts nevertheless
-    "response.failed": End.FAILED,
-    "error": End.FAILED,
-}
 
 
 class ResponseReader:
@@ -60,9 +54,10 @@ class ResponseReader:
             self._created_event = event.data
             if self._may_be_later:
                 self._note_pending(_read_response(event.data))
-        elif event_type in _END_EVENTS:
+        elif event_type in END_EVENTS:
             self.is_over = True
-            self._end = _END_EVENTS[event_type]
+            # The text of a reply that a limit has cut counts nevertheless.
+            self._end = FINISHED if event_type in CONTINUABLE_END_EVENTS else End.FAILED
             self._response = _read_response(event.data)
 
     def take_whole(self, body: bytes) -> None:
