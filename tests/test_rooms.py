@@ -155,6 +155,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "exact_json",
             "ids",
             "json_limits",
+            "json_object",
             "message_text",
             "subsequence",
             "tags",

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.private import without_private_fields
 from gateway.core.conversation.wire_message import WireMessage
+from gateway.core.json_object import parse_object
 from storage.records import Exchange
 
 # A step may send its text by this tool, in this argument.
@@ -106,8 +107,4 @@ def _read_text_arguments(call: dict[str, Any]) -> dict[str, Any] | None:
     function = call.get("function") or {}
     if function.get("name") != _SEND_MESSAGE:
         return None
-    try:
-        arguments = orjson.loads(function.get("arguments") or b"{}")
-    except orjson.JSONDecodeError:
-        return None
-    return arguments if isinstance(arguments, dict) else None
+    return parse_object(function.get("arguments") or b"{}")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
-import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.wire_message import call_id, list_raw_calls
+from gateway.core.json_object import parse_object
 from gateway.core.prompt.composition import InsertedMessage
 
 UNANSWERED_RESULT = "No result was given."
@@ -137,8 +137,5 @@ def _make_readable(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(function, dict):
         return call
     text = function.get("arguments")
-    try:
-        is_readable = not isinstance(text, str) or isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        is_readable = False
+    is_readable = not isinstance(text, str) or parse_object(text) is not None
     return call if is_readable else {**call, "function": {**function, "arguments": "{}"}}

@@ -11,8 +11,7 @@ from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
 from typing import Any, NamedTuple
 
-import orjson
-
+from gateway.core.json_object import parse_object
 from gateway.errors import NotAuthenticated
 
 SIGNED_USER = "x-openwebui-user-jwt"
@@ -74,10 +73,7 @@ def _decode(part: bytes) -> bytes:
 
 def _parse_object(part: bytes) -> dict[str, Any]:
     """Returns the object in a part of the token. Raises: NotAuthenticated."""
-    try:
-        fields = orjson.loads(_decode(part))
-    except orjson.JSONDecodeError:
-        fields = None
-    if not isinstance(fields, dict):
+    fields = parse_object(_decode(part))
+    if fields is None:
         raise _make_refusal("it is no JSON Web Token")
     return fields

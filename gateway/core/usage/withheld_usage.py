@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import orjson
-
 from adapters.types import Json
+from gateway.core.json_object import parse_object
 
 # Successive lines, and the blank line that makes an event of them. Lines that make no event are also skipped at once.
 _EVENT: Final = re.compile(rb"(?:[^\r\n]++(?:\r\n|\n|\r|\Z))++(\r\n|\n)?")
@@ -47,8 +46,5 @@ def has_usage_alone(chunk: Json) -> bool:
 def _is_usage(event: bytes) -> bool:
     if _MARK not in event:
         return False
-    try:
-        chunk = orjson.loads(event.partition(b"data:")[2])
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(chunk, dict) and "choices" in chunk and has_usage_alone(chunk)
+    chunk = parse_object(event.partition(b"data:")[2])
+    return chunk is not None and "choices" in chunk and has_usage_alone(chunk)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
+from gateway.core.json_object import parse_object
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.tool_call import ToolCall
 from gateway.dialects.event_stream import EventSender
@@ -147,12 +148,8 @@ def _render_input(arguments: Any) -> Any:
     """Returns the arguments as they are written, since they may be nested deeply and have numbers of any length."""
     if not isinstance(arguments, str) or not arguments.strip():
         return {}
-    try:
-        is_object = isinstance(orjson.loads(arguments), dict)
-    except orjson.JSONDecodeError:
-        is_object = False
     # Arguments that are cut off or no JSON become a text in an object.
-    return orjson.Fragment(arguments) if is_object else {"arguments": arguments}
+    return {"arguments": arguments} if parse_object(arguments) is None else orjson.Fragment(arguments)
 
 
 def _join_texts(content: Any) -> str:

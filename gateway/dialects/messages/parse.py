@@ -17,6 +17,7 @@ from msgspec import Struct
 from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
+from gateway.core.json_object import parse_object
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import INSTALLATION_FIELD
 from gateway.core.request.native_body import MessageThread
@@ -236,11 +237,8 @@ def _split_user(user: str) -> Json:
     if match := _OLDER_USER_ID.fullmatch(user):
         person = match[2] or match[1]
         return {"user_id": person, INSTALLATION_FIELD: person, "conversation_id": match[3]}
-    try:
-        names = orjson.loads(user) if user.startswith("{") else None
-    except orjson.JSONDecodeError:
-        names = None
-    if not isinstance(names, dict) or not isinstance(names.get("device_id"), str):
+    names = parse_object(user) if user.startswith("{") else None
+    if names is None or not isinstance(names.get("device_id"), str):
         return {"user_id": user}
     account, session = names.get("account_uuid"), names.get("session_id")
     person = account if isinstance(account, str) and account else names["device_id"]

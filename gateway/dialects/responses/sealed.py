@@ -16,6 +16,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.json_limits import check_values
+from gateway.core.json_object import parse_object
 from gateway.dialects.fields import check_depth
 from gateway.errors import BadRequest
 
@@ -41,11 +42,8 @@ def unseal(content: str, param: str) -> Json:
     """
     sealed_json = content.removeprefix(SEALED_PREFIX).encode()
     check_values(sealed_json)
-    try:
-        fields = orjson.loads(sealed_json)
-    except orjson.JSONDecodeError:
-        fields = None
-    if not isinstance(fields, dict):
+    fields = parse_object(sealed_json)
+    if fields is None:
         raise BadRequest(f"Invalid '{param}': it is not as the gateway made it.", param=param)
     check_depth(param, fields, depth=2)  # as deep as the fields will lie in the messages
     return fields
