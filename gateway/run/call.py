@@ -19,7 +19,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import MemoryState
 from gateway.core.request.native_body import NO_CHANGES, UpstreamBody
-from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
+from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.turn_name import TurnName
 from gateway.core.upstream.policy import Target
@@ -261,7 +261,7 @@ def make_native_call(
         spec=spec,
         route=route,
         kind=kind,
-        make_view=UnseenViewFactory(),
+        make_view=UnseenView,
         sink=sink,
         receipt=receipt,
         native=native,

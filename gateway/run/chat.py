@@ -24,7 +24,7 @@ from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.asides import make_filler_asides
-from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
+from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
@@ -289,7 +289,7 @@ class Chat:
 
         Raises: GatewayError.
         """
-        call = await self._make_call(request, request_context, sink, receipt, UnseenViewFactory())
+        call = await self._make_call(request, request_context, sink, receipt, UnseenView)
         call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
             call.identity = replace(call.identity, scope=None, conversation_key=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
@@ -26,8 +26,6 @@ class LinesView(ClientView):
     client: a piece of a call of the client's tools. gateway: a call of the gateway's own, as a dialect of agents shows
     it.
     """
-
-    speaks_chat: ClassVar[bool] = False
 
     def __init__(self, terms: TurnTerms) -> None:
         self._lines: list[bytes] = []

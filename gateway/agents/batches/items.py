@@ -47,7 +47,7 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.section import Section
-from gateway.core.turn.client_view import UnseenViewFactory
+from gateway.core.turn.client_view import UnseenView
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from gateway.core.turn.terms import TurnTerms
@@ -180,7 +180,7 @@ class ItemTurns:
         spec = turn.spec
         call = ChatCall(
             memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
-            UnseenViewFactory(), UnseenSink(), Receipt(0.0),
+            UnseenView, UnseenSink(), Receipt(0.0),
         )  # fmt: skip
         guide = make_guide(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(

@@ -30,7 +30,7 @@ from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.requested_agent import AGENT_PREFIX
-from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
+from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooManySends
 from gateway.run.call import Forwarded
@@ -262,9 +262,7 @@ class AgentMessaging:
         try:
             project, key_id = request.scope.project, request.forwarded.key_id
             with self.receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
-                result = await self.agent_runs.send(
-                    request, lambda _: UnseenViewFactory(), sink, receipt, wait
-                )
+                result = await self.agent_runs.send(request, lambda _: UnseenView, sink, receipt, wait)
         except TooManySends as error:
             return recipient.failed(AnswerFailure.BUSY, error.message)
         except Conflict:

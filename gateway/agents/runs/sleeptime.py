@@ -24,7 +24,7 @@ from gateway.agents.runs.run import AcceptedRun, RunRequest, make_reading_run
 from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean_messages, render_transcript
-from gateway.core.turn.client_view import UnseenViewFactory
+from gateway.core.turn.client_view import UnseenView
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.background_model import BackgroundModels
@@ -328,7 +328,7 @@ class Sleeping:
             await self._keeper.queues.enter((spec.uid, conversation_name), ticket)
             accepted = AcceptedRun(run, orjson.dumps(noted), attempt)
             await self._agent_runs.perform_accepted(
-                request, accepted, ticket, lambda _: UnseenViewFactory(), UnseenSink()
+                request, accepted, ticket, lambda _: UnseenView, UnseenSink()
             )
 
     async def _load_ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:

@@ -5,17 +5,11 @@ are those of chat completions, the form into which the adapters bring every prov
 form is the upstream's: every dialect answers in server-sent events or in one JSON body, as the upstream did.
 """
 
-# A dialect may leave the methods out that are empty here.
-# ruff: noqa: B027
-
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
-
-from msgspec import Struct
 
 from adapters.types import Event, Json
 from gateway.core.turn.commands import TurnOutcome
@@ -61,30 +55,31 @@ class ReplyEvent:
         return self.chunk is not None and has_usage_alone(self.chunk)
 
 
-class ClientView(ABC):
+class ClientView:
     """One reply as its client sees it. The machine calls the view in the order of events, then takes the bytes.
 
-    Every dialect implements the abstract methods. The defaults of the others show nothing, and hold nothing back.
+    By default a view shows nothing, and holds nothing back. A dialect implements what its clients are to see.
     """
 
     __slots__ = ()
+    # As in `ViewFactory`, for a view that is made by its class alone.
+    speaks_chat: ClassVar[bool] = False
     # The view shows the upstream's own bytes, even an event that cannot be read; so the content type is the upstream's.
     passes_bytes: ClassVar[bool] = False
 
-    @abstractmethod
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
         No bytes leave before the first text or call, before `MAX_HELD_BYTES` of anything else, or before `release`. The
         reply's status leaves with the first bytes, so until then an error of a later round can be the status.
         """
+        return b""
 
     def release(self) -> None:
         """Ends the holding back: the client has waited for long, and the held bytes may be its only sign of life."""
 
     # -- a stream
 
-    @abstractmethod
     def begin(self, first: Json) -> None:
         """Takes the turn's first chunk, which has id, model and time of the whole reply. Whole replies have one, too.
 
@@ -94,15 +89,13 @@ class ClientView(ABC):
     def take_whole(self, body: bytes, reply: Json) -> None:
         """Takes the body of a whole reply as it came, even of a hidden round. reply: the value of the body."""
 
-    @abstractmethod
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
 
-    @abstractmethod
     def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         """Shows events that have these texts and nothing else. Returns False: the view needs each event by `show`."""
+        return True
 
-    @abstractmethod
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the separator between two rounds, a filler."""
 
@@ -114,21 +107,18 @@ class ClientView(ABC):
         """
         self.add_text(between + text)
 
-    @abstractmethod
     def add_thought(self, text: str) -> None:
         """Shows a piece of a thought that the model wrote into the arguments of a call."""
 
     def add_calls(self, calls: list[Json]) -> None:
         """Shows calls of the client's tools that were held back to the end of a stream without a finish_reason."""
 
-    @abstractmethod
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round: all its calls are the gateway's, and another round follows.
 
         tail: its last events, with a finish_reason and usage other than the reply's.
         """
 
-    @abstractmethod
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         """Ends the stream.
 
@@ -189,7 +179,6 @@ class ClientView(ABC):
 
     # -- errors
 
-    @abstractmethod
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         """Ends the stream with an error of the upstream's.
 
@@ -197,64 +186,32 @@ class ClientView(ABC):
         raw: the upstream's event, if it has the form of `error`; else None.
         """
 
-    @abstractmethod
     def fail(self, error: GatewayError) -> None:
         """Ends the stream with an error of the gateway's."""
 
     # -- one body
 
-    @abstractmethod
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
         body: the last body that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
         is_unchanged: the body holds exactly what the client gets.
         """
+        return b""
 
-    @abstractmethod
     def error_reply(self, status: int, body: bytes) -> bytes | None:
         """Returns the body that the client gets for an upstream's error, or for a 200 that is no chat completion.
 
         None: the body has nothing that this dialect could show. The machine then calls this method again with the error
         in OpenAI's form; for a 200 it answers with a 502 of the gateway's.
         """
+        return body
 
 
 class UnseenView(ClientView):
-    """Shows nothing: for a turn without a reader. Its result is taken from the store.
+    """Shows nothing: for a turn without a reader. Its result is taken from the store."""
 
-    `ClientView` documents the methods.
-    """
-
-    __slots__ = ()
-
-    def take(self) -> bytes:
-        return b""
-
-    def begin(self, first: Json) -> None: ...
-
-    def show(self, event: ReplyEvent) -> None: ...
-
-    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
-        return True
-
-    def add_text(self, text: str) -> None: ...
-
-    def add_thought(self, text: str) -> None: ...
-
-    def hide_round(self, tail: Sequence[ReplyEvent]) -> None: ...
-
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None: ...
-
-    def show_upstream_error(self, error: Json, raw: bytes | None) -> None: ...
-
-    def fail(self, error: GatewayError) -> None: ...
-
-    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        return b""
-
-    def error_reply(self, status: int, body: bytes) -> bytes | None:
-        return body
+    def __init__(self, terms: TurnTerms) -> None: ...
 
 
 def ignore_usage(text: str) -> Json | None:
@@ -272,12 +229,3 @@ class ViewFactory(Protocol):
     def speaks_chat(self) -> bool: ...
 
     def __call__(self, terms: TurnTerms) -> ClientView: ...
-
-
-class UnseenViewFactory(Struct, frozen=True):
-    """Makes views that show nothing."""
-
-    speaks_chat: bool = False
-
-    def __call__(self, terms: TurnTerms) -> ClientView:
-        return UnseenView()

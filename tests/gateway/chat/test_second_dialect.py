@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 import pytest
 
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
@@ -88,11 +87,6 @@ def test_a_reply_without_memory_is_not_passed_on_in_the_upstreams_form(upstream:
 
 class WholeView(UnseenView):
     """A view that answers in one body, whatever the upstream does."""
-
-    speaks_chat: ClassVar[bool] = False
-
-    def __init__(self, terms: TurnTerms) -> None:
-        pass
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         model = orjson.loads(body)["model"]

@@ -32,7 +32,7 @@ from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid
-from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
+from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
@@ -399,7 +399,7 @@ class BackgroundRuns:
         options = stored.shown or {}
 
         def view(start: RunStart) -> ViewFactory:
-            return UnseenViewFactory() if log is None else self._dialect.view(start, options)
+            return UnseenView if log is None else self._dialect.view(start, options)
 
         sink: Sink = UnseenSink() if log is None else log
         try:
