@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from msgspec.structs import replace
 
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.full_reply import FullReply
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
@@ -28,8 +29,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     is_input = index < len(exchange.inputs)
     if exchange.state is State.OPEN:
         raise CannotRewrite("it is being answered")
-    is_gone = exchange.state in (State.FORGOTTEN, State.OFF)
-    if is_gone or (index if is_input else REPLY) in exchange.redactions:
+    if is_tombstone(exchange) or (index if is_input else REPLY) in exchange.redactions:
         raise CannotRewrite("it is forgotten")
     if is_input:
         messages = list_input_messages(exchange)

@@ -7,14 +7,16 @@ text is in the reply, so they are listed with calls or results alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import has_calls
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.full_reply import FullReply
 from gateway.core.conversation.wire_message import WireMessage, call_id, find_callee, read_named_call
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Exchange
 
 # More than the index of any hidden message.
 _INDEX_AFTER_HIDDEN = 2**31
@@ -52,7 +54,7 @@ def make_message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]
 
 def list_messages(exchange: Exchange) -> list[ListedMessage]:
     """Returns the messages of an exchange that were not forgotten, in order. exchange: with its content."""
-    if exchange.state in (State.FORGOTTEN, State.OFF):
+    if is_tombstone(exchange):
         return []
     listed = [
         ListedMessage(
@@ -68,37 +70,20 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return listed
-    seq = exchange.reply_seq
-    reply_at = exchange.ended or exchange.begun
+    make_listed = partial(
+        ListedMessage,
+        exchange=exchange,
+        seq=exchange.reply_seq,
+        at=exchange.ended or exchange.begun,
+        is_reply=True,
+    )
     full_reply = FullReply.parse(exchange)
     if full_reply is not None and full_reply.is_step:
         reply, *results = full_reply.messages
-        return [
-            *listed,
-            ListedMessage(
-                exchange=exchange,
-                seq=seq,
-                hidden_index=None,
-                message=reply,
-                at=reply_at,
-                is_reply=True,
-                results=results,
-            ),
-        ]
-    if full_reply is not None:
-        listed += [
-            ListedMessage(
-                exchange=exchange, seq=seq, hidden_index=n, message=message, at=reply_at, is_reply=True
-            )
-            for n, message in enumerate(full_reply.hidden_messages, 1)
-        ]
-    shown_reply = orjson.loads(exchange.shown_reply)
-    return [
-        *listed,
-        ListedMessage(
-            exchange=exchange, seq=seq, hidden_index=None, message=shown_reply, at=reply_at, is_reply=True
-        ),
-    ]
+        return [*listed, make_listed(hidden_index=None, message=reply, results=results)]
+    hidden_messages = [] if full_reply is None else full_reply.hidden_messages
+    listed += [make_listed(hidden_index=n, message=message) for n, message in enumerate(hidden_messages, 1)]
+    return [*listed, make_listed(hidden_index=None, message=orjson.loads(exchange.shown_reply))]
 
 
 def map_calls_to_tool_names(exchange: Exchange) -> dict[str, str]:
