@@ -67,9 +67,7 @@ class AlteredSearch:
         ]
         letters = self._list_reply_letters() if begins else {}
         for begin in begins[:_MAX_RUNS]:
-            end = next(
-                (i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing)
-            )
+            end = listing.skip_replies(begin)
             exchange = self._find_prefilled(begin, end) or self._find_reply(begin, end, letters)
             if exchange is not None:
                 altered = AlteredReply(inputs=MessageSpan(start, begin), reply=MessageSpan(begin, end))
@@ -83,7 +81,7 @@ class AlteredSearch:
         known, so it is the match only if no other greeting is.
         """
         listing, tree = self._query.listing, self._tree
-        end = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), len(listing))
+        end = listing.skip_replies(0)
         if self._match_point is not None or not end:
             return None
         greetings = [
@@ -103,7 +101,7 @@ class AlteredSearch:
             return None
         greeting = max(
             possible,
-            key=lambda each: (not is_tombstone(each), tree.read_touched_at(each), each.begun, each.id),
+            key=lambda each: (not is_tombstone(each), tree.make_recency_key(each)),
         )
         return Match(greeting, 0, end - 1, AlteredReply(MessageSpan(0, 0), MessageSpan(0, end)))
 
@@ -146,12 +144,7 @@ class AlteredSearch:
                 return None
         return max(
             best_candidates,
-            key=lambda candidate: (
-                self._rate_agreement(candidate, inputs),
-                tree.read_touched_at(candidate),
-                candidate.begun,
-                candidate.id,
-            ),
+            key=lambda candidate: (self._rate_agreement(candidate, inputs), tree.make_recency_key(candidate)),
             default=None,
         )
 
@@ -175,11 +168,7 @@ class AlteredSearch:
         tree.group_for_loading(candidates)
         heard = join_heard_letters("".join(listing.text(i) for i in range(begin, end)))
         prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
-        return max(
-            prefilled,
-            key=lambda exchange: (tree.read_touched_at(exchange), exchange.begun, exchange.id),
-            default=None,
-        )
+        return max(prefilled, key=tree.make_recency_key, default=None)
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""

@@ -186,6 +186,10 @@ class HashedList:
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))
 
+    def skip_replies(self, start: int) -> int:
+        """Returns the index after the assistant's messages that follow each other from `start` on."""
+        return next((i for i in range(start, len(self)) if self.role(i) != "assistant"), len(self))
+
     def text(self, i: int) -> str:
         return read_text(self.messages[i])
 

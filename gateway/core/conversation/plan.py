@@ -263,7 +263,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     ]
     last_exchange = max(
         (exchange for exchange in answered if tree.is_active(exchange, is_named=True)),
-        key=lambda exchange: (tree.read_touched_at(exchange), exchange.begun, exchange.id),
+        key=tree.make_recency_key,
         default=None,
     )
     if last_exchange is None:

@@ -363,6 +363,10 @@ class Tree:
                     cache[parent] = cache[each.id]
         return cache
 
+    def make_recency_key(self, exchange: Exchange) -> tuple[float, float, int]:
+        """Returns the key by which the exchange that was touched last is the greatest."""
+        return self.list_touched_times()[exchange.id], exchange.begun, exchange.id
+
     def may_change(self, exchange: Exchange) -> bool:
         """Returns whether the exchange may still take another form: none of its children was continued."""
         children = self.list_children(exchange)

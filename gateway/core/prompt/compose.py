@@ -94,7 +94,7 @@ def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
     if not alike:
         return None
-    return max(alike, key=lambda other: (tree.read_touched_at(other), other.begun, other.id)).notes[index]
+    return max(alike, key=tree.make_recency_key).notes[index]
 
 
 def _put_notes_by_count(
