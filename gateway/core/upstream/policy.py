@@ -196,13 +196,13 @@ class RouteMember(Struct, frozen=True):
         return self.health.is_available(now, self.model)
 
     @property
-    def read_cooldown_end(self) -> float:
+    def cooldown_end(self) -> float:
         return self.health.read_cooldown_end(self.model)
 
     @property
     def available_at(self) -> float:
         """When both the circuit and the cooldown are over; a probe that is under way does not count."""
-        return max(self.health.open_until, self.read_cooldown_end)
+        return max(self.health.open_until, self.cooldown_end)
 
 
 class NextAttempt(Enum):
@@ -280,7 +280,7 @@ def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -
         order += group
     passed_over = [i for i in range(len(members)) if i not in order]
     if order:
-        passed_over = [i for i in passed_over if now >= members[i].read_cooldown_end]
+        passed_over = [i for i in passed_over if now >= members[i].cooldown_end]
     if passed_over:
         order.append(min(passed_over, key=lambda i: (members[i].available_at, members[i].rank)))
     return order
