@@ -8,14 +8,14 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+from adapters.json_escapes import REPLACEMENT, join_halves
+
 # Characters of a string before its next escape or its end.
 _PLAIN = re.compile(r'[^"\\]+')
 # Characters outside of strings that do not change the structure: white space, numbers, `true`.
 _NO_STRUCTURE = re.compile(r'[^"{}\[\]:,]+')
 _HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{4}")
 _ESCAPED_CHARACTERS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-# Replaces a surrogate without the other half of its pair, and an escape that is no hexadecimal number.
-_REPLACEMENT = "\ufffd"
 
 
 class StringPiece(NamedTuple):
@@ -45,9 +45,7 @@ class StringReader:
         self._in_string = False
         # The beginning of an escape, with its backslash.
         self._escape = ""
-        # The first half of a pair of surrogates, until the second comes.
-        self._high_surrogate = ""
-        # What the text of this `feed` adds.
+        # What the text of this `feed` adds. A first half of a character at its end waits for the second.
         self._pieces: list[StringPiece] = []
 
     def feed(self, text: str) -> list[StringPiece]:
@@ -55,7 +53,6 @@ class StringReader:
 
         text: the next piece of the object.
         """
-        self._pieces = []
         offset = 0
         while offset < len(text):
             if self._in_string:
@@ -65,8 +62,14 @@ class StringReader:
             else:
                 self._read_structure(text[offset])
                 offset += 1
-        by_name = groupby(self._pieces, attrgetter("name"))
-        return [StringPiece(name, "".join(piece.text for piece in pieces)) for name, pieces in by_name]
+        pieces, self._pieces = self._pieces, []
+        if self._in_string and pieces and "\ud800" <= pieces[-1].text[-1] < "\udc00":
+            name, last_text = pieces.pop()
+            pieces.append(StringPiece(name, last_text[:-1]))
+            self._pieces.append(StringPiece(name, last_text[-1]))
+        by_name = groupby(pieces, attrgetter("name"))
+        joined = ((name, "".join(piece.text for piece in same)) for name, same in by_name)
+        return [StringPiece(name, join_halves(text)) for name, text in joined if text]
 
     def _read_structure(self, char: str) -> None:
         """Reads a character outside of strings."""
@@ -94,54 +97,29 @@ class StringReader:
             self._end_escape()
             return offset + 1
         if match := _PLAIN.match(text, offset):
-            self._add_text(match.group())
+            self._append(match.group())
             return match.end()
         if text[offset] == "\\":
             self._escape = "\\"
         else:
-            self._replace_lone_surrogate()
             self._in_string = False
             if self._is_at_key:
-                self._key = "".join(self._key_pieces)
+                self._key = join_halves("".join(self._key_pieces))
         return offset + 1
 
     def _end_escape(self) -> None:
         """Adds the character of an escape, when the escape is complete."""
         letter = self._escape[1]
         if letter != "u":
-            self._add_text(_ESCAPED_CHARACTERS.get(letter, letter))
+            self._append(_ESCAPED_CHARACTERS.get(letter, letter))
         elif len(self._escape) < 6:
             return
         else:
-            self._add_code_unit(self._escape[2:])
+            digits = self._escape[2:]
+            self._append(chr(int(digits, 16)) if _HEX_DIGITS.fullmatch(digits) else REPLACEMENT)
         self._escape = ""
 
-    def _add_code_unit(self, digits: str) -> None:
-        """Adds a UTF-16 code unit. Two surrogates, a high one and a low one, are one character."""
-        unit = int(digits, 16) if _HEX_DIGITS.fullmatch(digits) else ord(_REPLACEMENT)
-        if 0xD800 <= unit < 0xDC00:
-            self._replace_lone_surrogate()
-            self._high_surrogate = chr(unit)
-        elif 0xDC00 <= unit < 0xE000:
-            high, self._high_surrogate = self._high_surrogate, ""
-            self._add_text(
-                chr(0x10000 + ((ord(high) - 0xD800) << 10) + (unit - 0xDC00)) if high else _REPLACEMENT
-            )
-        else:
-            self._add_text(chr(unit))
-
-    def _replace_lone_surrogate(self) -> None:
-        """Replaces a high surrogate that no low one follows."""
-        if self._high_surrogate:
-            self._high_surrogate = ""
-            self._append_to_string(_REPLACEMENT)
-
-    def _add_text(self, text: str) -> None:
-        """Adds text to the string that is read, after the replacement of a lone surrogate."""
-        self._replace_lone_surrogate()
-        self._append_to_string(text)
-
-    def _append_to_string(self, text: str) -> None:
+    def _append(self, text: str) -> None:
         """Appends text to the key that is read, or to the piece of a named string; text of other strings is dropped."""
         if self._is_at_key:
             self._key_pieces.append(text)
