@@ -1,4 +1,4 @@
-"""The longest common subsequence (LCS) of a list and a path, both as atoms."""
+"""Compares two sequences: their common beginning, and the longest common subsequence (LCS) of a list and a path."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def pair_lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs
         pairing.pair_last_atoms()
         pairing.pair_common_end()
     return pairing.pairs
+
+
+def count_common_beginning(a: Sequence[object], b: Sequence[object]) -> int:
+    """Returns how many items two sequences have in common from the first one on."""
+    pairs = zip(a, b, strict=False)
+    return next((n for n, (left, right) in enumerate(pairs) if left != right), min(len(a), len(b)))
 
 
 class _Pairing:

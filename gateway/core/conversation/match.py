@@ -12,14 +12,12 @@ conversation only its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gateway.core.conversation.altered_search import AlteredSearch
 from gateway.core.conversation.exact_search import ExactSearch
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
-from storage.records import Atom
+from gateway.core.subsequence import count_common_beginning
 
 
 def match_list(tree: Tree, query: Query) -> Match:
@@ -43,15 +41,7 @@ def _count_shared(tree: Tree, listing: HashedList) -> int:
     A model may greet in the very words of the application's greeting.
     """
     openings = (exchange.inputs for exchange in tree if exchange.parent is None)
-    return max((_count_common_begin(inputs, listing.atoms) for inputs in openings), default=0)
-
-
-def _count_common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) -> int:
-    """Returns how many messages two lists of them have in common from the first one on."""
-    return next(
-        (n for n, (left, right) in enumerate(zip(a, b, strict=False)) if left != right),
-        min(len(a), len(b)),
-    )
+    return max((count_common_beginning(inputs, listing.atoms) for inputs in openings), default=0)
 
 
 def _find_silent(tree: Tree, listing: HashedList) -> Match | None:

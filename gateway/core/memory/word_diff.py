@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from gateway.core.subsequence import count_common_beginning
+
 _Op = Literal["same", "ins", "del"]
 _Split = Callable[[str], list[str]]
 
@@ -62,8 +64,8 @@ class _Comparison:
         for split_index, split in enumerate(splits if old and new else ()):
             old_pieces, new_pieces = split(old), split(new)
             # The pieces from `start` up to the two ends are compared; the pieces before and after are the same.
-            start = _count_common(old_pieces, new_pieces)
-            common_end = _count_common(old_pieces[start:][::-1], new_pieces[start:][::-1])
+            start = count_common_beginning(old_pieces, new_pieces)
+            common_end = count_common_beginning(old_pieces[start:][::-1], new_pieces[start:][::-1])
             old_end, new_end = len(old_pieces) - common_end, len(new_pieces) - common_end
             pairs = (old_end - start) * (new_end - start)
             if pairs > self._remaining_pairs:
@@ -84,15 +86,6 @@ class _Comparison:
 
 def _split_lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
-
-
-def _count_common(old: Sequence[str], new: Sequence[str]) -> int:
-    """Returns how many pieces two lists have in common at their beginnings."""
-    pairs = zip(old, new, strict=False)
-    return next(
-        (count for count, (a, b) in enumerate(pairs) if a != b),
-        min(len(old), len(new)),
-    )
 
 
 class _Stretch(NamedTuple):
