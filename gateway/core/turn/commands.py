@@ -47,7 +47,7 @@ class SendError(Struct, frozen=True):
     error: GatewayError
 
 
-class CallModel(Struct, frozen=True, eq=False):
+class CallModel(Struct, frozen=True):
     """Call the model again."""
 
     # The messages of all hidden rounds so far, which follow those of the first request. Empty where steps are saved:
@@ -57,12 +57,6 @@ class CallModel(Struct, frozen=True, eq=False):
     budget_tokens: int | None
     # The tools that the model may call.
     offer: Offer = field(default_factory=Offer)
-
-    def __eq__(self, other: object) -> bool:
-        """Compares what is asked; an offer follows from the turn's state."""
-        if not isinstance(other, CallModel):
-            return NotImplemented
-        return (self.messages, self.budget_tokens) == (other.messages, other.budget_tokens)
 
 
 class RunTool(Struct, frozen=True):
