@@ -12,6 +12,7 @@ from typing import NamedTuple
 from adapters.claude.model_traits import takes_thinking, thinks_when_asked
 from adapters.claude.thinking import BINDING_BETA, with_block_binding
 from adapters.types import Json
+from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHT_TYPES
 
 
@@ -27,9 +28,7 @@ class ThinkingChange(NamedTuple):
 
 def has_thoughts(messages: Sequence[Json]) -> bool:
     """Returns whether a reply among these messages has thoughts."""
-    contents = (message.get("content") for message in messages)
-    blocks = (block for content in contents if isinstance(content, list) for block in content)
-    return any(isinstance(block, dict) and block.get("type") in THOUGHT_TYPES for block in blocks)
+    return any(block.get("type") in THOUGHT_TYPES for message in messages for block in _list_blocks(message))
 
 
 def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
@@ -72,9 +71,11 @@ def allow_other_prefix(body: Json, messages: Sequence[Json]) -> ThinkingChange:
 
 
 def _has_calls(message: Json) -> bool:
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else ()
-    return any(isinstance(block, dict) and block.get("type") == "tool_use" for block in blocks)
+    return any(block.get("type") == "tool_use" for block in _list_blocks(message))
+
+
+def _list_blocks(message: Json) -> list[Json]:
+    return [block for block in as_list(message.get("content")) if isinstance(block, dict)]
 
 
 def _strip_thoughts(message: Json) -> Json:
