@@ -12,7 +12,7 @@ from gateway.dialects.messages.errors import make_untranslatable_error
 from gateway.errors import BadRequest
 
 # Fields of blocks and tools without an effect on the reply of a chat completion.
-_FIELDS_WITHOUT_EFFECT: Final = frozenset(
+_INNER_FIELDS_WITHOUT_EFFECT: Final = frozenset(
     (
         "cache_control",
         "citations",
@@ -63,7 +63,7 @@ class FieldChecker:
             # A block that Anthropic's SDK has read from a reply has all fields, most of them null.
             if field_value is None:
                 continue
-            if key in _FIELDS_WITHOUT_EFFECT:
+            if key in _INNER_FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None
             elif key not in known_fields:
                 raise make_untranslatable_error(f"{where}.{key[:QUOTED_CHARS]}")

@@ -12,12 +12,13 @@ from gateway.dialects.messages.errors import make_field_error
 # The entries of a page, as Anthropic has them: without a `limit`, and at most.
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
-_OPENAI_FIELDS: Final = frozenset(("object", "created", "owned_by"))
+# Fields of OpenAI's form that are left out: Anthropic's has others in their place.
+_REPLACED_FIELDS: Final = frozenset(("object", "created", "owned_by"))
 
 
 def render_model(model: Json) -> Json:
     """Returns a model in Anthropic's form. model: in OpenAI's form; fields that the upstream has added stay."""
-    upstream_fields = {key: value for key, value in model.items() if key not in _OPENAI_FIELDS}
+    upstream_fields = {key: value for key, value in model.items() if key not in _REPLACED_FIELDS}
     return {
         "type": "model",
         "display_name": model["id"],

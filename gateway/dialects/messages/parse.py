@@ -51,16 +51,16 @@ _SUB_AGENT_HEADER: Final = b"x-claude-code-agent-id"
 _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
 _BETA_HEADER: Final = b"anthropic-beta"
 # Fields without an effect on the reply of a chat completion.
-_FIELDS_WITHOUT_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
+_REQUEST_FIELDS_WITHOUT_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
 # The ignored fields that `x-mnemogate-consumed` names, in this order.
-_FIELDS_NAMED_IN_REPLY: Final = (*_FIELDS_WITHOUT_EFFECT, "context_management")
+_FIELDS_NAMED_IN_REPLY: Final = (*_REQUEST_FIELDS_WITHOUT_EFFECT, "context_management")
 _FIELDS_READ: Final = frozenset(
     (
         *("model", "messages", "system", "max_tokens", "stop_sequences", "temperature", "top_p", "metadata"),
         *("output_config", "tools", "tool_choice", "stream", "context_management"),
     )
 )
-_KNOWN_FIELDS: Final = _FIELDS_READ.union(_FIELDS_WITHOUT_EFFECT)
+_KNOWN_FIELDS: Final = _FIELDS_READ.union(_REQUEST_FIELDS_WITHOUT_EFFECT)
 # The fields of `metadata` that are read.
 _METADATA_FIELDS: Final = frozenset(("user_id",))
 # The value of `ChatRequest.gateway_fields`: this API demands `max_tokens`, so the client has not chosen the field.

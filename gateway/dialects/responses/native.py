@@ -30,8 +30,6 @@ from gateway.dialects.responses.request_fields import translate_text_format
 from gateway.dialects.responses.response_reader import ResponseReader
 from gateway.errors import BadRequest, BodyTooLarge
 
-# Fields that name something stored at OpenAI, so that memory cannot read all of the prompt.
-_OPENAI_FIELDS: Final = ("prompt",)
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TRANSLATED_FIELDS: Final = frozenset(
     ("input", "instructions", "text", "tool_choice", "tools", "stream_options")
@@ -207,7 +205,8 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
 def _is_readable(body: bytes, json: Json, max_messages: int) -> bool:
     """Returns whether memory can read a request: the input is in the body and within bounds, and no key is repeated."""
     items = json.get("input")
-    if not isinstance(items, (str, list)) or any(json.get(key) for key in _OPENAI_FIELDS):
+    # `prompt` names a prompt that is stored at OpenAI, of which memory cannot read anything.
+    if not isinstance(items, (str, list)) or json.get("prompt"):
         return False
     if isinstance(items, list) and len(items) > max_messages:
         return False

@@ -25,7 +25,7 @@ from gateway.dialects.responses.tools import RequestTools, make_unsupported_erro
 from gateway.errors import BadRequest
 
 # Fields about objects and services that only OpenAI has.
-_OPENAI_FIELDS = ("prompt", "context_management")
+_REFUSED_FIELDS = ("prompt", "context_management")
 # Fields that no chat completion has: for the padding of a stream, OpenAI's tools and storage, or a full window.
 FIELDS_NOT_PASSED_ON = (
     "background",
@@ -47,7 +47,7 @@ _FIELD_TYPES: dict[str, type] = {
 _CHAT_FIELDS = ("audio", "function_call", "functions", "messages", "modalities", "n")
 # Fields that functions of their own read.
 _FIELDS_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
-_FIELDS_NOT_COPIED = frozenset((*_OPENAI_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELDS_READ_APART))
+_FIELDS_NOT_COPIED = frozenset((*_REFUSED_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELDS_READ_APART))
 # Values of `include`: thoughts in the form in which they can be sent back, and the log probabilities of a text.
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
@@ -87,7 +87,7 @@ ECHO_DEFAULTS: Json = {
 
 def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
-    for key in _OPENAI_FIELDS:
+    for key in _REFUSED_FIELDS:
         if json.get(key) is not None:
             raise make_unsupported_error(key, key)
     for key in _CHAT_FIELDS:
