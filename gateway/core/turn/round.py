@@ -22,6 +22,7 @@ from gateway.core.conversation.fillers import make_filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.memory.call_arguments import read_arguments
+from gateway.core.turn.choice_ends import ChoiceEnds
 from gateway.core.turn.chunks import as_deltas, is_first_choice, make_chunk, make_chunks, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import MessageDraft, join_messages
@@ -91,8 +92,6 @@ class BrokeOff(Struct, frozen=True):
 
 
 _COMPLETE = Complete()
-# Fields of a delta with which a reply goes on.
-_CONTENT_FIELDS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
 RoundEnd = Complete | ErrorReply | ErrorEvent | BrokeOff
 
@@ -140,12 +139,7 @@ class Round:
         self._earlier_content = content_before
         # The first chunk of a stream, with the id, model and time of its reply.
         self._first_chunk: Json = {}
-        # True: a finish_reason came.
-        self._has_finish = False
-        # The indices of the choices that had their finish_reason, and no content after it.
-        self._ended_choices: set[str] = set()
-        # True: content came after a finish_reason, so no finish_reason shows the end of the reply.
-        self._has_gone_on = False
+        self._ends = ChoiceEnds(terms.choice_count)
         self._split_characters = SplitCharacters()
         # The form of events that add text and do nothing else; None: it is not known yet.
         self._text_events: TextEvents | None = None
@@ -319,13 +313,13 @@ class Round:
         """Takes the proper end of a stream."""
         if not self.is_success:
             return ErrorReply(b"".join(self._error_body))
-        if not self._has_finish:
+        if not self._ends.has_any:
             return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
         return self._end_complete()
 
     def fail(self, error: GatewayError) -> RoundEnd:
         """Ends a reply that broke off. If each choice had ended before, the reply is complete."""
-        if self.form is AS_EVENTS and self._has_ended and not self._has_gone_on:
+        if self.form is AS_EVENTS and self._ends.are_complete and not self._ends.has_gone_on:
             return self._end_complete()
         return BrokeOff(error)
 
@@ -368,14 +362,9 @@ class Round:
     # -- events
 
     @property
-    def _has_ended(self) -> bool:
-        """True if each choice had its finish_reason, and no content after it."""
-        return len(self._ended_choices) >= self._terms.choice_count
-
-    @property
     def _is_in_tail(self) -> bool:
         """True if the next events wait for the end of the reply."""
-        return self._holds_tail and self._has_ended
+        return self._holds_tail and self._ends.are_complete
 
     def _begin_events(self) -> None:
         if self.form is AS_BODY and self._earlier_content:
@@ -454,11 +443,10 @@ class Round:
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
-            reason = choice.get("finish_reason")
-            goes_on = self._note_end(choice, reason) or goes_on
+            goes_on = self._ends.note(choice) or goes_on
             # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
             if is_first_choice(choice):
-                calls = self._take_delta(choice.get("delta"), reason, calls)
+                calls = self._take_delta(choice.get("delta"), choice.get("finish_reason"), calls)
         self._first_chunk = self._first_chunk or (chunk if choices else {})
         usage = find_usage(chunk)
         turn_usage: Json | None = None
@@ -481,31 +469,13 @@ class Round:
             self._view.show(event)
         self._show_asides()
 
-    def _note_end(self, choice: Json, reason: Any) -> bool:
-        """Notes whether a choice has ended. Returns whether it goes on after its finish_reason.
-
-        Some proxies give a finish_reason with the first chunk already, or with each.
-        """
-        delta = choice.get("delta")
-        index = str(choice.get("index") or 0)
-        goes_on = (
-            index in self._ended_choices and isinstance(delta, dict) and any(map(delta.get, _CONTENT_FIELDS))
-        )
-        if goes_on:
-            self._ended_choices.remove(index)
-            self._has_gone_on = True
-        if reason:
-            self._ended_choices.add(index)
-            self._has_finish = True
-        return goes_on
-
     def _take_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
         """Adds a delta of the first choice. Returns the pieces of calls that the client gets.
 
         calls: is returned if the delta has no calls.
         """
         draft = self.draft
-        if reason and (draft.finish_reason is None or self._has_gone_on):
+        if reason and (draft.finish_reason is None or self._ends.has_gone_on):
             draft.finish_reason = str(reason)
         if not isinstance(delta, dict):
             return calls
