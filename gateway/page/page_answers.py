@@ -104,7 +104,9 @@ class Answers:
             names["keys"] = "Keys"
         names["audit"] = "Audit"
         first_part = request.path.partition("/")[0]
-        list_path = {"m": "people", "runs": "people", "r": "requests"}.get(first_part)
+        # A request is in a list of its own, and leads on from the conversation of a person.
+        requests_path = "people" if request.referrer.startswith("m/") else "requests"
+        list_path = {"m": "people", "runs": "people", "r": requests_path}.get(first_part)
         aria_current = {first_part: "page", list_path: "true"}
         return [
             _MenuLink(name, path, aria_current.get(path, ""))

@@ -17,7 +17,7 @@ from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenReque
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.conversation_views import Question
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.memory_records import FactRecord, MessageRecord
+from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.page_paths import make_fact_href, page_path
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord, WindowPart, WindowRecord
 
@@ -37,6 +37,8 @@ _MAX_CHARS = 10_000
 _SHOWN_REPLY_CHARS = 2_000
 # The most words of a reply that are named because older texts have them.
 _NAMED_WORDS = 3
+# The lines of a block that are quoted because a reply has their words.
+_TOLD_LINES = 2
 # The longest question that is tried again, in characters: the link has it.
 _MAX_TRIED_CHARS = 1_000
 
@@ -135,6 +137,15 @@ class ReplyPart(Struct, frozen=True):
     sources: Sequence[PromptText] = ()
 
 
+class ToldLine(Struct, frozen=True):
+    """A line of a block that a reply was told, and that has words of the reply."""
+
+    block: PromptText
+    line: str
+    # The version since which the block has had the line; None: it is not known.
+    version: VersionRecord | None
+
+
 class _RequestScreens(Struct, frozen=True):
     """The screens of requests, each as it is called for a request to the page."""
 
@@ -212,6 +223,7 @@ class _RequestScreens(Struct, frozen=True):
             explained = await self._add_texts_before(explained, words)
         if request.is_twin:
             return View(explained)
+        reply_parts = await self._mark_reply(turn, prompt_texts, repeated)
         context = {
             "cells": _make_cells(explained.window),
             "parts": _PARTS,
@@ -219,7 +231,8 @@ class _RequestScreens(Struct, frozen=True):
             "turn": turn,
             "later": self.operations.requests.list_later(id, explained.memory),
             "repeated": repeated,
-            "reply_parts": await self._mark_reply(turn, prompt_texts, repeated),
+            "reply_parts": reply_parts,
+            "told_lines": await self._find_told_lines(explained, blocks, reply_parts),
             # The question and the request that searched memory for it, to try it again; None: it has none, or is long.
             "trial": _find_trial(turn, searched),
             # The hits that the model was told, also if an earlier request has found them.
@@ -254,6 +267,29 @@ class _RequestScreens(Struct, frozen=True):
             )
             spans = [(start, end, [sources[each] for each in indices]) for start, end, indices in shared]
         return _split_reply(reply, spans)
+
+    async def _find_told_lines(
+        self, explained: ExplainedRequest, blocks: BlocksSince, reply_parts: Sequence[ReplyPart]
+    ) -> list[ToldLine]:
+        """Returns the lines of blocks that have words which are marked in a reply, at most two of each block."""
+        words_by_block: defaultdict[PromptText, list[str]] = defaultdict(list)
+        for part in reply_parts:
+            for source in part.sources:
+                if source.kind == "block":
+                    words_by_block[source].append(part.text)
+        told_lines: list[ToldLine] = []
+        for block, words in words_by_block.items():
+            lines = await self.operations.words.find_lines(block.text, " ".join(words), _TOLD_LINES)
+            label = str(block.id)
+            version = blocks.changed[label].before if block.is_changed else None
+            try:
+                origins = await self.operations.memories.blocks.find_origins(
+                    explained.memory or "", label, lines, version
+                )
+            except UnknownId:
+                continue  # it was forgotten meanwhile
+            told_lines += [ToldLine(block, *each) for each in zip(lines, origins, strict=True)]
+        return told_lines
 
     async def _view_forgotten(self, request: ScreenRequest, error: UnknownId) -> View:
         """Returns the screen of a request of which something was forgotten, with who forgot it.

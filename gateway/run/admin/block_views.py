@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -130,6 +131,18 @@ class BlockViews(Struct, frozen=True):
             await self._compare_versions(shown_block.block.id, from_, to),
         )
 
+    async def find_origins(
+        self, uid: str, label: str, lines: Sequence[str], version: int | None
+    ) -> list[VersionRecord | None]:
+        """Returns since which version a block has had each of some lines of a version.
+
+        version: None: the newest.
+
+        None: since an older version than are looked at, or the versions are forgotten.
+        """
+        page = await self.show(None, uid, label, after=None if version is None else str(version + 1))
+        return [_find_origin(page, line) for line in lines]
+
     async def list_undos(self, project: str | None, uid: str, label: str | None = None) -> BlockUndos:
         """Returns what an undo of each block would change, and what a redo would.
 
@@ -217,6 +230,14 @@ class BlockViews(Struct, frozen=True):
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
         return revision
+
+
+def _find_origin(page: BlockPage, line: str) -> VersionRecord | None:
+    """Returns since which version a block has had a line of the first version of a page; None: an older one."""
+    with_line = [*takewhile(lambda version: line in version.value, page.versions)]
+    if len(with_line) == len(page.versions) and page.next is not None:
+        return None
+    return with_line[-1] if with_line else None
 
 
 def find_correction(page: BlockPage) -> BlockCorrection | None:

@@ -30,7 +30,7 @@ _REASON_WORDS = {
 }
 # Why nothing was recalled, as a clause.
 _OUTCOME_WORDS = {
-    "nothing_found": "memory has nothing that answers this",
+    "nothing_found": "the search found nothing that answers this",
     "all_shown": "what memory has stands in the conversation already",
     "no_room": "there was no room in the window",
     "late": "the search took too long",

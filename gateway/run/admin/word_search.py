@@ -287,6 +287,18 @@ class WordSearches(Struct, frozen=True):
                 indices_by_span[span].append(index)
         return sorted(SharedWord(*span, tuple(indices)) for span, indices in indices_by_span.items())
 
+    async def find_lines(self, text: str, query: str, limit: int) -> list[str]:
+        """Returns the lines of a text with most words of a query, at most `limit`, in their order."""
+
+        def find() -> list[str]:
+            lines = [line.strip() for line in text.splitlines()]
+            counts = {line: len(self.spans(line, query)) for line in lines}
+            best = sorted(filter(counts.get, counts), key=counts.__getitem__, reverse=True)[:limit]
+            return sorted(best, key=lines.index)
+
+        # In a thread, since a long text takes some milliseconds.
+        return await asyncio.to_thread(find)
+
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Returns the start and the end of each word of a query in a text, in any of its forms."""
         return self.views.store.recall.spans_with_words(text, query)

@@ -481,6 +481,50 @@ def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_wit
 
 
 @pytest.mark.both
+def test_a_request_quotes_the_block_that_its_reply_is_from_and_where_that_was_learned(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """It named the block alone: its line, and the message that the line came from, took two screens more."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        upstream.queue(say("Noted."), say("Noodles. No peanut sauce because of your allergy, as Anna asked."))
+        alice = speak(world, "My nephew must not have peanuts.", talk="c1")
+        learn(world, alice, block="City: Basel.\nAllergies: peanuts.\nNephew: Jonas.")
+        day = f"{datetime.fromtimestamp(world.clock(), UTC):%-d %b %Y}"
+        block = f"m/{alice.uid}/b/human"
+        operator.twin(block, {"value": "City: Basel.\nAllergies: peanuts.\nSister: Anna.", "version": 2})
+        world.clock.sleep(86_400)
+        speak(world, "What can I cook?", talk="c2")
+        world.clock.sleep(60)
+        operator.sign_in()
+        asked = operator.twin("requests")["items"][0]["id"]
+        lines = (
+            "“Allergies: peanuts.” Learned on {day} from message 1: “My nephew must not have peanuts.”",
+            "“Sister: Anna.” From an operator on {day}",
+        )
+        shown = plain(operator.get(f"r/{asked}").body.decode())
+        for line in lines:
+            assert f"Each reply is told block human: {line.format(day=day)}" in shown
+        assert "Nothing more was recalled: the search found nothing that answers this." in shown
+        # As it was then, also after it was corrected.
+        operator.twin(block, {"value": "City: Zurich.", "version": 3})
+        corrected = plain(operator.get(f"r/{asked}").body.decode())
+        for line in lines:
+            assert f"Each reply was then told block human: {line.format(day=day)}" in corrected
+
+
+def test_a_request_that_is_opened_from_a_conversation_belongs_to_its_person(operator: Operator) -> None:
+    """The menu jumped from People to Requests, and no line above led back."""
+    alice = speak(operator.world, "Hello.")
+    asked = operator.twin("requests")["items"][0]["id"]
+    for referrer, current in ((f"m/{alice.uid}", "People"), ("requests", "Requests"), ("", "Requests")):
+        headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{referrer}"}
+        shown = operator.ask("GET", f"r/{asked}", None, headers).body.decode()
+        assert re.findall('aria-current="true">(.*?)<', shown) == [current]
+        assert f'<p class="crumb"><a href="../m/{alice.uid}">' in shown
+
+
+@pytest.mark.both
 def test_an_ordinary_word_of_a_reply_is_no_finding(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Largest stood that nothing the reply was told has "leave", with a link that forgets an innocent message."""
     with remember(upstream, tmp_path, PROFILE) as world:
@@ -962,7 +1006,7 @@ def test_a_question_asked_again_says_that_memory_had_nothing(operator: Operator)
     assert sentence.startswith(
         "This question was asked once more, so memory was not searched again. The first time"
     )
-    assert sentence.endswith("nothing was recalled: memory has nothing that answers this.")
+    assert sentence.endswith("nothing was recalled: the search found nothing that answers this.")
 
 
 def test_the_request_of_a_reply_that_was_forgotten_says_who_forgot_it(operator: Operator) -> None:

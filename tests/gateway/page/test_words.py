@@ -981,7 +981,10 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
         none
     )
     assert 'class="marked"' not in none
-    assert "The reply says what each reply is told anyway: block human: “she has a red tin”" in plain(block)
+    assert (
+        "The reply says what each reply is told anyway: block human: “she has a red tin” From an operator on "
+        in plain(block)
+    )
     assert 'b/human">Edit<span class="unseen"> human</span></a>' in block
     assert "told anyway" not in message + none
     assert "With its instructions: human: She has a red tin." in plain(block)
