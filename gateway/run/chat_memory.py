@@ -211,7 +211,7 @@ def _memory_state(mode: Mode, *, off_record: bool) -> MemoryState:
 
 def _mark_changed_prefix(context: MemoryContext, prompt: Prompt) -> Prompt:
     """Returns the prompt of a native request with the note whether its beginning differs from the last request's."""
-    if prompt.composition.unrestored_rounds or _follows_tombstone(context):
+    if prompt.composition.unrestored_rounds or _follows_tombstone(context) or _joins_replies(context):
         prompt = replace(prompt, section=prompt.section.with_changed_prefix())
     return replace(prompt, changes_prefix=_changes_prefix(context, prompt))
 
@@ -220,6 +220,17 @@ def _follows_tombstone(context: MemoryContext) -> bool:
     """Returns whether the turn before is off the record, or was forgotten."""
     match_point = context.plan.match.match_point
     return match_point is not None and is_tombstone(match_point)
+
+
+def _joins_replies(context: MemoryContext) -> bool:
+    """Returns whether the last reply came back in one message with what a request without memory tools added to it.
+
+    So does a reply that had paused.
+    """
+    match = context.plan.match
+    if match.match_point is None or match.altered is None:
+        return False
+    return any(not child.inputs for child in context.tree.list_children(match.match_point))
 
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:

@@ -965,13 +965,14 @@ def test_thoughts_of_turns_with_and_without_memory_tools_may_be_dropped(
 
 
 @both_ways
+@pytest.mark.parametrize("words", [[], [{"type": "text", "text": "I search."}]], ids=["no words", "words"])
 def test_a_paused_thought_goes_on_where_memory_tools_were_offered(
-    world: World, upstream: StrictAnthropic, stream: bool
+    world: World, upstream: StrictAnthropic, words: list[Json], stream: bool
 ) -> None:
     talk = Talk(world, model="agent/bound", stream=stream)
     thought = {"type": "thinking", "thinking": "So.", "signature": sign("So.")}
     upstream.queue(
-        Message(blocks=[thought, SEARCH], text=None, stop=PAUSED),
+        Message(blocks=[thought, *words, SEARCH], text=None, stop=PAUSED),
         Message(blocks=[FOUND, {**thought, "thinking": "Hm.", "signature": sign("Hm.")}], text="Found."),
         think("Well.", text="Yes."),
     )
