@@ -16,6 +16,8 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP *.example 127.0.0.1",
     # One process shows all pages, so that it compiles axe-core once. Their cookies and storage are apart as before.
     "--renderer-process-limit=1",
+    # No function is compiled to optimised code: axe-core runs for half a second a screen, and that would not pay off.
+    "--js-flags=--no-opt --no-maglev",
 ]
 
 
