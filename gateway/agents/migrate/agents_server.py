@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -84,6 +85,15 @@ class Server(Struct, frozen=True):
         body = b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
         return self._ask(urllib.request.Request(f"{self._base}{path}", body, headers))
+
+    @contextmanager
+    def expect_form(self, form: str) -> Iterator[None]:
+        """Turns the errors of reading an answer that has another form into RequestFailed."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"{self.url} has answered in another form than {form}: {error!r:.300}"
+            raise RequestFailed(message) from error
 
     @property
     def _base(self) -> str:

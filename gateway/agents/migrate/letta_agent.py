@@ -108,6 +108,14 @@ def find_mcp_servers(state: Mapping[str, Any]) -> Mapping[str, str]:
     }
 
 
+def list_models(agent: LettaAgent) -> set[str]:
+    """Returns the models that an agent and its conversations name."""
+    config = agent.state.get("llm_config") or {}
+    model = agent.state.get("model") or config.get("handle") or config.get("model") or "none"
+    records = [conversation.record for conversation in agent.conversations]
+    return {str(model), *(record["model"] for record in records if record.get("model"))}
+
+
 def _convert_agent(agent: LettaAgent) -> Json:
     """Returns an agent as its file has it."""
     state = agent.state
