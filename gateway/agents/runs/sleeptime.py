@@ -21,7 +21,7 @@ from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest, make_reading_run
-from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
+from gateway.agents.runs.step_result import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean_messages, render_transcript
 from gateway.core.turn.client_view import UnseenView

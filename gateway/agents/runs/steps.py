@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgspec
-import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import Json
-from gateway.agents.runs.calls.call_record import number_call
 from gateway.agents.runs.run import make_reading_run
 from gateway.agents.runs.step_edits import StepEdits
+from gateway.agents.runs.step_result import UPSTREAM_FAULTS, StepResult, choose_end, number_results
 from gateway.agents.runs.stored_conversation import make_step_open, plan_next, reread_context, with_ended_step
 from gateway.core.conversation.canonical import MessageHasher, is_user
-from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message, with_private
+from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
@@ -47,7 +42,7 @@ from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
 from storage.commands import Committed, MemoryReader
 from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts, WaitKind
+from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts
 from storage.run_commands import ReadSpan, RunAccept, RunEnd, StepEnd, StepOpen, StepOpened
 
 T = TypeVar("T")
@@ -56,42 +51,8 @@ T = TypeVar("T")
 # one that writes for the first time. Not measured: a run fails only if as many writers in a row are faster.
 CONFLICT_TRIES = 32
 
-# The stop reasons after which the run of a sleeptime agent is tried again, unless the upstream refused its messages.
-UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
-
-# Replaces the message of an upstream's error that may quote the memory that was read.
-ERROR_WITHHELD = (
-    "The upstream gave an error, whose words are not kept here, since they may quote what was read."
-)
-
 # Makes the tools of a step of a run. The last parameter is the row of the run that made their calls; 0: there is none.
 ToolboxFactory = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
-
-_STATES = {End.FINISHED: RunState.COMPLETED, End.CANCELLED: RunState.CANCELLED, End.FAILED: RunState.FAILED}
-
-
-class _StepResult(Struct, frozen=True):
-    """The result of a step."""
-
-    # The messages of the reply, as they go upstream again; empty: there is no reply.
-    full_reply: Sequence[WireMessage] = ()
-    # The part of the reply that the client got; None: all of the reply.
-    shown_reply: WireMessage | None = None
-    # The token counts that the upstream sent.
-    usage: Json | None = None
-    # The calls that wait for an answer, as in `RunStep`.
-    waiting: Mapping[str, WaitKind] = msgspec.field(default_factory=dict)
-    # Results of the step's calls, stored until all calls have results.
-    results: Sequence[ToolResult] = ()
-    # The reason why the run ends with this step; None: it continues.
-    stop: str | None = None
-    # The class of the error, as in `RunStep`.
-    error: str | None = None
-    # The upstream refused the messages of the step, and would refuse them again.
-    is_refused: bool = False
-    # The message of the error that ended the run, which may quote the user, and its HTTP status; "" and 0 for no error.
-    error_message: str = ""
-    error_status: int = 0
 
 
 @dataclass(slots=True)
@@ -195,7 +156,7 @@ class RunMemory:
         try:
             await self._await_late()
             if self.opened is not None:
-                await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
+                await self._end_step(prompt, StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
             self.context.request.ticket.leave()
 
@@ -214,7 +175,7 @@ class RunMemory:
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         if step.reply is not None:
-            result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
+            result = StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
             exchange = await self._end_step(prompt, result)
             # The tools and the notes of the next call need the blocks as they are now.
             self._set_blocks(await self._load_blocks())
@@ -239,7 +200,7 @@ class RunMemory:
 
     # -- a step ends
 
-    async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
+    async def _end_step(self, prompt: Prompt, result: StepResult) -> Exchange:
         """Writes the end of the open step. Returns its exchange. Raises: StoreError."""
         assert self.opened is not None  # callers end a step only while it is open
         context = self.context
@@ -264,7 +225,7 @@ class RunMemory:
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
-        results = _number_results(exchange, result.results)
+        results = number_results(exchange, result.results)
         write = StepEnd(
             context.agent,
             exchange,
@@ -302,7 +263,7 @@ class RunMemory:
         full_reply: Sequence[WireMessage],
         shown_reply: WireMessage | None,
     ) -> Exchange:
-        """Returns the exchange of a step with its reply. full_reply, shown_reply: as in `_StepResult`."""
+        """Returns the exchange of a step with its reply. full_reply, shown_reply: as in `StepResult`."""
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
             exchange,
@@ -481,7 +442,7 @@ class RunMemory:
 
     async def _write_end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         """Writes the end of the run, with that of an open step. Returns the messages after its last step."""
-        state, stop = _choose_state(prompt, outcome)
+        state, stop = choose_end(prompt, outcome)
         await self._await_late()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
         if self.reading is not None and state is RunState.FAILED and is_transient:
@@ -492,7 +453,9 @@ class RunMemory:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
             return await self._end_with_results(outcome.results, state, stop)
         if self.opened is not None:
-            await self._end_step(prompt, self._make_result(outcome, stop, error))
+            await self._end_step(
+                prompt, StepResult.of(outcome, stop, error, withholds_error=self.reading is not None)
+            )
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
             await self._pause(stop, outcome)
@@ -511,28 +474,6 @@ class RunMemory:
         self._extend_path(self.opened)
         return after_results
 
-    def _make_result(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
-        """Returns the result of a run's last step. A reply that was cut off is stored as far as it came."""
-        full_reply, shown_reply = outcome.full_reply, outcome.shown_reply
-        if not full_reply and outcome.text and shown_reply is not None:
-            full_reply = (shown_reply := with_private(shown_reply, cut=True),)
-        # The error's message may quote another memory, and forgetting there would not find it here.
-        error_message = outcome.error_message
-        if error_message and self.reading is not None:
-            error_message = ERROR_WITHHELD
-        return _StepResult(
-            full_reply,
-            shown_reply if full_reply else None,
-            outcome.step_usage,
-            waiting=outcome.waiting,
-            results=outcome.results if outcome.waiting else (),
-            stop=stop,
-            error=error,
-            is_refused=outcome.is_refused,
-            error_message=error_message,
-            error_status=outcome.error_status,
-        )
-
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
         """Ends the run with calls that wait for an answer, after the gateway's tools have run."""
 
@@ -548,7 +489,7 @@ class RunMemory:
                 epoch=self.context.agent.epoch,
                 job=self.job,
                 waiting=outcome.waiting,
-                results=_number_results(exchange, results),
+                results=number_results(exchange, results),
                 edits=self._edits.merge(exchange.id),
                 versions=self._edits.versions_read,
             )
@@ -587,24 +528,6 @@ class RunMemory:
         if prompt.window.wanted_summary is not None:
             turn = Committed(context.agent, last_step.id, last_step.conversation_row, True)
             keeper.events.window_filling(turn, prompt.window.wanted_summary)
-
-
-def _choose_state(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
-    """Returns the state of a run after its turn, and its stop reason."""
-    state, stop = _STATES[outcome.state], outcome.stop_reason
-    # If the agent's own prompt fills the window, evicting messages makes no room.
-    window = prompt.target.context_window
-    is_full = window is not None and estimate_tokens(prompt.system) >= window
-    if is_full and stop is StopReason.UPSTREAM_ERROR:
-        stop = StopReason.SYSTEM_OVERFLOW
-    if state is RunState.COMPLETED and not stop.is_proper:
-        state = RunState.FAILED
-    return state, stop
-
-
-def _number_results(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
-    """Returns results by the numbers of their calls, as they are stored until all calls of the step have results."""
-    return {number_call(exchange, result.call_id): orjson.dumps(result.stored()) for result in results}
 
 
 def _make_saved_event(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
