@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import orjson
@@ -11,7 +12,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
-from storage.records import Run, RunState, RunTextKind
+from storage.records import MemoryEdit, Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 # The errors that callers read.
@@ -105,3 +106,18 @@ class ComposedRequest(Struct, frozen=True):
     # The epoch of the agent's memory when the request was composed.
     epoch: int
     state: RequestState
+
+
+def dump_edit(edit: MemoryEdit) -> list[Any]:
+    """Returns an edit as the list that a stored round holds."""
+    return [edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at]
+
+
+def load_edit(values: Sequence[Any]) -> MemoryEdit:
+    call_id, op, label, arguments, at = values
+    return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
+
+
+def load_written_edit(values: Sequence[Any]) -> tuple[int, int, MemoryEdit]:
+    block, version, *edit = values
+    return block, version, load_edit(edit)

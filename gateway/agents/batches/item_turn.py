@@ -1,12 +1,11 @@
-"""The turn of an item of a batch, while it is replayed, and its end."""
+"""The turn of an item of a batch, while it is replayed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.agents.batches.item_texts import ItemTexts
@@ -24,8 +23,7 @@ from gateway.run.tools.toolbox import ToolAnswer
 from gateway.run.turn_saving import SavedStep
 from gateway.run.upstream.route import Route
 from storage.batch_records import BatchItem
-from storage.commands import BlockMerge
-from storage.records import Run, RunState, TokenCounts
+from storage.records import Run, TokenCounts
 
 
 @dataclass(slots=True)
@@ -90,20 +88,3 @@ class ItemTurn:
         return TokenCounts(
             *map(sum, zip(last_counts, *(round["counts"] for round in self.texts.rounds), strict=True))
         )
-
-
-class ItemEnding(Struct, frozen=True, kw_only=True):
-    """The end of an item, before its turn is appended to its conversation."""
-
-    turn: ItemTurn
-    # The final state and the stop reason of the item's run.
-    state: RunState
-    stop: str
-    # The message of the error; "" if the run has not failed.
-    message: str
-    # The tokens of the last call.
-    last_counts: TokenCounts
-    # The edits of the last round.
-    merged: BlockMerge = field(default_factory=BlockMerge)
-    # The versions of the blocks on which these edits were made, by block.
-    versions: Mapping[int, int] = field(default_factory=dict)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,37 +17,35 @@ from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
+from gateway.agents.batches.item_ending import ItemEnding, make_ending, make_turn
 from gateway.agents.batches.item_texts import (
     AGENT_CHANGED,
     AGENT_GONE,
     FORGOTTEN,
     INTERNAL_ERROR,
-    NEEDS_APPROVAL,
-    UNKNOWN_TOOL,
     ComposedRequest,
     ItemFailed,
     ItemRequest,
     ItemTexts,
     RequestState,
+    dump_edit,
+    load_edit,
+    load_written_edit,
 )
-from gateway.agents.batches.item_turn import ItemEnding, ItemTurn
+from gateway.agents.batches.item_turn import ItemTurn
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, make_chat_request, make_identity
-from gateway.agents.runs.stored_conversation import make_step_open, read_stored_context, rewind_context
+from gateway.agents.runs.stored_conversation import read_stored_context, rewind_context
 from gateway.agents.runs.turn_guide import is_overfull, make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
-from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import STORED_SOURCES
-from gateway.core.prompt.section import Section
 from gateway.core.turn.client_view import UnseenView
-from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
@@ -58,7 +55,6 @@ from gateway.errors import GatewayError, NotAllowed, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.block_edits import BlockEdits
-from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
@@ -76,10 +72,8 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
-from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
-from storage.records import MemoryEdit, RunState, RunStep, RunTextKind, TokenCounts
-from storage.run_commands import StepOpen
+from storage.records import RunState, RunStep, RunTextKind, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
@@ -127,7 +121,7 @@ class ItemTurns:
         context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
         # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `edits`.
-        inserts = [_edit_of_list(insert) for round in texts.rounds for insert in round["inserts"]]
+        inserts = [load_edit(insert) for round in texts.rounds for insert in round["inserts"]]
         block_edits.edits += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
         journal = CallJournal(partial(store.batches.add_text, run.agent_row, run.id))
@@ -277,11 +271,11 @@ class ItemTurns:
         )
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
-            return _make_ending(turn, turn.outcome, counts, merged, versions)
+            return make_ending(turn, turn.outcome, counts, merged, versions)
         data = {
             "reply": reply,
             "results": turn.toolbox.results,
-            "inserts": list(map(_edit_as_list, inserts)),
+            "inserts": list(map(dump_edit, inserts)),
             "counts": list(counts),
         }
         return ItemRound(
@@ -381,9 +375,9 @@ class ItemTurns:
         )  # fmt: skip
         return replace(
             end,
-            turn=_make_turn(turn, outcome, context, state, now),
+            turn=make_turn(turn, outcome, context, state, now),
             step=step,
-            edits=[_parse_written_edit(edit) for round in turn.texts.rounds for edit in round["edits"]],
+            edits=[load_written_edit(edit) for round in turn.texts.rounds for edit in round["edits"]],
             merged=replace(edits.make_block_merge((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )
@@ -402,76 +396,7 @@ class ItemTurns:
         )
 
 
-def _make_ending(
-    turn: ItemTurn,
-    outcome: TurnOutcome,
-    last_counts: TokenCounts,
-    merged: BlockMerge,
-    versions: Mapping[int, int],
-) -> ItemEnding:
-    """Returns the end of an item after its turn. The other parameters are fields of `ItemEnding`."""
-    stop = outcome.stop_reason
-    message = STOP_MESSAGES.get(stop, "The reply was an error.")
-    if outcome.waiting:
-        stop = StopReason.REQUIRES_APPROVAL
-        message = UNKNOWN_TOOL if "client" in outcome.waiting.values() else NEEDS_APPROVAL
-    is_good = stop.is_proper and not outcome.waiting
-    return ItemEnding(
-        turn=turn,
-        state=RunState.COMPLETED if is_good else RunState.FAILED,
-        stop=stop,
-        message="" if is_good else message,
-        last_counts=last_counts,
-        merged=merged,
-        versions=versions,
-    )
-
-
-def _make_turn(
-    turn: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
-) -> StepOpen:
-    """Returns an item's turn as the exchange after the last one of its conversation. context: as it is now."""
-    # A live turn may have written the conversation's initial messages meanwhile.
-    head = state.messages - len(context.plan.pending)
-    pinned = context.pinned if context.pinned is not None and context.pinned.id else None
-    prompt = Prompt(
-        turn.memory_request.chat,
-        turn.memory_request.target,
-        section=Section(pinned),
-        window=FittedWindow(evicted=context.evicted),
-        new_notes={n - head: note for n, note in state.notes.items() if n >= head},
-    )
-    write = make_step_open(context, prompt, None, now)
-    shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
-    hasher = MessageHasher(context.agent.secret)
-    exchange = finish_turn(
-        write.exchange,
-        hasher,
-        hash_exchanges(context.path, hasher),
-        full_reply=outcome.full_reply or (shown_reply,),
-        shown_reply=shown_reply,
-        model=context.plan.query.model,
-        now=now,
-    )
-    return replace(write, exchange=exchange)
-
-
 def _counts_of(reply: Any) -> TokenCounts:
     """Returns the tokens that a reply, which may be any JSON, reports; zeros if it reports none."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     return find_reported_counts(usage) or TokenCounts()
-
-
-def _edit_as_list(edit: MemoryEdit) -> list[Any]:
-    """Returns an edit as the list that a stored round holds."""
-    return [edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at]
-
-
-def _edit_of_list(values: Sequence[Any]) -> MemoryEdit:
-    call_id, op, label, arguments, at = values
-    return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
-
-
-def _parse_written_edit(values: Sequence[Any]) -> tuple[int, int, MemoryEdit]:
-    block, version, *edit = values
-    return block, version, _edit_of_list(edit)

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.item_texts import ItemFailed
-from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.core.dates import DAY_S
 from gateway.metrics import Counter

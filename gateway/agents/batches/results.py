@@ -11,8 +11,8 @@ from typing import Final, Literal
 from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
+from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed
-from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart

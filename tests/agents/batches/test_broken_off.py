@@ -18,7 +18,7 @@ from adapters.batch.local import LocalBatches
 from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches import results as batch_results
-from gateway.agents.batches.item_turn import ItemEnding
+from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
