@@ -118,15 +118,11 @@ class AgentServices:
 
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
         """Returns the routes of the agents API."""
-        return make_routes(self._agents_api(models, limits), bodies)
-
-    def _agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
-        """Returns the parts that the agents API speaks to."""
         registry = self.registry
         batches = BatchRequests(
             self._store, self._settings, registry.resolver, self._failover, self._batch_providers, self._now
         )
-        return AgentsApi(
+        api = AgentsApi(
             settings=self._settings,
             store=self._store,
             registry=registry,
@@ -141,6 +137,7 @@ class AgentServices:
             send_timeout_s=limits.send_timeout_s,
             ping_s=limits.ping_s,
         )
+        return make_routes(api, bodies)
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
         """Takes up the runs that an earlier process left, and returns the tasks that were started.

@@ -19,7 +19,7 @@ from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import make_system_id
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.shown_values import render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_time
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.stop_reason import StopReason
@@ -39,16 +39,6 @@ _NEVER_NULL = frozenset(
         "return_token_ids",
     )
 )
-# Fields that only Letta's hosted product fills; the client requires some of them.
-_HOSTED_FIELDS: dict[str, Any] = {
-    **dict.fromkeys(
-        (
-            "created_by_id", "last_updated_by_id", "project_id", "template_id", "base_template_id", "deployment_id",
-            "entity_id",
-        )
-    ),
-    **dict.fromkeys(("secrets", "tool_exec_environment_variables"), ()),
-}  # fmt: skip
 
 
 def render_agent(
@@ -98,7 +88,11 @@ def render_agent(
         **_render_last_run(view.last_run),
         "created_at": render_time(row.created),
         "updated_at": render_time(row.updated),
-        **_HOSTED_FIELDS,
+        **NO_AUTHORS,
+        **NO_TEMPLATE,
+        "entity_id": None,
+        "secrets": [],
+        "tool_exec_environment_variables": [],
         "mnemogate": _render_extension(definition),
     }
 

@@ -25,7 +25,7 @@ from gateway.agents.wire.message import Showing, read_showing
 from gateway.agents.wire.run_json import render_usage
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
-from gateway.agents.wire.shown_values import measure_ns, render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from gateway.core import ids
@@ -126,8 +126,7 @@ def render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
         "background": True,
         "agent_id": None,
         "metadata": {},
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
         "callback_url": batch.callback,
         "callback_sent_at": None,
         "callback_status_code": None,

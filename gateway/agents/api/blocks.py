@@ -12,7 +12,7 @@ from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, 
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
 from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
-from gateway.agents.wire.shown_values import render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_time
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect
 from gateway.core import ids
 from gateway.errors import BadRequest
@@ -115,14 +115,10 @@ def render_block(entry: BlockEntry) -> dict[str, Any]:
         "hidden": details.get("hidden"),
         "is_template": False,
         "template_name": None,
-        "template_id": None,
-        "base_template_id": None,
-        "deployment_id": None,
+        **NO_TEMPLATE,
         "entity_id": None,
         "preserve_on_migration": False,
-        "project_id": None,
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
     }
 
 

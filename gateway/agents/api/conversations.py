@@ -34,7 +34,7 @@ from gateway.agents.runs.system_message import SYSTEM_SEQ, make_system_id
 from gateway.agents.wire.run_json import StreamRun, render_run_states
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
-from gateway.agents.wire.shown_values import render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
@@ -45,6 +45,11 @@ from storage.records import Run
 _NO_OWN_BLOCKS = refused(
     "An agent's blocks are the same in all its conversations; an agent of its own has others."
 )
+# Fields with the same value in bodies and in definitions: the name in a body -> the name in `ConversationDefinition`.
+_PLAIN_FIELDS = {
+    **{name: name for name in ("summary", "description", "model")},
+    "context_window_limit": "context_window",
+}
 _ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
 
 
@@ -154,15 +159,7 @@ def with_body(
 ) -> ConversationDefinition:
     """Returns a conversation's definition after a request. at: now. Raises: Unprocessable."""
     sent = sent_fields(body)
-    values: dict[str, Any] = {}
-    for name, field in (
-        ("summary", "summary"),
-        ("description", "description"),
-        ("model", "model"),
-        ("context_window", "context_window_limit"),
-    ):
-        if field in sent:
-            values[name] = sent[field]
+    values: dict[str, Any] = {field: sent[name] for name, field in _PLAIN_FIELDS.items() if name in sent}
     if "hidden" in sent:
         values["hidden"] = sent["hidden"] is True
     if "archived" in sent:
@@ -201,8 +198,7 @@ def render_conversation(
         "last_message_at": None if entry.conversation.is_empty else render_time(entry.last_at),
         "created_at": render_time(entry.begun),
         "updated_at": render_time(max(changed_at, entry.last_at)),
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
     }
 
 

@@ -15,7 +15,7 @@ from gateway.agents.api.folder_files import FolderFileRoutes
 from gateway.agents.api.model import render_embedder
 from gateway.agents.files.folders import Folders
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
-from gateway.agents.wire.shown_values import render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
@@ -69,8 +69,7 @@ def render_folder(folder: Definition) -> dict[str, Any]:
         "vector_db_provider": "native",
         "created_at": render_time(folder.created),
         "updated_at": render_time(folder.updated),
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
     }
 
 

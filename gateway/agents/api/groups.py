@@ -14,6 +14,7 @@ from gateway.agents.core.kinds import VOICE_KIND, choose_kind
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.shown_values import NO_TEMPLATE
 from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
 from gateway.core import ids
@@ -151,10 +152,7 @@ def render_group(
         "max_turns": None,
         "termination_token": None,
         "hidden": definition.hidden,
-        "project_id": None,
-        "template_id": None,
-        "base_template_id": None,
-        "deployment_id": None,
+        **NO_TEMPLATE,
     }
 
 

@@ -14,7 +14,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
-from gateway.agents.wire.shown_values import render_time
+from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, NoEffect
 from gateway.checked import Fault, Path
 from gateway.core import ids
@@ -101,8 +101,7 @@ def render_passage(view: PassageView) -> dict[str, Any]:
         "embedding": None,
         "embedding_config": None,
         "is_deleted": False,
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
     }
 
 
@@ -129,8 +128,7 @@ def render_archive(archive: Definition) -> dict[str, Any]:
         "metadata": {},
         "created_at": render_time(archive.created),
         "updated_at": render_time(archive.updated),
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
     }
 
 

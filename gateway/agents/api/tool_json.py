@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.agents.registry.tool_registry import ToolView
-from gateway.agents.wire.shown_values import render_time, split_lines
+from gateway.agents.wire.shown_values import NO_AUTHORS, render_time, split_lines
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import find_tool_entry
@@ -73,8 +73,7 @@ def _render_tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: 
         "enable_parallel_execution": False,
         "metadata_": {},
         "project_id": None,
-        "created_by_id": None,
-        "last_updated_by_id": None,
+        **NO_AUTHORS,
     }
 
 

@@ -240,16 +240,13 @@ class RunStarter:
     # -- calls of an earlier run
 
     async def _find_resumption(self, context: MemoryContext, send: RoutedSend) -> Resumption | None:
-        """Returns the stored calls with which a run begins; None: it begins with a call of the model."""
+        """Returns the stored calls with which a run begins; None: it begins with a call of the model.
+
+        A resent send goes on with the calls of its earlier run. If the conversation ends with a reply without calls,
+        what follows that reply is decided again.
+        """
         if send.decisions:
             return await self._resume_with_answers(context, send)
-        return await self._resumption_of_resent(context, send)
-
-    async def _resumption_of_resent(self, context: MemoryContext, send: RoutedSend) -> Resumption | None:
-        """Returns the stored calls with which a resent send goes on; None: it goes on with a call of the model.
-
-        If the conversation ends with a reply without calls, what follows that reply is decided again.
-        """
         if send.replaces is None or send.messages:
             return None
         step = await self._find_last_step(context)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+# Fields that only Letta's hosted product fills.
+NO_AUTHORS = dict.fromkeys(("created_by_id", "last_updated_by_id"))
+NO_TEMPLATE = dict.fromkeys(("project_id", "template_id", "base_template_id", "deployment_id"))
+
 
 def render_time(at: float | None) -> str | None:
     """Returns a time in ISO 8601, in UTC with microseconds. at: seconds since the epoch."""
