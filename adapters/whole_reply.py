@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, ProviderTooLarge
@@ -42,23 +43,21 @@ class WholeReply(ABC):
     async def aclose(self) -> None: ...
 
 
+@dataclass(eq=False)
 class BufferedReply(WholeReply):
     """A reply that has arrived, or is made here."""
 
-    def __init__(
-        self, status: int, headers: tuple[Header, ...], body: bytes, error: ProviderError | None = None
-    ) -> None:
-        """error: raised by `read`, if the reply broke."""
-        self.status = status
-        self.headers = headers
-        self._body = body
-        self._error = error
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
+    # Raised by `read`, if the reply broke.
+    error: ProviderError | None = None
 
     async def read(self, limit_bytes: int) -> bytes:
         """Ignores the limit, since the body is in memory already."""
-        if self._error is not None:
-            raise self._error
-        return self._body
+        if self.error is not None:
+            raise self.error
+        return self.body
 
     async def aclose(self) -> None:
         pass

@@ -301,7 +301,7 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
         hosts=(server.host, *server.allowed_hosts),
         origins=server.cors_origins,
         serves_without_store=is_loopback(server.host) and not may_have_keys(settings),
-        has_settings_key=server.key is not None,
+        is_key_demanded=server.key is not None,
         metrics_keys=server.metrics_keys,
     )
 

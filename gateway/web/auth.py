@@ -7,7 +7,8 @@ upstream. If `x-mnemogate-key` has the key, the other two headers are the caller
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from adapters.types import X_API_KEY_PREFIX
@@ -79,48 +80,40 @@ class Caller(NamedTuple):
 ANONYMOUS = Caller()
 
 
+@dataclass(eq=False, slots=True)
 class Guard:
     """Admits or refuses each request. The store caches the keys presented lately, so most checks cost no statement."""
 
-    def __init__(
-        self,
-        keys: Keys,
-        *,
-        hosts: tuple[str, ...] = (),
-        origins: tuple[str, ...] = (),
-        serves_without_store: bool = True,
-        has_settings_key: bool = False,
-        metrics_keys: MetricsKeys = "auto",
-    ) -> None:
-        """Makes a guard.
+    keys: Keys
+    # Names, besides this machine's own, under which the gateway may be addressed while there are no keys.
+    hosts: Collection[str] = ()
+    # The origins of web pages from elsewhere that are answered. `*` is not among them: it would let in every page that
+    # is opened on this machine.
+    origins: Collection[str] = ()
+    # While the store cannot say whether there are keys, requests without a key are served; False: a key is demanded.
+    # True is for a gateway that only this machine can reach, and that had no keys when they were last counted.
+    serves_without_store: bool = True
+    # The settings have a key, or one was made, so one is demanded whatever the store has.
+    is_key_demanded: bool = False
+    # Which keys open /metrics once there are keys.
+    metrics_keys: MetricsKeys = "auto"
+    # None: the store was not asked yet.
+    _has_metrics_key: bool | None = field(default=None, init=False)
+    # The values of `host` that were admitted.
+    _admitted_hosts: set[str] = field(default_factory=set, init=False)
 
-        hosts: names, besides this machine's own, under which the gateway may be addressed while there are no keys.
-        origins: the origins of web pages from elsewhere that are answered. `*` is not among them: it would let in
-            every page that is opened on this machine.
-        serves_without_store: while the store cannot say whether there are keys, requests without a key are served;
-            False: a key is demanded. True is for a gateway that only this machine can reach, and that had no keys when
-            they were last counted.
-        has_settings_key: the settings have a key, so one is demanded whatever the store has.
-        metrics_keys: which keys open /metrics once there are keys.
-        """
-        self._keys = keys
-        self._hosts = frozenset(name.lower() for name in hosts)
-        self._origins = frozenset(origins)
-        self._serves_without_store = serves_without_store
-        self._is_key_demanded = has_settings_key
-        self._metrics_keys = metrics_keys
-        self._has_metrics_key: bool | None = None  # None: the store was not asked yet
-        self._admitted_hosts: set[str] = set()  # the values of `host` that were admitted
+    def __post_init__(self) -> None:
+        self.hosts = frozenset(name.lower() for name in self.hosts)
 
     async def demands_key(self) -> bool:
         """Returns whether a key that opens more than the page was ever made. True is remembered, also in an outage."""
-        if not self._is_key_demanded:
+        if not self.is_key_demanded:
             try:
-                self._is_key_demanded = await self._keys.has_any()
+                self.is_key_demanded = await self.keys.has_any()
             except StoreError:
                 # Not known yet, so not remembered: the next request asks again.
-                return not self._serves_without_store
-        return self._is_key_demanded
+                return not self.serves_without_store
+        return self.is_key_demanded
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Admits a request. headers: lower-case names.
@@ -130,7 +123,7 @@ class Guard:
         values = _read_headers(headers)
         secret = _find_secret(values)
         caller = _make_anonymous_caller(values)
-        if not (self._is_key_demanded or await self.demands_key()):
+        if not (self.is_key_demanded or await self.demands_key()):
             self._check_local(values.get(b"host"), values.get(b"origin"))
             if secret is not None and secret.startswith(KEY_PREFIX) and await self._is_operator_key(secret):
                 # Keys of operators open only the page. While there are no other keys, other requests need no key.
@@ -175,10 +168,10 @@ class Guard:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
         if caller.only_path == METRICS_PATH or not await self.demands_key():
             return
-        is_refused = self._metrics_keys == "metrics"
-        if self._metrics_keys == "auto":
+        is_refused = self.metrics_keys == "metrics"
+        if self.metrics_keys == "auto":
             try:
-                self._has_metrics_key = await self._keys.has_metrics_key()
+                self._has_metrics_key = await self.keys.has_metrics_key()
             except StoreError as error:
                 # The last known answer holds, since figures are needed above all in an outage.
                 if self._has_metrics_key is None:
@@ -195,27 +188,27 @@ class Guard:
     def knows_host(self, host: str) -> bool:
         """Returns whether the gateway may be addressed so. host: with or without a port."""
         name = _read_host_name(host)
-        return is_loopback(name) or name in self._hosts
+        return is_loopback(name) or name in self.hosts
 
     async def _get_valid_key(self, secret: str) -> Key:
         try:
-            key = await self._keys.find(secret)
+            key = await self.keys.find(secret)
         except StoreError as error:
             raise Overloaded(
                 "The key cannot be checked: the store does not answer.", retry_after_s=2
             ) from error
         if key is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        if self._keys.has_expired(key):
+        if self.keys.has_expired(key):
             raise NotAuthenticated("This key has expired. Ask for another one.")
         return key
 
     async def _is_operator_key(self, secret: str) -> bool:
         try:
-            key = await self._keys.find(secret)
+            key = await self.keys.find(secret)
         except StoreError:
             return False
-        return key is not None and key.is_operator and not self._keys.has_expired(key)
+        return key is not None and key.is_operator and not self.keys.has_expired(key)
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
         """Refuses web pages from elsewhere. Raises: NotAllowed.
@@ -231,7 +224,7 @@ class Guard:
         if host is not None and len(self._admitted_hosts) < _MAX_ADMITTED_HOSTS:
             self._admitted_hosts.add(host)
         # Browsers send an Origin with every post to another site; pages of this machine have a known name.
-        if origin is not None and origin not in self._origins:
+        if origin is not None and origin not in self.origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)
             if match is None or not self.knows_host(match[1]):
                 raise NotAllowed(

@@ -24,7 +24,7 @@ class _BufferedStream(BufferedReply):
     is_stream = True
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        yield EventDecoder().feed(self._body)
+        yield EventDecoder().feed(self.body)
 
 
 @dataclass(slots=True)

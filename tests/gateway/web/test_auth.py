@@ -181,7 +181,7 @@ async def test_who_may_read_metrics_is_remembered_when_the_store_fails() -> None
             return False if self.works else await super().has_metrics_key()
 
     keys = Failing()
-    guard = Guard(keys, has_settings_key=True)
+    guard = Guard(keys, is_key_demanded=True)
     with pytest.raises(Overloaded):
         await guard.check_metrics(Caller())
     keys.works = True
