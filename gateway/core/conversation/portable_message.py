@@ -6,10 +6,11 @@ takes an empty reply, and none can fetch media whose address is gone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from gateway.core.conversation.provider_fields import PROVIDER_FIELDS
 from gateway.core.conversation.wire_message import PRIVATE
@@ -25,8 +26,6 @@ _KNOWN_PART_TYPES = ("text", "refusal")
 NO_REPLY = "(No reply.)"
 # The fields of which a reply with words, calls or media has at least one.
 _REPLY_FIELDS = ("content", "tool_calls", "function_call", "refusal", "audio", *PROVIDER_FIELDS)
-_UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
-_GONE_MEDIA = {"type": "text", "text": "[A picture or file that can no longer be fetched.]"}
 # The argument of a function that stands for a custom tool; it has the text that is the tool's input.
 INPUT_ARGUMENT = "input"
 
@@ -65,34 +64,6 @@ def with_placeholder_text(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": NO_REPLY} if is_empty_reply(message) else message
 
 
-def has_unreadable_files(message: Mapping[str, Any]) -> bool:
-    """Returns whether a message has files in Claude's own form, such as a file by its id: no other model reads them."""
-    content = message.get("content")
-    return isinstance(content, list) and any(map(_is_claude_file, content))
-
-
-def without_unreadable_files(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with a text in place of each file that `has_unreadable_files` finds."""
-    if not has_unreadable_files(message):
-        return message
-    content = [_UNREADABLE_FILE if _is_claude_file(part) else part for part in message["content"]]
-    return {**message, "content": content}
-
-
-def has_remote_media(message: Mapping[str, Any]) -> bool:
-    """Returns whether a message has pictures or other media that an upstream has to fetch from an address."""
-    content = message.get("content")
-    return isinstance(content, list) and any(map(_is_remote, content))
-
-
-def without_remote_media(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with a text in place of each part that `has_remote_media` finds."""
-    if not has_remote_media(message):
-        return message
-    content = [_GONE_MEDIA if _is_remote(part) else part for part in message["content"]]
-    return {**message, "content": content}
-
-
 def as_function_call(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call of a custom tool as one of a function, which is what most models take; any other call as it is."""
     custom = call.get("custom")
@@ -117,3 +88,31 @@ def _is_remote(part: object) -> bool:
 
 def _is_claude_file(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") in ("document", "image") and "source" in part
+
+
+class UnsendableParts(Struct, frozen=True):
+    """Parts of messages that some upstream cannot take, and the text that it gets in the place of each."""
+
+    is_one: Callable[[object], bool]
+    replacement: str
+
+    def are_in(self, message: Mapping[str, Any]) -> bool:
+        """Returns whether a message has such a part."""
+        content = message.get("content")
+        return isinstance(content, list) and any(map(self.is_one, content))
+
+    def replace_in(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Returns a message with the text in place of each such part."""
+        if not self.are_in(message):
+            return message
+        text_part = {"type": "text", "text": self.replacement}
+        return {
+            **message,
+            "content": [text_part if self.is_one(part) else part for part in message["content"]],
+        }
+
+
+# Files in Claude's own form, such as a file by its id: no other model reads them.
+CLAUDE_FILES: Final = UnsendableParts(_is_claude_file, "[A file that cannot be read here.]")
+# Pictures and other media that an upstream has to fetch from an address.
+REMOTE_MEDIA: Final = UnsendableParts(_is_remote, "[A picture or file that can no longer be fetched.]")

@@ -10,11 +10,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.conversation.portable_message import (
+    CLAUDE_FILES,
+    REMOTE_MEDIA,
     for_another_model,
-    has_remote_media,
     with_placeholder_text,
-    without_remote_media,
-    without_unreadable_files,
 )
 from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.message_text import with_text_before
@@ -116,9 +115,9 @@ class Prompt(Struct, frozen=True):
         if index in form.foreign_replies:
             message = for_another_model(message)
         elif index in form.unreadable_files:
-            message = without_unreadable_files(message)
+            message = CLAUDE_FILES.replace_in(message)
         if index in self.without_media:
-            message = without_remote_media(message)
+            message = REMOTE_MEDIA.replace_in(message)
         return with_placeholder_text(message) if index in self.request.reply_models else message
 
     def without_memory_texts(self) -> Prompt | None:
@@ -159,11 +158,13 @@ class Prompt(Struct, frozen=True):
         """Returns the prompt without the stored media that an upstream has to fetch; None: the prompt has none."""
         inserted = self.composition.inserted
         with_media = frozenset(
-            n for n in self.request.stored_indexes if has_remote_media(self.request.messages[n])
+            n for n in self.request.stored_indexes if REMOTE_MEDIA.are_in(self.request.messages[n])
         )
-        if with_media <= self.without_media and not any(has_remote_media(each.message) for each in inserted):
+        if with_media <= self.without_media and not any(
+            REMOTE_MEDIA.are_in(each.message) for each in inserted
+        ):
             return None
-        inserted = [replace(each, message=without_remote_media(each.message)) for each in inserted]
+        inserted = [replace(each, message=REMOTE_MEDIA.replace_in(each.message)) for each in inserted]
         composition = replace(self.composition, inserted=inserted)
         return replace(self, composition=composition, without_media=with_media, changes_prefix=True)
 

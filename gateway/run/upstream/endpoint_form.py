@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.types import Capabilities
-from gateway.core.conversation.portable_message import has_unreadable_files, is_empty_reply
+from gateway.core.conversation.portable_message import CLAUDE_FILES, is_empty_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import (
     enables_thinking,
@@ -94,7 +94,7 @@ def _can_force(request: ChatRequest, capabilities: Capabilities, model: str) -> 
 
 def _list_unreadable_files(request: ChatRequest) -> frozenset[int]:
     """Returns the indices of the messages with files that a chat completion cannot have."""
-    return frozenset(n for n, message in enumerate(request.messages) if has_unreadable_files(message))
+    return frozenset(n for n, message in enumerate(request.messages) if CLAUDE_FILES.are_in(message))
 
 
 def _list_foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.conversation.portable_message import for_another_model, without_unreadable_files
+from gateway.core.conversation.portable_message import CLAUDE_FILES, for_another_model
 
 Json = dict[str, Any]
 SIGNED = {"google": {"thought_signature": "EjQK"}}
@@ -39,7 +39,7 @@ def test_another_model_sees_functions_called() -> None:
 def test_a_file_in_claudes_form_becomes_text() -> None:
     file = {"type": "document", "source": {"type": "file", "file_id": "f"}}
     words = {"type": "text", "text": "Read it"}
-    [read, given] = without_unreadable_files({"role": "user", "content": [file, words]})["content"]
+    [read, given] = CLAUDE_FILES.replace_in({"role": "user", "content": [file, words]})["content"]
     assert (read["type"], given) == ("text", words)
     for message in ({"role": "user"}, {"role": "user", "content": "Read it"}):
-        assert without_unreadable_files(message) is message
+        assert CLAUDE_FILES.replace_in(message) is message
