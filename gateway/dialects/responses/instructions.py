@@ -41,10 +41,7 @@ class ClientInstructions:
         data = event.data
         if data is None or _INSTRUCTIONS_KEY not in data:
             return event.raw
-        try:
-            fields = decode_upstream_members(data)
-        except NOT_READABLE as error:
-            raise UpstreamBroke("The upstream sent an event that is no JSON.") from error
+        fields = _decode(data, "an event")
         response = fields.get("response", b"")
         if not response.startswith(b"{"):
             return event.raw
@@ -57,14 +54,19 @@ class ClientInstructions:
         return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(restored.splitlines()))
 
     def _restore(self, response: bytes) -> bytes:
-        try:
-            fields = decode_upstream_members(response)
-        except NOT_READABLE as error:
-            raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
+        fields = _decode(response, "a response")
         if "instructions" not in fields:
             return response
         fields["instructions"] = self._find_client_instructions(fields["instructions"])
         return encode_members(fields)
+
+
+def _decode(data: bytes, name: str) -> dict[str, bytes]:
+    """Returns the members of an upstream's object. Raises: UpstreamBroke. name: what it is, for the error."""
+    try:
+        return decode_upstream_members(data)
+    except NOT_READABLE as error:
+        raise UpstreamBroke(f"The upstream sent {name} that is no JSON.") from error
 
 
 def restore_instructions(instructions: str | None) -> ClientInstructions:
