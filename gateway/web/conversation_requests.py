@@ -173,7 +173,7 @@ def _read_new_items(body: Json) -> list[Json]:
     make_compaction_messages(
         items, "items"
     )  # raises BadRequest for a summary that the gateway has not sealed
-    check_item_tools(items, "items")
+    check_item_tools(items)
     for index, item in enumerate(items):
         # The role of an item, whatever its type, decides whether it is listed with the system messages.
         read_optional(item, "role", str, f"items[{index}]")

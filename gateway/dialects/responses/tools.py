@@ -205,11 +205,10 @@ def read_tools(
     return RequestTools(chat_tools=[*reader.offered.values()], forms=reader.forms, echo=echo)
 
 
-def check_item_tools(items: Sequence[Any], field: str) -> None:
-    """Checks the tools that items bring. field: the request's field with the items. Raises: BadRequest."""
-    _ToolReader(UpstreamTools(custom=True, web_search=True), None, LeftOutFields()).add_item_tools(
-        items, field
-    )
+def check_item_tools(items: Sequence[Any]) -> None:
+    """Checks the tools that the `items` of a request bring. Raises: BadRequest."""
+    reader = _ToolReader(UpstreamTools(custom=True, web_search=True), None, LeftOutFields())
+    reader.add_item_tools(items, "items")
 
 
 class _Namespace(NamedTuple):
