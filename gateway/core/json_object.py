@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
 import orjson
 
 from adapters.types import Json
+
+_MEMBERS_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse_object(data: bytes | str) -> Json | None:
@@ -14,3 +19,11 @@ def parse_object(data: bytes | str) -> Json | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_members(data: bytes) -> dict[str, msgspec.Raw]:
+    """Returns the members of an object as they are written, which takes little memory. The last value of a key counts.
+
+    Raises: msgspec.DecodeError (ValidationError: it is no object), UnicodeDecodeError, RecursionError.
+    """
+    return _MEMBERS_DECODER.decode(data)

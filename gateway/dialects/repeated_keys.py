@@ -12,23 +12,15 @@ import msgspec
 import orjson
 
 from gateway.core.json_limits import check_values
+from gateway.core.json_object import read_members
 from gateway.errors import BadRequest
 
 # The end of a key as Python's `json` writes it and orjson never does, looked for in the beginning of a body.
 _KEY_END_WITH_BLANK = b'": '
 _BEGINNING_BYTES = 64
-_MEMBERS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
 _KEY_PATTERN = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
 _END_PATTERN = re.compile(rb"[\s{]*+}\s*+")
-
-
-def read_members(body: bytes) -> dict[str, msgspec.Raw]:
-    """Returns the members of a body as they are written, which takes little memory. The last value of a key counts.
-
-    Raises: msgspec.DecodeError (ValidationError: the body is no object), RecursionError.
-    """
-    return _MEMBERS_DECODER.decode(body)
 
 
 def find_repeated_keys(

@@ -11,8 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.json_limits import check_values
+from gateway.core.json_object import read_members
 from gateway.dialects.fields import check_model_name
-from gateway.dialects.repeated_keys import find_repeated_keys, read_members
+from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.dialects.responses.members import encode_members
 from gateway.errors import BadRequest, BodyTooLarge
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
 import orjson
 
 from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
+from gateway.core.json_object import read_members
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
 from gateway.errors import BadRequest
 
 # The value of a member that is dropped.
 _DROPPED: Final = object()
 _SYSTEM_ROLES = frozenset({"system", "developer"})
-
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class BodyEdit:
@@ -189,7 +187,7 @@ def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
     Raises: BadRequest.
     """
     try:
-        members = _MEMBERS.decode(raw)
+        members = read_members(raw)
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error
     return {

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from gateway.core.applications import APPLICATIONS
 from gateway.core.json_limits import check_values
+from gateway.core.json_object import read_members
 from gateway.core.request.memory_mode import MEMORY_HEADER, OPEN_WEBUI_CHAT, STORING_MODES, Mode, choose_mode
 from gateway.core.request.request_headers import RawHeaders, read_header, read_known_word, refuse_repeated
 from gateway.core.request.request_ids import (
@@ -42,7 +43,6 @@ BOUND_USER_HEADER: Final = b"mnemogate:user"
 # The field of `metadata` in which a dialect notes the id of a program's own device or account, which the program sends
 # in place of a user's id. No client has a field of this name by chance, and one that sends it reaches no other memory.
 INSTALLATION_FIELD: Final = "mnemogate:installation"
-_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _HISTORY_HEADER: Final = b"x-mnemogate-history"
 _SIGNED_USER_HEADER: Final = SIGNED_USER.encode()
@@ -259,7 +259,7 @@ def find_request_user(
     """
     header_values = {name: value for name, value in headers if name in rules.read_headers}
     try:
-        members = _MEMBERS.decode(body) if body else {}
+        members = read_members(body) if body else {}
         values = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
         check_values(*values.values())
         fields = {name: orjson.loads(value) for name, value in values.items()}

@@ -9,15 +9,15 @@ import msgspec
 import orjson
 
 from adapters.json_escapes import without_lone_surrogates
+from gateway.core.json_object import read_members
 
-_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # The exceptions of the functions below for bytes that are no object.
 NOT_READABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_members(data: bytes) -> dict[str, bytes]:
     """Returns the members of an object, each value as it is written. Raises: `NOT_READABLE`."""
-    return {key: bytes(value) for key, value in _DECODER.decode(data).items()}
+    return {key: bytes(value) for key, value in read_members(data).items()}
 
 
 def decode_upstream_members(data: bytes) -> dict[str, bytes]:
