@@ -36,7 +36,7 @@ class NativeMessage:
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. Such a block goes on until the upstream's next block.
-        self._gateway_blocks = GrowingBlocks(buffer.emit, self._events.claim_index)
+        self.blocks = GrowingBlocks(buffer.emit, self._events.claim_index)
         self._replies: list[bytes] = []  # whole replies, one a round
 
     def begin(self, first: Json) -> None:
@@ -48,7 +48,7 @@ class NativeMessage:
         if (name := find_event_name(raw)) is not None:
             event_bytes = self._events.pass_on(raw, name)
             if event_bytes and name != "ping":
-                self._gateway_blocks.end()
+                self.blocks.end()
             self._add(event_bytes, has_content=self._events.has_content)
         elif event.chunk is None and raw.startswith(b":"):
             self._add(raw, has_content=False)
@@ -59,25 +59,18 @@ class NativeMessage:
 
     def add_text(self, text: str) -> None:
         # A blank that separates the texts of two rounds begins no block, since each text is a block of its own.
-        if self._gateway_blocks.is_open or text.strip():
-            self._gateway_blocks.add_text(text)
-
-    def add_thought(self, text: str) -> None:
-        self._gateway_blocks.add_thought(text)
-
-    def add_calls(self, calls: Sequence[Json]) -> None:
-        for call in calls:
-            self._gateway_blocks.add_call(call)
+        if self.blocks.is_open or text.strip():
+            self.blocks.add_text(text)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round. tail: its last events."""
-        self._gateway_blocks.end()
+        self.blocks.end()
         for raw in self._events.hide_round(_list_raw_events(tail)):
             self._add(raw, has_content=False)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
         """Ends the message. finish: replaces the upstream's `finish_reason`."""
-        self._gateway_blocks.end()
+        self.blocks.end()
         tail_bytes = _list_raw_events(tail)
         # Else the upstream's own last event has passed already, and nothing is left to be sent.
         if tail_bytes or not self._events.is_over:

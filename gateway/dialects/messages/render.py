@@ -77,10 +77,11 @@ class MessagesView(ClientView):
         self._message.add_text(text)
 
     def add_thought(self, text: str) -> None:
-        self._message.add_thought(text)
+        self._message.blocks.add_thought(text)
 
     def add_calls(self, calls: list[Json]) -> None:
-        self._message.add_calls(calls)
+        for call in calls:
+            self._message.blocks.add_call(call)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         self._message.hide_round(tail)

@@ -22,7 +22,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import read_generated_text
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import EventBuffer
-from gateway.dialects.lenient import as_text
+from gateway.dialects.lenient import as_list, as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.native_events import stop_reason_for
 
@@ -93,7 +93,7 @@ class TranslatedMessage:
         self._terms = terms
         self._buffer = buffer
         self._events = _MessageEvents(terms, buffer)
-        self._blocks = GrowingBlocks(self._events.emit, count().__next__)
+        self.blocks = GrowingBlocks(self._events.emit, count().__next__)
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         self._is_refused = False
@@ -127,18 +127,11 @@ class TranslatedMessage:
     def show_texts(self, texts: Sequence[str]) -> bool:
         """Shows events that have these texts and nothing else. Returns True: `show` is not needed for the events."""
         for text in filter(None, texts):
-            self._blocks.add_text(text)
+            self.blocks.add_text(text)
         return True
 
     def add_text(self, text: str) -> None:
-        self._blocks.add_text(text)
-
-    def add_thought(self, text: str) -> None:
-        self._blocks.add_thought(text)
-
-    def add_calls(self, calls: Sequence[Json]) -> None:
-        for call in calls:
-            self._blocks.add_call(call)
+        self.blocks.add_text(text)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round. tail: its last events."""
@@ -151,9 +144,9 @@ class TranslatedMessage:
             self.show(event)
         self._finish_reason = finish or self._finish_reason
         self._events.begin()
-        self._blocks.end()
-        usage = self._usage or self._terms.count_usage(self._blocks.generated_text()) or {}
-        ending = self._make_ending(has_calls=self._blocks.has_calls)
+        self.blocks.end()
+        usage = self._usage or self._terms.count_usage(self.blocks.generated_text()) or {}
+        ending = self._make_ending(has_calls=self.blocks.has_calls)
         self._events.emit("message_delta", delta=ending, usage=_render_usage(usage, self._terms.input_tokens))
         self._events.emit("message_stop")
 
@@ -181,15 +174,15 @@ class TranslatedMessage:
     def _add_delta(self, delta: Json) -> None:
         thought = delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(thought, str) and thought:
-            self._blocks.add_thought(thought)
+            self.blocks.add_thought(thought)
         if text := read_text(delta):
-            self._blocks.add_text(text)
+            self.blocks.add_text(text)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             self._is_refused = True
-            self._blocks.add_text(refusal)
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list):
-            self.add_calls([call for call in calls if isinstance(call, dict)])
+            self.blocks.add_text(refusal)
+        for call in as_list(delta.get("tool_calls")):
+            if isinstance(call, dict):
+                self.blocks.add_call(call)
 
     def _make_ending(self, *, has_calls: bool) -> Json:
         """Returns the fields that say why the message ends."""
