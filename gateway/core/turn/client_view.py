@@ -62,10 +62,9 @@ class ClientView:
     """
 
     __slots__ = ()
-    # As in `ViewFactory`, for a view that is made by its class alone.
+    # The client reads chat completions. The view shows the upstream's own bytes, even an event that cannot be read; so
+    # the content type is the upstream's.
     speaks_chat: ClassVar[bool] = False
-    # The view shows the upstream's own bytes, even an event that cannot be read; so the content type is the upstream's.
-    passes_bytes: ClassVar[bool] = False
 
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.

@@ -671,4 +671,4 @@ class Turn:
     def _reply_headers(self, content_type: str) -> tuple[Header, ...]:
         """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
         headers = self._round.headers
-        return headers if self._view.passes_bytes else with_content_type(headers, content_type)
+        return headers if self._view.speaks_chat else with_content_type(headers, content_type)

@@ -394,7 +394,7 @@ class Round:
             # The lines are taken one at a time, since a tail or a hidden round may begin with any of them.
             ends = (self._read_event(Event(b"data: %b\n\n" % line, line, event.name)) for line in lines)
             return next((end for end in ends if end is not None), None)
-        if data.startswith(b"{") and not self._view.passes_bytes:
+        if data.startswith(b"{") and not self._view.speaks_chat:
             return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
         self._show_other_event(event)
         return None

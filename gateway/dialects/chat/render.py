@@ -31,7 +31,6 @@ class ChatView(ClientView):
     """
 
     speaks_chat: ClassVar[bool] = True
-    passes_bytes: ClassVar[bool] = True
 
     def __init__(self, terms: TurnTerms) -> None:
         self._holds_events = bool(terms.gateway_tools)
