@@ -4,8 +4,8 @@ The shell makes the first call of the model by itself. Then it feeds the machine
 that `feed` returns, in their order. `TRANSITIONS` (gateway.core.turn.states) lists the states and the events that each
 takes. Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
 
-A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, and a
-`ClientView` makes the bytes for the client.
+A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, a
+`ClientView` makes the bytes for the client, and a `SentReply` (gateway.core.turn.sent_reply) sends them.
 
 Gateway calls run here, client calls are left to the client. There are two ways to go from one round to the next:
 
@@ -27,10 +27,8 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import (
-    EVENT_STREAM_TYPE,
     JSON_TYPE,
     Event,
-    Header,
     Json,
     with_content_type,
 )
@@ -51,7 +49,6 @@ from gateway.core.turn.round import (
     AS_BODY,
     AS_EVENTS,
     DONE_EVENT,
-    EVENT_STREAM,
     BrokeOff,
     Complete,
     ErrorEvent,
@@ -60,6 +57,7 @@ from gateway.core.turn.round import (
     RoundEnd,
     Stored,
 )
+from gateway.core.turn.sent_reply import SentReply
 from gateway.core.turn.states import (
     DONE,
     READING,
@@ -99,7 +97,7 @@ class Turn:
         self._guide = guide
         self._view = view
         self._state = WAITING
-        self._has_sent_head = False
+        self._sent = SentReply(terms, view)
         self._offer = self._guide.offer()
         # The round that is under way, and its gateway calls.
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
@@ -168,7 +166,7 @@ class Turn:
             case events.ToolsLate():
                 return self._send_filler()
             case events.Silence():
-                return self._keep_alive()
+                return self._sent.keep_alive(self._round, self._state)
             case events.LongWait():
                 return self._release_held()
             case events.StepSaved():
@@ -210,7 +208,7 @@ class Turn:
     def _on_received(self, round_end: RoundEnd | None) -> list[Command]:
         # One read of the upstream is one write to the client, however many events it brought.
         if round_end is None:
-            return self._flush()
+            return self._sent.flush(self._round)
         self._round.end_texts()
         match round_end:
             case Complete():
@@ -233,7 +231,7 @@ class Turn:
         is_refused = self._is_refused(orjson.dumps({"error": error}))
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
-        shown_commands = self._flush()
+        shown_commands = self._sent.flush(self._round)
         exception = stream_exception(error)
         if not shown_commands and not self._is_past_status:  # a view that reads no stream
             shown_commands = [commands.SendError(exception)]
@@ -256,7 +254,7 @@ class Turn:
         if self._is_past_status or (self.terms.shows_steps and is_success):
             self._view.note_stop(reason, {})
             self._view.show_upstream_error(fields, raw=None)
-            shown_commands = self._flush()
+            shown_commands = self._sent.flush(self._round)
             ending = self._end_unfinished(
                 End.FAILED, reason, message, is_refused=is_refused, error_status=status
             )
@@ -302,14 +300,14 @@ class Turn:
         ending = self._end_unfinished(
             End.FAILED, reason, error.message, error_kind=error_kind, error_status=error.status
         )
-        shown_commands = self._flush() if is_event else [commands.SendError(error)]
+        shown_commands = self._sent.flush(self._round) if is_event else [commands.SendError(error)]
         return [*shown_commands, commands.CloseUpstream(error), *ending]
 
     @property
     def _is_past_status(self) -> bool:
         """True where no error can be sent as a status: one was sent, or the client would resend what is stored."""
         terms = self.terms
-        return self._has_sent_head or terms.has_status or (terms.shows_steps and self._saved_step_count > 0)
+        return self._sent.has_head or terms.has_status or (terms.shows_steps and self._saved_step_count > 0)
 
     def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # the command to save it was given
@@ -418,7 +416,7 @@ class Turn:
         if self._round.form is AS_EVENTS:
             self._view.show_calls(gateway_calls)
         self._show_results(self._calls.results)
-        shown_commands += self._flush()
+        shown_commands += self._sent.flush(self._round)
         if not runs:
             return [*shown_commands, *self._on_tools_finished()]
         if not self.terms.saves_steps:
@@ -442,7 +440,8 @@ class Turn:
         if finished is None:
             return []
         self._show_results([finished])
-        return [*self._flush(), *(() if self._calls.is_running else self._on_tools_finished())]
+        shown_commands = self._sent.flush(self._round)
+        return shown_commands if self._calls.is_running else [*shown_commands, *self._on_tools_finished()]
 
     def _send_filler(self) -> list[Command]:
         """Sends the fixed sentence, once a turn and where the reply has no text itself."""
@@ -455,36 +454,14 @@ class Turn:
         self._round.add_filler(filler.say)
         if self._round.is_stored:
             self._next_filler = filler.say
-        return self._flush()
-
-    def _keep_alive(self) -> list[Command]:
-        """Sends a comment, unless the status that goes with it may still change.
-
-        While a reply is read that could lead to another round, the status may change. While tools run, the comment is
-        sent nevertheless, since tools may take longer than a proxy waits. Before its first reply a turn may still be
-        answered with a body, unless its steps are shown.
-        """
-        if self._round.form is AS_BODY:
-            return []
-        comment = commands.SendBody(commands.KEEP_ALIVE)
-        if self._has_sent_head:
-            return [comment]
-        if self._state is READING:
-            may_begin = not self.terms.gateway_tools
-        else:
-            is_stream = self.terms.shows_steps or self._round.form is AS_EVENTS
-            may_begin = self._state is RUNNING_TOOLS and is_stream
-        if not may_begin:
-            return []
-        self._has_sent_head = True
-        return [self._make_head(), comment]
+        return self._sent.flush(self._round)
 
     def _release_held(self) -> list[Command]:
         """Sends what the view holds back, and the status with it, unless the round has calls and so may be hidden."""
         if self._round.draft.calls:
             return []
         self._view.release()
-        return self._flush()
+        return self._sent.flush(self._round)
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is AS_EVENTS:
@@ -510,7 +487,7 @@ class Turn:
         if self._calls.waiting:
             return self._pause_for_calls()
         self._show_results(result for result in self._calls.results if result.call_id not in shown_ids)
-        shown_commands = self._flush()
+        shown_commands = self._sent.flush(self._round)
         if not runs:
             return [*shown_commands, *self._on_tools_finished()]
         self._state = RUNNING_TOOLS
@@ -538,7 +515,7 @@ class Turn:
         self._round.is_hidden = True
         # The text of a whole reply waits for the end: nothing has been sent, so there is nothing to be hidden.
         self._view.hide_round(self._round.tail if self._round.form is AS_EVENTS else ())
-        return self._flush()
+        return self._sent.flush(self._round)
 
     def _begin_next_round(self, offer: Offer) -> list[Command]:
         """Saves the round, where steps are saved, and calls the model again."""
@@ -578,7 +555,7 @@ class Turn:
         self._state = WAITING
         self._view.show_results(saved.first_seq, saved.results)
         self._view.begin_step(saved.first_seq, saved.reply_seq)
-        return [*self._flush(), *after_step]
+        return [*self._sent.flush(self._round), *after_step]
 
     def _make_step(self, waiting: Mapping[str, WaitKind] | None = None) -> commands.SaveStep:
         """Returns the reply of the round as a step to be saved; an empty step if the reply is stored already."""
@@ -608,7 +585,7 @@ class Turn:
         self._state = SAVING_TURN
         save = commands.Save(finished.saved)
         if self.terms.holds_end:
-            return [*self._flush(), save]
+            return [*self._sent.flush(self._round), save]
         return [*self._show_end(events.Saved()), save, _FINISH]
 
     def _show_end(self, saved: events.Saved) -> list[Command]:
@@ -620,14 +597,15 @@ class Turn:
             # The client was shown ids of messages that will never be stored.
             view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
-            return self._flush()
+            return self._sent.flush(self._round)
         view.note_stop(outcome.stop_reason, outcome.waiting, self._list_unshown_calls(outcome.waiting))
         if not (saved.durable or saved.is_late):
             view.note_not_stored()
         if last_round.form is AS_BODY:
             is_unchanged = self._reply_count == 1 and not last_round.gateway_calls
             client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
-            return [commands.SendWhole(last_round.status, self._reply_headers(JSON_TYPE), client_body)]
+            headers = self._sent.list_headers(last_round, JSON_TYPE)
+            return [commands.SendWhole(last_round.status, headers, client_body)]
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first_seq, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
@@ -635,8 +613,8 @@ class Turn:
         view.end(last_round.last_events(), self._client_finish, last_round.done_event)
         if not saved.durable:
             view.note_not_durable()
-        shown_commands = self._flush()
-        if not shown_commands and not self._has_sent_head:  # a view that reads no stream
+        shown_commands = self._sent.flush(self._round)
+        if not shown_commands and not self._sent.has_head:  # a view that reads no stream
             body = last_round.stream_as_body(last_round.client_calls)
             client_body = view.render_body(body, outcome, is_unchanged=False)
             headers = with_content_type(last_round.headers, JSON_TYPE)
@@ -650,25 +628,3 @@ class Turn:
         # With an approval nothing was shown yet, not even the calls that have their results.
         is_shown = self._round.is_stored or not self._calls.waiting
         return [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
-
-    def _flush(self) -> list[Command]:
-        """Sends the bytes that the view has ready. The head leaves with the first bytes."""
-        if self._round.form is AS_BODY:  # the reply leaves as a whole, unless a later round is a stream
-            return []
-        data = self._view.take()
-        if not data:
-            return []
-        if self._has_sent_head:
-            return [commands.SendBody(data)]
-        self._has_sent_head = True
-        return [self._make_head(), commands.SendBody(data)]
-
-    def _make_head(self) -> commands.SendHead:
-        if self.terms.shows_steps:
-            return commands.SendHead(200, (EVENT_STREAM,))
-        return commands.SendHead(self._round.status, self._reply_headers(EVENT_STREAM_TYPE))
-
-    def _reply_headers(self, content_type: str) -> tuple[Header, ...]:
-        """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
-        headers = self._round.headers
-        return headers if self._view.speaks_chat else with_content_type(headers, content_type)

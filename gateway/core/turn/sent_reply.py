@@ -1,0 +1,60 @@
+"""The reply as it is sent to the client: which of it has left, and with which head."""
+
+from __future__ import annotations
+
+from adapters.types import EVENT_STREAM_TYPE, Header, with_content_type
+from gateway.core.turn import commands
+from gateway.core.turn.client_view import ClientView
+from gateway.core.turn.commands import Command
+from gateway.core.turn.round import AS_BODY, AS_EVENTS, EVENT_STREAM, Round
+from gateway.core.turn.states import READING, RUNNING_TOOLS, TurnState
+from gateway.core.turn.terms import TurnTerms
+
+
+class SentReply:
+    """Sends what the view of a turn has ready. The head, a status and headers, leaves with the first bytes."""
+
+    def __init__(self, terms: TurnTerms, view: ClientView) -> None:
+        self._terms = terms
+        self._view = view
+        # True: the head was sent.
+        self.has_head = False
+
+    def flush(self, round: Round) -> list[Command]:
+        """Sends the bytes that the view has ready. round: the one that is under way."""
+        if round.form is AS_BODY:  # the reply leaves as a whole, unless a later round is a stream
+            return []
+        data = self._view.take()
+        if not data:
+            return []
+        return [commands.SendBody(data)] if self.has_head else [self._begin(round), commands.SendBody(data)]
+
+    def keep_alive(self, round: Round, state: TurnState) -> list[Command]:
+        """Sends a comment, unless the status that goes with it may still change.
+
+        While a reply is read that could lead to another round, the status may change. While tools run, the comment is
+        sent nevertheless, since tools may take longer than a proxy waits. Before its first reply a turn may still be
+        answered with a body, unless its steps are shown.
+        """
+        if round.form is AS_BODY:
+            return []
+        comment = commands.SendBody(commands.KEEP_ALIVE)
+        if self.has_head:
+            return [comment]
+        if state is READING:
+            may_begin = not self._terms.gateway_tools
+        else:
+            is_stream = self._terms.shows_steps or round.form is AS_EVENTS
+            may_begin = state is RUNNING_TOOLS and is_stream
+        return [self._begin(round), comment] if may_begin else []
+
+    def list_headers(self, round: Round, content_type: str) -> tuple[Header, ...]:
+        """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
+        return round.headers if self._view.speaks_chat else with_content_type(round.headers, content_type)
+
+    def _begin(self, round: Round) -> commands.SendHead:
+        """Returns the head."""
+        self.has_head = True
+        if self._terms.shows_steps:
+            return commands.SendHead(200, (EVENT_STREAM,))
+        return commands.SendHead(round.status, self.list_headers(round, EVENT_STREAM_TYPE))
