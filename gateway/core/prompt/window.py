@@ -75,10 +75,6 @@ class Window(Struct, frozen=True):
     def is_whole(self) -> bool:
         return not self.evicted_tokens
 
-    @property
-    def indices(self) -> list[int]:
-        return [index for each in self.ranges for index in each]
-
 
 class _WindowCut(Struct, frozen=True):
     """An index at which the list may begin."""

@@ -7,6 +7,7 @@ A list is written as a string: `u` user, `a` assistant, `c` assistant that calls
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +52,7 @@ def fit(text: str, high: int, step: int = 10, tokens: Sequence[int] | None = Non
 
 
 def show(text: str, window: Window) -> str:
-    kept = set(window.indices)
+    kept = set(chain.from_iterable(window.ranges))
     return "".join(kind if index in kept else "." for index, kind in enumerate(text))
 
 
@@ -117,7 +118,7 @@ def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
 
 def test_the_cut_stays_put_while_the_list_grows() -> None:
     """Sixty turns of 20 tokens, 400 in all, steps of 100: the first message changes every fifth turn."""
-    firsts = [fit("ua" * turns + "u", 400, 100).indices[0] for turns in range(1, 61)]
+    firsts = [fit("ua" * turns + "u", 400, 100).ranges[0][0] for turns in range(1, 61)]
     assert firsts == sorted(firsts)
     assert len(set(firsts)) == 1 + -(-(60 * 20 + 10 - 400) // 100)
 
@@ -197,7 +198,7 @@ def test_the_window_is_a_valid_list_within_the_budget(
     text, tokens = case
     elements = build(text, 60)
     window = fit(text, high, step, tokens)
-    kept = window.indices
+    kept = [*chain.from_iterable(window.ranges)]
     assert kept == sorted(set(kept))
     sizes = [tokens[index] for index in kept]
     assert sum(sizes) + window.evicted_tokens == sum(tokens)
