@@ -15,6 +15,7 @@ import starlette.routing
 import storage.postgres.migration as postgres_migration
 import storage.sqlite.migration as sqlite_migration
 from gateway import operations
+from gateway.agents import routes as agents_routes
 from gateway.app import Gateway
 from gateway.page import page_app, rendering
 from gateway.settings import Settings
@@ -24,6 +25,7 @@ _MADE_ONCE = (
     (starlette.routing, "compile_path"),
     (page_app, "_compile"),
     (operations, "version"),
+    (agents_routes, "version"),
     (sqlite_migration, "load_migrations"),
     (postgres_migration, "load_migrations"),
 )
