@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.page.page_operations import PageOperations
+from gateway.page.people_screens import load_namesakes
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, AuditRecord
 from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion, is_along
@@ -102,11 +103,9 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 async def _find_people(operations: PageOperations, request: ScreenRequest, text: str) -> list[str]:
     """Returns the ids of people that a text finds as the list of people does."""
-    views, project = operations.memories, request.visitor.project
-    page = await views.list_page(project, "user", text, limit=_OFFERED_PEOPLE)
-    namesakes = [each.memory for each in await views.list_people_called(project, " ".join(text.split()))]
-    for each in namesakes:
-        await request.note_read(each.uid)
+    project = request.visitor.project
+    page = await operations.memories.list_page(project, "user", text, limit=_OFFERED_PEOPLE)
+    namesakes = [each.memory for each in await load_namesakes(operations, request, text, page)]
     # A person has a memory in each profile, all by the same id.
     ids = dict.fromkeys(each.name for each in (*page.items, *namesakes))
     return [*ids][:_OFFERED_PEOPLE]

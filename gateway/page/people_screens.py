@@ -45,20 +45,21 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kind: MemoryKind = "user"
 
 
+async def load_namesakes(
+    operations: PageOperations, request: ScreenRequest, text: str, page: ListPage[MemoryRecord]
+) -> list[NamedMemory]:
+    """Returns the people who have a name in an id or a block and are not on a page, and notes the read of each.
+
+    A later page of the list may have them, too.
+    """
+    people = await operations.memories.list_people_called(request.visitor.project, " ".join(text.split()))
+    namesakes = [each for each in people if each.memory not in page.items]
+    for each in namesakes:
+        await request.note_read(each.memory.uid)
+    return namesakes
+
+
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def find_namesakes(
-        request: ScreenRequest, text: str, page: ListPage[MemoryRecord]
-    ) -> list[NamedMemory]:
-        """Returns the people who have a name in an id or a block and are not on this page, and notes the read of each.
-
-        A later page of the list may have them, too.
-        """
-        people = await operations.memories.list_people_called(request.visitor.project, " ".join(text.split()))
-        namesakes = [each for each in people if each.memory not in page.items]
-        for each in namesakes:
-            await request.note_read(each.memory.uid)
-        return namesakes
-
     async def show(request: ScreenRequest, query: PeopleQuery) -> Answer:
         page = await operations.memories.list_page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
@@ -69,7 +70,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         namesakes: list[NamedMemory] = []
         # Later pages continue the list; the first page has shown the namesakes.
         if query.q.strip() and query.kind == "user" and query.after is None:
-            namesakes = await find_namesakes(request, query.q, page)
+            namesakes = await load_namesakes(operations, request, query.q, page)
             if not (page.items or namesakes):
                 return Redirect(f"people/words?q={quote(query.q, safe='')}&name=1")
         context = {
