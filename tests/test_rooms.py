@@ -206,9 +206,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"page_app"},
         {"page_routes", "sign_in_pages"},
         {"page_answers"},
-        {"about_me"},
+        {"about_me", "audit_screen"},
         {
-            "audit_screen",
             "block_screens",
             "conversation_screens",
             "fact_screens",
