@@ -21,6 +21,8 @@ _MARK_BYTES = 5
 MARK_PATTERN = "[a-z2-7]{8}"
 _MARKED_TAG = re.compile(f"<memory {MARK_PATTERN}>")
 
+# Characters that no text of the gateway's has; tabs and line feeds stay.
+CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Replaces the first character of a tag.
 _ESCAPED_BRACKET = "‹"
 # "<", with the forms of it that compatibility folds and those that look the same.

@@ -13,7 +13,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from gateway.core.tags import escape_tags
+from gateway.core.tags import CONTROL_CHARACTER, escape_tags
 from storage.records import Block
 
 PREAMBLE = (
@@ -39,7 +39,6 @@ _EDITED_TO, _EDITED_ELSEWHERE, _UNKNOWN = ">", "!", "?"
 # The beginning of a section.
 SECTION_BEGIN = f"<memory_blocks>\n{PREAMBLE}"
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # A value cannot end its frame, so the first end is the frame's own.
 _CHANGE = re.compile(
     r'^- Memory block "(?P<label>[^"\n]*)" (?:(?:is new|has changed); it now reads:\n<memory_block[^>]*>\n'
@@ -236,4 +235,4 @@ def _render_attributes(block: Block) -> str:
 
 
 def _escape(text: str) -> str:
-    return escape_tags(_CONTROL.sub("", text.replace("\r\n", "\n")))
+    return escape_tags(CONTROL_CHARACTER.sub("", text.replace("\r\n", "\n")))
