@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
+from gateway.core.conversation.wire_message import read_named_call
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import memory_tools
 from gateway.core.memory.call_arguments import find_argument_error, read_arguments
@@ -55,15 +56,12 @@ def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
     """Returns the name and the arguments of each call of a reply, which are all that `read_reply` needs."""
     calls = message.get("tool_calls")
     names_and_arguments = []
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        name = function.get("name") if isinstance(function, dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
+    for name, arguments in map(read_named_call, calls if isinstance(calls, list) else ()):
         # Some servers send the object itself.
         if isinstance(arguments, dict) and not is_too_deep(arguments):
             arguments = orjson.dumps(arguments).decode()
         text = arguments if isinstance(arguments, str) else ""
-        names_and_arguments.append({"name": str(name or ""), "arguments": text})
+        names_and_arguments.append({"name": name, "arguments": text})
     return names_and_arguments
 
 
