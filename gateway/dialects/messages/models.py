@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from adapters.types import Json
+from gateway.core.dates import render_iso
 from gateway.dialects.messages.errors import make_field_error
 
 # The entries of a page, as Anthropic has them: without a `limit`, and at most.
@@ -52,10 +52,9 @@ def _render_time(seconds: object) -> str:
     """Returns a time in Anthropic's form. seconds: since the epoch; anything that is no time counts as the epoch."""
     number = seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else 0
     try:
-        time = datetime.fromtimestamp(number, UTC)
+        return render_iso(number)
     except (ValueError, OverflowError, OSError):  # some servers give milliseconds
-        time = datetime.fromtimestamp(0, UTC)
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return render_iso(0)
 
 
 def _read_limit(text: str | None) -> int:
