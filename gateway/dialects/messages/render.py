@@ -18,6 +18,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import parse_error_body
 from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer
+from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.errors import FIELD_NAMES, make_error_object
 from gateway.dialects.messages.native_events import find_event_name
 from gateway.dialects.messages.native_message import NativeMessage
@@ -56,8 +57,7 @@ class MessagesView(ClientView):
         self._buffer.is_holding = False
 
     def begin(self, first: Json) -> None:
-        id = first.get("id")
-        self._id = id if isinstance(id, str) else ""
+        self._id = as_text(first.get("id"))
         self._message.begin(first)
 
     def take_whole(self, body: bytes, reply: Json) -> None:

@@ -21,6 +21,7 @@ from gateway.core.request.edit import BodyEdit
 from gateway.core.request.known_replies import KnownReplies, MemoryKey
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional
+from gateway.dialects.lenient import as_list
 from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.dialects.responses.codex import find_codex_side_request
 from gateway.dialects.responses.input import read_items
@@ -229,12 +230,11 @@ def _translate(json: Json, messages: list[Json]) -> Json:
 
 def _read_functions(tools: Any) -> list[Json]:
     """Returns the tools that are functions, which show whether a call starts a sub-agent."""
-    objects = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     return [
         {
             "type": "function",
             "function": {key: tool.get(key) for key in ("name", "description", "parameters")},
         }
-        for tool in objects
-        if tool.get("type") == "function" and isinstance(tool.get("name"), str)
+        for tool in as_list(tools)
+        if isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("name"), str)
     ]

@@ -16,6 +16,7 @@ from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
 from gateway.dialects.event_stream import EventSender
+from gateway.dialects.lenient import as_object
 from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import CallForm
@@ -296,8 +297,7 @@ class CallItem(Item):
     @property
     def _custom(self) -> Json:
         """The name and the input of a custom tool's call, as far as they have come."""
-        custom = self._call.fields.get(str(self._call.fields["type"]))
-        return custom if isinstance(custom, dict) else {}
+        return as_object(self._call.fields.get(str(self._call.fields["type"])))
 
     def _choose_form(self) -> CallForm:
         """Returns the form of the call as far as its name has come."""

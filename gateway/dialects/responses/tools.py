@@ -31,7 +31,7 @@ from gateway.dialects.fields import (
     read_optional,
     read_required_text,
 )
-from gateway.dialects.lenient import decode_list
+from gateway.dialects.lenient import as_list, decode_list
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
 
@@ -196,10 +196,7 @@ def read_tools(
         if not isinstance(tools, list):
             raise make_wrong_type_error("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for index, tool in enumerate(tools) if reader.add(tool, f"tools[{index}]")]
-    items = json.get("input")
-    reader.add_item_tools(
-        [*waiting_items, *(items if isinstance(items, list) else ())], "input", len(waiting_items)
-    )
+    reader.add_item_tools([*waiting_items, *as_list(json.get("input"))], "input", len(waiting_items))
     if reader.omitted_search is not None and not reader.offered:
         raise make_unsupported_error(reader.omitted_search, "web_search")
     return RequestTools(chat_tools=[*reader.offered.values()], forms=reader.forms, echo=echo)
