@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.core.dates import render_day
-from gateway.core.memory import memory_tools
+from gateway.core.memory import memory_tools, offered_tools
 from gateway.core.memory.transcript import on_one_line, render_author
 from storage.records import Block, Fact, Message
 
@@ -63,11 +63,8 @@ def with_human(blocks: Sequence[Block]) -> list[Block]:
 
 def make_tool_definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
-    blocks = [
-        {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n].schema}}
-        for n in memory_tools.BLOCK_TOOLS
-    ]
-    return [{"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}, *blocks]
+    remember = {"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}
+    return [remember, *offered_tools.make_tool_definitions({name: name for name in memory_tools.BLOCK_TOOLS})]
 
 
 def build_request(
