@@ -30,13 +30,13 @@ def read_message(value: Any) -> SourceMessage | None:
         raise WrongForm("a message has no role")
     if value["role"] not in ROLES:
         return None
-    text = check_text(read_text(value.get("content")))
+    text = check_text(read_content_text(value.get("content")))
     at = read_time(value.get("at", value.get("createdAt")))
     role: Role = value["role"]
     return SourceMessage(role, text, at) if text.strip() else None
 
 
-def read_text(content: Any) -> str:
+def read_content_text(content: Any) -> str:
     """Returns the text of a message's content: text, parts, or an object with `parts`. Raises: WrongForm."""
     if isinstance(content, dict):
         content = content.get("parts", content.get("content"))
@@ -55,10 +55,10 @@ def read_conversation(value: Any) -> SourceConversation:
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list):
         raise WrongForm("it has no list of messages")
-    return join_messages(value.get("id"), messages, value.get("at"))
+    return make_conversation(value.get("id"), messages, value.get("at"))
 
 
-def join_messages(id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
+def make_conversation(id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
     """Makes a conversation of messages in order. Raises: WrongForm."""
     messages = [message for message in map(read_message, items) if message is not None]
     return SourceConversation(

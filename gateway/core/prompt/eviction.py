@@ -101,7 +101,7 @@ class WindowStart(NamedTuple):
     start_index: int = 0
 
 
-def choose_window_start(
+def locate_window_start(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
 ) -> WindowStart:
     """Returns where the window begins. evicted: the part of the path that a request has to leave out."""

@@ -93,7 +93,7 @@ class GrowingBlocks:
         self._open_call = call
         self._shown_count = 0
         self._index = self._claim_index()
-        block = {"type": "tool_use", "id": call_id(call.id, self._index), "name": call.name, "input": {}}
+        block = {"type": "tool_use", "id": make_call_id(call.id, self._index), "name": call.name, "input": {}}
         self._emit("content_block_start", index=self._index, content_block=block)
         self._show_arguments(call)
 
@@ -122,7 +122,7 @@ class GrowingBlocks:
         self._open_call = None
 
 
-def call_id(upstream_id: str, index: int) -> str:
+def make_call_id(upstream_id: str, index: int) -> str:
     """Returns the id of a call. upstream_id: "" where the upstream has left the id out."""
     return upstream_id or f"toolu_mnemogate_{index}"
 
@@ -138,7 +138,7 @@ def render_blocks(message: Json) -> list[Json]:
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
-        id = call_id(as_text(call.get("id")), len(blocks))
+        id = make_call_id(as_text(call.get("id")), len(blocks))
         name, arguments = as_text(function.get("name")), function.get("arguments")
         blocks.append({"type": "tool_use", "id": id, "name": name, "input": _render_input(arguments)})
     return blocks

@@ -28,9 +28,9 @@ from gateway.dialects.messages.content import THOUGHT_TYPES
 from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.native_thoughts import (
     allow_other_prefix,
+    drop_thoughts,
     has_thoughts,
     without_refused_thinking,
-    without_thoughts,
 )
 
 _CHOICE_TYPES: Final = {"none": "none", "auto": "auto", "required": "any"}
@@ -86,7 +86,7 @@ class NativeMessages(Struct, frozen=True):
             members |= change.members
             consumed = change.left_out
             if has_thoughts(messages):
-                members |= without_thoughts({**self.json, **members}, messages)
+                members |= drop_thoughts({**self.json, **members}, messages)
         elif binds_thoughts(model) and self._may_move_thoughts(changes):
             change = allow_other_prefix({**self.json, **members}, messages)
             members |= change.members

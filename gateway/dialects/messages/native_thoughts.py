@@ -31,7 +31,7 @@ def has_thoughts(messages: Sequence[Json]) -> bool:
     return any(block.get("type") in THOUGHT_TYPES for message in messages for block in _list_blocks(message))
 
 
-def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
+def drop_thoughts(body: Json, messages: Sequence[Json]) -> Json:
     """Returns the members `messages` without thoughts, and a `thinking` that fits. body: the request."""
     members: Json = {"messages": [_strip_thoughts(message) for message in messages]}
     thinking = body.get("thinking")
@@ -66,7 +66,7 @@ def allow_other_prefix(body: Json, messages: Sequence[Json]) -> ThinkingChange:
         return ThinkingChange({})
     bound_thinking = with_block_binding(thinking, body.get("tool_choice"))
     if bound_thinking is None:
-        return ThinkingChange(without_thoughts(body, messages))
+        return ThinkingChange(drop_thoughts(body, messages))
     return ThinkingChange({"thinking": bound_thinking}, betas=(BINDING_BETA,))
 
 

@@ -193,7 +193,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
                 )
     for id, offsets in offsets_by_id.items():
         yield _read_or_unreadable(
-            partial(simple_formats.join_messages, id), [*_read_messages_at(file, offsets)], len(offsets)
+            partial(simple_formats.make_conversation, id), [*_read_messages_at(file, offsets)], len(offsets)
         )
 
 
@@ -250,4 +250,4 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)
     for id, messages in threads.items():
         messages.sort(key=lambda message: read_time(message["createdAt"]) or float("-inf"))
-        yield _read_or_unreadable(partial(simple_formats.join_messages, id), messages, len(messages))
+        yield _read_or_unreadable(partial(simple_formats.make_conversation, id), messages, len(messages))

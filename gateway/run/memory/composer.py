@@ -19,7 +19,7 @@ from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
-from gateway.core.prompt.eviction import NO_EVICTION, Eviction, choose_window_start
+from gateway.core.prompt.eviction import NO_EVICTION, Eviction, locate_window_start
 from gateway.core.prompt.note_text import estimate_tokens, read_own_words
 from gateway.core.prompt.section import (
     Section,
@@ -246,7 +246,7 @@ class Composer(Struct, frozen=True):
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
         plan, spec = context.plan, context.request.spec
-        window_start = choose_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
+        window_start = locate_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms.of(spec.definition.compaction)
         return Eviction(
             plan,

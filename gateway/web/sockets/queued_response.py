@@ -67,7 +67,7 @@ class QueuedResponse:
 
     def begin(self, response: bytes) -> None:
         """Notes the response as it is first sent."""
-        self.first_response, self.id = response, server_events.find_id(response)
+        self.first_response, self.id = response, server_events.find_response_id(response)
 
     @property
     def client_id(self) -> str | None:

@@ -304,7 +304,7 @@ class _Session:
         await self._drop_forgotten(request.previous_id)
         body, pending = self.unstored.translate(request, user)
         if not request.is_generated:
-            first_event, end_event = server_events.make_empty_response(request)
+            first_event, end_event = server_events.make_ungenerated_response(request)
             await self.send_event(first_event, request.stream_id)
             await self.send_event(end_event, request.stream_id)
             self.unstored.cache(pending, server_events.read_response(end_event))
@@ -356,7 +356,7 @@ class _Session:
         request = response.request
         first_response = response.first_response
         if not first_response:
-            first_event = server_events.make_empty_response(request).first_event
+            first_event = server_events.make_ungenerated_response(request).first_event
             first_response = server_events.read_response(first_event)
         end_event = server_events.make_cancelled_event(
             first_response, response.output.render(), response.sent_event_count

@@ -203,7 +203,7 @@ def test_headings_fences_and_blank_lines_are_none(line: str) -> None:
     ],
 )  # fmt: skip
 def test_the_text_of_a_content(content: Any, text: str) -> None:
-    assert simple_formats.read_text(content) == text
+    assert simple_formats.read_content_text(content) == text
 
 
 @pytest.mark.parametrize(

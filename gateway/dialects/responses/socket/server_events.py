@@ -38,7 +38,7 @@ def read_response(data: bytes) -> bytes:
     return _decode_members_leniently(data).get("response", b"{}")
 
 
-def find_id(response: bytes) -> str | None:
+def find_response_id(response: bytes) -> str | None:
     return _read_text(response, "id") or None
 
 
@@ -98,7 +98,7 @@ class EmptyResponse(NamedTuple):
     end_event: bytes
 
 
-def make_empty_response(request: CreateEvent) -> EmptyResponse:
+def make_ungenerated_response(request: CreateEvent) -> EmptyResponse:
     echoed = {
         key: value for key, value in request.fields.items() if key in ECHO_DEFAULTS and value != b"null"
     }
