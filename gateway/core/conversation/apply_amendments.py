@@ -81,19 +81,12 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
     pending = [exchange]
     while pending:
         exchange = pending.pop()
-        offset = 0
-        parent = tree.find_parent(exchange)
-        if parent is not None:
-            offset = count_atoms_to_end(parent)
-        elif exchange.parent is not None:
-            offset = exchange.offset
-        exchange = tree.change(
-            exchange.id,
-            offset=offset,
-            prior=tree.find_prior(exchange) if parent is not None else exchange.prior,
-        )
+        offset, prior, path_hash = exchange.offset, exchange.prior, exchange.path_hash
+        if (parent := tree.find_parent(exchange)) is not None:
+            offset, prior = count_atoms_to_end(parent), tree.find_prior(exchange)
         if exchange.reply is not None:
-            exchange = tree.change(exchange.id, path_hash=hash_path_to(tree, exchange, hasher))
+            path_hash = hash_path_to(tree, exchange, hasher)
+        exchange = tree.change(exchange.id, offset=offset, prior=prior, path_hash=path_hash)
         pending += tree.list_children(exchange)
 
 
