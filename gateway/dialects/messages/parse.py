@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
@@ -85,15 +85,6 @@ class MessagesRequest(Struct, frozen=True):
     untranslatable: tuple[str, ...]
 
 
-class _TranslatedFields(NamedTuple):
-    """The fields of a request as those of a chat completion."""
-
-    # The body of the chat completion.
-    chat_json: Json
-    # The fields of `metadata` that name user and conversation.
-    identity_fields: Json
-
-
 def parse_body(body: bytes) -> Json:
     """Returns a body's JSON. Raises: BadRequest, BodyTooLarge."""
     json = read_object(body)
@@ -150,7 +141,12 @@ def parse(
     if system := read_system(json.get("system"), checker):
         translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
         translated.origins.insert(0, MessageOrigin(-1))
-    chat_json, identity_fields = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
+    identity_fields: Json = {}
+    with checker.reading("metadata", json):
+        identity_fields = _read_identity(json.get("metadata"))
+    chat_json = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
+    if isinstance(user := identity_fields.get("user_id"), str) and user:
+        chat_json["user"] = user
     request = make_chat_request(orjson.dumps(chat_json), chat_json, max_messages=None)
     request.wants_usage = request.is_translated = True
     # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
@@ -185,16 +181,11 @@ def read_thread(json: Json) -> MessageThread | None:
     return MessageThread(previous_id)
 
 
-def _translate_fields(
-    json: Json, messages: list[Json], checker: FieldChecker, *, has_limit: bool
-) -> _TranslatedFields:
-    """Returns the fields of a request as those of a chat completion with these messages. Raises: BadRequest."""
+def _translate_fields(json: Json, messages: list[Json], checker: FieldChecker, *, has_limit: bool) -> Json:
+    """Returns the body of a chat completion with these messages and a request's fields. Raises: BadRequest."""
     chat_json: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
         chat_json["stream"] = json["stream"]
-    identity_fields: Json = {}
-    with checker.reading("metadata", json):
-        identity_fields = _read_identity(json.get("metadata"))
     with checker.reading("tools", json):
         add_tools(chat_json, json, checker)
     with checker.reading("tool_choice", json):
@@ -210,9 +201,7 @@ def _translate_fields(
     if not checker.is_lenient:
         check_context_management(json.get("context_management"), checker)
         checker.check(json.get("metadata") or {}, _METADATA_FIELDS, "metadata")
-    if isinstance(user := identity_fields.get("user_id"), str) and user:
-        chat_json["user"] = user
-    return _TranslatedFields(chat_json, identity_fields)
+    return chat_json
 
 
 def _read_identity(metadata: Any) -> Json:
