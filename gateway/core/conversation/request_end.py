@@ -39,13 +39,9 @@ class RequestEnd(Struct, frozen=True):
 
 def make_content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content. redactions: the parts that are not stored."""
+    fields = {"input": redact_input(plan.messages, redactions), "model": plan.query.model}
     if REPLY in redactions:
-        return {
-            "input": redact_input(plan.messages, redactions),
-            "shown_reply": None,
-            "full_reply": None,
-            "model": plan.query.model,
-        }
+        return {**fields, "shown_reply": None, "full_reply": None}
     shown_reply = request_end.shown_reply
     full_reply = None
     if len(request_end.full_reply) > 1:
@@ -53,13 +49,12 @@ def make_content_fields(plan: Plan, request_end: RequestEnd, redactions: frozens
     elif request_end.full_reply:
         shown_reply = request_end.full_reply[0]
     return {
-        "input": redact_input(plan.messages, redactions),
+        **fields,
         "shown_reply": orjson.dumps(shown_reply),
         "full_reply": full_reply,
         "has_full_reply": full_reply is not None,
         # A reply that was made without some results notes this in its content, so that they are left out again.
         "opaque": has_provider_fields(shown_reply) or bool(read_private(shown_reply).get("unread_earlier")),
-        "model": plan.query.model,
     }
 
 
