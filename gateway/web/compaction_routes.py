@@ -14,7 +14,7 @@ from gateway.dialects.chat.render import ChatView
 from gateway.dialects.fields import make_missing_field_error
 from gateway.dialects.responses.compaction import make_compaction_item, read_summary
 from gateway.dialects.responses.errors import render_upstream_error
-from gateway.dialects.responses.items import render_user_message
+from gateway.dialects.responses.items import render_message
 from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.token_count import CountChange, render_count
@@ -123,7 +123,7 @@ async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
 
 def _render_compaction(compacted: Compacted) -> SummaryReply:
     tag = token_hex(16)
-    messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
+    messages = [render_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
     response: Json = {
         "id": f"resp_{make_tag(None)}",
         "object": "response.compaction",

@@ -125,8 +125,7 @@ class ItemList:
             output_type = _OUTPUT_TYPES.get(self._call_types.get(result_of, ""), "function_call_output")
             output = content if isinstance(content, str) else render_parts(content)
             return [{"id": f"fco_{id_end}", "call_id": result_of, **render_result(output_type, output)}]
-        item: Json = {"id": f"msg_{id_end}", "type": "message", "status": "completed", "role": role}
-        return [{**item, "content": render_parts(content)}]
+        return [render_message(f"msg_{id_end}", message)]
 
 
 def render_created_item(item: Json, id_end: str) -> Json:
@@ -148,10 +147,10 @@ def render_created_item(item: Json, id_end: str) -> Json:
     return created_item
 
 
-def render_user_message(id: str, message: WireMessage) -> Json:
-    """Returns a user's message as an item."""
-    content = render_parts(message.get("content"))
-    return {"id": id, "type": "message", "status": "completed", "role": "user", "content": content}
+def render_message(id: str, message: WireMessage) -> Json:
+    """Returns a message of a client, but for a reply or a result, as an item."""
+    item = {"id": id, "type": "message", "status": "completed", "role": message.get("role")}
+    return {**item, "content": render_parts(message.get("content"))}
 
 
 def render_parts(content: Any) -> list[Json]:
