@@ -9,11 +9,7 @@ from typing import Final
 PART_CHARS = 2000  # the most characters of a part
 # Media types without text, by their beginnings: such a file may still decode as UTF-8.
 _BINARY_TYPES: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
-_BYTE_ORDER_MARKS: Final = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _PDF: Final = b"%PDF-"
 # The texts after which a part may end, the best first.
 _BREAKS: Final = ("\n\n", "\n", ". ", " ")
@@ -26,9 +22,8 @@ def decode_text(data: bytes, type: str) -> str | None:
     """
     if type.lower().startswith(_BINARY_TYPES) or data.startswith(_PDF):
         return None
-    mark, encoding = next(((m, e) for m, e in _BYTE_ORDER_MARKS if data.startswith(m)), (b"", "utf-8"))
     try:
-        text = data[len(mark) :].decode(encoding)
+        text = data.decode("utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text
