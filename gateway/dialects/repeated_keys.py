@@ -46,11 +46,15 @@ def find_repeated_keys(
         if len(members) <= _MAX_FAST_MEMBERS and _consists_of(body, members.values()):
             return ()
         check_values(body)
-        outermost = _OutermostKeys()
-        standard_json.loads(body, object_pairs_hook=outermost, parse_int=str, parse_float=str)
+        keys: list[str] = []
+
+        def note_keys(pairs: list[tuple[str, Any]]) -> None:
+            keys[:] = [key for key, _ in pairs]  # the outermost object comes last
+
+        standard_json.loads(body, object_pairs_hook=note_keys, parse_int=str, parse_float=str)
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error
-    return tuple(key for key, times in Counter(outermost.keys).items() if times > 1)
+    return tuple(key for key, times in Counter(keys).items() if times > 1)
 
 
 def is_written_by_orjson(body: bytes, json: dict[str, Any]) -> bool:
@@ -75,13 +79,3 @@ def _consists_of(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
             return False
         offset = key.end() + len(value)
     return _END_PATTERN.fullmatch(body, offset) is not None
-
-
-class _OutermostKeys:
-    """An `object_pairs_hook` that notes the keys of objects. The outermost object comes last."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-
-    def __call__(self, pairs: list[tuple[str, Any]]) -> None:
-        self.keys = [key for key, _ in pairs]
