@@ -231,11 +231,12 @@ class _ForgetScreens(Struct, frozen=True):
         if not is_all:
             next_link = await self._choose_next_link(access, query, came_from, sought_words)
         correction = "" if is_all else await self._read_correction(access, query, came_from)
-        remaining = hidden = None
+        remaining = hidden = almost = None
         if sought_words:
             remaining = await self.word_searches.count_remaining(access.project, access.uid, sought_words)
         if remaining is not None and not remaining.total:
             hidden = await self.word_searches.hidden_texts.search(access.project, access.uid, sought_words)
+            almost = await self.word_searches.count_almost(access.project, access.uid, sought_words)
         next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
@@ -260,6 +261,8 @@ class _ForgetScreens(Struct, frozen=True):
             has_embedder=self.trials.has_embedder,
             remaining=remaining,
             hidden=hidden,
+            # The texts with all of these words but one; None: they were not looked for.
+            almost=almost,
             next_texts=next_texts,
             next_preview=next_preview,
         )

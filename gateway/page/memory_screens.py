@@ -303,6 +303,11 @@ class _MemoryScreens(Struct, frozen=True):
         has_found = search.items or search.blocks or search.next
         if search.words[1:] and not (access.is_person or has_found or query.after):
             alone = await self.operations.words.count_alone(access.project, access.uid, search.words)
+        almost: Remaining | None = None
+        if not (search.next or query.after):
+            almost = access.filter(
+                await self.operations.words.count_almost(access.project, access.uid, query.q, search)
+            )
         return access.view(
             search,
             "words.html",
@@ -312,6 +317,8 @@ class _MemoryScreens(Struct, frozen=True):
             speaker=memory.speaker,
             after=query.after,
             alone=alone,
+            # The texts with all words but one; None: they were not looked for.
+            almost=almost,
         )
 
     # -- parts

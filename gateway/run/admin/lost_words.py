@@ -139,7 +139,7 @@ class LostWords(Struct, frozen=True):
         if not 0 < len(words) <= MAX_WORDS_ALONE:
             return None
         blocks = await self._views.blocks.list_all(project, uid)
-        return await self.word_searches.count(agent, blocks, list_all_but_one(words), skipped_seq=fact.seq)
+        return await self.word_searches.count(agent, blocks, list_all_but_one(words), skipped={fact.seq})
 
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
         """Returns texts with a lost word, each with a word that a new text has as well: such a text may be right."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -40,6 +40,8 @@ _SHOWN_ITEMS = 5
 _REPLY_CHARS = 1_000
 # The most words that are looked for one by one, each by a search of its own.
 MAX_WORDS_ALONE = 4
+# One word of two says little of what both mean.
+_FEWEST_ALMOST = 3
 # The most people on one page.
 MAX_PEOPLE = 20
 # The most texts that are counted.
@@ -325,18 +327,40 @@ class WordSearches(Struct, frozen=True):
         blocks = await self.views.blocks.list_all(project, uid)
         return [(word, await self.count(agent, blocks, [word])) for word in words[:MAX_WORDS_ALONE]]
 
+    async def count_almost(
+        self, project: str | None, uid: str, query: str, found: WordSearch | None = None
+    ) -> Remaining | None:
+        """Returns how many texts have all words of a query but one: “the code of my lock” for “bike lock code”.
+
+        found: the texts with all words; None: there are none.
+
+        None: the query has fewer than three words, or too many, or as `count_remaining` returns it.
+        """
+        words = self.views.store.recall.words_of(query)
+        if not _FEWEST_ALMOST <= len(words) <= MAX_WORDS_ALONE:
+            return None
+        agent = await get_agent(self.views.store, project, uid)
+        blocks = await self.views.blocks.list_all(project, uid)
+        found_labels = {block.label for block in found.blocks} if found else set()
+        return await self.count(
+            agent,
+            [block for block in blocks if block.label not in found_labels],
+            list_all_but_one(words),
+            skipped={item.seq for item in found.items} if found else (),
+        )
+
     async def count(
         self,
         agent: Agent,
         blocks: Sequence[BlockRecord],
         queries: Sequence[str],
         *,
-        skipped_seq: int | None = None,
+        skipped: Collection[int] = (),
     ) -> Remaining | None:
         """Returns how many texts of a memory are found by any of some queries.
 
         blocks: all blocks of the memory.
-        skipped_seq: the number of a text that is not counted.
+        skipped: the numbers of texts that are not counted.
 
         Queries that find nothing are left out of the result, unless none finds anything.
 
@@ -350,12 +374,12 @@ class WordSearches(Struct, frozen=True):
         for query in queries:
             try:
                 hits = await self.views.store.recall.find_containing(
-                    agent, query, limit=_MOST_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
+                    agent, query, limit=_MOST_COUNTED + len(skipped), deadline_ms=_SHORT_DEADLINE_MS
                 )
             except TooSlow:
                 return None
             found_blocks = {block.label: block for block in await self._find_blocks_with(blocks, query)}
-            found_messages = [message for message in hits.messages if message.seq != skipped_seq]
+            found_messages = [message for message in hits.messages if message.seq not in skipped]
             if found_messages or found_blocks:
                 queries_that_find.append(query)
             new_messages = [message for message in found_messages if message.seq not in messages]

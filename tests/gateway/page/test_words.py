@@ -394,6 +394,40 @@ def test_a_forgetting_from_a_fact_goes_on_with_the_words_that_led_to_it(operator
     assert "1 message still says “peanuts”" in plain(gone.body.decode())
 
 
+@pytest.mark.both
+def test_texts_with_all_words_but_one_are_listed_as_well(operator: Operator) -> None:
+    """ "bike lock code" found a fact alone, and not the message that has the code."""
+    agent = speak(
+        operator.world, "My bike is blue, and I lock it.", "The code of my lock is 4471.", "My bike is new."
+    )
+    memory = f"m/{agent.uid}"
+    (fact,) = learn(
+        operator.world, agent, "The code of the bike lock is 4471.", block="Door code, lock: 4471"
+    )
+    screen = f"{memory}/words?q=bike+lock+code"
+    shown = page(operator, screen)
+    assert lead(shown) == "1 fact has the words “bike lock code”."
+    almost = shown.partition("<caption>Also with 2 of the 3 words</caption>")[2]
+    assert re.findall(r'name="texts" value="(\d+)" form="ticked"', almost) == ["3", "1"]
+    assert "Door code, lock: 4471 block human" in plain(almost)
+    assert f'value="{fact}" form="ticked"' in shown.partition("Also with 2 of the 3")[0]
+    links = re.findall(r'href="[^"]*/words\?q=([^"]*)">(.*?)</a>', almost.partition("</main>")[0])
+    assert [(q, plain(name)) for q, name in links] == [
+        ("bike+lock", "All that have “bike lock”"),
+        ("lock+code", "All that have “lock code”"),
+    ]
+    assert "Also with" not in page(operator, f"{memory}/words?q=lock+code")  # one of two words says little
+    person = person_of(operator.world).page("/words?q=bike+lock+code")
+    assert re.findall(r"forget\?message=(\d+)", person.partition("Also with 2 of the 3 words")[2]) == [
+        "3",
+        "1",
+    ]
+    # What a forgetting leaves of them is no reason to think that all is gone.
+    gone = operator.post(f"{memory}/forget?fact={fact}", came_from=screen).body.decode()
+    left = gone.partition("Texts with all of these words but one")[2]
+    assert re.findall(r"forget\?message=(\d+)", left) == ["3", "1"]
+
+
 def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
     """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
     agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
