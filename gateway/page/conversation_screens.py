@@ -80,6 +80,8 @@ class _ConversationScreens(Struct, frozen=True):
             later=later,
             opening=opening,
             forgotten={} if access.is_person else await self._find_forgettings(access, page),
+            noted_since=self.views.conversations.load_noted_since(),
+            keep=f"{self.views.conversations.keep_why_days:g} days",
             can_be_merged=can_be_merged(page),
             # The exchanges of a page of all branches that do not follow the one above; None: it has one branch.
             followed=None if merged is None else merged.followed,

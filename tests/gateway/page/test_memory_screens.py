@@ -1357,6 +1357,19 @@ def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -
     assert f"?branch={branches[1]['id']}" in shown
 
 
+def test_a_reply_without_sources_says_how_long_they_are_kept(operator: Operator) -> None:
+    """ "No sources kept" stood where others have "Why this reply", and nothing said why."""
+    agent = speak(operator.world, "Hello.", "My cat is called Miso.", talk="c1")
+    (talk,) = operator.twin(f"m/{agent.uid}/conversations")["items"]
+    path = f"m/{agent.uid}/c/{talk['id']}"
+    assert page(operator, path).count(">Why this reply</a>") == 2
+    operator.world.clock.sleep(8 * 86_400)
+    operator.sign_in()
+    shown = page(operator, path)
+    assert ">Why this reply</a>" not in shown
+    assert shown.count(">sources are kept for 7 days</span>") == 2
+
+
 def read_chat(page_text: str) -> list[str]:
     """Returns the messages of a conversation as they are listed, and what stands between them."""
     chat = page_text.partition('<div class="chat">')[2].partition('<span id="end"')[0]
@@ -1535,7 +1548,7 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
         assert ">Undo the correction" not in text
     since = [operator.twin(f"m/{uid}/f/{each}")["fact"]["since"] for each in (seq, last)]
     assert re.findall(
-        r'True since</dt><dd><time datetime="(.*?)".*?</time>, and again since <time', shown
+        r'True since</dt><dd><time datetime="(.*?)".*?</time>; a correction was taken back <time', shown
     ) == [re.findall(r'True since</dt><dd><time datetime="(.*?)"', page(operator, f"m/{uid}/f/{seq}"))[0]]
     assert since[0] < since[1]
     noted = [(each["action"], each["what"]) for each in operator.twin("audit")["items"]]
@@ -1570,6 +1583,12 @@ def test_a_correction_that_is_redone_is_not_called_undone(operator: Operator) ->
         shown = page(operator, f"m/{agent.uid}/f/{numbers[-1]}")
         expected = [f"{word}: what fact {numbers[-3]} said is true again."] if word else []
         assert re.findall(r"(?:Und|D)one: what .*? again\.", plain(shown)) == expected
+        if (
+            word == "Done"
+        ):  # the first fact names what is true instead once, and not what had the same text before
+            assert "; an undo was taken back " in plain(shown)
+            first = plain(page(operator, f"m/{agent.uid}/f/{numbers[0]}"))
+            assert ("Replaced by" in first, f"True insteadFact {numbers[-1]}: " in first) == (False, True)
         shown = person_of(operator.world).page(f"/f/{numbers[-1]}")
         expected = [f"{word}: what it said before is true again."] if word else []
         assert re.findall(r"(?:Und|D)one: what .*? again\.", plain(shown)) == expected
@@ -1601,9 +1620,12 @@ def test_a_correction_that_was_taken_back_is_named_so_and_can_be_erased(operator
         assert "taken back" in plain(page(operator, path)), path
     assert [each.get("taken_back") for each in operator.twin(request)["chosen"]] == [True]
     for shown in (page(operator, f"{memory}/f/{new}"), person.page(f"/f/{new}")):
-        reported, listed = re.findall(rf'href="([^"]*)">Forget fact {slip}</a>', shown)
-        assert reported == listed
-        assert "What was taken back is still stored, and told in no reply." in plain(shown)
+        # Beside the message that it is done it looked like the next step.
+        assert len(re.findall(f">Forget fact {slip}</a>", shown)) == 1
+        assert f"Forget fact {slip}" not in re.findall('(?s)id="saved".*?</p>', shown)[0]
+        assert "The train leaves on 4 May. That is still stored, and told in no reply. Forget fact" in plain(
+            shown.replace("<br>", " ")
+        )
     path = f"{memory}/forget?fact={slip}"
     gone = plain(operator.post(path, came_from=f"{memory}/f/{new}").body.decode())
     assert "Corrected already: The train leaves on 5 May." in gone
@@ -1912,8 +1934,11 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     shown = page(operator, f"m/{agent.uid}/forget?fact={seq}")
     table, _, after = shown.partition("</table>")
     assert "what the model was told" not in table
-    assert "1 reply stays, and can then no longer show what the model was told: message 5." in plain(after)
-    assert "a reply that recalled anything of the same days is counted too" in plain(shown)
+    assert (
+        "What was recalled for 1 reply goes as well, since it may have had this: message 5. The reply itself stays, "
+        "and can then no longer show what the model was told." in plain(after)
+    )
+    assert "each reply that recalled a text of the same days" in plain(shown)
     monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
     preview = operator.twin(f"m/{agent.uid}/forget?fact={seq}")
     assert (preview["will_go"]["notes"], "replies_without_note" in preview) == (None, False)
