@@ -153,6 +153,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "finish_reasons",
             "definition",
             "exact_json",
+            "grammar_fields",
             "ids",
             "json_limits",
             "json_object",

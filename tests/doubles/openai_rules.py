@@ -135,8 +135,9 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     _check_messages(body["messages"], rules)
     names = _check_tools(body)
     _check_tool_choice(body, names)
-    for key in ("prediction", "web_search_options"):
-        # https://developers.openai.com/api/docs/guides/predicted-outputs; only search models take the latter.
+    for key in ("prediction", "web_search_options", "grammar"):
+        # https://developers.openai.com/api/docs/guides/predicted-outputs; only search models take web_search_options,
+        # and only llama.cpp takes a grammar (tools/server/server-common.cpp, oaicompat_chat_params_parse).
         if body.get(key) is not None and names:
             raise Refusal(f"'tools' is not supported with '{key}'.", "tools")
     if rules.wants_thoughts and body.get("tools"):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from adapters.types import Json
+from gateway.core.grammar_fields import has_grammar
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 
 PREFIX = "mnemogate_"
@@ -38,6 +39,8 @@ def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
         return False
     form = body.get("response_format")
     if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
+        return False
+    if has_grammar(body):  # llama.cpp refuses it with tools
         return False
     if body.get("modalities") not in (None, ["text"]):
         return False

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from gateway.core.grammar_fields import has_grammar
+
 
 class SideRule(Protocol):
     """A rule by which a side request is recognised; gateway.settings.SideRequest is one, as are the known ones."""
@@ -33,18 +35,6 @@ class SideRule(Protocol):
         """True if no later list has such a request's messages, so that they need not be recognised by hashes."""
 
 
-# Fields by which local servers take a schema or a grammar.
-_GRAMMAR_FIELDS = frozenset(
-    [
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "structured_outputs",
-        "grammar",
-        "json_schema",
-    ]
-)
 _PROMPT_ROLES = ("system", "developer")
 # The longest prompt that is cached: far above most prompts. Each project caches one.
 _MAX_CACHED_CHARS = 32 * 1024
@@ -109,9 +99,8 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     """
     response_format = body.get("response_format")
     is_json = isinstance(response_format, dict) and str(response_format.get("type", "")).startswith("json")
-    has_grammar = not _GRAMMAR_FIELDS.isdisjoint(body) and any(body.get(key) for key in _GRAMMAR_FIELDS)
     is_forced = _is_forced(body)
-    if not (is_json or has_grammar or is_forced):
+    if not (is_json or has_grammar(body) or is_forced):
         return False
     messages = body.get("messages") or ()
     roles = [message.get("role") for message in messages]

@@ -102,6 +102,13 @@ def test_tools_are_not_offered_where_a_hidden_round_would_not_be_meant(
     assert not MEMORY & set(world.upstream.last.tool_names)
 
 
+def test_a_grammar_of_llama_cpp_goes_without_tools(world: World) -> None:
+    world.upstream.rules = Rules(unknown_parameters=False)
+    chat = helper(world, extra_body={"grammar": 'root ::= "Ok."'})
+    assert [chat.say("Hi"), chat.say("Well?")] == ["Ok.", "Ok."]
+    assert world.upstream.last.json["grammar"]
+
+
 def test_an_application_may_have_all_the_tools_that_openai_takes(world: World) -> None:
     free = 128 - len(MEMORY)
     for count, is_offered in ((free, True), (free + 1, False), (128, False)):
