@@ -985,6 +985,12 @@ def test_a_preview_names_the_facts_that_stay_the_nearest_first(operator: Operato
     forget = f"m/{agent.uid}/forget?message=1"
     named = [each for each in operator.twin(forget)["stays"] if each["text"].startswith("Fact ")]
     assert [each["text"] for each in named] == [f"Fact {n}:" for n in (size, *others[:1:-1])]
+    # They hid the button: folded are all that do not have the words for which the message goes.
+    sought = f"{forget}&back={quote(f'm/{agent.uid}/words?q=Gazelle', safe='')}"
+    for path, open_numbers in ((forget, []), (sought, [size])):
+        open_list, _, folded = page(operator, path).partition("<summary>Other facts stay</summary>")
+        listed = [[int(n) for n in re.findall(r">Read fact (\d+)<", part)] for part in (open_list, folded)]
+        assert listed == [open_numbers, [n for n in (size, *others[:1:-1]) if n not in open_numbers]], path
     assert named[0]["quote"] == "The frame of the Gazelle is a 56."
     assert named[0]["href"] == f"m/{agent.uid}/f/{size}"
     assert f"Fact {size}: “The frame of the Gazelle is a 56.” Read fact {size}" in plain(
