@@ -125,7 +125,13 @@ class Answers:
             )
         else:
             reply = self._render_view(
-                request, View(None, "error.html", error.message, _make_error_context(request, error))
+                request,
+                View(
+                    None,
+                    "error.html",
+                    error.message,
+                    {"unsaved_text": request.unsaved_text, "home": _find_home(request, error)},
+                ),
             )
             reply.status = error.status
         if error.status == 401:
@@ -194,11 +200,6 @@ def read_theme(cookies: Mapping[str, str]) -> str | None:
     """Returns the theme that a visitor has chosen; None: that of the system."""
     theme = cookies.get(THEME_COOKIE)
     return theme if theme in ("light", "dark") else None
-
-
-def _make_error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
-    """Returns the context of an error's page: a text that was not saved, and where to go on."""
-    return {"unsaved_text": request.unsaved_text, "home": _find_home(request, error)}
 
 
 def _find_home(request: PageRequest, error: GatewayError) -> tuple[str, str] | None:
