@@ -168,5 +168,15 @@ def make_unknown_value_error(param: str, value: Any, supported: str) -> BadReque
     )
 
 
+def make_unsupported_error(param: str, value: object) -> BadRequest:
+    """Returns the error about a value that chat completions have no place for."""
+    return BadRequest(
+        f"Unsupported value for '{param}': {str(value)[:QUOTED_CHARS]!r}. The gateway answers this model by way of "
+        "chat completions, which have no place for it.",
+        param=param,
+        code="unsupported_value",
+    )
+
+
 def _name_type(value: Any) -> str:
     return _TYPE_NAMES[type(value)]

@@ -14,13 +14,14 @@ from starlette.types import Scope
 from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, UpstreamTools
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.response_ids import (
     continues_gateway_response,
     is_gateway_id,
     is_openai_conversation,
 )
-from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, list_found_tools
+from gateway.dialects.responses.tools import list_found_tools
 from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
 from gateway.run.chat import Chat

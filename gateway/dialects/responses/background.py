@@ -17,6 +17,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
+from gateway.dialects.responses.call_form import CallForm, UpstreamTools
 from gateway.dialects.responses.errors import make_error_fields, make_response_error
 from gateway.dialects.responses.event_names import END_EVENTS
 from gateway.dialects.responses.growing_response import ResponseTerms
@@ -27,7 +28,6 @@ from gateway.dialects.responses.render import (
     rebuild_response,
     render_usage,
 )
-from gateway.dialects.responses.tools import CallForm, UpstreamTools
 
 
 class StoredResponseRequest(Struct, frozen=True):

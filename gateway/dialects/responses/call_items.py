@@ -19,7 +19,7 @@ from gateway.dialects.fields import (
     read_required_text,
 )
 from gateway.dialects.lenient import decode_list, decode_object
-from gateway.dialects.responses.tools import CallForm, UpstreamTools, make_flat_name
+from gateway.dialects.responses.call_form import CallForm, UpstreamTools, make_flat_name
 
 
 def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:

@@ -16,9 +16,9 @@ from gateway.core.turn.client_view import ignore_usage
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.lenient import as_text
+from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.stored_response import StoredResponse
-from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 
 class ResponseTerms(Struct, frozen=True):

@@ -22,21 +22,18 @@ from gateway.dialects.fields import (
     ItemPath,
     make_missing_field_error,
     make_unknown_value_error,
+    make_unsupported_error,
     make_wrong_type_error,
     read_optional,
     read_required_text,
 )
+from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, UpstreamTools
 from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
 from gateway.dialects.responses.input_reply import InputReply
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_index, parse_turn_name
 from gateway.dialects.responses.sealed import is_sealed, unseal
-from gateway.dialects.responses.tools import (
-    FUNCTIONS_ALONE,
-    UpstreamTools,
-    make_unsupported_error,
-)
 from gateway.errors import BadRequest
 
 _ROLES = ("user", "assistant", "system", "developer")

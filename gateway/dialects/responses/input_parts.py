@@ -12,11 +12,11 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.dialects.fields import (
     make_missing_field_error,
+    make_unsupported_error,
     make_wrong_type_error,
     read_optional,
     read_required_text,
 )
-from gateway.dialects.responses.tools import make_unsupported_error
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 

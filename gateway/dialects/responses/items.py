@@ -19,10 +19,10 @@ from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import WireMessage, call_id
 from gateway.core.turn_name import TurnName
 from gateway.dialects.fields import make_unknown_value_error
+from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.call_items import render_result
 from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
-from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import BadRequest
 
 # The items of a page, as OpenAI has them: at most, and without a `limit`.

@@ -17,9 +17,9 @@ from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
 from gateway.dialects.event_stream import EventSender
 from gateway.dialects.lenient import as_object
+from gateway.dialects.responses.call_form import CallForm
 from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal
-from gateway.dialects.responses.tools import CallForm
 
 # The beginning of the id of an item with a call, by the type of the item; "fc" for all other types.
 _ID_PREFIXES: Final = {

@@ -26,6 +26,7 @@ from gateway.dialects.fields import (
     read_object,
     read_optional,
 )
+from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, CallForm, UpstreamTools
 from gateway.dialects.responses.codex import find_codex_side_request
 from gateway.dialects.responses.compaction import make_compaction_messages
 from gateway.dialects.responses.input import InputMessages, read_items
@@ -42,14 +43,8 @@ from gateway.dialects.responses.request_fields import (
     wants_thoughts,
 )
 from gateway.dialects.responses.response_ids import parse_turn_name
-from gateway.dialects.responses.tools import (
-    FUNCTIONS_ALONE,
-    TOOL_SEARCH,
-    CallForm,
-    UpstreamTools,
-    read_choice,
-    read_tools,
-)
+from gateway.dialects.responses.tool_choice import read_choice
+from gateway.dialects.responses.tools import TOOL_SEARCH, read_tools
 from gateway.errors import BadRequest
 
 # The fields of these objects that are read; their other fields have no place in a chat completion.

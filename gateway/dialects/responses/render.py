@@ -28,6 +28,7 @@ from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import NOT_DURABLE
 from gateway.dialects.lenient import as_list, as_object
+from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.errors import (
     FIELD_NAMES,
     make_error_fields,
@@ -44,7 +45,6 @@ from gateway.dialects.responses.stored_response import (
     list_changed_fields,
     read_stored_response,
 )
-from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
 
 # The reason of an incomplete response, by the reason for which its reply ended.

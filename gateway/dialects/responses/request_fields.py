@@ -16,12 +16,13 @@ from gateway.dialects.fields import (
     QUOTED_CHARS,
     check_depth,
     make_unknown_value_error,
+    make_unsupported_error,
     make_wrong_type_error,
     read_optional,
     read_optional_integer,
 )
 from gateway.dialects.responses.metadata import read_metadata
-from gateway.dialects.responses.tools import RequestTools, make_unsupported_error
+from gateway.dialects.responses.tools import RequestTools
 from gateway.errors import BadRequest
 
 # Fields about objects and services that only OpenAI has.

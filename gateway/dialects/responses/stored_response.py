@@ -15,8 +15,8 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.wire_message import WireMessage, read_text
+from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
-from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 # The name of the private field.
 RESPONSE_FIELD: Final = "response"

@@ -1,4 +1,4 @@
-"""The tools of a Responses request as chat completions have them, and the form of their calls (`call_items`).
+"""The tools of a Responses request as chat completions have them, with the forms of their calls (`call_form`).
 
 A tool that the client runs becomes a function upstream, unless the upstream takes the tool as it is. Stored calls have
 the tool's name upstream, so that a list matches whichever form its client gives the calls.
@@ -8,8 +8,6 @@ the tool's name upstream, so that a list matches whichever form its client gives
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
@@ -24,21 +22,16 @@ from gateway.core.conversation.wire_message import (
     read_text,
 )
 from gateway.dialects.fields import (
-    QUOTED_CHARS,
     make_missing_field_error,
-    make_unknown_value_error,
+    make_unsupported_error,
     make_wrong_type_error,
     read_optional,
     read_required_text,
 )
 from gateway.dialects.lenient import as_list, decode_list
+from gateway.dialects.responses.call_form import CallForm, UpstreamTools, make_flat_name
 from gateway.dialects.responses.left_out import LeftOutFields
-from gateway.errors import BadRequest
 
-# The most characters of a function's name, as OpenAI's errors show.
-MAX_NAME_CHARS: Final = 64
-# The bytes of the hash in a name that was cut: enough for the few tools of a request.
-_HASH_BYTES: Final = 4
 TOOL_SEARCH: Final = "tool_search"
 _LOCAL_SHELL_SCHEMA: Final[Json] = {
     "type": "object",
@@ -78,7 +71,7 @@ class _FunctionForm(NamedTuple):
 
 
 # OpenAI's tools that the client runs, by their names.
-_BUILT_IN_TOOLS: Final[Mapping[str, _FunctionForm]] = {
+BUILT_IN_TOOLS: Final[Mapping[str, _FunctionForm]] = {
     "local_shell": _FunctionForm(
         "Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA
     ),
@@ -92,40 +85,13 @@ _FIELDS_READ: Final[Mapping[str, frozenset[str]]] = {
     "custom": _COMMON_FIELDS | {"format"},
     "namespace": _COMMON_FIELDS | {"tools"},
     "tool_search": frozenset(("type", "execution", "description", "parameters")),
-    **dict.fromkeys(_BUILT_IN_TOOLS, frozenset(("type", "environment"))),
+    **dict.fromkeys(BUILT_IN_TOOLS, frozenset(("type", "environment"))),
 }
 _ENVIRONMENT_FIELDS: Final = frozenset(("type",))
 _FILTER_FIELDS: Final = frozenset(("allowed_domains",))
 _SEARCH_FIELDS: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
-# Types of tools of which a request has one at most, so `tool_choice` names only the type.
-_TYPES_FORCED_BY_TYPE: Final = frozenset((*_BUILT_IN_TOOLS, TOOL_SEARCH))
 _WEB_SEARCH_TYPES: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
 _CLAUDE_SEARCH_TYPE: Final = "web_search_20250305"
-
-
-class UpstreamTools(Struct, frozen=True):
-    """Which tools, besides functions, a request's upstreams take in chat completions."""
-
-    # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
-    custom: bool = False
-    # Claude's web search (`web_search_20250305`).
-    web_search: bool = False
-
-
-FUNCTIONS_ALONE: Final = UpstreamTools()
-
-
-class CallForm(Struct, frozen=True, array_like=True):
-    """The form in which a client has the calls of one tool. It is stored as an array (`StoredResponse`)."""
-
-    # The type of an item with a call.
-    item_type: str
-    # The tool's name in the item; upstream the tool may have another name.
-    name: str
-    namespace: str | None = None
-
-
-NO_FORMS: Final[Mapping[str, CallForm]] = MappingProxyType({})
 
 
 class RequestTools(Struct, frozen=True):
@@ -137,27 +103,6 @@ class RequestTools(Struct, frozen=True):
     forms: dict[str, CallForm]
     # The tools as the response repeats them.
     echo: list[Json]
-
-
-def make_unsupported_error(param: str, value: object) -> BadRequest:
-    """Returns the error about a value that chat completions have no place for."""
-    return BadRequest(
-        f"Unsupported value for '{param}': {str(value)[:QUOTED_CHARS]!r}. The gateway answers this model by way of "
-        "chat completions, which have no place for it.",
-        param=param,
-        code="unsupported_value",
-    )
-
-
-def make_flat_name(namespace: str | None, name: str) -> str:
-    """Returns the name upstream of a tool in a namespace."""
-    if namespace is None:
-        return name
-    full_name = f"{namespace}__{name}"
-    if len(full_name) <= MAX_NAME_CHARS:
-        return full_name
-    digits = blake2b(full_name.encode(), digest_size=_HASH_BYTES).hexdigest()
-    return f"{full_name[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
 def list_found_tools(messages: Sequence[WireMessage]) -> list[Json]:
@@ -255,7 +200,7 @@ class _ToolReader:
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
                 self._check_environment(tool, where)
-                description, parameters = _BUILT_IN_TOOLS[tool_type]
+                description, parameters = BUILT_IN_TOOLS[tool_type]
                 function = {"name": tool_type, "description": description, "parameters": parameters}
                 self._append_function(function, CallForm(f"{tool_type}_call", tool_type))
             case str() if tool_type in _WEB_SEARCH_TYPES:
@@ -360,33 +305,6 @@ class _ToolReader:
             self.forms[name] = form
 
 
-def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools) -> Json:
-    """Returns the members of a chat completion for a `tool_choice`. Raises: BadRequest."""
-    if isinstance(choice, str):
-        return {"tool_choice": choice}
-    if not isinstance(choice, dict):
-        raise make_wrong_type_error("tool_choice", "a string or an object", choice)
-    if choice.get("type") != "allowed_tools":
-        return {"tool_choice": _translate_named_choice(choice, "tool_choice", upstream_tools)}
-    listed_tools = read_optional(choice, "tools", list, "tool_choice") or []
-    allowed_tools = [
-        _translate_named_choice(tool, f"tool_choice.tools[{n}]", upstream_tools)
-        for n, tool in enumerate(listed_tools)
-    ]
-    mode = choice.get("mode") or "auto"
-    if mode not in ("auto", "required"):
-        raise make_unknown_value_error("tool_choice.mode", mode, "'auto' and 'required'")
-    if upstream_tools.custom:
-        return {
-            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}
-        }
-    names = {each["function"]["name"] for each in allowed_tools}
-    return {
-        "tool_choice": mode,
-        "tools": [tool for tool in tools.chat_tools if _read_tool_name(tool) in names],
-    }
-
-
 def _make_custom_function(custom_tool: Json, syntax: Json | None) -> Json:
     """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
     function = dict(custom_tool)
@@ -397,23 +315,6 @@ def _make_custom_function(custom_tool: Json, syntax: Json | None) -> Json:
     input_schema = {"type": "string", "description": "The whole input of the tool, as plain text."}
     schema = {"type": "object", "properties": {INPUT_ARGUMENT: input_schema}, "required": [INPUT_ARGUMENT]}
     return {**function, "parameters": {**schema, "additionalProperties": False}}
-
-
-def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:
-    if not isinstance(choice, dict):
-        raise make_wrong_type_error(where, "an object", choice)
-    tool_type = choice.get("type")
-    if tool_type is None:
-        raise make_missing_field_error(f"{where}.type")
-    if isinstance(tool_type, str) and tool_type in _TYPES_FORCED_BY_TYPE:
-        return {"type": "function", "function": {"name": tool_type}}
-    if tool_type not in ("function", "custom"):
-        raise make_unsupported_error(f"{where}.type", tool_type)
-    name = make_flat_name(
-        read_optional(choice, "namespace", str, where), read_required_text(choice, "name", where)
-    )
-    upstream_type = tool_type if upstream_tools.custom else "function"
-    return {"type": upstream_type, upstream_type: {"name": name}}
 
 
 def _echo_tool(tool: Json) -> Json:
@@ -428,10 +329,6 @@ def _add_description(tool: Json, text: str, *, is_after: bool = False) -> None:
     parts: Iterable[str] = (description, text) if is_after else (text, description)
     if joined := "\n\n".join(filter(None, parts)):
         tool["description"] = joined
-
-
-def _read_tool_name(tool: Json) -> str:
-    return str((tool.get(str(tool.get("type"))) or tool).get("name"))
 
 
 def _pick_fields(value: Json, *keys: str) -> Json:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.core.json_limits import MAX_VALUES
+from gateway.dialects.responses.call_form import UpstreamTools
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.sealed import SEALED_PREFIX, seal
-from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import BadRequest, BodyTooLarge
 from tests.rows import each_row
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.responses.call_form import UpstreamTools
 from gateway.dialects.responses.parse import parse
-from gateway.dialects.responses.tools import UpstreamTools
 from tests.rows import each_row
 
 Json = dict[str, Any]

@@ -17,6 +17,7 @@ from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
+from gateway.dialects.responses.call_form import UpstreamTools
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import (
@@ -26,7 +27,6 @@ from gateway.dialects.responses.render import (
     render_usage,
 )
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
-from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
 
 Json = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.dialects.responses.call_form import MAX_NAME_CHARS, UpstreamTools, make_flat_name
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
-from gateway.dialects.responses.tools import MAX_NAME_CHARS, UpstreamTools, make_flat_name
 from gateway.errors import BadRequest
 from tests.dialects.responses.test_render import event, stream, whole
 
