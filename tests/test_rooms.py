@@ -157,6 +157,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "ids",
             "json_limits",
             "json_object",
+            "lenient",
             "message_text",
             "subsequence",
             "tags",

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage
+from gateway.core.lenient import as_list
 
 DIRECTIONS_FIELD: Final = "directions"
 
@@ -37,8 +38,7 @@ def list_directions(messages: Sequence[WireMessage]) -> list[Direction]:
 
 def read_stored_directions(reply: WireMessage) -> list[Direction]:
     """Returns the directions of the request that a stored reply answers."""
-    stored = read_private(reply).get(DIRECTIONS_FIELD)
-    pairs = stored if isinstance(stored, list) else ()
+    pairs = as_list(read_private(reply).get(DIRECTIONS_FIELD))
     return [Direction(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
 
 

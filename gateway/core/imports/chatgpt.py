@@ -18,6 +18,7 @@ from gateway.core.imports.records import (
     read_id,
     read_time,
 )
+from gateway.core.lenient import as_object, as_text
 
 _TEXT_TYPES: Final = ("text", "multimodal_text")
 # The text in the place of an image.
@@ -71,7 +72,7 @@ def _read_message(message: Any) -> SourceMessage | None:
     """Returns a message that a person has written or read; None for instructions and for tools' and empty messages."""
     if message is None:
         return None
-    fields = message if isinstance(message, dict) else {}
+    fields = as_object(message)
     author, content = fields.get("author"), fields.get("content")
     if not isinstance(author, dict) or not isinstance(content, dict):
         raise WrongForm("a message has no author or no content")
@@ -97,5 +98,4 @@ def _read_part(part: Any) -> str:
         raise WrongForm("a part of a message is neither text nor object")
     if part.get("content_type") in _IMAGE_TYPES:
         return IMAGE
-    text = part.get("text")  # of a transcript of speech
-    return text if isinstance(text, str) else ""
+    return as_text(part.get("text"))  # of a transcript of speech

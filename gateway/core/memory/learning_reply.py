@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.wire_message import read_named_call
 from gateway.core.json_limits import is_too_deep
+from gateway.core.lenient import as_list, as_text
 from gateway.core.memory import memory_tools
 from gateway.core.memory.call_arguments import find_argument_error, read_arguments
 from gateway.core.memory.fact_words import FACT_CHARS
@@ -54,14 +55,12 @@ class Reading(Struct, frozen=True):
 
 def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
     """Returns the name and the arguments of each call of a reply, which are all that `read_reply` needs."""
-    calls = message.get("tool_calls")
     names_and_arguments = []
-    for name, arguments in map(read_named_call, calls if isinstance(calls, list) else ()):
+    for name, arguments in map(read_named_call, as_list(message.get("tool_calls"))):
         # Some servers send the object itself.
         if isinstance(arguments, dict) and not is_too_deep(arguments):
             arguments = orjson.dumps(arguments).decode()
-        text = arguments if isinstance(arguments, str) else ""
-        names_and_arguments.append({"name": name, "arguments": text})
+        names_and_arguments.append({"name": name, "arguments": as_text(arguments)})
     return names_and_arguments
 
 

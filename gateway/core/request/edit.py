@@ -15,6 +15,7 @@ from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.json_object import read_members
+from gateway.core.lenient import as_list
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
 from gateway.errors import BadRequest
 
@@ -136,8 +137,7 @@ class BodyEdit:
         if self._edits_messages:
             body[self._list_key] = self._list_edited_messages(json[self._list_key])
         if self._tools:
-            listed_tools = json.get("tools")
-            client_tools = listed_tools if isinstance(listed_tools, list) else []
+            client_tools = as_list(json.get("tools"))
             body["tools"] = (
                 [*self._tools, *client_tools] if self._are_tools_first else [*client_tools, *self._tools]
             )

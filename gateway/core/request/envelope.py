@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
+from gateway.core.lenient import as_object
+
 # Field -> the types that its vendor sends. A value of another type belongs to another vendor's field of that name.
 _VENDOR_FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
@@ -55,14 +57,12 @@ def find_developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, 
 
 def enables_thinking(body: Mapping[str, Any]) -> bool:
     """Returns whether a request turns thinking on by Anthropic's field `thinking`."""
-    thinking = body.get("thinking")
-    return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
+    return as_object(body.get("thinking")).get("type") not in (None, "disabled")
 
 
 def read_thinking_budget(body: Mapping[str, Any]) -> int:
     """Returns how many tokens a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
-    thinking = body.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    budget = as_object(body.get("thinking")).get("budget_tokens")
     return budget if isinstance(budget, int) else 0
 
 

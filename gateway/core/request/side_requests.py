@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from gateway.core.grammar_fields import has_grammar
+from gateway.core.lenient import as_object, as_text
 
 
 class SideRule(Protocol):
@@ -137,5 +138,4 @@ def _read_first_text(content: object) -> str:
 
 
 def _read_part_text(part: object) -> str:
-    text = part.get("text") if isinstance(part, dict) else None
-    return text if isinstance(text, str) else ""
+    return as_text(as_object(part).get("text"))

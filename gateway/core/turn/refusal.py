@@ -6,8 +6,8 @@ import re
 from enum import Enum
 from typing import Final
 
-from adapters.json_escapes import read_json
 from gateway.core.finish_reasons import read_finish_reason
+from gateway.core.lenient import as_list, as_object, decode_object
 from gateway.core.turn.context_length import CAUSE_CHARS, find_context_length, is_too_long
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
@@ -103,10 +103,9 @@ def is_filter_verdict(begin: bytes) -> bool:
     ending = None if len(begin) > _MAX_VERDICT_BYTES else _FINISH_REASON.search(begin)
     if ending is None or read_finish_reason(ending[1].decode("utf-8", "replace")) != "content_filter":
         return False
-    parsed, _ = read_json(begin)
-    choices = parsed.get("choices") if isinstance(parsed, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict) or not choice.get("finish_reason"):
+    choices = as_list(decode_object(begin).get("choices"))
+    choice = as_object(choices[0]) if choices else {}
+    if not choice.get("finish_reason"):
         return False
     message = choice.get("message") or choice.get("delta") or {}
     return isinstance(message, dict) and not any(map(message.get, ("content", "refusal", "tool_calls")))

@@ -11,6 +11,7 @@ from typing import Any
 
 from adapters.json_escapes import REPLACEMENT, join_halves, read_json_with_halves
 from adapters.types import Json
+from gateway.core.lenient import as_list, as_object
 
 # A text of a reply: the index of its choice, and its name or the index of its call.
 _TextKey = tuple[str, str]
@@ -69,8 +70,7 @@ class SplitCharacters:
 
 
 def _read_choices(chunk: Any) -> list[Json]:
-    choices = chunk.get("choices") if isinstance(chunk, dict) else None
-    return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+    return [each for each in as_list(as_object(chunk).get("choices")) if isinstance(each, dict)]
 
 
 def _find_texts(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
@@ -83,8 +83,7 @@ def _find_texts(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
         for name, value in delta.items():
             if isinstance(value, str):
                 yield (index, name), delta, name
-        calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+        for call in as_list(delta.get("tool_calls")):
+            function = as_object(as_object(call).get("function"))
+            if isinstance(function.get("arguments"), str):
                 yield (index, f"{_CALL}{call.get('index')}"), function, "arguments"

@@ -15,6 +15,7 @@ import orjson
 from adapters.json_escapes import read_json
 from adapters.types import Event, Json
 from gateway.core.json_limits import is_too_deep
+from gateway.core.lenient import as_object, decode_object
 from gateway.core.turn.context_length import find_context_length, is_too_long
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
@@ -209,9 +210,7 @@ def _find_openai_error_of_event(data: bytes, name: str | None) -> Json | None:
 
 def _find_provider_fault(data: bytes) -> Json | None:
     """Returns the error of a response that has failed by a fault of its provider; None: by its request."""
-    chunk, _ = read_json(data)
-    response = chunk.get("response") if isinstance(chunk, dict) else None
-    error = find_openai_error(response) if isinstance(response, dict) else None
+    error = find_openai_error(as_object(decode_object(data).get("response")))
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 

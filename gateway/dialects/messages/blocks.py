@@ -12,10 +12,10 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.json_object import parse_object
+from gateway.core.lenient import as_list, as_text
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.tool_call import ToolCall
 from gateway.dialects.event_stream import EventSender
-from gateway.dialects.lenient import as_list, as_text
 
 
 class GrowingBlocks:

@@ -20,10 +20,10 @@ from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import choose_next_block_index
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.conversation.wire_message import call_id, list_raw_calls, read_text
+from gateway.core.lenient import as_list
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import read_thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
-from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHT_TYPES
 from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.native_thoughts import (

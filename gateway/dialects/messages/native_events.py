@@ -15,8 +15,8 @@ from typing import Any, Final
 from adapters.claude.reply import read_ending
 from adapters.types import Json
 from gateway.core.finish_reasons import BROKE, read_finish_reason
+from gateway.core.lenient import as_object, decode_object
 from gateway.dialects.event_stream import encode_typed_event
-from gateway.dialects.lenient import as_object, decode_object
 
 # The name of an event, if its data has the same `type`: some upstreams name the chunks of chat completions, too.
 _EVENT_NAME: Final = re.compile(rb'event: ?(\w+)\r?\n(?=(?s:.*?)"type"\s*:\s*"\1")')

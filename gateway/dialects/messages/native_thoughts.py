@@ -12,7 +12,7 @@ from typing import NamedTuple
 from adapters.claude.model_traits import takes_thinking, thinks_when_asked
 from adapters.claude.thinking import BINDING_BETA, with_block_binding
 from adapters.types import Json
-from gateway.dialects.lenient import as_list
+from gateway.core.lenient import as_list
 from gateway.dialects.messages.content import THOUGHT_TYPES
 
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import orjson
 
 from adapters.types import Event, Json
+from gateway.core.lenient import as_text
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import parse_error_body
 from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer
-from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.errors import FIELD_NAMES, make_error_object
 from gateway.dialects.messages.native_events import find_event_name
 from gateway.dialects.messages.native_message import NativeMessage

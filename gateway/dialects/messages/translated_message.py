@@ -16,13 +16,13 @@ from msgspec import Struct
 from adapters.types import Json, count_completion_tokens, read_token_count
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
+from gateway.core.lenient import as_list, as_text
 from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.client_view import ReplyEvent, ignore_usage
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import read_generated_text
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import EventBuffer
-from gateway.dialects.lenient import as_list, as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.native_events import stop_reason_for
 

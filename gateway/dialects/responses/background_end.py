@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from adapters.types import Event
+from gateway.core.lenient import decode_object
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.usage.reported import is_pending
-from gateway.dialects.lenient import decode_object
 from gateway.dialects.responses.members import decode_upstream_members
 
 _BACKGROUND_KEY: Final = b'"background"'

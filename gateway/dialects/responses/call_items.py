@@ -12,13 +12,13 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT, as_function_call
+from gateway.core.lenient import decode_list, decode_object
 from gateway.dialects.fields import (
     make_missing_field_error,
     make_wrong_type_error,
     read_optional,
     read_required_text,
 )
-from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.call_form import CallForm, UpstreamTools, make_flat_name
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.lenient import decode_object
+from gateway.core.lenient import decode_object
 
 SUB_AGENT: Final = "codex sub-agent"
 # A longer `x-codex-turn-metadata` is not read: Codex names workspaces there, in a few thousand characters.

@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 from adapters.types import Json, read_token_count
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import read_text
+from gateway.core.lenient import as_list, as_object, as_text
 from gateway.core.turn.draft import MessageDraft
 from gateway.dialects.event_stream import EventSender
-from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.growing_response import GrowingResponse
 from gateway.dialects.responses.output import (
     CallItem,

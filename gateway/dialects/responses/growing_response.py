@@ -12,10 +12,10 @@ from typing import Any
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.lenient import as_text
 from gateway.core.turn.client_view import ignore_usage
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import EventBuffer
-from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.stored_response import StoredResponse

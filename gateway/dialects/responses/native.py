@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.core.conversation.heard import as_heard
 from gateway.core.json_limits import is_too_deep
+from gateway.core.lenient import as_list
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.known_replies import KnownReplies, MemoryKey
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional
-from gateway.dialects.lenient import as_list
 from gateway.dialects.repeated_keys import find_repeated_keys
 from gateway.dialects.responses.codex import find_codex_side_request
 from gateway.dialects.responses.input import read_items

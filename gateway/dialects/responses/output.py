@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Final
 from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
+from gateway.core.lenient import as_object
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
 from gateway.dialects.event_stream import EventSender
-from gateway.dialects.lenient import as_object
 from gateway.dialects.responses.call_form import CallForm
 from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal

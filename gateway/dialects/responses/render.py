@@ -18,6 +18,7 @@ from gateway.core.conversation.directions import DIRECTIONS_FIELD, list_directio
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.finish_reasons import BROKE, read_finish_reason
+from gateway.core.lenient import as_list, as_object
 from gateway.core.turn.chunks import is_first_choice, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, TurnOutcome
@@ -27,7 +28,6 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import NOT_DURABLE
-from gateway.dialects.lenient import as_list, as_object
 from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.errors import (
     FIELD_NAMES,

@@ -7,11 +7,11 @@ from typing import Final
 from adapters.json_escapes import join_halves, read_json_with_halves
 from adapters.types import Event, Json
 from gateway.core.conversation.wire_message import read_text
+from gateway.core.lenient import as_object, decode_object
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_reader import NativeReply
 from gateway.core.usage.reported import is_pending
-from gateway.dialects.lenient import as_object, decode_object
 from gateway.dialects.responses.event_names import CONTINUABLE_END_EVENTS, CREATED_EVENT, END_EVENTS
 from gateway.dialects.responses.input import read_items
 

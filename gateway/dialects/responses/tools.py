@@ -21,6 +21,7 @@ from gateway.core.conversation.wire_message import (
     read_named_call,
     read_text,
 )
+from gateway.core.lenient import as_list, decode_list
 from gateway.dialects.fields import (
     make_missing_field_error,
     make_unsupported_error,
@@ -28,7 +29,6 @@ from gateway.dialects.fields import (
     read_optional,
     read_required_text,
 )
-from gateway.dialects.lenient import as_list, decode_list
 from gateway.dialects.responses.call_form import CallForm, UpstreamTools, make_flat_name
 from gateway.dialects.responses.left_out import LeftOutFields
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.core.json_limits import check_values
+from gateway.core.lenient import as_list, decode_object
 from gateway.core.request.edit import BodyEdit
-from gateway.dialects.lenient import as_list, decode_object
 from gateway.dialects.responses.compaction import COMPACTION_TYPE, make_compaction_message
 from gateway.dialects.responses.sealed import SEALED_PREFIX, is_sealed
 

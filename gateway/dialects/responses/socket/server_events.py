@@ -13,7 +13,7 @@ from uuid import uuid4
 import orjson
 
 from adapters.json_escapes import read_json
-from gateway.dialects.lenient import as_text
+from gateway.core.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.dialects.responses.event_names import CREATED_EVENT, ERROR_EVENT
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members

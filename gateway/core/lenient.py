@@ -1,4 +1,4 @@
-"""Reads values of upstreams and imports, which may have any type: a value of another type counts as empty."""
+"""Reads values of upstreams, clients and imports, which may have any type: a value of another type counts as empty."""
 
 from __future__ import annotations
 
