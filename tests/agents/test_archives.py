@@ -7,14 +7,12 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from msgspec.structs import replace
 
-from gateway.agents.files.folders import make_folder_scope
 from gateway.agents.registry.archives import Archives, PassageView
+from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.tools.children import Children
 from gateway.agents.tools.file_tools import FileTools
-from gateway.core import ids
 from gateway.core.memory.file_text import split_passages
 from storage.errors import NotFound
 from storage.listing import AgentFilter, Page, PassageFilter
@@ -215,9 +213,8 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
 
 
 async def attach_folder(store: Store, agent: Agent, name: str) -> int:
-    uid = ids.new_uid()
-    draft = replace(store.agents.draft(make_folder_scope(PROJECT, uid)), uid=uid)
-    _, made = await store.definitions.create_memory(draft, DefinitionKind.FOLDER, name, {}, at=1.0)
+    memory = draft_memory(store, PROJECT, DefinitionKind.FOLDER)
+    _, made = await store.definitions.create_memory(memory, DefinitionKind.FOLDER, name, {}, at=1.0)
     await store.attached.attach(agent.id, DefinitionKind.FOLDER, made.memory_row, at=1.0)
     return made.memory_row
 

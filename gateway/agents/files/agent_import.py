@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
 from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
 from gateway.agents.files.file_exchanges import make_conversation_lines
-from gateway.agents.files.folders import Folders, SentFile, make_folder_scope
-from gateway.agents.registry.agent_resolver import make_scope
+from gateway.agents.files.folders import Folders, SentFile
+from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.defined_tools import DefinedTools
@@ -33,7 +33,7 @@ from gateway.run.admin.transfer_lines import LineReader
 from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, PassageDraft
-from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, DefinitionKind, Scope
+from storage.records import DEFAULT_CONVERSATION, Agent, DefinitionKind
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -165,7 +165,7 @@ class AgentImport:
         )
         name = f"{folder.name}_{ids.new_uid()[:8]}" if namesakes else folder.name
         line = _make_definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
-        memory = await self._make_memory(make_folder_scope(self._project, uid), [line], 1)
+        memory = await self._make_memory(DefinitionKind.FOLDER, uid, [line], 1)
         for file in folder.files:
             # Letta's server reads PDFs and the like: what it carries is their text.
             sent = SentFile(file.name, file.mime_type, file.text.encode())
@@ -183,8 +183,7 @@ class AgentImport:
             *_make_passage_lines(passages, 1),
         ]
         next_seq = len(passages) + 1
-        scope = Scope(self._project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}")
-        memory = await self._make_memory(scope, lines, next_seq)
+        memory = await self._make_memory(DefinitionKind.ARCHIVE, uid, lines, next_seq)
         await self._store.transfer.finish_import(memory, next_seq)
         return uid
 
@@ -193,7 +192,7 @@ class AgentImport:
     async def _make_agent(self, agent: PortableAgent) -> tuple[Agent, int]:
         """Makes an agent, hidden until its transfer ends. Returns its memory and the memory's next number."""
         now = self._now()
-        scope = make_scope(self._project, agent.uid or ids.new_uid())
+        uid = agent.uid or ids.new_uid()
         messages, next_seq = await asyncio.to_thread(_make_message_lines, agent)
         passages = await asyncio.to_thread(_split_passages, agent.passages)
         lines = [
@@ -207,12 +206,14 @@ class AgentImport:
             *[line async for line in self._make_attachment_lines(agent)],
         ]
         end = next_seq + len(passages)
-        return await self._make_memory(scope, lines, end), end
+        return await self._make_memory(DefinitionKind.AGENT, uid, lines, end), end
 
-    async def _make_memory(self, scope: Scope, lines: Iterable[dict[str, Any]], next_seq: int) -> Agent:
+    async def _make_memory(
+        self, kind: DefinitionKind, uid: str, lines: Iterable[dict[str, Any]], next_seq: int
+    ) -> Agent:
         """Makes a memory of the lines of an export. It stays hidden until its transfer ends."""
         transfer = self._store.transfer
-        memory = await transfer.begin_import(self._store.agents.new(scope))
+        memory = await transfer.begin_import(self._store.agents.new(make_scope(self._project, kind, uid)))
         self._undo.append(partial(self._store.forgetting.wipe, memory.id))
         reader = LineReader(self._store, memory, next_seq)
         remaining = iter(lines)

@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
+from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import number_file_tools
 from gateway.core import ids
@@ -22,13 +22,11 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page
 from storage.records import (
-    API_PROFILE,
     Agent,
     Definition,
     DefinitionKind,
     FileState,
     OnTakenName,
-    Scope,
     StoredFile,
 )
 from storage.sql.store import Store
@@ -88,11 +86,8 @@ class Folders:
         """Makes a folder. Raises: Conflict if a folder has that name."""
         if await self._store.definitions.find_by_name(project, _KIND, name):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        uid = ids.new_uid()
-        draft = self._store.agents.draft(make_folder_scope(project, uid))
-        _, folder = await self._store.definitions.create_memory(
-            replace(draft, uid=uid), _KIND, name, body, at=self._now()
-        )
+        memory = draft_memory(self._store, project, _KIND)
+        _, folder = await self._store.definitions.create_memory(memory, _KIND, name, body, at=self._now())
         return folder
 
     async def get(self, project: str, uid: str) -> Definition:
@@ -211,8 +206,3 @@ class Folders:
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file; it is not found any more at once."""
         await self._store.forgetting.forget(file.memory_row, ForgetTarget(files=[file.id]))
-
-
-def make_folder_scope(project: str, uid: str) -> Scope:
-    """Returns the scope of a folder's memory."""
-    return Scope(project, API_PROFILE, f"{_KIND}:{uid}")

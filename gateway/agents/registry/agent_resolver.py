@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.core.rule_words import render_rules
+from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
 from gateway.agents.registry.sleepers import find_sleeptime
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
@@ -23,15 +24,10 @@ from gateway.errors import BadRequest, UnknownModel
 from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
 from gateway.settings import Settings
 from storage.errors import Unavailable
-from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, Definition, DefinitionKind, Scope
+from storage.records import DEFAULT_CONVERSATION, Agent, Definition, DefinitionKind
 from storage.sql.store import Store
 
 _RULES = "Rules for your tools:"
-
-
-def make_scope(project: str, uid: str) -> Scope:
-    """Returns the scope of an agent that was made over REST."""
-    return Scope(project, API_PROFILE, f"agent:{uid}")
 
 
 class AgentResolver(Struct, frozen=True):
@@ -145,7 +141,8 @@ class AgentResolver(Struct, frozen=True):
         tools = (await self.tools.of({definition.memory_row: targets}))[definition.memory_row]
         sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((source.id, source.version) for source in sources)
-        return ResolvedAgent(self._make_spec(definition, tools), make_scope(project, definition.uid), made_of)
+        scope = make_scope(project, DefinitionKind.AGENT, definition.uid)
+        return ResolvedAgent(self._make_spec(definition, tools), scope, made_of)
 
     def _make_spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         """Returns the spec of an agent that was made over REST."""

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.agents.registry.memory_scope import draft_memory, make_scope
 from gateway.core import ids
 from gateway.core.memory.file_text import split_passages
 from gateway.errors import BadRequest, Conflict
@@ -22,7 +23,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
 from storage.listing import Page, PassageDraft, PassageFilter
-from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile, Vector
+from storage.records import Agent, Definition, DefinitionKind, Passage, StoredFile, Vector
 from storage.sql.store import Store
 
 # The most memories that one search asks: the agent's own, then those attached. Not measured: each is a search, and all
@@ -57,11 +58,8 @@ class Archives:
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes an archive that agents can share."""
-        uid = ids.new_uid()
-        draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{_KIND}:{uid}"))
-        _, archive = await self._store.definitions.create_memory(
-            replace(draft, uid=uid), _KIND, name, body, at=self._now()
-        )
+        memory = draft_memory(self._store, project, _KIND)
+        _, archive = await self._store.definitions.create_memory(memory, _KIND, name, body, at=self._now())
         return archive
 
     async def get(self, project: str, uid: str) -> Definition:
@@ -110,7 +108,7 @@ class Archives:
         archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is None:
             return (await self._store.defined_agents.get(project, uid)).agent
-        agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{_KIND}:{uid}"))
+        agent = await self._store.agents.find(make_scope(project, _KIND, uid))
         if agent is None:
             raise NotFound(f"there is no archive {uid!r}")
         return agent

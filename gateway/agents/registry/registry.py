@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
 from gateway.agents.core.sleeper import SLEEP_JOB
-from gateway.agents.registry.agent_resolver import AgentResolver, make_scope
+from gateway.agents.registry.agent_resolver import AgentResolver
+from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.agents.registry.sleepers import SleeperRegistry
 from gateway.agents.registry.tool_registry import (
@@ -25,7 +26,6 @@ from gateway.agents.registry.tool_registry import (
     number_file_tools,
     number_tool,
 )
-from gateway.core import ids
 from gateway.core.agent import AgentSpec, render_filler
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
@@ -136,20 +136,20 @@ class Registry:
         Raises: Conflict for the name of a profile; NotFound for a tool or block that is not there; BadRequest for the
             name of no tool; UnknownModel.
         """
-        uid, now = ids.new_uid(), self._now()
+        now = self._now()
         self.resolver.check_model(new.definition.model)
-        name = new.name or f"agent {uid[:8]}"
+        memory = draft_memory(self._store, project, DefinitionKind.AGENT)
+        name = new.name or f"agent {memory.uid[:8]}"
         self.check_name(name)
         tools = await self._load_tools(project, new)
         definition = _with_kind_defaults(new, tools)
-        draft = replace(self._store.agents.draft(make_scope(project, uid)), uid=uid)
         folders = await self._load_rows(project, DefinitionKind.FOLDER, new.folders or ())
         identities = await self._load_rows(project, DefinitionKind.IDENTITY, new.identities or ())
         numbers = [number_tool(tool) for tool in tools]
         if folders:
             numbers += [number for number in number_file_tools() if number not in numbers]
         agent_draft = AgentDraft(
-            agent=draft, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
+            agent=memory, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
         )  # fmt: skip
         entry = await self._store.defined_agents.create(agent_draft, at=now)
@@ -157,7 +157,7 @@ class Registry:
         if new.sleeptime:
             await self.sleepers.turn_on(entry)
         self._cache.clear()
-        return await self.get(project, uid)
+        return await self.get(project, memory.uid)
 
     async def _load_tools(self, project: str, new: NewAgent) -> Sequence[ToolView]:
         """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import KINDS, VOICE_KIND, index_built_in, make_base_rules
 from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, make_sleeper
-from gateway.core import ids
+from gateway.agents.registry.memory_scope import draft_memory
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.run.store_errors import retry_overtaken
 from storage.listing import AgentDraft, AgentEntry, ReaderEntry
-from storage.records import API_PROFILE, DefinitionKind, Scope
+from storage.records import DefinitionKind
 from storage.sql.store import Store
 
 SUFFIX = "-sleeptime"
@@ -94,14 +94,12 @@ class SleeperRegistry:
         return await self._store.defined_agents.get(entry.agent.scope.project, entry.agent.uid)
 
     def _make_draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
-        uid = ids.new_uid()
         model = self._model if primary.model is None else primary.model
         definition = make_sleeper(replace(primary, model=model))
         tools = KINDS[definition.kind].tools
         definition = replace(definition, rules=tuple(make_base_rules(tools, ())))
-        draft = self._store.agents.draft(Scope(entry.agent.scope.project, API_PROFILE, f"agent:{uid}"))
         return AgentDraft(
-            agent=replace(draft, uid=uid),
+            agent=draft_memory(self._store, entry.agent.scope.project, DefinitionKind.AGENT),
             name=f"{entry.name}{SUFFIX}",
             body=definition.body(),
             own=[(PERSONA, {})],

@@ -1,0 +1,20 @@
+"""The memories of what is made over REST: of agents, of archives and of folders."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gateway.core import ids
+from storage.records import API_PROFILE, Agent, DefinitionKind, Scope
+from storage.sql.store import Store
+
+
+def make_scope(project: str, kind: DefinitionKind, uid: str) -> Scope:
+    """Returns the scope of the memory of an agent, an archive or a folder that was made over REST."""
+    return Scope(project, API_PROFILE, f"{kind}:{uid}")
+
+
+def draft_memory(store: Store, project: str, kind: DefinitionKind) -> Agent:
+    """Returns the memory of a new agent, archive or folder. It has a new uid, and is not stored yet."""
+    uid = ids.new_uid()
+    return replace(store.agents.draft(make_scope(project, kind, uid)), uid=uid)
