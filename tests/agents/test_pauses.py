@@ -191,7 +191,7 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(life: Life) -> None:
     async def cancel() -> object:
         found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
-        return await life.agents.cancel(found)
+        return await life.agents.live.cancel(found)
 
     life.world.gateway.call(cancel())
     done = run.result(PATIENCE_S)  # while the upstream says nothing
@@ -207,7 +207,7 @@ def test_an_answer_whose_run_is_cancelled_as_it_begins_goes_with_the_next_messag
     async def cancelled(_: object) -> bool:
         found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
-        return not await life.agents.cancel(found)
+        return not await life.agents.live.cancel(found)
 
     with monkeypatch.context() as patch:
         patch.setattr(agent_runs, "is_overfull", cancelled)

@@ -216,7 +216,7 @@ def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
     async def cancel() -> object:
         found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
-        return await life.agents.cancel(found)
+        return await life.agents.live.cancel(found)
 
     life.world.gateway.call(cancel())
     done = run.result(PATIENCE_S)
@@ -609,7 +609,7 @@ def test_a_cancelled_run_keeps_what_its_tools_did(life: Life, monkeypatch: pytes
     async def cancel() -> object:
         found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
-        return await life.agents.cancel(found)
+        return await life.agents.live.cancel(found)
 
     life.world.gateway.call(cancel())
     assert run.result(PATIENCE_S).run.state is RunState.CANCELLED
@@ -681,7 +681,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     async def cancel() -> Run:
         found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
-        return await life.agents.cancel(found)
+        return await life.agents.live.cancel(found)
 
     life.world.gateway.call(cancel())
     release.open()

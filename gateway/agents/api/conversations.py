@@ -277,7 +277,7 @@ class ConversationRoutes:
         """Forget a conversation, and all that came of it."""
         named = await self._get_named(request, None)
         entry = _require_entry(named)
-        await self._api.agent_runs.cancel_live(named.agent, entry.conversation.id)
+        await self._api.agent_runs.live.cancel_all(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
@@ -310,7 +310,7 @@ class ConversationRoutes:
         """End a conversation's runs."""
         named = await self._get_named(request, query.agent_id)
         row = await find_conversation_row(self._api.store, named)
-        runs = [] if row is None else await self._api.agent_runs.cancel_live(named.agent, row)
+        runs = [] if row is None else await self._api.agent_runs.live.cancel_all(named.agent, row)
         return render_run_states(runs)
 
     # -- their messages

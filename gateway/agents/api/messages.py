@@ -182,7 +182,7 @@ class MessageRoutes:
         What was learned, saved and written into blocks stays.
         """
         agent = await self._api.agents.get(request)
-        await self._api.agent_runs.cancel_live(agent)
+        await self._api.agent_runs.live.cancel_all(agent)
         await self._messages.reset(agent)
         return await self._api.agents.render_requested(request)
 
@@ -198,7 +198,7 @@ class MessageRoutes:
         agent = await self._api.agents.get(request)
         run_ids = sent_or_none(body.run_ids)
         if not run_ids:
-            return render_run_states(await self._api.agent_runs.cancel_live(agent))
+            return render_run_states(await self._api.agent_runs.live.cancel_all(agent))
         states = {}
         for id in run_ids:
             entry = await self._api.store.runs.get(request.project, uid_in("run", id))
@@ -210,7 +210,7 @@ class MessageRoutes:
     async def _cancel_run(self, project: str, entry: RunEntry) -> Run:
         """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
-            return await self._api.agent_runs.cancel(entry.run)
+            return await self._api.agent_runs.live.cancel(entry.run)
         resolved = await self._api.registry.resolver.resolve_uid(project, entry.agent_uid)
         run_request = RunRequest(resolved.spec, resolved.scope, entry.conversation_name)
         return await self._api.agent_runs.cancel_waiting(run_request, entry.run)

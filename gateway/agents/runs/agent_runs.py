@@ -76,14 +76,11 @@ from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
-from storage.listing import Page, RunFilter
-from storage.records import Agent, Job, Run, RunState, Summary, TokenCounts
+from storage.records import Agent, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # How long a run in the background waits for a commit: no client waits for it.
 DISK_WAIT_S = 3600.0
-# The most runs that one request cancels.
-_MAX_CANCELLED = 1000
 
 
 class RunOutput(Struct, frozen=True):
@@ -133,7 +130,7 @@ class AgentRuns:
         self.ends = RunEnds(keeper.store)
         self._queue = SendQueue(keeper, self.ends)
         self._abandoned = AbandonedRuns(keeper)
-        self.live = LiveRuns(keeper.store)
+        self.live = LiveRuns(keeper.store, self.ends, keeper.now)
         # How agents speak to each other.
         self.messaging = AgentMessaging(
             resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
@@ -290,23 +287,6 @@ class AgentRuns:
         """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""
         await self._abandoned.end_all()
 
-    async def cancel(self, run: Run) -> Run:
-        """Cancels a run, if it has not ended. Returns the run as it is now."""
-        self.live.stop(run.uid)
-        ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
-        self.ends.notify(run)
-        return ended
-
-    async def cancel_live(self, agent: Agent, conversation_row: int | None = None) -> list[Run]:
-        """Cancels the newest thousand live runs of an agent. Returns them as they are now.
-
-        conversation_row: of the one conversation with runs to be cancelled; None: of all conversations.
-        """
-        live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
-        page: Page[int] = Page(limit=_MAX_CANCELLED)
-        entries = await self.keeper.store.runs.list_runs(agent.scope.project, live, page)
-        return [await self.cancel(entry.run) for entry in entries]
-
     async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns the run as it is now.
 
@@ -398,8 +378,10 @@ class AgentRuns:
         If the send is an accepted run, the accepted run ends.
         """
         if send.accepted is not None:
-            stop = StopReason.REQUIRES_APPROVAL
-            await self._end(send.accepted.run, RunState.COMPLETED, stop, job=send.accepted.job)
+            run, stop, now = send.accepted.run, StopReason.REQUIRES_APPROVAL, self.keeper.now()
+            await self.keeper.store.runs.end_run(
+                run.agent_row, run.id, RunState.COMPLETED, stop, now, job=send.accepted.job
+            )
         # The usage of the reply that made the calls was reported with that reply.
         return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
 
@@ -443,6 +425,7 @@ class AgentRuns:
     ) -> TurnRun:
         """Returns the turn of a run. stop: why it ends before the model is asked; None: the model is asked."""
         memory, prompt = beginning.memory, beginning.prompt
+        planned_call = PlannedCall.for_request(send.request, send.route.first)
         return TurnRun(
             call,
             attempts,
@@ -454,21 +437,9 @@ class AgentRuns:
             RunTerms(
                 None if beginning.resumption is None else beginning.resumption.calls,
                 stop,
-                partial(self._admit_step, send, call.receipt),
+                partial(self._limiter.admit_step, call.receipt, planned_call),
                 is_resumable=send.accepted is not None,
             ),
-        )
-
-    async def _admit_step(self, send: RoutedSend, receipt: Receipt) -> None:
-        """Asks the limits before a step. Raises: LimitReached."""
-        await self._limiter.admit_step(receipt, PlannedCall.for_request(send.request, send.route.first))
-
-    async def _end(
-        self, run: Run, state: RunState, stop: StopReason, error_message: str = "", job: Job | None = None
-    ) -> Run:
-        """Ends a run now, if it has not ended. Returns the run as it is then."""
-        return await self.keeper.store.runs.end_run(
-            run.agent_row, run.id, state, stop, self.keeper.now(), error_message=error_message, job=job
         )
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:

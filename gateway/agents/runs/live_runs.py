@@ -1,14 +1,20 @@
-"""The runs that this process performs now, so that they can be stopped when they are ended from outside."""
+"""The runs that have not ended: those that this process performs can be stopped, and all of them cancelled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.steps import RunMemory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.turn import TurnRun
-from storage.records import RunState
+from storage.listing import Page, RunFilter
+from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
+
+# The most runs that one request cancels.
+_MAX_CANCELLED = 1000
 
 
 class _LiveRun(NamedTuple):
@@ -20,10 +26,10 @@ class _LiveRun(NamedTuple):
 
 
 class LiveRuns:
-    """The turns of the runs that are performed here."""
+    """The turns of the runs that are performed here, and the cancelling of runs wherever they are performed."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, ends: RunEnds, now: Callable[[], float]) -> None:
+        self._store, self._ends, self._now = store, ends, now
         # The runs by uid, because a run may have no row yet.
         self._runs: dict[str, _LiveRun] = {}
 
@@ -45,6 +51,25 @@ class LiveRuns:
             return await turn.run()
         finally:
             del self._runs[run.uid]
+
+    async def cancel(self, run: Run) -> Run:
+        """Cancels a run, if it has not ended. Returns the run as it is now."""
+        self.stop(run.uid)
+        ended = await self._store.runs.end_run(
+            run.agent_row, run.id, RunState.CANCELLED, StopReason.CANCELLED, self._now()
+        )
+        self._ends.notify(run)
+        return ended
+
+    async def cancel_all(self, agent: Agent, conversation_row: int | None = None) -> list[Run]:
+        """Cancels the newest thousand live runs of an agent. Returns them as they are now.
+
+        conversation_row: of the one conversation with runs to be cancelled; None: of all conversations.
+        """
+        live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
+        page: Page[int] = Page(limit=_MAX_CANCELLED)
+        entries = await self._store.runs.list_runs(agent.scope.project, live, page)
+        return [await self.cancel(entry.run) for entry in entries]
 
     def stop(self, uid: str) -> None:
         """Stops a run that was ended, if it is performed here."""

@@ -264,7 +264,7 @@ class BackgroundRuns:
             if not has_job:
                 dropped.append(entry.run)
         for run in dropped:
-            await self._agent_runs.cancel(run)
+            await self._agent_runs.live.cancel(run)
         return stored_uids
 
     async def _stored_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
