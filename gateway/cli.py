@@ -15,6 +15,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from gateway.cli_options import (
+    Group,
+    add_memory_options,
+    flag,
+    json_option,
+    limit_option,
+    make_choice_option,
+    make_option,
+    read_seconds,
+    yes_option,
+)
 from gateway.errors import GatewayError, SettingsError
 from gateway.loading import loading
 from gateway.run.admin import printed, record_lists
@@ -34,11 +45,7 @@ EXIT_REFUSED = 2
 EXIT_PIPE = 141
 # The variable with which shells ask for completions, as click names the variable.
 COMPLETION_VARIABLE = "_MNEMOGATE_COMPLETE"
-# The longest time that an option takes. Dates that are later cannot be shown.
-_CENTURY_S = 36_500 * 86_400
 
-_Function = Callable[..., Any]
-_Decorator = Callable[[_Function], _Function]
 _Arguments = dict[str, Any]
 
 
@@ -130,135 +137,6 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
 # -- what all commands share
 
 
-def _make_option(name: str, text: str, metavar: str | None = None, **more: Any) -> _Decorator:
-    return click.option(f"--{name}", metavar=metavar or name.upper(), help=text, **more)
-
-
-def _flag(name: str, text: str, *names: str) -> _Decorator:
-    return click.option(f"--{name}", *names, is_flag=True, help=text)
-
-
-def _make_choice_option(name: str, text: str, *values: str) -> _Decorator:
-    return click.option(f"--{name}", type=click.Choice(values), help=text)
-
-
-def _make_file_option(name: str, text: str) -> click.Option:
-    """Makes an option that names a file. The option may stand before a command, after it, and after its action."""
-
-    def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            context.meta[name] = value
-
-    return click.Option(
-        [f"--{name}"], metavar="FILE", type=click.Path(), expose_value=False, callback=note_file, help=text
-    )
-
-
-_FILES = (
-    _make_file_option("config", "the settings file (default: mnemogate.toml, if there is one)"),
-    _make_file_option("db", "the database file (default: mnemogate.db)"),
-)
-
-
-class _Command(click.Command):
-    """A command that shows its usage alike in help texts and in errors.
-
-    reads_settings: the command takes the options that name the settings file and the database.
-    """
-
-    def __init__(self, *args: Any, reads_settings: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params[:0] = _FILES if reads_settings else ()
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            error.ctx = error.ctx or ctx  # click's parser of options names no context
-            raise
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        pieces = ["[-h]", *self.collect_usage_pieces(ctx)]
-        formatter.write_usage(ctx.command_path, " ".join(pieces), prefix="usage: ")
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.help = "show this help and exit"
-        return option
-
-    def get_short_help_str(self, limit: int = 45) -> str:
-        """Returns the whole help: a list of commands wraps the help text, and does not cut it."""
-        return self.help or ""
-
-
-class _Group(_Command, click.Group):
-    """Commands, in the order in which they were added."""
-
-    command_class = _Command
-    group_class = type  # click's sign for groups of this class
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        options = click.Command.collect_usage_pieces(self, ctx)
-        names = f"{{{','.join(self.commands)}}} ..." if ctx.parent is not None else "command ..."
-        return [*options, f"[{names}]" if self.invoke_without_command else names]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if self.invoke_without_command and not ctx.resilient_parsing and self._leaves_out_action(ctx, args):
-            args = ["list", *args]
-        if not args and not ctx.resilient_parsing:
-            ctx.fail(f"say which command: see `{ctx.command_path} -h`")
-        return super().parse_args(ctx, args)
-
-    def _leaves_out_action(self, ctx: click.Context, args: Sequence[str]) -> bool:
-        """Returns whether the arguments are only options, which belong to the default action."""
-        return not args or (
-            args[0].startswith("-") and not {*self.commands, *ctx.help_option_names} & {*args}
-        )
-
-
-def _add_memory_options(function: _Function) -> _Function:
-    """Adds the options that name a memory. An option that is left out has the default that requests have."""
-    for name, default, text in reversed(
-        (
-            ("user", None, "the user (default: the settings' user of requests that name none)"),
-            ("project", "default", "the project (default: default)"),
-            ("profile", None, "the profile (default: the project's; `forget` of a whole user: all profiles)"),
-            ("conversation", None, "a conversation without a user, instead of --user"),
-            (
-                "agent",
-                None,
-                "an agent, archive or folder made over the agents API, by its id, instead of --user",
-            ),
-        )
-    ):
-        # Names lose blanks at their ends, as names in requests do.
-        add = _make_option(name, text, type=lambda value: value.strip(" \t"), default=default)
-        function = add(function)
-    return function
-
-
-def _read_seconds(text: str) -> int:
-    """Reads a time such as 90d, 12h, 30m or 10s."""
-    unit = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.get(text[-1:])
-    if unit is None or not text[:-1].isdigit() or len(text) > 9:
-        raise click.BadParameter(f"expected a time such as 90d, 12h, 30m or 10s, saw {text!r}")
-    seconds = int(text[:-1]) * unit
-    if seconds > _CENTURY_S:
-        raise click.BadParameter(f"expected a time of at most 36500d, saw {text!r}")
-    return seconds
-
-
-_yes_option = _flag("yes", "do not ask first, though it cannot be undone")
-_json_option = _flag("json", "a JSON object for each line", "as_json")
-_limit_option = click.option(
-    "--limit", type=click.IntRange(min=1, max=1_000_000_000), metavar="N", help="at most N lines"
-)
-
-
 def _load_commands() -> Commands:
     """Loads the code that performs commands. Returns the commands, over the files that the options name."""
     context = click.get_current_context()
@@ -311,7 +189,7 @@ def _check_consent(yes: bool, action: str) -> None:
 
 
 @click.group(
-    cls=_Group,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="The OpenAI-compatible gateway that remembers.",
 )
@@ -325,11 +203,11 @@ def root() -> None: ...
 
 
 @root.command(help="serve requests until it is stopped")
-@_make_option("host", "the address to listen on (default: 127.0.0.1)")
-@_make_option("port", "the port to listen on (default: 8080; 0 takes any free one)", type=int)
-@_make_option("upstream", "the base URL of an OpenAI-compatible upstream, with its /v1", "URL")
-@_flag("single-user", "treat all callers as one person, so that requests need no `user`")
-@_flag("no-work", "leave background jobs to others that share the database (mnemogate worker)")
+@make_option("host", "the address to listen on (default: 127.0.0.1)")
+@make_option("port", "the port to listen on (default: 8080; 0 takes any free one)", type=int)
+@make_option("upstream", "the base URL of an OpenAI-compatible upstream, with its /v1", "URL")
+@flag("single-user", "treat all callers as one person, so that requests need no `user`")
+@flag("no-work", "leave background jobs to others that share the database (mnemogate worker)")
 def serve(host: str | None, port: int | None, upstream: str | None, single_user: bool, no_work: bool) -> int:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags["memory", "single_user"] = single_user or None
@@ -339,16 +217,16 @@ def serve(host: str | None, port: int | None, upstream: str | None, single_user:
 @root.command(
     help="serve a user's memory to an editor or a desktop client, over stdio (MCP), until the input ends"
 )
-@_make_option("user", "the person whose memory it is", required=True)
-@_make_option("project", "the project (default: default)", default="default")
-@_make_option("profile", "the profile (default: the project's)")
-@_flag("read", "refuse what writes")
+@make_option("user", "the person whose memory it is", required=True)
+@make_option("project", "the project (default: default)", default="default")
+@make_option("profile", "the profile (default: the project's)")
+@flag("read", "refuse what writes")
 def mcp(read: bool, **arguments: Any) -> None:
     _load_commands().serve_mcp(arguments, read_only=read)
 
 
 @root.command(help="perform background jobs until it is stopped, without a server")
-@_make_option("port", "answer /health and /metrics at this port of server.host (default: at none)", type=int)
+@make_option("port", "answer /health and /metrics at this port of server.host (default: at none)", type=int)
 def worker(port: int | None) -> int:
     return _load_commands().work({("server", "port"): port}, listens=port is not None)
 
@@ -359,7 +237,7 @@ def migrate() -> None:
 
 
 @root.command(help="check the settings and print them, without secrets")
-@_flag("strict", "fail (exit code 1) on a warning, such as of a gateway that would start without memory")
+@flag("strict", "fail (exit code 1) on a warning, such as of a gateway that would start without memory")
 def check_config(strict: bool) -> int:
     return _load_commands().check_config(is_strict=strict)
 
@@ -374,7 +252,7 @@ def show_version() -> None:
 @root.command(
     help="open the page for operators in a browser: print its address with a sign-in code, which works once"
 )
-@_flag("print", "print the address, and open no browser", "only_print")
+@flag("print", "print the address, and open no browser", "only_print")
 def ui(only_print: bool) -> None:
     _load_commands().open_page(only_prints=only_print)
 
@@ -387,30 +265,30 @@ def keys() -> None: ...
 
 
 @keys.command("create", help="create a key, which is shown only once")
-@_make_option("project", "whose memories it opens (default: default; with --operator: all)")
-@_make_option("name", "what `keys list` calls it (default: key)", default="key")
-@_make_choice_option(
+@make_option("project", "whose memories it opens (default: default; with --operator: all)")
+@make_option("name", "what `keys list` calls it (default: key)", default="key")
+@make_choice_option(
     "memory",
     "memory for its requests that do not choose it themselves (default: as in the settings)",
     *("off", "read", "on"),
 )
-@_flag("metrics", "a key that opens /metrics and nothing else")
-@_flag("operator", "a key that opens /v1/manage and the page (/ui), and nothing else")
-@_flag("read", "with --operator: a key that changes nothing")
-@_make_option(
-    "expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=_read_seconds
+@flag("metrics", "a key that opens /metrics and nothing else")
+@flag("operator", "a key that opens /v1/manage and the page (/ui), and nothing else")
+@flag("read", "with --operator: a key that changes nothing")
+@make_option(
+    "expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=read_seconds
 )
-@_make_option(
+@make_option(
     "models", "the names that it may ask for, between commas, with * and ? (default: all)", "PATTERN,..."
 )
-@_make_option("user", "the person of all its requests (default: the one that each request names)")
+@make_option("user", "the person of all its requests (default: the one that each request names)")
 def create_key(**arguments: Any) -> None:
     _perform_operation("keys-create", arguments, printed.show_new_key)
 
 
 @keys.command("rotate", help="give a key a new secret; the old one is good for a time")
-@_make_option(
-    "overlap", "how long the old one is good, such as 24h (the default) or 0s", "TIME", type=_read_seconds
+@make_option(
+    "overlap", "how long the old one is good, such as 24h (the default) or 0s", "TIME", type=read_seconds
 )
 @click.argument("key", help="the key's number, as `keys list` shows it", type=int)
 def rotate_key(key: int, overlap: int | None) -> None:
@@ -418,13 +296,13 @@ def rotate_key(key: int, overlap: int | None) -> None:
 
 
 @keys.command("list", help="list the keys")
-@_json_option
+@json_option
 def list_keys(as_json: bool) -> None:
     _list("keys-list", {}, record_lists.KEYS, as_json)
 
 
 @keys.command("revoke", help="revoke a key for good")
-@_yes_option
+@yes_option
 @click.argument("key", help="the key's number or name, as `keys list` shows them")
 def revoke_key(yes: bool, key: str) -> None:
     _check_consent(yes, f"This revokes the key {key!r} for good: whoever uses it is locked out.")
@@ -439,29 +317,29 @@ def memory() -> None: ...
 
 
 @memory.command("show", help="show blocks, facts and recent messages of a memory")
-@_add_memory_options
-@_make_option("query", "show what would be recalled for this question, and the messages found, too")
-@_flag("why", "show where blocks, passages and facts come from, too")
+@add_memory_options
+@make_option("query", "show what would be recalled for this question, and the messages found, too")
+@flag("why", "show where blocks, passages and facts come from, too")
 def show_memory(**arguments: Any) -> None:
     _perform_operation("memory-show", arguments, printed.show_memory)
 
 
 @memory.command("forget", help="forget for good: it cannot be undone")
-@_add_memory_options
-@_yes_option
-@_make_option("message", "one message, by its number in `memory show`", "N", type=int)
-@_make_option("exchange", "a message with its question or answer", "N", type=int)
-@_make_option("in", "one conversation of the user's, by its id", "ID")
-@_make_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
-@_make_option("passage", "one passage of archival memory", "N", type=int)
-@_make_option(
+@add_memory_options
+@yes_option
+@make_option("message", "one message, by its number in `memory show`", "N", type=int)
+@make_option("exchange", "a message with its question or answer", "N", type=int)
+@make_option("in", "one conversation of the user's, by its id", "ID")
+@make_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
+@make_option("passage", "one passage of archival memory", "N", type=int)
+@make_option(
     "keep",
     "a fact that would go with it and stays, on no message; several times",
     "N",
     type=int,
     multiple=True,
 )
-@_flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
+@flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
 def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: Any) -> None:
     if keep:
         arguments["keep"] = [*keep]
@@ -469,38 +347,38 @@ def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: 
 
 
 @memory.command("undo", help="undo the last change of a block")
-@_add_memory_options
-@_make_option("block", "the block", "LABEL", required=True)
+@add_memory_options
+@make_option("block", "the block", "LABEL", required=True)
 def undo_block(**arguments: Any) -> None:
     _perform_operation("memory-undo", arguments, printed.show_block)
 
 
 @memory.command("add", help="add a fact that rests on no message")
-@_add_memory_options
-@_make_option("text", "what is true", "TEXT", required=True)
-@_flag("always", "show it to the model before each reply, whatever is asked")
+@add_memory_options
+@make_option("text", "what is true", "TEXT", required=True)
+@flag("always", "show it to the model before each reply, whatever is asked")
 def add_fact(**arguments: Any) -> None:
     _perform_operation("memory-add", arguments, printed.show_fact)
 
 
 @memory.command("correct", help="put another text in the place of a learned fact")
-@_add_memory_options
-@_make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
-@_make_option("text", "what is true", "TEXT", required=True)
+@add_memory_options
+@make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
+@make_option("text", "what is true", "TEXT", required=True)
 def correct_fact(**arguments: Any) -> None:
     _perform_operation("memory-correct", arguments, printed.show_fact)
 
 
 @memory.command("mute", help="recall a learned fact no more, but leave it in lists: it is not forgotten")
-@_add_memory_options
-@_make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
-@_flag("off", "have it said again")
+@add_memory_options
+@make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
+@flag("off", "have it said again")
 def mute_fact(**arguments: Any) -> None:
     _perform_operation("memory-mute", arguments, printed.show_fact)
 
 
 @memory.command("why", help="show why a reply recalled what it did")
-@_json_option
+@json_option
 @click.argument("request", help="the x-mnemogate-request-id of the reply")
 def explain_request(request: str, as_json: bool) -> None:
     explained = _load_commands().perform("memory-why", {"request": request})
@@ -508,8 +386,8 @@ def explain_request(request: str, as_json: bool) -> None:
 
 
 @memory.command("export", help="export a memory as JSON lines")
-@_add_memory_options
-@_flag("force", "replace a file that is there")
+@add_memory_options
+@flag("force", "replace a file that is there")
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to write (default, and -: standard output)"
 )
@@ -518,7 +396,7 @@ def export_memory(file: str | None, force: bool, **arguments: Any) -> None:
 
 
 @memory.command("import", help="import an exported memory for a user who has none")
-@_add_memory_options
+@add_memory_options
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to read (default, and -: standard input)"
 )
@@ -530,18 +408,18 @@ def import_memory(file: str | None, **arguments: Any) -> None:
     "import", help="import what another application has exported: conversations, or a list of facts"
 )
 @click.argument("file", type=click.Path(), help="the file: a ZIP, JSON, JSON lines, or lines of text")
-@_make_option("user", "whose memory it is for (default: the settings' user of requests that name none)")
-@_make_option("project", "the project (default: default)")
-@_make_option("profile", "the profile (default: the project's)")
-@_make_choice_option(
+@make_option("user", "whose memory it is for (default: the settings' user of requests that name none)")
+@make_option("project", "the project (default: default)")
+@make_option("profile", "the profile (default: the project's)")
+@make_choice_option(
     "format",
     "the format of the file (default: recognised by its contents)",
     *("chatgpt", "claude", "list", "jsonl", "mem0", "mastra"),
 )
-@_make_option("source-user", "the user in the file to import facts of, if it has several", "NAME")
-@_flag("learn", "learn from the conversations, too, which asks the background model")
-@_flag("preview", "show what would be imported, and write nothing")
-@_json_option
+@make_option("source-user", "the user in the file to import facts of, if it has several", "NAME")
+@flag("learn", "learn from the conversations, too, which asks the background model")
+@flag("preview", "show what would be imported, and write nothing")
+@json_option
 def import_file(file: str, as_json: bool, **arguments: Any) -> int:
     return _load_commands().import_file(file, arguments, as_json=as_json)
 
@@ -551,8 +429,8 @@ def imports() -> None: ...
 
 
 @imports.command("list", help="list imports, the newest first (the default action)")
-@_make_option("project", "the project (default: all of them)")
-@_json_option
+@make_option("project", "the project (default: all of them)")
+@json_option
 def list_imports(as_json: bool, project: str | None) -> None:
     _list_records("imports-list", {"project": project}, record_lists.IMPORTS, as_json)
 
@@ -560,7 +438,7 @@ def list_imports(as_json: bool, project: str | None) -> None:
 @imports.command(
     "undo", help="take away what an import added, and all that came of it; it may be imported again"
 )
-@_yes_option
+@yes_option
 @click.argument("id", metavar="ID", help="the import's id, as `imports` shows it")
 def undo_import(yes: bool, id: str) -> None:
     _check_consent(yes, f"This takes away all that the import {id!r} added.")
@@ -570,35 +448,35 @@ def undo_import(yes: bool, id: str) -> None:
 # -- lists
 
 
-_project_option = _make_option("project", "the project (default: all of them)")
+_project_option = make_option("project", "the project (default: all of them)")
 
 
 @root.command(help="list whose memories there are, and how to forget each")
 @_project_option
-@_limit_option
-@_json_option
+@limit_option
+@json_option
 def users(limit: int | None, as_json: bool, project: str | None) -> None:
     _load_commands().list_pages("users", {"project": project}, record_lists.USERS, limit, as_json=as_json)
 
 
 @root.command(help="list a user's conversations, the newest first, and how to forget each")
-@_add_memory_options
-@_limit_option
-@_json_option
+@add_memory_options
+@limit_option
+@json_option
 def conversations(limit: int | None, as_json: bool, **arguments: Any) -> None:
     _load_commands().list_pages(
         "conversations", arguments, record_lists.CONVERSATIONS, limit, as_json=as_json
     )
 
 
-_uid_option = _make_option("memory", "of this memory alone, by its uid in `users --json`", "UID")
+_uid_option = make_option("memory", "of this memory alone, by its uid in `users --json`", "UID")
 
 
 @root.command(help="list the last requests of the process that serves, the newest first")
 @_project_option
 @_uid_option
-@_limit_option
-@_json_option
+@limit_option
+@json_option
 def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
     _load_commands().list_pages("requests", arguments, record_lists.REQUESTS, limit, as_json=as_json)
 
@@ -606,27 +484,27 @@ def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
 @root.command(help="list what operators did, and people by their links, the newest first")
 @_project_option
 @_uid_option
-@_make_option("user", "of the memories of this user alone")
-@_make_option("action", "of this kind alone, such as forget or read")
-@_make_option("since", "from this day or time on, UTC", "YYYY-MM-DD")
-@_make_option("until", "until this time, or the end of this day", "YYYY-MM-DD")
-@_limit_option
-@_json_option
+@make_option("user", "of the memories of this user alone")
+@make_option("action", "of this kind alone, such as forget or read")
+@make_option("since", "from this day or time on, UTC", "YYYY-MM-DD")
+@make_option("until", "until this time, or the end of this day", "YYYY-MM-DD")
+@limit_option
+@json_option
 def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
     _load_commands().list_pages("audit", arguments, record_lists.AUDIT, limit, as_json=as_json)
 
 
 @root.command(help="show what requests used: tokens, calls and cost, added up")
-@_make_option(
+@make_option(
     "by", "group by these columns: day, project, user, key, upstream, model (default: day)", "COLUMN,..."
 )
-@_make_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
-@_make_option("to", "up to this day (default: today)", "YYYY-MM-DD")
+@make_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
+@make_option("to", "up to this day (default: today)", "YYYY-MM-DD")
 @_project_option
-@_make_option("user", "of this user alone")
-@_make_option("key", "of this key alone, by its number in `keys list`", "N")
-@_flag("csv", "as CSV with all counters", "as_csv")
-@_json_option
+@make_option("user", "of this user alone")
+@make_option("key", "of this key alone, by its number in `keys list`", "N")
+@flag("csv", "as CSV with all counters", "as_csv")
+@json_option
 def usage(as_csv: bool, as_json: bool, **arguments: Any) -> None:
     _load_commands().show_usage(arguments, as_csv=as_csv, as_json=as_json)
 
@@ -637,19 +515,19 @@ def limits() -> None: ...
 
 @limits.command("list", help="list the limits (the default action)")
 @_project_option
-@_json_option
+@json_option
 def list_limits(as_json: bool, project: str | None) -> None:
     _list_records("limits-list", {"project": project}, record_lists.LIMITS, as_json)
 
 
 @limits.command("add", help="add a limit, which holds from now on")
-@_make_option("project", "of this project (default: default)")
-@_make_option("key", "of this key alone, by its number", "N", type=int)
-@_make_option("user", "of this user alone; '*': of each user by itself")
-@_make_choice_option("unit", "what is limited", "requests", "tokens", "cost", "concurrent")
-@_make_choice_option("per", "in which period, by the calendar of UTC", "minute", "day", "month")
-@_make_option("most", "how much is allowed; 0 allows nothing", "N", type=float, required=True)
-@_make_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
+@make_option("project", "of this project (default: default)")
+@make_option("key", "of this key alone, by its number", "N", type=int)
+@make_option("user", "of this user alone; '*': of each user by itself")
+@make_choice_option("unit", "what is limited", "requests", "tokens", "cost", "concurrent")
+@make_choice_option("per", "in which period, by the calendar of UTC", "minute", "day", "month")
+@make_option("most", "how much is allowed; 0 allows nothing", "N", type=float, required=True)
+@make_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
 def add_limit(most: float, **arguments: Any) -> None:
     amount = int(most) if most.is_integer() else most
     _load_commands().add_limit({**arguments, "most": amount})
@@ -665,8 +543,8 @@ def remove_limit(limit: int) -> None:
 
 
 @root.command(help="summarise a conversation now, before its window is full")
-@_add_memory_options
-@_make_option("in", "the conversation's id (default: the user's last conversation)", "ID")
+@add_memory_options
+@make_option("in", "the conversation's id (default: the user's last conversation)", "ID")
 def compact(**arguments: Any) -> None:
     _load_commands().compact(arguments)
 
@@ -676,9 +554,9 @@ def jobs() -> None: ...
 
 
 @jobs.command("list", help="list jobs, the newest first (the default action)")
-@_make_choice_option("state", "only these", "pending", "running", "retrying", "dead")
-@_make_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
-@_json_option
+@make_choice_option("state", "only these", "pending", "running", "retrying", "dead")
+@make_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
+@json_option
 def list_jobs(as_json: bool, **arguments: Any) -> None:
     _list("jobs-list", arguments, record_lists.JOBS, as_json)
 
@@ -699,7 +577,7 @@ def retry_job(**arguments: Any) -> None:
 
 
 @jobs.command("cancel", help="cancel a job; one that is running changes nothing more")
-@_yes_option
+@yes_option
 @_job_argument
 def cancel_job(yes: bool, job: int) -> None:
     _check_consent(yes, f"This removes the job {job}.")
@@ -711,8 +589,8 @@ def batches() -> None: ...
 
 
 @batches.command("list", help="list batches, the newest first (the default action)")
-@_make_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
-@_json_option
+@make_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
+@json_option
 def list_batches(as_json: bool, **arguments: Any) -> None:
     _list("batches-list", arguments, record_lists.BATCHES, as_json)
 
@@ -727,7 +605,7 @@ def show_batch(**arguments: Any) -> None:
 
 
 @batches.command("cancel", help="cancel what has not ended of a batch")
-@_yes_option
+@yes_option
 @_batch_argument
 def cancel_batch(yes: bool, batch: str) -> None:
     _check_consent(yes, f"This ends all that has not ended of the batch {batch!r}.")
@@ -769,13 +647,13 @@ def move(target: str) -> int:
     reads_settings=False,
 )
 @click.argument("url", type=_read_http_url, help="the Letta server: http://HOST:8283")
-@_make_option("token", "its password or token (default: LETTA_API_KEY)")
-@_make_option(
+@make_option("token", "its password or token (default: LETTA_API_KEY)")
+@make_option(
     "to", "the gateway", "URL", type=_read_http_url, default="http://127.0.0.1:8080", show_default=True
 )
-@_make_option("key", "a gateway key of the agents' project (default: MNEMOGATE_KEY)")
-@_make_option("model", "the model that they get (default: the one that each has)")
-@_make_option("agent", "an agent's id; may be given several times (default: all agents)", "ID", multiple=True)
+@make_option("key", "a gateway key of the agents' project (default: MNEMOGATE_KEY)")
+@make_option("model", "the model that they get (default: the one that each has)")
+@make_option("agent", "an agent's id; may be given several times (default: all agents)", "ID", multiple=True)
 def from_letta(
     url: str, token: str | None, to: str, key: str | None, model: str | None, agent: Sequence[str]
 ) -> int:
