@@ -105,8 +105,8 @@ class AgentServices:
         run_events = RunEvents(store, now)
         # Accepts runs that go on without their clients. `run_service` performs them.
         self.background_runs = BackgroundRuns(agent_runs, registry.resolver, keeper, run_events)
-        # `AgentMessaging` and `BackgroundRuns` need each other.
-        agent_runs.messaging.background_runs = self.background_runs
+        # `AgentMessaging` and `AgentRuns` need each other.
+        agent_runs.messaging.acceptance = self.background_runs.acceptance
         self.run_service = RunService(
             self.background_runs,
             agent_runs.recover,

@@ -91,7 +91,7 @@ class Sends:
         await self._api.agent_runs.admit(run_request, receipt)
         showing = read_showing(body)
         shown = dump_showing(showing, by_token=by_token)
-        return await self._api.background_runs.accept(
+        return await self._api.background_runs.acceptance.accept(
             run_request,
             callback=sent_or_none(body.callback_url),
             shown=shown if is_shown else None,

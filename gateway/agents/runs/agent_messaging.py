@@ -82,8 +82,8 @@ class RunSender(Protocol):
     ) -> RunResult: ...
 
 
-class BackgroundRunner(Protocol):
-    """Performs runs in the background."""
+class Acceptance(Protocol):
+    """Accepts runs in the background."""
 
     async def accept(self, run_request: RunRequest) -> Run: ...
 
@@ -138,7 +138,7 @@ class AgentMessaging:
     wait_s: float
     receipts: Receipts
     # Delivers messages without an answer. It needs this object, so it is set later.
-    background_runs: BackgroundRunner | None = field(default=None, init=False)
+    acceptance: Acceptance | None = field(default=None, init=False)
     _waits: Waits = field(default_factory=Waits, init=False)
     # The turns that have released their slots, with the number of answers that each waits for.
     _waiting_senders: Counter[Waiter] = field(default_factory=Counter, init=False)
@@ -289,9 +289,9 @@ class AgentMessaging:
             resolved = await self._resolve(sender, recipient)
             if await self._awaits_approval(resolved):
                 return recipient.failed(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
-            if self.background_runs is None:
+            if self.acceptance is None:
                 return recipient.failed(AnswerFailure.FAILED, _NOT_STARTED)
-            await self.background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
+            await self.acceptance.accept(_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
             error_text = f"there is no agent {ids.make_id('agent', recipient.uid)!r}"
             return recipient.failed(AnswerFailure.MISSING, error_text)

@@ -1,6 +1,6 @@
 """Runs in the background: stored when they are accepted, performed by a job, continued after a process died.
 
-    run = await background.accept(run_request)         # returns when run, request and job are on disk
+    run = await background.acceptance.accept(run_request)  # returns when run, request and job are on disk
     await background.perform(job, run.id)  # what the job does (gateway.agents.runs.background.run_service)
 
 A run has a ticket in the queue of its conversation from its acceptance on; after a restart it gets the ticket before
@@ -18,33 +18,27 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import Json
 from gateway.agents.registry.agent_resolver import AgentResolver
-from gateway.agents.registry.conversation_registry import find_conversation
 from gateway.agents.runs.abandoned_runs import ABANDONED_ERROR
 from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.background.acceptance import RunAcceptance
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.run_logs import DELETED_ERROR, RunLogs
-from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
+from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone
-from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
-from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
-from gateway.core.ids import new_uid
+from gateway.agents.runs.run import AcceptedRun, RunStart
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
-from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
-from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, RunTextKind
-from storage.run_commands import RunAccept
+from storage.records import Agent, Job, Run, RunState, RunTextKind
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
 # A run that has not begun gets `MAX_BEGINNINGS`. Not measured.
@@ -77,7 +71,7 @@ class PerformedRun(Struct, frozen=True):
 
 
 class BackgroundRuns:
-    """Accepts and performs the background runs of a process. dialect: the dialect in which events are logged."""
+    """Performs the background runs of a process. dialect: the dialect in which events are logged."""
 
     def __init__(
         self, agent_runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, dialect: RunDialect
@@ -91,72 +85,8 @@ class BackgroundRuns:
         self._ends = agent_runs.ends
         self._logs = RunLogs(keeper.store, dialect)
         self._remote_runs = RemoteRuns(keeper.store, dialect)
+        self.acceptance = RunAcceptance(agent_runs, keeper, self._open, self._logs)
         self._ends.add_end_listener(self._stop_and_close, keeper.store.jobs.wake_here)
-
-    async def accept(
-        self,
-        run_request: RunRequest,
-        *,
-        callback: str | None = None,
-        shown: Json | None = None,
-        listing: bytes | None = None,
-    ) -> Run:
-        """Accepts a run. Returns it when it is on disk. For a request that was resent it returns the existing run.
-
-        callback: a URL to be called at the end.
-        shown: how its events are shown; None if they are not logged.
-        listing: as in `RunAccept`.
-
-        Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
-            the memory is paused.
-        """
-        self._agent_runs.check_background(run_request, callback)
-        store = self._store
-        agent = await store.agents.find(run_request.scope)
-        if agent is None:
-            raise NotFound("there is no such agent")
-        check_not_paused(agent)
-        name, conversation_row = await self._get_conversation(agent, run_request.conversation_name)
-        digest = send_digest(agent, run_request)
-        earlier = await self._find_earlier(agent, name, run_request, digest)
-        replaces = None
-        if earlier is not None:
-            if earlier.is_answered:
-                return earlier.run
-            # Other sends may be answered before this one is performed, so the rest is decided then.
-            replaces = earlier.run.id
-        draft = Run(
-            id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
-            created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
-            otid=hash_otid(agent, name, run_request.otid),
-        )  # fmt: skip
-        request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
-        command = RunAccept(
-            draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
-        )
-        # Before the write, since the job may begin as soon as it is committed.
-        queue = (agent.uid, name)
-        open_run = self._open.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
-        # If another process may perform the run, the process that does begins the log.
-        if shown is not None and not self._ends.is_shared:
-            open_run.log = self._logs.make(draft, agent)
-        return await self._write_accepted(command, open_run)
-
-    async def _write_accepted(self, command: RunAccept, open_run: OpenRun) -> Run:
-        """Writes an accepted run, and begins its log. Returns it, or the run that the same send has already."""
-        try:
-            accepted = await self._store.runs.accept_run(command)
-        except BaseException:
-            self._open.close(open_run)
-            raise
-        if accepted.uid != command.run.uid:
-            self._open.close(open_run)
-            return accepted
-        self._open.accepted(open_run)
-        # The deletion of the agent may have ended the log meanwhile.
-        if open_run.log is not None and open_run.phase is not RunPhase.ENDED:
-            self._logs.begin(open_run.log, accepted)
-        return accepted
 
     async def perform(self, job: Job, run_row: int) -> PerformedRun | None:
         """Performs a run that was accepted, up to its end. Returns it; None where it was deleted.
@@ -337,32 +267,6 @@ class BackgroundRuns:
                 async for event in self._logs.read_ended(ended, after, is_logged=is_logged):
                     yield event
 
-    # -- a send that is resent
-
-    async def _find_earlier(
-        self, agent: Agent, name: str, run_request: RunRequest, digest: bytes
-    ) -> EarlierSend | None:
-        """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
-
-        digest: as `send_digest`.
-        """
-        otid = hash_otid(agent, name, run_request.otid)
-        if otid is None and not run_request.is_retry:
-            return None
-        marks = SendMarks(agent, name, run_request, otid)
-        run = await find_candidate(self._store, marks, self._keeper.now())
-        if run is None:
-            return None
-        if not run.is_over:
-            is_same = otid is not None or await self._has_digest(run, digest)
-            return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
-        return await match_earlier_send(self._store, marks, run)
-
-    async def _has_digest(self, run: Run, digest: bytes) -> bool:
-        """Returns whether the stored request of a run has this digest."""
-        texts = await self._store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
-        return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
-
     # -- one attempt
 
     async def _make_attempt(self, attempt: _RunAttempt) -> PerformedRun | None:
@@ -437,11 +341,3 @@ class BackgroundRuns:
             error_status=status,
             job=job,
         )
-
-    async def _get_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
-        """Returns the name of a conversation that all its sends use, and its row, which is 0 before it begins.
-
-        Raises: NotFound.
-        """
-        stored = await find_conversation(self._store, agent, name)
-        return (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)

@@ -1,0 +1,133 @@
+"""The acceptance of runs in the background: a send is refused, or is on disk with its run and its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapters.types import Json
+from gateway.agents.registry.conversation_registry import find_conversation
+from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
+from gateway.agents.runs.background.run_logs import RunLogs
+from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
+from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
+from gateway.agents.runs.run import RunRequest
+from gateway.core.ids import new_uid
+from gateway.run.memory.conversation_uid import make_conversation_uid
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_agent import check_not_paused
+from storage.errors import NotFound
+from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunState, RunTextKind
+from storage.run_commands import RunAccept
+from storage.sql.store import Store
+
+
+@dataclass(eq=False, slots=True)
+class RunAcceptance:
+    """Accepts the background runs of a process."""
+
+    agent_runs: AgentRuns
+    keeper: MemoryKeeper
+    open_runs: OpenRuns
+    logs: RunLogs
+
+    @property
+    def store(self) -> Store:
+        return self.keeper.store
+
+    async def accept(
+        self,
+        run_request: RunRequest,
+        *,
+        callback: str | None = None,
+        shown: Json | None = None,
+        listing: bytes | None = None,
+    ) -> Run:
+        """Accepts a run. Returns it when it is on disk. For a request that was resent it returns the existing run.
+
+        callback: a URL to be called at the end.
+        shown: how its events are shown; None if they are not logged.
+        listing: as in `RunAccept`.
+
+        Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
+            the memory is paused.
+        """
+        self.agent_runs.check_background(run_request, callback)
+        store = self.store
+        agent = await store.agents.find(run_request.scope)
+        if agent is None:
+            raise NotFound("there is no such agent")
+        check_not_paused(agent)
+        name, conversation_row = await self._get_conversation(agent, run_request.conversation_name)
+        digest = send_digest(agent, run_request)
+        earlier = await self._find_earlier(agent, name, run_request, digest)
+        replaces = None
+        if earlier is not None:
+            if earlier.is_answered:
+                return earlier.run
+            # Other sends may be answered before this one is performed, so the rest is decided then.
+            replaces = earlier.run.id
+        draft = Run(
+            id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
+            created=self.keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
+            otid=hash_otid(agent, name, run_request.otid),
+        )  # fmt: skip
+        request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
+        command = RunAccept(
+            draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
+        )
+        # Before the write, since the job may begin as soon as it is committed.
+        queue = (agent.uid, name)
+        open_run = self.open_runs.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
+        # If another process may perform the run, the process that does begins the log.
+        if shown is not None and not self.agent_runs.ends.is_shared:
+            open_run.log = self.logs.make(draft, agent)
+        return await self._write_accepted(command, open_run)
+
+    async def _write_accepted(self, command: RunAccept, open_run: OpenRun) -> Run:
+        """Writes an accepted run, and begins its log. Returns it, or the run that the same send has already."""
+        try:
+            accepted = await self.store.runs.accept_run(command)
+        except BaseException:
+            self.open_runs.close(open_run)
+            raise
+        if accepted.uid != command.run.uid:
+            self.open_runs.close(open_run)
+            return accepted
+        self.open_runs.accepted(open_run)
+        # The deletion of the agent may have ended the log meanwhile.
+        if open_run.log is not None and open_run.phase is not RunPhase.ENDED:
+            self.logs.begin(open_run.log, accepted)
+        return accepted
+
+    async def _find_earlier(
+        self, agent: Agent, name: str, run_request: RunRequest, digest: bytes
+    ) -> EarlierSend | None:
+        """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
+
+        digest: as `send_digest`.
+        """
+        otid = hash_otid(agent, name, run_request.otid)
+        if otid is None and not run_request.is_retry:
+            return None
+        marks = SendMarks(agent, name, run_request, otid)
+        run = await find_candidate(self.store, marks, self.keeper.now())
+        if run is None:
+            return None
+        if not run.is_over:
+            is_same = otid is not None or await self._has_digest(run, digest)
+            return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
+        return await match_earlier_send(self.store, marks, run)
+
+    async def _has_digest(self, run: Run, digest: bytes) -> bool:
+        """Returns whether the stored request of a run has this digest."""
+        texts = await self.store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
+        return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
+
+    async def _get_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
+        """Returns the name of a conversation that all its sends use, and its row, which is 0 before it begins.
+
+        Raises: NotFound.
+        """
+        stored = await find_conversation(self.store, agent, name)
+        return (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
