@@ -14,9 +14,9 @@ To add a screen (people_screens.py and its template are examples):
 5. The template extends `base.html` and fills `content`. Links are `url("m", uid, "b", label)`, texts of people go
    through the filters `words` and `paragraph` (rendering.py), forms stand in `{% if may_write %}`. A screen of a memory
    (fact_screens.py is an example) takes its routes from `MemoryRoutes`, and returns `make_access(request).view(...)`.
-   Its template has links `url(base, "f", seq)` and forms in `{% if access.may("correct") %}`. Macros (`_memory.html`)
-   know these names where they are imported `with context`. about_me.py lists what a person with a link sees too, by
-   the template `me_...`.
+   Its template extends `memory_base.html`, and has links `url(base, "f", seq)` and forms in
+   `{% if access.may("correct") %}`. Macros (`_memory.html`) know these names where they are imported `with context`.
+   about_me.py lists what a person with a link sees too, by the template `me_...`, which extends `me_base.html`.
 6. An action returns `ActionResult(record, redirect_to)`: a page is redirected, a program gets the record. A form that
    is refused comes back as `View(..., error=error)`. Sessions, origins, content types and rights are checked before.
 7. Tests (`tests/gateway/page`): `operator.py` has a gateway with an operator, for requests; `browser.py` has Chromium,
