@@ -17,9 +17,8 @@ from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_agent import check_not_paused
 from storage.errors import NotFound
-from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunState, RunTextKind
+from storage.records import DEFAULT_CONVERSATION, Run, RunState, RunTextKind
 from storage.run_commands import RunAccept
-from storage.sql.store import Store
 
 
 @dataclass(eq=False, slots=True)
@@ -30,10 +29,6 @@ class RunAcceptance:
     keeper: MemoryKeeper
     open_runs: OpenRuns
     logs: RunLogs
-
-    @property
-    def store(self) -> Store:
-        return self.keeper.store
 
     async def accept(
         self,
@@ -53,14 +48,17 @@ class RunAcceptance:
             the memory is paused.
         """
         self.agent_runs.check_background(run_request, callback)
-        store = self.store
+        store = self.keeper.store
         agent = await store.agents.find(run_request.scope)
         if agent is None:
             raise NotFound("there is no such agent")
         check_not_paused(agent)
-        name, conversation_row = await self._get_conversation(agent, run_request.conversation_name)
+        stored = await find_conversation(store, agent, run_request.conversation_name)
+        # A conversation that has not begun has no row.
+        name, conversation_row = (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
+        marks = SendMarks(agent, name, run_request, hash_otid(agent, name, run_request.otid))
         digest = send_digest(agent, run_request)
-        earlier = await self._find_earlier(agent, name, run_request, digest)
+        earlier = await self._find_earlier(marks, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
@@ -70,7 +68,7 @@ class RunAcceptance:
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
             created=self.keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
-            otid=hash_otid(agent, name, run_request.otid),
+            otid=marks.otid,
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
@@ -87,7 +85,7 @@ class RunAcceptance:
     async def _write_accepted(self, command: RunAccept, open_run: OpenRun) -> Run:
         """Writes an accepted run, and begins its log. Returns it, or the run that the same send has already."""
         try:
-            accepted = await self.store.runs.accept_run(command)
+            accepted = await self.keeper.store.runs.accept_run(command)
         except BaseException:
             self.open_runs.close(open_run)
             raise
@@ -100,34 +98,22 @@ class RunAcceptance:
             self.logs.begin(open_run.log, accepted)
         return accepted
 
-    async def _find_earlier(
-        self, agent: Agent, name: str, run_request: RunRequest, digest: bytes
-    ) -> EarlierSend | None:
+    async def _find_earlier(self, marks: SendMarks, digest: bytes) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
 
         digest: as `send_digest`.
         """
-        otid = hash_otid(agent, name, run_request.otid)
-        if otid is None and not run_request.is_retry:
+        if marks.otid is None and not marks.send.is_retry:
             return None
-        marks = SendMarks(agent, name, run_request, otid)
-        run = await find_candidate(self.store, marks, self.keeper.now())
+        run = await find_candidate(self.keeper.store, marks, self.keeper.now())
         if run is None:
             return None
         if not run.is_over:
-            is_same = otid is not None or await self._has_digest(run, digest)
+            is_same = marks.otid is not None or await self._has_digest(run, digest)
             return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
-        return await match_earlier_send(self.store, marks, run)
+        return await match_earlier_send(self.keeper.store, marks, run)
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
         """Returns whether the stored request of a run has this digest."""
-        texts = await self.store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
+        texts = await self.keeper.store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
         return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
-
-    async def _get_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
-        """Returns the name of a conversation that all its sends use, and its row, which is 0 before it begins.
-
-        Raises: NotFound.
-        """
-        stored = await find_conversation(self.store, agent, name)
-        return (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
