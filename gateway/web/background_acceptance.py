@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from hashlib import blake2b
 
 import orjson
 from starlette.types import Scope
 
-from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.responses.background import StoredResponseRequest, make_queued_response
 from gateway.dialects.responses.response_ids import TAG_BYTES, make_tag
 from gateway.run.response_runs import NewResponse
@@ -33,12 +31,7 @@ async def answer_in_background(
         if not chat.stream or accepted.run is None:
             await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(accepted.json))
             return
-        reply.start(200, [EVENT_STREAM, *headers])
-        background = gateway_responses.background
-        async with aclosing(background.events(accepted.run, -1, accepted.json)) as events:
-            async for event in events:
-                await reply.write(event)
-        await reply.end()
+        await gateway_responses.send_events(reply, accepted.run, accepted.json, headers=headers)
 
 
 async def _accept(

@@ -11,13 +11,14 @@ from urllib.parse import parse_qs
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import Json
+from adapters.types import Header, Json
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.errors import BadRequest, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.response_conversations import ResponseConversations
+from gateway.run.sink import Sink
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.conversation_requests import CONVERSATIONS_PATH, ConversationRequests
@@ -98,6 +99,20 @@ class GatewayResponses:
         response = await self._finder.get(owner, id)
         return ShownResponse(await self._render(response, {}), response.run)
 
+    async def send_events(
+        self, reply: Sink, run: Run, response: Json, after: int = -1, headers: Sequence[Header] = ()
+    ) -> None:
+        """Sends the events of a response after a number, up to its end.
+
+        response: as it is now.
+        headers: of the reply.
+        """
+        reply.start(200, [EVENT_STREAM, *headers])
+        async with aclosing(self.background.events(run, after, response)) as events:
+            async for event in events:
+                await reply.write(event)
+        await reply.end()
+
     async def _delete(self, response: LocatedResponse) -> None:
         location = response.location
         if response.run is not None:
@@ -130,15 +145,8 @@ class GatewayResponses:
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         current_response = await self._render(response, query)
-        with incoming.begin_reply(self._send_timeout_s) as reply:
-            reply.start(200, [EVENT_STREAM])
-            with reply.while_here():
-                async with aclosing(
-                    self.background.events(response.run, int(starting_after), current_response)
-                ) as events:
-                    async for event in events:
-                        await reply.write(event)
-                await reply.end()
+        with incoming.begin_reply(self._send_timeout_s) as reply, reply.while_here():
+            await self.send_events(reply, response.run, current_response, int(starting_after))
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:
