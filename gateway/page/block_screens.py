@@ -238,7 +238,14 @@ class _BlockScreens(Struct, frozen=True):
             found = await self.lost_words.count_remaining(
                 access.project, access.uid, [correction.old], correction.new
             )
-            texts, is_taken_out = access.filter(found), not correction.is_undo
+            is_taken_out = found is not None and not correction.is_undo
+            if found is None:
+                new_lines = {*correction.new.splitlines()}
+                changed = [line for line in correction.old.splitlines() if line not in new_lines]
+                found = await self.lost_words.count_kept(
+                    access.project, access.uid, "\n".join(changed), block_page.block.label
+                )
+            texts = access.filter(found)
         if texts is None:
             return None
         other_blocks = tuple(each for each in texts.blocks if each.label != block_page.block.label)

@@ -203,7 +203,7 @@ class _FactScreens(Struct, frozen=True):
         if page.fact.until is not None or not old_texts:
             return None
         return access.filter(
-            await self.lost_words.count_kept(access.project, access.uid, old_texts[0], page.fact)
+            await self.lost_words.count_kept(access.project, access.uid, old_texts[0], page.fact.seq)
         )
 
 

@@ -234,10 +234,16 @@ class _ForgetScreens(Struct, frozen=True):
         remaining = hidden = almost = None
         if sought_words:
             remaining = await self.word_searches.count_remaining(access.project, access.uid, sought_words)
-        if remaining is not None and not remaining.total:
+        if remaining is not None:
             hidden = await self.word_searches.hidden_texts.search(access.project, access.uid, sought_words)
+        texts = remaining.items if remaining else ()
+        written = await self.views.facts.list_written(
+            access.project, access.uid, [each.seq for each in texts if each.kind == "fact"]
+        )
+        # What was written by hand, maybe a moment ago, is not to go with a second press of the same button.
+        next_texts = [each for each in texts if each.seq not in written]
+        if remaining is not None and not remaining.total:
             almost = await self.word_searches.count_almost(access.project, access.uid, sought_words)
-        next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
         if next_texts and query.target.kind != "texts":
@@ -264,6 +270,7 @@ class _ForgetScreens(Struct, frozen=True):
             # The texts with all of these words but one; None: they were not looked for.
             almost=almost,
             next_texts=next_texts,
+            written_texts=[each for each in texts if each.seq in written],
             next_preview=next_preview,
         )
 

@@ -100,6 +100,14 @@ class FactViews(Struct, frozen=True):
             if number in messages_by_number and messages_by_number[number].exchange_row in exchange_rows
         )
 
+    async def list_written(self, project: str | None, uid: str, seqs: Sequence[int]) -> set[int]:
+        """Returns the numbers of those of some facts that an operator or the person wrote."""
+        if not seqs:
+            return set()
+        memory = await get_memory(self.store, project, uid)
+        facts = await self.store.facts.load(memory.id, seqs)
+        return {fact.seq for fact in facts if fact.origin in ASKED_ORIGINS}
+
     async def list_replaced(self, project: str | None, uid: str, page: FactPage) -> tuple[FactRecord, ...]:
         """Returns the facts that a fact replaced, then those that these replaced, and so on: the newest texts first."""
         if not page.before:

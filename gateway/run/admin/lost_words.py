@@ -123,12 +123,14 @@ class LostWords(Struct, frozen=True):
         with_one_word = await self.word_searches.count(agent, blocks, single_words)
         return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
 
-    async def count_kept(self, project: str | None, uid: str, old: str, fact: FactRecord) -> Remaining | None:
+    async def count_kept(
+        self, project: str | None, uid: str, old: str, corrected: int | str
+    ) -> Remaining | None:
         """Returns how many other texts have the telling words of a text that a correction only added words to.
 
         A text may lack one of them: “Allergies: peanuts” says what “Maria is allergic to peanuts” said.
 
-        fact: the correction.
+        corrected: the number of the fact that was corrected, or the label of the block.
 
         Returns None if the old text has no telling words, or too many, or as `count_remaining` does.
         """
@@ -139,7 +141,12 @@ class LostWords(Struct, frozen=True):
         if not 0 < len(words) <= MAX_WORDS_ALONE:
             return None
         blocks = await self._views.blocks.list_all(project, uid)
-        return await self.word_searches.count(agent, blocks, list_all_but_one(words), skipped={fact.seq})
+        return await self.word_searches.count(
+            agent,
+            [block for block in blocks if block.label != corrected],
+            list_all_but_one(words),
+            skipped=[corrected] if isinstance(corrected, int) else (),
+        )
 
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
         """Returns texts with a lost word, each with a word that a new text has as well: such a text may be right."""

@@ -337,6 +337,23 @@ def test_a_correction_that_keeps_all_old_words_lists_what_else_says_them(operato
     assert "1 message and 1 note say “peanuts”, right or wrong." in plain(person.page(f"/f/{new}"))
 
 
+@pytest.mark.both
+def test_a_block_that_keeps_the_words_of_a_line_lists_what_else_says_them(operator: Operator) -> None:
+    """ "Allergies: peanuts" became a nephew's, no word was taken out, and the fact was not listed."""
+    agent = speak(operator.world, "I am allergic to peanuts.", "I live in Basel.", user="maria.keller")
+    block = f"m/{agent.uid}/b/human"
+    learn(operator.world, agent, "Maria is allergic to peanuts.", block="City: Basel.\nAllergies: peanuts.")
+    version = operator.twin(block)["block"]["version"]
+    text = "City: Basel.\nMaria has no allergies. Her nephew Jonas is allergic to peanuts."
+    operator.twin(block, {"value": text, "version": version})
+    counted = "1 message and 1 fact say “peanuts”, right or wrong."
+    for screen in (page(operator, block), person_of(operator.world, "maria.keller").page("/b/human")):
+        shown = plain(screen)
+        assert f"Where else “peanuts” is said {counted}" in shown
+        assert f"{counted} A reply may still" in shown or f"{counted} The assistant may still" in shown
+        assert "Find the wrong words" not in shown
+
+
 def test_a_correction_that_keeps_many_words_says_that_nothing_was_looked_for(operator: Operator) -> None:
     """It read "Saved." alone. All of a long sentence stands nowhere else, and a part of it says little."""
     agent = speak(operator.world, "I am allergic to peanuts.")
@@ -392,6 +409,33 @@ def test_a_forgetting_from_a_fact_goes_on_with_the_words_that_led_to_it(operator
         assert "<mark>peanuts</mark>" in preview, screen
     gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/f/{seq}?words=peanuts")
     assert "1 message still says “peanuts”" in plain(gone.body.decode())
+
+
+@pytest.mark.both
+def test_a_correction_by_hand_is_not_what_a_forgetting_goes_on_with(operator: Operator) -> None:
+    """A second press of the same button would have taken it, and the wrong facts before it were not named."""
+    agent = speak(operator.world, "I am allergic to peanuts.", "I like figs.")
+    memory = f"m/{agent.uid}"
+    numbers = [*learn(operator.world, agent, "Alice is allergic to peanuts.")]
+    for text in (
+        "Alice's nephew is allergic to peanuts.",
+        "Alice is allergic to peanuts.",
+        "No peanuts for Jonas.",
+    ):
+        numbers.append(operator.twin(f"{memory}/f/{numbers[-1]}/correct", {"text": text})["seq"])
+    first, slip, again, right = numbers
+    words = f"{memory}/words?q=peanuts"
+    gone = operator.post(f"{memory}/forget?fact={slip}", came_from=words).body.decode()
+    assert re.findall(">Next: (.*?)</h2>", gone) == ["message 1"]
+    assert "2 texts with the words are still stored as well, but not recalled for any reply" in plain(gone)
+    listed = {kind: gone.partition(f'id="{kind}"')[2].partition("</ul>")[0] for kind in ("hidden", "written")}
+    assert re.findall(r"forget\?fact=(\d+)", listed["hidden"]) == [str(again), str(first)]
+    assert "No peanuts for Jonas." in listed["written"]
+    assert "forget?" not in listed["written"]
+    # Where it alone is left, nothing goes next.
+    gone = operator.post(f"{memory}/forget?message=1", came_from=words, keep=str(right)).body.decode()
+    assert "Next: " not in gone
+    assert "1 fact still says “peanuts”." in plain(gone)
 
 
 @pytest.mark.both
