@@ -94,7 +94,7 @@ ALLOWED: dict[str, set[str]] = {
     "gateway.core": {"gateway.checked", "gateway.errors", "gateway.masks", *DATA},
     # Anthropic's dialect is translated once, both ways, by pure functions.
     "gateway.dialects": {"adapters.claude.", "gateway.core.", "gateway.checked", "gateway.errors", *DATA},
-    "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE, *STORE},
+    "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE, *STORE, "storage.search.text_words"},
     # The chat route hands a Provider on: it names the seam, never one of its makers.
     "gateway.web": {
         "gateway.run.",
@@ -109,7 +109,14 @@ ALLOWED: dict[str, set[str]] = {
         *DATA,
         *STORE,
     },
-    "gateway.page": {"gateway.run.admin.", "gateway.core.", *LEAVES, *DATA, "storage.errors"},
+    "gateway.page": {
+        "gateway.run.admin.",
+        "gateway.core.",
+        *LEAVES,
+        *DATA,
+        "storage.errors",
+        "storage.search.text_words",  # what a search found is marked in the texts as the search sees them
+    },
     # The second storey. No room above may import it.
     "gateway.agents": {
         "gateway.web.",

@@ -38,7 +38,7 @@ from gateway.page.screen import (
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.block_views import BlockPage, find_correction
-from gateway.run.admin.lost_words import LostWords
+from gateway.run.admin.lost_words import LostWords, are_taken_out
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
@@ -233,7 +233,7 @@ class _BlockScreens(Struct, frozen=True):
         texts: Remaining | None
         if words and not access.is_person:
             texts = await self.word_searches.count_remaining(access.project, access.uid, words)
-            is_taken_out = await self.lost_words.are_taken_out(words, correction.old, correction.new)
+            is_taken_out = await are_taken_out(words, correction.old, correction.new)
         else:
             found = await self.lost_words.count_remaining(
                 access.project, access.uid, [correction.old], correction.new

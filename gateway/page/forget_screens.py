@@ -42,6 +42,7 @@ from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.word_search import TextWithWords, WordSearches
+from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
@@ -370,7 +371,7 @@ class _ForgetScreens(Struct, frozen=True):
         wordy_facts = frozenset(
             each.seq
             for each in preview.facts or ()
-            if sought_words and self.word_searches.spans(each.text or "", sought_words)
+            if sought_words and find_spans_with_words(each.text or "", sought_words)
         )
         return _ShownPreview(preview, changes, wordy_facts)
 
@@ -434,7 +435,7 @@ class _ForgetScreens(Struct, frozen=True):
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
             keep=keep,
-            spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
+            spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
 
 

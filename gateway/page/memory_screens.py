@@ -42,6 +42,7 @@ from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.trial_changes import describe_changes
 from gateway.run.admin.word_search import Remaining
 from gateway.settings import DEFAULT_PROFILE
+from storage.search.text_words import find_spans_with_words
 
 # Where the undo of a block is shown in a list: the unchanged characters around each change, and all characters.
 _UNDO_AROUND = 30
@@ -313,7 +314,7 @@ class _MemoryScreens(Struct, frozen=True):
             "words.html",
             "Where it is said",
             memory_name=memory.name,
-            spans=lambda text: self.operations.words.spans(text, query.q),
+            spans=lambda text: find_spans_with_words(text, query.q),
             speaker=memory.speaker,
             after=query.after,
             alone=alone,

@@ -13,6 +13,7 @@ from gateway.run.admin.list_page import ListPage
 from gateway.run.admin.memory_records import MemoryKind, MemoryRecord
 from gateway.run.admin.memory_views import NAMESAKES_AMONG, NamedMemory
 from gateway.run.admin.word_search import MAX_PEOPLE
+from storage.search.text_words import find_spans_with_words
 
 _HEADINGS: dict[MemoryKind, str] = {
     "user": "People",
@@ -89,7 +90,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         for person in search.items:
             await request.note_read(person.memory.uid)
         context = {
-            "spans": lambda text: operations.words.spans(text, query.q),
+            "spans": lambda text: find_spans_with_words(text, query.q),
             "after": query.after,
             "searched": query.searched_before + search.looked_through,
             "is_no_name": query.is_no_name,

@@ -20,6 +20,13 @@ from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.page_paths import make_fact_href, page_path
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord, WindowPart, WindowRecord
+from gateway.run.admin.word_search import (
+    find_lines,
+    find_shared,
+    select_uncommon_without,
+    select_words_without,
+)
+from storage.search.text_words import find_spans_with_words
 
 # The cells of the bar that shows a window.
 _BAR_CELLS = 50
@@ -217,7 +224,7 @@ class _RequestScreens(Struct, frozen=True):
         reply = _choose_text("assistant", turn)
         if reply and not repeated:
             known_texts = [_choose_text("user", turn), *(each.text for each in prompt_texts)]
-            words = await self.operations.words.select_uncommon_without(
+            words = await select_uncommon_without(
                 reply[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)
@@ -241,7 +248,7 @@ class _RequestScreens(Struct, frozen=True):
             "blocks": blocks,
             "told_blocks": [each for each in prompt_texts if each.kind == "block" and each.text],
             "standing": standing,
-            "spans": lambda text: self.operations.words.spans(text, words),
+            "spans": lambda text: find_spans_with_words(text, words),
             "words_before": await self._list_words_before(explained, words),
             "other_sources": _list_other_sources(explained.window),
         }
@@ -260,7 +267,7 @@ class _RequestScreens(Struct, frozen=True):
             spans = sorted((each.start, each.end, each.texts) for each in repeated)
         else:
             sources = sorted(texts, key=lambda each: each.is_reply)
-            shared = await self.operations.words.find_shared(
+            shared = await find_shared(
                 reply[:_SHOWN_REPLY_CHARS],
                 _choose_text("user", turn)[:_MAX_CHARS],
                 [each.text[:_SHOWN_REPLY_CHARS] for each in sources],
@@ -279,7 +286,7 @@ class _RequestScreens(Struct, frozen=True):
                     words_by_block[source].append(part.text)
         told_lines: list[ToldLine] = []
         for block, words in words_by_block.items():
-            lines = await self.operations.words.find_lines(block.text, " ".join(words), _TOLD_LINES)
+            lines = await find_lines(block.text, " ".join(words), _TOLD_LINES)
             label = str(block.id)
             version = blocks.changed[label].before if block.is_changed else None
             try:
@@ -335,7 +342,7 @@ class _RequestScreens(Struct, frozen=True):
         if not explained.before_reply:
             return []
         texts = [each.text or "" for each in explained.before_reply]
-        others = set((await self.operations.words.select_words_without(words, texts)).split())
+        others = set((await select_words_without(words, texts)).split())
         return [word for word in words.split() if word not in others][:_NAMED_WORDS]
 
     async def _load_searching_request(

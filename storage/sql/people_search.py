@@ -20,9 +20,10 @@ from storage.errors import Corrupt, TooSlow
 from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd, PeopleWithWords, PersonWithWords, SizedMemory
 from storage.records import Agent, Message
 from storage.search import blob
-from storage.search.containing import find_containing, has_terms, list_query_terms
+from storage.search.containing import find_containing
 from storage.search.index import Index
 from storage.search.tail import Tail
+from storage.search.text_words import has_terms, list_query_terms
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup

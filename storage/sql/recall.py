@@ -17,18 +17,9 @@ from storage.errors import Corrupt, TooSlow
 from storage.listing import LAST_NUMBER, PassageFilter, WordHits
 from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
 from storage.search import blob, rank
-from storage.search.common_words import select_uncommon
-from storage.search.containing import (
-    around_words,
-    find_containing,
-    find_spans,
-    has_terms,
-    has_terms_anywhere,
-    list_query_terms,
-    list_written_words,
-    lost_words,
-)
+from storage.search.containing import find_containing
 from storage.search.tail import Tail
+from storage.search.text_words import has_terms, list_query_terms
 from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
 from storage.sql import exchanges
@@ -247,44 +238,6 @@ class Recall(StoreGroup):
         return WordHits(
             hits, seqs[_MAX_CHECKED_HITS - 1] if len(seqs) > _MAX_CHECKED_HITS else None, is_incomplete
         )
-
-    @staticmethod
-    def words_of(query: str, *, without: str = "") -> list[str]:
-        """Returns the words that `find_containing` looks for, as they are written.
-
-        without: a text with the words to leave out, in all their forms.
-        """
-        return list_written_words(query, without)
-
-    @staticmethod
-    def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
-        """Returns some words of a text, without the most common ones of its language."""
-        return select_uncommon(text, words)
-
-    @staticmethod
-    def lost_words(text: str, later: str) -> list[str]:
-        """Returns the words of a text that a later text has not, each as a query; in Chinese the characters."""
-        return lost_words(text, later)
-
-    @staticmethod
-    def has_words(text: str, query: str) -> bool:
-        """Returns whether a text has all words of a query, as `find_containing` finds it."""
-        return has_terms(text, list_query_terms(query))
-
-    @staticmethod
-    def has_words_anywhere(text: str, query: str) -> bool:
-        """Returns whether a text of any length has all words of a query."""
-        return has_terms_anywhere(text, list_query_terms(query))
-
-    @staticmethod
-    def around_words(text: str, query: str, chars: int) -> str:
-        """Returns the part of a text around the first of a query's words, for a preview of a hit."""
-        return around_words(text, list_query_terms(query), chars)
-
-    @staticmethod
-    def spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
-        """Returns the start and end of each of a query's words in a text, in any of their forms."""
-        return find_spans(text, list_query_terms(query))
 
     @_reports_damage
     async def compare(

@@ -7,21 +7,22 @@ from collections.abc import Iterator
 import pytest
 
 from storage.commands import ForgetTarget
-from storage.search import containing, segment
+from storage.search import segment, text_words
 from storage.search.blob import CHUNK, encode
-from storage.search.containing import (
-    around_words,
-    find_containing,
-    find_spans,
-    has_terms,
-    list_query_terms,
-    list_written_words,
-    lost_words,
-)
+from storage.search.containing import find_containing
 from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.rank import hash_rare_terms
 from storage.search.tail import Tail
+from storage.search.text_words import (
+    cut_around_words,
+    find_spans_with_words,
+    has_terms,
+    has_words,
+    list_lost_words,
+    list_query_terms,
+    list_written_words,
+)
 from storage.sql import recall
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -211,7 +212,7 @@ def test_the_words_of_a_text_are_named_as_they_are_written() -> None:
         ("¿Dónde está “Köln”?", "", ["Dónde", "está", "Köln"]),
     ):
         assert list_written_words(text, without) == expected, text
-    assert len(list_written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._MAX_TERMS
+    assert len(list_written_words(" ".join(f"word{n}" for n in range(1_000)))) == text_words._MAX_TERMS
 
 
 def test_of_a_sentence_without_spaces_the_characters_that_a_later_text_lacks_are_lost() -> None:
@@ -228,18 +229,18 @@ def test_of_a_sentence_without_spaces_the_characters_that_a_later_text_lacks_are
         ("room-12", "room-13", ["room-12"]),
         ("ฉันชอบแมว", "ฉันชอบหมา", ["แมว"]),
     ):
-        assert lost_words(text, later) == expected, text
+        assert list_lost_words(text, later) == expected, text
         for word in expected:
-            assert has_terms(text, list_query_terms(word)), (text, word)
+            assert has_words(text, word), (text, word)
 
 
 def test_a_long_text_is_shown_around_the_first_word() -> None:
     text = "one two three " * 40 + "peanuts " + "four five six " * 40
-    shown = around_words(text, list_query_terms("peanut"), 100)
+    shown = cut_around_words(text, "peanut", 100)
     assert "peanuts" in shown
     assert (shown[0], shown[-1], len(shown) <= 102) == ("…", "…", True)
-    assert around_words("Peanuts.", ["peanut"], 100) == "Peanuts."
-    assert around_words(text, ["none"], 10) == "one two th…"
+    assert cut_around_words("Peanuts.", "peanut", 100) == "Peanuts."
+    assert cut_around_words(text, "none", 10) == "one two th…"
 
 
 def test_words_are_marked_by_their_stems_alone() -> None:
@@ -256,5 +257,5 @@ def test_words_are_marked_by_their_stems_alone() -> None:
         ("‘12’ or 12", "12", ["12", "12"]),
         ("", "12", []),
     ):
-        found = [text[start:end] for start, end in find_spans(text, list_query_terms(query))]
+        found = [text[start:end] for start, end in find_spans_with_words(text, query)]
         assert found == expected, (text, query, found)

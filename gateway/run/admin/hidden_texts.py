@@ -15,6 +15,7 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.page_paths import make_fact_href, make_message_href, page_path
 from storage.listing import UnindexedTexts
 from storage.records import Agent, Exchange, Fact
+from storage.search.text_words import cut_around_words, has_words, has_words_anywhere
 from storage.sql.store import Store
 
 # How many facts that are no longer true are searched for the words. The page names this number.
@@ -82,7 +83,7 @@ class HiddenTextSearch(Struct, frozen=True):
         facts = tuple(
             HiddenText(
                 f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
-                self._cut_around(fact.text, query),
+                cut_around_words(fact.text, query, AROUND_CHARS),
                 make_fact_href(uid, fact.seq),
             )
             for fact in ended.facts
@@ -94,7 +95,7 @@ class HiddenTextSearch(Struct, frozen=True):
         facts = await self.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, since a long text takes some milliseconds.
         facts_with_words = await asyncio.to_thread(
-            lambda: [fact for fact in facts if self.store.recall.has_words(fact.text, query)]
+            lambda: [fact for fact in facts if has_words(fact.text, query)]
         )
         return EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
 
@@ -103,32 +104,9 @@ class HiddenTextSearch(Struct, frozen=True):
         unindexed = await self.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
         # In a thread, since a long text takes some milliseconds.
         texts = await asyncio.to_thread(
-            lambda: tuple(islice(self._filter_unindexed(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
+            lambda: tuple(islice(_filter_unindexed(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
         )
         return HiddenTexts(texts[:_MAX_HIDDEN], unindexed.is_complete and len(texts) <= _MAX_HIDDEN)
-
-    def _filter_unindexed(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
-        """Yields those of some texts without an index that have all words of a query."""
-        recall = self.store.recall
-        for label, version, value in unindexed.versions:
-            if recall.has_words_anywhere(value, query):
-                href = f"{page_path('m', uid, 'b', label)}#history"
-                yield HiddenText(f"version {version} of {label}", self._cut_around(value, query), href)
-        for conversation, text in unindexed.summaries:
-            if recall.has_words_anywhere(text, query):
-                href = page_path("m", uid, "c", conversation)
-                yield HiddenText("a summary", self._cut_around(text, query), href)
-        for source in unindexed.exchanges:
-            for seq, description, text in _list_unindexed_texts(source.exchange):
-                # The search of the index has found a message with the words in its beginning.
-                is_indexed = not description and recall.has_words(text, query)
-                if recall.has_words_anywhere(text, query) and not is_indexed:
-                    href = make_message_href(uid, source.conversation_uid, source.exchange, seq)
-                    title = f"message {seq}{description and ', '}{description}"
-                    yield HiddenText(title, self._cut_around(text, query), href, seq)
-
-    def _cut_around(self, text: str, query: str) -> str:
-        return self.store.recall.around_words(text, query, AROUND_CHARS)
 
 
 def _list_unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
@@ -144,3 +122,25 @@ def _list_unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
         for call in record.rounds:
             yield _UnindexedText(record.seq, f"what {call.tool} was given", call.arguments)
             yield _UnindexedText(record.seq, f"what {call.tool} returned", call.result)
+
+
+def _filter_unindexed(uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
+    """Yields those of some texts without an index that have all words of a query."""
+    for label, version, value in unindexed.versions:
+        if has_words_anywhere(value, query):
+            href = f"{page_path('m', uid, 'b', label)}#history"
+            yield HiddenText(
+                f"version {version} of {label}", cut_around_words(value, query, AROUND_CHARS), href
+            )
+    for conversation, text in unindexed.summaries:
+        if has_words_anywhere(text, query):
+            href = page_path("m", uid, "c", conversation)
+            yield HiddenText("a summary", cut_around_words(text, query, AROUND_CHARS), href)
+    for source in unindexed.exchanges:
+        for seq, description, text in _list_unindexed_texts(source.exchange):
+            # The search of the index has found a message with the words in its beginning.
+            is_indexed = not description and has_words(text, query)
+            if has_words_anywhere(text, query) and not is_indexed:
+                href = make_message_href(uid, source.conversation_uid, source.exchange, seq)
+                title = f"message {seq}{description and ', '}{description}"
+                yield HiddenText(title, cut_around_words(text, query, AROUND_CHARS), href, seq)

@@ -25,6 +25,7 @@ from gateway.run.admin.word_search import (
     list_all_but_one,
 )
 from storage.records import Agent, Fact
+from storage.search.text_words import has_words, list_lost_words, list_uncommon_words
 
 # A text that has lost so many words at most may be wrong by each of them: "Lives in Porto with her mother". Chosen,
 # not measured.
@@ -79,7 +80,6 @@ class LostWords(Struct, frozen=True):
     ) -> list[OutdatedHit]:
         """Returns the hits that still have all words that corrections have taken out of one of some facts."""
         outdated: list[OutdatedHit] = []
-        has_words = self._views.store.recall.has_words
         for fact in facts if hits else ():  # each fact is a read
             try:
                 page = await self._views.facts.show(project, uid, fact.seq)
@@ -90,12 +90,6 @@ class LostWords(Struct, frozen=True):
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
                 ]
         return outdated
-
-    async def are_taken_out(self, query: str, old: str, new: str) -> bool:
-        """Returns whether a text had all words of a query before a correction, and has not after it."""
-        has_words = self._views.store.recall.has_words
-        # In a thread, since a long text takes some milliseconds.
-        return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
 
     async def count_remaining(
         self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
@@ -137,7 +131,7 @@ class LostWords(Struct, frozen=True):
         agent = await get_agent(self._views.store, project, uid)
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
-        words = await asyncio.to_thread(self._list_telling, agent, old, facts)
+        words = await asyncio.to_thread(_list_telling, agent, old, facts)
         if not 0 < len(words) <= MAX_WORDS_ALONE:
             return None
         blocks = await self._views.blocks.list_all(project, uid)
@@ -150,17 +144,14 @@ class LostWords(Struct, frozen=True):
 
     async def _mark_kept_words(self, agent: Agent, remaining: Remaining, new_text: str) -> Remaining:
         """Returns texts with a lost word, each with a word that a new text has as well: such a text may be right."""
-        recall = self._views.store.recall
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
 
         def mark() -> tuple[TextWithWords, ...]:
-            kept_words = self._list_telling(agent, new_text, facts)
+            kept_words = _list_telling(agent, new_text, facts)
             return tuple(
                 replace(
                     item,
-                    kept_word=next(
-                        (word for word in kept_words if recall.has_words(item.text or "", word)), UNSET
-                    ),
+                    kept_word=next((word for word in kept_words if has_words(item.text or "", word)), UNSET),
                 )
                 for item in remaining.items
             )
@@ -168,34 +159,40 @@ class LostWords(Struct, frozen=True):
         # In a thread, since a hundred facts take some milliseconds.
         return replace(remaining, items=await asyncio.to_thread(mark))
 
-    def _list_telling(self, agent: Agent, text: str, facts: Sequence[Fact]) -> list[str]:
-        """Returns the words of a text that are not common, and by which no person is named. facts: the newest."""
-        recall = self._views.store.recall
-        names_of_user = {*list_folded_words(agent.scope.subject)}
-        return [
-            word
-            for word in recall.select_uncommon(text, recall.words_of(text))
-            if not (self._is_usual(word, facts) or names_of_user.issuperset(list_folded_words(word)))
-        ]
-
     async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
         """Returns the words of each old text that a new text lacks, without the texts that have lost none.
 
         Words that designate the person, or that most facts have, count only for a text that has lost no other words.
         """
-        recall = self._views.store.recall
-        lost = [words for old in old_texts if (words := recall.lost_words(old, new_text))]
+        lost = [words for old in old_texts if (words := list_lost_words(old, new_text))]
         if not any(words[1:] for words in lost):
             return lost
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
         # In a thread, since a hundred facts take some milliseconds.
         return await asyncio.to_thread(
-            lambda: [[word for word in words if not self._is_usual(word, facts)] or words for words in lost]
+            lambda: [[word for word in words if not _is_usual(word, facts)] or words for words in lost]
         )
 
-    def _is_usual(self, word: str, facts: Sequence[Fact]) -> bool:
-        """Returns whether a word designates the person, or most facts have it. facts: the newest."""
-        if DESIGNATIONS.issuperset(list_folded_words(word)):
-            return True
-        with_word = sum(self._views.store.recall.has_words(fact.text, word) for fact in facts)
-        return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)
+
+async def are_taken_out(query: str, old: str, new: str) -> bool:
+    """Returns whether a text had all words of a query before a correction, and has not after it."""
+    # In a thread, since a long text takes some milliseconds.
+    return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
+
+
+def _list_telling(agent: Agent, text: str, facts: Sequence[Fact]) -> list[str]:
+    """Returns the words of a text that are not common, and by which no person is named. facts: the newest."""
+    names_of_user = {*list_folded_words(agent.scope.subject)}
+    return [
+        word
+        for word in list_uncommon_words(text)
+        if not (_is_usual(word, facts) or names_of_user.issuperset(list_folded_words(word)))
+    ]
+
+
+def _is_usual(word: str, facts: Sequence[Fact]) -> bool:
+    """Returns whether a word designates the person, or most facts have it. facts: the newest."""
+    if DESIGNATIONS.issuperset(list_folded_words(word)):
+        return True
+    with_word = sum(has_words(fact.text, word) for fact in facts)
+    return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)

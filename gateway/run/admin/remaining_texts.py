@@ -24,6 +24,7 @@ from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, FoundMemory
 from storage.recall_record import read_note_seqs
 from storage.records import Exchange, Fact, Message
+from storage.search.text_words import has_words, list_written_words
 from storage.sql.store import Store
 
 # How many of the newest true facts are compared with the erased texts.
@@ -183,17 +184,16 @@ class RemainingTexts:
         ]
 
     def _choose_facts(self, facts: Sequence[Fact], texts: Sequence[str]) -> list[Fact]:
-        words_of = self._store.recall.words_of
-        going_words = {word.casefold() for text in texts for word in words_of(text)}
+        going_words = {word.casefold() for text in texts for word in list_written_words(text)}
 
         def nearness(fact: Fact) -> tuple[bool, int, int]:
-            shared = len(going_words.intersection(map(str.casefold, words_of(fact.text))))
+            shared = len(going_words.intersection(map(str.casefold, list_written_words(fact.text))))
             return self._has_words(fact.text), shared, fact.seq
 
         return nlargest(_MAX_FACTS, facts, key=nearness)
 
     def _has_words(self, text: str) -> bool:
-        return bool(self._words) and self._store.recall.has_words(text, self._words)
+        return bool(self._words) and has_words(text, self._words)
 
     def make_other_mentions(self, text: str | None) -> RemainingRecord:
         """Returns the remark that other messages may mention what goes, and where to look for them.
@@ -224,7 +224,7 @@ class RemainingTexts:
         text = f"Its {'reply' if is_reply else 'question'}: message {numbers}."
         remaining = self._with_quote(RemainingRecord(text), last)
         forget_page = page_path("m", self._memory.uid, "forget")
-        if not self._words or self._store.recall.has_words(going_text, self._words) == remaining.has_words:
+        if not self._words or has_words(going_text, self._words) == remaining.has_words:
             href = f"{forget_page}?exchange={seq}"
         # If only one of both has the words, both are not offered together: the other text may be right.
         elif remaining.has_words:
@@ -264,7 +264,6 @@ class RemainingTexts:
         agent = await self._store.agents.find_by_id(self._memory.id)
         if agent is None:
             return []
-        recall = self._store.recall
         rows: list[int] = []
         newest_first = (
             _QuotableText(seq, text, join_letters(text)) for seq, text in reversed([*texts.items()])
@@ -272,8 +271,8 @@ class RemainingTexts:
         quotable = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
         for seq, text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
             with suppress(TooSlow):
-                query = " ".join(recall.words_of(text)[:_QUOTED_WORDS])
-                hits = await recall.find_containing(
+                query = " ".join(list_written_words(text)[:_QUOTED_WORDS])
+                hits = await self._store.recall.find_containing(
                     agent, query, limit=_MAX_COMPARED, deadline_ms=_SEARCH_DEADLINE_MS
                 )
                 # In a thread, since a long text takes some milliseconds.
@@ -311,9 +310,12 @@ class RemainingTexts:
     def _with_quote(self, record: RemainingRecord, message: MessageRecord) -> RemainingRecord:
         """Returns the record of a message with its number and the beginning of its text."""
         text = message.text or ""
-        has_words = self._store.recall.has_words(text, self._words) if self._words else UNSET
-        beginning = shorten(" ".join(text.split()), SHOWN_CHARS)
-        return replace(record, message=message.seq, quote=beginning, has_words=has_words)
+        return replace(
+            record,
+            message=message.seq,
+            quote=shorten(" ".join(text.split()), SHOWN_CHARS),
+            has_words=has_words(text, self._words) if self._words else UNSET,
+        )
 
 
 def _find_replies_with(messages: Sequence[Message], letters: str) -> list[int]:

@@ -29,6 +29,13 @@ from gateway.run.admin.page_paths import make_fact_href, make_text_href
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangeRef
 from storage.records import MUTED, Agent, Fact, Message
+from storage.search.text_words import (
+    cut_around_words,
+    find_spans_with_words,
+    has_words,
+    list_uncommon_words,
+    list_written_words,
+)
 
 # How long the index may be read. A person waits for it, no reply does.
 _DEADLINE_MS = 5_000.0
@@ -172,7 +179,7 @@ class WordSearches(Struct, frozen=True):
         """
         before = read_cursor(after, LAST_NUMBER)
         agent = await get_agent(self.views.store, project, uid)
-        words = self.views.store.recall.words_of(query)
+        words = list_written_words(query)
         if not words:
             return WordSearch(query=query, words=(), items=(), next=None)
         hits = await self.views.store.recall.find_containing(
@@ -225,7 +232,7 @@ class WordSearches(Struct, frozen=True):
         )
         return FoundPeople(
             query=query,
-            words=tuple(store.recall.words_of(query)),
+            words=tuple(list_written_words(query)),
             items=people,
             next=None if page.next is None else format_page_end(page.next),
             looked_through=page.looked_through,
@@ -255,62 +262,16 @@ class WordSearches(Struct, frozen=True):
             return None
         # A search also finds what stands next to a text with the words. In a thread, since a text takes some time.
         with_words = await asyncio.to_thread(
-            lambda: [each for each in messages if self.spans(each.text, query)]
+            lambda: [each for each in messages if find_spans_with_words(each.text, query)]
         )
         return await self._make_records(agent, with_words[:_SHOWN_ITEMS], query)
-
-    async def select_words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
-        """Returns the words of a reply that none of some texts has in any form."""
-        # In a thread, since long texts take some milliseconds.
-        words_of = self.views.store.recall.words_of
-        return " ".join(await asyncio.to_thread(words_of, reply, without="\n".join(shown_texts)))
-
-    async def select_uncommon_without(self, reply: str, shown_texts: Sequence[str]) -> str:
-        """Returns what `select_words_without` does, without the most common words of the reply's language."""
-        return " ".join(await asyncio.to_thread(self._select_uncommon_without, reply, shown_texts))
-
-    def _select_uncommon_without(self, reply: str, shown_texts: Sequence[str]) -> list[str]:
-        recall = self.views.store.recall
-        return recall.select_uncommon(reply, recall.words_of(reply, without="\n".join(shown_texts)))
-
-    async def find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
-        """Returns the words of a reply that its question lacks and some of the texts have, in the reply's order."""
-        # In a thread, since long texts take some milliseconds.
-        return await asyncio.to_thread(self._find_shared, reply, question, texts)
-
-    def _find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
-        recall = self.views.store.recall
-        indices_by_span: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        words = recall.words_of(reply, without=question)
-        for index, text in enumerate(texts if words else ()):
-            lacking = {*recall.words_of(" ".join(words), without=text)}
-            found = " ".join(word for word in words if word not in lacking)
-            for span in self.spans(reply, found) if found else ():
-                indices_by_span[span].append(index)
-        return sorted(SharedWord(*span, tuple(indices)) for span, indices in indices_by_span.items())
-
-    async def find_lines(self, text: str, query: str, limit: int) -> list[str]:
-        """Returns the lines of a text with most words of a query, at most `limit`, in their order."""
-
-        def find() -> list[str]:
-            lines = [line.strip() for line in text.splitlines()]
-            counts = {line: len(self.spans(line, query)) for line in lines}
-            best = sorted(filter(counts.get, counts), key=counts.__getitem__, reverse=True)[:limit]
-            return sorted(best, key=lines.index)
-
-        # In a thread, since a long text takes some milliseconds.
-        return await asyncio.to_thread(find)
-
-    def spans(self, text: str, query: str) -> list[tuple[int, int]]:
-        """Returns the start and the end of each word of a query in a text, in any of its forms."""
-        return self.views.store.recall.spans_with_words(text, query)
 
     async def count_remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
         """Returns how many texts still have all words of a query.
 
         None: the query has no words, or the search took too long, or the only texts may be not indexed yet.
         """
-        words = " ".join(self.views.store.recall.words_of(query))
+        words = " ".join(list_written_words(query))
         if not words:
             return None
         agent = await get_agent(self.views.store, project, uid)
@@ -336,7 +297,7 @@ class WordSearches(Struct, frozen=True):
 
         None: the query has fewer than three words, or too many, or as `count_remaining` returns it.
         """
-        words = self.views.store.recall.words_of(query)
+        words = list_written_words(query)
         if not _FEWEST_ALMOST <= len(words) <= MAX_WORDS_ALONE:
             return None
         agent = await get_agent(self.views.store, project, uid)
@@ -416,18 +377,17 @@ class WordSearches(Struct, frozen=True):
         self, blocks: Sequence[BlockRecord], query: str
     ) -> tuple[BlockWithWords, ...]:
         """Returns the blocks that have all words of a query."""
-        recall = self.views.store.recall
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                BlockWithWords(block.label, recall.around_words(block.value, query, AROUND_CHARS))
+                BlockWithWords(block.label, cut_around_words(block.value, query, AROUND_CHARS))
                 for block in blocks
-                if recall.has_words(block.value, query)
+                if has_words(block.value, query)
             )
         )
 
     def _make_record(self, uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:
-        text = self.views.store.recall.around_words(message.text, query, AROUND_CHARS)
+        text = cut_around_words(message.text, query, AROUND_CHARS)
         return TextWithWords(
             get_source_kind(message),
             message.seq,
@@ -457,3 +417,44 @@ def _make_ended_record(uid: str, fact: Fact) -> TextWithWords:
         until=fact.ended_at or UNSET,
         taken_back=fact.taken_back or UNSET,
     )
+
+
+async def select_words_without(reply: str, shown_texts: Sequence[str]) -> str:
+    """Returns the words of a reply that none of some texts has in any form."""
+    # In a thread, since long texts take some milliseconds.
+    return " ".join(await asyncio.to_thread(list_written_words, reply, "\n".join(shown_texts)))
+
+
+async def select_uncommon_without(reply: str, shown_texts: Sequence[str]) -> str:
+    """Returns what `select_words_without` does, without the most common words of the reply's language."""
+    return " ".join(await asyncio.to_thread(list_uncommon_words, reply, "\n".join(shown_texts)))
+
+
+async def find_shared(reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
+    """Returns the words of a reply that its question lacks and some of the texts have, in the reply's order."""
+    # In a thread, since long texts take some milliseconds.
+    return await asyncio.to_thread(_find_shared, reply, question, texts)
+
+
+async def find_lines(text: str, query: str, limit: int) -> list[str]:
+    """Returns the lines of a text with most words of a query, at most `limit`, in their order."""
+
+    def find() -> list[str]:
+        lines = [line.strip() for line in text.splitlines()]
+        counts = {line: len(find_spans_with_words(line, query)) for line in lines}
+        best = sorted(filter(counts.get, counts), key=counts.__getitem__, reverse=True)[:limit]
+        return sorted(best, key=lines.index)
+
+    # In a thread, since a long text takes some milliseconds.
+    return await asyncio.to_thread(find)
+
+
+def _find_shared(reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
+    indices_by_span: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    words = list_written_words(reply, question)
+    for index, text in enumerate(texts if words else ()):
+        lacking = {*list_written_words(" ".join(words), text)}
+        found = " ".join(word for word in words if word not in lacking)
+        for span in find_spans_with_words(reply, found) if found else ():
+            indices_by_span[span].append(index)
+    return sorted(SharedWord(*span, tuple(indices)) for span, indices in indices_by_span.items())
