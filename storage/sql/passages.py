@@ -16,14 +16,12 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import MemoryEdit, Message, Passage
 from storage.sql import exchanges
 from storage.sql.agents import take_seq
+from storage.sql.filtered_pages import fill_page
 from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("passages.sql")
-
-# A list that filters its rows reads at least so many rows at once.
-_MIN_ROWS = 20
 
 
 async def insert_passage(
@@ -115,17 +113,14 @@ class Passages(GrowingGroup):
         self, connection: Connection, agent_row: int, page: Page[int], where: PassageFilter
     ) -> builtins.list[Passage]:
         """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""
-        passages: builtins.list[Passage] = []
-        low, high = page.bounds
-        while len(passages) < page.limit:
-            size = max(page.limit - len(passages), _MIN_ROWS)
+
+        async def read(low: int, high: int, size: int) -> tuple[Iterable[Passage], int | None]:
             values = (agent_row, low, high, lower_ascii(where.text), where.since, where.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
-            passages += [passage for passage in map(_make_passage, rows) if where.matches(passage)]
-            if len(rows) < size:
-                break
-            low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)
-        return passages[: page.limit]
+            matching = filter(where.matches, map(_make_passage, rows))
+            return matching, rows[-1][1] if len(rows) == size else None
+
+        return await fill_page(page, *page.bounds, read)
 
     load = reads(as_method(load_passages))
 

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import (
-    FIRST_PAGE,
     MAX_TAGS,
     AgentChange,
     AgentDraft,
@@ -36,6 +35,7 @@ from storage.sql.agents_api.blocks import (
     load_visible_blocks,
 )
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
+from storage.sql.filtered_pages import AFTER_ALL, BEFORE_ALL, fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load, load_rows, lower_ascii
 
@@ -43,14 +43,8 @@ SQL = load("agents_api/agents.sql")
 
 # The origin of the first values of an agent's blocks.
 ORIGIN = "api"
-# The fewest rows that are read at once, since hidden agents among them are left out of the page. Not measured: with
-# fewer, a page costs more statements where many are hidden.
-_MIN_PAGE_ROWS = 20
 # Agents that a count reads at once.
 _COUNT_PAGE_AGENTS = 1000
-# Before and after every agent in any order.
-_BEFORE_ALL: PageEnd = (-1.0, -1)
-_AFTER_ALL = FIRST_PAGE
 
 
 async def get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
@@ -69,16 +63,17 @@ async def list_agents(
     Raises: NotFound if there is no agent with one of these uids.
     """
     low_uid, high_uid = page.ends
-    low = await _find_position(connection, project, where.order, low_uid) or _BEFORE_ALL
-    high = await _find_position(connection, project, where.order, high_uid) or _AFTER_ALL
+    first = await _find_position(connection, project, where.order, low_uid) or BEFORE_ALL
+    last = await _find_position(connection, project, where.order, high_uid) or AFTER_ALL
     tags = sorted(set(where.tags))[:MAX_TAGS]
     min_tags = len(tags) if where.needs_all_tags else min(1, len(tags))
     keys = sorted(set(where.identity_keys))[:MAX_TAGS]
-    listed: list[AgentEntry] = []
-    while len(listed) < page.limit:
-        size = max(page.limit - len(listed), _MIN_PAGE_ROWS)
+
+    async def read(
+        low: PageEnd, high: PageEnd, size: int
+    ) -> tuple[builtins.list[AgentEntry], PageEnd | None]:
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
-        rows_between = (low[1], high[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
+        rows_between = (low[1], high[1]) if where.order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
         values: tuple[object, ...] = (
             project, *rows_between, size, where.name, lower_ascii(where.text), tags, min_tags, where.stop,
             where.identity, keys, len(keys),
@@ -87,13 +82,12 @@ async def list_agents(
             values += (*low, *high)
         rows = await connection.rows(SQL[f"{where.order}_{page.direction}"], values)
         entries = [_make_entry(row) for row in rows]
-        listed += [entry for entry in entries if where.with_hidden or not _is_hidden(entry)]
+        shown = [entry for entry in entries if where.with_hidden or not _is_hidden(entry)]
         if len(rows) < size:
-            break
-        end = await _find_position(connection, project, where.order, entries[-1].agent.uid)
-        assert end is not None  # a uid was given
-        low, high = (low, end) if page.newest_first else (end, high)
-    return listed[: page.limit]
+            return shown, None
+        return shown, await _find_position(connection, project, where.order, entries[-1].agent.uid)
+
+    return await fill_page(page, first, last, read)
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:

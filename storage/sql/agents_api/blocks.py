@@ -8,7 +8,7 @@ would show it a second one is a WriteConflict.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from storage.sql.blocks import (
     undo_block,
     write_block,
 )
+from storage.sql.filtered_pages import fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import list_origins
@@ -37,8 +38,8 @@ from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("agents_api/blocks.sql")
 
-# The blocks that one statement reads. Not measured: a larger page reads more than a request for a few needs.
-_PAGE_BLOCKS = 200
+# The fewest blocks that a list reads at once. Not measured: with more, a request for a few reads more than it needs.
+_MIN_BLOCKS = 200
 
 
 async def add_block(
@@ -185,20 +186,18 @@ class NamedBlocks(StoreGroup):
         self, connection: Connection, project: str, where: BlockFilter, page: Page[int]
     ) -> list[BlockEntry]:
         """Returns a page of a project's blocks. The cursors of the page are ids of blocks."""
-        entries: list[BlockEntry] = []
-        low, high = page.bounds
-        while len(entries) < page.limit:
+
+        async def read(low: int, high: int, size: int) -> tuple[Iterable[BlockEntry], int | None]:
             values = (
                 project, low, high, where.label, lower_ascii(where.label_text), lower_ascii(where.description_text),
-                lower_ascii(where.value_text), where.min_agents, where.max_agents, _PAGE_BLOCKS,
+                lower_ascii(where.value_text), where.min_agents, where.max_agents, size,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.direction}"], values)
-            entries += filter(where.matches, map(_make_entry, rows))
-            if len(rows) < _PAGE_BLOCKS:
-                break
             # A block's details lie in a document, so some of a page may drop out.
-            low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)
-        return entries[: page.limit]
+            matching = filter(where.matches, map(_make_entry, rows))
+            return matching, rows[-1][0] if len(rows) == size else None
+
+        return await fill_page(page, *page.bounds, read, min_rows=_MIN_BLOCKS)
 
     @reads
     async def get_labelled(self, connection: Connection, agent_row: int, label: str) -> BlockEntry:

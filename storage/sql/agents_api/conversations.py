@@ -12,7 +12,7 @@ from typing import Any
 from storage.commands import ForgetTarget
 from storage.database import Connection, Row
 from storage.errors import NotFound, Overtaken, WriteConflict
-from storage.listing import FIRST_PAGE, ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
+from storage.listing import ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
 from storage.records import Agent, Conversation, DefinitionKind
 from storage.sql import stored_paths
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -23,6 +23,7 @@ from storage.sql.agents_api.definitions import (
     put_definition,
     remove_definition,
 )
+from storage.sql.filtered_pages import AFTER_ALL, BEFORE_ALL, fill_page
 from storage.sql.forget import begin_forgetting
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.statements import load
@@ -31,11 +32,6 @@ SQL = load("agents_api/conversations.sql")
 
 # The columns of a conversation, before those of its agent.
 _CONVERSATION_COLUMNS = 7
-# The fewest rows that are read at once: conversations that do not match are left out of the page.
-_MIN_ROWS = 20
-# Before and after every conversation in any order.
-_BEFORE_ALL: PageEnd = (-1.0, -1)
-_AFTER_ALL = FIRST_PAGE
 
 
 async def get_conversation(connection: Connection, project: str, uid: str) -> ConversationEntry:
@@ -116,20 +112,20 @@ class Conversations(StoreGroup):
         Raises: NotFound if there is no conversation with one of these uids.
         """
         low_uid, high_uid = page.ends
-        low = await _find_position(connection, project, where, low_uid) or _BEFORE_ALL
-        high = await _find_position(connection, project, where, high_uid) or _AFTER_ALL
-        found: builtins.list[ConversationEntry] = []
-        while len(found) < page.limit:
-            size = max(page.limit - len(found), _MIN_ROWS)
+        first = await _find_position(connection, project, where, low_uid) or BEFORE_ALL
+        last = await _find_position(connection, project, where, high_uid) or AFTER_ALL
+
+        async def read(
+            low: PageEnd, high: PageEnd, size: int
+        ) -> tuple[builtins.list[ConversationEntry], PageEnd | None]:
             rows = await _load_page(connection, project, where, low, high, size, page.direction)
             entries = [_make_entry(row) for row in rows]
-            found += [entry for entry in entries if _matches(entry, where)]
+            matching = [entry for entry in entries if _matches(entry, where)]
             if len(rows) < size:
-                break
-            end = await _find_position(connection, project, where, entries[-1].conversation.uid)
-            assert end is not None  # a uid was given
-            low, high = (low, end) if page.newest_first else (end, high)
-        return found[: page.limit]
+                return matching, None
+            return matching, await _find_position(connection, project, where, entries[-1].conversation.uid)
+
+        return await fill_page(page, first, last, read)
 
 
 async def _load_page(
@@ -147,7 +143,7 @@ async def _load_page(
     """
     agent_row = where.agent_row
     if where.order != "created":
-        agent_rows = (_BEFORE_ALL[1], _AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
+        agent_rows = (BEFORE_ALL[1], AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
         values = (project, where.order, limit, *low, *high, *agent_rows)
         return await connection.rows(SQL[f"by_time_{direction}"], values)
     if agent_row is None:
