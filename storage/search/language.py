@@ -11,8 +11,7 @@ from functools import cache, lru_cache
 from operator import add
 from pathlib import Path
 
-from storage.search.tokens import forget_words as forget_terms
-from storage.search.tokens import terms_of_word
+from storage.search.tokens import clear_terms, terms_of_word
 from storage.search.word_degrees import (
     LANGUAGES,
     LAST_LINE,
@@ -72,9 +71,9 @@ def _measure_likelihood(word: str) -> int:
     return pack_degrees(likeliest)
 
 
-def forget_words() -> None:
-    """Clears the caches of words, here and in storage/search/tokens.py."""
-    forget_terms()
+def clear_words() -> None:
+    """Empties the caches of words, here and in storage/search/tokens.py."""
+    clear_terms()
     _measure_likelihood.cache_clear()
 
 

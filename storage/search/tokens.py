@@ -226,8 +226,8 @@ _terms = _Terms()
 terms_of_word = _terms.__getitem__
 
 
-def forget_words() -> None:
-    """Forgets the words that were met."""
+def clear_terms() -> None:
+    """Empties the caches of the words that were met."""
     _terms.clear()
     _parts.cache_clear()
 

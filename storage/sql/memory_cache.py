@@ -34,7 +34,7 @@ from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
 from storage.search.blob import compute_chunk
 from storage.search.document import Document, Indexable
 from storage.search.index import Index
-from storage.search.language import forget_words
+from storage.search.language import clear_words
 from storage.search.segment import MIN_SEGMENTS, StampedDocuments, compute_segment
 from storage.search.tail import Tail
 from storage.sql import exchanges
@@ -403,7 +403,7 @@ class MemoryCache:
 
     def clear(self) -> None:
         """Drops all, and the words of messages as well."""
-        forget_words()
+        clear_words()
         self.vectors.clear()
         self.drop_count += 1
         self._small.clear()

@@ -7,7 +7,7 @@ import pytest
 from storage.search.blob import encode
 from storage.search.common_words import list_general_shares
 from storage.search.document import Document, count_terms
-from storage.search.language import _measure_likelihood, detect_language, forget_words
+from storage.search.language import _measure_likelihood, clear_words, detect_language
 from storage.search.tokens import _parts, split_words, words_of
 from tests.rows import each_row
 from tests.stored import ranked
@@ -190,7 +190,7 @@ def test_words_are_forgotten() -> None:
     detect_language(["geheimwort"])
     count_terms(Document(1, "user", "Zahnarzttermin", NOW))
     assert _parts.cache_info().currsize > 0
-    forget_words()
+    clear_words()
     assert _measure_likelihood.cache_info().currsize == _parts.cache_info().currsize == 0
 
 

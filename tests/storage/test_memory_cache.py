@@ -23,7 +23,7 @@ from storage.search.document import CountedDocument, Document, Indexable, count_
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
-from storage.search.tokens import forget_words
+from storage.search.tokens import clear_terms
 from storage.sql.facts import add_saved_facts
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.store import Store
@@ -555,12 +555,12 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
 ) -> None:
     with monkeypatch.context() as earlier:
         earlier.setattr(tokens, "_PLAIN", {})
-        forget_words()
+        clear_terms()
         for number in range(80):
             await alice.say([user(f"{number}: Władysław, Oslo")], assistant("Noted."))
         while await store.search_index.advance(alice.agent.id):
             pass
-    forget_words()
+    clear_terms()
     chunks = "SELECT chunk, data FROM terms ORDER BY chunk"
     found = await rows(store, chunks)
     assert len(found) == 3
