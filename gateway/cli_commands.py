@@ -26,9 +26,10 @@ from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone
 from gateway.run.admin.streams import open_input, open_output, split_lines
-from gateway.settings import Settings, without_password
+from gateway.settings import Settings
 from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
+from storage.masked_url import mask_password
 from storage.records import DEFAULT_PROJECT
 
 # The exit code of a command that has failed, or found what it checks for.
@@ -430,4 +431,4 @@ def _without_secrets(value: Any, name: str = "") -> Any:
         return {key: _without_secrets(each, key) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_secrets(each) for each in value]
-    return without_password(value) if name in _URL_SETTINGS and value else value
+    return mask_password(value) if name in _URL_SETTINGS and value else value

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from gateway.checked import list_field_types, list_metas
 from gateway.settings.mistakes import MAX_NUMBER
+from storage.masked_url import mask_password
 
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
@@ -61,16 +62,6 @@ SINGLE_USER = "owner"
 NO_MODEL = "none"
 # Standard Webhooks writes its secrets so.
 SECRET_PREFIX = "whsec_"
-
-# A password stands among the parameters or before the host. Whatever looks like one goes, however wrong the URL is.
-_PASSWORD_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
-_PASSWORD_OF_USER = re.compile(r"(?<=://)([^:]*):.*@")
-
-
-def without_password(url: str) -> str:
-    """Returns the URL of a database as it may be shown and logged."""
-    return _PASSWORD_OF_USER.sub(r"\1:***@", _PASSWORD_PARAMETER.sub(r"\1***", url))
-
 
 # A text of one line that is not empty. Fields of the type `str` may be empty and have lines.
 _LINE = r"\A[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
@@ -129,7 +120,7 @@ class DatabaseSettings(Table, frozen=True):
     @property
     def shown(self) -> str:
         """The database's name, for people: without a password."""
-        return os.path.abspath(self.path) if self.url is None else without_password(self.url)
+        return os.path.abspath(self.path) if self.url is None else mask_password(self.url)
 
 
 class SideRequest(Table, frozen=True):

@@ -7,7 +7,8 @@ from base64 import b64decode
 from urllib.parse import urlsplit
 
 from gateway.errors import SettingsError
-from gateway.settings import SECRET_PREFIX, without_password
+from gateway.settings import SECRET_PREFIX
+from storage.masked_url import mask_password
 
 # What the URL of a server begins with.
 POSTGRES = ("postgresql://", "postgres://")
@@ -45,7 +46,7 @@ def check_address(name: str, url: str | None) -> None:
     except ValueError:
         is_address = False
     if not is_address:
-        seen = None if url is None else without_password(url)
+        seen = None if url is None else mask_password(url)
         raise SettingsError(f"{name} must be an http(s) URL, saw {seen!r}")
     if "@" in parts.netloc or "?" in text or "#" in text:
         raise SettingsError(f"{name}: an upstream's address has neither a user, nor a query, nor a fragment")

@@ -20,8 +20,9 @@ from msgspec import Struct
 
 from storage.database import Row, Statement
 from storage.errors import Broken, NotAdmitted, StatementFailed, StoreError
+from storage.masked_url import mask_password
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
-from storage.postgres.url import BAD_URL, mask_password, split_by_host
+from storage.postgres.url import BAD_URL, split_by_host
 from storage.text import replace_unstorable
 
 OLDEST_SERVER = 14  # the oldest major version that is admitted

@@ -1,4 +1,4 @@
-"""The parts of a database's URL that are read before asyncpg reads it: secrets to hide, and the hosts."""
+"""The parts of a database's URL that are read before asyncpg reads it: the hosts and their ports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from storage.errors import NotAdmitted
+from storage.masked_url import mask_password
 
 BAD_URL = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
-# Up to the last `@`, since a user and a password may hold one that is not escaped.
-_PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
-_PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 # Refuses an unescaped `/`, `?`, `#` or `@` in a password: asyncpg would take the rest for a host and ask it for ever.
 _URL = re.compile(
@@ -22,11 +20,6 @@ _URL = re.compile(
 _PORT = re.compile(r":([^:\]]*)\Z")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)  # a longer number is out of range anyway
 _LAST_PORT = 65535
-
-
-def mask_password(url: str) -> str:
-    """Returns the URL as it may be shown: with asterisks in place of its password."""
-    return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
 def split_by_host(url: str) -> list[str]:
