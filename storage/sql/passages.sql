@@ -13,14 +13,11 @@ SELECT id, seq, text, at, sources FROM passages WHERE agent = ? AND seq > ? ORDE
 -- What is read of a passage.
 SELECT id, seq, text, at, sources, file, tags, metadata FROM passages
 
--- piece: passage_wanted
--- The conditions of a list of passages. ?4: a part of the text, in lower case; ?5, ?6: saved from then on, before then.
-agent = ?1 AND seq > ?2 AND seq < ?3 AND {has:4:text}
-AND (CAST(?5 AS DOUBLE PRECISION) IS NULL OR at >= ?5) AND (CAST(?6 AS DOUBLE PRECISION) IS NULL OR at < ?6)
-
 -- name: passage
--- Lists passages.
-{passage} WHERE {passage_wanted} ORDER BY seq {direction} LIMIT ?7
+-- Lists passages. ?4: a part of the text, in lower case; ?5, ?6: saved from then on, before then.
+{passage} WHERE agent = ?1 AND seq > ?2 AND seq < ?3 AND {has:4:text}
+AND (CAST(?5 AS DOUBLE PRECISION) IS NULL OR at >= ?5) AND (CAST(?6 AS DOUBLE PRECISION) IS NULL OR at < ?6)
+ORDER BY seq {direction} LIMIT ?7
 
 -- name: passage_get
 -- Reads some passages by their numbers.

@@ -94,15 +94,12 @@ UPDATE conversations SET tip = ?1 WHERE id = ?2 AND agent = ?3 AND rev = ?4 AND 
 UPDATE exchanges SET continued = 1, merged = CASE WHEN edits <> 0 AND merged = '' THEN 'continued' ELSE merged END
 WHERE id = ? AND agent = ?
 
--- piece: in_time
--- Nothing of the memory was forgotten since the step was planned.
-EXISTS (SELECT 1 FROM agents a WHERE a.id = ?39 AND a.epoch = ?40)
-
 -- name: step_finish (sqlite)
 -- Writes the end of a step into its exchange. Returns up to where the search index knows. No row: something was
 -- forgotten, or another process has taken the conversation over: it has ended the step, or failed the run ?41.
 {set_in_room}
-WHERE id = ?38 AND agent = ?39 AND state = 'open' AND {in_time}
+WHERE id = ?38 AND agent = ?39 AND state = 'open'
+AND EXISTS (SELECT 1 FROM agents a WHERE a.id = ?39 AND a.epoch = ?40)
 AND EXISTS (SELECT 1 FROM runs r WHERE r.id = ?41 AND r.agent = ?39 AND r.state <> 'failed')
 RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 

@@ -15,15 +15,6 @@ LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definiti
 (SELECT count(*) FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> 0)
     + CASE WHEN b.agent IS NULL THEN 0 ELSE 1 END
 
--- piece: filter
--- The conditions of a list of blocks. ?2, ?3: between these rows; ?4: a label; ?5 to ?7: parts of texts, in lower case;
--- ?8, ?9: the fewest and the most agents.
-b.project = ?1 AND b.id > ?2 AND b.id < ?3 AND (CAST(?4 AS TEXT) IS NULL OR b.label = ?4)
-AND {has:5:b.label}
-AND {has:6:b.description}
-AND {has:7:h.value}
-AND {agent_count} >= ?8 AND {agent_count} <= ?9
-
 -- piece: read_blocks
 -- The beginning of a statement that reads blocks.
 SELECT {block} {block_tables}
@@ -36,8 +27,13 @@ SELECT {block} {block_tables}
     UNION ALL SELECT 1 FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = b.id))
 
 -- name: list
--- Lists blocks.
-{read_blocks} WHERE {filter} ORDER BY b.id {direction} LIMIT ?10
+-- Lists blocks. ?2, ?3: between these rows; ?4: a label; ?5 to ?7: parts of texts, in lower case; ?8, ?9: the fewest and
+-- the most agents.
+{read_blocks} WHERE b.project = ?1 AND b.id > ?2 AND b.id < ?3 AND (CAST(?4 AS TEXT) IS NULL OR b.label = ?4)
+AND {has:5:b.label}
+AND {has:6:b.description}
+AND {has:7:h.value}
+AND {agent_count} >= ?8 AND {agent_count} <= ?9 ORDER BY b.id {direction} LIMIT ?10
 
 -- name: count
 -- Counts the blocks of a project.

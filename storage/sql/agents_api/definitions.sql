@@ -4,11 +4,6 @@
 -- Definitions `d`, each with its present text `t`.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 
--- piece: list_filter
--- The conditions of a list of definitions. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case.
-d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
-AND {has:6:d.name}
-
 -- name: insert
 -- Adds a definition without its text.
 INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
@@ -81,8 +76,9 @@ SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
 {definitions} WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT 2
 
 -- name: list
--- Lists the definitions of a kind. ?7: at most so many.
-{definitions} WHERE {list_filter} ORDER BY d.id {direction} LIMIT ?7
+-- Lists the definitions of a kind. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case.
+{definitions} WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3
+AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5) AND {has:6:d.name} ORDER BY d.id {direction} LIMIT ?7
 
 -- name: conversations_unbound
 -- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: a project; NULL: all

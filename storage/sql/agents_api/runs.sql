@@ -118,24 +118,16 @@ WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL
 AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
 ORDER BY r.id LIMIT ?2
 
--- piece: of_project
--- The runs of a project that match.
-{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent
-JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE a.project = ?1 AND {run_filter}
-
--- piece: of_agent
--- The runs of an agent that match. ?1: the agent's project.
-{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.agent = ?9 AND a.project = ?1 AND {run_filter}
-
 -- name: of_project
 -- Lists a project's runs.
-{of_project} ORDER BY r.id {direction} LIMIT ?8
+{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent
+JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE a.project = ?1 AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
 
 -- name: of_agent
--- Lists an agent's runs.
-{of_agent} ORDER BY r.id {direction} LIMIT ?8
+-- Lists an agent's runs. ?1: the agent's project.
+{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ?9 AND a.project = ?1 AND {run_filter} ORDER BY r.id {direction} LIMIT ?8
 
 -- name: step_insert (sqlite)
 -- Adds a step. A trigger counts the step in its run, and ends the run; another trigger adds what is noted of the step's
@@ -191,26 +183,18 @@ WHERE r.id = ?1 AND r.agent = ?2 ORDER BY k.seq DESC LIMIT 1
 JOIN run_steps s ON s.exchange = e.id AND s.agent = a.id JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE a.uid = ?2 AND a.project = ?1
 
--- piece: steps_of_project
--- The steps of a project that match.
+-- name: steps_of_project
+-- Lists a project's steps.
 {step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent
 JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE a.project = ?1 AND {step_filter}
-
--- piece: steps_of_agent
--- The steps of an agent that match. ?1: the agent's project.
-{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
-JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE s.agent = ?6 AND a.project = ?1 AND {step_filter}
-
--- name: steps_of_project
--- Lists a project's steps.
-{steps_of_project} ORDER BY s.exchange {direction} LIMIT ?5
+WHERE a.project = ?1 AND {step_filter} ORDER BY s.exchange {direction} LIMIT ?5
 
 -- name: steps_of_agent
--- Lists an agent's steps.
-{steps_of_agent} ORDER BY s.exchange {direction} LIMIT ?5
+-- Lists an agent's steps. ?1: the agent's project.
+{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE s.agent = ?6 AND a.project = ?1 AND {step_filter} ORDER BY s.exchange {direction} LIMIT ?5
 
 -- name: feedback
 -- Notes a judgement of a step.
