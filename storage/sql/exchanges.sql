@@ -291,13 +291,9 @@ c AS (
 a AS (UPDATE agents SET {counted} FROM e WHERE agents.id = e.agent)
 SELECT id FROM e
 
--- name: exchange_update (sqlite)
+-- name: exchange_update
 -- Writes a stored exchange as it is now.
-{set_in_room}
-WHERE id = ?38 AND agent = ?39
-
--- name: exchange_update (postgres)
-{set_plainly}
+{set_exchange}
 WHERE id = ?38 AND agent = ?39
 
 -- name: exchanges_continued

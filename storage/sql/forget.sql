@@ -1,16 +1,42 @@
--- Every statement of forgetting. In SQLite rows with text are emptied where they are, never deleted: a deleted row
--- makes it deal out its neighbours again, and copies of these would stay behind in the file. Emptied rows of a memory
--- that is gone have no owner (agent 0). In PostgreSQL a row that would have no owner is deleted. What others count on
--- stays in both, emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges
--- name, a version of a block and the edit that made it.
+-- Every statement of forgetting. In SQLite rows with text are erased by emptying them where they are (the pieces
+-- `erase_...`), never by deleting them: a deleted row makes it deal out its neighbours again, and copies of these would
+-- stay behind in the file. Emptied rows of a memory that is gone have no owner (agent 0). In PostgreSQL a row that would
+-- have no owner is deleted. What others count on stays in both, emptied, as long as its agent or its block: an exchange
+-- in its path, a memory section that exchanges name, a version of a block and the edit that made it.
 
--- piece: emptied_rows
--- In SQLite: exchanges that have no owner from now on.
+-- piece: erase_exchanges (sqlite)
+-- Erases exchanges.
 UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
     stopped = NULL, state = 'forgotten', active = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
     evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL,
     redactions = NULL, inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL,
     shown_reply = NULL, "full" = NULL, pad = NULL
+
+-- piece: erase_exchanges (postgres)
+DELETE FROM exchanges
+
+-- piece: erase_passages (sqlite)
+-- Erases passages.
+UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL,
+    sources = x'5b5d', text = ''
+
+-- piece: erase_passages (postgres)
+DELETE FROM passages
+
+-- piece: erase_facts (sqlite)
+-- Erases facts. Those that they replaced stay untrue.
+UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
+    sources = x'5b5d', about = '', text = ''
+
+-- piece: erase_facts (postgres)
+DELETE FROM facts
+
+-- piece: erase_files (sqlite)
+-- Erases files, which have names that people gave them.
+UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = ''
+
+-- piece: erase_files (postgres)
+DELETE FROM files
 
 -- name: agents_of
 -- Finds the memories of a project, in one profile or (NULL) any.
@@ -194,41 +220,25 @@ SELECT EXISTS (SELECT 1 FROM marks WHERE agent = ? AND kind = 'blocks')
 -- Reads a page of passages with their sources.
 SELECT id, seq, at, exchange, sources, file FROM passages WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
--- name: passage_erase (sqlite)
--- Empties a passage and leaves it without an owner.
-UPDATE passages
-SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d',
-    text = ''
-WHERE id = ?1 AND agent = ?2
+-- name: passage_erase
+-- Erases a passage.
+{erase_passages} WHERE id = ?1 AND agent = ?2
 
--- name: passage_erase (postgres)
-DELETE FROM passages WHERE id = ?1 AND agent = ?2
+-- name: file_erase
+-- Erases a file.
+{erase_files} WHERE id = ? AND memory = ?
 
--- name: file_erase (sqlite)
--- Empties a file, which has a name that people gave it, and leaves it without an owner.
-UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE id = ? AND memory = ?
-
--- name: file_erase (postgres)
-DELETE FROM files WHERE id = ? AND memory = ?
-
--- name: files_before (sqlite)
--- Empties the files that are too old.
-UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE memory = ? AND created < ?
-
--- name: files_before (postgres)
-DELETE FROM files WHERE memory = ? AND created < ?
+-- name: files_before
+-- Erases the files that are too old.
+{erase_files} WHERE memory = ? AND created < ?
 
 -- name: facts_of
 -- Reads a page of facts with their sources.
 SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
--- name: fact_erase (sqlite)
--- Empties a fact and leaves it without an owner. Facts that it replaced stay untrue.
-UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
-    sources = x'5b5d', about = '', text = '' WHERE id = ?1 AND agent = ?2
-
--- name: fact_erase (postgres)
-DELETE FROM facts WHERE id = ?1 AND agent = ?2
+-- name: fact_erase
+-- Erases a fact.
+{erase_facts} WHERE id = ?1 AND agent = ?2
 
 -- name: fact_ended_erase
 -- Drops when a fact ended.
@@ -348,13 +358,9 @@ WHERE e.agent = ?1 AND e.seq > ?2 AND e.id > ?3
     AND (e.notes IS NOT NULL OR e."full" IS NOT NULL OR s.exchange IS NOT NULL)
 ORDER BY e.id LIMIT ?4
 
--- name: wipe_exchanges (sqlite)
--- Empties a page of the exchanges of a memory that is gone.
-{emptied_rows}
-WHERE id IN (SELECT id FROM exchanges WHERE agent = ? LIMIT ?)
-
--- name: wipe_exchanges (postgres)
-DELETE FROM exchanges WHERE agent = ?1 AND id IN (SELECT id FROM exchanges WHERE agent = ?1 LIMIT ?2)
+-- name: wipe_exchanges
+-- Erases a page of the exchanges of a memory that is gone.
+{erase_exchanges} WHERE +agent = ?1 AND id IN (SELECT id FROM exchanges WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_snapshots (sqlite)
 -- Empties a page of the memory sections of a memory that is gone.
@@ -363,24 +369,13 @@ UPDATE sections SET agent = 0, text = '', known = x'7b7d' WHERE id IN (SELECT id
 -- name: wipe_snapshots (postgres)
 DELETE FROM sections WHERE agent = ?1 AND id IN (SELECT id FROM sections WHERE agent = ?1 LIMIT ?2)
 
--- name: wipe_passages (sqlite)
--- Empties a page of the passages of a memory that is gone.
-UPDATE passages
-SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d',
-    text = ''
-WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
+-- name: wipe_passages
+-- Erases a page of the passages of a memory that is gone.
+{erase_passages} WHERE +agent = ?1 AND id IN (SELECT id FROM passages WHERE agent = ?1 LIMIT ?2)
 
--- name: wipe_passages (postgres)
-DELETE FROM passages WHERE agent = ?1 AND id IN (SELECT id FROM passages WHERE agent = ?1 LIMIT ?2)
-
--- name: wipe_facts (sqlite)
--- Empties a page of the facts of a memory that is gone.
-UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
-    sources = x'5b5d', about = '', text = ''
-WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
-
--- name: wipe_facts (postgres)
-DELETE FROM facts WHERE agent = ?1 AND id IN (SELECT id FROM facts WHERE agent = ?1 LIMIT ?2)
+-- name: wipe_facts
+-- Erases a page of the facts of a memory that is gone.
+{erase_facts} WHERE +agent = ?1 AND id IN (SELECT id FROM facts WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_ops (sqlite)
 -- Empties a page of the memory edits of a memory that is gone.
@@ -391,29 +386,18 @@ WHERE id IN (SELECT id FROM block_ops WHERE agent = ? LIMIT ?)
 -- name: wipe_ops (postgres)
 DELETE FROM block_ops WHERE agent = ?1 AND id IN (SELECT id FROM block_ops WHERE agent = ?1 LIMIT ?2)
 
--- name: wipe_versions (sqlite)
--- Empties a page of the values of the blocks of a memory that is gone.
-UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
-    sources = x'5b5d', value = ''
-WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? LIMIT ?)
-
--- name: wipe_versions (postgres)
-DELETE FROM block_history
+-- name: wipe_versions
+-- Erases a page of the values of the blocks of a memory that is gone.
+{erase_values}
 WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? LIMIT ?)
 
 -- name: wipe_blocks
 -- Deletes a memory's blocks, which hold no text of a user's.
 DELETE FROM blocks WHERE agent = ?
 
--- name: wipe_shared_versions (sqlite)
--- Empties a page of the values of the blocks that the users of a project shared.
-UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
-    sources = x'5b5d', value = ''
-WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id
-             WHERE b.agent IS NULL AND b.project = ? LIMIT ?)
-
--- name: wipe_shared_versions (postgres)
-DELETE FROM block_history
+-- name: wipe_shared_versions
+-- Erases a page of the values of the blocks that the users of a project shared.
+{erase_values}
 WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id
              WHERE b.agent IS NULL AND b.project = ? LIMIT ?)
 
@@ -482,13 +466,9 @@ SELECT e.id, CASE WHEN EXISTS (SELECT 1 FROM imported i WHERE i.what = 'exchange
     THEN 1 ELSE 0 END
 FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 ORDER BY e.depth DESC LIMIT ?4
 
--- name: release (sqlite)
--- Empties exchanges that an import has added: nothing follows them.
-{emptied_rows}
-WHERE +agent = ?1 AND id {in:2:BIGINT:64}
-
--- name: release (postgres)
-DELETE FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
+-- name: release
+-- Erases exchanges that an import has added: nothing follows them.
+{erase_exchanges} WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: released
 -- Drops the notes that some exchanges are from an import.
@@ -529,13 +509,9 @@ DELETE FROM links WHERE agent = ?
 -- Deletes who reads a memory, and what the memory's own agent reads.
 DELETE FROM readers WHERE memory = ?1 OR reader = ?1
 
--- name: wipe_run_texts (sqlite)
--- Empties a page of the texts of a memory's runs.
-UPDATE run_texts SET agent = 0, run = 0, data = x''
-WHERE id IN (SELECT id FROM run_texts WHERE agent = ? AND agent <> 0 LIMIT ?)
-
--- name: wipe_run_texts (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT id FROM run_texts WHERE agent = ?1 LIMIT ?2)
+-- name: wipe_run_texts
+-- Erases a page of the texts of a memory's runs.
+{erase_run_texts} WHERE +agent = ?1 AND id IN (SELECT id FROM run_texts WHERE agent = ?1 AND agent <> 0 LIMIT ?2)
 
 -- name: wipe_run_steps
 -- Deletes a page of the steps of a memory's runs, which are numbers.
@@ -546,8 +522,7 @@ DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE ag
 DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
 
 -- name: wipe_files (sqlite)
--- Empties a page of files, which have names that people gave them. Their public ids are free again, for instance for
--- another import.
+-- Erases a page of files. Their public ids are free again, for instance for another import.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '',
     uid = substr(hex(randomblob(length(uid))), 1, length(uid))
 WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
@@ -559,13 +534,9 @@ DELETE FROM files WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
 -- Deletes an agent's tags.
 DELETE FROM tags WHERE agent = ?
 
--- name: wipe_block_texts (sqlite)
--- Empties the definitions of a memory's blocks.
-UPDATE definition_texts SET body = x'', definition = 0
-WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
-
--- name: wipe_block_texts (postgres)
-DELETE FROM definition_texts
+-- name: wipe_block_texts
+-- Erases the definitions of a memory's blocks.
+{erase_definition_texts}
 WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
 
 -- name: wipe_block_details
@@ -584,13 +555,9 @@ DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND targ
 -- Ends the wait for the calls of a reply that is gone.
 UPDATE run_steps SET waiting = NULL WHERE exchange = ? AND agent = ? AND waiting IS NOT NULL
 
--- name: wipe_project_texts (sqlite)
--- Empties what was defined in a project and belongs to no memory.
-UPDATE definition_texts SET body = x'', definition = 0
-WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
-
--- name: wipe_project_texts (postgres)
-DELETE FROM definition_texts WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
+-- name: wipe_project_texts
+-- Erases what was defined in a project and belongs to no memory.
+{erase_definition_texts} WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
 
 -- name: wipe_project_definitions
 -- Deletes the definitions of a project that belong to no memory.

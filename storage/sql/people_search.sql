@@ -9,76 +9,67 @@ SELECT {agent} FROM agents a WHERE a.id {in:1:BIGINT:256}
 FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange AND p.agent = m.agent
 WHERE m.kind = 'stale' AND m.agent {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
 
--- piece: new_in_sqlite
--- The exchanges of some memories that are not indexed yet.
+-- piece: new_exchanges (sqlite)
+-- The exchanges of some memories that are not indexed yet. (PostgreSQL reads each memory of this form by an index,
+-- whatever number of rows it estimates.)
 FROM agents a CROSS JOIN exchanges p ON p.agent = a.id AND p.seq > a.indexed_seq
 WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
 
--- piece: new_in_postgres
--- The same for PostgreSQL, which reads each memory of this form by an index, whatever number of rows it estimates.
+-- piece: new_exchanges (postgres)
 FROM agents a CROSS JOIN LATERAL (
     SELECT * FROM exchanges x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
 WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
 
--- piece: new_passages
--- The passages of some memories that are not indexed yet.
+-- piece: new_passages (sqlite)
+-- The passages of some memories that are not indexed yet, likewise.
 FROM agents a CROSS JOIN passages p ON p.agent = a.id AND p.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256}
 
--- piece: new_passages_in_postgres
--- The same for PostgreSQL, in the form of `new_in_postgres`.
+-- piece: new_passages (postgres)
 FROM agents a CROSS JOIN LATERAL (
     SELECT * FROM passages x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
 WHERE a.id {in:1:BIGINT:256}
+
+-- piece: new_facts (sqlite)
+-- The facts of some memories that are not indexed yet, likewise.
+FROM agents a CROSS JOIN facts f ON f.agent = a.id AND f.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256}
+
+-- piece: new_facts (postgres)
+FROM agents a CROSS JOIN LATERAL (
+    SELECT * FROM facts x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) f ON true
+WHERE a.id {in:1:BIGINT:256}
+
+-- piece: size (sqlite)
+-- The characters of a passage `p`; in PostgreSQL its bytes.
+length(p.text)
+
+-- piece: size (postgres)
+octet_length(p.text)
 
 -- piece: bytes
 -- The bytes of the messages of an exchange `p` as they are stored.
 coalesce(length(p.input), 0) + coalesce(length(p.shown_reply), 0)
 
--- name: unread_exchanges (sqlite)
+-- name: unread_exchanges
 -- Reads the exchanges that the indexes of some memories lack. What is longer than ?2 bytes as it is stored is left out.
 SELECT p.agent, {shown} {stale} AND {bytes} <= ?2
 UNION ALL
-SELECT p.agent, {shown} {new_in_sqlite} AND {bytes} <= ?2
+SELECT p.agent, {shown} {new_exchanges} AND {bytes} <= ?2
 
--- name: unread_exchanges (postgres)
-SELECT p.agent, {shown} {stale} AND {bytes} <= ?2
-UNION ALL
-SELECT p.agent, {shown} {new_in_postgres} AND {bytes} <= ?2
-
--- name: memories_with_long_texts (sqlite)
+-- name: memories_with_long_texts
 -- Finds those of some memories with a text that `unread_exchanges` or `unread_passages_and_facts` leaves out.
 SELECT p.agent {stale} AND {bytes} > ?2
 UNION
-SELECT p.agent {new_in_sqlite} AND {bytes} > ?2
+SELECT p.agent {new_exchanges} AND {bytes} > ?2
 UNION
-SELECT p.agent {new_passages} AND length(p.text) > ?2
+SELECT p.agent {new_passages} AND {size} > ?2
 
--- name: memories_with_long_texts (postgres)
-SELECT p.agent {stale} AND {bytes} > ?2
-UNION
-SELECT p.agent {new_in_postgres} AND {bytes} > ?2
-UNION
-SELECT p.agent {new_passages_in_postgres} AND octet_length(p.text) > ?2
-
--- piece: is_true
--- A fact `f` is true as long as no row ends it.
-NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
-
--- name: unread_passages_and_facts (sqlite)
--- Reads the passages and facts of some memories that are not indexed yet. Passages of more than ?2 characters
--- (bytes, over PostgreSQL) are left out. Facts are short.
-SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages} AND length(p.text) <= ?2
+-- name: unread_passages_and_facts
+-- Reads the passages and facts of some memories that are not indexed yet. Passages larger than ?2 are left out. Facts
+-- are short.
+SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages} AND {size} <= ?2
 UNION ALL
 SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
-FROM agents a CROSS JOIN facts f ON f.agent = a.id AND f.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256} AND {is_true}
-
--- name: unread_passages_and_facts (postgres)
-SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages_in_postgres} AND octet_length(p.text) <= ?2
-UNION ALL
-SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
-FROM agents a CROSS JOIN LATERAL (
-    SELECT * FROM facts x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) f ON true
-WHERE a.id {in:1:BIGINT:256} AND {is_true}
+{new_facts} AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
 -- name: index_sizes
 -- Returns the bytes of the indexes of some memories.

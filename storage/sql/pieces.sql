@@ -83,10 +83,10 @@ CASE WHEN ?37 <> 0 THEN coalesce(?34, shown_reply) ELSE ?34 END
 -- The full reply that an update leaves.
 CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?35 END
 
--- piece: set_in_room
--- A stored exchange as it is now, within its row's room in SQLite: storage/sqlite/padding.py says why, and from where
--- the numbers are. One that goes to overflow pages has no more room than its head takes from then on: others may lie
--- where it was longer.
+-- piece: set_exchange (sqlite)
+-- Writes a stored exchange as it is now, within its row's room: storage/sqlite/padding.py says why, and from where the
+-- numbers are. One that goes to overflow pages has no more room than its head takes from then on: others may lie where
+-- it was longer.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full},
     (room, pad) = (
         SELECT CASE WHEN n >= room THEN 440 ELSE room END,
@@ -97,8 +97,7 @@ UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = 
                                     ELSE length(c) + 4 END) AS n
               FROM (SELECT {new_input} AS c UNION ALL SELECT {new_shown_reply} UNION ALL SELECT {new_full})))
 
--- piece: set_plainly
--- A stored exchange as it is now, in PostgreSQL, where rows need no room.
+-- piece: set_exchange (postgres)
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full}
 
 -- piece: unnamed
@@ -120,6 +119,28 @@ SELECT b.agent FROM blocks b JOIN agents a ON a.id = b.agent WHERE b.id = ?1
 UNION SELECT x.agent FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = ?1
 UNION SELECT a.id FROM blocks b JOIN agents a ON a.project = b.project AND a.profile = b.profile
 WHERE b.id = ?1 AND b.agent IS NULL AND b.profile <> ''
+
+-- piece: erase_values (sqlite)
+-- Erases values of blocks, as forget.sql says.
+UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
+    sources = x'5b5d', value = ''
+
+-- piece: erase_values (postgres)
+DELETE FROM block_history
+
+-- piece: erase_run_texts (sqlite)
+-- Erases texts of runs.
+UPDATE run_texts SET agent = 0, run = 0, data = x''
+
+-- piece: erase_run_texts (postgres)
+DELETE FROM run_texts
+
+-- piece: erase_definition_texts (sqlite)
+-- Erases texts of definitions.
+UPDATE definition_texts SET body = x'', definition = 0
+
+-- piece: erase_definition_texts (postgres)
+DELETE FROM definition_texts
 
 -- piece: edit
 -- What is read of a memory edit.

@@ -17,10 +17,7 @@ UPDATE runs SET otid = ?3 WHERE id = ?1 AND agent = ?2
 -- Deletes a run.
 DELETE FROM runs WHERE id = ?1 AND agent = ?2
 
--- name: events_drop (sqlite)
--- Drops the events of an attempt that was broken off, or with ?3 = '' all texts of a run.
-UPDATE run_texts SET agent = 0, run = 0, data = x''
-WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR ?3 = '')
-
--- name: events_drop (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR CAST(?3 AS TEXT) = '')
+-- name: events_drop
+-- Erases the events of an attempt that was broken off, or with ?3 = '' all texts of a run.
+{erase_run_texts}
+WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR CAST(?3 AS TEXT) = '')

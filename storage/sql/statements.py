@@ -1,8 +1,9 @@
 """Loads statements from .sql files. Each statement has a name, and a text for each database.
 
 A file holds statements that begin with `-- name: <name>`, for both databases, or with `-- name: <name> (sqlite)` and
-`-- name: <name> (postgres)` where the two must differ. `-- piece: <name>` begins text that statements use as `{name}`;
-those of pieces.sql can be used in every file. For what the two databases write differently there is a notation:
+`-- name: <name> (postgres)` where the two must differ. `-- piece: <name>` begins text that statements use as `{name}`,
+and may have two texts in the same way; pieces of pieces.sql can be used in every file. For what the two databases write
+differently there is a notation:
 
     ?, ?3                 parameters, all of a statement numbered or none; `$3` in PostgreSQL
     {?1..4}               a run of them: ?1, ?2, ?3, ?4
@@ -24,11 +25,11 @@ A missing name fails at import, not in the middle of a turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from storage.database import Connection, Row, Statement
 
@@ -58,72 +59,81 @@ _DIRECTIONS = {"up": "ASC", "down": "DESC"}
 def load(file: str) -> Mapping[str, Statement]:
     """Returns the statements of a file by name. A file that several modules use is read once.
 
-    Raises: ValueError: a file has a name twice, or a statement for one database alone.
+    Raises: ValueError: a file has a name twice, or a text for one database alone.
     """
     shared, _ = _parse("pieces.sql")
-    pieces, texts = _parse(file)
+    own, texts = _parse(file)
+    pieces = {**shared, **own}
     statements: dict[str, Statement] = {}
-    for name, by_database in texts.items():
-        both = by_database.get("", "")
-        sqlite, postgres = by_database.get("sqlite", both), by_database.get("postgres", both)
-        if not sqlite or not postgres:
-            raise ValueError(f"{file}: {name} is there for one database alone")
-        known_pieces = {**shared, **pieces}
-        if "{direction}" in sqlite:
+    for name, text in texts.items():
+        if "{direction}" in text.sqlite:
             for end, direction in _DIRECTIONS.items():
-                statements[f"{name}_{end}"] = _make_statement(
-                    f"{file}: {name}_{end}", sqlite, postgres, {**known_pieces, "direction": direction}
-                )
+                directed = {**pieces, "direction": _Text(direction, direction)}
+                statements[f"{name}_{end}"] = _make_statement(f"{file}: {name}_{end}", text, directed)
         else:
-            statements[name] = _make_statement(f"{file}: {name}", sqlite, postgres, known_pieces)
+            statements[name] = _make_statement(f"{file}: {name}", text, pieces)
     return MappingProxyType(statements)
 
 
+class _Text(NamedTuple):
+    """The text of a piece or a statement for each database, as the .sql file has it, without comments."""
+
+    sqlite: str
+    postgres: str
+
+
 @cache
-def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Returns the pieces of a file by name, and the statements by name and database ("": both), without comments."""
-    pieces: dict[str, str] = {}
-    texts: dict[str, dict[str, str]] = {}
+def _parse(file: str) -> tuple[dict[str, _Text], dict[str, _Text]]:
+    """Returns the pieces and the statements of a file by name. Raises: ValueError, as `load`."""
+    # By marker, by name, and by database ("": both).
+    found: dict[str, dict[str, dict[str, str]]] = {"piece": {}, "name": {}}
     _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
     for marker, name, database, body in zip(*(iter(parts),) * 4, strict=True):
         lines = (line for line in body.splitlines() if not line.startswith("--"))
-        text = "\n".join(lines).strip().rstrip(";")
-        if marker == "piece":
-            by_key, key, is_twice = pieces, name, name in pieces
-        else:
-            by_key, key = texts.setdefault(name, {}), database or ""
-            # A text for both databases (key "") stands alone.
-            is_twice = key in by_key or (bool(by_key) and "" in (key, *by_key))
-        if is_twice:
+        by_database, key = found[marker].setdefault(name, {}), database or ""
+        # A text for both databases (key "") stands alone.
+        if key in by_database or (by_database and "" in (key, *by_database)):
             raise ValueError(f"{file} has {name} twice")
-        by_key[key] = text
-    return pieces, texts
+        by_database[key] = "\n".join(lines).strip().rstrip(";")
+    return _pair_texts(file, found["piece"]), _pair_texts(file, found["name"])
 
 
-def _make_statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
+def _pair_texts(file: str, found: Mapping[str, Mapping[str, str]]) -> dict[str, _Text]:
+    """Returns texts by name. found: by name and by database. Raises: ValueError: a text is there for one alone."""
+    texts: dict[str, _Text] = {}
+    for name, by_database in found.items():
+        both = by_database.get("", "")
+        texts[name] = _Text(by_database.get("sqlite", both), by_database.get("postgres", both))
+        if not all(texts[name]):
+            raise ValueError(f"{file}: {name} is there for one database alone")
+    return texts
+
+
+def _make_statement(name: str, text: _Text, pieces: Mapping[str, _Text]) -> Statement:
     """Returns a statement of its texts in the .sql file. pieces: by name."""
-    text = _POSTGRES_ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, _assemble(sqlite, pieces))))
-    match, sized_columns, is_padded = _FILLED.search(text), 0, False
+    assembled = _assemble(text.sqlite, lambda name: pieces[name].sqlite)
+    sqlite = _POSTGRES_ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, assembled)))
+    match, sized_columns, is_padded = _FILLED.search(sqlite), 0, False
     if match is not None:
         sized_columns, is_padded = int(match[2]), match[1] == "padded"
         # SQLite's connection adds these values after the parameters of both databases.
-        last = max(int(number) for number in re.findall(r"\?(\d+)", text))
-        text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", text)
-    sqlite_text, sizes = _translate_for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
-    postgres_text = _translate_for_postgres(_assemble(postgres, pieces))
-    return Statement(sqlite_text, name, postgres_text, sizes, sized_columns, is_padded)
+        last = max(int(number) for number in re.findall(r"\?(\d+)", sqlite))
+        sqlite = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", sqlite)
+    sqlite, sizes = _translate_for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", sqlite))
+    postgres = _translate_for_postgres(_assemble(text.postgres, lambda name: pieces[name].postgres))
+    return Statement(sqlite, name, postgres, sizes, sized_columns, is_padded)
 
 
 def make_statement(name: str, text: str) -> Statement:
     """Returns a statement of this text in both databases, in SQLite's words."""
-    return _make_statement(name, text, text, {})
+    return _make_statement(name, _Text(text, text), {})
 
 
-def _assemble(text: str, pieces: Mapping[str, str]) -> str:
+def _assemble(text: str, get_piece: Callable[[str], str]) -> str:
     """Returns a text with the pieces and the runs of parameters that it names."""
     # A piece may name others.
     while _PIECE.search(text):
-        text = _PIECE.sub(lambda match: pieces[match[1]], text)
+        text = _PIECE.sub(lambda match: get_piece(match[1]), text)
     return _RUN.sub(lambda run: ", ".join(f"?{n}" for n in range(int(run[1]), int(run[2]) + 1)), text)
 
 

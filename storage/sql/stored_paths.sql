@@ -97,7 +97,7 @@ WHERE id = ? AND agent = ?
 -- name: step_finish (sqlite)
 -- Writes the end of a step into its exchange. Returns up to where the search index knows. No row: something was
 -- forgotten, or another process has taken the conversation over: it has ended the step, or failed the run ?41.
-{set_in_room}
+{set_exchange}
 WHERE id = ?38 AND agent = ?39 AND state = 'open'
 AND EXISTS (SELECT 1 FROM agents a WHERE a.id = ?39 AND a.epoch = ?40)
 AND EXISTS (SELECT 1 FROM runs r WHERE r.id = ?41 AND r.agent = ?39 AND r.state <> 'failed')
@@ -108,17 +108,13 @@ WITH a AS (
     SELECT g.id AS agent_id, g.indexed_seq FROM agents g
     JOIN runs r ON r.id = ?41 AND r.agent = g.id AND r.state <> 'failed'
     WHERE g.id = ?39 AND g.epoch = ?40 FOR NO KEY UPDATE)
-{set_plainly}
+{set_exchange}
 FROM a WHERE id = ?38 AND agent = a.agent_id AND state = 'open'
 RETURNING a.indexed_seq
 
--- name: step_abandon (sqlite)
+-- name: step_abandon
 -- Ends a step that was left open by a process that is gone.
-{set_in_room}
-WHERE id = ?38 AND agent = ?39 AND state = 'open'
-
--- name: step_abandon (postgres)
-{set_plainly}
+{set_exchange}
 WHERE id = ?38 AND agent = ?39 AND state = 'open'
 
 -- name: step_stop

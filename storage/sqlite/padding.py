@@ -6,7 +6,7 @@ would be left in the file. So the part of a row that lies in its page never grow
 padded to it. A row that needs more goes to overflow pages, which belong to it alone and are erased when it gives them
 up. From then on its room is the part that is left in its page, since other rows may take the rest.
 
-The piece `set_in_room` in storage/sql/pieces.sql does for a stored row in SQL what `count_padding` does for a new one,
+The piece `set_exchange` in storage/sql/pieces.sql does for a stored row in SQL what `count_padding` does for a new one,
 with these constants as numbers: both must agree.
 
 Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections 1.6 and 2.1), for pages of 4096 bytes.

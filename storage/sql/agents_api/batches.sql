@@ -115,12 +115,9 @@ AND NOT EXISTS (SELECT 1 FROM run_texts x
     WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
 ORDER BY i.run LIMIT ?2
 
--- name: texts_empty (sqlite)
--- Empties what an item held until its end; the message of its error stays.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
-
--- name: texts_empty (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
+-- name: texts_empty
+-- Erases what an item held until its end; the message of its error stays.
+{erase_run_texts} WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
 -- name: text_append
 -- Adds a part of an item after those of its kind: a row of words is never written over by a longer one.

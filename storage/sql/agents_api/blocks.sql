@@ -79,13 +79,9 @@ UPDATE blocks SET agent = NULL, profile = '' WHERE id = ? AND agent = ?
 -- Changes the definition of a block.
 UPDATE blocks SET label = ?, description = ?, lim = ?, read_only = ? WHERE id = ?
 
--- name: values_empty (sqlite)
--- Empties all values of a block and detaches them from it.
-UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
-    sources = x'5b5d', value = '' WHERE block = ?1
-
--- name: values_empty (postgres)
-DELETE FROM block_history WHERE block = ?1
+-- name: values_empty
+-- Erases all values of a block.
+{erase_values} WHERE block = ?1
 
 -- name: delete
 -- Deletes a block without values.

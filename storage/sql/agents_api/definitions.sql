@@ -32,12 +32,9 @@ UPDATE definition_texts SET body = x'' WHERE definition = ?1 AND id <> ?2 AND le
 -- name: texts_empty (postgres)
 DELETE FROM definition_texts WHERE definition = ?1 AND id <> ?2
 
--- name: texts_drop (sqlite)
--- Empties all texts of a definition and detaches them from it.
-UPDATE definition_texts SET body = x'', definition = 0 WHERE definition = ?1
-
--- name: texts_drop (postgres)
-DELETE FROM definition_texts WHERE definition = ?1
+-- name: texts_drop
+-- Erases all texts of a definition.
+{erase_definition_texts} WHERE definition = ?1
 
 -- name: delete
 -- Deletes a definition. The row holds no text but its name.

@@ -40,13 +40,9 @@ SELECT DISTINCT x.run, x.agent {unneeded_texts} AND r.ended < ?1 ORDER BY x.run 
 -- Returns when the first run ended that has unneeded texts.
 SELECT min(r.ended) {unneeded_texts}
 
--- name: texts_drop (sqlite)
--- Empties the unneeded texts of a run.
-UPDATE run_texts SET agent = 0, run = 0, data = x''
-WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
-
--- name: texts_drop (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
+-- name: texts_drop
+-- Erases the unneeded texts of a run.
+{erase_run_texts} WHERE +agent = ?1 AND id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
 -- name: texts_of
 -- Finds the texts of an agent's runs that may hold words, and which of them are calls. A run that has not ended keeps
@@ -57,12 +53,9 @@ AND (x.kind <> 'request' OR NOT EXISTS (
     SELECT 1 FROM runs r WHERE r.id = x.run AND r.agent = x.agent AND r.state IN ('created', 'running')))
 ORDER BY x.id LIMIT ?3
 
--- name: text_erase (sqlite)
--- Empties a text and detaches it from its run and its agent.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id = ?1 AND agent = ?2
-
--- name: text_erase (postgres)
-DELETE FROM run_texts WHERE id = ?1 AND agent = ?2
+-- name: text_erase
+-- Erases a text.
+{erase_run_texts} WHERE id = ?1 AND agent = ?2
 
 -- name: call_empty
 -- Empties the text of a call. The row stays, as a record that the call was made.

@@ -38,12 +38,9 @@ SELECT id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 AND state <> 'f
 -- Finds the run of a reading.
 SELECT id FROM runs WHERE conversation = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1
 
--- name: reading_texts (sqlite)
--- Empties the texts of a reading's run.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
-
--- name: reading_texts (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
+-- name: reading_texts
+-- Erases the texts of a reading's run.
+{erase_run_texts} WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: reading_done
 -- Takes its name from the conversation of a reading, after its words are gone.
