@@ -122,9 +122,9 @@ class ForgetPreviews(StoreGroup):
             are counted here.
         """
         if target.is_all:
-            return PreviewedCounts(await self._count_whole(connection, agent_row))
-        erased = await self._load_erased(connection, agent_row, target)
-        texts = await self._read_named_texts(connection, agent_row, target)
+            return PreviewedCounts(await _count_whole(connection, agent_row))
+        erased = await _load_erased(connection, agent_row, target)
+        texts = await _read_named_texts(connection, agent_row, target)
         if not (target.facts or target.passages):
             return await self._count_erased(connection, agent_row, erased, messages, texts)
         with_named = await self._count_named(connection, agent_row, target, erased, texts)
@@ -142,24 +142,9 @@ class ForgetPreviews(StoreGroup):
         limit: the most facts that are returned; None: all.
         Facts that the target names itself are among them only if its messages take them as well.
         """
-        erased = await self._load_erased(connection, agent_row, target)
-        beginnings = await self._find_beginnings(connection, erased)
-        return await self._read_facts(connection, (*erased, *_measure_row_range(beginnings)), limit)
-
-    async def _find_beginnings(self, connection: Connection, erased: _Target) -> Sequence[_Beginning]:
-        rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
-        return [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
-
-    async def _read_facts(
-        self, connection: Connection, going: Sequence[object], limit: int | None
-    ) -> ErasedFacts:
-        """Returns the newest facts that go. going: the parameters of statements. limit: None: all are read."""
-        count = await connection.value(SQL["fact_count"], going)
-        most = count if limit is None else min(count, limit)
-        rows = await connection.rows(SQL["facts"], (*going, most)) if most else []
-        return ErasedFacts(
-            [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in rows], count
-        )
+        erased = await _load_erased(connection, agent_row, target)
+        beginnings = await _find_beginnings(connection, erased)
+        return await _read_facts(connection, (*erased, *_measure_row_range(beginnings)), limit)
 
     async def _count_erased(
         self,
@@ -174,18 +159,18 @@ class ForgetPreviews(StoreGroup):
         messages: the number of the target's messages.
         texts: those of facts that the target names as well.
         """
-        beginnings = await self._find_beginnings(connection, erased)
+        beginnings = await _find_beginnings(connection, erased)
         going = (*erased, *_measure_row_range(beginnings))
         versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
         # With facts that are named as well, all are read, so that none counts twice.
-        facts = await self._read_facts(connection, going, None if texts else _NAMED_FACTS)
+        facts = await _read_facts(connection, going, None if texts else _NAMED_FACTS)
         notes = await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0)
         counts = ForgetCounts(
             messages=messages,
             facts=facts.total,
             passages=await connection.value(SQL["passages"], going),
             versions=versions.gone,
-            summaries=await self._count_summaries(connection, agent_row, beginnings),
+            summaries=await _count_summaries(connection, agent_row, beginnings),
             notes=notes.total,
         )
         return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes, notes.exchange_rows)
@@ -205,7 +190,7 @@ class ForgetPreviews(StoreGroup):
         erased, texts: all that goes: exchanges, and the texts of facts.
         """
         total = _Versions()
-        for block in await self._load_visible_blocks(connection, agent_row):
+        for block in await _load_visible_blocks(connection, agent_row):
             of_block, version_count = _Versions(), 0
             for values in parameters:
                 gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
@@ -242,41 +227,6 @@ class ForgetPreviews(StoreGroup):
         after = await make_preview_text(connection, current, versions, self._rules, exchanges, folded)
         return None if after == current.value else RebuiltBlock(current.label, current.value, after)
 
-    async def _count_summaries(
-        self, connection: Connection, agent_row: int, beginnings: Sequence[_Beginning]
-    ) -> int:
-        """Counts the summaries of paths on which an exchange is erased."""
-        count = 0
-        for beginning in beginnings:
-            count += await connection.value(
-                SQL["summaries"], (agent_row, beginning.conversation_row, beginning.depth, beginning.seq)
-            )
-        return count
-
-    async def _count_whole(self, connection: Connection, agent_row: int) -> ForgetCounts:
-        row = await connection.row(SQL["whole"], (agent_row,))
-        messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
-        notes = None
-        if messages <= _MAX_EXCHANGES:
-            rows = await connection.rows(SQL["notes"], (agent_row, 0, _MAX_EXCHANGES))
-            notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
-        return ForgetCounts(
-            messages=messages,
-            facts=facts,
-            passages=passages,
-            versions=versions,
-            summaries=summaries,
-            notes=notes,
-        )
-
-    async def _read_named_texts(
-        self, connection: Connection, agent_row: int, target: ForgetTarget
-    ) -> list[str]:
-        """Returns the texts of the facts that a target names."""
-        return [
-            row[0] for row in await load_rows(connection, FORGET_SQL["facts_named"], target.facts, agent_row)
-        ]
-
     async def _count_named(
         self,
         connection: Connection,
@@ -299,7 +249,7 @@ class ForgetPreviews(StoreGroup):
         )
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = _Notes(None)
-        if not await self._is_far_back(connection, agent_row, 0):
+        if not await _is_far_back(connection, agent_row, 0):
             notes = await self._count_quoting(connection, agent_row, 0, marks, counted_rows=erased.listed)
         counts = ForgetCounts(
             messages=0,
@@ -311,22 +261,6 @@ class ForgetPreviews(StoreGroup):
         )
         return PreviewedCounts(counts, (), versions.remade, versions.changes, notes.exchange_rows)
 
-    async def _load_visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
-        scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
-        if scope is None:
-            return []
-        return [
-            row[0]
-            for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
-        ]
-
-    async def _load_erased(self, connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
-        if target.conversation_row is not None:
-            return _Target(agent_row, target.conversation_row, [])
-        found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
-        exchange_rows = sorted({*target.exchanges, *(row for row in found_rows if row is not None)})
-        return _Target(agent_row, _NO_CONVERSATION, exchange_rows[:_LISTED_EXCHANGES])
-
     async def _count_notes(
         self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
     ) -> _Notes:
@@ -336,17 +270,13 @@ class ForgetPreviews(StoreGroup):
         if sum(beginning.exchanges for beginning in beginnings) > _MAX_EXCHANGES:
             return _Notes(None)
         first = min(beginning.seq for beginning in beginnings)
-        if await self._is_far_back(connection, erased.agent_row, first):
+        if await _is_far_back(connection, erased.agent_row, first):
             return _Notes(None)
         rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         marks = Erased(frozenset(days), has_blocks)
         erased_rows = {id for id, *_ in rows}
         return await self._count_quoting(connection, erased.agent_row, first, marks, erased_rows=erased_rows)
-
-    async def _is_far_back(self, connection: Connection, agent_row: int, seq: int) -> bool:
-        """Returns whether more messages came after a number than are looked through for notes."""
-        return (await connection.value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS
 
     async def _count_quoting(
         self,
@@ -409,3 +339,72 @@ def _measure_row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
         return _RowRange(0, LAST_NUMBER)
     rows = [row for beginning in beginnings for row in (beginning.first_row, beginning.last_row)]
     return _RowRange(min(rows, default=0), max(rows, default=0))
+
+
+async def _find_beginnings(connection: Connection, erased: _Target) -> Sequence[_Beginning]:
+    rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
+    return [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
+
+
+async def _read_facts(connection: Connection, going: Sequence[object], limit: int | None) -> ErasedFacts:
+    """Returns the newest facts that go. going: the parameters of statements. limit: None: all are read."""
+    count = await connection.value(SQL["fact_count"], going)
+    most = count if limit is None else min(count, limit)
+    rows = await connection.rows(SQL["facts"], (*going, most)) if most else []
+    return ErasedFacts(
+        [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in rows], count
+    )
+
+
+async def _count_summaries(connection: Connection, agent_row: int, beginnings: Sequence[_Beginning]) -> int:
+    """Counts the summaries of paths on which an exchange is erased."""
+    count = 0
+    for beginning in beginnings:
+        count += await connection.value(
+            SQL["summaries"], (agent_row, beginning.conversation_row, beginning.depth, beginning.seq)
+        )
+    return count
+
+
+async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
+    row = await connection.row(SQL["whole"], (agent_row,))
+    messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
+    notes = None
+    if messages <= _MAX_EXCHANGES:
+        rows = await connection.rows(SQL["notes"], (agent_row, 0, _MAX_EXCHANGES))
+        notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
+    return ForgetCounts(
+        messages=messages,
+        facts=facts,
+        passages=passages,
+        versions=versions,
+        summaries=summaries,
+        notes=notes,
+    )
+
+
+async def _read_named_texts(connection: Connection, agent_row: int, target: ForgetTarget) -> list[str]:
+    """Returns the texts of the facts that a target names."""
+    return [row[0] for row in await load_rows(connection, FORGET_SQL["facts_named"], target.facts, agent_row)]
+
+
+async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[int]:
+    scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
+    if scope is None:
+        return []
+    return [
+        row[0] for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
+    ]
+
+
+async def _load_erased(connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
+    if target.conversation_row is not None:
+        return _Target(agent_row, target.conversation_row, [])
+    found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
+    exchange_rows = sorted({*target.exchanges, *(row for row in found_rows if row is not None)})
+    return _Target(agent_row, _NO_CONVERSATION, exchange_rows[:_LISTED_EXCHANGES])
+
+
+async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:
+    """Returns whether more messages came after a number than are looked through for notes."""
+    return (await connection.value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS

@@ -397,7 +397,7 @@ class Jobs(StoreGroup):
         """
 
         async def write(connection: Connection) -> bytes:
-            await self._check_current(connection, job)
+            await _check_current(connection, job)
             journaled: bytes | None = await connection.value(SQL["step"], (job.id, name))
             if journaled is not None:
                 return journaled
@@ -413,9 +413,7 @@ class Jobs(StoreGroup):
 
         Raises: Stale; what the effect raises.
         """
-        await asyncio.shield(
-            self._database.bulk(lambda connection: self._apply_effect(connection, job, effect))
-        )
+        await asyncio.shield(self._database.bulk(lambda connection: _apply_effect(connection, job, effect)))
 
     async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
         """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises.
@@ -424,7 +422,7 @@ class Jobs(StoreGroup):
         """
 
         async def write(connection: Connection) -> None:
-            await self._apply_effect(connection, job, effect)
+            await _apply_effect(connection, job, effect)
             await _delete_job(connection, job.id)
 
         # Its serial group has jobs of its own kind.
@@ -558,19 +556,6 @@ class Jobs(StoreGroup):
         """Writes, and calls the watchers. kinds: of the jobs that may begin then; none: any."""
         return await self._await_write(self._database.bulk(operation), partial(self.wake, *kinds))
 
-    async def _check_current(self, connection: Connection, job: Job) -> None:
-        """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
-        # The agent is locked before the job, as everywhere, so that there is no deadlock.
-        epoch = await _lock_epoch(connection, job.agent_row)
-        await check_attempt(connection, job)
-        if epoch != job.epoch:
-            raise Stale(f"something was forgotten while job {job.id} was under way")
-
-    async def _apply_effect(self, connection: Connection, job: Job, effect: Effect | None) -> None:
-        await self._check_current(connection, job)
-        if effect is not None:
-            await effect(connection)
-
     async def _end_attempt(
         self, job: Job, error: str | None, delay_s: float | None, tries: int
     ) -> JobOutcome:
@@ -626,3 +611,18 @@ async def _delete_job(connection: Connection, id: int) -> None:
 def _make_job(row: Sequence[Any]) -> Job:
     id, kind, agent_row, key, payload, epoch, state, *rest = row
     return Job(id, kind, agent_row, key, payload, epoch, JobState(state), *rest)
+
+
+async def _check_current(connection: Connection, job: Job) -> None:
+    """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
+    # The agent is locked before the job, as everywhere, so that there is no deadlock.
+    epoch = await _lock_epoch(connection, job.agent_row)
+    await check_attempt(connection, job)
+    if epoch != job.epoch:
+        raise Stale(f"something was forgotten while job {job.id} was under way")
+
+
+async def _apply_effect(connection: Connection, job: Job, effect: Effect | None) -> None:
+    await _check_current(connection, job)
+    if effect is not None:
+        await effect(connection)

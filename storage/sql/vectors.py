@@ -291,29 +291,8 @@ class Vectors(StoreGroup):
         """
         agent_row, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent_row)
-        await self._add_vectors(connection, unembedded, added)
+        await _add_embedded(connection, unembedded, added)
         return await lacks_vectors(connection, agent_row, model)
-
-    async def _add_vectors(
-        self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
-    ) -> None:
-        agent_row, model = unembedded.agent.id, unembedded.model
-        progress = await _find_progress(connection, agent_row)
-        if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):
-            return
-        dimension = len(next(iter(added.values()))) // 4 if added else progress.dimension
-        if progress.dimension not in (0, dimension) and unembedded.cursor:
-            await connection.run(SQL["begin"], (agent_row, model, dimension))
-            return
-        stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent_row))
-        damaged = await add_vectors(connection, agent_row, model, stamp, added)
-        if damaged is not None:
-            await connection.run(
-                SQL["indexed_again"], (await get_covered(connection, agent_row, damaged), agent_row)
-            )
-        await connection.run(
-            SQL["drop_others"], (agent_row, model, compute_chunk(unembedded.upto), _MAX_OLD_CHUNKS)
-        )
 
     @reads
     async def has(self, connection: Connection, agent_rows: Sequence[int], model: str) -> bool:
@@ -326,3 +305,23 @@ class Vectors(StoreGroup):
     async def find_agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns memories that span conversations, can be reached, and are not wholly embedded by a model."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]
+
+
+async def _add_embedded(connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:
+    agent_row, model = unembedded.agent.id, unembedded.model
+    progress = await _find_progress(connection, agent_row)
+    if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):
+        return
+    dimension = len(next(iter(added.values()))) // 4 if added else progress.dimension
+    if progress.dimension not in (0, dimension) and unembedded.cursor:
+        await connection.run(SQL["begin"], (agent_row, model, dimension))
+        return
+    stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent_row))
+    damaged = await add_vectors(connection, agent_row, model, stamp, added)
+    if damaged is not None:
+        await connection.run(
+            SQL["indexed_again"], (await get_covered(connection, agent_row, damaged), agent_row)
+        )
+    await connection.run(
+        SQL["drop_others"], (agent_row, model, compute_chunk(unembedded.upto), _MAX_OLD_CHUNKS)
+    )
