@@ -29,7 +29,7 @@ FORGET_ORIGIN = "forget"
 FORGOTTEN_ORIGIN = "-"
 
 
-class UndoneVersion(NamedTuple):
+class RestoredVersion(NamedTuple):
     """The earlier version of a block that an undo brings back."""
 
     version: int
@@ -79,7 +79,8 @@ def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
 
 async def begin_value(connection: Connection, block_row: int, value: str, at: float, origin: str) -> None:
     """Gives a new block its first value."""
-    version_row = await _add_version(connection, block_row, 1, value, at=at, origin=origin)
+    values = (block_row, 1, None, at, origin, None, b"[]", value)
+    version_row = await connection.value(SQL["block_history_insert"], values)
     await connection.run(SQL["block_point"], (version_row, block_row))
 
 
@@ -119,17 +120,8 @@ async def write_block(
     if is_bounded and len(value) > max(stored.limit, len(stored.value)):
         check_limit(stored.label, value, stored.limit)
     padded_sources = orjson.dumps(list(sources)).ljust(room)
-    version_row = await _add_version(
-        connection,
-        block_row,
-        version + 1,
-        value,
-        at=at,
-        origin=origin,
-        restores=restores,
-        exchange_row=exchange_row,
-        sources=padded_sources,
-    )
+    values = (block_row, version + 1, restores, at, origin, exchange_row, padded_sources, value)
+    version_row = await connection.value(SQL["block_history_insert"], values)
     await connection.run(SQL["block_advance"], (version_row, block_row, version))
     return replace(stored, value=value, version=version + 1)
 
@@ -181,19 +173,14 @@ async def undo_block(
     before = await find_undone(connection, block_row, stored.version)
     if before is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
+    sources = orjson.loads(before.sources)
     return await write_block(
-        connection,
-        block_row,
-        stored.version,
-        before.value,
-        at=at,
-        origin=UNDO_ORIGIN,
-        sources=orjson.loads(before.sources),
+        connection, block_row, stored.version, before.value, at=at, origin=UNDO_ORIGIN, sources=sources,
         restores=before.version,
-    )
+    )  # fmt: skip
 
 
-async def find_undone(connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
+async def find_undone(connection: Connection, block_row: int, version: int) -> RestoredVersion | None:
     """Returns the version that an undo of a version brings back; None if none is left."""
     # A value that was restored by undos is undone from the version in which it was written.
     while (
@@ -201,7 +188,7 @@ async def find_undone(connection: Connection, block_row: int, version: int) -> U
     ) is not None:
         version = restored
     row = await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
-    return None if row is None else UndoneVersion(*row)
+    return None if row is None else RestoredVersion(*row)
 
 
 class Blocks(StoreGroup):
@@ -251,20 +238,3 @@ async def get_block(connection: Connection, block_row: int) -> Block:
     if row is None:
         raise NotFound(f"there is no block {block_row}")
     return make_block(row)
-
-
-async def _add_version(
-    connection: Connection,
-    block_row: int,
-    version: int,
-    value: str,
-    *,
-    at: float,
-    origin: str,
-    restores: int | None = None,
-    exchange_row: int | None = None,
-    sources: bytes = b"[]",
-) -> int:
-    """Adds a version of a block. Returns the version's row."""
-    values = (block_row, version, restores, at, origin, exchange_row, sources, value)
-    return int(await connection.value(SQL["block_history_insert"], values))
