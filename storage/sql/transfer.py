@@ -123,6 +123,8 @@ _FIELDS = {
     "imported": ("exchange", "import", "what", "learns"),
     "imported_fact": ("fact", "import"),
 }
+# The fields that name another record by its public id. Each has the name of the other record's part.
+_REFERENCES = ("conversation", "run", "file", "import")
 
 
 class _FieldKind(NamedTuple):
@@ -460,7 +462,7 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
 async def _resolve_fields(
     connection: Connection, agent_row: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public id that is free."""
+    """Returns a record's values in the order of `_FIELDS`, with the rows of what they name, and a free public id."""
     fields: dict[str, Any] = {}
     for name in _FIELDS[part]:
         kind = _FIELD_KINDS.get(name, _PLAIN)
@@ -473,6 +475,9 @@ async def _resolve_fields(
         fields["exchange"] = row_by_seq[fields["exchange"]]
         if "sources" in fields:
             fields["sources"] = [row_by_seq[seq] for seq in fields["sources"] if seq is not None]
+    for name in _REFERENCES:
+        if fields.get(name) is not None:
+            fields[name] = await _get_row(connection, agent_row, name, fields[name])
     if "uid" in fields:
         fields["uid"] = await _free_uid(connection, agent_row, part, fields["uid"])
     return fields
@@ -498,16 +503,6 @@ async def _put_conversation(connection: Connection, agent: Agent, fields: dict[s
     await _put_row(connection, agent.id, "conversation", {**fields, "is_stored": tip})
 
 
-async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    conversation_row = await _get_row(connection, agent.id, "conversation", fields["conversation"])
-    await put_run(connection, agent.id, fields, fields["uid"], conversation_row)
-
-
-async def _put_step(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    run_row = await _get_row(connection, agent.id, "run", fields["run"])
-    await put_step(connection, agent.id, fields, run_row)
-
-
 async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
     details = fields.pop("details")
     await _put_row(connection, agent.id, "block", fields)
@@ -529,10 +524,7 @@ async def _put_passage(connection: Connection, agent: Agent, fields: dict[str, A
     texts = {
         name: orjson.dumps(fields[name]).decode() if fields[name] else None for name in ("tags", "metadata")
     }
-    file = fields["file"]
-    if file is not None:
-        file = await _get_row(connection, agent.id, "file", file)
-    await _put_row(connection, agent.id, "passage", {**fields, **texts, "file": file})
+    await _put_row(connection, agent.id, "passage", {**fields, **texts})
 
 
 async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -563,16 +555,6 @@ async def _put_import(connection: Connection, agent: Agent, fields: dict[str, An
     await _put_row(connection, agent.id, "import", {**fields, "status": status})
 
 
-async def _put_imported(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    import_row = await _get_row(connection, agent.id, "import", fields["import"])
-    await _put_row(connection, agent.id, "imported", {**fields, "import": import_row})
-
-
-async def _put_imported_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    import_row = await _get_row(connection, agent.id, "import", fields["import"])
-    await _put_row(connection, agent.id, "imported_fact", {**fields, "import": import_row})
-
-
 # The writers of parts that take more than the statement of their row.
 _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[None]]] = {
     "block": _put_block,
@@ -581,12 +563,10 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
     "edit": _put_edit,
     "fact": _put_fact,
     "import": _put_import,
-    "imported": _put_imported,
-    "imported_fact": _put_imported_fact,
     "learned": _put_position,
     "passage": _put_passage,
-    "run": _put_run,
-    "step": _put_step,
+    "run": put_run,
+    "step": put_step,
     "tag": _put_tag,
     "version": _put_version,
 }

@@ -186,31 +186,33 @@ async def _find_or_make_definition(
     return (await add_definition(connection, draft, at=at)).id
 
 
-async def put_run(
-    connection: Connection, agent_row: int, record: Mapping[str, Any], uid: str, conversation_row: int
-) -> None:
-    """Adds a run. One that had not ended when it was exported has failed here."""
+async def put_run(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
+    """Adds a run. One that had not ended when it was exported has failed here.
+
+    `conversation` of the record is a row of this database.
+    """
     is_over = record["state"] in _END_STATES
     state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
     values = (
-        agent_row, uid, conversation_row, state, stop, int(record["depth"]), int(record["background"]),
-        float(record["created"]), record["begun"], record["ended"] if is_over else record["created"],
+        agent.id, record["uid"], record["conversation"], state, stop, int(record["depth"]),
+        int(record["background"]), float(record["created"]), record["begun"],
+        record["ended"] if is_over else record["created"],
     )  # fmt: skip
     await connection.run(SQL["run_put"], values)
 
 
-async def put_step(connection: Connection, agent_row: int, record: Mapping[str, Any], run_row: int) -> None:
-    """Adds a step of a run, which counts it. `exchange` of the record is a row of this database."""
+async def put_step(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
+    """Adds a step of a run, which counts it. `exchange` and `run` of the record are rows of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     await add_step(
         connection,
         RunStep(
-            record["exchange"], agent_row, run_row, int(record["number"]), float(record["begun"]), record["ended"],
+            record["exchange"], agent.id, record["run"], int(record["number"]), float(record["begun"]), record["ended"],
             counts, record["stop"], error=record["error"],
         ),
     )  # fmt: skip
     if record["feedback"] is not None:
-        await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent_row))
+        await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent.id))
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
