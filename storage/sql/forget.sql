@@ -99,10 +99,6 @@ SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 -- Counts the messages of a conversation that are still there.
 SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1
 
--- name: name_of
--- Returns the public id of a conversation.
-SELECT uid FROM conversations WHERE id = ? AND agent = ?
-
 -- name: exchanges_of
 -- Finds exchanges of a conversation that are still there.
 SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1 AND state <> 'forgotten' LIMIT ?3
@@ -529,10 +525,6 @@ WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
 
 -- name: wipe_files (postgres)
 DELETE FROM files WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
-
--- name: wipe_tags
--- Deletes an agent's tags.
-DELETE FROM tags WHERE agent = ?
 
 -- name: wipe_block_texts
 -- Erases the definitions of a memory's blocks.

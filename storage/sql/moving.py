@@ -18,9 +18,11 @@ from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import Agent, DefinitionKind, MarkKind, Scope
 from storage.sql.agents import find_agent, find_agent_by_id, find_numbers, make_agent_record
+from storage.sql.agents_api import sleepers
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.blocks import FORGOTTEN_ORIGIN
+from storage.sql.blocks import SQL as BLOCKS
 from storage.sql.exchanges import add_marks
 from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads
 from storage.sql.rebuild import BlockVersion, load_versions
@@ -359,7 +361,9 @@ class MoveTarget(StoreGroup):
         for reader in links.readers:
             sleeper_row = await connection.value(SQL["memory_at"], reader.scope)
             if sleeper_row is not None:
-                await connection.run(SQL["reader_put"], (agent.id, sleeper_row, reader.seq, reader.at))
+                await connection.run(
+                    sleepers.SQL["read_from"], (agent.id, sleeper_row, reader.seq, reader.at)
+                )
 
 
 async def _make_moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
@@ -387,7 +391,7 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
         sources,
         added.value,
     )
-    row = await connection.value(SQL["version_add"], values)
+    row = await connection.value(BLOCKS["block_history_insert"], values)
     await connection.run(SQL["block_point"], (added.version, row, block_row))
 
 

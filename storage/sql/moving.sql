@@ -106,12 +106,6 @@ UPDATE blocks SET uid = ? WHERE id = ?
 -- Takes away the value that the settings gave to a block.
 DELETE FROM block_history WHERE block = ?
 
--- name: version_add
--- Adds a value of a block.
-INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-RETURNING id
-
 -- name: block_point
 -- Makes a version the present one of a block.
 UPDATE blocks SET version = ?, current = ? WHERE id = ?
@@ -120,10 +114,6 @@ UPDATE blocks SET version = ?, current = ? WHERE id = ?
 -- Reads which sleeptime agents read a memory, and how far they have come.
 SELECT a.project, a.profile, a.subject, r.seq, r.at FROM readers r JOIN agents a ON a.id = r.reader
 WHERE r.memory = ? AND r.reader <> 0
-
--- name: reader_put
--- Has a sleeptime agent read a memory from a number on.
-INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: unfinished
 -- Counts batches and runs that go on.

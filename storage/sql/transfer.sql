@@ -251,10 +251,6 @@ SELECT ?4, e.id, ?3, e.conversation, ?5 FROM exchanges e WHERE e.agent = ?1 AND 
 INSERT INTO imported (what, id, import, conversation, learns)
 SELECT 'fact', f.id, ?3, 0, 0 FROM facts f WHERE f.agent = ?1 AND f.seq = ?2
 
--- name: feedback_put
--- Notes how a step was judged.
-UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
-
 -- name: definition_of
 -- Returns whether a memory has a definition of a kind.
 SELECT 1 FROM definitions WHERE memory = ? AND memory <> 0 AND kind = ?

@@ -25,7 +25,7 @@ from storage.records import (
     RunStep,
     TokenCounts,
 )
-from storage.sql.agents_api import definitions
+from storage.sql.agents_api import definitions, runs
 from storage.sql.agents_api.blocks import add_block
 from storage.sql.agents_api.definitions import add_definition, add_first_text, find_definition
 from storage.sql.agents_api.runs import add_step
@@ -212,7 +212,7 @@ async def put_step(connection: Connection, agent: Agent, record: Mapping[str, An
         ),
     )  # fmt: skip
     if record["feedback"] is not None:
-        await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent.id))
+        await connection.run(runs.SQL["feedback"], (record["feedback"], record["exchange"], agent.id))
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:

@@ -204,6 +204,13 @@ def test_a_piece_may_have_a_text_for_each_database() -> None:
     assert erase.postgres == "DELETE FROM passages WHERE id = $1 AND agent = $2"
 
 
+def test_no_statement_stands_in_two_places() -> None:
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, statement in STATEMENTS.items():
+        names.setdefault((" ".join(statement.split()), " ".join(statement.postgres.split())), []).append(name)
+    assert [same for same in names.values() if len(same) > 1] == []
+
+
 def test_a_list_takes_one_parameter_there_and_its_placeholders_here(tmp_path: Path) -> None:
     statement = STATEMENTS["transfer.sql: seqs_of"]
     assert isinstance(statement, Statement)

@@ -37,6 +37,7 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION, EditState, MemoryEdit, Run, RunState, RunStep, RunTextKind
+from storage.sql.agents_api.blocks import SQL as BLOCKS
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import (
     add_step,
@@ -458,7 +459,8 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
         )
         for block, version, edit in end.edits:
             await connection.run(
-                SQL["origin"], (block, version, exchange_row, _make_padded_sources(exchange_row))
+                BLOCKS["version_sources"],
+                (block, version, exchange_row, _make_padded_sources(exchange_row)),
             )
             await add_edit(connection, agent_row, _make_merged_edit(edit, exchange_row))
         await write_edits(

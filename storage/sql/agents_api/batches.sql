@@ -151,10 +151,6 @@ UPDATE runs SET steps = ? WHERE id = ? AND agent = ?
 -- Finds the exchange that an item's run became.
 SELECT s.exchange FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number LIMIT 1
 
--- name: origin
--- Notes the exchange that has made a value of a block. The row keeps its length.
-UPDATE block_history SET exchange = ?3, sources = ?4 WHERE block = ?1 AND version = ?2
-
 -- name: origins
 -- Notes the exchange that has made the values which the calls of one run have written. Their origins have a common
 -- beginning.

@@ -159,7 +159,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
                 sources = remaining.ljust(len(listed))  # its row keeps its length
                 source = None if exchange_row in own else exchange_row
-                await connection.run(SQL["version_hand_over"], (source, sources, block_row, version))
+                await connection.run(SQL["version_sources"], (block_row, version, source, sources))
     await connection.run(SQL["hand_over"], (agent_row,))
 
 

@@ -102,9 +102,9 @@ WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'bloc
 -- Finds which of some exchanges are of a memory.
 SELECT id FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
--- name: version_hand_over
--- Replaces the sources of a value, to drop those of a memory that is being removed.
-UPDATE block_history SET exchange = ?, sources = ? WHERE block = ? AND version = ?
+-- name: version_sources
+-- Writes the exchange that has made a value of a block, and all that the value came from. The row keeps its length.
+UPDATE block_history SET exchange = ?3, sources = ?4 WHERE block = ?1 AND version = ?2
 
 -- name: history
 -- Reads the sources of the values of a block.

@@ -28,6 +28,7 @@ from storage.sql.jobs import Jobs, check_attempt
 from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/runs.sql")
+_STORED_PATHS = load("stored_paths.sql")
 
 
 async def find_or_create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
@@ -62,7 +63,7 @@ async def begin_conversation(
 
     uid: the public id of a conversation that begins now.
     """
-    await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
+    await connection.value(_STORED_PATHS["begin"], (agent_row, uid, key, at, at))
     return await connection.value(SQL["conversation_by_key"], (agent_row, key))
 
 
