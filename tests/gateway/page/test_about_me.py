@@ -353,6 +353,19 @@ def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
     assert [each[1] for each in audit(world)].count("forget") == 2
 
 
+def test_a_person_who_forgot_a_secret_is_not_asked_to_write_it_down(world: World) -> None:
+    """After a password was forgotten, "What is right instead" alone stood above an empty field for it."""
+    person, _, _ = fill(world)
+    gone = person.send("forget?message=1").body.decode()
+    assert "Leave this empty if it was a secret, and look for the secret itself" in plain(gone)
+    assert f'href="../../{person.path}/words"' in gone
+    assert "This page does not reach what the application has of its own, nor backups." in plain(gone)
+    assert '<p class="crumb"><a href="../../' + person.path in gone
+    gone = person.send("forget?all=1", confirm=person.twin("/forget?all=1")["confirm"])
+    assert gone.status == 200
+    assert b'class="crumb"' not in gone.body  # the page ends with the memory
+
+
 @pytest.mark.both
 def test_a_user_who_has_paused_stays_paused_after_forgetting(world: World) -> None:
     person, _, _ = fill(world)

@@ -466,6 +466,7 @@ def test_a_memory_shows_how_its_person_gets_a_link(operator: Operator) -> None:
     uid = speak(world, "Hello.", user="o'neil").uid
     shown = page(operator, f"m/{uid}")
     (command,) = re.findall(r"<pre[^>]*>(curl .*)</pre>", shown)
+    assert f'data-copy="{command}" hidden>Copy the command</button>' in shown
     words = shlex.split(unescape(command))
     assert words[1] == f"http://{operator.host}/v1/memory/links"
     # It had an address and a key to be replaced, and no word on what the key is.
