@@ -14,9 +14,12 @@ from gateway.errors import BadRequest
 # Headers as ASGI has them: names are in lower case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
+# An upstream may answer a value that it knows with the reply that it gave before.
+_IDEMPOTENCY_KEYS = (b"idempotency-key", b"x-idempotency-key")
 _PASSED_NAMES = frozenset(
     (
-        *b"accept user-agent idempotency-key x-idempotency-key".split(),
+        *_IDEMPOTENCY_KEYS,
+        *b"accept user-agent".split(),
         *b"traceparent tracestate x-request-id x-client-request-id".split(),
         *b"http-referer x-title".split(),  # the application, for OpenRouter
         *b"x-session-id x-session-affinity x-grok-conv-id".split(),  # by which some upstreams keep prompt caches
@@ -97,6 +100,14 @@ def list_headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...
     if hop_names:
         return tuple((name, value) for name, value in passed if name not in hop_names)
     return tuple(passed)
+
+
+def with_keys_of_round(headers: tuple[tuple[str, str], ...], number: int) -> tuple[tuple[str, str], ...]:
+    """Returns the headers of a later round of a turn, with idempotency keys of its own. number: the round's, from 2."""
+    return tuple(
+        (name, f"{value}-{number}" if name.encode() in _IDEMPOTENCY_KEYS else value)
+        for name, value in headers
+    )
 
 
 def refuse_misspelt(headers: RawHeaders) -> None:

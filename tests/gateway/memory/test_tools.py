@@ -247,6 +247,14 @@ def test_a_stream_with_a_hidden_round_has_one_id_one_role_and_one_end(world: Wor
 
 
 @both_ways
+def test_each_round_has_an_idempotency_key_of_its_own(world: World, stream: bool) -> None:
+    """An upstream answers a key that it knows with the reply that it gave before."""
+    world.upstream.queue(call_tools(insert("Ann")), call_tools(insert("Bo")), say("Noted."))
+    helper(world, headers={"idempotency-key": "k1"}, stream=stream).say("I am Ann.")
+    assert [seen.headers["idempotency-key"] for seen in world.upstream.chats] == ["k1", "k1-2", "k1-3"]
+
+
+@both_ways
 def test_each_of_the_six_tools_does_what_it_says(world: World, stream: bool) -> None:
     world.chat(user="alice", model="agent/helper").say("I once lived in Lisbon.")
     chat = helper(world, stream=stream)
