@@ -22,11 +22,8 @@ class EndedResponse(NamedTuple):
     body: bytes
 
 
-class BackgroundEnd:
-    """Changes a reply as another change does, and notes a response in it that has ended.
-
-    Implements `ReplyChange`, which documents the other methods.
-    """
+class BackgroundEnd(ReplyChange):
+    """Changes a reply as another change does, and notes a response in it that has ended."""
 
     def __init__(self, change: ReplyChange) -> None:
         self._change = change

@@ -13,16 +13,15 @@ import orjson
 
 from adapters.types import Event
 from gateway.core.prompt.shown_blocks import cut_section
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.errors import UpstreamBroke
 
 _INSTRUCTIONS_KEY: Final = b'"instructions"'
 
 
-class ClientInstructions:
-    """Replaces the upstream's instructions by the client's, in one reply.
-
-    Implements `ReplyChange`, which documents the methods. They raise UpstreamBroke: the reply is no JSON.
+class ClientInstructions(ReplyChange):
+    """Replaces the upstream's instructions by the client's, in one reply. A reply that is no JSON is an error.
 
     find_client_instructions: returns the client's instructions, given the upstream's, both as JSON.
     """

@@ -10,19 +10,16 @@ from typing import Any, Final
 import orjson
 
 from adapters.json_escapes import read_json
-from adapters.types import Event
 from gateway.core.prompt.note_text import without_first_note
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.errors import UpstreamBroke
 
 _NOTE_START: Final = b"<memory"
 _TEXT_PART_TYPE: Final = "input_text"
 
 
-class ClientItems:
-    """Takes notes out of a list of items, of a single item or of a response.
-
-    Implements `ReplyChange`, which documents the methods.
-    """
+class ClientItems(ReplyChange):
+    """Takes notes out of a list of items, of a single item or of a response."""
 
     def change_body(self, body: bytes) -> bytes:
         if _NOTE_START not in body:
@@ -32,12 +29,6 @@ class ClientItems:
             raise UpstreamBroke("The upstream sent a list of items that is no JSON.")
         changed = _without_notes(value)
         return orjson.dumps(changed) if changed is not value else body
-
-    def event(self, event: Event) -> bytes:
-        return event.raw
-
-    def unfinished(self, rest: bytes) -> bytes:
-        return rest
 
 
 def _without_notes(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 
 from adapters.types import Event
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.errors import UpstreamBroke
 
 
@@ -12,8 +13,8 @@ def render_count(tokens: int) -> bytes:
     return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})
 
 
-class CountChange:
-    """Puts an upstream's count into the form of the Responses API. Implements `ReplyChange`."""
+class CountChange(ReplyChange):
+    """Puts an upstream's count into the form of the Responses API."""
 
     def event(self, event: Event) -> bytes:
         raise UpstreamBroke("The upstream has answered a count with a stream.")

@@ -28,6 +28,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.native_reader import NativeReply
 from gateway.core.turn.native_turn import NativeTurn
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.errors import UpstreamBroke, UpstreamRefused
 from tests.core.turn.playbook import JSON, SSE
 
@@ -56,7 +57,7 @@ class WordsReader:
         return NativeReply(end, {"role": "assistant", "content": self.words} if self.words else None)
 
 
-class Shouting:
+class Shouting(ReplyChange):
     """Changes a reply to capitals, and cannot read the word `bad`."""
 
     def event(self, event: Event) -> bytes:
