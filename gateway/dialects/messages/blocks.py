@@ -11,8 +11,9 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_object import parse_object
-from gateway.core.lenient import as_list, as_text
+from gateway.core.lenient import as_text
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.tool_call import ToolCall
 from gateway.dialects.event_stream import EventSender
@@ -132,9 +133,7 @@ def render_blocks(message: Json) -> list[Json]:
     blocks: list[Json] = []
     if thoughts := as_text(message.get("reasoning_content") or message.get("reasoning")):
         blocks.append({"type": "thinking", "thinking": thoughts, "signature": ""})
-    content = message.get("content")
-    text = content if isinstance(content, str) else _join_texts(content)
-    if text := text + as_text(message.get("refusal")):
+    if text := read_text(message) + as_text(message.get("refusal")):
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
@@ -150,7 +149,3 @@ def _render_input(arguments: Any) -> Any:
         return {}
     # Arguments that are cut off or no JSON become a text in an object.
     return {"arguments": arguments} if parse_object(arguments) is None else orjson.Fragment(arguments)
-
-
-def _join_texts(content: Any) -> str:
-    return "".join(as_text(part.get("text")) for part in as_list(content) if isinstance(part, dict))
