@@ -28,7 +28,7 @@ _IMAGE_TYPES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_
 
 def read_conversation(item: Any) -> SourceConversation | Unreadable:
     """Reads one conversation of the list. Raises: WrongForm."""
-    mapping = item.get("mapping") if isinstance(item, dict) else None
+    mapping = as_object(item).get("mapping")
     if not isinstance(mapping, dict):
         raise WrongForm("it has no mapping of messages")
     nodes = {id: node for id, node in mapping.items() if isinstance(node, dict)}

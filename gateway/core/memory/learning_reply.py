@@ -87,7 +87,7 @@ def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
     fact, about = arguments.get("text"), arguments.get("about")
     if not isinstance(fact, str) or not _WORD_CHARACTER.search(fact) or len(fact) > FACT_CHARS:
         return None
-    about = on_one_line(about)[:60] if isinstance(about, str) else ""
+    about = on_one_line(as_text(about))[:60]
     return FactEdit(
         text=on_one_line(fact),
         about=about,

@@ -83,9 +83,9 @@ def _find_error_by_code(fields: Json) -> Json | None:
     """Returns the error of a chunk or a body that has only a code of it (MiniMax, GLM and Qwen), or None."""
     if fields.get("choices"):
         return None
-    base = fields.get("base_resp")
-    code = base.get("status_code") if isinstance(base, dict) else None
-    if isinstance(base, dict) and isinstance(code, int) and code:
+    base = as_object(fields.get("base_resp"))
+    code = base.get("status_code")
+    if isinstance(code, int) and code:
         status = _STATUS_BY_MINIMAX_CODE.get(code, 500)
         return {"message": base.get("status_msg"), "code": code, "status": status}
     message = fields.get("msg") or fields.get("message")

@@ -15,6 +15,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.lenient import as_object, as_text
 from gateway.core.prompt.frame import without_frame
 from gateway.dialects.fields import QUOTED_CHARS, ItemPath
 from gateway.dialects.messages.call_pairs import check_call_pairs
@@ -65,8 +66,8 @@ def read_system(system: Any, checker: FieldChecker) -> list[str]:
 def read_attribution(system: Any) -> str:
     """Returns the attribution line of Claude Code; "" where there is none."""
     first_block = system[0] if isinstance(system, list) and system else None
-    text = first_block.get("text") if isinstance(first_block, dict) else None
-    return text if isinstance(text, str) and text.startswith(_ATTRIBUTION_PREFIX) else ""
+    text = as_text(as_object(first_block).get("text"))
+    return text if text.startswith(_ATTRIBUTION_PREFIX) else ""
 
 
 def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:

@@ -153,7 +153,7 @@ def _find_url_citation(citation: Any, chars_before: int) -> Json | None:
 
     chars_before: how many characters of the reply's text come before the item.
     """
-    source = citation.get("citation") if isinstance(citation, dict) else None
+    source = as_object(citation).get("citation")
     if not isinstance(source, dict) or not isinstance(source.get("url"), str):
         return None
     span = {
