@@ -432,6 +432,8 @@ class Revised(Struct, frozen=True):
     is_clean: bool = False
     # An undo brought back the later value with this index.
     restores: int | None = None
+    # An operator or the person has written it.
+    by_hand: bool = False
 
 
 class Rebuilt(NamedTuple):

@@ -574,7 +574,7 @@ class RememberedFact(NamedTuple):
     is_new: bool
 
 
-# The origins of facts that an operator or the person has written.
+# The origins of facts and of blocks that an operator or the person has written.
 ASKED_ORIGINS = ("operator", "person")
 
 

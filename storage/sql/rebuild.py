@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.batch_records import parse_call_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
-from storage.records import Block
+from storage.records import ASKED_ORIGINS, Block
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, load_rows
@@ -327,6 +327,7 @@ class _Division:
                 is_erased,
                 None if row is None else make_edit(row),
                 restores=self._later_indexes.get(version.restores),
+                by_hand=version.origin in ASKED_ORIGINS,
             )
         self._later_indexes[version.number] = len(self.later)
         self.later.append((version, revised))

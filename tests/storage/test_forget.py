@@ -633,6 +633,20 @@ async def test_edits_of_other_turns_stay_however_often_something_is_forgotten(
     assert (await store.blocks.undo(block.id, at=1.0)).value == ""
 
 
+async def test_a_line_by_hand_stays_though_it_names_what_it_corrects(store: Store, alice: Speaker) -> None:
+    history = await note(alice, ["red", "green"], "c1")
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    (block,) = await store.blocks.load(alice.agent.id)
+    by_hand = "no zqgreenx any more, rather zqbluex"
+    value = f"{block.value}\n{by_hand}\nshe likes zqgreenx"
+    await store.blocks.write(block.id, block.version, value, at=1.0, origin="operator")
+    for mark, lines in (("green", ["likes zqredx", by_hand]), ("red", [by_hand])):
+        gone = next(e for e in await alice.rows() if f"I like {mark}".encode() in (e.input or b""))
+        await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+        (block,) = await store.blocks.load(alice.agent.id)
+        assert block.value.split("\n") == lines
+
+
 async def test_edits_stay_on_a_longer_value_than_they_were_made_on(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:

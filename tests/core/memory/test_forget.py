@@ -118,6 +118,23 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         # a value written as a whole keeps the lines that say nothing of it
         ([GONE, Revised("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
         ([GONE, Revised("all likes at once", edit=op("rethink", new_memory="all likes at once"))], ""),
+        # but for lines by hand that say something else
+        (
+            [
+                GONE,
+                Revised("drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", by_hand=True),
+            ],
+            "drinks tea since the diagnosis, no coffee\nrides",
+        ),
+        # which a later value may have, too; what was there before was not written by hand
+        (
+            [
+                GONE,
+                Revised("likes tea\nlikes and loves mate", by_hand=True),
+                Revised("likes tea\nlikes and loves mate\nlikes to swim"),
+            ],
+            "likes and loves mate",
+        ),
         # an undo back to before it
         ([GONE, Revised("has a cat", is_clean=True)], "has a cat"),
         # an undo back to it takes along what stood in between
