@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -132,6 +132,8 @@ class _BeforeForgetting(NamedTuple):
     sought_words: str = ""
     # What stays of the part that is forgotten.
     stays: Sequence[RemainingRecord] = ()
+    # The texts of the blocks, by their labels.
+    blocks: Mapping[str, str] = {}
 
 
 class _BlockChange(NamedTuple):
@@ -219,7 +221,8 @@ class _ForgetScreens(Struct, frozen=True):
         stays = await self.forgetting.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
         )
-        return _BeforeForgetting(name, sought_words, stays)
+        blocks = await self.views.blocks.list_all(access.project, access.uid)
+        return _BeforeForgetting(name, sought_words, stays, {each.label: each.value for each in blocks})
 
     async def _make_result_view(
         self, request: ScreenRequest, result: ForgetResult, came_from: str, before: _BeforeForgetting
@@ -245,6 +248,10 @@ class _ForgetScreens(Struct, frozen=True):
         next_texts = [each for each in texts if each.seq not in written]
         if remaining is not None and not remaining.total:
             almost = await self.word_searches.count_almost(access.project, access.uid, sought_words)
+        changed_blocks = []
+        if before.blocks:
+            blocks = await self.views.blocks.list_all(access.project, access.uid)
+            changed_blocks = [each for each in blocks if each.value != before.blocks.get(each.label)]
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
         if next_texts and query.target.kind != "texts":
@@ -271,6 +278,7 @@ class _ForgetScreens(Struct, frozen=True):
             # The texts with all of these words but one; None: they were not looked for.
             almost=almost,
             next_texts=next_texts,
+            changed_blocks=changed_blocks,
             written_texts=[each for each in texts if each.seq in written],
             next_preview=next_preview,
         )

@@ -210,6 +210,8 @@ def test_a_person_keeps_their_correction_without_the_words_it_came_from(world: W
     gone = person.send(f"forget?message={source['seq']}", keep=new).body.decode()
     assert "1 fact stays as a fact of its own." in gone
     assert 'id="add"' in gone
+    # Of a secret nothing is written down anew, and it may stand elsewhere.
+    assert f'secret, and <a href="../../{person.path}/words">look for the secret itself</a>' in gone
     assert person.twin(f"/f/{new}")["fact"]["sources"] == []
     assert "You wrote this on" in person.page(f"/f/{new}")
 

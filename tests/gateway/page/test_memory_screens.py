@@ -1921,8 +1921,12 @@ def test_a_preview_shows_what_a_block_will_say(operator: Operator, kind: str) ->
     target = {"exchange": "exchange=1", "conversation": f"conversation={talk}", "fact": f"fact={seq}"}[kind]
     preview = operator.twin(f"m/{uid}/forget?{target}")
     shown = page(operator, f"m/{uid}/forget?{target}")
-    operator.twin(f"m/{uid}/forget?{target}", {"confirm": preview["confirm"]})
+    form = {} if preview["confirm"] is None else {"confirm": preview["confirm"]}
+    gone = operator.post(f"m/{uid}/forget?{target}", **form).body.decode()
     now = operator.twin(block)["block"]["value"]
+    # The page that says what is gone says so of the block as well.
+    named = re.findall(r"Block <span[^>]*>human</span> lost what came from it.*?says now: .*?“(.*?)”", gone)
+    assert [plain(each) for each in named] == ([] if kind == "fact" else [now])
     if kind == "fact":  # its sentence is in an older version alone
         assert "blocks" not in preview
         assert now == text.replace("Oslo", "Bergen") + "\nLikes tea."
