@@ -201,11 +201,6 @@ SELECT 1 FROM imports WHERE uid = ?
 -- Returns whether a memory has this public id.
 SELECT 1 FROM agents WHERE uid = ?
 
--- name: definition_put
--- Adds a definition without its text, of a project that does not exist.
-INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
-VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
-
 -- name: file_put
 -- Adds a file.
 INSERT INTO files (memory, uid, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?)

@@ -111,7 +111,7 @@ async def put_definition(connection: Connection, agent: Agent, record: Mapping[s
     values = (
         uid, IMPORTING_PREFIX + agent.scope.project, kind, agent.id, float(record["created"]), at, str(record["name"]),
     )  # fmt: skip
-    id = await connection.value(SQL["definition_put"], values)
+    id = await connection.value(definitions.SQL["insert"], values)
     if id is None:
         raise WriteConflict(f"the {kind} {uid!r} is there already")
     await add_first_text(connection, id, record["body"], at)

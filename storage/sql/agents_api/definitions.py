@@ -43,7 +43,7 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 
     Raises: WriteConflict if its public id is taken, or its name, where names of its kind are unique.
     """
-    values = (draft.uid, draft.project, draft.kind, draft.memory_row, at, draft.name)
+    values = (draft.uid, draft.project, draft.kind, draft.memory_row, at, at, draft.name)
     id = await connection.value(SQL["insert"], values)
     if id is None and draft.kind in _NAMED_KINDS:
         raise _make_name_taken_error(draft.kind, draft.name)

@@ -7,7 +7,7 @@ SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.curre
 -- name: insert
 -- Adds a definition without its text.
 INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
-VALUES (?1, ?2, ?3, ?4, 1, 0, ?5, ?5, ?6) ON CONFLICT DO NOTHING RETURNING id
+VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
 -- name: text_insert
 -- Adds a text of a definition.
