@@ -139,7 +139,7 @@ class Commands:
             from gateway.run.upstream.route import check_models
             from gateway.serve import check_exposure, check_mcp, read_otlp_settings
             from gateway.settings.mistakes import Mistakes
-            from gateway.web.server import resolve_address
+            from gateway.web.listening import resolve_address
 
         def check_address(settings: Settings) -> None:
             resolve_address(settings.server.host, settings.server.port)

@@ -38,7 +38,8 @@ from gateway.settings import Settings, is_loopback
 from gateway.start_notice import describe_start
 from gateway.trace_factory import check_package
 from gateway.traces.otlp import OtlpSettings, read_otlp
-from gateway.web.server import bind, listen, make_server
+from gateway.web.listening import bind, listen
+from gateway.web.server import make_server
 from storage.errors import Owned, StoreError, Unavailable, is_known
 from storage.sql.store import Store
 

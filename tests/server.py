@@ -28,7 +28,8 @@ from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.schedule import Schedule
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
-from gateway.web.server import GatewayServer, bind, make_server
+from gateway.web.listening import bind
+from gateway.web.server import GatewayServer, make_server
 from storage.sql.store import Store
 from tests import stored
 from tests.patience import PATIENCE_S

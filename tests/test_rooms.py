@@ -209,7 +209,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"incoming", "resent_request", "sockets"},
         {"middleware", "upload"},
         {"request_info"},
-        {"auth", "client_reply", "body", "form", "request_body", "health", "uvicorn_protocol"},
+        {"auth", "client_reply", "body", "form", "request_body", "health", "listening", "uvicorn_protocol"},
         {"documented_routes", "raw_headers", "query", "path_hints", "json_response", "slow_reader"},
     ],
     "gateway.page": [

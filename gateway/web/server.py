@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import resource
 import signal
 import socket
@@ -12,12 +11,11 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
@@ -107,57 +105,6 @@ class GatewayServer(uvicorn.Server):
             await self.lifespan.shutdown()
 
 
-class ListenAddress(NamedTuple):
-    """An address of this machine, as `socket` takes it."""
-
-    # AF_INET or AF_INET6.
-    family: int
-    address: Any
-
-
-def resolve_address(host: str, port: int) -> ListenAddress:
-    """Returns the address to listen on. Raises: SettingsError: the host cannot be found."""
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise SettingsError(
-            f"server.host: the host {host!r} cannot be found ({error.strerror}). Name an address of this machine, "
-            "such as 127.0.0.1."
-        ) from error
-    family, _, _, _, address = addresses[0]
-    return ListenAddress(family, address)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Binds an address to listen on, before anything is started.
-
-    Raises: SettingsError: the address is not this machine's; GatewayError: the address is in use.
-    """
-    family, address = resolve_address(host, port)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise _listen_error(host, port, error) from error
-    listener.setblocking(False)
-    return listener
-
-
-def listen(listener: socket.socket) -> None:
-    """Accepts connections at a bound address. The connections wait until the server serves them.
-
-    Raises: GatewayError: another process bound the address at the same moment, and listens there.
-    """
-    try:
-        # uvloop listens as well, but ignores the error.
-        listener.listen()
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise _listen_error(host, port, error) from error
-
-
 def make_server(
     app: Any,
     settings: ServerSettings,
@@ -201,24 +148,6 @@ def make_server(
         timeout_graceful_shutdown=settings.shutdown_s,
     )
     return GatewayServer(config, readiness, on_started, on_stopping)
-
-
-def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
-    match error.errno:
-        case errno.EADDRINUSE:  # the port may be free at the next start, so the settings are not at fault
-            return GatewayError(
-                f"server.port: another program listens on port {port} of {host}. End that one, or name another "
-                "port with --port."
-            )
-        case errno.EADDRNOTAVAIL:
-            return SettingsError(
-                f"server.host: {host} is no address of this machine. Name one of its own, or 0.0.0.0 for all."
-            )
-        case errno.EACCES:
-            return SettingsError(
-                f"server.port: this account may not listen on port {port}. Name one above 1023 with --port."
-            )
-    return SettingsError(f"server.port: cannot listen on port {port} of {host}: {error.strerror}")
 
 
 def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import GatewayError, SettingsError
-from gateway.web.server import bind, listen
+from gateway.web.listening import bind, listen
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.patience import PATIENCE_S, SHORT_S
 from tests.server import QUIET, RunningGateway, serve, settings_for

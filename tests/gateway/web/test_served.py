@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
-from gateway.web.server import bind, make_server
+from gateway.web.listening import bind
+from gateway.web.server import make_server
 from gateway.web.slow_reader import SlowReaderWatch
 from gateway.web.uvicorn_protocol import MAX_WAITING
 from tests.patience import PATIENCE_S, SHORT_S, comes
