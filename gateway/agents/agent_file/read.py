@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from gateway.agents.agent_file.file_messages import FileMessage
@@ -28,15 +28,20 @@ from gateway.agents.agent_file.file_structs import (
     FileIdentity,
     FileLists,
     FilePassage,
-    FileSleeptime,
-    GroupConfig,
     ImportForm,
 )
 from gateway.agents.agent_file.older import is_older, translate_older
 from gateway.agents.agent_file.read_definition import read_definition
 from gateway.agents.agent_file.read_messages import read_messages
+from gateway.agents.agent_file.read_shared import (
+    check_references,
+    read_block,
+    read_folders,
+    read_groups,
+    read_retained_uids,
+    read_uid,
+)
 from gateway.agents.agent_file.read_tools import read_tools
-from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.api.conversations import CreateConversation, with_body
 from gateway.agents.api.identities import apply_update
 from gateway.agents.api.passages import read_moment
@@ -45,25 +50,17 @@ from gateway.agents.core.agent_file import (
     PortableAgent,
     PortableArchive,
     PortableConversation,
-    PortableFile,
-    PortableFolder,
     PortableIdentity,
     PortableMessage,
 )
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.checked import Fault, Path, fault_of
-from gateway.core import ids
 from gateway.core.definition import ConversationDefinition, IdentityDefinition, Sleeptime
-from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest
 from storage.listing import PassageDraft
-from storage.records import Block
-
-_BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
 
 
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
@@ -87,15 +84,16 @@ class _FileReader:
         self._form = form
         self._now = now
         text = file.metadata.mnemogate
-        self._extension = FileExtension() if text is None else _parse_extension(text)
+        extension = {} if text is None else parse(text.encode(), EXTENSION_FIELD)
+        self._extension = convert(extension, FileExtension, EXTENSION_FIELD)
         # Mnemogate wrote the file.
         self._is_own = text is not None and not self._extension.is_moved
         # The uids that agents, blocks and folders retain, by their ids in the file.
-        self._retained_uids = _read_retained_uids(file) if self._extension.is_moved else {}
-        self._groups = _read_groups(file)
+        self._retained_uids = read_retained_uids(file) if self._extension.is_moved else {}
+        self._groups = read_groups(file)
         self._tools = read_tools(file.tools, is_own=self._is_own)
-        self._blocks = {str(block.get("id")): _read_block(block, n) for n, block in enumerate(file.blocks)}
-        self._folders = _read_folders(file, self._retained_uids)
+        self._blocks = {str(block.get("id")): read_block(block, n) for n, block in enumerate(file.blocks)}
+        self._folders = read_folders(file, self._retained_uids)
         # The archives of the agents that have been read, by key.
         self._archives: dict[str, PortableArchive] = {}
         # The names of the parts of the file that cannot be taken over.
@@ -135,7 +133,7 @@ class _FileReader:
         self._left_out += _read_secrets(agent)
         definition = read_definition(raw, extension if self._is_own else None, self._form, path)
         sleeptime = self._groups.sleeptimes.get(agent.id) or agent_extension.sleeptime
-        tools = _check_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
+        tools = check_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
         portable = PortableAgent(
             self._name_of(agent),
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
@@ -178,7 +176,7 @@ class _FileReader:
 
     def _read_blocks(self, agent: FileAgent, path: Path) -> list[str]:
         """Returns the keys of an agent's blocks. Raises: Unprocessable."""
-        keys = _check_references(agent.block_ids, self._blocks, (*path, "block_ids"))
+        keys = check_references(agent.block_ids, self._blocks, (*path, "block_ids"))
         labels = {self._blocks[key][0].label for key in keys}
         if len(labels) < len(keys):
             raise Unprocessable(Fault((*path, "block_ids"), "Two blocks of an agent have the same label"))
@@ -188,7 +186,7 @@ class _FileReader:
         self, agent: FileAgent, agent_extension: AgentExtension, path: Path
     ) -> list[str]:
         """Returns the keys of as many of an agent's folders as it may have. Raises: Unprocessable."""
-        keys = _check_references(agent.source_ids, self._folders, (*path, "source_ids"))
+        keys = check_references(agent.source_ids, self._folders, (*path, "source_ids"))
         # A search asks the agent's own archive as well.
         room = MAX_MEMORIES_SEARCHED - 1 - len(agent_extension.archives)
         self._left_out += [f"folders.{self._folders[key].name}" for key in keys[room:]]
@@ -200,7 +198,7 @@ class _FileReader:
         for archive in agent_extension.archives:
             key = f"archive-{len(self._archives)}"
             body = {"description": archive.description, "embedding": None, "embedding_config": None}
-            uid = None if archive.id is None else _read_uid(archive.id, (*EXTENSION_FIELD, "archives", "id"))
+            uid = None if archive.id is None else read_uid(archive.id, (*EXTENSION_FIELD, "archives", "id"))
             passages = self._read_passages(archive.passages)
             self._archives[key] = PortableArchive(archive.name, body, passages, uid)
             keys.append(key)
@@ -229,7 +227,7 @@ class _FileReader:
         }
         body = convert(fields, CreateConversation, EXTENSION_FIELD)
         return PortableConversation(
-            uid=_read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
+            uid=read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
             definition=with_body(ConversationDefinition(), body, at=0),
             begun=self._read_time(conversation.created_at),
             messages=self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
@@ -274,10 +272,6 @@ def _check_lists(data: bytes) -> None:
         pass  # other faults are found when the whole file is read
 
 
-def _parse_extension(text: str) -> FileExtension:
-    return convert(parse(text.encode(), EXTENSION_FIELD), FileExtension, EXTENSION_FIELD)
-
-
 def _check_ids(json: Mapping[str, Any]) -> None:
     """Raises: Unprocessable if an id is missing, or there twice."""
     for part in ("agents", "blocks", "tools", "sources", "files"):
@@ -288,97 +282,6 @@ def _check_ids(json: Mapping[str, Any]) -> None:
                 message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
                 raise Unprocessable(Fault((*FILE_FIELD, part, n, "id"), message))
             known_ids.add(id)
-
-
-def _read_retained_uids(file: File) -> dict[str, str]:
-    """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
-    parts = {
-        "agents": [str(agent.get("id")) for agent in file.agents],
-        "blocks": [str(block.get("id")) for block in file.blocks],
-        "sources": [source.id for source in file.sources],
-    }
-    return {
-        id: _read_uid(id, (*FILE_FIELD, part, n, "id"))
-        for part, part_ids in parts.items()
-        for n, id in enumerate(part_ids)
-    }
-
-
-def _read_uid(id: str, path: Path) -> str:
-    """Returns the uid of an id that stays. Raises: Unprocessable."""
-    uid = ids.parse_uid(id.partition("-")[0], id)
-    if uid is None:
-        raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100]))
-    return uid
-
-
-def _check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
-    """Returns ids of parts of the file, each once. Raises: Unprocessable if one names nothing in the file."""
-    for n, id in enumerate(ids or ()):
-        if id not in parts:
-            raise Unprocessable(Fault((*path, n), "This names nothing in the file", value=id[:100]))
-    return list(dict.fromkeys(ids or ()))
-
-
-class _Groups(Struct, frozen=True):
-    """The groups of a file."""
-
-    # How sleeptime agents read an agent, by the agent's id.
-    sleeptimes: dict[str, FileSleeptime]
-    # The ids of those sleeptime agents.
-    sleeper_ids: set[str]
-    # The names of other groups.
-    left_out: list[str]
-
-
-def _read_groups(file: File) -> _Groups:
-    agent_ids = {str(agent.get("id")) for agent in file.agents}
-    groups = _Groups({}, set(), [])
-    for n, group in enumerate(file.groups):
-        config = group.manager_config or GroupConfig()
-        manager = config.manager_agent_id
-        is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
-        if is_sleeptime and manager is not None and manager in agent_ids:
-            groups.sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
-            groups.sleeper_ids.update(agent_ids & {*group.agent_ids} - {manager})
-        else:
-            groups.left_out.append(f"groups.{n}")
-    return groups
-
-
-def _read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
-    """Returns the block with the index n in the file, and its details. Raises: Unprocessable."""
-    fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
-    # A file holds all of a block: a block without a description gets no default one.
-    fields.setdefault("description", "")
-    block, details = block_of(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
-    # Letta 0.16 prints limits and does not enforce them.
-    return replace(block, limit=max(block.limit, len(block.value))), details
-
-
-def _read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:
-    """Returns the folders of a file, by their ids in it, with the texts of their files. Raises: Unprocessable."""
-    files: dict[str, list[PortableFile]] = {source.id: [] for source in file.sources}
-    for n, entry in enumerate(file.files):
-        _check_references([entry.source_id], files, (*FILE_FIELD, "files", n, "source_id"))
-        name = clean_file_name(entry.original_file_name or entry.file_name or "") or entry.id
-        if entry.content is not None:
-            files[entry.source_id].append(PortableFile(name, entry.file_type or "text/plain", entry.content))
-    folders = {}
-    for source in file.sources:
-        body = {
-            "description": source.description,
-            "instructions": source.instructions,
-            "metadata": source.metadata,
-            "embedding_config": source.embedding_config,
-        }
-        folders[source.id] = PortableFolder(
-            source.name,
-            without_none(body),
-            files[source.id],
-            retained_uids.get(source.id),
-        )
-    return folders
 
 
 def _read_secrets(agent: FileAgent) -> Iterable[str]:
@@ -392,6 +295,6 @@ def _read_secrets(agent: FileAgent) -> Iterable[str]:
 
 
 def _read_identity(identity: FileIdentity) -> PortableIdentity:
-    uid = _read_uid(identity.id, (*EXTENSION_FIELD, "identities", "id"))
+    uid = read_uid(identity.id, (*EXTENSION_FIELD, "identities", "id"))
     definition = apply_update(IdentityDefinition(identity.name), identity)
     return PortableIdentity(uid, identity.identifier_key, definition)

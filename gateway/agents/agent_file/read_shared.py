@@ -1,0 +1,113 @@
+"""Reads what the agents of a file share: its groups, blocks and folders, and the uids that they retain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileSleeptime, GroupConfig
+from gateway.agents.api.blocks import CreateBlock, block_of
+from gateway.agents.core.agent_file import PortableFile, PortableFolder
+from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import without_none
+from gateway.agents.wire.struct_fields import convert
+from gateway.checked import Fault, Path
+from gateway.core import ids
+from gateway.core.memory.file_text import clean_file_name
+from storage.records import Block
+
+_BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
+
+
+def read_retained_uids(file: File) -> dict[str, str]:
+    """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
+    parts = {
+        "agents": [str(agent.get("id")) for agent in file.agents],
+        "blocks": [str(block.get("id")) for block in file.blocks],
+        "sources": [source.id for source in file.sources],
+    }
+    return {
+        id: read_uid(id, (*FILE_FIELD, part, n, "id"))
+        for part, part_ids in parts.items()
+        for n, id in enumerate(part_ids)
+    }
+
+
+def read_uid(id: str, path: Path) -> str:
+    """Returns the uid of an id that stays. Raises: Unprocessable."""
+    uid = ids.parse_uid(id.partition("-")[0], id)
+    if uid is None:
+        raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100]))
+    return uid
+
+
+def check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
+    """Returns ids of parts of the file, each once. Raises: Unprocessable if one names nothing in the file."""
+    for n, id in enumerate(ids or ()):
+        if id not in parts:
+            raise Unprocessable(Fault((*path, n), "This names nothing in the file", value=id[:100]))
+    return list(dict.fromkeys(ids or ()))
+
+
+class FileGroups(Struct, frozen=True):
+    """The groups of a file."""
+
+    # How sleeptime agents read an agent, by the agent's id.
+    sleeptimes: dict[str, FileSleeptime]
+    # The ids of those sleeptime agents.
+    sleeper_ids: set[str]
+    # The names of other groups.
+    left_out: list[str]
+
+
+def read_groups(file: File) -> FileGroups:
+    agent_ids = {str(agent.get("id")) for agent in file.agents}
+    groups = FileGroups({}, set(), [])
+    for n, group in enumerate(file.groups):
+        config = group.manager_config or GroupConfig()
+        manager = config.manager_agent_id
+        is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
+        if is_sleeptime and manager is not None and manager in agent_ids:
+            groups.sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
+            groups.sleeper_ids.update(agent_ids & {*group.agent_ids} - {manager})
+        else:
+            groups.left_out.append(f"groups.{n}")
+    return groups
+
+
+def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
+    """Returns the block with the index n in the file, and its details. Raises: Unprocessable."""
+    fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
+    # A file holds all of a block: a block without a description gets no default one.
+    fields.setdefault("description", "")
+    block, details = block_of(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
+    # Letta 0.16 prints limits and does not enforce them.
+    return replace(block, limit=max(block.limit, len(block.value))), details
+
+
+def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:
+    """Returns the folders of a file, by their ids in it, with the texts of their files. Raises: Unprocessable."""
+    files: dict[str, list[PortableFile]] = {source.id: [] for source in file.sources}
+    for n, entry in enumerate(file.files):
+        check_references([entry.source_id], files, (*FILE_FIELD, "files", n, "source_id"))
+        name = clean_file_name(entry.original_file_name or entry.file_name or "") or entry.id
+        if entry.content is not None:
+            files[entry.source_id].append(PortableFile(name, entry.file_type or "text/plain", entry.content))
+    folders = {}
+    for source in file.sources:
+        body = {
+            "description": source.description,
+            "instructions": source.instructions,
+            "metadata": source.metadata,
+            "embedding_config": source.embedding_config,
+        }
+        folders[source.id] = PortableFolder(
+            source.name,
+            without_none(body),
+            files[source.id],
+            retained_uids.get(source.id),
+        )
+    return folders
