@@ -46,6 +46,25 @@ class _TextPart(Struct, frozen=True):
     href: str | None = None
 
 
+class _ExistingParts(Struct, frozen=True):
+    """The parts of memories that entries of the audit name and that exist."""
+
+    # The uids of the memories.
+    memories: Collection[str]
+    # The uid of the memory and the number of each fact.
+    facts: set[tuple[str, int]]
+
+    def link_fact(self, uid: str | None, seq: int) -> _TextPart:
+        return _TextPart(
+            f"fact {seq}", make_fact_href(uid, seq) if uid and (uid, seq) in self.facts else None
+        )
+
+    def link_version(self, uid: str | None, label: str, version: int, text: str) -> _TextPart:
+        return _TextPart(
+            text, make_version_href(uid, label, version) if uid and uid in self.memories else None
+        )
+
+
 class _Act(Struct, frozen=True):
     """One act of one actor: one entry of the audit, or several of a forgetting, which has one for each text."""
 
@@ -85,7 +104,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         }
         facts = await operations.audit.find_facts(named_facts)
         context = {
-            "acts": _group_acts(page.items, facts, names),
+            "acts": _group_acts(page.items, _ExistingParts(names, facts)),
             "names": names,
             "wanted": wanted,
             # The text by which the person of the filter was found; "": it is the person's id.
@@ -111,20 +130,14 @@ async def _find_people(operations: PageOperations, request: ScreenRequest, text:
     return [*ids][:_OFFERED_PEOPLE]
 
 
-def _group_acts(
-    records: Sequence[AuditRecord], facts: set[tuple[str, int]], memories: Collection[str]
-) -> list[_Act]:
-    """Returns the acts of some entries, in their order.
-
-    facts: (uid of the memory, number) of the facts that exist.
-    memories: the uids of the memories that exist.
-    """
+def _group_acts(records: Sequence[AuditRecord], existing: _ExistingParts) -> list[_Act]:
+    """Returns the acts of some entries, in their order."""
     acts: list[_Act] = []
     for _, group in groupby(records, lambda each: (each.at, each.who, each.action, each.memory)):
         entries, along = [*group], ""
         if len(entries) > 1 and is_along(entries[-1].what):
             along = entries.pop().what
-        acts.append(_Act(entries[0], [_make_text_parts(each, facts, memories) for each in entries], along))
+        acts.append(_Act(entries[0], [_make_text_parts(each, existing) for each in entries], along))
     return acts
 
 
@@ -133,32 +146,26 @@ def _shown_fact(record: AuditRecord) -> AuditedFact | None:
     return None if record.action == "forget" else AuditedFact.parse(record.what)
 
 
-def _make_text_parts(
-    record: AuditRecord, facts: set[tuple[str, int]], memories: Collection[str]
-) -> list[_TextPart]:
-    """Returns what an entry concerns, in words, with links to the facts that exist and to versions of blocks."""
+def _make_text_parts(record: AuditRecord, existing: _ExistingParts) -> list[_TextPart]:
+    """Returns what an entry concerns, in words, with links to what exists."""
     uid = record.memory
-
-    def link(seq: int) -> _TextPart:
-        return _TextPart(f"fact {seq}", make_fact_href(uid, seq) if uid and (uid, seq) in facts else None)
-
-    def link_version(text: str, label: str, version: int) -> _TextPart:
-        return _TextPart(text, make_version_href(uid, label, version) if uid and uid in memories else None)
-
     if (written := AuditedVersion.parse(record.what)) is not None:
         label, version, restored = written.label, written.version, written.restored
-        parts = [link_version(f"block {label}, version {version}", label, version)]
+        parts = [existing.link_version(uid, label, version, f"block {label}, version {version}")]
         if restored is not None:
-            parts += [_TextPart(": "), link_version(f"version {restored} again", label, restored)]
+            parts += [
+                _TextPart(": "),
+                existing.link_version(uid, label, restored, f"version {restored} again"),
+            ]
         return parts
     fact = _shown_fact(record)
     if fact is None:
         return [_TextPart(_render_sentence(record))]
-    parts = [link(fact.seq)]
+    parts = [existing.link_fact(uid, fact.seq)]
     if fact.new_seq is not None:
-        parts += [_TextPart(": now "), link(fact.new_seq)]
+        parts += [_TextPart(": now "), existing.link_fact(uid, fact.new_seq)]
     if fact.restored_seq is not None:
-        parts += [_TextPart(", which says again "), link(fact.restored_seq)]
+        parts += [_TextPart(", which says again "), existing.link_fact(uid, fact.restored_seq)]
     if fact.state:
         parts.append(_TextPart(f", {fact.state}"))
     return parts
