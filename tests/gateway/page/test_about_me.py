@@ -358,6 +358,9 @@ def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
 def test_a_person_who_forgot_a_secret_is_not_asked_to_write_it_down(world: World) -> None:
     """After a password was forgotten, "What is right instead" alone stood above an empty field for it."""
     person, _, _ = fill(world)
+    # Before it, too, a person had no way to what says it elsewhere.
+    preview = person.page("/forget?message=1")
+    assert f'href="../../{person.path}/words">Find what says it elsewhere</a>' in preview
     gone = person.send("forget?message=1").body.decode()
     assert "Leave this empty if it was a secret, and look for the secret itself" in plain(gone)
     assert f'href="../../{person.path}/words"' in gone

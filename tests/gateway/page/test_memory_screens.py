@@ -1901,6 +1901,9 @@ def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operat
         assert change["before"] == operator.twin(block)["block"]["value"]
         shown = page(operator, f"m/{agent.uid}/forget?{target}")
         assert "<del>" in shown.partition("after it</h2>")[2].partition("What stays")[0]
+        # The person's own page calls the block as in its list.
+        asked = person_of(operator.world).page(f"/forget?{target}")
+        assert "<del>" in asked.partition("<h2>Note “About you” after it</h2>")[2].partition("What stays")[0]
     assert ">Its sentence, in versions of blocks<" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
     (change,) = operator.twin(f"m/{agent.uid}/forget?exchange=1")["blocks"]
     assert change["after"] == "Lives in Bergen.\nHas a cat."
