@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
@@ -151,6 +151,12 @@ class _ShownPreview(NamedTuple):
     # The numbers of facts that have the words for which texts are forgotten.
     wordy_facts: frozenset[int]
 
+    @property
+    def corrections(self) -> list[int]:
+        """The numbers of the facts that would go, are true and were written by hand."""
+        facts = self.preview.facts or ()
+        return [fact.seq for fact in facts if fact.is_true and not isinstance(fact.corrected_by, UnsetType)]
+
 
 class _NextLink(NamedTuple):
     """The link by which a visitor goes on after a forgetting."""
@@ -179,7 +185,7 @@ class _ForgetScreens(Struct, frozen=True):
             return access.twin(preview)
         if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
             return Redirect(request.referrer + _UNTICKED)
-        view = await self._make_preview_view(request, query.back or request.referrer, keep=query.keep)
+        view = await self._make_preview_view(request, query.back or request.referrer, keep=query.keep or None)
         await request.note_read(access.uid)
         return view
 
@@ -408,12 +414,13 @@ class _ForgetScreens(Struct, frozen=True):
         request: ScreenRequest,
         came_from: str,
         error: Conflict | None = None,
-        keep: Sequence[int] = (),
+        keep: Sequence[int] | None = None,
     ) -> View:
         """Returns the screen of a preview.
 
         error: why the forgetting that it shows was refused.
-        keep: the numbers of the facts that are ticked.
+        keep: the numbers of the facts that are ticked; None: of those written by hand the ones without
+            the sought words.
         """
         access = make_access(request)
         kind, value = request.query.target
@@ -442,7 +449,8 @@ class _ForgetScreens(Struct, frozen=True):
             may_copy=may_copy,
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
-            keep=keep,
+            # Of a correction with the words that are sought, the visitor may want to be rid as well.
+            keep=[seq for seq in shown.corrections if seq not in shown.wordy_facts] if keep is None else keep,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
 

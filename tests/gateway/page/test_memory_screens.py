@@ -1670,12 +1670,13 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_its_own(operator:
     text = page(operator, where)
     assert text.count("an operator&#39;s correction</span>") == 1
     assert text.count('<span class="tag">no longer true</span>') == 1
-    also = "2 facts go too, 1 of them a correction, unless you keep them above."
-    assert also in plain(text).partition("What stays")[2]
-    # A correction that is ticked stays.
-    ticked = plain(page(operator, f"{where}&keep={new}")).partition("What stays")[2]
-    assert "1 fact goes too, unless" not in ticked
+    # A correction by hand is ticked, so that it stays unless its tick is taken out.
+    assert re.findall(r'name="keep" value="(\d+)" form="confirm-form" checked>', text) == [str(new)]
+    ticked = plain(text).partition("What stays")[2]
+    assert "1 fact stays, as ticked above." in ticked
     assert "a correction" not in ticked
+    other = plain(page(operator, f"{where}&keep={wrong}")).partition("What stays")[2]
+    assert "1 fact goes too, a correction, unless you keep it above." in other
     assert "unless you keep" not in page(operator, f"m/{uid}/forget?fact={wrong}")
     operator.post(where)
     assert (operator.twin(block)["block"]["value"], operator.twin(f"m/{uid}/facts")["items"]) == (right, [])
@@ -1734,8 +1735,11 @@ def test_a_correction_is_kept_as_a_fact_of_its_own(operator: Operator) -> None:
     where = f"{memory}/forget?message=1"
     headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{memory}/f/{new}"}
     shown = operator.ask("GET", where, None, headers).body.decode()
-    ticks = re.findall(r'<input type="checkbox"[^>]* name="keep" value="(\d+)" form="confirm-form">', shown)
-    assert ticks == [str(also), str(new)]
+    # A correction that still has the words that are to go is not ticked.
+    ticks = re.findall(
+        r'<input type="checkbox"[^>]* name="keep" value="(\d+)" form="confirm-form"(.*?)>', shown
+    )
+    assert ticks == [(str(also), ""), (str(new), " checked")]
     tagged = re.findall(r"has the words, right or wrong</span><p class=\"check\"><[^>]*value=\"(\d+)", shown)
     assert tagged == [str(also)]
     for seq, why in ((wrong, "is gone or no longer true"), (999, "is none of those that would go")):
