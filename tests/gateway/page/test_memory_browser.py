@@ -209,7 +209,11 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
     if script:
         browser.looks_right(operator, preview, heading=f"Forget message {source}")
     with browser.open(operator, preview, script=script) as page:
-        page.get_by_role("checkbox", name=f"Keep fact {new} as a fact of its own").press("Space")
+        tick = page.get_by_role("checkbox", name=f"Keep fact {new} as a fact of its own")
+        assert tick.is_checked()  # a correction by hand
+        tick.press("Space")
+        assert not tick.is_checked()
+        tick.press("Space")
         page.get_by_role("button", name="Forget for good").press("Enter")
         assert "1 fact stays as a fact of its own." in page.get_by_role("status").inner_text()
         page.get_by_role("textbox", name="New fact").focus()
