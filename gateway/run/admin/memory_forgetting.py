@@ -291,6 +291,11 @@ class MemoryForgetting:
         Raises: UnknownId: all are gone.
         """
         found = await self._store.recall.load(memory.id, sorted(set(seqs)))
+        # Recall loads no fact that is no longer true.
+        for fact in await self._store.facts.load(memory.id, sorted(set(seqs).difference(found))):
+            found[fact.seq] = Message(
+                fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, source="fact"
+            )
         if not found:
             raise UnknownId("None of these texts is there.")
         return [found[seq] for seq in sorted(found, reverse=True)]

@@ -1741,3 +1741,21 @@ def test_a_fact_that_learning_replaced_is_not_taken_for_corrected(operator: Oper
     assert "A correction took" not in page(operator, f"m/{agent.uid}/search?q=Which+meat+do+I+always+eat")
     gone = operator.post(f"m/{agent.uid}/forget?message=3", came_from=f"m/{agent.uid}/f/{fact['seq']}")
     assert "What is right instead" in plain(gone.body.decode())
+
+
+@pytest.mark.both
+def test_facts_that_are_no_longer_true_are_forgotten_at_once(operator: Operator) -> None:
+    """They had no ticks: after an undo and a redo each took a page of its own."""
+    agent = speak(operator.world, "I like tea.")
+    memory = f"m/{agent.uid}"
+    (first,) = learn(operator.world, agent, "Is allergic to peanuts.")
+    second = operator.twin(f"{memory}/f/{first}/correct", {"text": "Is allergic to peanuts and nuts."})["seq"]
+    operator.twin(f"{memory}/f/{second}/correct", {"text": "Eats everything."})
+    found = page(operator, f"{memory}/words?q=peanuts")
+    ticks = re.findall(r'name="texts" value="(\d+)" form="ticked"', found)
+    assert sorted(map(int, ticks)) == [first, second]
+    query = "&".join(f"texts={seq}" for seq in ticks)
+    preview = operator.twin(f"{memory}/forget?{query}")
+    assert {each["seq"] for each in preview["texts"]} == {first, second}
+    assert operator.twin(f"{memory}/forget?{query}", {"confirm": preview["confirm"]})["done"]
+    assert operator.twin(f"{memory}/words?q=peanuts")["ended"] == []
