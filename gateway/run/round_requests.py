@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from adapters.types import ModelRequest
-from gateway.core.request.request_headers import with_keys_of_round
+from gateway.core.request.request_headers import number_idempotency_keys
 from gateway.core.turn.commands import CallModel
 from gateway.core.turn.refusal import RefusedContent
 from gateway.core.upstream.policy import Target
@@ -41,18 +41,13 @@ class RoundRequests:
     model_call: CallModel
     # The endpoint that the prompt is for; None before `begin`.
     endpoint: Endpoint | None = None
-    # The number of rounds that have begun.
-    round_count: int = 0
+    # The number of requests that were made. One that is only sent again is not made again.
+    request_count: int = 0
 
     def begin(self, endpoint: Endpoint) -> None:
         """Notes the endpoint that the prompt was made for, in the receipt too."""
         self.endpoint = endpoint
         self._fill_receipt(self.prompt)
-
-    def begin_round(self, model_call: CallModel) -> None:
-        """Notes the call of the model that the next requests are for."""
-        self.model_call = model_call
-        self.round_count += 1
 
     def take_prompt(self, prompt: Prompt) -> None:
         """Sets the prompt of the next rounds, without the parts that the upstream has refused."""
@@ -77,9 +72,10 @@ class RoundRequests:
         request = self.call.request_with_prompt(
             target, endpoint, prompt, hidden_rounds, self.model_call.budget_tokens, self.model_call.offer
         )
-        if self.round_count > 1:
-            request = request._replace(headers=with_keys_of_round(request.headers, self.round_count))
-        return request
+        self.request_count += 1
+        if self.request_count == 1:
+            return request
+        return request._replace(headers=number_idempotency_keys(request.headers, self.request_count))
 
     async def mend_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint

@@ -196,8 +196,7 @@ class TurnRun:
             else:
                 self._next_call = self._turn.first_call
             while self._next_call is not None:
-                self._requests.begin_round(self._next_call)
-                self._next_call = None
+                self._requests.model_call, self._next_call = self._next_call, None
                 await self._run_round()
         except asyncio.CancelledError:
             if self._stop_reason is None or self._stoppable_task is None or self._stoppable_task.uncancel():

@@ -102,8 +102,8 @@ def list_headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...
     return tuple(passed)
 
 
-def with_keys_of_round(headers: tuple[tuple[str, str], ...], number: int) -> tuple[tuple[str, str], ...]:
-    """Returns the headers of a later round of a turn, with idempotency keys of its own. number: the round's, from 2."""
+def number_idempotency_keys(headers: tuple[tuple[str, str], ...], number: int) -> tuple[tuple[str, str], ...]:
+    """Returns the headers of a later request of a turn, with idempotency keys of its own. number: from 2."""
     return tuple(
         (name, f"{value}-{number}" if name.encode() in _IDEMPOTENCY_KEYS else value)
         for name, value in headers

@@ -11,8 +11,8 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.settings import BlockSettings, ProfileSettings
-from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, say
+from gateway.settings import BlockSettings, ModelSettings, ProfileSettings, UpstreamSettings
+from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.memory.tooled import (
     BLOCK_EDITS,
     MEMORY,
@@ -252,6 +252,20 @@ def test_each_round_has_an_idempotency_key_of_its_own(world: World, stream: bool
     world.upstream.queue(call_tools(insert("Ann")), call_tools(insert("Bo")), say("Noted."))
     helper(world, headers={"idempotency-key": "k1"}, stream=stream).say("I am Ann.")
     assert [seen.headers["idempotency-key"] for seen in world.upstream.chats] == ["k1", "k1-2", "k1-3"]
+
+
+def test_a_fallback_at_the_same_upstream_has_an_idempotency_key_of_its_own(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """A request that is only sent again keeps its key."""
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url),)
+    models = (ModelSettings("m", "big", "up", fallbacks=("n",)), ModelSettings("n", "small", "up"))
+    upstream.queue(fail(500), fail(500), say("Hello."))
+    with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+        asked = [{"role": "user", "content": "Hi"}]
+        assert world.post(asked, {"idempotency-key": "k1"}, user="alice", model="m").status == 200
+    seen = [(each.json["model"], each.headers["idempotency-key"]) for each in upstream.chats]
+    assert seen == [("big", "k1"), ("small", "k1-2"), ("small", "k1-2")]
 
 
 @both_ways
