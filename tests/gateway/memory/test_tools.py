@@ -258,14 +258,14 @@ def test_a_fallback_at_the_same_upstream_has_an_idempotency_key_of_its_own(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """A request that is only sent again keeps its key."""
-    upstreams = (UpstreamSettings("up", base_url=upstream.base_url),)
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url, retries=1),)
     models = (ModelSettings("m", "big", "up", fallbacks=("n",)), ModelSettings("n", "small", "up"))
-    upstream.queue(fail(500), fail(500), say("Hello."))
+    upstream.queue(fail(500), fail(500), fail(500), say("Hello."))
     with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
         asked = [{"role": "user", "content": "Hi"}]
         assert world.post(asked, {"idempotency-key": "k1"}, user="alice", model="m").status == 200
     seen = [(each.json["model"], each.headers["idempotency-key"]) for each in upstream.chats]
-    assert seen == [("big", "k1"), ("small", "k1-2"), ("small", "k1-2")]
+    assert seen == [("big", "k1"), ("big", "k1"), ("small", "k1-2"), ("small", "k1-2")]
 
 
 @both_ways

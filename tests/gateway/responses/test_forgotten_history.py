@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import force_setattr
 
 from storage.commands import ForgetTarget
 from storage.records import Agent
@@ -75,7 +76,7 @@ class ForgettingAfterLook(Forgetting):
             await self._forget()
             return is_there
 
-        monkeypatch.setattr(sockets, "has_memory", look_and_forget)
+        force_setattr(sockets, "has_memory", look_and_forget)
 
 
 @pytest.mark.parametrize("user", [None, "alice"])

@@ -21,6 +21,7 @@ from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.socket.client_events import CreateEvent, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.web.auth import Guard
 from gateway.web.sockets import protocol
 from storage.commands import ForgetTarget
 from storage.sql.statements import make_statement
@@ -1034,13 +1035,13 @@ def test_a_handshake_under_way_while_the_gateway_ends_is_answered(
 ) -> None:
     gate, server = Gate(), world.gateway.server
 
-    async def demands_key() -> bool:
+    async def demands_key(_: Guard) -> bool:
         arrived.open()
         await gate.wait()
         return False
 
     arrived = Gate()
-    monkeypatch.setattr(world.gateway.app.guard, "demands_key", demands_key)
+    monkeypatch.setattr(Guard, "demands_key", demands_key)
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
         arrived.wait_sync()
