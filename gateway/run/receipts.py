@@ -1,7 +1,7 @@
 """The receipts of the process: the receipt of the work under way, and its readers, once the work has ended.
 
-The functions are for calls within the work, and find its receipt in the context of the task. `Receipts` is for code
-that begins and ends work.
+The functions are for code within the work, and find its receipt in the context of the task. `Receipts` is for code that
+begins and ends work.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from contextvars import ContextVar, Token
 from typing import Protocol
 from weakref import ref
 
-from adapters.types import ModelRequest
 from gateway.core.trace_context import TraceContext
-from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt, Work
-from gateway.run.upstream_call import UpstreamCall
 
 # The receipt of the current task's work. Searches and steps of jobs are called by way of journals, tools and partial
 # functions, which do not pass receipts on. The reference is weak, because connections and tasks that go on hold the
@@ -34,30 +31,6 @@ def find_current_receipt() -> Receipt | None:
     """Returns the receipt of the work within which this task runs; None: it has none, or that has ended."""
     reference = _current.get()
     return None if reference is None else reference()
-
-
-def begin_memory_call(
-    request: ModelRequest, upstream: str, provider: str, model: str, *, is_background: bool = True
-) -> UpstreamCall:
-    """Returns a call for a memory that begins now. It is in the receipt of the current work, if there is one.
-
-    upstream: its name in the settings.
-    provider: its kind there.
-    model: as it is sent.
-    is_background: as in `UpstreamCall`.
-    """
-    call = UpstreamCall(
-        time.perf_counter(),
-        upstream=upstream,
-        provider=provider,
-        model=model,
-        path=request.path,
-        is_background=is_background,
-        sent_tokens=estimate_prompt_tokens(request.body),
-    )
-    if (receipt := find_current_receipt()) is not None:
-        receipt.add_call(call)
-    return call
 
 
 class RequestTracer(Protocol):

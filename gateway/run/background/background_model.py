@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import orjson
@@ -23,17 +22,15 @@ from gateway.core.dates import DAY_S
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal
 from gateway.core.turn.upstream_error import find_error_in_success_body
-from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.core.usage.reported import find_reported_counts
 from gateway.errors import UnknownModel
-from gateway.run.background.budget import CallOutcome, CountCall, DailyBudget
+from gateway.run.background.budget import CallOutcome, DailyBudget
 from gateway.run.background.job_context import JobFailed, Postponed
-from gateway.run.receipts import begin_memory_call, find_current_receipt
+from gateway.run.background.memory_call import open_memory_call
+from gateway.run.receipts import find_current_receipt
 from gateway.run.upstream.propagation import choose_propagation, with_trace_headers
-from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.upstream_call import PromptFacts, UpstreamCall
-from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, UpstreamSettings
 from storage.records import TokenCounts
 
@@ -52,9 +49,9 @@ class RequestRefused(JobFailed):
 
 
 class _UnreadableReply(JobFailed):
-    """A reply of status 200 is no chat completion. used: what it reports of its cost; None: nothing."""
+    """A reply of status 200 is no chat completion. used: what it reports of its cost."""
 
-    def __init__(self, used: TokenCounts | None) -> None:
+    def __init__(self, used: TokenCounts) -> None:
         super().__init__("the background model answered with something that is no chat completion")
         self.used = used
 
@@ -66,9 +63,8 @@ class ModelAnswer(Struct, frozen=True):
     message: dict[str, Any]
     # The finish_reason, as `read_finish_reason` returns it.
     finish_reason: str
+    # As the upstream has counted them, or estimated.
     used: TokenCounts
-    # The upstream has counted these tokens; False: they are estimated.
-    is_reported: bool = True
 
     @property
     def tokens(self) -> int:
@@ -102,23 +98,13 @@ class BackgroundModel:
     provider: Provider
     # The name of the model at its upstream.
     model: str
-    meter: Meter
-    # Seconds since the epoch.
-    now: Callable[[], float]
-    concurrency: int = 2
-    # The tokens that each project may use in a day; 0: no bound.
-    daily_tokens: int = 0
+    # The upstream in the settings.
+    upstream: UpstreamSettings
+    budget: DailyBudget
+    # Each call holds a slot. The models of one upstream share them.
+    slots: asyncio.Semaphore
     # The longest time of a whole call.
     timeout_s: float = CALL_S
-    count_call: CountCall = lambda outcome, tokens: None
-    # The upstream in the settings.
-    upstream: UpstreamSettings = field(default_factory=lambda: UpstreamSettings(""))
-    _budget: DailyBudget = field(init=False)
-    _slots: asyncio.Semaphore = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._budget = DailyBudget(self.meter, self.now, self.daily_tokens, self.count_call)
-        self._slots = asyncio.Semaphore(self.concurrency)
 
     def with_model(self, model: str) -> BackgroundModel:
         """Returns another model of the provider, which shares its connections and the bound on calls at a time."""
@@ -146,36 +132,31 @@ class BackgroundModel:
         it failed otherwise.
         """
         request = self._make_request(messages, tools, max_tokens)
-        async with self._slots:
+
+        def count(outcome: CallOutcome, used: TokenCounts) -> None:
             if is_background:
-                await self._budget.check(project)
-            call = begin_memory_call(
-                request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
-            )
-            call.prompt = PromptFacts(max_tokens=max_tokens)
-            count = partial(self._count_call, project, agent_row, call)
+                self.budget.spend(project, agent_row, self.upstream.name, self.model, used, outcome=outcome)
+
+        async with self.slots:
+            if is_background:
+                await self.budget.check(project)
             try:
-                async with asyncio.timeout(self.timeout_s):
-                    raw = await self._send_request(request, call)
-                answer = _parse_reply(raw, len(request.body))
-                call.counts = answer.used if answer.is_reported else None
-            except _UnreadableReply as error:
-                call.failure = "broke"
-                call.counts = error.used
-                count("failed", error.used)
-                raise
-            except JobFailed:
-                count("failed")
+                with open_memory_call(
+                    request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
+                ) as call:
+                    call.prompt = PromptFacts(max_tokens=max_tokens)
+                    async with asyncio.timeout(self.timeout_s):
+                        raw = await self._send_request(request, call)
+                    answer = _read_answer(raw, len(request.body), call)
+            except JobFailed as error:
+                count("failed", error.used if isinstance(error, _UnreadableReply) else TokenCounts())
                 raise
             except TimeoutError:
-                count("failed")
-                call.failure = "timeout"
+                count("failed", TokenCounts())
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
-            except asyncio.CancelledError:
-                call.failure = CANCELLED_FAILURE
-                raise
-            finally:
-                call.end()
+            except ProviderError as error:
+                count("failed", TokenCounts())
+                raise JobFailed(f"the background model failed: {type(error).__name__}") from error
             count("ok", answer.used)
             return answer
 
@@ -200,39 +181,25 @@ class BackgroundModel:
     async def aclose(self) -> None:
         await self.provider.aclose()
 
-    def _count_call(
-        self,
-        project: str,
-        agent_row: int,
-        call: UpstreamCall,
-        outcome: CallOutcome,
-        used: TokenCounts | None = None,
-    ) -> None:
-        """Counts a call of background work, and what it has used. used: None: nothing."""
-        if call.is_background:
-            used = used or TokenCounts()
-            self._budget.spend(project, agent_row, call.upstream, call.model, used, outcome=outcome)
-
     async def _send_request(self, request: ModelRequest, call: UpstreamCall) -> bytes:
-        """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
+        """Returns the body of a reply of status 200.
+
+        Raises: JobFailed: its message holds nothing of the request; ProviderError.
+        """
+        may_know = choose_propagation(self.upstream, self.provider)
+        traced = with_trace_headers(request, find_current_receipt(), call, propagates=may_know)
+        reply = await self.provider.send(traced)
+        call.status = reply.status
         try:
-            may_know = choose_propagation(self.upstream, self.provider)
-            traced = with_trace_headers(request, find_current_receipt(), call, propagates=may_know)
-            reply = await self.provider.send(traced)
-            call.status = reply.status
-            try:
-                body = await reply.read(_MAX_REPLY_BYTES)
-                call.note_piece(body)
-                call.received_chars = len(body)
-            finally:
-                await reply.aclose()
-            if reply.status == 200 and (refused := find_error_in_success_body(body)) is not None:
-                call.status, body = refused
-        except ProviderError as error:
-            call.failure = classify_failure(error).kind
-            raise JobFailed(f"the background model failed: {type(error).__name__}") from error
+            body = await reply.read(_MAX_REPLY_BYTES)
+            call.note_piece(body)
+            call.received_chars = len(body)
+        finally:
+            await reply.aclose()
+        if reply.status == 200 and (refused := find_error_in_success_body(body)) is not None:
+            call.status, body = refused
         if call.status == 429:
-            wait_s = read_retry_after(reply.headers, self.now())
+            wait_s = read_retry_after(reply.headers, self.budget.now())
             # "At once", or a date that is over by our clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
@@ -247,17 +214,15 @@ class BackgroundModels:
     """The models that are called in the background. The models of one upstream share its provider and bounds.
 
     Callers name the models of their agents' summaries, so a provider for each model would be any number of providers.
-
-    The fields without a comment are those of each `BackgroundModel`.
     """
 
     settings: Settings
     # Returns a provider for a route, with connections of its own.
     make_provider: Callable[[Route], Provider]
-    meter: Meter
-    now: Callable[[], float]
+    # That of each `BackgroundModel`.
+    budget: DailyBudget
+    # The most calls of an upstream at a time.
     concurrency: int = 2
-    count_call: CountCall = lambda outcome, tokens: None
     _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict, init=False)
 
     def get_model(self, route: Route) -> BackgroundModel:
@@ -267,12 +232,9 @@ class BackgroundModels:
             model = self._by_upstream[route.upstream] = BackgroundModel(
                 provider=self.make_provider(route),
                 model=route.model,
-                meter=self.meter,
-                now=self.now,
-                concurrency=self.concurrency,
-                daily_tokens=self.settings.memory.background_daily_tokens,
-                count_call=self.count_call,
                 upstream=next(each for each in self.settings.upstreams if each.name == route.upstream),
+                budget=self.budget,
+                slots=asyncio.Semaphore(self.concurrency),
             )
         return model.with_model(route.model)
 
@@ -281,19 +243,18 @@ class BackgroundModels:
             await each.aclose()
 
 
-def _parse_reply(raw: bytes, request_bytes: int) -> ModelAnswer:
-    """Reads a chat completion. Raises: _UnreadableReply."""
-    used: TokenCounts | None = None
+def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall) -> ModelAnswer:
+    """Reads a chat completion, and notes in its call what it reports of its cost. Raises: _UnreadableReply."""
     try:
         body = orjson.loads(raw)
-        used = find_reported_counts(body.get("usage"))
+        call.counts = used = find_reported_counts(body.get("usage"))
         choice = body["choices"][0]
         message = choice["message"]
         if not isinstance(message, dict):
             raise TypeError
-        is_reported = used is not None
         if used is None:
             used = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
-        return ModelAnswer(message, read_finish_reason(choice.get("finish_reason")), used, is_reported)
+        return ModelAnswer(message, read_finish_reason(choice.get("finish_reason")), used)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _UnreadableReply(used) from None
+        call.failure = "broke"
+        raise _UnreadableReply(call.counts or TokenCounts()) from None

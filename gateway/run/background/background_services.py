@@ -89,14 +89,8 @@ class BackgroundServices:
         self.handlers[RETENTION] = lambda job: self.retention.perform(job.job.key)
         self.run_cleaning = RunCleaning(store, now)
         self.recovery = PeriodicTask("recovery", self.recover)
-        self.models = BackgroundModels(
-            settings=settings,
-            make_provider=make_provider,
-            meter=meter,
-            now=now,
-            concurrency=limits.background_calls,
-            count_call=job_metrics.count_call,
-        )
+        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.count_call)
+        self.models = BackgroundModels(settings, make_provider, self.budget, limits.background_calls)
         route = find_background_route(settings)
         # The background model that the settings name; None: they name none.
         self.model = None if route is None else self.models.get_model(route)
@@ -115,7 +109,6 @@ class BackgroundServices:
             )
             self.handlers[EMBED_JOB] = self.embedding.run_job
             self._schedules.append(self.embedding.schedule)
-        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.count_call)
         # The schedule of the agents that read memories after their turns; None: there are none (`add_sleeptime`).
         self.sleeptime: Schedule | None = None
         # None: the settings switch learning off.

@@ -24,14 +24,12 @@ from gateway.core.dates import DAY_S
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note_query import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
-from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import CountCall, DailyBudget
 from gateway.run.background.job_context import JobContext, JobFailed, Postponed
+from gateway.run.background.memory_call import open_memory_call
 from gateway.run.background.schedule import Schedule
-from gateway.run.receipts import begin_memory_call
-from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
@@ -271,27 +269,12 @@ class EmbeddingService:
                 return await self.embedder.embed(texts)
         # The embedder makes its request by itself. Only the path of the request is known here.
         request = ModelRequest(b"", path="/embeddings")
-        call = begin_memory_call(request, self._upstream, self._kind, self._model)
-        try:
+        with open_memory_call(request, self._upstream, self._kind, self._model) as call:
             async with asyncio.timeout(wait_s):
                 embedded = await self.embedder.embed(texts)
             call.status = 200
             call.counts = TokenCounts(embedded.tokens)
             return embedded
-        except TimeoutError:
-            call.failure = "timeout"
-            raise
-        except asyncio.CancelledError:
-            call.failure = CANCELLED_FAILURE
-            raise
-        except ProviderRefused as error:
-            call.status = error.status
-            raise
-        except ProviderError as error:
-            call.failure = classify_failure(error).kind
-            raise
-        finally:
-            call.end()
 
     def _meter_call(self, agent_row: int, embedded: Embedded) -> None:
         """Counts the tokens of a call that no budget bounds. agent_row: the memory's row; 0: it was for no memory."""

@@ -22,11 +22,13 @@ from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import (
+    CALL_S,
     BackgroundModel,
     BackgroundModels,
     RequestRefused,
     find_background_route,
 )
+from gateway.run.background.budget import DailyBudget
 from gateway.run.background.job_context import JobFailed, Postponed
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import set_current_receipt
@@ -52,15 +54,17 @@ class World:
     def __post_init__(self) -> None:
         self.meter = Meter(self.store.usage, self.store.agents.find_by_id, lambda: self.now, Settings())
 
-    def background(self, **options: Any) -> BackgroundModel:
-        return BackgroundModel(
-            self.provider,
-            "small",
-            self.meter,
-            lambda: self.now,
-            count_call=lambda *each: self.counted.append(each),
-            **options,
+    def budget(self, daily_tokens: int = 0) -> DailyBudget:
+        return DailyBudget(
+            self.meter, lambda: self.now, daily_tokens, lambda *each: self.counted.append(each)
         )
+
+    def background(
+        self, *, daily_tokens: int = 0, concurrency: int = 2, timeout_s: float = CALL_S
+    ) -> BackgroundModel:
+        slots = asyncio.Semaphore(concurrency)
+        budget = self.budget(daily_tokens)
+        return BackgroundModel(self.provider, "small", UpstreamSettings(""), budget, slots, timeout_s)
 
 
 @pytest.fixture
@@ -251,7 +255,7 @@ async def test_models_of_one_upstream_share_its_connections_and_its_calls_at_a_t
         return slow
 
     models = BackgroundModels(
-        Settings(upstreams=(UpstreamSettings("up"),)), make, world.meter, lambda: world.now, concurrency=2
+        Settings(upstreams=(UpstreamSettings("up"),)), make, world.budget(), concurrency=2
     )
     named = [f"m{n}" for n in range(5)]
     calls = [asyncio.create_task(models.get_model(Route("up", name)).ask("p", ASK)) for name in named]
