@@ -73,19 +73,20 @@ class PendingWrites:
         if scope in self._open_turns or self._awaited:
             await self._wait_for({scope}, timeout_s)
 
-    async def wait_unnamed_written(self, project: str, timeout_s: float) -> None:
-        """Waits for the turns of a project in which no user is named, as `wait_written` does for those of a scope."""
-        if unnamed := {each for each in self._scopes_of(project) if not each.spans_conversations}:
-            await self._wait_for(unnamed, timeout_s)
+    async def wait_project_written(
+        self, project: str, timeout_s: float, *, only_unnamed: bool = False
+    ) -> None:
+        """Waits for the turns of a project, as `wait_written` does for those of a scope.
 
-    async def wait_project_written(self, project: str, timeout_s: float) -> None:
-        """Waits for the turns of a project, as `wait_written` does for those of a scope."""
-        if scopes := self._scopes_of(project):
+        only_unnamed: for those alone in which no user is named.
+        """
+        scopes = {
+            each
+            for each in (*self._open_turns, *self._awaited.values())
+            if each.project == project and not (only_unnamed and each.spans_conversations)
+        }
+        if scopes:
             await self._wait_for(scopes, timeout_s)
-
-    def _scopes_of(self, project: str) -> set[Scope]:
-        """Returns the scopes of a project in which turns are answered or written."""
-        return {each for each in (*self._open_turns, *self._awaited.values()) if each.project == project}
 
     async def _wait_for(self, scopes: Set[Scope], timeout_s: float) -> None:
         if not scopes.isdisjoint(self._open_turns):

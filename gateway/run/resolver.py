@@ -148,7 +148,7 @@ class Resolver:
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
         else:
-            await self._turns.wait_unnamed_written(request_context.project)
+            await self._turns.wait_project_written(request_context.project, only_unnamed=True)
         with map_store_errors():
             store = self._keeper.store
             return await fill_references(

@@ -47,10 +47,6 @@ class TurnServices(Struct):
         """Waits for the turns of a memory that are being written, at most as long as a reply waits for its commit."""
         await self.pending.wait_written(scope, self.limits.commit_wait_s)
 
-    async def wait_project_written(self, project: str) -> None:
-        """Waits for the turns of a project that are being written, as long as `wait_written` does."""
-        await self.pending.wait_project_written(project, self.limits.commit_wait_s)
-
-    async def wait_unnamed_written(self, project: str) -> None:
-        """Waits for the turns of a project without a named user that are being written, as `wait_written` does."""
-        await self.pending.wait_unnamed_written(project, self.limits.commit_wait_s)
+    async def wait_project_written(self, project: str, *, only_unnamed: bool = False) -> None:
+        """Waits for the turns of a project, as `PendingWrites.wait_project_written`, as long as `wait_written` does."""
+        await self.pending.wait_project_written(project, self.limits.commit_wait_s, only_unnamed=only_unnamed)
