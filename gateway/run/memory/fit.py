@@ -101,23 +101,16 @@ async def fit_prompt(
     )
     if prompt.eviction.evicted is None and not may_fill:
         return FittedWindow()
-    fit = partial(_fit, prompt, newer_system=newer_system, note=note, rounds=rounds)
-    return fit(estimate_tokens) if context_window is None else await with_counter(prompt.target.model, fit)
+    make_room = partial(_WindowRoom, prompt, newer_system=newer_system, note=note, rounds=rounds)
+    if context_window is None:
+        return _fit(make_room(estimate_tokens))
+    return await with_counter(prompt.target.model, lambda count: _fit(make_room(count)))
 
 
-def _fit(
-    prompt: Prompt,
-    count: Callable[[str], int],
-    *,
-    newer_system: str | None,
-    note: NoteRoom,
-    rounds: Sequence[WireMessage],
-) -> FittedWindow:
-    """Returns the part of the prompt that fits, as `fit_prompt` documents it. count: returns the tokens of a text."""
+def _fit(room: _WindowRoom) -> FittedWindow:
+    """Returns the part of the prompt that fits, as `fit_prompt` documents it."""
+    prompt = room.prompt
     context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
-    room = _WindowRoom(
-        prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
-    )
     summaries = room.list_usable_summaries()
     cut = None
     start = 0
@@ -156,7 +149,7 @@ def _fit(
         replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        evicted=_find_evicted(prompt, room, first_index, room.evicting_window(window)),
+        evicted=_find_evicted(room, first_index, room.evicting_window(window)),
         evicted_tokens=evicted_tokens,
     )
 
@@ -261,12 +254,13 @@ def _collect_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozen
     return _LeftOut(frozenset(dropped), remaining)
 
 
-def _find_evicted(prompt: Prompt, room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
+def _find_evicted(room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
     """Returns the part of the path that has left the window, for the next requests.
 
     first_index: the index of the first entry that stays.
     window_tokens: the size of the window that the part has left.
     """
+    prompt = room.prompt
     evicted = prompt.eviction.evicted
     tokens = room.tokens(0, first_index)
     position: PathPosition | None = None
@@ -323,18 +317,18 @@ class _WindowRoom:
     def __init__(
         self,
         prompt: Prompt,
-        context_tokens: int,
         count: Callable[[str], int],
         *,
         newer_system: str | None,
         note: NoteRoom,
         rounds: Sequence[WireMessage],
     ) -> None:
+        """count: returns the tokens of a text. The other parameters are those of `fit_prompt`."""
         # The messages that would be sent.
         self.entries = _list_entries(prompt)
-        self._prompt = prompt
+        self.prompt = prompt
         self._eviction = prompt.eviction
-        self._context_tokens = context_tokens
+        self._context_tokens = prompt.target.context_window or ANY_WINDOW
         self._count = count
         self._note = note
         system = prompt.system
@@ -352,7 +346,7 @@ class _WindowRoom:
 
     def _count_fixed(self) -> int:
         """Counts the parts that are always sent: the client's leading system messages, its schemas, and all tools."""
-        request, count = self._prompt.request, self._count
+        request, count = self.prompt.request, self._count
         lead = request.messages[: count_leading_system(request.messages)]
         fields = request.json
         # Upstreams put the schema of a structured reply into the prompt, too.
@@ -360,7 +354,7 @@ class _WindowRoom:
             fields.get("tools"),
             fields.get("functions"),
             fields.get("response_format"),
-            self._prompt.tools,
+            self.prompt.tools,
         ]
         schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
         return sum(count_message_tokens(message, count) for message in lead) + schema_tokens
@@ -378,7 +372,7 @@ class _WindowRoom:
         """Returns the tokens that the messages may take after this summary."""
         return plan_budget(
             self._context_tokens,
-            max_tokens=self._prompt.request.max_tokens,
+            max_tokens=self.prompt.request.max_tokens,
             fixed_tokens=self._fixed_tokens_with(cut),
             note_tokens=self._note.reserved_tokens,
         )
@@ -395,7 +389,7 @@ class _WindowRoom:
 
     def _first_after(self, cut: SummaryCut) -> int:
         """Returns the index of the first entry after a summary."""
-        inserted = len(self._prompt.composition.inserted)
+        inserted = len(self.prompt.composition.inserted)
         if cut.covered_inserted < inserted:
             return cut.covered_inserted
         listed = range(inserted, len(self.entries))
@@ -404,7 +398,7 @@ class _WindowRoom:
     def items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
         if self._items is None:
-            self._items = _make_window_items(self._prompt, self.entries, self._max_entry_tokens)
+            self._items = _make_window_items(self.prompt, self.entries, self._max_entry_tokens)
         return self._items
 
     def entry_tokens(self) -> list[int]:
