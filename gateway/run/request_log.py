@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import unquote
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.masks import mask_keys_in_name, mask_keys_in_text
 from gateway.run.receipt import Receipt
@@ -18,17 +19,22 @@ from storage.records import Scope
 MAX_ENDED_REQUESTS = 2_000
 
 
-class LoggedRequest(Struct, frozen=True):
-    """A request as the operators' page lists it."""
+class BegunRequest(Struct, frozen=True):
+    """The facts of a request that are known from its beginning."""
 
     # Rises with each request of the process.
     number: int
-    id: str
     # When the request began, in seconds since the epoch.
     at: float
     project: str
     model: str
     is_streamed: bool
+
+
+class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
+    """A request as the operators' page lists it."""
+
+    id: str
     # The scope of the request's memory; None: it has no memory.
     scope: Scope | None
     memory_uid: str | None
@@ -61,16 +67,6 @@ class LoggedRequest(Struct, frozen=True):
         return project in (None, self.project) and memory in (None, self.memory_uid)
 
 
-class _BegunRequest(Struct, frozen=True):
-    """The facts of a request that are known from its beginning. The fields are those of `LoggedRequest`."""
-
-    number: int
-    at: float
-    project: str
-    model: str
-    is_streamed: bool
-
-
 class RequestLog:
     """Notes requests as they begin and end; there is one log for the process."""
 
@@ -78,7 +74,7 @@ class RequestLog:
         """now: returns seconds since the epoch."""
         self.now = now
         self.figures = RequestFiguresRecorder()
-        self._begun: dict[Receipt, _BegunRequest] = {}
+        self._begun: dict[Receipt, BegunRequest] = {}
         self._ended: deque[LoggedRequest] = deque(maxlen=MAX_ENDED_REQUESTS)
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
@@ -87,7 +83,7 @@ class RequestLog:
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
         """Notes that a request is being answered. Keys in the name of its model are masked."""
         self._number += 1
-        self._begun[receipt] = _BegunRequest(
+        self._begun[receipt] = BegunRequest(
             self._number, self.now(), project, mask_keys_in_name(model), is_streamed
         )
 
@@ -151,7 +147,7 @@ class RequestLog:
         self._ended = deque(remaining, self._ended.maxlen)
 
 
-def _log_entry(begun: _BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
+def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
     """Returns a request as it is listed now. status: None while it is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""
@@ -160,12 +156,8 @@ def _log_entry(begun: _BegunRequest, receipt: Receipt, status: int | None) -> Lo
     else:  # the first try was the only one
         tries = (f"{upstream}:{status}",) if upstream and status else ()
     return LoggedRequest(
-        number=begun.number,
+        **asdict(begun),
         id=mask_keys_in_text(receipt.request_id),
-        at=begun.at,
-        project=begun.project,
-        model=begun.model,
-        is_streamed=begun.is_streamed,
         scope=receipt.scope,
         memory_uid=headers.get("x-mnemogate-agent"),
         conversation_uid=headers.get("x-mnemogate-conversation"),
