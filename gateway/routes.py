@@ -86,6 +86,7 @@ def make_endpoints(
         providers=services.providers,
         failover=chat.failover,
         rules=chat.resolver.rules,
+        route_of=chat.route_of,
         limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)

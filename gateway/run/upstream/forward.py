@@ -8,7 +8,7 @@ may have created one is not sent again. An upload cannot be read twice, so it is
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from typing import Any, Final, Protocol, Self
 
@@ -29,7 +29,7 @@ from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, is_listed, resolve_route, unknown_upstream
+from gateway.run.upstream.route import Route, is_listed, unknown_upstream
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.records import DEFAULT_PROJECT
@@ -37,8 +37,6 @@ from storage.records import DEFAULT_PROJECT
 # A JSON answer up to this size is held, so that one which breaks off is an error status. Not measured: a larger one is
 # streamed, and breaks off for the client as well.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
-# Bounded, since callers choose the names of models.
-_CACHED_ROUTES: Final = 256
 _NO_ENDPOINT: Final = "unsupported_endpoint"
 _RESPONSES_HINT: Final = (
     " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "
@@ -215,12 +213,13 @@ class Forwarder:
         providers: Mapping[str, Provider],
         failover: Failover,
         rules: Callable[[str], IdentityRules],
+        route_of: Callable[[str], Route],
         limiter: Limiter,
     ) -> None:
-        """rules: returns the identity rules of a project."""
+        """rules: returns the identity rules of a project. route_of: returns the route for a model's name."""
         self._limiter = limiter
         self._settings = settings
-        self._route_of = lru_cache(maxsize=_CACHED_ROUTES)(partial(resolve_route, settings))
+        self._route_of = route_of
         self._rules = rules
         self._providers = providers
         self._upstream_names = frozenset(each.name for each in settings.upstreams)
