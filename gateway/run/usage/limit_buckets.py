@@ -148,7 +148,7 @@ class LimitBuckets:
         query = UsageQuery((), first, last, tuple(filters))
         sums = await self._usage.load_sums(query, deadline_ms=_READ_MS)
         rows = [list(each.counters) for each in sums]
-        rows += self._meter.list_unwritten_counters(first, last, dict(filters))
+        rows += self._meter.counters.select(first, last, dict(filters))
         if limit.unit == "requests":
             return sum(row[ANSWERED] for row in rows)
         if limit.unit == "tokens":

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
@@ -21,9 +21,9 @@ from msgspec.structs import replace
 from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import Amounts, count_used_amounts
 from gateway.core.usage.price import Price
-from gateway.masks import mask_keys_in_name
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.run.upstream_call import UpstreamCall
+from gateway.run.usage.unwritten_counters import UnwrittenCounters
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
@@ -40,10 +40,6 @@ from storage.usage_records import (
 
 _log = logging.getLogger("mnemogate")
 
-# With so many keys in memory, new keys have no user, and with twice as many no model: callers can make up both.
-MAX_KEYS: Final = 50_000
-# The most characters of a model's name: more than a real one has.
-_NAME_CHARS: Final = 256
 # The greatest age of the counts that readers of usage are shown. Not measured: a shorter time writes more often while
 # someone reads.
 READ_S: Final = 1.0
@@ -130,9 +126,8 @@ class Meter:
         self.price_of = prices_of(settings)
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
-        self._counters: dict[UsageKey, list[int]] = {}
-        # The keys of the counters by user, for the limits of one user.
-        self._keys_of_user: dict[str, set[UsageKey]] = {}
+        # What is not written yet.
+        self.counters = UnwrittenCounters()
         # The part with a failed write. It may be in the table or not, and is written again before any other part.
         self._unconfirmed: UsagePart | None = None
         self._process_name = uuid.uuid4().hex
@@ -173,7 +168,7 @@ class Meter:
                     project, receipt.work_agent_row, call.upstream, call.model, call.used_counts()
                 )
                 continue
-            counters = self._get_counters(day, project, user, key_id, call.upstream, call.model)
+            counters = self.counters.get(UsageKey(day, project, user, key_id, call.upstream, call.model))
             counters[CALLS] += 1
             if call.costs_tokens:
                 counters[INJECTED] += call.prompt.injected_tokens
@@ -186,7 +181,7 @@ class Meter:
         if receipt.work is not None:
             return used
         if counters is None:
-            counters = self._get_counters(day, project, user, key_id, "", "")
+            counters = self.counters.get(UsageKey(day, project, user, key_id, upstream="", model=""))
         if receipt.is_refused:
             counters[REFUSED] += 1
             return used
@@ -218,15 +213,10 @@ class Meter:
         self._add_tokens(change, before)
         change = [-value for value in change]
         self._add_tokens(change, after)
-        counters = self._get_counters(
-            self._get_day(receipt),
-            receipt.project,
-            receipt.user,
-            receipt.key_id,
-            after.upstream,
-            after.model,
+        day, project, user, key_id = self._get_day(receipt), receipt.project, receipt.user, receipt.key_id
+        add_counters(
+            self.counters.get(UsageKey(day, project, user, key_id, after.upstream, after.model)), change
         )
-        add_counters(counters, change)
         return count_used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
     def _get_day(self, receipt: Receipt) -> int:
@@ -279,7 +269,7 @@ class Meter:
                 if (key.day, key.project) == (today, project)
             )
             # Tokens that a write has attributed to users, and not written yet.
-            for row in self.list_unwritten_counters(today, today, {"project": project}):
+            for row in self.counters.select(today, today, {"project": project}):
                 unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
             return written.tokens + unwritten
 
@@ -303,47 +293,6 @@ class Meter:
             self._pauses -= 1
             if not self._pauses:
                 self._unpaused.set()
-
-    def list_unwritten_counters(
-        self, first: int, last: int, only: Mapping[str, str | int]
-    ) -> list[list[int]]:
-        """Returns the counters that are not written yet, while writes are paused.
-
-        first, last: days.
-        only: values of keys' fields.
-        """
-        user = only.get("user")
-        keys = self._counters if user is None else self._keys_of_user.get(str(user), ())
-        return [
-            self._counters[key]
-            for key in keys
-            if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
-        ]
-
-    def _get_counters(
-        self, day: int, project: str, user: str, key_id: int, upstream: str, model: str
-    ) -> list[int]:
-        """Returns the counters of a key, and makes them if there are none.
-
-        If there are too many keys (`MAX_KEYS`), a new key loses its user or its model.
-        """
-        counters = self._counters.get(UsageKey(day, project, user, key_id, upstream, model))
-        if counters is None:
-            size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
-            user = "" if size >= MAX_KEYS else user
-            model = "" if size >= 2 * MAX_KEYS else model
-            usage_key = UsageKey(day, project, user, key_id, upstream, model)
-            counters = self._counters.setdefault(usage_key, [0] * len(COUNTERS))
-            self._keys_of_user.setdefault(user, set()).add(usage_key)
-        return counters
-
-    def _take_counters(self, key: UsageKey) -> list[int]:
-        """Returns the counters of a key, and drops them."""
-        keys = self._keys_of_user[key.user]
-        keys.discard(key)
-        if not keys:
-            del self._keys_of_user[key.user]
-        return self._counters.pop(key)
 
     # -- what is written
 
@@ -369,7 +318,7 @@ class Meter:
         self._wrote_at = time.monotonic()
         try:
             await self._attribute_background()
-            keys = sorted(self._counters)
+            keys = self.counters.list_keys()
             for start in range(0, max(1, len(keys)), ROWS_AT_ONCE):  # without keys the unconfirmed part alone
                 await self._write_part(keys[start : start + ROWS_AT_ONCE])
             while self._forgotten:
@@ -391,7 +340,7 @@ class Meter:
         async with self._write_lock:
             await self._unpaused.wait()
             await self._write_unconfirmed()
-            if rows := [(key, self._take_counters(key)) for key in keys if key in self._counters]:
+            if rows := [(key, self.counters.pop(key)) for key in keys if key in self.counters]:
                 await self._add(UsagePart(self._process_name, next(self._parts), self._now(), rows))
 
     async def _write_unconfirmed(self) -> None:
@@ -410,7 +359,7 @@ class Meter:
 
     async def flush(self) -> None:
         """Writes, unless the last write was within `READ_S`. Raises: StoreError."""
-        has_counts = self._counters or self._background or self._unconfirmed
+        has_counts = self.counters or self._background or self._unconfirmed
         if has_counts and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
@@ -422,17 +371,16 @@ class Meter:
             for key in [key for key in self._background if key.agent_row == agent_row]:
                 used = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
-                counters = self._get_counters(key.day, project, user_of(scope), 0, key.upstream, key.model)
+                usage_key = UsageKey(key.day, project, user_of(scope), 0, key.upstream, key.model)
+                counters = self.counters.get(usage_key)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
                 if not key.project:
                     counters[QUESTIONS] += used.prompt + used.completion
 
     def _forget(self, project: str, user: str) -> None:
-        """Takes a user's name off the counters that are still in memory."""
-        for key in [key for key in self._keys_of_user.get(user, ()) if key.project == project]:
-            counters = self._take_counters(key)
-            add_counters(self._get_counters(*key._replace(user=FORGOTTEN_USER)), counters)
+        """Takes a user's name off the counts that are not in the table, or may not be."""
+        self.counters.forget(project, user)
         if self._write_lock.locked() or self._unconfirmed is not None:
             self._forgotten.add((project, user))
         if self._unconfirmed is not None:

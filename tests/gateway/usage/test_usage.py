@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from gateway.run.usage import meter
+from gateway.run.usage import meter, unwritten_counters
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.records import TokenCounts
 from storage.usage_records import (
@@ -342,7 +342,7 @@ def test_a_write_that_fails_is_tried_again(world: World) -> None:
 
 
 def test_beyond_its_bound_new_keys_have_no_user(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "MAX_KEYS", 2)
+    monkeypatch.setattr(unwritten_counters, "MAX_KEYS", 2)
     for user in ("a", "b", "c", "d"):
         world.chat(user=user).say("Hi")
     assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {"a": 1, "b": 1, "": 2}
