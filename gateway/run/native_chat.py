@@ -29,7 +29,7 @@ from gateway.run.sink import Sink, UnseenSink
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnSaving
 from gateway.run.upstream.attempts import Attempts
-from gateway.run.upstream.forward import with_codex_headers
+from gateway.run.upstream.outgoing import with_codex_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route
 from storage.errors import StoreError

@@ -22,7 +22,8 @@ from gateway.core.usage.reported import costs_tokens
 from gateway.dialects.fields import check_model_name
 from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
-from gateway.run.upstream.forward import Forwarder, Outgoing
+from gateway.run.upstream.forward import Forwarder
+from gateway.run.upstream.outgoing import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader, ByteQuota, parse_off_loop
 from gateway.web.form import FieldSearch, read_boundary

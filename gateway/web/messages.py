@@ -28,7 +28,8 @@ from gateway.errors import (
     ThreadUnsupported,
     UnknownPath,
 )
-from gateway.run.upstream.forward import Forwarder, Outgoing
+from gateway.run.upstream.forward import Forwarder
+from gateway.run.upstream.outgoing import Outgoing
 from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import forward_without_memory, refuse_required_memory

@@ -17,7 +17,7 @@ from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.response_ids import is_gateway_id
-from gateway.run.upstream.forward import Outgoing
+from gateway.run.upstream.outgoing import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.conversation_requests import CONVERSATIONS_PATH
 from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts, forward_without_memory

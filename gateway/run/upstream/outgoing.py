@@ -1,0 +1,163 @@
+"""A request as it came, for an upstream, and where its body comes from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Protocol, Self
+
+from msgspec import Struct
+
+from adapters.types import Header, ModelRequest
+from gateway.core.request.identity import ReadNames
+from gateway.core.request.request_headers import list_headers_for_upstream
+from gateway.core.upstream.policy import Target
+from gateway.run.receipt import Receipt
+from gateway.run.upstream.endpoint import Endpoint
+
+# The body is sent as it came, so the caller's own headers describe it.
+_BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
+# Codex's headers, but for those that begin with `x-codex-` (seen on the wire of 0.169).
+_CODEX_HEADERS: Final = frozenset((b"originator", b"session-id", b"thread-id", b"version"))
+# Paths that list all objects of one kind in an account. (A caller that names one object by its id was given the id.)
+_LISTS: Final = (
+    "/files",
+    "/batches",
+    "/vector_stores",
+    "/containers",
+    "/skills",
+    "/videos",
+    "/fine_tuning/jobs",
+    "/audio/voice_consents",  # platform.openai.com/docs/api-reference/audio: with the names of those who consented
+)
+# Paths of objects that an upstream stores.
+_STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
+COMPLETIONS: Final = "/completions"
+
+
+def _with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the caller's headers that go upstream with a body that is the caller's own."""
+    body_headers = [
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _BODY_HEADERS
+    ]
+    return (*list_headers_for_upstream(headers), *body_headers)
+
+
+def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the caller's headers, Codex's own among them, for a request for a response that goes as it came.
+
+    A response that is made by chat completions takes none of Codex's headers along: they name paths and commits, which
+    are no other provider's business.
+    """
+    codex_headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name in _CODEX_HEADERS or name.startswith(b"x-codex-")
+    ]
+    return (*_with_body_headers(headers), *codex_headers)
+
+
+class WholeBody(Protocol):
+    """A body that has been read."""
+
+    @property
+    def raw(self) -> bytes:
+        """The body as it came."""
+
+    def value(self, key: str) -> Any:
+        """Returns the value of a field; None: the body has no such field, or its value cannot be read."""
+
+    def with_model(self, model: str) -> bytes:
+        """Returns the body with this model's name, if it names a model."""
+
+    def with_usage(self) -> Self:
+        """Returns the body with the wish for the usage of its stream.
+
+        Returns the body itself if it has that wish already, or asks for no stream.
+        """
+
+
+class StreamedBody(Protocol):
+    """A body that is still arriving."""
+
+    # The announced size in bytes; None: the caller has announced none.
+    size: int | None
+    # Why the body ended early; None: it did not.
+    error: Exception | None
+
+    def replace_model(self, model: str) -> None:
+        """Sets the model's name, if the body names a model."""
+
+    def pieces(self) -> AsyncIterator[bytes]: ...
+
+
+class Outgoing(Struct, frozen=True):
+    """A request for an upstream. Its body is either `body` or `upload`."""
+
+    method: str
+    # The path below the base URL, with the query.
+    upstream_path: str
+    # The caller's headers, as ASGI has them.
+    headers: Sequence[tuple[bytes, bytes]]
+    # The caller's project.
+    project: str
+    # The caller's own credential.
+    credential: str | None
+    body: WholeBody | None = None
+    upload: StreamedBody | None = None
+    # Reads the names of users in the body, in the request's dialect; None: as in chat completions.
+    read_names: ReadNames | None = None
+
+    @property
+    def is_about_stored(self) -> bool:
+        """The request is about objects that the upstream stores."""
+        return self.upstream_path.startswith(_STORED_PATHS)
+
+    @property
+    def sends_once(self) -> bool:
+        """True: the request is not sent again after a failure.
+
+        A second attempt could create an object twice, when the first attempt has only seemed to fail.
+        """
+        if self.method == "GET" or not self.is_about_stored:
+            return False
+        body = self.body
+        is_stored = body is None or body.value("store") is not False or body.value("conversation") is not None
+        return is_stored or self.upstream_path.partition("?")[0] != "/responses"
+
+    @property
+    def is_list(self) -> bool:
+        """True if the reply lists all objects of a kind in the upstream's account."""
+        return self.method != "POST" and self.upstream_path.partition("?")[0] in _LISTS
+
+    async def make_request(
+        self, target: Target, endpoint: Endpoint, *, upstream: str, receipt: Receipt
+    ) -> ModelRequest:
+        """Returns the request for one target.
+
+        upstream: the upstream that the caller's credential is for.
+        receipt: notes whether the usage of a stream is hidden from the client, which has not asked for it.
+        """
+        if self.upload is not None:
+            self.upload.replace_model(target.model)
+        body = self.body
+        receipt.hides_usage = False
+        if body is not None and endpoint.asks_usage and self.upstream_path.partition("?")[0] == COMPLETIONS:
+            body = body.with_usage()
+            receipt.hides_usage = body is not self.body
+        if self.upstream_path.startswith("/responses"):
+            headers = with_codex_headers(self.headers)
+        else:
+            headers = _with_body_headers(self.headers)
+        return ModelRequest(
+            b"" if body is None else body.with_model(target.model),
+            headers,
+            self.credential if target.gets_credential(upstream) else None,
+            path=self.upstream_path,
+            method=self.method,
+            upload=None if self.upload is None else self.upload.pieces(),
+            upload_bytes=None if self.upload is None else self.upload.size,
+        )
+
+    def upload_error(self) -> Exception | None:
+        """Returns why the upload ended early; None: it did not, or the request has none."""
+        return None if self.upload is None else self.upload.error
