@@ -183,7 +183,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"background", "native_chat", "response_compaction"},
         {"chat", "native_memory"},
         {"chat_memory", "deferred_replies", "resolver"},
-        {"directory", "response_conversations", "stored_agents", "turn"},
+        {"directory", "response_conversations", "response_log", "stored_agents", "turn"},
         {"response_runs", "round_requests", "stored_responses", "tree_memory"},
         {"refused_parts", "turn_saving"},
         {"call", "event_log"},

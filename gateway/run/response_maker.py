@@ -7,7 +7,7 @@ continue at a later multiple of 10,000. Keys and headers of the caller are in me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,12 +33,12 @@ from gateway.errors import (
 from gateway.run.background.job_context import JobContext, Postponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
-from gateway.run.event_log import EventLog
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ContinuedConversation
+from gateway.run.response_log import ResponseLog, UpstreamErrorReply
 from gateway.run.response_runs import BackgroundRequest, ResponseRuns, ResponsesDialect
 from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
@@ -78,45 +78,6 @@ KEY_GONE_ERROR: Final = (
     "Another process made the response than the one that took the request, and no caller's key is stored. Send the "
     "request again, or give the upstream a key in the settings."
 )
-
-
-class _ErrorReply(NamedTuple):
-    """An upstream's error."""
-
-    status: int
-    body: bytes
-
-
-@dataclass
-class ResponseLog(EventLog):
-    """Takes the events of a response, and holds its last ones until its end is on disk."""
-
-    dialect: ResponsesDialect
-    job: Job = field(kw_only=True)
-    # An earlier attempt has left events.
-    has_events: bool = False
-    # The number of this attempt's first event.
-    first_number: int = 0
-    # The events from the end of the response on. They are not added before the end is on disk.
-    last_events: bytes = b""
-    # The response as it ended; None: it has not ended.
-    final: Json | None = None
-    # None: no upstream has answered with an error.
-    error_reply: _ErrorReply | None = None
-
-    async def write(self, data: bytes) -> None:
-        end = self.dialect.end_in(data)
-        if end is None and not self.last_events:
-            self.add(data)
-            return
-        self.last_events += data
-        self.final = end or self.final
-
-    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        if status >= 300:
-            self.error_reply = _ErrorReply(status, body)
-        else:
-            self.final = orjson.loads(body)
 
 
 class _MadeResponse(NamedTuple):
@@ -371,9 +332,9 @@ class ResponseMaker:
         else:
             await self._end_refused(log, shown, log.error_reply)
 
-    async def _end_refused(self, log: ResponseLog, shown: Json, error: _ErrorReply) -> None:
+    async def _end_refused(self, log: ResponseLog, shown: Json, error: UpstreamErrorReply) -> None:
         """Ends a response with an upstream's error. shown: the response in progress."""
-        code, message = _read_error(error)
+        code, message = error.read()
         if log.run.id not in self._accepted and error.status in _KEY_REFUSED_STATUSES:
             message = KEY_GONE_ERROR
         await self._fail(log, shown, message, code)
@@ -430,12 +391,7 @@ class ResponseMaker:
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = turn_name.encode() if turn_name is not None and state is RunState.COMPLETED else None
         number = log.next_number
-        if final is log.final and log.last_events:
-            last_events = log.last_events
-        elif number > log.first_number:
-            last_events = self.dialect.last_events(final, number)
-        else:  # the events of earlier attempts are not stored any more
-            last_events = self.dialect.render_whole_events(final, number)
+        last_events = log.list_last_events(final)
         # For a reader in another process, no event follows once the run has ended.
         await log.flush()
         last_number = number + len(self.dialect.number_events(last_events, number)) - 1
@@ -475,20 +431,3 @@ class ResponseMaker:
         if request.conversation_id.startswith("conv_"):
             raise Conflict("The conversation was deleted before its response was made.")
         return None
-
-
-class _ErrorFields(NamedTuple):
-    """The fields of an error that its response shows."""
-
-    # The status, if the upstream gave no code.
-    code: str
-    message: str
-
-
-def _read_error(error: _ErrorReply) -> _ErrorFields:
-    """Returns the fields of an upstream's error."""
-    try:
-        fields = orjson.loads(error.body)["error"]
-        return _ErrorFields(fields.get("code") or str(error.status), str(fields.get("message") or ""))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return _ErrorFields(str(error.status), "The upstream has answered with an error.")

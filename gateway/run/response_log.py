@@ -1,0 +1,77 @@
+"""The log of a response that is being made in the background, and how its attempt has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+
+from adapters.types import Json
+from gateway.run.event_log import EventLog
+from gateway.run.response_runs import ResponsesDialect
+from storage.records import Job
+
+
+class ErrorFields(NamedTuple):
+    """The fields of an error that its response shows."""
+
+    # The status, if the upstream gave no code.
+    code: str
+    message: str
+
+
+class UpstreamErrorReply(NamedTuple):
+    """An upstream's error."""
+
+    status: int
+    body: bytes
+
+    def read(self) -> ErrorFields:
+        try:
+            fields = orjson.loads(self.body)["error"]
+            return ErrorFields(fields.get("code") or str(self.status), str(fields.get("message") or ""))
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            return ErrorFields(str(self.status), "The upstream has answered with an error.")
+
+
+@dataclass
+class ResponseLog(EventLog):
+    """Takes the events of a response, and holds its last ones until its end is on disk."""
+
+    dialect: ResponsesDialect
+    job: Job = field(kw_only=True)
+    # An earlier attempt has left events.
+    has_events: bool = False
+    # The number of this attempt's first event.
+    first_number: int = 0
+    # The events from the end of the response on. They are not added before the end is on disk.
+    last_events: bytes = b""
+    # The response as it ended; None: it has not ended.
+    final: Json | None = None
+    # None: no upstream has answered with an error.
+    error_reply: UpstreamErrorReply | None = None
+
+    async def write(self, data: bytes) -> None:
+        end = self.dialect.end_in(data)
+        if end is None and not self.last_events:
+            self.add(data)
+            return
+        self.last_events += data
+        self.final = end or self.final
+
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        if status >= 300:
+            self.error_reply = UpstreamErrorReply(status, body)
+        else:
+            self.final = orjson.loads(body)
+
+    def list_last_events(self, final: Json) -> bytes:
+        """Returns the events that end the log, if the response ends as `final`."""
+        if final is self.final and self.last_events:
+            return self.last_events
+        if self.next_number > self.first_number:
+            return self.dialect.last_events(final, self.next_number)
+        # The events of earlier attempts are not stored any more.
+        return self.dialect.render_whole_events(final, self.next_number)
