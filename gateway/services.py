@@ -259,7 +259,7 @@ class Services:
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
         with suppress(StoreError):  # a task of the limiter reads the limits again, and logs each failure
-            await self.accounting.limiter.load()
+            await self.accounting.limiter.limits.load()
         self._tasks += self.accounting.start()
         leases = self.chat.keeper.leases
         if leases.is_needed:

@@ -65,4 +65,4 @@ class Accounting:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Starts the tasks that write counts and read limits. When cancelled, they leave the rest to `meter.write`."""
-        return [asyncio.create_task(self.meter.run()), asyncio.create_task(self.limiter.run())]
+        return [asyncio.create_task(self.meter.run()), asyncio.create_task(self.limiter.limits.run())]

@@ -7,11 +7,8 @@ that share a database divide limits of a minute, and of concurrent requests, amo
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
-from functools import lru_cache
-from operator import attrgetter
+from collections.abc import Callable, Collection, Iterable, Set
 from typing import Final
 
 from msgspec import Struct
@@ -30,17 +27,14 @@ from gateway.core.usage.limit_rules import (
     count_used_amounts,
     estimate_amounts,
     have_room,
-    list_limits,
 )
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.usage.limit_buckets import LimitBuckets
+from gateway.run.usage.limit_table import LimitTable
 from gateway.run.usage.meter import Meter
-from storage.errors import StoreError, is_known
 from storage.sql.store import Store
-from storage.usage_records import EACH_USER, REFUSE, UsageLimit
-
-_log = logging.getLogger("mnemogate")
+from storage.usage_records import REFUSE, UsageLimit
 
 # The tokens of output that are reserved for a request that names no limit. Not measured: with fewer, requests at the
 # same time pass a limit together; with more, they are refused below it.
@@ -53,14 +47,9 @@ MAX_RESERVED_TOKENS: Final = 4000
 SHARED_S: Final = 90.0
 # The same time as a multiple of the time between two writes; the longer of both counts.
 _SHARED_WRITES: Final = 1.5
-# The pause before limits that could not be read are read again. Not measured: the limits stay as they were for as long.
-_RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
 # run.
 _ENDING_TICKS: Final = 30
-# The most callers with cached limits. Not measured: the limits of another caller are looked up again.
-_MAX_CALLERS: Final = 4096
-_ID: Final = attrgetter("id")
 _NO_TOKENS: Final = estimate_amounts()
 
 
@@ -103,7 +92,7 @@ class Limiter:
         *,
         takes_requests: bool,
     ) -> None:
-        """Begins without limits; `load` reads them.
+        """Begins without limits; `limits.load` reads them.
 
         now: seconds since the epoch.
         aliases: the names of the models in the settings.
@@ -124,119 +113,28 @@ class Limiter:
             "per",
             "then",
         )
-        # The limits by project, then by key and user. Only projects with limits are in it.
-        self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
-        # All limits by their ids.
-        self._limits_by_id: dict[int, UsageLimit] = {}
-        # The keys and users that limits name.
-        self._named_holders: set[int | str | None] = set()
-        # The results of `_find_limits`, until the limits change.
-        self._cached_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
-        self._limits_lock = asyncio.Lock()
+        self.limits = LimitTable(store, self._change_limits)
         self._buckets = LimitBuckets(store.usage, meter, now)
         self._reservations: dict[Receipt, LimitReservation] = {}
         # The name by which other processes know this one; None: it takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
         # How many processes share the limits.
         self._process_count = 1
-        # The number of the last change of the limits, and of the last one that was read.
-        self._change, self._change_read = 1, 0
-        self._changed = asyncio.Event()
-        self._changed.set()
-        store.limits.add_listener(self._note_change)
-        store.database.add_recovery_listener(self._note_change)
 
-    # -- what the limits are
-
-    async def load(self) -> None:
-        """Reads the limits, if they may have changed. Raises: StoreError."""
-        async with self._limits_lock:
-            if self._change_read < self._change:
-                change = self._change
-                self._replace_limits(await self._store.limits.list())
-                self._change_read = change
-
-    def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
-        self._limits = {}
-        for limit in limits:
-            project_limits = self._limits.setdefault(limit.project, {})
-            project_limits.setdefault((limit.key_id, limit.user), []).append(limit)
-        limits_by_id = {limit.id: limit for limit in limits}
-        new_ids = limits_by_id.keys() - self._limits_by_id.keys()
-        self._limits_by_id = limits_by_id
-        self._named_holders = {name for limit in limits for name in (limit.key_id, limit.user)}
-        self._cached_limits.cache_clear()
-        self._buckets.replace_limits(limits_by_id, self._process_count)
-        if new_ids:
-            self._reserve_under_way(new_ids)
-
-    def _reserve_under_way(self, new_ids: Set[int]) -> None:
-        """Counts the requests that are under way towards new limits."""
+    def _change_limits(self, new_ids: Set[int]) -> None:
+        """Has changed limits hold. New ones count the requests that are under way."""
+        self._buckets.replace_limits(self.limits.by_id, self._process_count)
+        if not new_ids:
+            return
         for receipt, reservation in self._reservations.items():
-            limits = [limit for limit in self._choose_limits(receipt) if limit.id in new_ids]
+            limits = [limit for limit in self.limits.choose(receipt) if limit.id in new_ids]
             for bucket in self._buckets.get(limits, receipt.user):
                 # Its tokens are counted when the request ends.
                 reservation.reserve(bucket, _NO_TOKENS[bucket.amount_index])
 
-    async def run(self) -> None:
-        """Reads the limits again when they have changed, until it is cancelled."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self.load()
-            except StoreError as error:
-                if not is_known(error):
-                    _log.warning("Limits could not be read, and stay as they were: %s", error.message)
-                await asyncio.sleep(_RETRY_S)
-                self._changed.set()
-
-    async def _try_load(self) -> None:
-        """Reads the limits before a request, since they may have changed. After an error, the old ones hold."""
-        try:
-            async with asyncio.timeout(self._read_s):
-                await self.load()
-        except TimeoutError:
-            pass  # `run` reads them
-        except StoreError as error:
-            if not is_known(error):
-                _log.warning("Limits are not known, and hold as they were: %s", error.message)
-
-    def _note_change(self) -> None:
-        self._change += 1
-        self._changed.set()
-
-    # -- which limits hold
-
     def _list_buckets(self, receipt: Receipt) -> list[Bucket]:
         """Returns the present buckets of the limits that hold for a request, by their ids."""
-        return self._buckets.get(self._choose_limits(receipt), receipt.user)
-
-    def _choose_limits(self, receipt: Receipt) -> Sequence[UsageLimit]:
-        """Returns the limits that hold for a request, or for the work that continues it, by their ids."""
-        limits = self._choose_limits_for(receipt.project, receipt.key_id, receipt.user)
-        if receipt.work is not None:
-            return [limit for limit in limits if limit.unit in MEASURED_UNITS]
-        return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
-
-    def _choose_limits_for(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
-        """Returns the limits that hold for requests of a key and a user, by their ids."""
-        # All callers that no limit names are looked up as one caller, so their names are not cached.
-        named = self._named_holders
-        return self._cached_limits(project, key_id if key_id in named else 0, user if user in named else "")
-
-    def _find_limits(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
-        project_limits = self._limits.get(project)
-        if project_limits is None:
-            return []
-        # Looked up by holder: a project may have a limit for each of thousands of keys or users.
-        holders = [
-            (holder_key, holder_user)
-            for holder_key in (None, key_id)
-            for holder_user in {None, EACH_USER, user}
-        ]
-        limits = [limit for holder in holders for limit in project_limits.get(holder, ())]
-        return list_limits(sorted(limits, key=_ID), key_id, user)
+        return self._buckets.get(self.limits.choose(receipt), receipt.user)
 
     # -- a request begins
 
@@ -256,9 +154,8 @@ class Limiter:
         """
         if (reservation := self._reservations.get(receipt)) is not None:
             return reservation.substitute  # the request was let in already
-        if self._change_read != self._change:
-            await self._try_load()
-        if receipt.project not in self._limits:
+        await self.limits.try_load(self._read_s)
+        if not self.limits.has_any(receipt.project):
             self._reservations[receipt] = LimitReservation()
             return None
         wanted_tokens = _NO_TOKENS if call is None else self._estimate(call)
@@ -297,9 +194,8 @@ class Limiter:
         """
         if receipt.work_agent_row or (receipt in self._reservations and receipt.last_call is None):
             return  # background work, or a request that was just let in
-        if self._change_read != self._change:
-            await self._try_load()
-        limits = [limit for limit in self._choose_limits(receipt) if limit.unit in MEASURED_UNITS]
+        await self.limits.try_load(self._read_s)
+        limits = [limit for limit in self.limits.choose(receipt) if limit.unit in MEASURED_UNITS]
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
@@ -393,7 +289,7 @@ class Limiter:
 
     def count(self, receipt: Receipt, used: Amounts) -> None:
         """Counts the tokens and the cost that were used without a reservation."""
-        for limit in self._choose_limits(receipt):
+        for limit in self.limits.choose(receipt):
             bucket = self._buckets.find(limit, receipt.user)
             if bucket is not None and limit.unit in MEASURED_UNITS:
                 bucket.used += used[bucket.amount_index]
@@ -402,8 +298,8 @@ class Limiter:
 
     async def states(self, project: str, key_id: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
-        await self.load()
-        buckets = self._buckets.get(self._choose_limits_for(project, key_id, user), user)
+        await self.limits.load()
+        buckets = self._buckets.get(self.limits.choose_for(project, key_id, user), user)
         await self._buckets.load(buckets, wait_s=None)
         return [
             LimitState(
@@ -423,7 +319,7 @@ class Limiter:
         writers = await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
         if self._process_count != max(1, writers):
             self._process_count = max(1, writers)
-            self._buckets.replace_limits(self._limits_by_id, self._process_count)
+            self._buckets.replace_limits(self.limits.by_id, self._process_count)
         await self._buckets.refresh()
 
     async def leave(self) -> None:

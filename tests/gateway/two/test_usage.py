@@ -37,7 +37,7 @@ def write(world: World) -> None:
 
 def knows_limits(world: World) -> bool:
     """Returns whether a gateway has read the limits that the other one was given, of which it is notified."""
-    return bool(world.gateway.app.services.accounting.limiter._limits_by_id)
+    return bool(world.gateway.app.services.accounting.limiter.limits.by_id)
 
 
 def test_each_adds_its_part(worlds: list[World]) -> None:

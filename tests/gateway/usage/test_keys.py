@@ -565,7 +565,7 @@ def test_of_two_changes_at_once_none_takes_back_the_other(
     )
     id = manage(world, "POST", kind, body).json["id"]
     group = world.store.keys if kind == "keys" else world.store.limits
-    world.gateway.call(world.gateway.app.services.accounting.limiter.load())
+    world.gateway.call(world.gateway.app.services.accounting.limiter.limits.load())
     read, reads, goes_on = group.list, Gate(), Gate()
 
     async def held() -> Any:

@@ -25,7 +25,7 @@ from gateway.core.prompt.summary_source import PART_TOKENS
 from gateway.core.usage.limit_rules import list_limits
 from gateway.limits import Limits
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.usage import limit_buckets, limiter, meter
+from gateway.run.usage import limit_buckets, limit_table, meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
@@ -320,7 +320,7 @@ def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[
         client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
         reads.wait_sync()
         world.gateway.call(change)
-        world.gateway.call(world.gateway.app.services.accounting.limiter.load())
+        world.gateway.call(world.gateway.app.services.accounting.limiter.limits.load())
         goes_on.open()
         return client.read_reply().status
 
@@ -442,7 +442,7 @@ def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
 ) -> None:
     world.limit("requests", "minute", 1)
     own = world.gateway.app.services.accounting.limiter
-    world.gateway.call(own.load())
+    world.gateway.call(own.limits.load())
     read, goes_on = world.store.limits.list, Gate()
 
     async def held() -> Any:
@@ -453,7 +453,7 @@ def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
     monkeypatch.setattr(own, "_read_s", 0.01)
 
     async def change() -> None:
-        own._note_change()
+        own.limits._note_change()
 
     world.gateway.call(change())
     # Until then they hold as they were.
@@ -819,7 +819,7 @@ def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pyte
         looked.append([*limits])
         return list_limits(looked[-1], key, user)
 
-    monkeypatch.setattr(limiter, "list_limits", noted)
+    monkeypatch.setattr(limit_table, "list_limits", noted)
     bearer = {"authorization": f"Bearer {plain}"}
     assert [world.post(ASK, bearer, user="alice").status for _ in range(2)] == [200, 429]
     assert {each.id for limits in looked for each in limits} == {own.id}
