@@ -42,6 +42,8 @@ class ResponseLog(EventLog):
 
     dialect: ResponsesDialect
     job: Job = field(kw_only=True)
+    # The response as it is shown while it has not ended.
+    shown: Json = field(kw_only=True)
     # An earlier attempt has left events.
     has_events: bool = False
     # The number of this attempt's first event.

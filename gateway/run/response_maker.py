@@ -158,7 +158,7 @@ class ResponseMaker:
                 run.agent_row, run.id, RunState.FAILED, "error", self.now(), job=job.job
             )
             return
-        log = await self._open_log(run, job.job)
+        log = await self._open_log(run, job.job, shown)
         self.logs[run.id] = log
         watch: asyncio.Task[None] | None = None
         if self.store.database.is_shared:
@@ -169,9 +169,9 @@ class ResponseMaker:
             if made_response is not None:
                 await self._end(log, made_response.response, made_response.turn_name)
             elif request is None:
-                await self._fail(log, shown, GIVEN_UP_ERROR)
+                await self._fail(log, GIVEN_UP_ERROR)
             else:
-                await self._begin(log, request, shown, is_begun=is_begun)
+                await self._begin(log, request, is_begun=is_begun)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -196,9 +196,9 @@ class ResponseMaker:
             for number in {*numbers} - await self.store.responses.find_open_among(numbers):
                 self._drop(number)
 
-    async def _open_log(self, run: Run, job: Job) -> ResponseLog:
+    async def _open_log(self, run: Run, job: Job, shown: Json) -> ResponseLog:
         epoch = await self.store.responses.load_epoch(run.agent_row)
-        log = ResponseLog(self.store, run, epoch, self.dialect, job=job, next_number=0)
+        log = ResponseLog(self.store, run, epoch, self.dialect, job=job, shown=shown, next_number=0)
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
             await self.store.responses.drop_events(run.agent_row, run.id, job)
@@ -215,29 +215,27 @@ class ResponseMaker:
                     log.cancel_turn()
                     return
 
-    async def _begin(
-        self, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
-    ) -> None:
+    async def _begin(self, log: ResponseLog, request: BackgroundRequest, *, is_begun: bool) -> None:
         """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
         run = log.run
         begun_run = await self.store.runs.begin_run(run.agent_row, run.id, self.now())
         if begun_run.is_over:
-            await self._end(log, self.dialect.as_cancelled(shown))
+            await self._end(log, self.dialect.as_cancelled(log.shown))
             return
-        shown = {**shown, "status": "in_progress"}
-        await self.store.responses.show(run.agent_row, run.id, orjson.dumps(shown), log.job)
+        log.shown = {**log.shown, "status": "in_progress"}
+        await self.store.responses.show(run.agent_row, run.id, orjson.dumps(log.shown), log.job)
         identity = request.chat.identity
         assert identity is not None  # it was stored with the request
         record = await self._record_of(log, is_begun=is_begun)
         if record is None:
-            await self._fail(log, shown, FORGOTTEN_ERROR)
+            await self._fail(log, FORGOTTEN_ERROR)
             return
         with self.receipts.work(identity.project, kind="response", key_id=request.key_id) as receipt:
             accepted = self._accepted.get(run.id)
             if accepted is not None and accepted.reservation.amounts:
                 self.limiter.assign_reservation(receipt, accepted.reservation)
                 accepted.reservation = LimitReservation()
-            await self._answer(log, request, shown, identity, receipt, record)
+            await self._answer(log, request, identity, receipt, record)
 
     async def _find_made_response(self, run: Run) -> _MadeResponse | None:
         """Returns the response that an earlier attempt has made without ending the run."""
@@ -290,12 +288,11 @@ class ResponseMaker:
         self,
         log: ResponseLog,
         request: BackgroundRequest,
-        shown: Json,
         identity: Identity,
         receipt: Receipt,
         record: TurnRecord,
     ) -> None:
-        """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
+        """Makes a response, and ends its run."""
         try:
             with QueueTicket() as ticket:
                 continued = await self._reserve(identity.project, request, ticket)
@@ -316,7 +313,7 @@ class ResponseMaker:
                     request.chat, request_context, log, receipt, make_view, continued, record
                 )
         except ClientGone:
-            await self._end(log, await self.runs.as_cancelled(log.run, shown))
+            await self._end(log, await self.runs.as_cancelled(log.run, log.shown))
             return
         except MemoryUnavailable:
             raise  # another attempt is made
@@ -324,30 +321,28 @@ class ResponseMaker:
             if isinstance(error, UnknownModel) and self._may_be_known_elsewhere(log.run):
                 raise Postponed("another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True) from None
             code = error.code if isinstance(error, CallerError) else None
-            await self._fail(log, shown, error.message, code)
+            await self._fail(log, error.message, code)
             drop_tracebacks(error)
             return
         if log.error_reply is None:
-            await self._end_answered(log, shown, identity, receipt)
+            await self._end_answered(log, identity, receipt)
         else:
-            await self._end_refused(log, shown, log.error_reply)
+            await self._end_refused(log, log.error_reply)
 
-    async def _end_refused(self, log: ResponseLog, shown: Json, error: UpstreamErrorReply) -> None:
-        """Ends a response with an upstream's error. shown: the response in progress."""
+    async def _end_refused(self, log: ResponseLog, error: UpstreamErrorReply) -> None:
+        """Ends a response with an upstream's error."""
         code, message = error.read()
         if log.run.id not in self._accepted and error.status in _KEY_REFUSED_STATUSES:
             message = KEY_GONE_ERROR
-        await self._fail(log, shown, message, code)
+        await self._fail(log, message, code)
 
-    async def _end_answered(
-        self, log: ResponseLog, shown: Json, identity: Identity, receipt: Receipt
-    ) -> None:
-        """Ends a response that was answered. It fails if its turn is not stored. shown: the response in progress.
+    async def _end_answered(self, log: ResponseLog, identity: Identity, receipt: Receipt) -> None:
+        """Ends a response that was answered. It fails if its turn is not stored.
 
         Raises: MemoryUnavailable: the database has failed meanwhile, and another attempt has to be made.
         """
         if log.final is None:
-            await self._fail(log, shown, "The upstream's answer has no end.")
+            await self._fail(log, "The upstream's answer has no end.")
             return
         turn_name = receipt.begun_turn()
         needs_turn = log.final["status"] in ("completed", "incomplete")
@@ -356,13 +351,13 @@ class ResponseMaker:
             if turn_name is not None and epoch == log.epoch:
                 # Nothing was forgotten, so the database has failed.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            await self._fail(log, shown, NOT_STORED_ERROR)
+            await self._fail(log, NOT_STORED_ERROR)
             return
         await self._end(log, log.final, turn_name)
 
-    async def _fail(self, log: ResponseLog, shown: Json, message: str, code: str | None = None) -> None:
-        """Ends a response with an error. shown: the response as it was shown before."""
-        await self._end(log, self.dialect.as_failed(shown, code, message))
+    async def _fail(self, log: ResponseLog, message: str, code: str | None = None) -> None:
+        """Ends a response with an error."""
+        await self._end(log, self.dialect.as_failed(log.shown, code, message))
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:
         """Returns whether another gateway may know the model of a response: that which has accepted it.
