@@ -20,7 +20,6 @@ from storage.errors import StoreError
 from storage.records import Job, Run, RunTextKind
 from storage.sql.store import Store
 
-# The kind of the stored texts that have events.
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
 NUMBER_STEP = 10_000
 # The age and the size at which events are written together. Not measured: a longer time loses more events with a dying

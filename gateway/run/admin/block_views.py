@@ -32,8 +32,9 @@ _CORRECTIONS = ("operator", "person", "undo")
 
 
 class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
-    """The difference of two versions of a block. from_, to: their numbers."""
+    """The difference of two versions of a block."""
 
+    # The numbers of the versions.
     from_: int
     to: int
     parts: tuple[DiffPart, ...]

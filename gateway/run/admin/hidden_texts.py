@@ -33,10 +33,11 @@ _STATE_WORDS: Mapping[str, str] = {
 
 
 class HiddenText(Struct, frozen=True):
-    """A text with the words that no reply finds, since no index has it. `text`: the part of it around them."""
+    """A text with the words that no reply finds, since no index has it."""
 
     # The name of what has the text, such as "version 2 of human", or "message 4, replaced".
     place: str
+    # The part of it around the words.
     text: str
     # The page that shows it, relative to /ui/.
     href: str

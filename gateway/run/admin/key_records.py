@@ -37,8 +37,9 @@ class KeyRecord(Struct, frozen=True):
 
 
 class NewKey(KeyRecord, frozen=True, kw_only=True):
-    """A key that was just made. secret: the key itself, which cannot be shown again."""
+    """A key that was just made."""
 
+    # The key itself, which cannot be shown again.
     secret: str
 
 

@@ -25,9 +25,10 @@ NewestMemories = Callable[[str | None, int], Awaitable[Sequence[MemoryRecord]]]
 
 
 class Problem(Struct, frozen=True):
-    """Something that is not well. href: the page that shows more of it, relative to /ui/."""
+    """Something that is not well."""
 
     text: str
+    # The page that shows more of it, relative to /ui/.
     href: str
 
 

@@ -48,18 +48,21 @@ class PartTokens(Struct, frozen=True):
 
 
 class WindowRecord(Struct, frozen=True):
-    """The use of a model's window. context: its tokens. evicted: the tokens that no longer fitted."""
+    """The use of a model's window."""
 
     parts: tuple[PartTokens, ...]
+    # The tokens of the window.
     context: int | None
+    # The tokens that no longer fitted.
     evicted: int
 
 
 class UsageRecord(Struct, frozen=True):
-    """The tokens of a request as the upstream counts them; `cached` is of the input."""
+    """The tokens of a request as the upstream counts them."""
 
     input: int
     output: int
+    # Those of the input.
     cached: int
 
 

@@ -76,10 +76,11 @@ class StepRecord(Struct, frozen=True):
 
 
 class RunPage(Struct, frozen=True):
-    """A run with a page of its steps, in order. next: `after` of the next page."""
+    """A run with a page of its steps, in order."""
 
     run: RunSummary
     steps: tuple[StepRecord, ...]
+    # `after` of the next page; None: this is the last one.
     next: str | None
 
 
@@ -90,14 +91,17 @@ class FoundRun(NamedTuple):
 
 
 class RunOperations(Struct, frozen=True):
-    """Reads runs. project: the only project that the caller sees; None: all projects."""
+    """Reads runs."""
 
     store: Store
 
     async def show(
         self, project: str | None, id: str, *, after: str | None = None, limit: int = 50
     ) -> FoundRun:
-        """Returns a run with a page of its steps. id: the public id of the run.
+        """Returns a run with a page of its steps.
+
+        project: the only project that the caller sees; None: all projects.
+        id: the public id of the run.
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
