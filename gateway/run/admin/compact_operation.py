@@ -8,7 +8,8 @@ from gateway.core.prompt.summary import MAX_TOKENS
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
-from gateway.run.background.compact import COMPACT_JOB, CompactJob, SummaryPath, read_summary_terms
+from gateway.run.background.compact import COMPACT_JOB, CompactJob, read_summary_terms
+from gateway.run.background.summary_path import SummaryPath
 from storage.sql.store import Store
 
 

@@ -221,7 +221,7 @@ def test_turns_that_ask_while_one_is_made_do_not_have_another(world: World, note
 def test_a_job_that_was_ended_goes_on_where_it_was(
     upstream: StrictUpstream, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.background.compact.PART_TOKENS", 350)
+    monkeypatch.setattr("gateway.run.background.summary_writer.PART_TOKENS", 350)
     monkeypatch.setattr(
         "gateway.services.DRAIN_S", SHORT_S
     )  # a stop waits so long for a job, which does not end

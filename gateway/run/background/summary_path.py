@@ -1,0 +1,94 @@
+"""The path of a conversation of which a summary is to be written, and the part that the summary is to cover."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from gateway.core.conversation.exchange import count_atoms_to_end
+from gateway.core.conversation.private import is_nudge
+from gateway.core.conversation.tree import Tree
+from gateway.core.prompt.summary import ExchangeSize, find_last_covered
+from gateway.core.prompt.summary_terms import SummaryTerms
+from gateway.tokens import choose_tokenizer, count_message_tokens
+from storage.records import ANY_WINDOW, Evicted, Exchange, Summary
+from storage.sql.store import Store
+
+
+class SummarySpan(Struct, frozen=True):
+    """The part of a path that a summary is to cover."""
+
+    # The summary of the path before the span; None: the span begins the path.
+    earlier: Summary | None
+    # The exchanges of the span, oldest first.
+    exchanges: Sequence[Exchange]
+    # The tokens of the path up to the end of the span.
+    path_tokens: int
+
+    @property
+    def end(self) -> Exchange:
+        return self.exchanges[-1]
+
+    @property
+    def evicted(self) -> Evicted:
+        """The beginning of the path that leaves the window with the summary of the span."""
+        return Evicted(
+            depth=self.end.depth + 1,
+            offset=count_atoms_to_end(self.end),
+            tokens=self.path_tokens,
+            context=ANY_WINDOW,
+        )
+
+
+class SummaryPath(Struct, frozen=True):
+    """A path of which a part is to be summarised. It begins at the last exchange with a summary, or at the root."""
+
+    # The summary of the first exchange; None: the path begins at the root.
+    earlier: Summary | None
+    # Oldest first.
+    exchanges: Sequence[Exchange]
+    sizes: Sequence[ExchangeSize]
+
+    @classmethod
+    async def measure(cls, store: Store, agent_row: int, exchanges: Sequence[Exchange]) -> SummaryPath:
+        """Reads the path's summary, and counts its tokens. exchanges: as `summaries.load_path` returns them."""
+        earlier = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
+        return cls(earlier, exchanges, await asyncio.to_thread(_measure_exchanges, exchanges))
+
+    @property
+    def tokens(self) -> int:
+        return sum(each.tokens for each in self.sizes)
+
+    def find_next_span(
+        self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0
+    ) -> SummarySpan | None:
+        """Returns the span that the next summary is to cover; None: there is nothing to cover.
+
+        keep_tokens, keep_messages: the fewest that stay after the span. By the terms of mode `all` nothing stays,
+            unless calls wait for their results.
+        """
+        is_whole = terms.covers_all and not self.sizes[-1].has_open_calls
+        last = len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
+        first = 0 if self.earlier is None else 1
+        if last is None or last < first:
+            return None
+        tokens = sum(each.tokens for each in self.sizes[: last + 1])
+        return SummarySpan(self.earlier, self.exchanges[first : last + 1], tokens)
+
+
+def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
+    return [_measure_exchange(exchange, choose_tokenizer(path[-1].model).count) for exchange in path]
+
+
+def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
+    content = Tree([exchange]).get_content(exchange)
+    messages = content.messages or []
+    # `full_reply` has all replies of a turn, those of hidden rounds among them.
+    replies = content.full_reply or ([content.shown_reply] if content.shown_reply is not None else [])
+    tokens = sum(count_message_tokens(message, count) for message in (*messages, *replies))
+    # A nudge, which an agent's rules send to its model, continues the run of its turn.
+    begins_turn = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
+    has_open_calls = bool(replies) and bool(replies[-1].get("tool_calls"))
+    return ExchangeSize(tokens, begins_turn, len(messages) + len(replies), has_open_calls)
