@@ -1,0 +1,261 @@
+"""The room in a model's window for the messages of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import orjson
+from msgspec.structs import replace
+
+from gateway.core.conversation.wire_message import WireMessage, count_leading_system, flag_results, list_media
+from gateway.core.prompt.summary import EARLY_SHARE, WORTHWHILE_SHARE, WantedSummary, limit_summary
+from gateway.core.prompt.summary_cut import SummaryCut
+from gateway.core.prompt.window import (
+    Budget,
+    Window,
+    WindowItem,
+    choose_window_start,
+    make_window_item,
+    may_begin,
+    plan_budget,
+)
+from gateway.run.memory.fitted_window import NoteRoom
+from gateway.run.memory.prompt import Prompt
+from gateway.tokens import count_message_tokens, count_upper_bound
+from storage.records import ANY_WINDOW
+
+
+class PromptEntry(NamedTuple):
+    """A message of the prompt before it is fitted."""
+
+    # The index of the message in the client's list; None: it is stored, and goes before the list.
+    client_index: int | None
+    message: WireMessage
+
+
+class PromptSize(NamedTuple):
+    """The size of a prompt; both are 0 if nothing was counted, or if not all entries are text."""
+
+    tokens: int
+    # The most tokens that the prompt may have.
+    max_tokens: int
+
+
+class UsableSummary(NamedTuple):
+    """A summary that may replace the beginning of the conversation."""
+
+    # The index of the first entry after it.
+    first_index: int
+    cut: SummaryCut
+
+
+class WindowRoom:
+    """The room in a request's window, and the tokens that its messages take. Tokens are counted when they are needed.
+
+    The parameters `start` and `end` of the methods are indices of entries.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        count: Callable[[str], int],
+        *,
+        newer_system: str | None,
+        note: NoteRoom,
+        rounds: Sequence[WireMessage],
+    ) -> None:
+        """count: returns the tokens of a text. The other parameters are those of `fit_prompt`."""
+        # The messages that would be sent.
+        self.entries = _list_entries(prompt)
+        self.prompt = prompt
+        self._eviction = prompt.eviction
+        self._context_tokens = prompt.target.context_window or ANY_WINDOW
+        self._count = count
+        self._note = note
+        system = prompt.system
+        self._system_tokens = count(system) if system else 0
+        self._newer_system_tokens = self._system_tokens if newer_system is None else count(newer_system)
+        self._fixed_tokens = self._count_fixed() + sum(count_message_tokens(m, count) for m in rounds)
+        # An upper bound of each entry's tokens, and of all tokens before each entry.
+        self._max_entry_tokens = [count_message_tokens(m, count_upper_bound) for _, m in self.entries]
+        self._max_tokens_before = [0, *accumulate(self._max_entry_tokens)]
+        # The tokens of each entry, and all tokens before each entry; None: not counted yet.
+        self._entry_tokens: list[int] | None = None
+        self._tokens_before: list[int] | None = None
+        # The entries as the window sees them; None: not needed yet.
+        self._items: list[WindowItem] | None = None
+
+    def _count_fixed(self) -> int:
+        """Counts the parts that are always sent: the client's leading system messages, its schemas, and all tools."""
+        request, count = self.prompt.request, self._count
+        lead = request.messages[: count_leading_system(request.messages)]
+        fields = request.json
+        # Upstreams put the schema of a structured reply into the prompt, too.
+        schemas = [
+            fields.get("tools"),
+            fields.get("functions"),
+            fields.get("response_format"),
+            self.prompt.tools,
+        ]
+        schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
+        return sum(count_message_tokens(message, count) for message in lead) + schema_tokens
+
+    def _fixed_tokens_with(self, cut: SummaryCut | None) -> int:
+        if cut is None:
+            return self._fixed_tokens + self._system_tokens
+        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
+        system = (
+            self._system_tokens if cut.id == self._eviction.used_summary_id else self._newer_system_tokens
+        )
+        return self._fixed_tokens + system + self._count(cut.text)
+
+    def budget(self, cut: SummaryCut | None = None) -> Budget:
+        """Returns the tokens that the messages may take after this summary."""
+        return plan_budget(
+            self._context_tokens,
+            max_tokens=self.prompt.request.max_tokens,
+            fixed_tokens=self._fixed_tokens_with(cut),
+            note_tokens=self._note.reserved_tokens,
+        )
+
+    def list_usable_summaries(self) -> list[UsableSummary]:
+        """Returns the summaries that replace at least one message, and after which the list may begin."""
+        summaries = []
+        for cut in self._eviction.cuts:
+            first_index = self._first_after(cut)
+            replaces_messages = first_index > 0 or self._eviction.evicted is not None
+            if replaces_messages and may_begin(self.items(), first_index):
+                summaries.append(UsableSummary(first_index, cut))
+        return summaries
+
+    def _first_after(self, cut: SummaryCut) -> int:
+        """Returns the index of the first entry after a summary."""
+        inserted = len(self.prompt.composition.inserted)
+        if cut.covered_inserted < inserted:
+            return cut.covered_inserted
+        listed = range(inserted, len(self.entries))
+        return next((n for n in listed if (self.entries[n].client_index or 0) >= cut.first_index), 0)
+
+    def items(self) -> list[WindowItem]:
+        """Returns the entries as the window sees them."""
+        if self._items is None:
+            self._items = _make_window_items(self.prompt, self.entries, self._max_entry_tokens)
+        return self._items
+
+    def entry_tokens(self) -> list[int]:
+        """Returns the tokens of each entry."""
+        if self._entry_tokens is None:
+            self._entry_tokens = [count_message_tokens(message, self._count) for _, message in self.entries]
+        return self._entry_tokens
+
+    def tokens(self, start: int, end: int) -> int:
+        if start == end:
+            return 0
+        if self._tokens_before is None:
+            self._tokens_before = [0, *accumulate(self.entry_tokens())]
+        return self._tokens_before[end] - self._tokens_before[start]
+
+    def size_of_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> PromptSize:
+        """Returns the size of the prompt if these entries stay."""
+        if (
+            self._context_tokens == ANY_WINDOW
+            or self._entry_tokens is None
+            or any(list_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
+        ):
+            return PromptSize(0, 0)
+        fixed = self._fixed_tokens_with(cut)
+        tokens = sum(self.tokens(part.start, part.stop) for part in staying)
+        return PromptSize(fixed + tokens, fixed + self.budget(cut).max_tokens_with_note)
+
+    def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
+        """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
+        budget, max_tokens = self.budget(cut).max_tokens_with_note, self._note.max_tokens
+        bounds = self._max_tokens_before
+        if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
+            return max_tokens
+        free = budget - sum(self.tokens(part.start, part.stop) for part in staying)
+        return max(0, min(max_tokens, free))
+
+    def surplus(self, start: int) -> int:
+        """Returns how many messages from `start` on leave because they are too many."""
+        bounds = self._eviction.bounds
+        return 0 if bounds is None else choose_window_start(self.items()[start:], bounds)
+
+    def evicting_window(self, window: Window) -> int:
+        """Returns the tokens of the largest window without room for the messages that left this one."""
+        return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context_tokens
+
+    def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
+        bounds = self._eviction.bounds
+        return bounds is not None and len(self.entries) - start > bounds.max_messages * share
+
+    def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
+        """Returns whether the entries from `start` on, after a summary, take more than a share of the window."""
+        if self._is_crowded(start, share):
+            return True
+        max_tokens = self.budget(cut).max_list_tokens * share
+        # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
+        if self._max_tokens_before[-1] - self._max_tokens_before[start] <= max_tokens:
+            return False
+        return self.tokens(start, len(self.entries)) > max_tokens
+
+    def wanted_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> WantedSummary | None:
+        """Returns the summary to make, if the window fills up and there is enough after the newest summary.
+
+        is_due: messages have left the window, and no summary replaces them.
+        """
+        start, newest_cut = summaries[-1] if summaries else (0, None)
+        max_tokens = self.budget(newest_cut).max_list_tokens
+        # If the window has no limit of tokens, the bounds of messages decide what stays.
+        eviction, bounds = self._eviction, self._eviction.bounds
+        retained_tokens = (
+            0 if self._context_tokens == ANY_WINDOW else int(max_tokens * eviction.retained_share)
+        )
+        min_messages = 0 if bounds is None else bounds.min_messages
+        newest_id = max((cut.id for cut in eviction.cuts), default=0)
+        summary = WantedSummary(retained_tokens, limit_summary(self._context_tokens), min_messages, newest_id)
+        is_early = bounds is not None and len(self.entries) - start > bounds.summarise_above
+        if is_due or is_early:
+            return summary
+        if not self.is_over(start, newest_cut, EARLY_SHARE):
+            return None
+        # A summary covers whole turns, and leaves the last turns as they are.
+        items = self.items()
+        count = len(self.entries)
+        turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
+        end = next((i for i in turn_starts if self.tokens(i, count) >= retained_tokens), start)
+        return summary if self.tokens(start, end) >= max_tokens * WORTHWHILE_SHARE else None
+
+
+def _list_entries(prompt: Prompt) -> list[PromptEntry]:
+    """Returns the messages after the leading system messages, as an endless window would have them."""
+    messages, composition = prompt.request.messages, prompt.composition
+    entries = [PromptEntry(None, each.message) for each in composition.inserted]
+    for i in range(max(prompt.eviction.start_index, count_leading_system(messages)), len(messages)):
+        if i in composition.replacements:
+            entries += [PromptEntry(i, message) for message in composition.replacements[i]]
+        else:
+            entries.append(PromptEntry(i, prompt.render_client_message(i)))
+    return entries
+
+
+def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) -> bool:
+    """Returns whether an entry is a nudge: it is the only message in the user's role that hidden rounds have."""
+    return index in prompt.composition.replacements and message.get("role") == "user"
+
+
+def _make_window_items(
+    prompt: Prompt, entries: Sequence[PromptEntry], bounds: Sequence[int]
+) -> list[WindowItem]:
+    """Returns the entries as the window sees them. bounds: the upper bound of each entry's tokens."""
+    nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
+    items = []
+    results = flag_results(message for _, message in entries)
+    for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
+        is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
+        item = make_window_item(message, bounds[n], is_nudge=is_nudge)
+        # The media of a result stay with it.
+        items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
+    return items
