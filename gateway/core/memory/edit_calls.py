@@ -23,6 +23,8 @@ _NEEDED_ARGUMENTS: Final = {
 }
 # The line of a patch from which on it is about another block.
 _BLOCK_LINE = re.compile(r"^\*\*\* (Update|Add|Delete) Block: *(.*)$")
+# The file header of a unified diff, which many models write. Elsewhere `--- a` removes the line `-- a`.
+_FILE_HEADER = re.compile(r"\A\n*--- .*\n\+\+\+ .*\n(?=@@)")
 
 
 class EditCall(Struct, frozen=True):
@@ -91,7 +93,7 @@ def _read_patch(label: str, patch: str) -> list[EditCall] | str:
     for line in patch.split("\n"):
         match = _BLOCK_LINE.match(line)
         if match is None:
-            if not line.startswith(("*** Begin Patch", "*** End Patch", "--- ", "+++ ")):
+            if not line.startswith(("*** Begin Patch", "*** End Patch")):
                 parts[-1][1].append(line)
         elif match[1] == "Update":
             parts.append((_read_label(match[2]), []))
@@ -100,7 +102,8 @@ def _read_patch(label: str, patch: str) -> list[EditCall] | str:
                 f"Error: `*** {match[1]} Block` is not possible here: blocks are made and removed by the agent's "
                 "owner. Nothing was done."
             )
-    patches = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
+    texts = [(name, _FILE_HEADER.sub("", "\n".join(lines))) for name, lines in parts]
+    patches = [(name, text) for name, text in texts if text.strip()]
     if not patches:
         return "Error: the patch says nothing. Nothing was done."
     return [_make_edit_call(EditOperation.PATCH, name, patch=text) for name, text in patches]

@@ -65,6 +65,10 @@ def test_an_unknown_name_has_no_definition() -> None:
         ("memory_apply_patch", {"patch": " a\n-b\n+c"}, "a\nb\nd", "a\nc\nd"),
         ("memory_apply_patch", {"patch": "@@ first @@\n-a\n+A\n@@\n d\n+e\n"}, "a\nb\nd", "A\nb\nd\ne"),
         ("memory_apply_patch", {"patch": "--- a\n+++ b\n@@\n+only"}, "", "only"),
+        ("memory_apply_patch", {"patch": "@@\n--- old\n+-- new"}, "a\n-- old\nc", "a\n-- new\nc"),
+        ("memory_apply_patch", {"patch": "@@\n-c\n+++ c"}, "a\nc", "a\n++ c"),
+        ("memory_apply_patch", {"patch": "--- old\n+++ new"}, "a\n-- old\nc", "a\n++ new\nc"),
+        ("memory_apply_patch", {"patch": f"{UPDATE} human\n--- a\n+++ b\n@@\n-a\n+b"}, "a", "b"),
         ("memory_apply_patch", {"patch": f"{UPDATE} human\n a\n\n-b\n*** End Patch"}, "a\n\nb", "a\n"),
     ],
 )  # fmt: skip
