@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,8 +38,7 @@ _BEFORE_WORDS = re.compile(r"^\W+")
 # The first sentences of a reply are looked for in the texts of its prompt, if they have so many characters.
 _MAX_SENTENCES = 200
 _MIN_SENTENCE_CHARS = 12
-# The first characters of a reply, and of a text of its prompt, that are compared. The event loop waits meanwhile, and
-# both may have megabytes.
+# The first characters of a reply, and of a text of its prompt, that are compared, since both may have megabytes.
 _MAX_CHARS = 10_000
 # The characters that are shown of a reply.
 _SHOWN_REPLY_CHARS = 2_000
@@ -219,7 +219,7 @@ class _RequestScreens(Struct, frozen=True):
             *_list_prompt_texts(searched, speakers, blocks, standing),
             *_list_tool_results(explained, messages),
         ]
-        repeated = _find_repetitions(turn, prompt_texts)
+        repeated = await asyncio.to_thread(_find_repetitions, turn, prompt_texts)
         words = ""  # of the reply, which neither its question nor a text of the prompt has; no common ones
         reply = _choose_text("assistant", turn)
         if reply and not repeated:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote_plus
 
 import pytest
 
+from gateway.page import request_screens
 from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
 from storage.commands import Learned, LearnedFact
 from storage.records import Agent
@@ -934,6 +937,28 @@ def test_a_request_says_what_its_reply_repeats(upstream: StrictUpstream, operato
     first, _, rest = shown.partition("2 of 2 memories found went into this reply")
     assert "The reply repeats message 1:" in first
     assert "The reply repeats" not in rest
+
+
+def test_what_a_reply_repeats_is_looked_for_outside_the_event_loop(
+    upstream: StrictUpstream, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    find = request_screens._find_repetitions
+
+    def watched(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return find(*given)
+
+    async def loop_thread() -> threading.Thread:
+        return threading.current_thread()
+
+    upstream.queue(say("Noted."))
+    agent = speak(operator.world, "I drink green tea every morning.", talk="c1")
+    (request,) = operator.twin(f"requests?memory={agent.uid}")["items"]
+    monkeypatch.setattr(request_screens, "_find_repetitions", watched)
+    page(operator, f"r/{request['id']}")
+    assert len(threads) == 1
+    assert operator.world.gateway.call(loop_thread()) is not threads[0]
 
 
 @pytest.mark.both
