@@ -113,7 +113,6 @@ class FolderFileRoutes:
             AgentsRoute("GET", f"{folder}/files", self.list_files),
             AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.retrieve_file),
             AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
-            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.delete_file),
         ]
 
     def routes_of_agents(self) -> list[AgentsRoute]:

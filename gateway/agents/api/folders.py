@@ -104,6 +104,7 @@ class FolderRoutes:
             AgentsRoute("DELETE", folder, self.delete),
             *self._files.routes_of(folder),
             AgentsRoute("GET", f"{folder}/agents", self.list_agents),
+            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self._files.delete_file),
             AgentsRoute("GET", agent_folders, self.list_folders_of_agent),
             AgentsRoute("PATCH", f"{agent_folders}/attach/{{folder_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_folders}/detach/{{folder_id}}", self.detach),

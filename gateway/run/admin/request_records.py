@@ -48,21 +48,18 @@ class PartTokens(Struct, frozen=True):
 
 
 class WindowRecord(Struct, frozen=True):
-    """The use of a model's window."""
+    """The use of a model's window. context: its tokens. evicted: the tokens that no longer fitted."""
 
     parts: tuple[PartTokens, ...]
-    # The tokens of the window.
     context: int | None
-    # The tokens that no longer fitted.
     evicted: int
 
 
 class UsageRecord(Struct, frozen=True):
-    """The tokens of a request as the upstream counts them."""
+    """The tokens of a request as the upstream counts them; `cached` is of the input."""
 
     input: int
     output: int
-    # Those of the input.
     cached: int
 
 
