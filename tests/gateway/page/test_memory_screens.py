@@ -1939,7 +1939,7 @@ def test_a_preview_shows_what_a_block_will_say(operator: Operator, kind: str) ->
         assert now == text.replace("Oslo", "Bergen") + "\nLikes tea."
     else:
         assert [each["after"] for each in preview["blocks"]] == [now] == ["Likes tea."]
-        assert "share a word with what goes are taken out as well, also those written by hand" in shown
+        assert "taken out as well, and those written by hand if they say little else" in shown
 
 
 def test_notes_of_a_memory_that_is_too_large_are_not_counted(
