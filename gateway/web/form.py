@@ -13,10 +13,9 @@ from msgspec import Struct
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _BOUNDARY_FIELD = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
-_NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M)
-_FILE_NAME = re.compile(
-    rb"""^content-disposition:[^\r\n]*;\s*filename=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M
-)
+# The line may go on in further ones, which begin with a blank (RFC 5322 2.2.3).
+_DISPOSITION = re.compile(rb"^content-disposition:((?:[^\r\n]|\r\n[ \t])*)", re.I | re.M)
+_PARAMETER = re.compile(rb""";\s*([\w*-]+)=(?:"([^"]*)"|([^\s;"]+))""")
 # All texts that some reader may take for a name. Readers differ in blanks, in quotes, and in which of two names counts.
 _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
 _HEAD_END = b"\r\n\r\n"
@@ -159,11 +158,12 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
         head, blank, value = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(_HEAD_END)
         if not blank or len(head) > _MAX_HEAD_BYTES:
             return None
-        name = _read_name(_NAME, head)
+        parameters = _read_parameters(head)
+        name = parameters.get("name")
         if name is not None:
             type_match = _TYPE.search(head)
             content_type = type_match[1].decode("latin-1").strip() if type_match else ""
-            parts.append(FormPart(name, _read_name(_FILE_NAME, head), content_type, data=value))
+            parts.append(FormPart(name, parameters.get("filename"), content_type, data=value))
     return None
 
 
@@ -173,10 +173,13 @@ def _may_be_named(name: bytes, head: bytes) -> bool:
     return any(match[1] or match[2].strip() == name for match in _POSSIBLE_NAME.finditer(head))
 
 
-def _read_name(pattern: re.Pattern[bytes], head: bytes) -> str | None:
-    """Returns the name, quoted or not, that a pattern finds in a part's head; None: there is no such name."""
-    match = pattern.search(head)
-    return _decode_text(match[1] or match[2] or b"") if match else None
+def _read_parameters(head: bytes) -> dict[str, str]:
+    """Returns the values of a part's disposition by name, in lower case. The first value of a name counts."""
+    line = _DISPOSITION.search(head)
+    values: dict[str, str] = {}
+    for match in _PARAMETER.finditer(line[1]) if line else ():
+        values.setdefault(match[1].decode().lower(), _decode_text(match[2] or match[3] or b""))
+    return values
 
 
 def _decode_text(value: bytes) -> str:

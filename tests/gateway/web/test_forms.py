@@ -29,6 +29,20 @@ def test_a_file_has_its_name_and_type() -> None:
     assert found == [FormPart("file", 'ä".md', "text/plain; charset=utf-8", b"a\r\nb")]
 
 
+@pytest.mark.parametrize("file_name", ["a; name=b.md", "a; filename=b.md", "a;name=", "name=b;filename=c"])
+@pytest.mark.parametrize(
+    "head", ['name="file"; filename="%s"', 'filename="%s"; name=file', 'filename="%s";\r\n name=file']
+)
+def test_a_file_name_may_have_the_form_of_parameters(head: str, file_name: str) -> None:
+    found = parse_form(form((f"content-disposition: form-data; {head % file_name}", b"a")), b"x")
+    assert found == [FormPart("file", file_name, "", b"a")]
+
+
+def test_the_first_of_two_names_counts() -> None:
+    head = "content-disposition: form-data; name=a; name=b; filename*=UTF-8''x; filename=c; filename=d"
+    assert parse_form(form((head, b"")), b"x") == [FormPart("a", "c", "", b"")]
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"--x", b"--x\r\n", b"--x\r\nno blank line\r\n--x--", form()[:-4], b"{}"]
 )
