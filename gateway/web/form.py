@@ -149,8 +149,8 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
     """
     delimiter = b"\r\n--" + boundary
     parts: list[FormPart] = []
-    # Text before the first delimiter belongs to no part. The last delimiter ends in "--".
-    _, *pieces = (b"\r\n" + data).split(delimiter, _MAX_PARTS)
+    # Text before the first delimiter belongs to no part. The last delimiter, one more than parts, ends in "--".
+    _, *pieces = (b"\r\n" + data).split(delimiter, _MAX_PARTS + 1)
     for piece in pieces:
         if piece.startswith(b"--"):
             return parts
