@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
 from adapters.claude.error_form import Untranslatable
 from adapters.types import Json
@@ -63,12 +64,13 @@ class UnionMerger:
     def _resolve(self, branch: Any) -> Json:
         """Returns a branch of a union with the unions at its own top merged. A branch that is a `$ref` is looked up."""
         branch = _read_value_or_empty(dict, branch)
-        ref = str(branch.get("$ref", ""))
+        ref = unquote(str(branch.get("$ref", "")))
         parent, _, name = ref.rpartition("/")
         if parent not in ("#/$defs", "#/definitions"):
             return self._merge_schema(branch)
         if ref not in self._definitions:
             self._definitions[ref] = {}  # a definition that names itself adds nothing there
+            name = name.replace("~1", "/").replace("~0", "~")  # RFC 6901, section 4
             named = _read_value_or_empty(dict, self._root.get(parent[2:])).get(name)
             self._definitions[ref] = self._resolve(named)
         return self._definitions[ref]

@@ -637,6 +637,11 @@ NESTED = {
                 "$defs": NESTED,
             },
         ),
+        # RFC 6901 writes "~" as "~0" and "/" as "~1"; in a URI any character may be percent-encoded.
+        (
+            {"anyOf": [{"$ref": "#/$defs/%5BP%5D~1~01"}], "$defs": {"[P]/~1": an_object("x", x=A)}},
+            {**an_object("x", x=A), "$defs": {"[P]/~1": an_object("x", x=A)}},
+        ),
         (an_object("x", x={"anyOf": [A, B]}), an_object("x", x={"anyOf": [A, B]})),
     ],
 )
