@@ -516,6 +516,24 @@ HOSTILE: dict[str, Any] = {
 }
 
 
+def test_a_fault_of_a_tool_names_the_tool(
+    upstream: StrictUpstream, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    odd_name = changed(
+        lambda f: (f["tools"][2].update(name="a b"), f["tools"][2]["json_schema"].update(name="a b"))
+    )
+    with letta(upstream, tmp_path, ProfileSettings("helper")) as world:
+        for file, *end in (
+            (odd_name, "name"),
+            (HOSTILE["properties are a list"], "parameters", "properties"),
+            (HOSTILE["required is a number"], "parameters", "required"),
+        ):
+            with subtests.test(end=end), pytest.raises(APIStatusError) as refused:
+                bring_in(world, file)
+            (fault,) = json.loads(refused.value.response.text)["detail"]
+            assert fault["loc"] == ["body", "file", "tools", 2, "json_schema", *end]
+
+
 def test_a_hostile_file_is_refused_and_leaves_nothing(
     upstream: StrictUpstream, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:

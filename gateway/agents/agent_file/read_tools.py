@@ -64,7 +64,7 @@ def _make_definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_o
     if fields.get("source_type") == "json" and fields.get("source_code") and not is_own:
         # Letta's server runs all that is not TypeScript as Python.
         fields["source_type"] = "python"
-    definition = with_tool_update(ToolDefinition({}), convert(fields, UpdateTool, path))
+    definition = with_tool_update(ToolDefinition({}), convert(fields, UpdateTool, path), path)
     return definition if is_own else replace(definition, schema=_without_heartbeat(definition.schema))
 
 

@@ -81,8 +81,8 @@ _FIELDS = {
 _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
 
-def with_tool_update(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
-    """Returns a tool's definition after an update. Raises: Unprocessable, BadRequest."""
+def with_tool_update(definition: ToolDefinition, update: ToolSource, at: Path = ("body",)) -> ToolDefinition:
+    """Returns a tool's definition after an update. at: its place in the request. Raises: Unprocessable, BadRequest."""
     sent = without_none(sent_fields(update))
     if definition.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
@@ -90,9 +90,9 @@ def with_tool_update(definition: ToolDefinition, update: ToolSource) -> ToolDefi
     if "tags" in values:
         values["tags"] = tuple(values["tags"])
     if "json_schema" in sent:
-        values["schema"] = _read_schema(sent["json_schema"])
+        values["schema"] = _read_schema(sent["json_schema"], (*at, "json_schema"))
     elif "args_json_schema" in sent:
-        _check_parameters(sent["args_json_schema"], ("body", "args_json_schema"))
+        _check_parameters(sent["args_json_schema"], (*at, "args_json_schema"))
         values["schema"] = {**definition.schema, "parameters": sent["args_json_schema"]}
     updated = replace(definition, **values)
     if "description" in sent and updated.schema:
@@ -139,8 +139,8 @@ def retain_stored_fields(create: CreateTool, new: ToolDefinition, stored: ToolDe
     )
 
 
-def _read_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """Returns a function's schema as a model is shown it. Raises: Unprocessable."""
+def _read_schema(schema: dict[str, Any], at: Path) -> dict[str, Any]:
+    """Returns a function's schema as a model is shown it. at: its place in the request. Raises: Unprocessable."""
     inner = schema.get("function")
     # Some programs pass the entry of a request's `tools`, with the function in it.
     if isinstance(inner, dict) and "name" not in schema:
@@ -148,9 +148,9 @@ def _read_schema(schema: dict[str, Any]) -> dict[str, Any]:
     name, parameters = schema.get("name"), schema.get("parameters")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         message = "Expected 1 to 64 letters, digits, '_' or '-'"
-        raise Unprocessable(Fault(("body", "json_schema", "name"), message, "value_error", name))
+        raise Unprocessable(Fault((*at, "name"), message, "value_error", name))
     if parameters is not None:
-        _check_parameters(parameters, ("body", "json_schema", "parameters"))
+        _check_parameters(parameters, (*at, "parameters"))
     return {
         "name": name,
         "description": schema.get("description") or "",
