@@ -36,12 +36,15 @@ class UnionMerger:
     def merge(self, schema: Json, where: str) -> Json:
         """Returns a tool's schema without unions at its top. where: its path in the request.
 
-        Raises: Untranslatable: the request has too much to merge.
+        Raises: Untranslatable: the request has too much to merge, or its unions go too deep.
         """
         self._root = schema
         self._where = where
         self._definitions = {}
-        return self._merge_schema(schema)
+        try:
+            return self._merge_schema(schema)
+        except RecursionError:
+            raise Untranslatable("The unions of this schema lead too deep into one another.", where) from None
 
     def _merge_schema(self, schema: Json) -> Json:
         if schema.keys().isdisjoint(_UNIONS):

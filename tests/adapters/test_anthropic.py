@@ -687,6 +687,16 @@ def test_definitions_that_name_each_other_block_no_request() -> None:
     assert caught.value.param == "tools[1].function.parameters"
 
 
+def test_a_chain_of_definitions_that_is_too_long_is_named() -> None:
+    """The error said that the request is nested too deep, though its JSON is not."""
+    named: Json = {f"D{n}": {"anyOf": [{"$ref": f"#/$defs/D{n + 1}"}]} for n in range(5_000)}
+    schema = {"anyOf": [{"$ref": "#/$defs/D0"}], "$defs": {**named, "D5000": an_object("x", x=ANY)}}
+    tools = [WEATHER, {"type": "function", "function": {"name": "f", "parameters": schema}}]
+    with pytest.raises(Untranslatable) as caught:
+        translate_request({"model": MODEL, "messages": HI, "tools": tools})
+    assert caught.value.param == "tools[1].function.parameters"
+
+
 @pytest.mark.parametrize("ids", [("a", "a_2", "a"), ("a", "a_1", "a_2", "a", "a"), ("a", "a", "a_1", "a_1")])
 async def test_the_new_id_of_a_call_is_no_other_call_s(
     provider: Anthropic, upstream: StrictAnthropic, ids: tuple[str, ...]
