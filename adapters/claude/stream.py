@@ -235,6 +235,8 @@ class StreamTranslator:
         # A call's arguments go on at once; the input of a server's own tool waits for the end of its block.
         if delta_type == "input_json_delta":
             piece = delta.get("partial_json") or ""
+            if not isinstance(piece, str):
+                raise TypeError("partial_json is no text")
             if block.type != "tool_use":
                 block.pieces.setdefault("input", []).append(piece)
                 return []

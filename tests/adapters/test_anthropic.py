@@ -924,6 +924,16 @@ BAD_STREAMS = {
     "no type": b'data: {"said":"Miso"}\n\n',
     "no object": b"data: [1]\n\n",
     "no text": b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta"}}\n\n',
+    "arguments are no text": b"""data: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use"}}
+
+data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":5}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"tool_use"},"usage":{"output_tokens":1}}
+
+data: {"type":"message_stop"}
+
+""",
     "no block": b'data: {"type":"content_block_start","index":0,"content_block":[1]}\n\n',
     "empty": b"",
 }
