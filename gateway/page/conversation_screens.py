@@ -15,6 +15,7 @@ from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages, can_be_merged
 from gateway.run.admin.memory_names import name_of, name_user_role
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.plain_text import count_noun
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
@@ -81,7 +82,7 @@ class _ConversationScreens(Struct, frozen=True):
             opening=opening,
             forgotten={} if access.is_person else await self._find_forgettings(access, page),
             noted_since=self.views.conversations.load_noted_since(),
-            keep=f"{self.views.conversations.keep_why_days:g} days",
+            keep=count_noun(self.views.conversations.keep_why_days, "days"),
             can_be_merged=can_be_merged(page),
             # The exchanges of a page of all branches that do not follow the one above; None: it has one branch.
             followed=None if merged is None else merged.followed,

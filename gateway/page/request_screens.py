@@ -20,6 +20,7 @@ from gateway.run.admin.conversation_views import Question
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.page_paths import make_fact_href, page_path
+from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord, WindowPart, WindowRecord
 from gateway.run.admin.word_search import (
     find_lines,
@@ -198,7 +199,7 @@ class _RequestScreens(Struct, frozen=True):
             "unsearched": requests.find_unsearched(page.items),
             # With the words of all people each new row would be another read in the audit.
             "is_live": query.after is None and (query.memory is not None or not query.words),
-            "keep": f"{requests.keep_why_days:g} days",
+            "keep": count_noun(requests.keep_why_days, "days"),
         }
         return View(page, "requests.html", "Requests", context)
 

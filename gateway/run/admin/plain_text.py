@@ -12,9 +12,9 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 _FIELD_CONTROLS = re.compile(f"[\\t\\n]|{_CONTROLS.pattern}")
 
 
-def count_noun(number: int, plural_noun: str) -> str:
-    """Returns a number with its noun: 1 turn, 2 turns. plural_noun: has an s at its end."""
-    return f"{number} {plural_noun.removesuffix('s') if number == 1 else plural_noun}"
+def count_noun(number: float, plural_noun: str) -> str:
+    """Returns a number with its noun: 1 turn, 2 turns, 0.5 days. plural_noun: has an s at its end."""
+    return f"{number:.15g} {plural_noun.removesuffix('s') if number == 1 else plural_noun}"
 
 
 def quote_shell_word(text: str) -> str:

@@ -26,6 +26,7 @@ from gateway.run.admin.list_page import make_cursor_error
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.request_explanations import (
     explain_logged,
     make_window_record,
@@ -143,7 +144,7 @@ class RequestOperations(Struct, frozen=True):
         return await self._explain_logged(logged)
 
     def _unknown_request(self) -> UnknownId:
-        text = f"There is no such request. Sources are kept for {self.keep_why_days:g} days."
+        text = f"There is no such request. Sources are kept for {count_noun(self.keep_why_days, 'days')}."
         return UnknownId(text, param="id")
 
     async def _explain_logged(self, logged: LoggedRequest) -> ExplainedRequest:

@@ -16,7 +16,7 @@ from storage.errors import Broken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
-from tests.gateway.page.operator import Operator, operator_of, plain, unmarked
+from tests.gateway.page.operator import Operator, operate, operator_of, plain, unmarked
 from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
@@ -377,6 +377,18 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         one = len(world.statements_of(lambda: operator.get(f"r/{last}")))
         operator.twin(f"m/{alice.uid}/b/law", {"value": "Be kind.", "version": 1})
         assert len(world.statements_of(lambda: operator.get(f"r/{last}"))) == one
+
+
+def test_sources_that_are_kept_for_one_day_say_so(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with operate(upstream, tmp_path, memory={"keep_why_days": 1}) as operator:
+        agent = speak(operator.world, "Where is my bicycle?")
+        assert "are kept (1 day)." in plain(operator.get(f"requests?memory={agent.uid}").body.decode())
+        assert "Sources are kept for 1 day." in plain(operator.get("r/nothing").body.decode())
+        (talk,) = operator.twin(f"m/{agent.uid}/conversations")["items"]
+        operator.world.clock.sleep(2 * 86_400)
+        operator.sign_in()
+        shown = operator.get(f"m/{agent.uid}/c/{talk['id']}").body.decode()
+        assert "since sources are kept for 1 day</span>" in shown
 
 
 def test_the_requests_of_a_person_say_once_which_are_listed(operator: Operator) -> None:
