@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from storage.listing import AgentFilter, Page, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.patience import PATIENCE_S
 from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
 from tests.stored import Speaker, rows
 
@@ -144,6 +147,25 @@ async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
     with pytest.raises(NotFound):
         await archives.load_memory("elsewhere", made.uid)
     assert await archives.search(other, "cat", ANY) == []
+
+
+async def test_a_search_asks_all_archives_at_once(
+    archives: Archives, ann: Agent, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, eight memories would take eight times as long as one."""
+    _, memory = await shared(store, archives, ann)
+    await archives.add(ann, "Ann's cat is Miso.")
+    await archives.add(memory, "A cat sleeps a lot.")
+    barrier = asyncio.Barrier(2)
+    search_passages = store.recall.search_passages
+
+    async def search_together(*given: Any, **options: Any) -> Any:
+        async with asyncio.timeout(PATIENCE_S):
+            await barrier.wait()
+        return await search_passages(*given, **options)
+
+    monkeypatch.setattr(store.recall, "search_passages", search_together)
+    assert texts(await archives.search(ann, "cat", ANY)) == ["Ann's cat is Miso.", "A cat sleeps a lot."]
 
 
 async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(

@@ -6,6 +6,7 @@ and takes the results from each in turn, so that the order within one archive do
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -27,7 +28,7 @@ from storage.records import Agent, Definition, DefinitionKind, Passage, StoredFi
 from storage.sql.store import Store
 
 # The most memories that one search asks: the agent's own, then those attached. Not measured: each is a search, and all
-# share `SEARCH_MS`.
+# run at once, for `SEARCH_MS` at most.
 MAX_MEMORIES_SEARCHED = 8
 SEARCH_MS = 1000.0
 _KIND = DefinitionKind.ARCHIVE
@@ -134,8 +135,7 @@ class Archives:
 
     async def list(self, memory: Agent, where: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
         """Returns a page of a memory's passages. page: with numbers of passages as cursors."""
-        passages = await self._store.passages.list_page(memory.id, page, where)
-        return await self._with_files([PassageView(memory.uid, passage) for passage in passages])
+        return await self._with_files(memory, await self._store.passages.list_page(memory.id, page, where))
 
     async def add(
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
@@ -171,8 +171,8 @@ class Archives:
         """Returns the passages of these memories that answer a query, best first."""
         embed = self._embed_query
         vector = None if embed is None else await embed([agent.id for agent in memories], query, SEARCH_MS)
-        ranked = [await self._search_one(memory, query, where, limit, vector) for memory in memories]
-        return interleave(ranked)[:limit]
+        searches = [self._search_one(memory, query, where, limit, vector) for memory in memories]
+        return interleave(await asyncio.gather(*searches))[:limit]
 
     async def passages(
         self, memory: Agent, query: str, where: PassageFilter, *, limit: int, vector: Vector | None
@@ -196,7 +196,7 @@ class Archives:
         hits = await self._store.recall.search_passages(
             present, query, where, limit=limit, deadline_ms=SEARCH_MS, vector=vector
         )
-        return await self._with_files([PassageView(memory.uid, passage) for passage in hits])
+        return await self._with_files(memory, hits)
 
     async def list_newest(
         self, memories: Sequence[Agent], where: PassageFilter, *, limit: int
@@ -205,12 +205,12 @@ class Archives:
         pages = [await self.list(memory, where, Page(limit=limit)) for memory in memories]
         return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
-    async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
+    async def _with_files(self, memory: Agent, passages: Sequence[Passage]) -> Sequence[PassageView]:
         """Returns passages with the files that they are parts of, but for those of a file that is being deleted."""
-        rows = sorted({view.passage.file for view in views if view.passage.file is not None})
+        rows = sorted({passage.file for passage in passages if passage.file is not None})
         files = await self._store.files.find_by_ids(rows) if rows else {}
         return [
-            view if view.passage.file is None else replace(view, file=files[view.passage.file])
-            for view in views
-            if view.passage.file is None or view.passage.file in files
+            PassageView(memory.uid, passage, None if passage.file is None else files[passage.file])
+            for passage in passages
+            if passage.file is None or passage.file in files
         ]
