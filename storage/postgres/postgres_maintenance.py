@@ -7,6 +7,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+import asyncpg
+
 from storage.errors import StoreError
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
@@ -40,6 +42,9 @@ OR EXISTS (SELECT 1 FROM pg_replication_slots WHERE age(xmin) > age($1::text::xi
 # transactions end within milliseconds, and for a long one the query runs once a second.
 _FIRST_PAUSE_S = 0.01
 _MAX_PAUSE_S = 1.0
+# The beginning of the names of the server's functions that warn of a table which a role may not vacuum (in vacuum.c,
+# since PostgreSQL 12). Their SQLSTATE is that of all warnings, and their text is in the server's language.
+_REFUSING_FUNCTIONS = "vacuum_is_"
 
 
 class PostgresMaintenance:
@@ -108,18 +113,25 @@ class PostgresMaintenance:
                     return False
                 await asyncio.sleep(min(pause, left_s))
                 pause = min(2 * pause, _MAX_PAUSE_S)
-            warnings: list[str] = []
-            raw.add_log_listener(lambda _, warning: warnings.append(str(warning)))
+            refusals: list[str] = []
+
+            def note(_: object, message: asyncpg.PostgresLogMessage) -> None:
+                if (message.server_source_function or "").startswith(_REFUSING_FUNCTIONS):
+                    refusals.append(str(message))
+                elif isinstance(message, asyncpg.PostgresWarning):
+                    _log.warning("VACUUM of %s: %s", self._target.name, message)
+
+            raw.add_log_listener(note)
             await raw.execute(f"VACUUM {', '.join(_ERASED_TABLES)}", timeout=self._timeout_s)
             await asyncio.sleep(0)  # a listener is called after the answer
-            self._is_refused = bool(warnings)
-            if warnings:
+            self._is_refused = bool(refusals)
+            if refusals:
                 _log.warning(
                     "What was forgotten stays in old versions of rows of %s until autovacuum comes, since VACUUM "
                     "leaves tables out. Make the role their owner, or grant it MAINTAIN: %s",
-                    self._target.name, warnings[0],
+                    self._target.name, refusals[0],
                 )  # fmt: skip
-            return not warnings
+            return not refusals
         except ASYNCPG_ERRORS as error:
             raise translate_error(error, self._target.name) from error
         finally:

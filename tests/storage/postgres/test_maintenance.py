@@ -123,6 +123,21 @@ async def test_a_role_that_may_not_vacuum_says_so(
         await admin.close()
 
 
+async def test_other_messages_of_the_server_are_no_lack_of_rights(
+    open_store: OpenStore, database: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await open_store()
+    name = urlsplit(database.url).path[1:]
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"ALTER DATABASE {name} SET client_min_messages = debug5")
+    try:
+        assert await store.database.sweep(1000)
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} RESET client_min_messages")
+        await admin.close()
+    assert not caplog.records
+
+
 async def test_a_table_in_use_is_swept_later(
     open_store: OpenStore, database: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
