@@ -531,7 +531,7 @@ class Learned(Struct, frozen=True):
 
     writes: Sequence[LearnedValue] = ()
     facts: Sequence[LearnedFact] = ()
-    # The number of edits that could not be read or made.
+    # The number of edits that were left out: they could not be read or made, or were too many.
     dropped: int = 0
 
 

@@ -1,4 +1,4 @@
-"""The reply of the background model, read as edits. Calls that make no sense are left out, and counted."""
+"""The reply of the background model, read as edits. Calls that make no sense or are too many are only counted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Reading(Struct, frozen=True):
     """The edits that a reply asks for."""
 
     edits: tuple[BlockEdit | FactEdit, ...]
-    # How many of the reply's calls made no sense.
+    # How many of the reply's calls were left out: they made no sense, or came after `MAX_EDITS` calls.
     ignored: int = 0
 
 

@@ -262,7 +262,7 @@ class LearningService:
 
         await job.finish(self._make_effect(unread, batch.upto, decide))
         if dropped:
-            _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
+            _log.info("Learning left out %d calls of the background model: invalid or too many.", dropped)
         return True
 
     def _make_effect(self, unread: Unread, upto: int, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
