@@ -638,7 +638,7 @@ async def test_a_line_by_hand_stays_though_it_names_what_it_corrects(store: Stor
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
     (block,) = await store.blocks.load(alice.agent.id)
     by_hand = "no zqgreenx any more, rather zqbluex"
-    value = f"{block.value}\n{by_hand}\nshe likes zqgreenx"
+    value = f"{block.value}\n{by_hand}\nzqgreenx, zqgreenx"
     await store.blocks.write(block.id, block.version, value, at=1.0, origin="operator")
     for mark, lines in (("green", ["likes zqredx", by_hand]), ("red", [by_hand])):
         gone = next(e for e in await alice.rows() if f"I like {mark}".encode() in (e.input or b""))

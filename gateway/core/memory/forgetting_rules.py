@@ -34,9 +34,6 @@ _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 FORGOTTEN_RESULT = "(forgotten)"
 # The fewest letters of a word that can give something away. Shorter ones are function words.
 _REVEALING_LETTERS = 4
-# A line by hand goes if so many of its words came with what was erased: it says the same in other words. One with fewer
-# says what is right instead. Not measured: "moved from Basel to Zurich" has one of four words of "City: Basel".
-_REPEATING_SHARE = 1 / 2
 
 
 def may_quote(text: str, erased: Erased) -> bool:
@@ -68,7 +65,8 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
     back. Of values that were written without such an edit, those lines are left out that may repeat what was erased. A
-    line that an operator or the person wrote is left out only if it says little else.
+    line that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City:
+    Basel" is erased.
 
     block: with its last value from before.
     later: the values it had since, oldest first.
@@ -134,10 +132,10 @@ def _list_new_lines(old: str, new: str) -> set[str]:
 
 
 def _may_repeat(line: str, tainted: Collection[str], *, by_hand: bool) -> bool:
-    """Returns whether a line may repeat what was erased."""
+    """Returns whether a line may repeat what was erased: by one word, and a line by hand by most of its words."""
     words = _list_words(line)
-    repeated = words.intersection(tainted)
-    return len(repeated) >= _REPEATING_SHARE * len(words) > 0 if by_hand else bool(repeated)
+    repeated_count = len(words.intersection(tainted))
+    return 2 * repeated_count > len(words) if by_hand else repeated_count > 0
 
 
 def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> bool:

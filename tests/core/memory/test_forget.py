@@ -126,6 +126,7 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
             ],
             "drinks tea since the diagnosis, no coffee\nrides",
         ),
+        ([GONE, Revised("likes coffee", by_hand=True)], "likes coffee"),
         # which a later value may have, too; what was there before was not written by hand
         (
             [
