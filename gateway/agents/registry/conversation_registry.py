@@ -28,12 +28,14 @@ def read_definition(entry: ConversationEntry) -> ConversationDefinition:
 async def find_conversation(store: Store, agent: Agent, name: str) -> Conversation | None:
     """Returns a conversation; None for the agent's own, `default`, that has not begun. Raises: NotFound.
 
-    name: `default`, or a uid or public id.
+    name: `default` or the client's name, or a uid or public id.
     """
-    stored = await store.stored_paths.find_conversation(agent, ids.parse_uid("conv", name) or name)
-    if stored is None and name != DEFAULT_CONVERSATION:
-        raise NotFound(f"there is no conversation {name!r}")
-    return stored
+    try:
+        return await store.messages.get_conversation(agent.id, ids.parse_uid("conv", name) or name)
+    except NotFound:
+        if name == DEFAULT_CONVERSATION:
+            return None
+        raise NotFound(f"there is no conversation {name!r}") from None
 
 
 class AgentConversations:
