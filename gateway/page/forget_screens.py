@@ -157,6 +157,18 @@ class _ShownPreview(NamedTuple):
         facts = self.preview.facts or ()
         return [fact.seq for fact in facts if fact.is_true and not isinstance(fact.corrected_by, UnsetType)]
 
+    @property
+    def kept_beforehand(self) -> list[int]:
+        """The numbers of the facts that rest on more than what goes.
+
+        They are corrections, or true facts where a reply goes and its question stays. Of a fact that has the sought
+        words the visitor may want to be rid as well.
+        """
+        kept = self.corrections
+        if not isinstance(self.preview.question, UnsetType):
+            kept = [fact.seq for fact in self.preview.facts or () if fact.is_true]
+        return [seq for seq in kept if seq not in self.wordy_facts]
+
 
 class _NextLink(NamedTuple):
     """The link by which a visitor goes on after a forgetting."""
@@ -419,8 +431,7 @@ class _ForgetScreens(Struct, frozen=True):
         """Returns the screen of a preview.
 
         error: why the forgetting that it shows was refused.
-        keep: the numbers of the facts that are ticked; None: of those written by hand the ones without
-            the sought words.
+        keep: the numbers of the facts that are ticked; None: those of `kept_beforehand`.
         """
         access = make_access(request)
         kind, value = request.query.target
@@ -449,8 +460,7 @@ class _ForgetScreens(Struct, frozen=True):
             may_copy=may_copy,
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
-            # Of a correction with the words that are sought, the visitor may want to be rid as well.
-            keep=[seq for seq in shown.corrections if seq not in shown.wordy_facts] if keep is None else keep,
+            keep=shown.kept_beforehand if keep is None else keep,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
 

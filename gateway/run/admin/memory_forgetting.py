@@ -98,6 +98,8 @@ class ForgetPreview(Struct, frozen=True):
     texts: tuple[SourceRecord, ...] | UnsetType = UNSET
     # The newest replies that stay and can no longer show what the model was told, without their texts; not set: none.
     replies_without_note: tuple[SourceRecord, ...] | UnsetType = UNSET
+    # For a reply of which the question stays: the question's number. The facts may have come from it.
+    question: int | UnsetType = UNSET
 
 
 class ForgetResult(Struct, frozen=True):
@@ -137,6 +139,8 @@ class _TargetDetails(Struct, frozen=True, kw_only=True):
     texts: tuple[SourceRecord, ...] = ()
     # The exchanges of these texts, so that the extent need not be looked up for each text.
     exchange_rows: Sequence[int] = ()
+    # The number of the last message of the user that the text answers, and that stays.
+    question: int | UnsetType = UNSET
 
 
 class MemoryForgetting:
@@ -316,9 +320,7 @@ class MemoryForgetting:
         stays = [*details.stays]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
-            change = (
-                "without what came from this, and without lines that repeat its words, whoever wrote them"
-            )
+            change = "without what came from this, and without lines that say it again"
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
         parts: list[tuple[TargetKind, TargetValue]] = [(each.kind, each.seq) for each in details.texts]
         return ForgetPreview(
@@ -338,6 +340,7 @@ class MemoryForgetting:
                 _reply_record(memory.uid, refs[row]) for row in extent.noted_rows if row in refs
             )
             or UNSET,
+            question=details.question,
         )
 
     async def _read_details(
@@ -394,11 +397,13 @@ class MemoryForgetting:
             record.seq: record.text or "" for record in records if kind == "exchange" or record.seq == seq
         }
         rest = [record for record in records if record.seq not in texts] if extent.remaining else []
+        questions = [record.seq for record in rest if record.role == "user" and record.seq < seq]
         return _TargetDetails(
             id=str(next(iter(texts), seq)),
             messages=extent.messages,
             stays=await remaining.list_of_message(exchange, extent.conversation_uid or "", seq, texts, rest),
             text="\n\n".join(texts.values()) or None,
+            question=questions[-1] if questions else UNSET,
         )
 
     async def _read_texts_details(

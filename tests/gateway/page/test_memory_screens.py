@@ -1683,6 +1683,27 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_its_own(operator:
 
 
 @pytest.mark.both
+def test_facts_are_ticked_to_stay_where_a_reply_goes_and_its_question_stays(operator: Operator) -> None:
+    """The partner's name and taste went with the reply alone, though the person had told them."""
+    agent = speak(operator.world, "My partner Tom likes it mild.")
+    likes, wordy = learn(operator.world, agent, "Tom likes mild food.", f"Has a {SECRET}.")
+    memory = f"m/{agent.uid}"
+
+    def read_ticked(target: str) -> list[str]:
+        shown = page(operator, f"{memory}/forget?{target}&back={memory}/words%3Fq%3D{SECRET}")
+        return re.findall(r'name="keep" value="(\d+)"[^>]*checked', shown)
+
+    assert read_ticked("message=2") == [str(likes)]
+    assert (read_ticked("message=1"), read_ticked("exchange=1")) == ([], [])
+    assert operator.twin(f"{memory}/forget?message=2")["question"] == 1
+    assert "or from message 1, which it answers and which stays" in page(
+        operator, f"{memory}/forget?message=2"
+    )
+    assert "question" not in operator.twin(f"{memory}/forget?message=1")
+    assert {wordy} < {each["seq"] for each in operator.twin(f"{memory}/forget?message=2")["facts"]}
+
+
+@pytest.mark.both
 def test_a_learned_fact_is_kept_when_a_message_that_it_rests_on_is_forgotten(operator: Operator) -> None:
     """The ride to work went with the stolen bicycle, and only a correction could be kept."""
     world = operator.world
