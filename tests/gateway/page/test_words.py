@@ -68,9 +68,9 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
     assert lead(text) == "2 messages, 1 fact and 1 block say “Peanut”."
     assert text.count(">Forget<") == 3
     for query, sentence in (
-        ("to peanuts allergic", "1 message, 1 fact and 1 block have the words “peanuts allergic”."),
+        ("to peanuts allergic", "1 message, 1 fact and 1 block have the words “peanuts” + “allergic”."),
         ("hazelnuts", "Nothing that is stored says “hazelnuts”."),
-        ("hazelnuts peanuts", "No text that is stored has all of the words “hazelnuts peanuts”."),
+        ("hazelnuts peanuts", "No text that is stored has all of the words “hazelnuts” + “peanuts”."),
         ("anu", "1 message says “anu”."),
         (
             "it was",
@@ -93,11 +93,11 @@ def test_where_no_text_has_all_words_each_word_is_counted_alone(operator: Operat
     """“peanut allergy” found nothing, which was taken for a proof: the texts said "allergic"."""
     path = f"m/{peanuts(operator).uid}/words?q="
     text = page(operator, f"{path}Alice+peanut+allergy")
-    assert lead(text) == "No text that is stored has all of the words “Alice peanut allergy”."
+    assert lead(text) == "No text that is stored has all of the words “Alice” + “peanut” + “allergy”."
     assert "Each word alone “Alice”: 1 text “peanut”: 4 texts “allergy”: none" in plain(text)
     assert "“allergy” does not find “allergic”" in text
     (link,) = re.findall(r'<a href="../../([^"]*)">Texts that have the words', text)
-    assert lead(page(operator, link)) == "1 fact has the words “Alice peanut”."
+    assert lead(page(operator, link)) == "1 fact has the words “Alice” + “peanut”."
     assert "Each word alone" not in page(operator, f"{path}hazelnuts")
     assert "Each word alone" not in page(operator, f"{path}Alice+peanut")
     text = page(operator, "people/words?q=peanut+allergy")
@@ -259,7 +259,8 @@ def test_an_undo_shows_where_its_words_are_and_does_not_call_them_wrong(operator
         shown = plain(page(operator, f"{memory}/{screen}"))
         assert "Where the old words still are" not in shown
         assert (
-            "Where else “sister Anu” is said 1 message has the words “sister Anu”, right or wrong." in shown
+            "Where else “sister” + “Anu” is said 1 message has the words “sister” + “Anu”, right or wrong."
+            in shown
         )
     # Whoever takes the undo back brings back what was written by hand, and the words are wrong again.
     again = operator.twin(f"{memory}/f/{new}/correct", {"text": "My sister is Anu.", "undo": True})["seq"]
@@ -453,15 +454,15 @@ def test_texts_with_all_words_but_one_are_listed_as_well(operator: Operator) -> 
     )
     screen = f"{memory}/words?q=bike+lock+code"
     shown = page(operator, screen)
-    assert lead(shown) == "1 fact has the words “bike lock code”."
+    assert lead(shown) == "1 fact has the words “bike” + “lock” + “code”."
     almost = shown.partition("<caption>Also with 2 of the 3 words</caption>")[2]
     assert re.findall(r'name="texts" value="(\d+)" form="ticked"', almost) == ["3", "1"]
     assert "Door code, lock: 4471 block human" in plain(almost)
     assert f'value="{fact}" form="ticked"' in shown.partition("Also with 2 of the 3")[0]
     links = re.findall(r'href="[^"]*/words\?q=([^"]*)">(.*?)</a>', almost.partition("</main>")[0])
     assert [(q, plain(name)) for q, name in links] == [
-        ("bike+lock", "All that have “bike lock”"),
-        ("lock+code", "All that have “lock code”"),
+        ("bike+lock", "All that have “bike” + “lock”"),
+        ("lock+code", "All that have “lock” + “code”"),
     ]
     assert "Also with" not in page(operator, f"{memory}/words?q=lock+code")  # one of two words says little
     person = person_of(operator.world).page("/words?q=bike+lock+code")
@@ -622,11 +623,13 @@ def test_one_word_of_a_sentence_that_was_corrected_whole_is_no_old_text(operator
     fact = f"m/{agent.uid}/f/{new}"
     # The fact that it replaced, which has them, stands on the same page.
     # “Anu called.” is a message, and has one of them.
-    nothing = "Nothing that a reply can be told has all of the words “sister Anu sings choir” any more."
+    nothing = (
+        "Nothing that a reply can be told has all of the words “sister” + “Anu” + “sings” + “choir” any more."
+    )
     assert nothing in plain(page(operator, fact))
     speak(operator.world, "Anu, my sister, sings in the choir on Monday.", talk="c2")
     shown = page(operator, fact)
-    assert "1 message still has the words “sister Anu sings choir”." in plain(shown)
+    assert "1 message still has the words “sister” + “Anu” + “sings” + “choir”." in plain(shown)
     (items,) = re.findall(r'id="still">(.*?)</section>', shown, re.S)
     (monday,) = operator.twin(f"m/{agent.uid}/words?q=Monday")["items"]
     assert re.findall(r"forget\?message=(\d+)", items) == [str(monday["seq"])]
