@@ -242,7 +242,7 @@ class _BlockScreens(Struct, frozen=True):
             if found is None:
                 new_lines = {*correction.new.splitlines()}
                 changed = [line for line in correction.old.splitlines() if line not in new_lines]
-                found = await self.lost_words.count_kept(
+                found = await self.lost_words.count_with_old_words(
                     access.project, access.uid, "\n".join(changed), block_page.block.label
                 )
             texts = access.filter(found)

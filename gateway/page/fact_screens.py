@@ -148,7 +148,7 @@ class _FactScreens(Struct, frozen=True):
         # What an undo took out may be right.
         is_taken_out = remaining is not None and (is_redone or not is_undone)
         if remaining is None:
-            remaining = await self._find_kept(access, page, replaced)
+            remaining = await self._find_with_old_words(access, page, replaced)
         remaining_of_fact: Sequence[int] = ()
         if remaining is not None:
             messages = [each.seq for each in remaining.items if each.kind == "message"]
@@ -192,7 +192,7 @@ class _FactScreens(Struct, frozen=True):
             await self.lost_words.count_remaining(access.project, access.uid, old_texts, page.fact.text)
         )
 
-    async def _find_kept(
+    async def _find_with_old_words(
         self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord]
     ) -> Remaining | None:
         """Returns the other texts with the words of the text that this correction replaced.
@@ -203,7 +203,9 @@ class _FactScreens(Struct, frozen=True):
         if page.fact.until is not None or not old_texts:
             return None
         return access.filter(
-            await self.lost_words.count_kept(access.project, access.uid, old_texts[0], page.fact.seq)
+            await self.lost_words.count_with_old_words(
+                access.project, access.uid, old_texts[0], page.fact.seq
+            )
         )
 
 

@@ -158,16 +158,16 @@ class _ShownPreview(NamedTuple):
         return [fact.seq for fact in facts if fact.is_true and not isinstance(fact.corrected_by, UnsetType)]
 
     @property
-    def kept_beforehand(self) -> list[int]:
+    def ticked_beforehand(self) -> list[int]:
         """The numbers of the facts that rest on more than what goes.
 
         They are corrections, or true facts where a reply goes and its question stays. Of a fact that has the sought
         words the visitor may want to be rid as well.
         """
-        kept = self.corrections
+        seqs = self.corrections
         if not isinstance(self.preview.question, UnsetType):
-            kept = [fact.seq for fact in self.preview.facts or () if fact.is_true]
-        return [seq for seq in kept if seq not in self.wordy_facts]
+            seqs = [fact.seq for fact in self.preview.facts or () if fact.is_true]
+        return [seq for seq in seqs if seq not in self.wordy_facts]
 
 
 class _NextLink(NamedTuple):
@@ -431,7 +431,7 @@ class _ForgetScreens(Struct, frozen=True):
         """Returns the screen of a preview.
 
         error: why the forgetting that it shows was refused.
-        keep: the numbers of the facts that are ticked; None: those of `kept_beforehand`.
+        keep: the numbers of the facts that are ticked; None: those of `ticked_beforehand`.
         """
         access = make_access(request)
         kind, value = request.query.target
@@ -460,7 +460,7 @@ class _ForgetScreens(Struct, frozen=True):
             may_copy=may_copy,
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
-            keep=shown.kept_beforehand if keep is None else keep,
+            keep=shown.ticked_beforehand if keep is None else keep,
             spans=lambda text: find_spans_with_words(text, sought_words) if sought_words else (),
         )
 

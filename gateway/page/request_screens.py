@@ -46,7 +46,7 @@ _SHOWN_REPLY_CHARS = 2_000
 # The most words of a reply that are named because older texts have them.
 _NAMED_WORDS = 3
 # The lines of a block that are quoted because a reply has their words.
-_TOLD_LINES = 2
+_LINES_PER_BLOCK = 2
 # The longest question that is tried again, in characters: the link has it.
 _MAX_TRIED_CHARS = 1_000
 
@@ -145,8 +145,8 @@ class ReplyPart(Struct, frozen=True):
     sources: Sequence[PromptText] = ()
 
 
-class ToldLine(Struct, frozen=True):
-    """A line of a block that a reply was told, and that has words of the reply."""
+class BlockLine(Struct, frozen=True):
+    """A line of a block in the prompt that has words of the reply."""
 
     block: PromptText
     line: str
@@ -240,14 +240,14 @@ class _RequestScreens(Struct, frozen=True):
             "later": self.operations.requests.list_later(id, explained.memory),
             "repeated": repeated,
             "reply_parts": reply_parts,
-            "told_lines": await self._find_told_lines(explained, blocks, reply_parts),
+            "block_lines": await self._find_block_lines(explained, blocks, reply_parts),
             # The question and the request that searched memory for it, to try it again; None: it has none, or is long.
             "trial": _find_trial(turn, searched),
             # The hits that the model was told, also if an earlier request has found them.
-            "told_hits": searched.chosen,
+            "chosen_hits": searched.chosen,
             "speakers": speakers,
             "blocks": blocks,
-            "told_blocks": [each for each in prompt_texts if each.kind == "block" and each.text],
+            "prompt_blocks": [each for each in prompt_texts if each.kind == "block" and each.text],
             "standing": standing,
             "spans": lambda text: find_spans_with_words(text, words),
             "words_before": await self._list_words_before(explained, words),
@@ -276,18 +276,18 @@ class _RequestScreens(Struct, frozen=True):
             spans = [(start, end, [sources[each] for each in indices]) for start, end, indices in shared]
         return _split_reply(reply, spans)
 
-    async def _find_told_lines(
+    async def _find_block_lines(
         self, explained: ExplainedRequest, blocks: BlocksSince, reply_parts: Sequence[ReplyPart]
-    ) -> list[ToldLine]:
+    ) -> list[BlockLine]:
         """Returns the lines of blocks that have words which are marked in a reply, at most two of each block."""
         words_by_block: defaultdict[PromptText, list[str]] = defaultdict(list)
         for part in reply_parts:
             for source in part.sources:
                 if source.kind == "block":
                     words_by_block[source].append(part.text)
-        told_lines: list[ToldLine] = []
+        block_lines: list[BlockLine] = []
         for block, words in words_by_block.items():
-            lines = await find_lines(block.text, " ".join(words), _TOLD_LINES)
+            lines = await find_lines(block.text, " ".join(words), _LINES_PER_BLOCK)
             label = str(block.id)
             version = blocks.changed[label].before if block.is_changed else None
             try:
@@ -296,8 +296,8 @@ class _RequestScreens(Struct, frozen=True):
                 )
             except UnknownId:
                 continue  # it was forgotten meanwhile
-            told_lines += [ToldLine(block, *each) for each in zip(lines, origins, strict=True)]
-        return told_lines
+            block_lines += [BlockLine(block, *each) for each in zip(lines, origins, strict=True)]
+        return block_lines
 
     async def _view_forgotten(self, request: ScreenRequest, error: UnknownId) -> View:
         """Returns the screen of a request of which something was forgotten, with who forgot it.

@@ -117,7 +117,7 @@ class LostWords(Struct, frozen=True):
         with_one_word = await self.word_searches.count(agent, blocks, single_words)
         return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
 
-    async def count_kept(
+    async def count_with_old_words(
         self, project: str | None, uid: str, old: str, corrected: int | str
     ) -> Remaining | None:
         """Returns how many other texts have the telling words of a text that a correction only added words to.
