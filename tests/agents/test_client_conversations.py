@@ -110,6 +110,8 @@ def test_runs_are_distinguished_by_their_conversation(world: LettaWorld) -> None
     assert [each.id for each in runs.list(conversation_id=agent.id).items] == [own.id]
     with pytest.raises(NotFoundError, match="of this agent"):
         runs.list(agent_id=world.agent().id, conversation_id=agent.id)
+    with pytest.raises(NotFoundError, match="of this agent"):
+        world.letta.conversations.messages.list(agent.id, agent_id=world.agent().id)
     assert own.conversation_id == "default"
 
 

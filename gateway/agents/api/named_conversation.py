@@ -36,16 +36,19 @@ async def get_named_conversation(
     owner_uid = agent_uid if id == DEFAULT_CONVERSATION else ids.parse_uid("agent", id)
     if owner_uid is not None:
         agent = (await api.registry.get_entry(project, owner_uid)).agent
-        return NamedConversation(agent, DEFAULT_CONVERSATION, None)
-    if id == DEFAULT_CONVERSATION:
+        named = NamedConversation(agent, DEFAULT_CONVERSATION, None)
+    elif id == DEFAULT_CONVERSATION:
         raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
-    uid = uid_in("conv", id)
-    entry = await api.store.conversations.get(project, uid)
-    if agent_uid not in (None, entry.agent.uid):
+    else:
+        uid = uid_in("conv", id)
+        entry = await api.store.conversations.get(project, uid)
+        is_own = entry.conversation.key == DEFAULT_CONVERSATION
+        named = NamedConversation(
+            entry.agent, DEFAULT_CONVERSATION if is_own else uid, None if is_own else entry
+        )
+    if agent_uid not in (None, named.agent.uid):
         raise UnknownId(f"There is no conversation {id!r} of this agent.")
-    if entry.conversation.key == DEFAULT_CONVERSATION:
-        return NamedConversation(entry.agent, DEFAULT_CONVERSATION, None)
-    return NamedConversation(entry.agent, uid, entry)
+    return named
 
 
 async def find_conversation_row(store: Store, named: NamedConversation) -> int | None:

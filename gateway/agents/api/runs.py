@@ -94,8 +94,6 @@ class RunRoutes:
         if (conversation_id := sent_or_none(query.conversation_id)) is not None:
             agent_uid = None if agent is None else agent.uid
             named = await get_named_conversation(self._api, request.project, conversation_id, agent_uid)
-            if agent_uid not in (None, named.agent.uid):
-                raise UnknownId(f"There is no conversation {conversation_id!r} of this agent.")
             conversation_row = await find_conversation_row(self._api.store, named)
             if conversation_row is None:
                 return []
