@@ -304,9 +304,11 @@ class ConversationViews(Struct, frozen=True):
             for exchange in not_following
         }
         items = tuple(reversed(taken.messages))
-        has_earlier = taken.has_more or len(exchanges) == limit + 2
-        oldest_seq = items[0].seq if taken.has_more else exchanges[-1].seq
-        next_page = str(oldest_seq) if has_earlier else None
+        next_page = None
+        if taken.has_more:
+            next_page = str(items[0].seq)
+        elif len(exchanges) == limit + 2:
+            next_page = str(exchanges[-1].seq)
         return MergedBranches(replace(page, branch=None, items=items, next=next_page), followed)
 
     async def _exchange_of(self, agent_row: int, conversation_row: int, seq: int) -> int | None:

@@ -1421,6 +1421,7 @@ def test_a_conversation_with_branches_opens_with_all_its_messages(operator: Oper
     assert read_chat(earlier) == everything[-9:-4]
     assert "The newest messages" in earlier
     assert "Earlier messages" not in page(operator, f"{path}?limit=3&before=3")
+    assert read_chat(page(operator, f"{path}?before=1")) == []
     # A branch alone, and the way from it to all; the twin's default is a branch.
     branch = page(operator, f"{path}?branch={operator.twin(path)['branch']}")
     assert read_chat(branch) == [*everything[:2], *everything[-2:]]
