@@ -11,7 +11,7 @@ from adapters.types import Json
 from gateway.agents.migrate.agents_server import RequestFailed, Server
 from gateway.agents.migrate.letta_agent import LettaAgent, LettaConversation, list_readers, upgrade_state
 
-# The server whose answers are read, for errors.
+# The name of the server in errors.
 LETTA_FORM = "Letta 0.16"
 _PARTS = ("blocks", "tools", "sources", "managed_group", "identities", "tags", "secrets")
 # The query of a list of agents: all of them, the oldest first, with their parts.
