@@ -71,4 +71,4 @@ class Audit(StoreGroup):
 
     async def delete_older(self, before: float) -> int:
         """Deletes the entries from before a time. Returns how many there were."""
-        return await self._delete_older(SQL["audit_age"], before)
+        return await self._delete_older(SQL["audit_old"], SQL["audit_age"], before)

@@ -22,6 +22,10 @@ ORDER BY u.id DESC LIMIT ?9
 SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
 WHERE u.memory = ?1 AND +u.action {in:3:TEXT:8} ORDER BY u.id DESC LIMIT ?2
 
+-- name: audit_old
+-- Returns whether something is too old.
+SELECT EXISTS (SELECT 1 FROM audit WHERE at < ?)
+
 -- name: audit_age
 -- Deletes a page of what is too old.
 DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ?1 ORDER BY at LIMIT ?2)

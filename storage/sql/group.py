@@ -50,16 +50,18 @@ class StoreGroup:
         write.add_done_callback(lambda _: after())
         return await asyncio.shield(write)
 
-    async def _delete_older(self, statement: Statement, before: float) -> int:
+    async def _delete_older(self, has_older: Statement, delete: Statement, before: float) -> int:
         """Deletes the rows from before a time, a page in each transaction. Returns how many it deleted.
 
-        statement: deletes a page. Parameters: the time, and the size of a page.
+        has_older: returns whether there are any. Parameter: the time.
+        delete: deletes a page. Parameters: the time, and the size of a page.
         """
         deleted = 0
-        while count := await self._database.bulk(
-            lambda connection: connection.run(statement, (before, _ROWS_PER_DELETE))
-        ):
-            deleted += count
+        database = self._database
+        while await database.read(lambda connection: connection.value(has_older, (before,))):
+            deleted += await database.bulk(
+                lambda connection: connection.run(delete, (before, _ROWS_PER_DELETE))
+            )
         return deleted
 
 

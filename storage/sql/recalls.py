@@ -123,7 +123,7 @@ class Recalls(StoreGroup):
 
     async def delete_older(self, before: float) -> int:
         """Deletes the recalls that are older. Returns how many there were."""
-        return await self._delete_older(SQL["recalls_age"], before)
+        return await self._delete_older(SQL["recalls_old"], SQL["recalls_age"], before)
 
 
 def _make_recall(row: Row) -> StoredRecall:

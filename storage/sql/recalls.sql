@@ -40,6 +40,10 @@ WHERE e.id = ?2 AND +e.agent = ?1 AND r.at >= ?3 ORDER BY r.exchange LIMIT 1
 SELECT r.request, {shown} FROM recalls r JOIN exchanges p ON p.id = r.exchange AND p.agent = r.agent
 WHERE +r.agent = ?1 AND r.at >= ?2 AND length(p.input) <= ?3 AND r.request {in:4:BYTEA:64}
 
+-- name: recalls_old
+-- Returns whether any recall is too old.
+SELECT EXISTS (SELECT 1 FROM recalls WHERE at < ?)
+
 -- name: recalls_age
 -- Deletes a page of the recalls that are too old.
 DELETE FROM recalls WHERE (agent, exchange) IN (SELECT agent, exchange FROM recalls WHERE at < ?1 ORDER BY at LIMIT ?2)
