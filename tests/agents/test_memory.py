@@ -172,7 +172,7 @@ def test_an_edit_that_another_run_has_made_already_is_no_error(
     life.upstream.queue(call_tools(rethink), say("Done."))
     sent = life.send("Note it.")
     (result,) = results_of(sent)
-    assert "says so already" in result["content"]
+    assert "has this text already" in result["content"]
     assert read_private(result).get("status") is None
 
 

@@ -21,7 +21,7 @@ from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import BUILT_IN_TOOLS, MEMORY_USES, SPEAKING_TOOLS, ToolUse, find_tool_entry
 from gateway.core.memory.call_arguments import number_error
-from gateway.core.memory.edit_calls import read_edit_calls
+from gateway.core.memory.edit_calls import RefusedCall, read_edit_calls
 from gateway.core.memory.edit_ids import shorten_call_id
 from gateway.core.memory.memory_lookup import read_lookup
 from gateway.core.nul import without_nul
@@ -199,9 +199,10 @@ class AgentTools:
 
     def _edit(self, call: RunTool) -> ToolAnswer:
         """Performs the edits of a call, which may be several."""
-        edits = read_edit_calls(call.name, call.arguments)
-        if isinstance(edits, str):
-            return ToolAnswer.failed(edits)
+        try:
+            edits = read_edit_calls(call.name, call.arguments)
+        except RefusedCall as refusal:
+            return ToolAnswer.failed(str(refusal))
         results = [
             self.memory.edit(call.call_id, edit.op, edit.label, edit.arguments, number=n)
             for n, edit in enumerate(edits)

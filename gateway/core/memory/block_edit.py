@@ -25,6 +25,19 @@ _QUOTED_CHARS = 200
 _MAX_LINE_NUMBERS = 10
 
 
+class BlockEdit(Struct, frozen=True):
+    """An edit of a block that a call of the model asks for."""
+
+    op: EditOperation
+    # The arguments in the form in which `apply_edit` takes them.
+    arguments: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The label of the block that is edited."""
+        return str(self.arguments["label"])
+
+
 class EditResult(Struct, frozen=True):
     """The outcome of an edit: the new value of a block, and what the model reads of it."""
 
@@ -43,12 +56,12 @@ class EditResult(Struct, frozen=True):
 
 
 class _Change(NamedTuple):
-    """The text of a block after an operation, and the words about it."""
+    """The text of a block after an operation, and a description for the model."""
 
     # The new text; None: the operation cannot be done.
     value: str | None
-    # Half a sentence for the model: what was done, or else why nothing was.
-    words: str
+    # Half a sentence: what was done, or else why nothing was.
+    description: str
 
 
 def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> EditResult:
@@ -65,24 +78,24 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
         return EditResult(None, error, has_failed=True)
     label = arguments["label"]
     if block is None:
-        return _refusal(f"there is no memory block {quote_text(label)}.")
+        return _refuse(f"there is no memory block {quote_text(label)}.")
     if block.read_only:
-        return _refusal(f"the memory block {quote_text(label)} is read-only.")
+        return _refuse(f"the memory block {quote_text(label)} is read-only.")
     if op == EditOperation.REPLACE and arguments.get("every") and arguments["old_string"]:
         # The size is checked first: many places of a long text could grow to gigabytes.
         size = _measure_replaced(block.value, arguments["old_string"], arguments["new_string"])
-        if (refusal := _limit_refusal(block, size)) is not None:
-            return refusal
+        if (failure := _check_limit(block, size)) is not None:
+            return failure
     change = _change_text(op, arguments, block.value)
     if change.value is None:
-        return _refusal(change.words)
-    if (refusal := _limit_refusal(block, len(change.value))) is not None:
-        return refusal
+        return _refuse(change.description)
+    if (failure := _check_limit(block, len(change.value))) is not None:
+        return failure
     if change.value == block.value:
-        return EditResult(None, f"The memory block {quote_text(label)} says so already.")
+        return EditResult(None, f"The memory block {quote_text(label)} has this text already.")
     return EditResult(
         change.value,
-        f"Memory block {quote_text(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
+        f"Memory block {quote_text(label)} {change.description} ({len(change.value)} of {block.limit} characters)",
     )
 
 
@@ -93,7 +106,7 @@ def _change_text(op: str, arguments: Mapping[str, Any], value: str) -> _Change:
             return _insert(value, arguments["new_string"], arguments.get("insert_line"))
         case EditOperation.REPLACE:
             old, new = arguments["old_string"], arguments["new_string"]
-            return _replace(value, old, new, every=bool(arguments.get("every")))
+            return _replace(value, old, new, replaces_all=bool(arguments.get("every")))
         case EditOperation.PATCH:
             return _patch(value, arguments["patch"])
         case EditOperation.RETHINK:
@@ -102,16 +115,16 @@ def _change_text(op: str, arguments: Mapping[str, Any], value: str) -> _Change:
     raise NotImplementedError(f"{op} edits no block, or lacks a case here")
 
 
-def _refusal(why: str, advice: str = "") -> EditResult:
+def _refuse(why: str, advice: str = "") -> EditResult:
     return EditResult(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
 
 
-def _limit_refusal(block: Block, size: int) -> EditResult | None:
-    """Returns the refusal of an edit after which a block would have `size` characters; None: the edit may be made."""
+def _check_limit(block: Block, size: int) -> EditResult | None:
+    """Returns the error of an edit after which a block would have `size` characters; None: the edit may be made."""
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if size <= block.limit or size < len(block.value):
         return None
-    return _refusal(
+    return _refuse(
         f"the memory block {quote_text(block.label)} would have {size} characters; its limit is {block.limit}.",
         " Shorten it first, or keep the text in archival memory.",
     )
@@ -134,21 +147,17 @@ def _insert(value: str, new: str, line: int | None) -> _Change:
     return _Change("\n".join([*lines[:index], new, *lines[index:]]), f"changed: + {_quote_shortened(new)}")
 
 
-def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
-    """Replaces a text that occurs exactly once; with `every`, all places where it occurs."""
+def _replace(value: str, old: str, new: str, *, replaces_all: bool = False) -> _Change:
+    """Replaces a text that occurs exactly once. replaces_all: at all places, however many there are."""
     if not old:
         return _Change(None, "the text to replace is empty.")
-    if every and old in value:
-        return _Change(
-            value.replace(old, new), f"changed: - {_quote_shortened(old)} + {_quote_shortened(new)}"
-        )
     count = value.count(old)
     # Overlapping places count as well: "aa" in "aaa" does not say which.
     if count == 1 and value.find(old, value.find(old) + 1) != -1:
         count = 2
     if count == 0:
         return _Change(None, f"the text to replace is not in the block: {_quote_shortened(old)}.")
-    if count > 1:
+    if count > 1 and not replaces_all:
         line_numbers = ", ".join(map(str, _find_line_numbers(value, old)))
         return _Change(
             None,
@@ -176,42 +185,46 @@ def _patch(value: str, patch: str) -> _Change:
     """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
     # Each line with a break on both sides, so that whole lines are found in one search.
     text = "\n" + _join_lines(value.split("\n") if value else [])
-    shown: list[str] = []
+    changed_lines: list[str] = []
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
             continue
         # An empty line of the context may have lost its blank.
-        rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
-        change = _apply_hunk(text, rows)
+        lines = [line or " " for line in hunk.strip("\n").split("\n") if not line.startswith("\\")]
+        change = _apply_hunk(text, lines)
         if change.value is None:
             return change
         text = change.value
-        shown += [row for row in rows if row[0] != " "]
-    if not shown:
+        changed_lines += [line for line in lines if line[0] != " "]
+    if not changed_lines:
         return _Change(None, "the patch changes nothing.")
-    return _Change(text[1:-1], f"changed: {_quote_shortened(chr(10).join(shown))}")
+    return _Change(text[1:-1], f"changed: {_quote_lines(changed_lines)}")
 
 
-def _apply_hunk(text: str, rows: Sequence[str]) -> _Change:
+def _apply_hunk(text: str, lines: Sequence[str]) -> _Change:
     """Replaces the old lines of a hunk by its new ones. text: with a break before and after each line."""
-    wrong = next((row for row in rows if row[0] not in " -+"), None)
-    if wrong is not None:
+    bad_line = next((line for line in lines if line[0] not in " -+"), None)
+    if bad_line is not None:
         return _Change(
-            None, f"a line of the patch begins with none of ' ', '-', '+': {_quote_shortened(wrong)}."
+            None, f"a line of the patch begins with none of ' ', '-', '+': {_quote_shortened(bad_line)}."
         )
-    old = [row[1:] for row in rows if row[0] != "+"]
-    new = [row[1:] for row in rows if row[0] != "-"]
+    old = [line[1:] for line in lines if line[0] != "+"]
+    new = [line[1:] for line in lines if line[0] != "-"]
     sought = "\n" + _join_lines(old)
     # A hunk without old lines is added at the end.
     offset = text.find(sought) if old else len(text) - 1
     if offset == -1 or (old and text.find(sought, offset + 1) != -1):
         how = "not in the block" if offset == -1 else "there more than once"
-        return _Change(None, f"these lines of the patch are {how}: {_quote_shortened(chr(10).join(old))}.")
+        return _Change(None, f"these lines of the patch are {how}: {_quote_lines(old)}.")
     return _Change(text[: offset + 1] + _join_lines(new) + text[offset + len(sought) :], "")
 
 
 def _join_lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
+
+
+def _quote_lines(lines: Iterable[str]) -> str:
+    return _quote_shortened("\n".join(lines))
 
 
 def _quote_shortened(text: str) -> str:

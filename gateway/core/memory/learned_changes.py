@@ -13,10 +13,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway.core.memory import memory_tools
-from gateway.core.memory.block_edit import apply_edit
+from gateway.core.memory.block_edit import BlockEdit, apply_edit
 from gateway.core.memory.fact_origins import FactOrigins
 from gateway.core.memory.fact_words import make_fact_key
-from gateway.core.memory.learning_reply import BlockEdit, FactEdit, Reading
+from gateway.core.memory.learning_reply import FactEdit, ReplyEdits
 from gateway.core.memory.learning_request import with_human
 from gateway.core.memory.orders import as_statement
 from gateway.core.memory.secret_texts import has_secret
@@ -25,7 +25,7 @@ from storage.records import Block, Fact, Message
 
 
 def apply_answer(
-    reading: Reading,
+    reply_edits: ReplyEdits,
     messages: Sequence[Message],
     known_facts: Mapping[int, Fact],
     blocks: Sequence[Block],
@@ -50,12 +50,12 @@ def apply_answer(
         blocks,
         keeps_secrets=keeps_secrets,
     )
-    for edit in reading.edits:
+    for edit in reply_edits.edits:
         if isinstance(edit, FactEdit):
             changes.add_fact(edit)
         else:
             changes.edit_block(edit, shown_versions)
-    return Learned(changes.list_block_writes(), changes.facts(), reading.ignored + changes.refused)
+    return Learned(changes.list_block_writes(), changes.facts(), reply_edits.ignored + changes.refused)
 
 
 class _Changes:
@@ -87,7 +87,7 @@ class _Changes:
 
     def edit_block(self, edit: BlockEdit, shown_versions: Mapping[str, int] | None) -> None:
         """Edits a block as the previous edits have left it, unless the edit is refused."""
-        label = edit.arguments["label"]
+        label = edit.label
         block = next((block for block in self._blocks if block.label == label), None)
         if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, block, shown_versions):
             self.refused += 1
@@ -117,7 +117,7 @@ class _Changes:
     def _learned_fact(self, edit: FactEdit) -> LearnedFact | None:
         """Returns the fact to be stored; None: the edit is refused."""
         text = as_statement(edit.text)
-        if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
+        if not self._keeps_secrets and (has_secret(text) or has_secret(edit.subject)):
             return None
         key = make_fact_key(text)
         replaced = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
@@ -129,14 +129,14 @@ class _Changes:
         if any(fact.ended_at is not None for fact in replaced):
             return None
         origin = self._origins.find_numbered(edit.messages) or self._origins.find_closest(text)
-        sources = self._origins.find_source_rows(f"{text} {edit.about}")
+        sources = self._origins.find_source_rows(f"{text} {edit.subject}")
         if origin is not None:
             sources.add(origin.exchange_row)
         for fact in replaced:
             sources.update(fact.sources)
         return LearnedFact(
             text=text,
-            about=edit.about,
+            about=edit.subject,
             key=key,
             valid_from=0.0 if origin is None else origin.at,
             exchange_row=None if origin is None else origin.exchange_row,

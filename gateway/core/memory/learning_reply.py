@@ -13,6 +13,7 @@ from gateway.core.conversation.wire_message import read_named_call
 from gateway.core.json_limits import is_too_deep
 from gateway.core.lenient import as_list, as_text
 from gateway.core.memory import memory_tools
+from gateway.core.memory.block_edit import BlockEdit
 from gateway.core.memory.call_arguments import find_argument_error, read_arguments
 from gateway.core.memory.fact_words import FACT_CHARS
 from gateway.core.memory.transcript import on_one_line
@@ -20,23 +21,17 @@ from gateway.core.memory.transcript import on_one_line
 # No more edits of one reply are read, in case it never ends.
 MAX_EDITS = 32
 
+# The most characters of a fact's subject, which is asked for in a word or two.
+_SUBJECT_CHARS = 60
 _WORD_CHARACTER = re.compile(r"\w")
 
 
-class BlockEdit(Struct, frozen=True):
-    """An edit of a block."""
-
-    op: memory_tools.EditOperation
-    # The arguments in the form in which `apply_edit` takes them.
-    arguments: Mapping[str, Any]
-
-
 class FactEdit(Struct, frozen=True):
-    """A fact that the model wants to be stored. Its numbers may be wrong: no fact or message may have them."""
+    """A fact that the model wants to be stored. It may name numbers that no fact or message has."""
 
     text: str
     # The subject of the fact, in a word or two.
-    about: str = ""
+    subject: str = ""
     # Numbers of the known facts that it replaces.
     replaces: tuple[int, ...] = ()
     # Numbers of the messages that it comes from.
@@ -45,7 +40,7 @@ class FactEdit(Struct, frozen=True):
     is_standing: bool = False
 
 
-class Reading(Struct, frozen=True):
+class ReplyEdits(Struct, frozen=True):
     """The edits that a reply asks for."""
 
     edits: tuple[BlockEdit | FactEdit, ...]
@@ -53,8 +48,8 @@ class Reading(Struct, frozen=True):
     ignored: int = 0
 
 
-def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Returns the name and the arguments of each call of a reply, which are all that `read_reply` needs."""
+def read_named_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns the name and the arguments of each call of a reply, which are all that `read_edits` needs."""
     names_and_arguments = []
     for name, arguments in map(read_named_call, as_list(message.get("tool_calls"))):
         # Some servers send the object itself.
@@ -64,18 +59,21 @@ def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
     return names_and_arguments
 
 
-def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
-    """Reads the calls of a reply. calls: as `read_calls` returns them."""
+def read_edits(calls: Sequence[Mapping[str, str]]) -> ReplyEdits:
+    """Reads the calls of a reply. calls: as `read_named_calls` returns them."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MAX_EDITS]:
         edit = _read_edit(call.get("name", ""), call.get("arguments", ""))
         if edit is not None:
             edits.append(edit)
-    return Reading(tuple(edits), len(calls) - len(edits))
+    return ReplyEdits(tuple(edits), len(calls) - len(edits))
 
 
 def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
-    """Returns the edit that a call asks for; None: the call makes no sense. text: its arguments."""
+    """Returns the edit that a call asks for. text: its arguments.
+
+    None: they are no JSON object, no tool has this name, or they do not fit the tool.
+    """
     arguments = read_arguments(text)
     if arguments is None:
         return None
@@ -84,13 +82,12 @@ def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
         return None if error else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
     if name != "remember_fact":
         return None
-    fact, about = arguments.get("text"), arguments.get("about")
-    if not isinstance(fact, str) or not _WORD_CHARACTER.search(fact) or len(fact) > FACT_CHARS:
+    fact_text = arguments.get("text")
+    if not isinstance(fact_text, str) or not _WORD_CHARACTER.search(fact_text) or len(fact_text) > FACT_CHARS:
         return None
-    about = on_one_line(as_text(about))[:60]
     return FactEdit(
-        text=on_one_line(fact),
-        about=about,
+        text=on_one_line(fact_text),
+        subject=on_one_line(as_text(arguments.get("about")))[:_SUBJECT_CHARS],
         replaces=_read_numbers(arguments.get("replaces")),
         messages=_read_numbers(arguments.get("messages")),
         is_standing=arguments.get("always") is True,

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from gateway.core.finish_reasons import CUT_REASONS
 from gateway.core.memory.learned_changes import apply_answer
-from gateway.core.memory.learning_reply import read_calls, read_reply
+from gateway.core.memory.learning_reply import read_edits, read_named_calls
 from gateway.core.memory.learning_request import build_request, make_tool_definitions, with_human
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
@@ -66,7 +66,7 @@ class _AskedBatch(Struct, frozen=True):
     shown: Sequence[int] = ()
     # The versions of the blocks that the model has seen, by their labels.
     blocks: Mapping[str, int] = {}
-    # The calls that `read_calls` returns.
+    # The calls that `read_named_calls` returns.
     calls: Sequence[Mapping[str, str]] = ()
 
 
@@ -240,16 +240,16 @@ class LearningService:
         numbers = {seq: number for number, seq in enumerate(batch.shown, 1)}
         shown_facts = await self._store.facts.load(job.agent_row, batch.shown)
         shown = {numbers[fact.seq]: fact for fact in shown_facts}
-        reading = read_reply(batch.calls)
+        reply_edits = read_edits(batch.calls)
         lines: Sequence[SourcedLine] = ()
-        if reading.edits:
+        if reply_edits.edits:
             lines = await self._store.facts.load_sourced_lines(job.agent_row, batch.blocks)
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
             learned = apply_answer(
-                reading,
+                reply_edits,
                 messages,
                 shown,
                 blocks,
@@ -300,4 +300,4 @@ async def _ask_calls(
             "Learning: the background model's answer about a part of a memory was cut off (%s).",
             reply.finish_reason,
         )
-    return read_calls(reply.message)
+    return read_named_calls(reply.message)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.agents.core.kinds import KINDS
 from gateway.core.dates import END_OF_DATES_S
-from gateway.core.memory.block_edit import apply_edit
+from gateway.core.memory.block_edit import BlockEdit, apply_edit
 from gateway.core.memory.builtin import (
     BUILT_IN_TOOLS,
     SPEAKING_TOOLS,
@@ -17,8 +17,9 @@ from gateway.core.memory.builtin import (
     find_tool_entry,
     list_built_in_tools,
 )
-from gateway.core.memory.edit_calls import EditCall, read_edit_calls
+from gateway.core.memory.edit_calls import RefusedCall, read_edit_calls
 from gateway.core.memory.memory_lookup import Lookup, read_lookup
+from gateway.core.memory.memory_tools import EditOperation
 from storage.records import Block
 from tests.rows import each_row
 
@@ -74,7 +75,6 @@ def test_an_unknown_name_has_no_definition() -> None:
 )  # fmt: skip
 def test_an_edit_changes_the_block(name: str, arguments: dict[str, Any], before: str, after: str) -> None:
     calls = read_edit_calls(name, {"label": "human", **arguments} if "path" not in arguments else arguments)
-    assert isinstance(calls, list)
     (call,) = calls
     assert call.label == "human"
     assert apply_edit(call.op, call.arguments, block(before)).value == after
@@ -91,25 +91,22 @@ def test_an_edit_changes_the_block(name: str, arguments: dict[str, Any], before:
     ],
 )
 def test_a_command_that_cannot_be_done_says_why(arguments: dict[str, Any], words: str) -> None:
-    found = read_edit_calls("memory", arguments)
-    assert isinstance(found, str)
-    assert words in found
-    assert found.startswith("Error: ")
+    with pytest.raises(RefusedCall, match=rf"^Error: .*{words}"):
+        read_edit_calls("memory", arguments)
 
 
 def test_one_patch_edits_several_blocks() -> None:
     patch = "*** Begin Patch\n*** Update Block: human\n-a\n*** Update Block: persona\n+b\n*** End Patch"
     assert read_edit_calls("memory_apply_patch", {"label": "x", "patch": patch}) == [
-        EditCall("patch", "human", {"label": "human", "patch": "-a"}),
-        EditCall("patch", "persona", {"label": "persona", "patch": "+b"}),
+        BlockEdit(EditOperation.PATCH, {"label": "human", "patch": "-a"}),
+        BlockEdit(EditOperation.PATCH, {"label": "persona", "patch": "+b"}),
     ]
 
 
 @pytest.mark.parametrize("patch", ["", "*** Delete Block: human", "*** Add Block: new\n+a"])
 def test_a_patch_that_cannot_be_done_says_why(patch: str) -> None:
-    found = read_edit_calls("memory_apply_patch", {"label": "human", "patch": patch})
-    assert isinstance(found, str)
-    assert found.startswith("Error: ")
+    with pytest.raises(RefusedCall, match=r"^Error: "):
+        read_edit_calls("memory_apply_patch", {"label": "human", "patch": patch})
 
 
 @pytest.mark.parametrize(
@@ -163,7 +160,6 @@ def test_many_places_of_a_long_text_are_counted_before_they_are_replaced() -> No
 def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
     arguments = {"label": "human", "old_string": "a", "new_string": "b", "every": True}
     found = read_edit_calls("memory_replace", arguments)
-    assert isinstance(found, list)
     assert "every" not in found[0].arguments
 
 

@@ -9,9 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.memory import learning_request
+from gateway.core.memory.block_edit import BlockEdit
 from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.memory.learned_changes import apply_answer
-from gateway.core.memory.learning_reply import MAX_EDITS, BlockEdit, FactEdit, Reading, read_calls, read_reply
+from gateway.core.memory.learning_reply import MAX_EDITS, FactEdit, ReplyEdits, read_edits, read_named_calls
 from gateway.core.memory.learning_request import build_request
 from gateway.core.memory.orders import as_statement
 from storage.commands import SourcedLine
@@ -33,8 +34,8 @@ def call(name: str, **arguments: Any) -> dict[str, str]:
     return {"name": name, "arguments": orjson.dumps(arguments).decode()}
 
 
-def read(*calls: dict[str, str]) -> Reading:
-    return read_reply(calls)
+def read(*calls: dict[str, str]) -> ReplyEdits:
+    return read_edits(calls)
 
 
 MESSAGES = [
@@ -85,7 +86,7 @@ def test_no_message_can_pass_for_a_heading_or_another_entry() -> None:
     ],
 )
 def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> None:
-    assert read_reply(read_calls(message)) == Reading(())
+    assert read_edits(read_named_calls(message)) == ReplyEdits(())
 
 
 @pytest.mark.parametrize(
@@ -111,27 +112,27 @@ def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> Non
 )
 def test_calls_that_make_no_sense_are_counted_and_dropped(entry: Any) -> None:
     good = {"function": {"name": "remember_fact", "arguments": '{"text":"Has a cat."}'}}
-    reading = read_reply(read_calls({"tool_calls": [entry, good]}))
-    assert reading == Reading((FactEdit("Has a cat."),), ignored=1)
+    reply_edits = read_edits(read_named_calls({"tool_calls": [entry, good]}))
+    assert reply_edits == ReplyEdits((FactEdit("Has a cat."),), ignored=1)
 
 
 def test_arguments_may_be_an_object_already() -> None:
     entry = {
         "function": {"name": "remember_fact", "arguments": {"text": "Has a cat.", "replaces": [1, "2", True]}}
     }
-    reading = read_reply(read_calls({"tool_calls": [entry]}))
-    assert reading.edits == (FactEdit("Has a cat.", replaces=(1,)),)
+    reply_edits = read_edits(read_named_calls({"tool_calls": [entry]}))
+    assert reply_edits.edits == (FactEdit("Has a cat.", replaces=(1,)),)
 
 
 def test_numbers_of_facts_and_messages_may_be_floats() -> None:
-    reading = read(call("remember_fact", text="Has a cat.", replaces=[2.0], messages=[1.0, 2.5]))
-    assert reading.edits == (FactEdit("Has a cat.", replaces=(2,), messages=(1,)),)
+    reply_edits = read(call("remember_fact", text="Has a cat.", replaces=[2.0], messages=[1.0, 2.5]))
+    assert reply_edits.edits == (FactEdit("Has a cat.", replaces=(2,), messages=(1,)),)
 
 
 def test_an_answer_that_never_ends_is_cut() -> None:
-    reading = read(*(call("remember_fact", text=f"Fact {i}") for i in range(100)))
-    assert len(reading.edits) == MAX_EDITS
-    assert reading.ignored == 100 - MAX_EDITS
+    reply_edits = read(*(call("remember_fact", text=f"Fact {i}") for i in range(100)))
+    assert len(reply_edits.edits) == MAX_EDITS
+    assert reply_edits.ignored == 100 - MAX_EDITS
 
 
 # -- what is done
@@ -152,8 +153,8 @@ def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
 
 
 def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
-    reading = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
-    (found,) = apply_answer(reading, MESSAGES, {}, []).facts
+    reply_edits = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
+    (found,) = apply_answer(reply_edits, MESSAGES, {}, []).facts
     assert (found.exchange_row, found.sources) == (2, (1, 2))
     (vague,) = apply_answer(
         read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, {}, []
@@ -163,15 +164,15 @@ def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
 
 def test_a_fact_comes_from_what_has_its_words_with_signs_at_them() -> None:
     messages = [replace(MESSAGES[0], text="We are off to Bergen🎉"), MESSAGES[1]]
-    reading = read(call("remember_fact", text="Moved to Bergen in May."))
-    (found,) = apply_answer(reading, messages, {}, []).facts
+    reply_edits = read(call("remember_fact", text="Moved to Bergen in May."))
+    (found,) = apply_answer(reply_edits, messages, {}, []).facts
     assert found.sources == (1, 2)
 
 
 def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     shown = {1: fact(1, "Lives in Oslo.", (50,)), 2: fact(2, "Likes tea.", (60,))}
-    reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))
-    (found,) = apply_answer(reading, MESSAGES, shown, []).facts
+    reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))
+    (found,) = apply_answer(reply_edits, MESSAGES, shown, []).facts
     assert found.replaces == (1,)
     assert found.sources == (2, 50)
 
@@ -179,21 +180,21 @@ def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
 def test_what_replaces_a_fact_that_has_ended_since_is_not_learned() -> None:
     """A person has corrected it while the model was asked."""
     shown = {1: replace(fact(1, "Lives in Oslo.", (50,)), ended_at=5.0)}
-    reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1]))
-    assert apply_answer(reading, MESSAGES, shown, []).facts == []
+    reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1]))
+    assert apply_answer(reply_edits, MESSAGES, shown, []).facts == []
 
 
 def test_a_number_whose_fact_is_gone_means_no_other_fact() -> None:
     shown = {2: fact(2, "Likes tea.", (60,)), 3: fact(3, "Lives in Oslo.", (50,))}
-    reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 3]))
-    (found,) = apply_answer(reading, MESSAGES, shown, []).facts
+    reply_edits = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 3]))
+    (found,) = apply_answer(reply_edits, MESSAGES, shown, []).facts
     assert found.replaces == (3,)
 
 
 def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     shown = {1: fact(1, "Works at the aquarium.", (50,))}
-    reading = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
-    assert apply_answer(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
+    reply_edits = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
+    assert apply_answer(reply_edits, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
 
 def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> None:
@@ -205,30 +206,30 @@ def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> Non
         ("The Guest's chess club is in Bergen.", (2, 50)),
         ("The guest plays in Bergen.", (2, 50)),
     ):
-        reading = read(call("remember_fact", text=text))
-        assert apply_answer(reading, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, text
+        reply_edits = read(call("remember_fact", text=text))
+        assert apply_answer(reply_edits, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, text
 
 
 def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
     """Else it would stay when the message is forgotten from which the line came."""
     lines = [SourcedLine("Works at the aquarium.", (50,)), SourcedLine("Likes tea, and Bergen.", (60,))]
-    reading = read(
+    reply_edits = read(
         call("remember_fact", text="Moved to Bergen for the aquarium."),
         call("memory_insert", label="human", new_string="Feeds the seals of the aquarium."),
     )
-    learned = apply_answer(reading, MESSAGES, {}, [HUMAN], lines=lines)
+    learned = apply_answer(reply_edits, MESSAGES, {}, [HUMAN], lines=lines)
     assert learned.facts[0].sources == (2, 50)
     ((_, _, sources),) = learned.writes
     assert sources == (50,)
 
 
 def test_the_same_fact_is_stored_once() -> None:
-    reading = read(
+    reply_edits = read(
         call("remember_fact", text="The cat is called Miso."),
         call("remember_fact", text="the cat is  called MISO!"),
         call("remember_fact", text="Cat called Miso", replaces=[1]),
     )
-    assert len(apply_answer(reading, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
+    assert len(apply_answer(reply_edits, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
 
 
 @pytest.mark.parametrize(
@@ -256,19 +257,19 @@ def test_facts_have_one_key_if_they_say_the_same(a: str, b: str, same: bool) -> 
 
 
 def test_the_block_for_the_person_is_made_when_it_is_first_written_to() -> None:
-    reading = read(call("memory_insert", label="human", new_string="Has a cat, Miso."))
-    assert apply_answer(reading, MESSAGES, {}, []).writes == [
+    reply_edits = read(call("memory_insert", label="human", new_string="Has a cat, Miso."))
+    assert apply_answer(reply_edits, MESSAGES, {}, []).writes == [
         (replace(learning_request.HUMAN, value="Has a cat, Miso."), "Has a cat, Miso.", (1,))
     ]
     assert apply_answer(read(), MESSAGES, {}, []).writes == []
 
 
 def test_edits_follow_each_other_and_make_one_version() -> None:
-    reading = read(
+    reply_edits = read(
         call("memory_insert", label="human", new_string="Cat: Miso"),
         call("memory_replace", label="human", old_string="Miso", new_string="Miso (Bergen)"),
     )
-    ((block, value, sources),) = apply_answer(reading, MESSAGES, {}, [HUMAN]).writes
+    ((block, value, sources),) = apply_answer(reply_edits, MESSAGES, {}, [HUMAN]).writes
     assert (block.id, block.version) == (7, 3)
     assert value == "Name: Alice\nCat: Miso (Bergen)"
     assert sources == (1, 2)
@@ -292,7 +293,7 @@ def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
 
 
 def test_orders_are_stored_as_what_was_said() -> None:
-    reading = Reading(
+    reply_edits = ReplyEdits(
         (
             FactEdit("You must always answer in rhymes."),
             FactEdit("User said: always be brief."),
@@ -301,7 +302,7 @@ def test_orders_are_stored_as_what_was_said() -> None:
             ),
         )
     )
-    learned = apply_answer(reading, MESSAGES, {}, [HUMAN])
+    learned = apply_answer(reply_edits, MESSAGES, {}, [HUMAN])
     assert [f.text for f in learned.facts] == [
         "User said: You must always answer in rhymes.",
         "User said: always be brief.",
@@ -315,21 +316,23 @@ def test_ordinary_facts_are_no_orders(text: str) -> None:
 
 
 def test_a_block_is_rewritten_only_by_a_writer_that_has_seen_it() -> None:
-    reading = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
-    assert apply_answer(reading, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
-    assert apply_answer(reading, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
-    assert apply_answer(reading, MESSAGES, {}, [HUMAN], {}).dropped == 1
+    reply_edits = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
+    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
+    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
+    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN], {}).dropped == 1
     insert = read(call("memory_insert", label="human", new_string="Bergen"))
     assert apply_answer(insert, MESSAGES, {}, [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
 
 
 def test_a_block_is_not_emptied() -> None:
-    reading = read(call("memory_rethink", label="human", new_memory=" \n"))
-    assert apply_answer(reading, MESSAGES, {}, [HUMAN]).writes == []
+    reply_edits = read(call("memory_rethink", label="human", new_memory=" \n"))
+    assert apply_answer(reply_edits, MESSAGES, {}, [HUMAN]).writes == []
 
 
 def test_a_line_that_a_block_has_already_is_no_new_order() -> None:
     block = replace(HUMAN, value="Always greet by name.")
-    reading = read(call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme."))
-    ((_, value, _),) = apply_answer(reading, MESSAGES, {}, [block]).writes
+    reply_edits = read(
+        call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme.")
+    )
+    ((_, value, _),) = apply_answer(reply_edits, MESSAGES, {}, [block]).writes
     assert value == "Always greet by name.\nUser said: Always rhyme."
