@@ -33,32 +33,32 @@ _VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def make_system_blocks(message: Json, where: str) -> list[Json]:
-    """Returns the blocks of a system or developer message. where: its path in the request, for errors."""
-    return _mark_last_block(_translate_content(message.get("content"), where), message)
+def make_system_blocks(message: Json, path: str) -> list[Json]:
+    """Returns the blocks of a system or developer message. path: its path in the request, for errors."""
+    return _mark_last_block(_translate_content(message.get("content"), path), message)
 
 
-def make_user_blocks(message: Json, where: str) -> list[Json]:
+def make_user_blocks(message: Json, path: str) -> list[Json]:
     """Returns the blocks of a user's message; its `name` becomes a block before the others."""
-    blocks = _translate_content(message.get("content"), where)
+    blocks = _translate_content(message.get("content"), path)
     name = message.get("name")
     if blocks and isinstance(name, str) and name.strip():
         blocks.insert(0, {"type": "text", "text": f"[{name}]"})
     return _mark_last_block(blocks, message)
 
 
-def make_tool_result(message: Json, where: str) -> Json:
+def make_tool_result(message: Json, path: str) -> Json:
     """Returns the block for a tool message. Raises: Untranslatable: the message names no call."""
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
-        param = f"{where}.tool_call_id"
+        param = f"{path}.tool_call_id"
         raise Untranslatable(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     block: Json = {"type": "tool_result", "tool_use_id": make_tool_use_id(call_id)}
     content = message.get("content")
     if isinstance(content, str):
         if content.strip():
             block["content"] = content
-    elif blocks := _translate_content(content, where):
+    elif blocks := _translate_content(content, path):
         block["content"] = blocks
     block |= _pick_fields(message, _RESULT_FIELDS)
     if block.get("is_error"):
@@ -66,29 +66,29 @@ def make_tool_result(message: Json, where: str) -> Json:
     return block
 
 
-def make_assistant_blocks(message: Json, where: str) -> list[Json]:
+def make_assistant_blocks(message: Json, path: str) -> list[Json]:
     """Returns the blocks of an assistant message: its text, its calls, and the blocks that only Anthropic can read.
 
     Thinking is left out where the API refuses it: without a signature, and where nothing follows it.
 
-    where: the path of the message in the request.
+    path: the path of the message in the request.
 
     Raises: Untranslatable.
     """
     if message.get("function_call") is not None:
         raise Untranslatable(
-            "`function_call` is not supported here: use `tool_calls`.", f"{where}.function_call"
+            "`function_call` is not supported here: use `tool_calls`.", f"{path}.function_call"
         )
     if message.get("audio") is not None:
-        raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
+        raise Untranslatable("Audio is not supported by this model's provider.", f"{path}.audio")
     calls = message.get("tool_calls")
     indexed_calls = enumerate(calls if isinstance(calls, list) else ())
-    tool_uses = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in indexed_calls]
+    tool_uses = [_translate_call(call, f"{path}.tool_calls[{index}]") for index, call in indexed_calls]
     native = message.get(NATIVE_REPLY)
     if isinstance(native, dict) and isinstance(native.get("content"), list):
         blocks = _mark_last_block(_fill_in_calls(native["content"], tool_uses), message)
     else:
-        texts = _translate_content(message.get("content"), where) or _translate_refusal(message)
+        texts = _translate_content(message.get("content"), path) or _translate_refusal(message)
         blocks = _interleave(_read_opaque_blocks(message), _mark_last_block(texts, message), tool_uses)
     while blocks and blocks[-1].get("type") in THINKING_TYPES:
         blocks.pop()
@@ -113,12 +113,12 @@ def _fill_in_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
     return _without_blank_text([*filter(None, blocks), *calls])
 
 
-def _translate_content(content: Any, where: str) -> list[Json]:
+def _translate_content(content: Any, path: str) -> list[Json]:
     """Returns the blocks of a `content`: a text, or a list of parts. Raises: Untranslatable."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
     parts = enumerate(content if isinstance(content, list) else ())
-    blocks = (_translate_part(part, f"{where}.content[{index}]") for index, part in parts)
+    blocks = (_translate_part(part, f"{path}.content[{index}]") for index, part in parts)
     return [block for block in blocks if block is not None]
 
 
@@ -132,7 +132,7 @@ def _pick_fields(source: Json, fields: tuple[str, ...]) -> Json:
     return {key: source[key] for key in fields if source.get(key) is not None}
 
 
-def _translate_part(part: Any, where: str) -> Json | None:
+def _translate_part(part: Any, path: str) -> Json | None:
     """Returns the block of a part; None: the part is a text without a visible character. Raises: Untranslatable."""
     part_type = part.get("type") if isinstance(part, dict) else None
     match part_type:
@@ -144,14 +144,14 @@ def _translate_part(part: Any, where: str) -> Json | None:
         case "refusal":
             return next(iter(_translate_refusal(part)), None)
         case "image_url":
-            return _copy_cache_mark({"type": "image", "source": _make_image_source(part, where)}, part)
+            return _copy_cache_mark({"type": "image", "source": _make_image_source(part, path)}, part)
         case "file":
-            return _copy_cache_mark(_translate_document(part, where), part)
+            return _copy_cache_mark(_translate_document(part, path), part)
         case None:
-            raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
+            raise Untranslatable(f"Missing required parameter: '{path}.type'.", f"{path}.type")
     if part_type in _UNSUPPORTED_PARTS:
         raise Untranslatable(
-            f"Content of type '{part_type}' is not supported by this model's provider.", where
+            f"Content of type '{part_type}' is not supported by this model's provider.", path
         )
     block: Json = part
     return block
@@ -168,42 +168,42 @@ def _mark_last_block(blocks: list[Json], message: Json) -> list[Json]:
     return blocks
 
 
-def _make_image_source(part: Json, where: str) -> Json:
+def _make_image_source(part: Json, path: str) -> Json:
     """Returns the `source` of an image: its URL, or the data of a data URL. Raises: Untranslatable."""
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
-        raise Untranslatable(f"Missing required parameter: '{where}.image_url.url'.", f"{where}.image_url")
+        raise Untranslatable(f"Missing required parameter: '{path}.image_url.url'.", f"{path}.image_url")
     if not url.startswith("data:"):
         return {"type": "url", "url": url}
-    media_type, data = _split_data_url(url, f"{where}.image_url.url")
+    media_type, data = _split_data_url(url, f"{path}.image_url.url")
     if media_type == "image/jpg":  # not a media type, yet often sent
         media_type = "image/jpeg"
     return {"type": "base64", "media_type": media_type, "data": data}
 
 
-def _translate_document(part: Json, where: str) -> Json:
+def _translate_document(part: Json, path: str) -> Json:
     """Returns the block of a file: an uploaded file by its id, a text, or other data (a PDF unless it names its type).
 
     Raises: Untranslatable.
     """
     file = part.get("file")
     if not isinstance(file, dict):
-        raise Untranslatable(f"Missing required parameter: '{where}.file'.", f"{where}.file")
+        raise Untranslatable(f"Missing required parameter: '{path}.file'.", f"{path}.file")
     title = {"title": file["filename"]} if isinstance(file.get("filename"), str) else {}
     if isinstance(file.get("file_id"), str):
         return {"type": "document", "source": {"type": "file", "file_id": file["file_id"]}, **title}
     data = file.get("file_data")
     if not isinstance(data, str):
-        raise Untranslatable(f"'{where}.file' has neither file_data nor file_id.", f"{where}.file")
+        raise Untranslatable(f"'{path}.file' has neither file_data nor file_id.", f"{path}.file")
     media_type = "application/pdf"
     if data.startswith("data:"):
-        media_type, data = _split_data_url(data, f"{where}.file.file_data")
+        media_type, data = _split_data_url(data, f"{path}.file.file_data")
     if media_type.startswith("text/"):
         try:
             text = base64.b64decode(data, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            param = f"{where}.file.file_data"
+            param = f"{path}.file.file_data"
             raise Untranslatable(f"'{param}' is no UTF-8 text in base64.", param) from error
         source = {"type": "text", "media_type": "text/plain", "data": text}
     else:
@@ -211,11 +211,11 @@ def _translate_document(part: Json, where: str) -> Json:
     return {"type": "document", "source": source, **title}
 
 
-def _split_data_url(url: str, where: str) -> tuple[str, str]:
+def _split_data_url(url: str, path: str) -> tuple[str, str]:
     """Returns the media type of a data URL (RFC 2397), and its data in base64. Raises: Untranslatable."""
     head, comma, data = url[len("data:") :].partition(",")
     if not comma:
-        raise Untranslatable(f"'{where}' is a data URL without data.", where, "invalid_value")
+        raise Untranslatable(f"'{path}' is a data URL without data.", path, "invalid_value")
     media_type, *options = head.split(";")
     if "base64" not in (option.strip().lower() for option in options):
         data = base64.b64encode(unquote_to_bytes(data)).decode()
@@ -292,20 +292,20 @@ def _without_blank_text(blocks: list[Json]) -> list[Json]:
     return [block for block in blocks if block.get("type") != "text" or str(block.get("text", "x")).strip()]
 
 
-def _translate_call(call: Any, where: str) -> Json:
+def _translate_call(call: Any, path: str) -> Json:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise Untranslatable(f"'{where}' is not a function call.", where)
+        raise Untranslatable(f"'{path}' is not a function call.", path)
     return {
         "type": "tool_use",
         "id": make_tool_use_id(str(call.get("id") or "")),
         "name": function.get("name"),
-        "input": _parse_arguments(function.get("arguments"), f"{where}.function.arguments"),
+        "input": _parse_arguments(function.get("arguments"), f"{path}.function.arguments"),
         **_pick_fields(call, _CALL_FIELDS),
     }
 
 
-def _parse_arguments(arguments: Any, where: str) -> Any:
+def _parse_arguments(arguments: Any, path: str) -> Any:
     """Returns the arguments as they are written, so that no number is rounded and no key moved."""
     if isinstance(arguments, dict):
         return arguments
@@ -317,8 +317,8 @@ def _parse_arguments(arguments: Any, where: str) -> Any:
         parsed = None
     if not isinstance(parsed, dict):
         raise Untranslatable(
-            f"'{where}' is not a JSON object, and this model's provider accepts nothing else.",
-            where,
+            f"'{path}' is not a JSON object, and this model's provider accepts nothing else.",
+            path,
             "invalid_value",
         )
     return orjson.Fragment(arguments)

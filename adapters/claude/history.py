@@ -68,27 +68,27 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
     history = ClaudeMessages()
     turn = _UserTurn()
     for index, message in enumerate(messages):
-        where = f"messages[{index}]"
+        path = f"messages[{index}]"
         match message.get("role"):
             case "system" | "developer":
-                blocks = make_system_blocks(message, where)
+                blocks = make_system_blocks(message, path)
                 is_leading = not (history.messages or turn.results or turn.content)
                 if is_leading:
                     history.system += blocks
                 else:
                     turn.system += blocks
             case "user":
-                turn.content += make_user_blocks(message, where)
+                turn.content += make_user_blocks(message, path)
             case "tool":
-                turn.results.append(make_tool_result(message, where))
+                turn.results.append(make_tool_result(message, path))
             case "assistant":
-                blocks = make_assistant_blocks(message, where)
+                blocks = make_assistant_blocks(message, path)
                 if blocks:  # an empty message separates no turns
                     _end_user_turn(history, turn, takes_late_system=takes_late_system)
                     turn = _UserTurn()
                     _add_assistant_turn(history, blocks)
             case role:
-                raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{where}.role")
+                raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{path}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and the client asks for another reply.
         turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})

@@ -29,22 +29,22 @@ class UnionMerger:
         self._remaining = _MAX_MERGED
         # The tool's schema with its definitions, and its path in the request.
         self._root: Json = {}
-        self._where = ""
-        # Definitions that were merged already, by reference.
+        self._path = ""
+        # Definitions that were merged already, by reference. {}: the definition is being merged, or has nothing.
         self._definitions: dict[str, Json] = {}
 
-    def merge(self, schema: Json, where: str) -> Json:
-        """Returns a tool's schema without unions at its top. where: its path in the request.
+    def merge(self, schema: Json, path: str) -> Json:
+        """Returns a tool's schema without unions at its top. path: its path in the request.
 
         Raises: Untranslatable: the request has too much to merge, or its unions go too deep.
         """
         self._root = schema
-        self._where = where
+        self._path = path
         self._definitions = {}
         try:
             return self._merge_schema(schema)
         except RecursionError:
-            raise Untranslatable("The unions of this schema lead too deep into one another.", where) from None
+            raise Untranslatable("The unions of this schema lead too deep into one another.", path) from None
 
     def _merge_schema(self, schema: Json) -> Json:
         if schema.keys().isdisjoint(_UNIONS):
@@ -56,13 +56,13 @@ class UnionMerger:
                 schema_count = merged.add_properties(branch)
                 self._charge(schema_count + len(_read_required_names(branch)))
             merged.add_requirements(branches, needs_all=union != "allOf")
-        return merged.schema()
+        return merged.make_schema()
 
     def _charge(self, count: int) -> None:
         """Counts further merged properties and names. Raises: Untranslatable: the request has too much to merge."""
         self._remaining -= count
         if self._remaining < 0:
-            raise Untranslatable("The unions of this schema have too many branches.", self._where)
+            raise Untranslatable("The unions of this schema have too many branches.", self._path)
 
     def _resolve(self, branch: Any) -> Json:
         """Returns a branch of a union with the unions at its own top merged. A branch that is a `$ref` is looked up."""
@@ -72,7 +72,7 @@ class UnionMerger:
         if parent not in ("#/$defs", "#/definitions"):
             return self._merge_schema(branch)
         if ref not in self._definitions:
-            self._definitions[ref] = {}  # a definition that names itself adds nothing there
+            self._definitions[ref] = {}  # inside itself the definition adds nothing
             name = name.replace("~1", "/").replace("~0", "~")  # RFC 6901, section 4
             named = _read_value_or_empty(dict, self._root.get(parent[2:])).get(name)
             self._definitions[ref] = self._resolve(named)
@@ -108,7 +108,7 @@ class _MergedSchema:
         if branches and all(branch.get("additionalProperties") is False for branch in branches):
             self._schema["additionalProperties"] = False
 
-    def schema(self) -> Json:
+    def make_schema(self) -> Json:
         """Returns the merged schema. A property that the schema itself has stays as it is."""
         properties: Json = {}
         for name, schemas_by_text in self._schemas_by_property.items():

@@ -84,21 +84,21 @@ def translate_answer_schema(schema: Any) -> Any:
     return result
 
 
-def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
-    """Returns a tool as Anthropic takes it. where: the tool's path in the request. Raises: Untranslatable."""
+def _translate_tool(tool: Any, path: str, merger: UnionMerger) -> Json:
+    """Returns a tool as Anthropic takes it. path: the tool's path in the request. Raises: Untranslatable."""
     if not isinstance(tool, dict):
-        raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
+        raise Untranslatable(f"'{path}' is not an object.", path, "invalid_type")
     function = tool.get("function")
     if not isinstance(function, dict):
         if tool.get("type") in (None, "custom") and "input_schema" not in tool:
-            raise Untranslatable("Only tools of type 'function' are supported here.", f"{where}.type")
+            raise Untranslatable("Only tools of type 'function' are supported here.", f"{path}.type")
         return tool
     translated: Json = {"name": function.get("name")}
     if function.get("description") is not None:
         translated["description"] = function["description"]
     schema = function.get("parameters")
     if isinstance(schema, dict) and schema:
-        schema = {"type": "object", **merger.merge(schema, f"{where}.function.parameters")}
+        schema = {"type": "object", **merger.merge(schema, f"{path}.function.parameters")}
     translated["input_schema"] = schema or _EMPTY_SCHEMA
     # `strict` is dropped, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every
     # tool, and Anthropic refuses a request with more or larger strict tools than its grammar has room for.
