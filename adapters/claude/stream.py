@@ -91,7 +91,7 @@ class StreamTranslator:
         return translate_usage({**self._usage, "output_tokens": 0}) if self._usage else None
 
     def feed(self, event: Event) -> list[Event]:
-        """Returns the chunks for an event. Raises: ProviderBroke: the event is not one of Anthropic's."""
+        """Returns the chunks for an event. Raises: ProviderBroke: the event is not in Anthropic's form."""
         data = event.data
         if data is None or self.is_over:
             return []
@@ -110,12 +110,12 @@ class StreamTranslator:
                 block.pieces.setdefault("text", []).append(delta["text"])
             return self._add_text(delta["text"])
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
+            raise ProviderBroke("the upstream sent an event that is not in Anthropic's form") from error
 
     def annotate(self, event: Event) -> list[Event]:
         """Returns an event in its own bytes, with the chunk for it as data; further chunks are events without bytes.
 
-        An event that is none of Anthropic's has no chunks.
+        An event that is not in Anthropic's form has no chunks.
         """
         try:
             translated = self.feed(event)
@@ -125,7 +125,7 @@ class StreamTranslator:
             return [event]
         chunks = [chunk_event.data for chunk_event in translated if chunk_event.data is not None]
         if not chunks:
-            return [Event(event.raw, None, event.name)]
+            return [event._replace(data=None)]
         first, *more = chunks
         return [Event(event.raw, first, event.name), *(Event(b"", chunk) for chunk in more)]
 
@@ -149,7 +149,7 @@ class StreamTranslator:
             case "ping":
                 return [_PING_EVENT]
             case "error":
-                return self._fail(event_json)
+                return self._end_with_error(event_json)
         return []  # an event that a later version of the API has added
 
     # -- the message
@@ -187,10 +187,10 @@ class StreamTranslator:
         self.is_over = True
         if not self._wants_usage:
             return [_DONE_EVENT]
-        chunk = {**self._identity, "choices": [], "usage": translate_usage(self._usage)}
+        chunk = {**self._chunk_fields, "choices": [], "usage": translate_usage(self._usage)}
         return [_make_event(orjson.dumps(chunk)), _DONE_EVENT]
 
-    def _fail(self, event_json: Json) -> list[Event]:
+    def _end_with_error(self, event_json: Json) -> list[Event]:
         self.is_over = True
         body = to_openai(event_json) or make_error_body("The upstream reported an error", "api_error")
         return [_make_event(orjson.dumps(body))]
@@ -264,14 +264,13 @@ class StreamTranslator:
         block = self._blocks.pop(event_json.get("index", -1), None)
         if block is None:
             return []
-        events = self._end_translated(block)
+        whole_block = _make_whole_block(block)
+        events = self._end_translated(block, whole_block)
         if self._is_native:
-            events.append(
-                self._make_chunk({NATIVE_REPLY: {"content": [make_native_block(_make_whole_block(block))]}})
-            )
+            events.append(self._make_chunk({NATIVE_REPLY: {"content": [make_native_block(whole_block)]}}))
         return events
 
-    def _end_translated(self, block: _ContentBlock) -> list[Event]:
+    def _end_translated(self, block: _ContentBlock, whole_block: Json) -> list[Event]:
         """Returns the chunks for the end of a block in the form of a chat completion."""
         if block.type == "text":
             citations = place_citations(
@@ -288,7 +287,7 @@ class StreamTranslator:
             return [self._make_chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
         key = "thinking_blocks" if block.type in THINKING_TYPES else "provider_blocks"
         block_with_indices = with_indices(
-            _make_whole_block(block), self._first_index + block.index, block.content_start, block.call_index
+            whole_block, self._first_index + block.index, block.content_start, block.call_index
         )
         return [self._make_chunk({key: [block_with_indices]})]
 
@@ -300,27 +299,27 @@ class StreamTranslator:
 
     def _prepare_frame(self, message_id: Any, model: Any) -> None:
         """Prepares the bytes that all chunks share: in most chunks only a text stands between them."""
-        self._identity: Json = {
+        self._chunk_fields: Json = {
             "id": message_id,
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": model,
         }
-        identity = orjson.dumps(self._identity)[:-1]
-        self._head = b"data: " + identity + b',"choices":[{"index":0,"delta":{"content":'
-        self._tail = b'},"logprobs":null,"finish_reason":null}]'
-        self._tail += b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
+        chunk_fields = orjson.dumps(self._chunk_fields)[:-1]
+        self._before_text = b"data: " + chunk_fields + b',"choices":[{"index":0,"delta":{"content":'
+        self._after_text = b'},"logprobs":null,"finish_reason":null}]'
+        self._after_text += b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
 
     def _add_text(self, text: str) -> list[Event]:
         # The second half of a character was counted with its first one.
         self._content_length += len(text) - ("\udc00" <= text[:1] <= "\udfff")
-        raw = self._head + write_json(text) + self._tail
-        return [Event(raw, raw[6:-2])]
+        raw = self._before_text + write_json(text) + self._after_text
+        return [Event(raw, raw[6:-2])]  # without "data: " and the line breaks: one copy less than `_make_event` makes
 
     def _make_chunk(
         self,
         delta: Json,
-        finish: str | None = None,
+        finish_reason: str | None = None,
         choice_fields: Json | None = None,
         chunk_fields: Json | None = None,
     ) -> Event:
@@ -329,10 +328,10 @@ class StreamTranslator:
             "index": 0,
             "delta": delta,
             "logprobs": None,
-            "finish_reason": finish,
+            "finish_reason": finish_reason,
             **(choice_fields or {}),
         }
-        chunk = {**self._identity, "choices": [choice], **(chunk_fields or {})}
+        chunk = {**self._chunk_fields, "choices": [choice], **(chunk_fields or {})}
         if self._wants_usage:
             chunk["usage"] = None
         return _make_event(write_json(chunk))
