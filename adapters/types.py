@@ -28,6 +28,8 @@ COUNT_TOKENS: Final = "/chat/completions/count_tokens"
 # A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
 # `tool_calls`, and its `container`.
 NATIVE_REPLY: Final = "native_reply"
+# A field of a chat completion that was made of a whole message in Anthropic's own dialect: the message, as it came.
+NATIVE_MESSAGE: Final = "native_message"
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MAX_TOKENS = 1 << 40
@@ -192,7 +194,7 @@ class ModelRequest(NamedTuple):
     sends_once: bool = False
     # For a request in the upstream's own dialect, if its reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat
-    # completion with the reply itself as `native_message`. None: the reply is in the dialect of `path`.
+    # completion with the reply itself as `NATIVE_MESSAGE`. None: the reply is in the dialect of `path`.
     native_first_block_index: int | None = None
 
 

@@ -17,7 +17,7 @@ from adapters.claude.reply import make_native_reply, translate_message
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json_exactly
-from adapters.types import JSON_TYPE, NATIVE_REPLY, Event, Header, Json, with_content_type
+from adapters.types import JSON_TYPE, NATIVE_MESSAGE, NATIVE_REPLY, Event, Header, Json, with_content_type
 from adapters.whole_reply import WholeReply
 from adapters.wrapped_stream import WrappedStream
 
@@ -127,7 +127,7 @@ def annotate_reply(reply: ModelReply, first_block_index: int) -> ModelReply:
 
 
 class _NativeReply(WholeReply):
-    """A whole message as a chat completion, with itself as `native_message`."""
+    """A whole message as a chat completion, with itself as `NATIVE_MESSAGE`."""
 
     def __init__(self, reply: ModelReply, created: int, first_block_index: int) -> None:
         self.status = reply.status
@@ -146,7 +146,7 @@ class _NativeReply(WholeReply):
             completion["choices"][0]["message"][NATIVE_REPLY] = make_native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke("the upstream's answer is no message") from error
-        return orjson.dumps({**completion, "native_message": orjson.Fragment(body)})
+        return orjson.dumps({**completion, NATIVE_MESSAGE: orjson.Fragment(body)})
 
     async def aclose(self) -> None:
         await self._reply.aclose()

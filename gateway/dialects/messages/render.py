@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from adapters.types import Event, Json
+from adapters.types import NATIVE_MESSAGE, Event, Json
 from gateway.core.lenient import as_text
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
@@ -61,7 +61,7 @@ class MessagesView(ClientView):
         self._message.begin(first)
 
     def take_whole(self, body: bytes, reply: Json) -> None:
-        if isinstance(self._message, TranslatedMessage) and "native_message" in reply:
+        if isinstance(self._message, TranslatedMessage) and NATIVE_MESSAGE in reply:
             self._message = NativeMessage(self._gateway_tools, self._buffer)
         self._message.take_whole(body, reply)
 
