@@ -226,9 +226,9 @@ class ChatCall:
             self.receipt.agent_row = context.agent.id
             headers["x-mnemogate-agent"] = context.agent.uid
             headers["x-mnemogate-conversation"] = context.conversation_uid
-            headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
+            headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.note_tokens)
             headers["x-mnemogate-injected-tokens"] = str(self.receipt.prompt.injected_tokens)
-            headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
+            headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.failure else None
 
 
 def note_identity(receipt: Receipt, identity: Identity) -> None:

@@ -186,9 +186,9 @@ class ChatMemory:
         if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
-        if recall.ms:
-            self.turns.metrics.recall_s.observe(recall.ms / 1000)
-            receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+        if recall.search_ms:
+            self.turns.metrics.recall_s.observe(recall.search_ms / 1000)
+            recall.note_search(receipt)
         receipt.scope = call.identity.scope
         receipt.mode = str(call.identity.mode)
 

@@ -197,13 +197,6 @@ class Receipt(Struct, eq=False, weakref=True):
         if self.on_memory_stored is not None:
             self.on_memory_stored(agent_row)
 
-    def note_search(self, begun: float, ms: float, count: int, tokens: int, *, is_late: bool) -> None:
-        """Notes a search of memory for a trace. ms: how long it took; 0: there was none, and nothing is noted."""
-        if self.trace is not None and ms:
-            ended = begun + ms / 1000
-            step = GatewayStep("search_memory", begun, ended, count=count, tokens=tokens, is_late=is_late)
-            self.steps.append(step)
-
     def note_write(self, begun: float, *, is_durable: bool = True) -> None:
         """Notes for a trace a write of memory for which the reply waited."""
         if self.trace is not None:

@@ -393,7 +393,7 @@ class AgentRuns:
         receipt, metrics = output.receipt, self._services(send).turns.metrics
         memory.receipt = receipt
         receipt.scope = memory.context.agent.scope
-        receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+        recall.note_search(receipt)
         call = ChatCall(
             send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
             output.view_factory_of(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",

@@ -76,7 +76,7 @@ class RecallTrials(Struct, frozen=True):
         in_note = [entry for entry in entries if not entry.reason]
         left_out = [entry for entry in entries if entry.reason][:_MAX_LEFT_OUT]
         # The list of all hits has neither reasons nor hits that are too weak for a note; `left_out` has both.
-        weak = {seq for seq, _ in search.weak}
+        weak = {seq for seq, _ in search.weak_hits}
         all_found = [replace(entry, reason="") for entry in entries if entry.seq not in weak]
         end = start + limit
         # One look-up for both lists, which is cut apart again.

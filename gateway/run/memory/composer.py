@@ -394,7 +394,7 @@ def _with_note(
     """Returns the prompt with a note before the text of a message. list_index: as in `NotedMessage`."""
     composition, window = prompt.composition, prompt.window
     # The note's tokens are estimated: counting a new text takes as long as the search.
-    tokens = recall.tokens or estimate_tokens(recall.note)
+    tokens = recall.note_tokens or estimate_tokens(recall.note)
     if list_index is not None:
         position = context.plan.query.listing.positions[list_index]
         composition = replace(

@@ -216,7 +216,7 @@ def make_search_record(
     found, choice, failure = search
     left_out_count = len(trace.hit_seqs) - len(choice.hits)
     free = max_left_out - left_out_count
-    weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
+    weak_hits = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
     return SearchRecord(
         outcome=failure or ("all_shown" if found.is_all_shown else ""),
@@ -225,5 +225,5 @@ def make_search_record(
         ruled_out=found.ruled_out,
         is_selection=found.is_selection,
         trace=trace,
-        weak=weak,
+        weak_hits=weak_hits,
     )

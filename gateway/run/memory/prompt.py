@@ -29,7 +29,7 @@ from gateway.core.request.native_body import NativeChanges
 from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fitted_window import WHOLE_WINDOW, FittedWindow
-from gateway.run.memory.recall_result import RecallResult
+from gateway.run.memory.recall_result import NO_RECALL, RecallResult
 
 
 class EndpointForm(Struct, frozen=True):
@@ -95,7 +95,7 @@ class Prompt(Struct, frozen=True):
     # The notes of the new messages, by the index among these. They are written with the turn. (`composition` has all
     # notes that the prompt shows, also those of earlier messages.)
     new_notes: Mapping[int, str] = field(default_factory=dict)
-    recall: RecallResult = field(default_factory=RecallResult)
+    recall: RecallResult = NO_RECALL
     # The gateway's tools stand before the client's. They change less, and a provider's cache begins with the tools.
     tools_first: bool = False
     # The usage of every call has to be known.
@@ -135,7 +135,7 @@ class Prompt(Struct, frozen=True):
             composition=composition,
             window=replace(self.window, summary=""),
             new_notes=dict.fromkeys(self.new_notes, ""),
-            recall=replace(self.recall, note="", tokens=0),
+            recall=replace(self.recall, note="", note_tokens=0),
             changes_prefix=True,
         )
 

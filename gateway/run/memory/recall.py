@@ -113,7 +113,7 @@ class Recaller(Struct, frozen=True):
             return context
         query = _query_of(text, _names(context, name))
         limit_ms = self.limit_ms(context)
-        begun_at = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             facts = await sort_nearest_facts(
                 self.store,
@@ -130,7 +130,7 @@ class Recaller(Struct, frozen=True):
             )
             return context
         finally:
-            vectors.choosing_s = time.perf_counter() - begun_at
+            vectors.choosing_s = time.perf_counter() - started_at
         return replace(context, snapshot=replace(context.snapshot, standing=facts))
 
     async def recall(
@@ -149,10 +149,10 @@ class Recaller(Struct, frozen=True):
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
         budget = self._choose_budget(context, prompt, naming_tokens)
-        begun_at = time.perf_counter() - vectors.choosing_s
+        started_at = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         outcome = _NO_SEARCH
-        ms = 0.0
+        search_ms = 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             search = _NoteSearch(
                 recaller=self,
@@ -163,11 +163,11 @@ class Recaller(Struct, frozen=True):
                 budget=budget,
                 naming_tokens=naming_tokens,
                 names=_names(context, name),
-                begun_at=begun_at,
+                started_at=started_at,
                 trace=trace,
             )
             outcome = await search.search_and_choose(text)
-            ms = (time.perf_counter() - begun_at) * 1000
+            search_ms = (time.perf_counter() - started_at) * 1000
         found, choice, failure = outcome
         note = _render(
             context,
@@ -178,12 +178,11 @@ class Recaller(Struct, frozen=True):
         )
         return RecallResult(
             note,
-            tokens=note_text.estimate_tokens(note) if choice.hits else 0,
-            ms=ms,
-            begun=begun_at,
-            count=len(choice.hits),
-            has_failed=bool(failure),
-            is_late=failure == "late",
+            note_tokens=note_text.estimate_tokens(note) if choice.hits else 0,
+            search_ms=search_ms,
+            started_at=started_at,
+            hit_count=len(choice.hits),
+            failure=failure,
             search=None if trace is None else make_search_record(outcome, trace),
         )
 
@@ -224,8 +223,8 @@ class _NoteSearch(Struct, frozen=True):
     naming_tokens: int
     # The names of the speaker and of the user.
     names: Sequence[str]
-    # When the recall began, by `time.perf_counter`.
-    begun_at: float
+    # When the recall started, by `time.perf_counter`.
+    started_at: float
     # Takes the ranking of the last search by words.
     trace: SearchTrace | None
 
@@ -352,7 +351,7 @@ class _NoteSearch(Struct, frozen=True):
 
     def _measure_remaining_ms(self) -> float:
         """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
-        return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun_at) * 1000)
+        return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.started_at) * 1000)
 
 
 def _names(context: MemoryContext, name: str | None) -> list[str]:

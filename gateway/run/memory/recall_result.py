@@ -1,4 +1,4 @@
-"""The result of recall for a message: the note in front of it, and the record of the search that explains the note."""
+"""The result of recall for a message: the note before it, and the record of the search that explains the note."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.core.prompt.note_choice import Choice
+from gateway.run.receipt import GatewayStep, Receipt
 from storage.records import Message
 from storage.search_trace import HitScores, SearchTrace
 
@@ -15,7 +16,10 @@ from storage.search_trace import HitScores, SearchTrace
 class SearchRecord(Struct, frozen=True):
     """The record of a search of memory for one message. It is stored with the turn."""
 
-    # How the search ended, if it failed or all was shown before; "": what was found decides.
+    # "late": the search took longer than recall may take.
+    # "failed": the memory could not be read.
+    # "all_shown": nothing was searched, since the prompt shows all of the memory.
+    # "": the search ended, and what was found decides.
     outcome: Literal["", "late", "failed", "all_shown"]
     # What was found, best first.
     messages: Sequence[Message]
@@ -23,11 +27,12 @@ class SearchRecord(Struct, frozen=True):
     choice: Choice
     # Why other messages that were found are not among these, by number.
     ruled_out: Mapping[int, str]
+    # The messages show most of the whole memory, and were found without a query.
     is_selection: bool
     # The ranking of the search, without `weak_hits`.
     trace: SearchTrace
     # The best of the hits that were too weak, by number.
-    weak: Sequence[tuple[int, HitScores]]
+    weak_hits: Sequence[tuple[int, HitScores]]
 
 
 class RecallResult(Struct, frozen=True):
@@ -35,17 +40,28 @@ class RecallResult(Struct, frozen=True):
 
     # "": there is none.
     note: str = ""
-    tokens: int = 0
+    # 0: the note has no hits.
+    note_tokens: int = 0
     # How long the search took, in milliseconds; 0: nothing was searched.
-    ms: float = 0.0
-    # When it began, by `time.perf_counter()`.
-    begun: float = 0.0
+    search_ms: float = 0.0
+    # When the search started, by `time.perf_counter()`.
+    started_at: float = 0.0
     # How many hits went into the note.
-    count: int = 0
-    has_failed: bool = False
-    is_late: bool = False
+    hit_count: int = 0
+    # Why the search has failed; "": it has not failed.
+    failure: Literal["", "late", "failed"] = ""
     # None: it is not stored with the turn.
     search: SearchRecord | None = None
+
+    def note_search(self, receipt: Receipt) -> None:
+        """Notes the search in a receipt for a trace, if anything was searched."""
+        if receipt.trace is not None and self.search_ms:
+            ended_at = self.started_at + self.search_ms / 1000
+            step = GatewayStep(
+                "search_memory", self.started_at, ended_at,
+                count=self.hit_count, tokens=self.note_tokens, is_late=self.failure == "late",
+            )  # fmt: skip
+            receipt.steps.append(step)
 
 
 NO_RECALL = RecallResult()

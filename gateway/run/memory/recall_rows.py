@@ -58,7 +58,7 @@ def pack_recall(
     record = RecallRecord(
         outcome=_search_outcome(search, left_out),
         found=len(search.choice.hits) + sum(left_out),
-        recalled_tokens=prompt.recall.tokens,
+        recalled_tokens=prompt.recall.note_tokens,
         is_selection=search.is_selection,
         mode=receipt.mode,
         status=_STATUSES[turn_outcome.state],
@@ -89,9 +89,9 @@ def make_entry_rows(
     left_out = _choose_best_left_out(ranked, reasons, max_left_out)
     rows = _rank_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
     counts = Counter(reasons.values())
-    if search.weak:
-        in_note = {hit.message.seq for hit in search.choice.hits}
-        weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in in_note]
+    if search.weak_hits:
+        listed = reasons.keys() | {hit.message.seq for hit in search.choice.hits}
+        weak = [(seq, scores) for seq, scores in search.weak_hits if seq not in listed]
         del weak[max_left_out - len(left_out) :]
         rows += _list_weak_rows(weak, len(ranked) + 1)
         counts["weak"] += len(weak)
@@ -197,7 +197,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
         # The client's tools are what its messages leave of the body.
         messages = sum(lengths) + _MESSAGE_JSON_CHARS * len(lengths)
         tools += max(0, len(request.raw) - messages)
-    note = prompt.recall.tokens
+    note = prompt.recall.note_tokens
     earlier_notes = max(0, composition.note_tokens - note)
     tokens = {
         "system": _estimate_tokens(system),
