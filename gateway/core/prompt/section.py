@@ -8,7 +8,7 @@ last about a block must be true, so a note states each block that differs from w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
@@ -140,6 +140,21 @@ class Section(Struct, frozen=True):
         It stays so for the rest of the path: each later request may bring back thoughts of the earlier ones.
         """
         return self.sent is not None and "prefix_changed" in self.sent.known
+
+    def name_tools(self, system: str, offered: Collection[str]) -> str:
+        """Returns a system text that names, of the tools that the section names, only those that a request has.
+
+        system: the section's text, or the agent's own prompt alone.
+        offered: the names of the gateway's tools in the request.
+        """
+        named = (self.sent and self.sent.known.get("tools")) or {}
+        if named.keys() <= frozenset(offered):
+            return system
+        sentences = (
+            describe_tools(names) for names in ([*named], [name for name in named if name in offered])
+        )
+        before, after = (sentence and f"{sentence}\n" for sentence in sentences)
+        return system.replace(before, after, 1)
 
     def without_blocks(self) -> Section:
         """Returns the section with the agent's own prompt alone.

@@ -246,7 +246,7 @@ class Prompt(Struct, frozen=True):
         inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
         is_limited = bool(hidden_rounds) and self.request.token_limit is not None
         return NativeChanges(
-            system=[text for text in (self.system, self.window.summary) if text],
+            system=self._list_system_texts(self.tools),
             notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
             dropped=self.window.dropped,
             replacements=self.replacements,
@@ -320,6 +320,11 @@ class Prompt(Struct, frozen=True):
         for index in self.form.changed_messages | self.without_media:
             edit.replace_message(index, [self.render_client_message(index)])
 
+    def _list_system_texts(self, tools: Sequence[dict[str, Any]]) -> list[str]:
+        """Returns the texts for the leading system message. tools: the gateway's tools in the request."""
+        system = self.section.name_tools(self.system, [tool["function"]["name"] for tool in tools])
+        return [text for text in (system, self.window.summary) if text]
+
     def _fields_of(self, offer: Offer) -> Mapping[str, Any]:
         """Returns the fields that ask for an offer."""
         if offer is FREE_OFFER:
@@ -331,9 +336,9 @@ class Prompt(Struct, frozen=True):
     def _put_additions(self, edit: BodyEdit) -> None:
         """Puts the gateway's texts, messages and tools into the request, and takes out the dropped messages."""
         dropped = self.window.dropped
-        for text in (self.system, self.window.summary):
-            if text:
-                edit.append_system(text)
+        tools = self.offered_tools
+        for text in self._list_system_texts(tools):
+            edit.append_system(text)
         for index in dropped:
             edit.drop_message(index)
         for index, messages in self.replacements.items():
@@ -345,5 +350,5 @@ class Prompt(Struct, frozen=True):
             edit.insert_messages(
                 count_leading_system(self.request.messages), [each.message for each in inserted]
             )
-        if tools := self.offered_tools:
+        if tools:
             edit.add_tools(tools, in_front=self.tools_first)

@@ -117,6 +117,23 @@ def test_an_application_may_have_all_the_tools_that_openai_takes(world: World) -
         assert (set(world.upstream.last.tool_names) >= MEMORY) is is_offered
 
 
+def test_the_prompt_names_no_memory_tools_that_the_request_does_not_have(world: World) -> None:
+    chat = helper(world)
+    chat.say("Hi")
+    with_tools = system(world)
+    assert all(name in with_tools for name in MEMORY)
+    many: Any = [{"type": "function", "function": {"name": f"tool_{n}"}} for n in range(128)]
+    for options in ({"response_format": {"type": "json_object"}}, {"prediction": {}}, {"tools": many}):
+        chat.options = {**helper(world).options, **options}
+        chat.say("Answer in JSON.")
+        assert not MEMORY & set(world.upstream.last.tool_names)
+        assert not [name for name in MEMORY if name in system(world)]
+        assert system(world).startswith("You help.\n\n<memory_blocks>")
+    chat.options = helper(world).options
+    chat.say("Well?")
+    assert system(world) == with_tools
+
+
 def test_a_turn_that_only_reads_is_offered_no_tools(world: World) -> None:
     helper(world, headers={"x-mnemogate-memory": "read"}).say("Hi")
     assert "tools" not in world.upstream.last.json
