@@ -170,7 +170,7 @@ async def undo_block(
     stored = await get_block(connection, block_row)
     if version is not None and stored.version != version:
         raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    before = await find_undone(connection, block_row, stored.version)
+    before = await find_undone(connection, stored)
     if before is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
     sources = orjson.loads(before.sources)
@@ -180,15 +180,25 @@ async def undo_block(
     )  # fmt: skip
 
 
-async def find_undone(connection: Connection, block_row: int, version: int) -> RestoredVersion | None:
-    """Returns the version that an undo of a version brings back; None if none is left."""
-    # A value that was restored by undos is undone from the version in which it was written.
-    while (
-        restored := await connection.value(SQL["block_history_restores"], (block_row, version))
-    ) is not None:
-        version = restored
-    row = await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
-    return None if row is None else RestoredVersion(*row)
+async def find_undone(connection: Connection, block: Block) -> RestoredVersion | None:
+    """Returns the version that an undo of a block's last change brings back; None if none is left.
+
+    Versions with the block's present value are passed over: a forgetting may have taken out what set them apart.
+    """
+    version = block.version
+    while True:
+        # A value that was restored by undos is undone from the version in which it was written.
+        while (
+            restored := await connection.value(SQL["block_history_restores"], (block.id, version))
+        ) is not None:
+            version = restored
+        row = await connection.row(SQL["block_history_before"], (block.id, version, FORGOTTEN_ORIGIN))
+        if row is None:
+            return None
+        before = RestoredVersion(*row)
+        if before.value != block.value:
+            return before
+        version = before.version
 
 
 class Blocks(StoreGroup):

@@ -157,7 +157,7 @@ class BlockViews(Struct, frozen=True):
             block = shown.block
             if label not in (None, block.label):
                 continue
-            if undo := await self.store.blocks.find_undone(block.id, block.version):
+            if undo := await self.store.blocks.find_undone(block):
                 undos.append(_EarlierVersion(block, undo.version, undo.value))
             if shown.origin == "undo" and (redo := await self._find_last_version(block.id, block.version)):
                 redos.append(_EarlierVersion(block, redo.version, redo.value))

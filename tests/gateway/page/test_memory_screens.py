@@ -637,6 +637,23 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     assert operator.twin(f"{block}/undo", {"version": version})["value"] == "Lives in Oslo."
 
 
+@pytest.mark.both
+def test_an_undo_passes_over_versions_that_a_forgetting_has_made_alike(operator: Operator) -> None:
+    """A button that changes nothing looks broken, and a text that no operator wrote is not called theirs."""
+    agent = speak(operator.world, "I like tea.")
+    block = f"m/{agent.uid}/b/human"
+    operator.twin(block, {"value": "Has a cat.", "version": 1})
+    (seq,) = learn(operator.world, agent, "Likes tea.", block="Has a cat.\nLikes tea.")
+    operator.twin(block, {"value": "Has a dog.", "version": 3})
+    operator.twin(f"m/{agent.uid}/forget?fact={seq}", {})
+    version = operator.twin(block)["block"]["version"]
+    assert operator.twin(f"{block}/undo", {"version": version})["value"] == "Has a cat."
+    assert operator.twin(f"{block}/undo", {"version": version + 1})["value"] == ""
+    shown = plain(page(operator, block))
+    assert "by learning; what it changed is forgotten" in shown
+    assert shown.count("is forgotten ·") == 1
+
+
 def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, tmp_path: Path) -> None:
     """A form writes an emoji as twelve bytes."""
     profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=100_000),))
