@@ -13,6 +13,7 @@ Fields are as in html.spec.whatwg.org, section 9.2.6. Two choices of this module
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 
 import orjson
 
@@ -35,7 +36,6 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 # The bytes of the longest blank line, with the end of the line before it.
 _MAX_BLANK_LINE_BYTES = 4
-_BOM = b"\xef\xbb\xbf"
 _DATA_PREFIX = b"data: "
 # The names of the events of Claude's API without any content.
 _EMPTY_EVENTS = ("ping", "message_start", "content_block_start")
@@ -116,8 +116,8 @@ class EventDecoder:
         """Returns the event of these bytes, which end with a blank line."""
         if not self.has_begun:
             self.has_begun = True
-            if raw.startswith(_BOM):
-                return _parse_event(raw, raw[len(_BOM) :])
+            if raw.startswith(BOM_UTF8):
+                return _parse_event(raw, raw[len(BOM_UTF8) :])
         if not self.has_cr and _is_plain(raw):
             return Event(raw, raw[len(_DATA_PREFIX) : -2])
         return _parse_event(raw, raw)

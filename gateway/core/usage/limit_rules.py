@@ -20,7 +20,7 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _MINUTE_S: Final = 60
 # A cost is counted in billionths of the currency.
-_BILLION: Final = 1_000_000_000
+BILLION: Final = 1_000_000_000
 # Units in which a request may use more than it has reserved, since how much it uses is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")
 # Periods with stored sums. For a minute, and for requests under way, each process knows only its own part.
@@ -82,12 +82,12 @@ def divide_limit(limit: UsageLimit, process_count: int) -> int:
     process_count: how many processes share the limit.
     """
     share = limit.most if limit.per in STORED_PERIODS else limit.most / process_count
-    return round(share * _BILLION) if limit.unit == "cost" else math.ceil(share)
+    return round(share * BILLION) if limit.unit == "cost" else math.ceil(share)
 
 
 def convert_amount(limit: UsageLimit, amount: int) -> float:
     """Returns a counted amount in the limit's unit."""
-    return amount / _BILLION if limit.unit == "cost" else amount
+    return amount / BILLION if limit.unit == "cost" else amount
 
 
 class Bucket(Struct, eq=False):

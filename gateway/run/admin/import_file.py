@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, Final
@@ -22,7 +23,6 @@ from gateway.core.imports.records import SourceConversation, SourceFact, Unreada
 from gateway.run.admin.import_archive import is_archive, open_parts
 from gateway.run.admin.import_faults import make_wrong_file_error, map_parser_errors
 from gateway.run.admin.import_json import (
-    BOM,
     LARGE_CONVERSATION,
     MAX_ITEM_BYTES,
     PIECE_BYTES,
@@ -66,7 +66,7 @@ def detect_format(file: IO[bytes]) -> str:
     """Returns the format of a file. Raises: BadRequest."""
     file.seek(0)
     head = file.read(_HEAD_BYTES)
-    text = head.removeprefix(BOM).lstrip()
+    text = head.removeprefix(BOM_UTF8).lstrip()
     if is_archive(head):
         with open_parts(file) as parts, parts[0]() as part:
             return _detect_json_format(part)
@@ -122,7 +122,7 @@ def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
     elif format == "jsonl":
         yield from _read_conversations(file)
     elif format == "mem0":
-        is_list = file.read(_HEAD_BYTES).removeprefix(BOM).lstrip().startswith(b"[")
+        is_list = file.read(_HEAD_BYTES).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
         file.seek(0)
         for item in read_items(file, "item" if is_list else "results.item"):
             if (fact := _read_or_unreadable(simple_formats.read_memory, item)) is not None:
@@ -146,7 +146,7 @@ def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
         if not line:
             return
         if len(line) <= MAX_LINE_BYTES + 1:
-            yield offset, (line if offset else line.removeprefix(BOM))
+            yield offset, (line if offset else line.removeprefix(BOM_UTF8))
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(_HEAD_BYTES)
@@ -210,7 +210,7 @@ def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
         size += len(line)
         if size > MAX_ITEM_BYTES:
             raise make_wrong_file_error(LARGE_CONVERSATION)
-        yield _loads(line.removeprefix(BOM))
+        yield _loads(line.removeprefix(BOM_UTF8))
 
 
 def _parse_line(line: bytes | Unreadable) -> dict[str, Any] | Unreadable | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
@@ -20,7 +21,6 @@ PIECE_BYTES: Final = 16 << 10
 # The most bytes of a piece of a long string.
 _MAX_PIECE_BYTES: Final = 1 << 20
 LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
-BOM: Final = b"\xef\xbb\xbf"
 _QUOTE_AND_BRACKETS: Final = b'"[]{}'
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_QUOTE_AND_BRACKETS))
 
@@ -89,7 +89,7 @@ class JsonStream:
         data = self._file.read(size)
         if not self._is_begun:
             self._is_begun = True
-            data = data.removeprefix(BOM)
+            data = data.removeprefix(BOM_UTF8)
         self._total_bytes += len(data)
         self.item_bytes += len(data)
         if self._total_bytes > MAX_JSON_BYTES:

@@ -42,8 +42,8 @@ _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
 # Stored in place of the time of the last note where an import has stopped.
 _STOPPED_TIME: Final = 0.0
-# How long one call of the command line waits for an undoing.
-_UNDO_WAIT_S: Final = 20.0
+# How long one call waits for an undoing, which goes on after that.
+UNDO_WAIT_S: Final = 20.0
 # How long the command line may ask for a preview after its end.
 _PREVIEW_RETENTION_S: Final = 60.0
 
@@ -259,7 +259,7 @@ class ImportOperations:
 
     async def undo_named(self, raw: RawArguments) -> dict[str, Any]:
         """Undoes the import that `import` names."""
-        return await self.undo(Arguments(raw).text("import"), wait_s=_UNDO_WAIT_S)
+        return await self.undo(Arguments(raw).text("import"), wait_s=UNDO_WAIT_S)
 
     async def aclose(self) -> None:
         """Cancels imports and undoings. Imports continue when their file is sent again, undoings at the next start."""

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
 from gateway.core.conversation.change import hash_prefixes
-from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone
+from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone, parse_json
 from gateway.core.conversation.private import find_own_length, read_private
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.memory.fact_words import make_fact_key
@@ -64,9 +64,9 @@ def make_fields(record: TransferRecord) -> dict[str, Any]:
         }
     return {
         **fields,
-        "input": _parse_or_none(exchange.input),
-        "shown_reply": _parse_or_none(exchange.shown_reply),
-        "full": _parse_or_none(exchange.full_reply),
+        "input": parse_json(exchange.input),
+        "shown_reply": parse_json(exchange.shown_reply),
+        "full": parse_json(exchange.full_reply),
         "has_reply": exchange.reply is not None,
         "notes": {str(index): note for index, note in exchange.notes.items()},
         "redactions": {
@@ -93,10 +93,6 @@ def _count_in_exchange(fields: dict[str, Any]) -> int:
 def _render_atom_kinds(atoms: tuple[Atom, ...]) -> str:
     """Returns the first character of each atom, which is its kind."""
     return b"".join(atom[:1] for atom in atoms).decode()
-
-
-def _parse_or_none(data: bytes | None) -> Any:
-    return None if data is None else orjson.loads(data)
 
 
 # -- lines to records

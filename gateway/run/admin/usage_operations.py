@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import DAY_S
+from gateway.core.usage.limit_rules import BILLION
 from gateway.errors import BadRequest
 from gateway.run.admin.list_page import record_number
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
@@ -29,7 +30,6 @@ _FIRST_DAY: Final = (date.min - _EPOCH).days
 # The parameters that pick rows, and all parameters.
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
-_BILLION: Final = 1_000_000_000  # a cost is counted in billionths
 
 
 class UsageOperations(Struct, frozen=True):
@@ -121,7 +121,7 @@ def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
 def render_counters(counters: Iterable[int]) -> dict[str, Any]:
     """Returns the counters that are shown by their names, with the cost in the currency of the prices."""
     by_name: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
-    by_name["cost"] /= _BILLION
+    by_name["cost"] /= BILLION
     return {name: by_name[name] for name in SHOWN_COUNTERS}
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, GatewayError
-from gateway.run.admin.import_operations import ImportOperations
+from gateway.run.admin.import_operations import UNDO_WAIT_S, ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
@@ -22,8 +22,6 @@ from gateway.web.request_info import get_request_info
 from gateway.web.upload import UploadBody
 
 IMPORTS_PATH: Final = "/v1/manage/imports"
-# How long a request waits for an undoing, which goes on after that.
-_UNDO_WAIT_S: Final = 20.0
 _FLAG_NAMES: Final = ("learn", "preview")
 # A flag without a value is set.
 _FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -55,7 +53,7 @@ def make_import_routes(
         return await operations.show(request.path_params["id"], project=manager.project)
 
     async def undo(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.undo(request.path_params["id"], project=manager.project, wait_s=_UNDO_WAIT_S)
+        return await operations.undo(request.path_params["id"], project=manager.project, wait_s=UNDO_WAIT_S)
 
     import_path = f"{IMPORTS_PATH}/{{id}}"
     return [
