@@ -76,10 +76,9 @@ class ChatAgents(Struct, frozen=True):
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
     ) -> tuple[AgentSpec, ChatRequest]:
-        if is_stored:
-            spec = await self.registry.resolver.in_conversation(
-                identity.project, identity.conversation_key, spec
-            )
+        name = identity.conversation_key
+        if is_stored and name is not None and (uid := parse_uid("conv", name)) is not None:
+            spec = await self.registry.resolver.with_conversation_settings(identity.project, uid, spec)
         offers = bool(spec.tools) and identity.mode in STORING_MODES and allows_hidden_tools(request.json)
         return spec, add_missing_fields(request, make_sampling(spec, has_tools=request.has_tools or offers))
 

@@ -14,7 +14,8 @@ from gateway.agents.api.identities import render_identity
 from gateway.agents.api.model import choose_provider_type, render_embedder
 from gateway.agents.api.tool_json import render_tool
 from gateway.agents.core.kinds import choose_kind
-from gateway.agents.registry.registry import AgentView, Registry
+from gateway.agents.registry.agent_models import find_context_window
+from gateway.agents.registry.registry import AgentView
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import make_system_id
@@ -23,6 +24,7 @@ from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_tim
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.stop_reason import StopReason
+from gateway.settings import Settings
 from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunStep
 from storage.sql.store import Store
 
@@ -185,7 +187,7 @@ def _render_effort(effort: str | None, *, as_text: bool) -> dict[str, Any]:
 
 
 async def render_agents(
-    store: Store, registry: Registry, now: Callable[[], float], views: Sequence[AgentView]
+    store: Store, settings: Settings, now: Callable[[], float], views: Sequence[AgentView]
 ) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
     agents = [view.agent for view in views]
@@ -195,7 +197,7 @@ async def render_agents(
     for view, agent in zip(views, agents, strict=True):
         window_ids = (ids.make_id_with_seq("message", agent.uid, n) for n in numbers[agent.id])
         message_ids = [make_system_id(agent), *window_ids]
-        window = registry.resolver.context_window(view.definition)
+        window = find_context_window(settings, view.definition)
         step = waiting.get(agent.id) or await _find_waiting_step(store, view)
         pending = None if step is None else await _find_pending_message(store, agent, step)
         shown.append(render_agent(view, window=window, message_ids=message_ids, pending=pending))

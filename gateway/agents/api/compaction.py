@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta
 
 from gateway.agents.api._route import ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.registry.agent_models import check_model
 from gateway.agents.runs.compact_conversation import compact_conversation
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.sent_values import without_none
@@ -66,7 +67,7 @@ async def compact_on_request(
     # A null is left out, so that the agent's own setting holds for this summary.
     overrides = merge_compaction({}, compact.compaction_settings)
     terms = SummaryTerms.of({**spec.definition.compaction, **overrides})
-    api.registry.resolver.check_model(terms.model)
+    check_model(api.settings, terms.model)
     # Without a model for summaries the agent's own writes it.
     api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
     receipt = get_request_info(request.http.scope).begin_receipt()

@@ -26,6 +26,7 @@ from gateway.agents.api.named_conversation import (
 )
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, Sends
+from gateway.agents.registry.agent_models import check_model, with_conversation
 from gateway.agents.registry.conversation_registry import AgentConversations
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import hash_otid
@@ -285,10 +286,11 @@ class ConversationRoutes:
         """Make a conversation that shares the past of another one."""
         named = await self._get_named(request, query.agent_id)
         upto = None if (id := sent_or_none(query.message_id)) is None else _read_seq(named, id)
-        definition = named.definition or ConversationDefinition()
         source = await find_conversation_row(self._api.store, named)
         return await self._render_conversation(
-            await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
+            await self._conversations.fork(
+                named.agent, source, named.definition, hidden=query.hidden, upto=upto
+            )
         )
 
     async def recompile(
@@ -365,7 +367,7 @@ class ConversationRoutes:
     def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
         """Raises: UnknownModel; NotAllowed if the caller's key may not ask for it."""
         model = sent_or_none(body.model)
-        self._api.registry.resolver.check_model(model)
+        check_model(self._api.settings, model)
         self._api.check_models(request, [model])
 
     async def _get_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
@@ -376,9 +378,8 @@ class ConversationRoutes:
 
     async def _make_run_request(self, request: ApiRequest, named: NamedConversation) -> RunRequest:
         """Returns a send without messages to a conversation, of its agent as it is there."""
-        resolver = self._api.registry.resolver
-        spec = (await resolver.resolve_uid(request.project, named.agent.uid)).spec
-        spec = resolver.with_conversation(spec, named.definition)
+        resolved = await self._api.registry.resolver.resolve_uid(request.project, named.agent.uid)
+        spec = with_conversation(self._api.settings, resolved.spec, named.definition)
         return RunRequest(spec, named.agent.scope, named.conversation_name)
 
     async def _render_conversation(self, entry: ConversationEntry) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, uid_in
 from gateway.agents.api.agent_lookup import AgentLookup
 from gateway.agents.batches.accept import BatchRequests
+from gateway.agents.registry.agent_models import make_handle
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
@@ -89,7 +90,7 @@ class AgentsApi(Struct, frozen=True):
         caller = get_request_info(request.http.scope).caller
         for name in (str(entry["id"]) for entry in self.models.entries):
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX):
-                return self.registry.resolver.make_handle(name)
+                return make_handle(self.settings, name)
         raise BadRequest(
             "Name a model, such as 'openai/gpt-4o': the gateway knows of none yet that this key may ask for.",
             param="model",

@@ -10,6 +10,7 @@ from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import render_embedding_model, render_model
+from gateway.agents.registry.agent_models import find_model_window, make_handle
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.web.request_info import get_request_info
@@ -42,10 +43,10 @@ class ModelAndTagRoutes:
     async def list_models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
         """List the models that the caller may ask."""
         caller = get_request_info(request.http.scope).caller
-        resolver = self._api.registry.resolver
+        settings = self._api.settings
         names = [str(entry["id"]) for entry in await self._api.models.list_entries_for(caller.credential)]
         shown = [
-            render_model(resolver.make_handle(name), resolver.model_window(name))
+            render_model(make_handle(settings, name), find_model_window(settings, name))
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]

@@ -22,8 +22,8 @@ class NamedConversation(Struct, frozen=True):
     entry: ConversationEntry | None
 
     @property
-    def definition(self) -> ConversationDefinition | None:
-        return None if self.entry is None else read_definition(self.entry)
+    def definition(self) -> ConversationDefinition:
+        return ConversationDefinition() if self.entry is None else read_definition(self.entry)
 
 
 async def get_named_conversation(

@@ -17,6 +17,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import dump_showing, make_factory
 from gateway.agents.api.runs import RunStream, render_run_entry, render_run_result
+from gateway.agents.registry.agent_models import with_conversation, with_overrides
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
 from gateway.agents.wire.run_json import end_events, render_result
@@ -36,6 +37,9 @@ from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
 from storage.records import DEFAULT_CONVERSATION, Run
+
+# The settings of a conversation that has none of its own.
+_NO_SETTINGS = ConversationDefinition()
 
 
 class Sends:
@@ -105,21 +109,21 @@ class Sends:
         uid: str,
         *,
         conversation_name: str = DEFAULT_CONVERSATION,
-        conversation_definition: ConversationDefinition | None = None,
+        conversation_definition: ConversationDefinition = _NO_SETTINGS,
     ) -> RunRequest:
         """Returns what a send asks of an agent.
 
         uid: that of the agent.
-        conversation_definition: the model and settings that the conversation has of its own, if any.
+        conversation_definition: the model and settings that the conversation has of its own.
         """
         scope = request.http.scope
         refuse_unstored(scope["headers"])
         content = read_send(body)
-        resolver = self._api.registry.resolver
-        resolved = await resolver.resolve_uid(request.project, uid)
+        settings = self._api.settings
+        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
         model, system = sent_or_none(body.override_model), _read_system(body, resolved.spec.system)
-        spec = resolver.with_conversation(resolved.spec, conversation_definition)
-        spec = resolver.with_overrides(spec, model, system)
+        spec = with_conversation(settings, resolved.spec, conversation_definition)
+        spec = with_overrides(settings, spec, model, system)
         caller = get_request_info(scope).caller
         forwarded = Forwarded(
             list_headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.core.rule_words import render_rules
+from gateway.agents.registry.agent_models import with_conversation, with_overrides
 from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
 from gateway.agents.registry.sleepers import find_sleeptime
@@ -20,8 +21,8 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, parse_filler
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.tool_rule import read_rules
-from gateway.errors import BadRequest, UnknownModel
-from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
+from gateway.errors import BadRequest
+from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
 from storage.errors import Unavailable
 from storage.records import DEFAULT_CONVERSATION, Agent, Definition, DefinitionKind
@@ -43,18 +44,18 @@ class AgentResolver(Struct, frozen=True):
     tools: ToolRegistry
     cache: ResolvedAgentCache
 
-    async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
+    async def resolve(self, project: str, name_or_id: str) -> ResolvedAgent | None:
         """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
 
         Raises: BadRequest if two agents have the name.
         """
-        resolved = self.cache.get(project, name)
+        resolved = self.cache.get(project, name_or_id)
         if resolved is None or not await self._is_current(resolved):
             generation = self.cache.generation
-            resolved = await self._resolve(project, name)
+            resolved = await self._resolve(project, name_or_id)
             if resolved is None:
                 return None
-            self.cache.add(project, name, resolved, generation)
+            self.cache.add(project, name_or_id, resolved, generation)
         # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
         return resolved if await self.store.agents.find(resolved.scope) is not None else None
 
@@ -81,59 +82,36 @@ class AgentResolver(Struct, frozen=True):
         """Returns an agent with the settings of a send and of the send's conversation. Raises: NotFound.
 
         uid: the agent's.
+        conversation_name: the conversation's uid, or `DEFAULT_CONVERSATION`.
         model: the model that the send names; None: the agent's.
         system: the system prompt of the send; None: the agent's.
         """
         resolved = await self.resolve_uid(project, uid)
         spec = resolved.spec
         if conversation_name != DEFAULT_CONVERSATION:
-            spec = await self.in_conversation(project, ids.make_id("conv", conversation_name), spec)
-        return replace(resolved, spec=self.with_overrides(spec, model, system))
+            spec = await self.with_conversation_settings(project, conversation_name, spec)
+        return replace(resolved, spec=with_overrides(self.settings, spec, model, system))
 
-    def with_overrides(self, spec: AgentSpec, model: str | None, system: str | None) -> AgentSpec:
-        """Returns an agent with the model and the system prompt of a send; None: the agent's."""
-        if model is not None:
-            spec = self.with_model(spec, model)
-        return spec if system is None else replace(spec, system=system)
-
-    def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
-        """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
-        upstream, name = split_model(self.settings, model)
-        return replace(spec, model=name, upstream=upstream, has_callers_model=True)
-
-    async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
-        """Returns an agent as it is in a conversation. name: the caller's. Only a public id has a definition."""
-        uid = None if name is None else ids.parse_uid("conv", name)
-        if uid is None:
-            return spec
+    async def with_conversation_settings(self, project: str, uid: str, spec: AgentSpec) -> AgentSpec:
+        """Returns an agent with the settings of a conversation, if it has any. uid: the conversation's."""
         definition = await self.store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
-        conversation = None if definition is None else ConversationDefinition.of(definition.body)
-        return self.with_conversation(spec, conversation)
-
-    def with_conversation(self, spec: AgentSpec, conversation: ConversationDefinition | None) -> AgentSpec:
-        """Returns an agent with the settings of a conversation, if it has any: another model, window or sampling."""
-        if conversation is None:
+        if definition is None:
             return spec
-        if conversation.model is not None:
-            spec = self.with_model(spec, conversation.model)
-        if conversation.context_window is not None:
-            spec = replace(spec, context_window=conversation.context_window)
-        if conversation.sampling and not spec.is_profile:
-            sampling = {**spec.definition.sampling, **conversation.sampling}
-            spec = replace(spec, definition=replace(spec.definition, sampling=sampling))
-        return spec
+        return with_conversation(self.settings, spec, ConversationDefinition.of(definition.body))
 
-    async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
+    async def _resolve(self, project: str, name_or_id: str) -> ResolvedAgent | None:
         """Reads the agent with this id or name. Raises: as `resolve` does."""
         definitions = self.store.definitions
-        uid = ids.parse_uid("agent", name)
+        uid = ids.parse_uid("agent", name_or_id)
         if uid is not None:
             definition = await definitions.find(project, DefinitionKind.AGENT, uid)
         else:
-            same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
-            if len(same_name) > 1:
+            same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name_or_id)
+            if len(same_name) > 1:  # two, even if there are more
                 both = " and ".join(ids.make_id("agent", namesake.uid) for namesake in same_name)
-                raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
+                raise BadRequest(
+                    f"Two agents are named {name_or_id!r}: {both}. Name one by its id.", param="model"
+                )
             definition = same_name[0] if same_name else None
         if definition is None:
             return None
@@ -170,37 +148,6 @@ class AgentResolver(Struct, frozen=True):
         """Returns the spec of a user's memory."""
         profile = agent.scope.profile
         return self.profiles.get(profile, AgentSpec(profile))
-
-    def context_window(self, definition: Definition) -> int | None:
-        """Returns the tokens of the window that an agent's model has; None where they are not known."""
-        own = definition.body.get("context_window")
-        return own if isinstance(own, int) else self.model_window(definition.body.get("model"))
-
-    def model_window(self, model: str | None) -> int | None:
-        """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
-        try:
-            return None if model is None else route_for_agent_model(self.settings, model).context_window
-        except UnknownModel:
-            return None
-
-    def make_handle(self, model: str) -> str:
-        """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
-        settings = self.settings
-        if any(alias.alias == model for alias in settings.models):
-            return model
-        try:
-            route = resolve_route(settings, model)
-        except UnknownModel:
-            return model
-        kinds = [other.kind for other in settings.upstreams]
-        upstream = next(other for other in settings.upstreams if other.name == route.upstream)
-        provider = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
-        return f"{provider}/{route.model}"
-
-    def check_model(self, model: str | None) -> None:
-        """Raises: UnknownModel if no upstream would be asked for it."""
-        if model is not None:
-            route_for_agent_model(self.settings, model)
 
 
 def _make_agent_tool(tool: ToolView) -> AgentTool:

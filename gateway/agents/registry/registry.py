@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
 from gateway.agents.core.sleeper import SLEEP_JOB
+from gateway.agents.registry.agent_models import check_model
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
@@ -35,15 +36,7 @@ from gateway.run.store_errors import retry_overtaken
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import POLL_S
-from storage.listing import (
-    AgentChange,
-    AgentDraft,
-    AgentEntry,
-    AgentFilter,
-    BlockEntry,
-    Page,
-    ReaderEntry,
-)
+from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, Page, ReaderEntry
 from storage.records import Agent, Block, Definition, DefinitionKind, Run
 from storage.sql.store import Store
 
@@ -137,7 +130,7 @@ class Registry:
             name of no tool; UnknownModel.
         """
         now = self._now()
-        self.resolver.check_model(new.definition.model)
+        check_model(self._settings, new.definition.model)
         memory = draft_memory(self._store, project, DefinitionKind.AGENT)
         name = new.name or f"agent {memory.uid[:8]}"
         self.check_name(name)
@@ -232,7 +225,7 @@ class Registry:
         after = edit.edit(before)
         # An agent that was moved here may have a model that the settings do not name yet.
         if after.model != before.model:
-            self.resolver.check_model(after.model)
+            check_model(self._settings, after.model)
         return after.body()
 
     async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:

@@ -70,9 +70,7 @@ class SystemMessageRenderer(Struct, frozen=True):
         if conversation_name != DEFAULT_CONVERSATION:
             entry = await self.store.conversations.get(project, conversation_name)
             conversation_row, begun = entry.conversation.id, entry.begun
-            spec = await self.registry.resolver.in_conversation(
-                project, ids.make_id("conv", conversation_name), spec
-            )
+            spec = await self.registry.resolver.with_conversation_settings(project, conversation_name, spec)
         text = (await self.agent_runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)
         first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)

@@ -20,7 +20,7 @@ from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft, PartJournal
 from gateway.agents.batches.submission import PartSubmitter
-from gateway.agents.registry.agent_resolver import AgentResolver
+from gateway.agents.registry import registry
 from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.operations import make_operations
 from gateway.run.tools.toolbox import ToolAnswer
@@ -492,7 +492,7 @@ def test_repeated_internal_errors_end_a_batch(tmp_path: Path, monkeypatch: pytes
 
 def test_an_agent_whose_model_is_nowhere_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Creating an agent reports it; one that was imported, or made before the settings changed, may be there.
-    monkeypatch.setattr(AgentResolver, "check_model", lambda resolver, model: None)
+    monkeypatch.setattr(registry, "check_model", lambda settings, model: None)
     with scene(tmp_path) as s:
         agents = [*s.agents(1), s.world.agent(model="nowhere/x", name="lost").id]
         batch = s.post(agents)

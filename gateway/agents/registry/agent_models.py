@@ -1,0 +1,71 @@
+"""The models of agents, as the gateway's settings route them, and what a conversation or a send changes of an agent."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gateway.core.agent import AgentSpec
+from gateway.core.definition import ConversationDefinition
+from gateway.errors import UnknownModel
+from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
+from gateway.settings import Settings
+from storage.records import Definition
+
+
+def with_overrides(settings: Settings, spec: AgentSpec, model: str | None, system: str | None) -> AgentSpec:
+    """Returns an agent with the model and the system prompt of a send; None: the agent's."""
+    if model is not None:
+        spec = _with_model(settings, spec, model)
+    return spec if system is None else replace(spec, system=system)
+
+
+def with_conversation(settings: Settings, spec: AgentSpec, conversation: ConversationDefinition) -> AgentSpec:
+    """Returns an agent with what a conversation sets: another model, window or sampling."""
+    if conversation.model is not None:
+        spec = _with_model(settings, spec, conversation.model)
+    if conversation.context_window is not None:
+        spec = replace(spec, context_window=conversation.context_window)
+    if conversation.sampling and not spec.is_profile:
+        sampling = {**spec.definition.sampling, **conversation.sampling}
+        spec = replace(spec, definition=replace(spec.definition, sampling=sampling))
+    return spec
+
+
+def _with_model(settings: Settings, spec: AgentSpec, model: str) -> AgentSpec:
+    """Returns an agent with another model. model: `<upstream>/<model>` or `<model>`."""
+    upstream, name = split_model(settings, model)
+    return replace(spec, model=name, upstream=upstream, has_callers_model=True)
+
+
+def find_context_window(settings: Settings, definition: Definition) -> int | None:
+    """Returns the tokens of the window that an agent's model has; None where they are not known."""
+    own = definition.body.get("context_window")
+    return own if isinstance(own, int) else find_model_window(settings, definition.body.get("model"))
+
+
+def find_model_window(settings: Settings, model: str | None) -> int | None:
+    """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
+    try:
+        return None if model is None else route_for_agent_model(settings, model).context_window
+    except UnknownModel:
+        return None
+
+
+def make_handle(settings: Settings, model: str) -> str:
+    """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
+    if any(alias.alias == model for alias in settings.models):
+        return model
+    try:
+        route = resolve_route(settings, model)
+    except UnknownModel:
+        return model
+    kinds = [other.kind for other in settings.upstreams]
+    upstream = next(other for other in settings.upstreams if other.name == route.upstream)
+    provider = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
+    return f"{provider}/{route.model}"
+
+
+def check_model(settings: Settings, model: str | None) -> None:
+    """Raises: UnknownModel if no upstream would be asked for it."""
+    if model is not None:
+        route_for_agent_model(settings, model)
