@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache, lru_cache
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -365,15 +365,6 @@ class PriceSettings(Table, frozen=True):
     cached: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | None = None
 
 
-class Rates(NamedTuple):
-    """The prices of a million tokens."""
-
-    input: float
-    output: float
-    # The price of input that the upstream has read from its cache.
-    cached: float
-
-
 class ModelSettings(Table, frozen=True):
     """A name that callers ask for (`alias`)."""
 
@@ -388,14 +379,11 @@ class ModelSettings(Table, frozen=True):
     deployments: tuple[DeploymentSettings, ...] = ()
 
     @property
-    def rates(self) -> Rates | None:
-        """The prices of a million tokens; None: the model has no price."""
-        if self.price is None:
-            return None
-        if isinstance(self.price, PriceSettings):
-            cached = self.price.input if self.price.cached is None else self.price.cached
-            return Rates(self.price.input, self.price.output, cached)
-        return Rates(self.price, self.price, self.price)
+    def prices(self) -> PriceSettings | None:
+        """The prices of input and of output; None: the model has no price."""
+        if self.price is None or isinstance(self.price, PriceSettings):
+            return self.price
+        return PriceSettings(self.price, self.price)
 
 
 class BlockSettings(Table, frozen=True):
@@ -471,12 +459,12 @@ class Settings(Table, frozen=True):
             return None if named_model == NO_MODEL else named_model
         # The embedder is left out: it may have the lowest price, but it writes no text.
         writers = [model for model in self.models if model.alias != embedder]
-        prices = [
-            (model.rates.input + model.rates.output, model.alias)
+        priced = [
+            (price.input + price.output, model.alias)
             for model in writers
-            if model.rates is not None
+            if (price := model.prices) is not None
         ]
-        return min(prices, key=lambda price: price[0])[1] if prices else None
+        return min(priced, key=lambda each: each[0])[1] if priced else None
 
     def default_profile(self, project: str) -> str:
         """Returns the profile of this project's requests that name no profile."""

@@ -62,7 +62,11 @@ PriceOf = Callable[[str, str], Price | None]
 def prices_of(settings: Settings) -> PriceOf:
     """Returns the prices in the settings."""
     prices: dict[tuple[str, str], Price] = {}
-    priced = [(alias, Price(*alias.rates)) for alias in settings.models if alias.rates is not None]
+    priced = [
+        (alias, Price(each.input, each.output, each.input if each.cached is None else each.cached))
+        for alias in settings.models
+        if (each := alias.prices) is not None
+    ]
     for alias, price in priced:
         prices.setdefault((alias.upstream or settings.upstreams[0].name, alias.model), price)
         for deployment in alias.deployments:
