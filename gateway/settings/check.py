@@ -180,65 +180,65 @@ def _find_mistakes_in_key(name: str, key: str) -> Iterator[str]:
 
 
 def _find_mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
-    where = f"upstreams {upstream.name!r}"
-    yield from _find_repeated_names(f"{where}: api_key", upstream.keys, is_secret=True)
+    path = f"upstreams {upstream.name!r}"
+    yield from _find_repeated_names(f"{path}: api_key", upstream.keys, is_secret=True)
     for capability, value in upstream.takes.items():
         if capability != "responses" and not isinstance(value, bool):
-            yield f"{where}.takes.{capability}: expected true or false, saw {value!r}"
+            yield f"{path}.takes.{capability}: expected true or false, saw {value!r}"
     if "#" in upstream.name:
-        yield f"{where}: '#' is for the numbers of its keys"
+        yield f"{path}: '#' is for the numbers of its keys"
     sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())
     if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
-        yield f"{where}: a key or a header has a line end or another control character in it"
+        yield f"{path}: a key or a header has a line end or another control character in it"
     for name in upstream.headers:
         if not is_header_name(name) or name.lower() in _FRAMING_HEADERS:
-            yield f"{where}: headers: {name!r} is no header that can be sent"
+            yield f"{path}: headers: {name!r} is no header that can be sent"
     if upstream.proxy is not None and not is_proxy(upstream.proxy):
         # It may have a password in it, so the message does not show it.
-        yield f"{where}: proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
+        yield f"{path}: proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return
     try:
-        check_address(f"{where}: base_url", url)
+        check_address(f"{path}: base_url", url)
     except SettingsError as error:
         yield error.message
 
 
 def _find_mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a model. upstreams: the names of all."""
-    where = f"models {model.alias!r}"
-    yield from _find_unknown_reference(f"{where}: upstream", model.upstream, upstreams)
+    path = f"models {model.alias!r}"
+    yield from _find_unknown_reference(f"{path}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
-        yield f"{where}: there are several upstreams; say which one with upstream"
+        yield f"{path}: there are several upstreams; say which one with upstream"
     for deployment in model.deployments:
-        yield from _find_unknown_reference(f"{where}: deployments: upstream", deployment.upstream, upstreams)
-    yield from _find_repeated_names(f"{where}: fallbacks", list(model.fallbacks))
+        yield from _find_unknown_reference(f"{path}: deployments: upstream", deployment.upstream, upstreams)
+    yield from _find_repeated_names(f"{path}: fallbacks", list(model.fallbacks))
     if model.alias in model.fallbacks:
-        yield f"{where}: it is its own fallback"
+        yield f"{path}: it is its own fallback"
 
 
 def _find_mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a profile. upstreams: the names of all."""
-    where = f"profiles {profile.name!r}"
+    path = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
-        yield f"{where}: a name is letters, digits and . _ : @ -"
+        yield f"{path}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
-        yield f"{where}: this name is for agents that are made over REST"
-    yield from _find_unknown_reference(f"{where}: upstream", profile.upstream, upstreams)
+        yield f"{path}: this name is for agents that are made over REST"
+    yield from _find_unknown_reference(f"{path}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
-        yield f"{where}: filler.say: there is nothing to be said"
-    yield from _find_repeated_names(f"{where}: blocks", [each.label for each in profile.blocks])
+        yield f"{path}: filler.say: there is nothing to be said"
+    yield from _find_repeated_names(f"{path}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:
             yield (
-                f"{where}: block {block.label!r}: its value has "
+                f"{path}: block {block.label!r}: its value has "
                 f"{len(block.value)} characters, its limit is {block.limit}"
             )
 
 
 def _find_mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
-    where = f"memory.side_requests {rule.name!r}: pattern"
+    path = f"memory.side_requests {rule.name!r}: pattern"
     try:
         pattern = re.compile(rule.pattern)
         # All patterns become alternatives of one, in which flags cannot stand, nor two groups of one name.
@@ -247,14 +247,14 @@ def _find_mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
         start = str(error.pattern).index(rule.pattern)
         at = min(max((error.pos or 0) - start, 0), len(rule.pattern))
         pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
-        yield f"{where}: {error.msg}, here: {pointed}"
+        yield f"{path}: {error.msg}, here: {pointed}"
         return
     if all(pattern.match(text) for text in ("", "any")):  # texts that have nothing in common
-        yield f"{where}: it matches every message"
+        yield f"{path}: it matches every message"
     if pattern.groupindex:
-        yield f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"
+        yield f"{path}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"
     if reference := _GROUP_REFERENCE.search(rule.pattern):
-        yield f"{where}: its groups have other numbers among the other patterns, saw {reference[0]}"
+        yield f"{path}: its groups have other numbers among the other patterns, saw {reference[0]}"
 
 
 def _find_mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
@@ -303,12 +303,12 @@ def _find_mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[st
             )
 
 
-def _find_repeated_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+def _find_repeated_names(path: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
-            yield f"{where}: {'one' if is_secret else repr(name)} is there twice"
+            yield f"{path}: {'one' if is_secret else repr(name)} is there twice"
 
 
-def _find_unknown_reference(where: str, name: str | None, known: list[str]) -> Iterator[str]:
+def _find_unknown_reference(path: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
-        yield unknown_name(where, name, known)
+        yield unknown_name(path, name, known)

@@ -244,13 +244,13 @@ class _Loader:
     def _with_secrets(self, settings: Settings) -> Settings:
         """Returns the settings with the values of variables in place of `env:NAME`."""
 
-        def resolve(where: str, text: str) -> str | None:
+        def resolve(path: str, text: str) -> str | None:
             name = _find_referenced_variable(text)
             if name is None:
                 return text
             if not self._raw_environ.get(name):
-                if self._needs_secrets or where.startswith("database."):
-                    self._mistakes.add(SettingsError(f"{where} names {name}, which is not set"))
+                if self._needs_secrets or path.startswith("database."):
+                    self._mistakes.add(SettingsError(f"{path} names {name}, which is not set"))
                 return None
             return self._raw_environ[name]
 
@@ -407,17 +407,17 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
     resolve: returns the secret, given the setting's name and its text; None: the secret is left out.
     """
 
-    def resolve_optional(where: str, text: str | None) -> str | None:
-        return None if text is None else resolve(where, text)
+    def resolve_optional(path: str, text: str | None) -> str | None:
+        return None if text is None else resolve(path, text)
 
     upstreams = []
     for upstream in settings.upstreams:
-        where = f"upstreams {upstream.name!r}"
-        resolved = [resolve(f"{where}: api_key", key) for key in upstream.keys]
+        path = f"upstreams {upstream.name!r}"
+        resolved = [resolve(f"{path}: api_key", key) for key in upstream.keys]
         keys = tuple(key for key in resolved if key is not None)
         api_key = keys[0] if keys and isinstance(upstream.api_key, str) else keys or None
         upstreams.append(
-            replace(upstream, api_key=api_key, proxy=resolve_optional(f"{where}: proxy", upstream.proxy))
+            replace(upstream, api_key=api_key, proxy=resolve_optional(f"{path}: proxy", upstream.proxy))
         )
     settings = replace(settings, upstreams=tuple(upstreams))
     for table, key in _SECRETS:

@@ -52,7 +52,7 @@ class Mistakes:
             raise SettingsError.of(self._errors)
 
 
-def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
+def unknown_name(path: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
     """Returns the message for a name that does not exist.
 
     known: the names that exist there; the message suggests the nearest one.
@@ -63,7 +63,7 @@ def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[s
         hint = f"did you mean {close!r}?"
     elif tables:
         hint = f"it belongs in {' and '.join(tables)}"
-    return f"{where + ': ' if where else ''}unknown name {name!r}; {hint}"
+    return f"{path + ': ' if path else ''}unknown name {name!r}; {hint}"
 
 
 class ReadTables(NamedTuple):
@@ -83,7 +83,7 @@ def read_tables(parsed: Mapping[str, Any], table_type: type[Struct]) -> ReadTabl
     return ReadTables(values, mistakes, bad_tables={str(fault.path[0]) for fault in faults})
 
 
-def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
+def convert_text(text: str, table: type[Struct], key: str, path: str) -> Any:
     """Converts a text of the environment to the type of the field `key`. Raises: SettingsError."""
     hint = checked.list_field_types(table)[key]
     target = checked.without_annotations(checked.choose_union_member(text, hint))
@@ -98,9 +98,9 @@ def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
     elif get_origin(target) is tuple:
         value = [part.strip() for part in text.split(",") if part.strip()]
     faults: list[checked.Fault] = []
-    converted = checked.convert_collecting(value, hint, (where,), faults)
+    converted = checked.convert_collecting(value, hint, (path,), faults)
     if faults:
-        raise SettingsError.of([SettingsError(_render_fault(each, {where: value}, table)) for each in faults])
+        raise SettingsError.of([SettingsError(_render_fault(each, {path: value}, table)) for each in faults])
     return converted
 
 
@@ -108,26 +108,26 @@ def _render_fault(fault: checked.Fault, root: Mapping[str, Any], root_type: type
     """Returns the message for a fault. root: the value in which the path begins, which should be of `root_type`."""
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
-        where = _describe_path(fault.path[:-1], root)
+        path = _describe_path(fault.path[:-1], root)
         name = str(fault.path[-1])
         if fault.kind == "missing":
-            return f"{where}: {name!r} is missing"
+            return f"{path}: {name!r} is missing"
         # Only the name of a table's entry may be a setting of another table.
         settings = _list_settings_in(root_type, "", "") if checked.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
-        return unknown_name(where, name, checked.list_allowed_names(expected), tables)
-    where = _describe_path(fault.path, root)
+        return unknown_name(path, name, checked.list_allowed_names(expected), tables)
+    path = _describe_path(fault.path, root)
     value = fault.value
     inner = checked.without_annotations(expected)
     if get_origin(inner) is Literal:
-        return f"{where}: expected one of {', '.join(get_args(inner))}, saw {_describe_value(value)}"
+        return f"{path}: expected one of {', '.join(get_args(inner))}, saw {_describe_value(value)}"
     if get_origin(inner) is tuple:
         table = ".".join(each for each in fault.path if isinstance(each, str))
         hint = f"; an entry begins with [[{table}]]" if isinstance(value, dict) else ""
-        return f"{where}: expected a list, saw {_describe_value(value)}{hint}"
+        return f"{path}: expected a list, saw {_describe_value(value)}{hint}"
     if get_origin(inner) is dict or checked.is_struct(inner):
-        return f"{where}: expected a table, saw {_describe_value(value)}"
-    return f"{where}: {_render_scalar_fault(value, inner, expected)}"
+        return f"{path}: expected a table, saw {_describe_value(value)}"
+    return f"{path}: {_render_scalar_fault(value, inner, expected)}"
 
 
 def _render_scalar_fault(value: Any, target: Any, hint: Any) -> str:
@@ -155,18 +155,18 @@ def _render_scalar_fault(value: Any, target: Any, hint: Any) -> str:
 
 def _describe_path(path: Iterable[str | int], raw: Any) -> str:
     """Returns where a value is, such as `profiles 'bob'.limit`, or `profiles[0].limit` if the profile has no name."""
-    where = ""
+    described = ""
     for step in path:
         raw = raw[step]
         if isinstance(step, str):
-            where = f"{where}.{step}" if where else step
+            described = f"{described}.{step}" if described else step
             continue
         named = raw if isinstance(raw, dict) else {}
         name = next(
             (named[key] for key in ("name", "alias", "label") if isinstance(named.get(key), str)), None
         )
-        where += f"[{step}]" if name is None else f" {name!r}"
-    return where
+        described += f"[{step}]" if name is None else f" {name!r}"
+    return described
 
 
 def _list_settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[tuple[str, str]]:

@@ -146,25 +146,25 @@ def check_models(settings: Settings) -> None:
         for name in alias.fallbacks
     ]
     mistakes = Mistakes()
-    for where, model, upstream in named:
+    for path, model, upstream in named:
         try:
             # Without the fallbacks of an alias, which are among the names themselves.
             _resolve(settings, model, upstream, by_operator=True, is_fallback=True)
         except UnknownModel as error:
-            mistakes.add(unknown_model(settings, where, error))
+            mistakes.add(unknown_model(settings, path, error))
     mistakes.raise_if_any()
 
 
-def unknown_model(settings: Settings, where: str, error: UnknownModel) -> SettingsError:
-    """Returns the mistake of a setting that names a model to which no upstream answers. where: the setting."""
+def unknown_model(settings: Settings, path: str, error: UnknownModel) -> SettingsError:
+    """Returns the mistake of a setting that names a model to which no upstream answers. path: of the setting."""
     if error.model is None:
-        return SettingsError(f"{where}: {error.message}")
+        return SettingsError(f"{path}: {error.message}")
     names = [alias.alias for alias in settings.models]
     for upstream in settings.upstreams:
         names += upstream.models
         if len(settings.upstreams) > 1:
             names.append(f"{upstream.name}/MODEL")
-    return SettingsError(unknown_name(where, error.model, names))
+    return SettingsError(unknown_name(path, error.model, names))
 
 
 def unknown_upstream(name: str) -> BadRequest:
