@@ -19,6 +19,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import MemoryState
 from gateway.core.request.native_body import NO_CHANGES, UpstreamBody
+from gateway.core.request.request_headers import number_idempotency_keys
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.turn_name import TurnName
@@ -90,6 +91,8 @@ class ChatCall:
     record: TurnRecord | None = None
     # The parts of the prompt that were left out because the upstream refuses them, as `x-mnemogate-adapted` names them.
     left_out: tuple[str, ...] = ()
+    # The number of requests that were made. One that is only sent again is not made again.
+    request_count: int = 0
 
     @property
     def may_have_had_memory(self) -> bool:
@@ -179,11 +182,15 @@ class ChatCall:
     def _model_request(self, target: Target, body: bytes) -> ModelRequest:
         """Returns a request with this body, and with the credential and the query if this target may see them."""
         forwarded, request, asked = self.forwarded, self.request, self.route.asked.upstream
+        headers = forwarded.headers
+        self.request_count += 1
+        if self.request_count > 1:
+            headers = number_idempotency_keys(headers, self.request_count)
         if forwarded.upstream != asked or not target.gets_credential(asked):
-            return ModelRequest(body, forwarded.headers, wants_stream=request.stream)
+            return ModelRequest(body, headers, wants_stream=request.stream)
         return ModelRequest(
             body=body,
-            headers=forwarded.headers,
+            headers=headers,
             credential=forwarded.credential,
             query=request.query,
             wants_stream=request.stream,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from adapters.types import ModelRequest
-from gateway.core.request.request_headers import number_idempotency_keys
 from gateway.core.turn.commands import CallModel
 from gateway.core.turn.refusal import RefusedContent
 from gateway.core.upstream.policy import Target
@@ -41,8 +40,6 @@ class RoundRequests:
     model_call: CallModel
     # The endpoint that the prompt is for; None before `begin`.
     endpoint: Endpoint | None = None
-    # The number of requests that were made. One that is only sent again is not made again.
-    request_count: int = 0
 
     def begin(self, endpoint: Endpoint) -> None:
         """Notes the endpoint that the prompt was made for, in the receipt too."""
@@ -69,13 +66,9 @@ class RoundRequests:
         if hidden_rounds:
             receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
-        request = self.call.request_with_prompt(
+        return self.call.request_with_prompt(
             target, endpoint, prompt, hidden_rounds, self.model_call.budget_tokens, self.model_call.offer
         )
-        self.request_count += 1
-        if self.request_count == 1:
-            return request
-        return request._replace(headers=number_idempotency_keys(request.headers, self.request_count))
 
     async def mend_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint

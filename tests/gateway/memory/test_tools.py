@@ -271,8 +271,9 @@ def test_each_round_has_an_idempotency_key_of_its_own(world: World, stream: bool
     assert [seen.headers["idempotency-key"] for seen in world.upstream.chats] == ["k1", "k1-2", "k1-3"]
 
 
+@pytest.mark.parametrize("identity", [{"user": "alice"}, {}], ids=["memory", "relayed"])
 def test_a_fallback_at_the_same_upstream_has_an_idempotency_key_of_its_own(
-    upstream: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, tmp_path: Path, identity: dict[str, Any]
 ) -> None:
     """A request that is only sent again keeps its key."""
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, retries=1),)
@@ -280,7 +281,7 @@ def test_a_fallback_at_the_same_upstream_has_an_idempotency_key_of_its_own(
     upstream.queue(fail(500), fail(500), fail(500), say("Hello."))
     with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
         asked = [{"role": "user", "content": "Hi"}]
-        assert world.post(asked, {"idempotency-key": "k1"}, user="alice", model="m").status == 200
+        assert world.post(asked, {"idempotency-key": "k1"}, model="m", **identity).status == 200
     seen = [(each.json["model"], each.headers["idempotency-key"]) for each in upstream.chats]
     assert seen == [("big", "k1"), ("big", "k1"), ("small", "k1-2"), ("small", "k1-2")]
 
