@@ -20,6 +20,7 @@ from storage.sql.agents import Agents
 from storage.sql.agents_api.agents import DefinedAgents
 from storage.sql.agents_api.attached import Attached
 from storage.sql.agents_api.attached_folders import AttachedFolders
+from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.blocks import NamedBlocks
 from storage.sql.agents_api.conversations import Conversations
@@ -144,7 +145,8 @@ class Store:
         self.runs = Runs(database, self.jobs)
         self.run_texts = RunTexts(database)
         self.responses = Responses(database, self.jobs)
-        self.batches = Batches(database, rules, self.jobs)
+        self.batch_items = BatchItems(database, rules)
+        self.batches = Batches(database, self.jobs, self.batch_items)
         self.definitions = Definitions(database)
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)

@@ -19,7 +19,7 @@ from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Run, RunState, Scope
 from storage.sql.agents import find_or_create_agent
-from storage.sql.agents_api.batches import _count_row_bytes, _make_padded_sources
+from storage.sql.agents_api.item_writes import _count_row_bytes, _make_padded_sources
 from storage.sql.store import Store
 from tests.stored import keeps_emptied_rows, start_run
 
@@ -33,7 +33,7 @@ async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
         agent = await store.database.write(lambda c, draft=draft: find_or_create_agent(c, draft))
         run = Run(0, f"{n:032x}", agent.id, 0, RunState.CREATED, 10.0, background=True)
         drafts.append(ItemDraft(run, b'{"n":1}', f"{n + 100:032x}"))
-    await store.batches.add(batch.id, drafts)
+    await store.batch_items.add(batch.id, drafts)
     if is_started:
         await store.batches.start(batch)
     return batch
@@ -41,7 +41,7 @@ async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
 
 async def test_the_counts_add_up(store: Store) -> None:
     batch = await accepted(store, 5, is_started=True)
-    items = await store.batches.list_items(batch.id)
+    items = await store.batch_items.list(batch.id)
     assert [item.state for item in items] == ["waiting"] * 5
     runs = [item.run for item in items]
     ends = [(RunState.COMPLETED, "end_turn"), (RunState.FAILED, "error"), (RunState.FAILED, "expired")]
@@ -50,7 +50,7 @@ async def test_the_counts_add_up(store: Store) -> None:
         await store.runs.end_run(run.agent_row, run.id, state, stop, 11.0)
     assert runs[3] is not None
     await start_run(store, runs[3].agent_row, runs[3].id, 11.0)
-    counts = await store.batches.count_items(batch.id)
+    counts = await store.batch_items.count(batch.id)
     assert counts == BatchCounts(1, 1, 1, 1, 1, 0)
     assert counts.total == 5
     # An item whose agent is gone has failed.
@@ -64,10 +64,10 @@ async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
     assert await store.batches.fail_half_accepted(15.0, 20.0) == 1
     found = await store.batches.get("default", half.uid)
     assert (found.state, found.ended) == (BatchState.FAILED, 20.0)
-    assert (await store.batches.count_items(half.id)).failed == 3
-    item = (await store.batches.list_items(half.id))[0]
+    assert (await store.batch_items.count(half.id)).failed == 3
+    item = (await store.batch_items.list(half.id))[0]
     assert item.run is not None
-    assert await store.batches.load_texts(item.run.agent_row, item.run.id, "request") == {}
+    assert await store.batch_items.load_texts(item.run.agent_row, item.run.id, "request") == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
@@ -82,8 +82,8 @@ async def test_a_cancelled_batch_has_no_open_items(store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
     found = await store.batches.cancel(batch, 20.0)
     assert found.state is BatchState.CANCELLED
-    assert (await store.batches.count_items(batch.id)).cancelled == 3
-    assert not await store.batches.is_open(batch.id)
+    assert (await store.batch_items.count(batch.id)).cancelled == 3
+    assert not await store.batch_items.has_open(batch.id)
     states, counts = await store.batches.count_open()
     assert states[BatchState.CANCELLED] == 1
     assert counts.total == 0
@@ -92,26 +92,26 @@ async def test_a_cancelled_batch_has_no_open_items(store: Store) -> None:
 @pytest.mark.parametrize("has_job", [True, False])
 async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: bool, store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
-    [item] = await store.batches.list_items(batch.id, limit=1)
+    [item] = await store.batch_items.list(batch.id, limit=1)
     run = item.run
     assert run is not None
-    await store.batches.add_text(run.agent_row, run.id, "round", 1, b"{}")
+    await store.batch_items.add_text(run.agent_row, run.id, "round", 1, b"{}")
     if not has_job:
         # An operator has taken it away.
         [job] = await store.jobs.list()
         await store.jobs.cancel(job.id)
     await store.batches.cancel(batch, 20.0)
-    assert (await store.batches.count_items(batch.id)).cancelled == (2 if has_job else 3)
+    assert (await store.batch_items.count(batch.id)).cancelled == (2 if has_job else 3)
 
 
 async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
     """Under the lock of its agent, which the double of PostgreSQL's connections looks for."""
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batches.list_items(batch.id)
+    [item] = await store.batch_items.list(batch.id)
     run = item.run
     assert run is not None
-    assert await store.batches.add_text(run.agent_row, run.id, "result", 1, b"{}")
-    assert not await store.batches.add_text(run.agent_row, run.id, "result", 1, b"[]")
+    assert await store.batch_items.add_text(run.agent_row, run.id, "result", 1, b"{}")
+    assert not await store.batch_items.add_text(run.agent_row, run.id, "result", 1, b"[]")
 
 
 @pytest.mark.parametrize("had_reply", [True, False])
@@ -119,40 +119,40 @@ async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
     had_reply: bool, store: Store
 ) -> None:
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batches.list_items(batch.id)
+    [item] = await store.batch_items.list(batch.id)
     run = item.run
     assert run is not None
     if had_reply:  # the job ends it, later
-        await store.batches.add_text(run.agent_row, run.id, "round", 1, b"{}")
+        await store.batch_items.add_text(run.agent_row, run.id, "round", 1, b"{}")
     await store.batches.cancel(batch, 20.0)
-    assert not await store.batches.add_text(run.agent_row, run.id, "call", 1, b"{}")
+    assert not await store.batch_items.add_text(run.agent_row, run.id, "call", 1, b"{}")
 
 
 async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(store: Store) -> None:
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batches.list_items(batch.id)
+    [item] = await store.batch_items.list(batch.id)
     run = item.run
     assert run is not None
     agent = await store.agents.find_by_id(run.agent_row)
     assert agent is not None
     given = [AssignedItem(run.agent_row, item.id, 0, agent.epoch, b"{}")]
-    await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
-    assert await store.batches.add_text(run.agent_row, run.id, "call", 1, b"{}")
+    await store.database.bulk(store.batch_items.assign_effect(1, given, 20.0))
+    assert await store.batch_items.add_text(run.agent_row, run.id, "call", 1, b"{}")
     await store.forgetting.pause(run.agent_row, 21.0)
-    assert not await store.batches.add_text(run.agent_row, run.id, "call", 2, b"{}")
+    assert not await store.batch_items.add_text(run.agent_row, run.id, "call", 2, b"{}")
 
 
 async def test_items_that_are_put_into_a_part(store: Store) -> None:
     """Under the locks of their agents, as what a call did."""
     batch = await accepted(store, 3, is_started=True)
-    items = await store.batches.list_items(batch.id)
+    items = await store.batch_items.list(batch.id)
     runs = [item.run for item in items if item.run is not None]
     gone = await store.agents.find_by_id(runs[0].agent_row)
     assert gone is not None
     await store.forgetting.wipe(gone.id)
     given = [AssignedItem(run.agent_row, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
-    await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
-    assert [item.run.uid for item in await store.batches.list_items(batch.id, part=1) if item.run] == [
+    await store.database.bulk(store.batch_items.assign_effect(1, given, 20.0))
+    assert [item.run.uid for item in await store.batch_items.list(batch.id, part=1) if item.run] == [
         run.uid for run in runs[1:]
     ]
 

@@ -206,7 +206,7 @@ class BatchRoutes:
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
         after = 0
         if (uid := uid_or_none("run", query.after)) is not None:
-            item = await self._api.store.batches.find_item(batch.id, uid)
+            item = await self._api.store.batch_items.find(batch.id, uid)
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
@@ -220,7 +220,7 @@ class BatchRoutes:
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
         showing = read_showing(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
-            item = await self._api.store.batches.find_item_of_agent(batch.id, uid)
+            item = await self._api.store.batch_items.find_of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._load_messages(item, showing)}
         after = await self._get_item_row(batch, query.after)
         messages: list[dict[str, Any]] = []
@@ -233,7 +233,7 @@ class BatchRoutes:
     async def _load_items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
         """Yields the items of a batch in their order. after: the row after which they begin."""
         while True:
-            page = await self._api.store.batches.list_items(batch.id, after=after, limit=_ITEMS_PER_PAGE)
+            page = await self._api.store.batch_items.list(batch.id, after=after, limit=_ITEMS_PER_PAGE)
             for item in page:
                 yield item
             if len(page) < _ITEMS_PER_PAGE:
@@ -246,7 +246,7 @@ class BatchRoutes:
         if ref is None:
             return 0
         # The id of a message has the uid of its agent.
-        item = await self._api.store.batches.find_item_of_agent(batch.id, ref.uid)
+        item = await self._api.store.batch_items.find_of_agent(batch.id, ref.uid)
         if item is None:
             raise UnknownId(f"There is no message {id!r} in this batch.")
         return item.id
@@ -256,7 +256,7 @@ class BatchRoutes:
         store, run = self._api.store, item.run
         if run is None or not run.is_over:
             return []
-        number = await store.batches.find_exchange(run)
+        number = await store.batch_items.find_exchange(run)
         agent = await store.agents.find_by_id(run.agent_row)
         if number is None or agent is None:
             return []

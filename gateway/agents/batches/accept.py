@@ -95,7 +95,7 @@ class BatchRequests(Struct, frozen=True):
         batch = await batches.begin(draft)
         try:
             for n in range(0, len(items), _PAGE):
-                await batches.add(batch.id, items[n : n + _PAGE])
+                await self.store.batch_items.add(batch.id, items[n : n + _PAGE])
             await batches.start(batch)
         except StoreError:
             with suppress(StoreError):
@@ -146,17 +146,17 @@ class BatchRequests(Struct, frozen=True):
     async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
         """Returns a batch, and the counts of its items. Raises: NotFound."""
         batch = await self.store.batches.get(project, uid)
-        return batch, await self.store.batches.count_items(batch.id)
+        return batch, await self.store.batch_items.count(batch.id)
 
     async def list(self, project: str | None, page: Page[int]) -> list[tuple[Batch, BatchCounts]]:
         batches = await self.store.batches.list(project, page)
-        return [(batch, await self.store.batches.count_items(batch.id)) for batch in batches]
+        return [(batch, await self.store.batch_items.count(batch.id)) for batch in batches]
 
     async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
         """Returns a page of a batch's items, each with why it failed, or ""."""
-        batches = self.store.batches
-        rows = await batches.list_items(batch.id, after=after, limit=limit)
-        messages = await batches.load_error_messages(batch.id, after, rows[-1].id) if rows else {}
+        stored = self.store.batch_items
+        rows = await stored.list(batch.id, after=after, limit=limit)
+        messages = await stored.load_error_messages(batch.id, after, rows[-1].id) if rows else {}
         return [(item, messages.get(item.id, "")) for item in rows]
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
@@ -164,4 +164,4 @@ class BatchRequests(Struct, frozen=True):
         batch = await self.store.batches.get(project, uid)
         if not batch.is_over:
             batch = await self.store.batches.cancel(batch, self.now())
-        return batch, await self.store.batches.count_items(batch.id)
+        return batch, await self.store.batch_items.count(batch.id)

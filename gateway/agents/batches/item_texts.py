@@ -82,7 +82,7 @@ class ItemTexts(Struct, frozen=True):
         """Reads the texts of an item. Raises: ItemFailed, StoreError."""
 
         async def read(kind: RunTextKind) -> list[bytes]:
-            return list((await store.batches.load_texts(run.agent_row, run.id, kind)).values())
+            return list((await store.batch_items.load_texts(run.agent_row, run.id, kind)).values())
 
         requests, rounds = await read(RunTextKind.REQUEST), await read(RunTextKind.ROUND)
         states = await read(RunTextKind.ASKED)

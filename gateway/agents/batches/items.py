@@ -115,7 +115,7 @@ class ItemTurns:
         store = self.keeper.store
         if run is None or not item.conversation_name:
             raise ItemFailed(AGENT_GONE)
-        texts_of = partial(store.batches.load_texts, run.agent_row, run.id)
+        texts_of = partial(store.batch_items.load_texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
         memory_request, route = await self._make_memory_request(item, texts.request)
         context = await self._read_context(item, memory_request, texts.request)
@@ -124,7 +124,7 @@ class ItemTurns:
         inserts = [load_edit(insert) for round in texts.rounds for insert in round["inserts"]]
         block_edits.edits += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
-        journal = CallJournal(partial(store.batches.add_text, run.agent_row, run.id))
+        journal = CallJournal(partial(store.batch_items.add_text, run.agent_row, run.id))
         if reply is not None:
             number = len(replies)
             replies.append(reply)
@@ -296,7 +296,7 @@ class ItemTurns:
         """
         if (run := item.run) is None:
             return None
-        texts_of = partial(self.keeper.store.batches.load_texts, run.agent_row, run.id)
+        texts_of = partial(self.keeper.store.batch_items.load_texts, run.agent_row, run.id)
         return (await texts_of(RunTextKind.REPLY)).get(len(await texts_of(RunTextKind.ROUND)))
 
     async def make_end(

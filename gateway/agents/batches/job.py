@@ -155,7 +155,7 @@ class _Attempt:
 
     async def _do_what_is_due(self) -> None:
         """Does what can be done now, then ends the batch or puts it off. Raises: Postponed."""
-        batches = self.jobs.store.batches
+        batches, items = self.jobs.store.batches, self.jobs.store.batch_items
         if self.batch.is_over:
             await self._finish_cancelled()
             return
@@ -173,9 +173,9 @@ class _Attempt:
         await self.outcomes.wait_for_deferred()
         if await batches.is_over(self.batch.id):
             await self._finish_cancelled()
-        elif await batches.is_open(self.batch.id):
+        elif await items.has_open(self.batch.id):
             await self._log_progress()
-            if until_more is None and await batches.count_in_part(self.batch.id, READY_PART):
+            if until_more is None and await items.count_in_part(self.batch.id, READY_PART):
                 waits.append(0.0)  # some items have become ready meanwhile
             raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:
@@ -194,10 +194,8 @@ class _Attempt:
 
     async def fail_batch(self) -> None:
         """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
-        batches = self.jobs.store.batches
-        at = self.jobs.now()
-        while await batches.end_page(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
-            pass
+        items = self.jobs.store.batch_items
+        await items.end(self.batch.id, RunState.FAILED, StopReason.ERROR, self.jobs.now())
         await self._finish()
 
     # -- the end
@@ -226,7 +224,7 @@ class _Attempt:
         await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
         batch = await batches.get(None, self.batch.uid)
         if batch.callback is not None:
-            counts = await batches.count_items(batch.id)
+            counts = await self.jobs.store.batch_items.count(batch.id)
             body = {
                 "job_id": self._name,
                 "status": batch.state.value,
@@ -270,7 +268,7 @@ class _Attempt:
 
     async def _log_progress(self) -> None:
         """Logs how many items have ended, if that has changed."""
-        counts = await self.jobs.store.batches.count_items(self.batch.id)
+        counts = await self.jobs.store.batch_items.count(self.batch.id)
         if self.jobs.logged_counts.get(self.batch.id) == counts:
             return
         self.jobs.logged_counts[self.batch.id] = counts
@@ -335,7 +333,7 @@ class _Attempt:
                 await self.results.record(part, provider.results(part.id))
             except ProviderGarbled:
                 await self.outcomes.wait_for_deferred()
-                if await self.jobs.store.batches.count_in_part(self.batch.id, part.number):
+                if await self.jobs.store.batch_items.count_in_part(self.batch.id, part.number):
                     raise
         if not state.is_over:
             return

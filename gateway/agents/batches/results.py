@@ -101,7 +101,7 @@ class PartResults:
 
     async def cancel_items(self) -> None:
         """Cancels the items that have not ended."""
-        while items := await self.store.batches.list_open_items(self.batch.id, PAGE_ITEMS):
+        while items := await self.store.batch_items.list_open(self.batch.id, PAGE_ITEMS):
             await self.end_items(items, _CANCELLED_ITEM)
 
     async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
@@ -110,7 +110,7 @@ class PartResults:
 
     async def load_item_pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, or (None) of the batch, page by page. Items may leave the part meanwhile."""
-        after, list_items = 0, self.store.batches.list_items
+        after, list_items = 0, self.store.batch_items.list
         while page := await list_items(self.batch.id, part=part_number, after=after, limit=PAGE_ITEMS):
             after = page[-1].id
             yield page
@@ -127,7 +127,7 @@ class PartResults:
             request_id = RequestId.parse(custom_id)
             if request_id is None or request_id.batch_uid != self.batch.uid:
                 continue
-            item = await self.store.batches.find_item_by_row(self.batch.id, request_id.item_row)
+            item = await self.store.batch_items.find_by_row(self.batch.id, request_id.item_row)
             if item is None or item.part not in (part.number, ENDED_PART):
                 continue
             if request_id.number == item.request_number:

@@ -57,12 +57,12 @@ class PartSubmitter:
 
     async def submit_ready(self) -> float | None:
         """Composes and submits the items that are ready. Returns None, or the seconds until it can be done."""
-        batches = self.outcomes.store.batches
-        if not await batches.count_in_part(self.batch.id, READY_PART):
+        store = self.outcomes.store
+        if not await store.batch_items.count_in_part(self.batch.id, READY_PART):
             return None
         if (wait_s := await self._find_budget_wait_s()) is not None:
             return wait_s
-        await batches.mark_running(self.batch.id)
+        await store.batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
             async for item in self._load_items(READY_PART):
@@ -136,7 +136,7 @@ class PartSubmitter:
             make_public_id(self.batch),
             part.upstream,
         )
-        count = await self.outcomes.store.batches.count_in_part(self.batch.id, part.number)
+        count = await self.outcomes.store.batch_items.count_in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
             message = f"The request alone is larger than its provider's queue for the model: {message}"
             await self.fail(part, message)
@@ -202,7 +202,7 @@ class PartSubmitter:
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
         """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
-        current = self.outcomes.store.batches.find_current
+        current = self.outcomes.store.batch_items.find_current
         # Until nothing is left out: writing the part again takes seconds, in which more may be forgotten.
         while forgotten := {item.run_row for item in draft.items} - await current(self.batch.id, part.number):
             # Up to 256 MB are read and written: longer than the event loop may wait.
@@ -253,9 +253,9 @@ class PartSubmitter:
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""
-        batches = self.outcomes.store.batches
+        items = self.outcomes.store.batch_items
         for n in range(0, len(draft.items), PAGE_ITEMS):
-            effect = batches.assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
+            effect = items.assign_effect(part.number, draft.items[n : n + PAGE_ITEMS], self.parts.now())
             await self.outcomes.job.commit(effect)
 
     async def _load_items(self, part_number: int) -> AsyncIterator[BatchItem]:

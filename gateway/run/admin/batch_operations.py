@@ -40,11 +40,11 @@ class BatchOperations(Struct, frozen=True):
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a batch, and of each item that failed, expired or was cancelled the reason."""
         batch = await self._get_batch(raw)
-        batches = self.store.batches
+        items = self.store.batch_items
         unsuccessful: list[dict[str, Any]] = []
         after = 0
-        while page := await batches.list_items(batch.id, after=after, limit=_PAGE_ITEMS):
-            messages = await batches.load_error_messages(batch.id, after, page[-1].id)
+        while page := await items.list(batch.id, after=after, limit=_PAGE_ITEMS):
+            messages = await items.load_error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
             for item in page:
                 if item.state not in ("failed", "expired", "cancelled"):
@@ -75,7 +75,7 @@ class BatchOperations(Struct, frozen=True):
             raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
 
     async def _render_batch(self, batch: Batch) -> dict[str, Any]:
-        counts = await self.store.batches.count_items(batch.id)
+        counts = await self.store.batch_items.count(batch.id)
         return {
             "id": ids.make_id("job", batch.uid),
             "project": batch.project,

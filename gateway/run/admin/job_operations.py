@@ -71,7 +71,7 @@ async def cancel_job(store: Store, id: int, at: float) -> Job:
     job = await store.jobs.find(id)
     if job is None or job.kind != BATCH_JOB:
         return await store.jobs.cancel(id)
-    await store.batches.cancel(await store.batches.get(None, job.key), at, with_job=True)
+    await store.batches.cancel(await store.batches.get(None, job.key), at, deletes_job=True)
     return job
 
 

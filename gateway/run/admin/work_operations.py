@@ -166,7 +166,7 @@ class WorkOperations(Struct, frozen=True):
         raise _no_job()
 
     async def _make_batch_record(self, batch: Batch) -> BatchRecord:
-        counts = await self.store.batches.count_items(batch.id)
+        counts = await self.store.batch_items.count(batch.id)
         counts_by_state = {"total": counts.total, **asdict(counts)}
         return BatchRecord(ids.make_id("job", batch.uid), batch.state.value, batch.created, counts_by_state)
 

@@ -1,23 +1,12 @@
--- Every statement on batches and their items. `-- name:` begins one; the next line describes it.
+-- Every statement on batches. `-- name:` begins one; the next line describes it.
 
 -- piece: batch
 -- What is read of a batch `b`.
 b.id, b.uid, b.project, b.state, b.created, b.ended, b.callback
 
--- piece: item
--- What is read of an item `i`. Its run and its agent may be gone.
-i.run, i.part, i.sent, i.errors, i.expiries, i.tip, i.epoch, a.uid, a.project, c.key, c.uid,
-{run}
-FROM batch_items i LEFT JOIN runs r ON r.id = i.run LEFT JOIN agents a ON a.id = r.agent
-LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-
 -- name: insert
 -- Adds a batch.
 INSERT INTO batches (uid, project, state, created, callback) VALUES (?, ?, ?, ?, ?) RETURNING id
-
--- name: item_insert
--- Adds an item.
-INSERT INTO batch_items (run, batch) VALUES (?, ?)
 
 -- name: get
 -- Reads a batch.
@@ -32,136 +21,28 @@ SELECT {batch} FROM batches b WHERE b.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR 
 SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1) AND b.id > ?2 AND b.id < ?3
 ORDER BY b.id {direction} LIMIT ?4
 
--- name: of_states
+-- name: count_states
 -- Counts batches by their state.
 SELECT state, count(*) FROM batches GROUP BY state
 
--- name: counts
--- Counts a batch's items by what became of their runs.
-SELECT r.state, r.stop, count(*) FROM batch_items i
-LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0 WHERE i.batch = ? GROUP BY 1, 2
-
--- name: open_counts
+-- name: count_open_items
 -- Counts the items of all batches that have not ended.
 SELECT r.state, r.stop, count(*) FROM batches b CROSS JOIN batch_items i ON i.batch = b.id
 LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0
 WHERE b.state IN ('created', 'running') GROUP BY 1, 2
 
--- name: of_batch
--- Reads a page of a batch's items.
-SELECT {item} WHERE i.batch = ?1 AND i.run > ?2 ORDER BY i.run LIMIT ?3
-
--- name: of_part
--- Reads a page of a batch's items that are in a part.
-SELECT {item} WHERE i.batch = ?1 AND i.part = ?2 AND i.run > ?3 ORDER BY i.run LIMIT ?4
-
--- name: by_uid
--- Reads an item of a batch by the public id of its run.
-SELECT {item} WHERE r.uid = ?2 AND i.batch = ?1
-
--- name: by_row
--- Reads an item of a batch by its row.
-SELECT {item} WHERE i.batch = ?1 AND i.run = ?2
-
--- name: of_agent
--- Reads the item of a batch that is an agent's.
-SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
-
--- name: current
--- Finds the items of a part that have not ended, and that lost nothing of their memories since they were put into
--- the part.
-SELECT i.run FROM batch_items i JOIN runs r ON r.id = i.run JOIN agents a ON a.id = r.agent
-WHERE i.batch = ? AND i.part = ? AND a.epoch = i.epoch AND r.state IN ('created', 'running')
-
--- name: in_part
--- Counts the items of a part.
-SELECT count(*) FROM batch_items WHERE batch = ? AND part = ?
-
--- name: left
--- Returns whether any item of a batch has not ended.
-SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
-
--- name: give
--- Puts an item that is ready into a part.
-UPDATE batch_items SET part = ?2, tip = ?3, epoch = ?4 WHERE run = ?1 AND part IN (0, ?2)
-
--- name: advance
--- Takes an item out of its part, if the item is still at the given request. No row: the reply to that request was
--- written before.
-UPDATE batch_items SET part = ?3, errors = ?4, expiries = ?5, sent = ?6 WHERE run = ?1 AND sent = ?2
-RETURNING run
-
--- name: close
--- Notes that an item has ended.
-UPDATE batch_items SET part = -1 WHERE run = ?
-
--- name: is_open
--- Returns whether a run may still be written, and the epoch of its memory.
-SELECT a.epoch FROM runs r JOIN agents a ON a.id = r.agent
-WHERE r.id = ? AND r.agent = ? AND r.state IN ('created', 'running')
-
 -- name: set_state
 -- Moves a batch that has not ended.
 UPDATE batches SET state = ?2, ended = ?3 WHERE id = ?1 AND state IN ('created', 'running')
 
--- name: of_batch_open
--- Reads some of a batch's items that have not ended.
-SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
-
--- name: of_batch_unheard
--- Reads some of a batch's items that had no reply and have not ended.
-SELECT {item} WHERE i.batch = ?1 AND i.part >= 0
-AND NOT EXISTS (SELECT 1 FROM run_texts x
-    WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
-ORDER BY i.run LIMIT ?2
-
--- name: texts_empty
--- Erases what an item held until its end; the message of its error stays.
-{erase_run_texts} WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
-
--- name: text_append
--- Adds a part of an item after those of its kind: a row of words is never written over by a longer one.
-INSERT INTO run_texts (agent, run, seq, kind, data)
-SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
-
--- name: text_insert
--- Adds a text of an item that goes on. No row: the text is there, or the item or its batch has ended, or something of
--- its memory was forgotten since its request was composed.
-INSERT INTO run_texts (agent, run, seq, kind, data)
-SELECT r.agent, r.id, ?3, ?4, ?5
-FROM runs r JOIN agents a ON a.id = r.agent JOIN batch_items i ON i.run = r.id JOIN batches b ON b.id = i.batch
-WHERE r.id = ?2 AND r.agent = ?1 AND r.state IN ('created', 'running') AND b.state IN ('created', 'running')
-    AND a.epoch = coalesce(i.epoch, a.epoch)
-ON CONFLICT DO NOTHING RETURNING id
-
--- name: texts
--- Reads the parts of a kind of one item.
-SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? ORDER BY seq
-
--- name: error_messages
--- Reads the messages of the errors of a batch's items.
-SELECT x.run, x.data FROM run_texts x JOIN batch_items i ON i.run = x.run
-WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.seq = 0 AND x.run > ?2 AND x.run <= ?3
-
--- name: steps_of
--- Notes how many calls of the model a run made, all of which became one exchange.
-UPDATE runs SET steps = ? WHERE id = ? AND agent = ?
-
--- name: exchange_of
--- Finds the exchange that an item's run became.
-SELECT s.exchange FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number LIMIT 1
-
--- name: origins
--- Notes the exchange that has made the values which the calls of one run have written. Their origins have a common
--- beginning.
-UPDATE block_history SET exchange = ?2, sources = ?3
-WHERE substr(origin, 1, ?4) = ?5 AND block IN (
-    SELECT id FROM blocks WHERE agent = ?1 UNION ALL SELECT target FROM attached WHERE kind = 'block' AND agent = ?1
-)
-
--- name: job
+-- name: find_job
 -- Finds the job of a batch.
 SELECT id FROM jobs WHERE agent = 0 AND kind = 'batch' AND key = ?
+
+-- name: list_half_accepted
+-- Lists the batches from before a time that have not ended and have no job yet.
+SELECT {batch} FROM batches b WHERE b.state IN ('created', 'running') AND b.created < ?
+AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.agent = 0 AND j.kind = 'batch' AND j.key = b.uid) ORDER BY b.id
 
 -- name: known_parts
 -- Reads what providers' batches are known, of all jobs.
@@ -171,6 +52,6 @@ SELECT s.result FROM steps s JOIN jobs j ON j.id = s.job WHERE j.agent = 0 AND j
 -- Reads what a job has written down.
 SELECT name, result FROM steps WHERE job = ? ORDER BY id
 
--- name: agents_named
+-- name: find_agents
 -- Finds agents of a project by their public ids.
 SELECT uid, id FROM agents WHERE project = ?1 AND uid {in:2:TEXT:64}

@@ -25,9 +25,10 @@ from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.operations import make_operations
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
+from storage.batch_records import BatchState
 from storage.database import Connection, Effect
-from storage.listing import Page
 from storage.records import RunState
+from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.runs import end_run
 from storage.sql.jobs import Jobs, raise_epoch
@@ -253,11 +254,11 @@ def test_an_item_of_a_conversation_that_is_gone_goes_to_no_other(tmp_path: Path)
 def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
     has_ended: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assign, forgotten = Batches.assign_effect, list[int]()
+    assign, forgotten = BatchItems.assign_effect, list[int]()
 
-    def assigned(batches: Batches, part: int, items: Any, at: float) -> Effect:
+    def assigned(stored: BatchItems, part: int, items: Any, at: float) -> Effect:
         async def write(connection: Connection) -> None:
-            await assign(batches, part, items, at)(connection)
+            await assign(stored, part, items, at)(connection)
             if forgotten:
                 return
             forgotten.append(items[0].agent_row)
@@ -276,7 +277,7 @@ def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
         loops.append(asyncio._get_running_loop())
         leave_out(draft, runs)
 
-    monkeypatch.setattr(Batches, "assign_effect", assigned)
+    monkeypatch.setattr(BatchItems, "assign_effect", assigned)
     monkeypatch.setattr(PartDraft, "leave_out", left_out)
     with scene(tmp_path) as s:
         found = s.ended(s.post(s.agents(count), "quokkas"))["counts"]
@@ -530,16 +531,16 @@ def test_its_maker_is_called_back(tmp_path: Path) -> None:
 def test_a_callback_reports_a_batch_that_is_cancelled_as_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Batches.is_open
+    finish = Batches.finish_effect
 
-    async def is_open(store: Batches, id: int) -> bool:
-        found = await real(store, id)
-        if not found:
-            [batch] = await store.list(None, Page())
-            await store.cancel(batch, batch.created)
-        return found
+    def cancel_first(batches: Batches, id: int, state: BatchState, at: float) -> Effect:
+        async def write(connection: Connection) -> None:
+            await finish(batches, id, BatchState.CANCELLED, at)(connection)
+            await finish(batches, id, state, at)(connection)
 
-    monkeypatch.setattr(Batches, "is_open", is_open)
+        return write
+
+    monkeypatch.setattr(Batches, "finish_effect", cancel_first)
     with called_back(tmp_path) as (s, receiver, _, batch):
         assert (s.get(batch)["status"], orjson.loads(receiver.bodies[0])["status"]) == ("cancelled",) * 2
 

@@ -28,6 +28,7 @@ from gateway.settings import BatchSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
 from storage.records import DEFAULT_CONVERSATION, RunState
+from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import (
@@ -52,16 +53,18 @@ from tests.patience import PATIENCE_S
 class Breaking:
     """A method of the store that breaks at its `at`-th call. None: at each; 0: at none, and they are counted."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, at: int | None = None) -> None:
-        real, self.calls = getattr(Batches, name), 0
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, at: int | None = None, owner: type = Batches
+    ) -> None:
+        real, self.calls = getattr(owner, name), 0
 
-        async def broken(store: Batches, *about: Any) -> Any:
+        async def broken(store: Any, *about: Any, **named: Any) -> Any:
             self.calls += 1
             if at in (self.calls, None):
                 raise Unavailable("the disk is full")
-            return await real(store, *about)
+            return await real(store, *about, **named)
 
-        monkeypatch.setattr(Batches, name, broken)
+        monkeypatch.setattr(owner, name, broken)
 
 
 def noting(custom_id: str, body: Json) -> Fate:
@@ -75,7 +78,7 @@ def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest
         s.until(batch, lambda _: len(s.openai.batches) == 1)
         with monkeypatch.context() as meanwhile:
             # The batch's job may see that it is cancelled before the request has cancelled the items.
-            Breaking(meanwhile, "end_page")
+            Breaking(meanwhile, "end", owner=BatchItems)
             assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 503
         found = s.until(batch, lambda found: not found["counts"]["waiting"] + found["counts"]["running"])
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
@@ -90,7 +93,7 @@ def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
         [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
         gateway, store = s.world.world.gateway, s.world.world.store
         with monkeypatch.context() as meanwhile:
-            Breaking(meanwhile, "end_page")
+            Breaking(meanwhile, "end", owner=BatchItems)
             with pytest.raises(Unavailable):
                 gateway.call(cancel_job(store, job, s.world.world.clock()))
         s.until_rest()
@@ -152,7 +155,7 @@ def test_a_batch_that_is_not_accepted_whole_has_failed(
     monkeypatch.setattr(accept, "_PAGE", 1)
     with scene(tmp_path) as s:
         agents = s.agents(3)
-        Breaking(monkeypatch, "add", 2)
+        Breaking(monkeypatch, "add", 2, BatchItems)
         body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in agents]}
         assert s.world.ask("POST", PATH, body)[0] == 503
         [batch] = s.world.ask("GET", PATH)[1]

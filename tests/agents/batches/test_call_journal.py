@@ -13,7 +13,7 @@ from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import Unavailable
 from storage.records import Run, RunTextKind
-from storage.sql.agents_api.batches import Batches
+from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.store import Store
 from tests.storage.test_batches import accepted
 
@@ -35,16 +35,16 @@ class Tool:
 async def item_run(store: Store) -> Run:
     """Returns the run of an item of a new batch."""
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batches.list_items(batch.id)
+    [item] = await store.batch_items.list(batch.id)
     assert item.run is not None
     return item.run
 
 
 async def attempt(store: Store, run: Run) -> CallJournal:
     """Returns the journal of an item after its first reply, as a new attempt of its batch's job has it."""
-    texts = partial(store.batches.load_texts, run.agent_row, run.id)
+    texts = partial(store.batch_items.load_texts, run.agent_row, run.id)
     # Looked up with each call, since `break_texts` may replace it.
-    journal = CallJournal(lambda *text: store.batches.add_text(run.agent_row, run.id, *text))
+    journal = CallJournal(lambda *text: store.batch_items.add_text(run.agent_row, run.id, *text))
     journal.stored_replies.update(await texts(RunTextKind.REPLY))
     assert journal.restore_calls(await texts(RunTextKind.CALL), await texts(RunTextKind.RESULT))
     return journal
@@ -52,16 +52,16 @@ async def attempt(store: Store, run: Run) -> CallJournal:
 
 def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Lets no text of this kind be stored."""
-    real = Batches.add_text
+    real = BatchItems.add_text
 
     async def add_text(
-        batches: Batches, agent_row: int, run_row: int, given: str, seq: int, data: bytes
+        items: BatchItems, agent_row: int, run_row: int, given: str, seq: int, data: bytes
     ) -> bool:
         if given == kind:
             raise Unavailable("the database is away")
-        return await real(batches, agent_row, run_row, given, seq, data)
+        return await real(items, agent_row, run_row, given, seq, data)
 
-    monkeypatch.setattr(Batches, "add_text", add_text)
+    monkeypatch.setattr(BatchItems, "add_text", add_text)
 
 
 async def test_a_call_that_was_made_is_not_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
 
 async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(store: Store) -> None:
     run, tool = await item_run(store), Tool()
-    texts = partial(store.batches.load_texts, run.agent_row, run.id, RunTextKind.REPLY)
+    texts = partial(store.batch_items.load_texts, run.agent_row, run.id, RunTextKind.REPLY)
     before, rival = await attempt(store, run), await attempt(store, run)
     before.note_reply(0, b"first")
     rival.note_reply(0, b"another")

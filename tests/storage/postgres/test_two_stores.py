@@ -181,18 +181,18 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     stores: list[Store], database: PostgresServer
 ) -> None:
     """A turn of the second agent may share a block with the first one, and would wait for it: a deadlock."""
-    batches = stores[0].batches
+    items = stores[0].batch_items
     batch = await accepted(stores[0], 2, is_started=True)
-    first, second = await batches.list_items(batch.id)
+    first, second = await items.list(batch.id)
     assert first.run is not None
     assert second.run is not None
     writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
     async with locked_agent(database, first.run.agent_row) as transaction:
-        written = asyncio.ensure_future(stores[0].database.bulk(batches.write_effect("default", 0, writes)))
+        written = asyncio.ensure_future(stores[0].database.bulk(items.write_effect("default", 0, writes)))
         await until_waiting(database, 1, written)
         await transaction.execute(f"SELECT FROM agents WHERE id = {second.run.agent_row} FOR UPDATE NOWAIT")
     await written
-    assert (await batches.count_items(batch.id)).failed == 2
+    assert (await items.count(batch.id)).failed == 2
 
 
 async def test_what_code_writes_into_a_block_waits_for_one_agent_without_holding_another(
@@ -217,9 +217,9 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
     stores: list[Store], database: PostgresServer
 ) -> None:
     """The job stores the end of the round: an edit that the round made in a block is forgotten with it."""
-    batches = stores[0].batches
+    batches, items = stores[0].batches, stores[0].batch_items
     batch = await accepted(stores[0], 2, is_started=True)
-    first, _ = await batches.list_items(batch.id)
+    first, _ = await items.list(batch.id)
     assert first.run is not None
     agent, run = first.run.agent_row, first.run.id
     async with locked_agent(database, agent) as transaction:
@@ -228,8 +228,8 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
         values = f"({agent}, {run}, 0, 'round', '{{}}')"
         await transaction.execute(f"INSERT INTO run_texts (agent, run, seq, kind, data) VALUES {values}")
     await cancelled
-    assert (await batches.count_items(batch.id)).cancelled == 1
-    assert len(await batches.load_texts(agent, run, "round")) == 1
+    assert (await items.count(batch.id)).cancelled == 1
+    assert len(await items.load_texts(agent, run, "round")) == 1
 
 
 @asynccontextmanager

@@ -142,7 +142,7 @@ def test_conversations_are_not_each_sought_among_all_runs_of_their_agent(
 
 def test_the_items_of_open_batches_are_counted_batch_by_batch(connection: sqlite3.Connection) -> None:
     """Each scrape of the metrics asks for them."""
-    plan = plan_of(connection, load("agents_api/batches.sql")["open_counts"])
+    plan = plan_of(connection, load("agents_api/batches.sql")["count_open_items"])
     assert "SEARCH i USING COVERING INDEX batch_items_part (batch=?)" in plan
 
 

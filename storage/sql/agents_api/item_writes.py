@@ -1,0 +1,158 @@
+"""Writes the outcome of a batch's item: a round, a retry, or its end, with which its turn becomes an exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from msgspec.structs import replace
+
+from storage.batch_records import (
+    ENDED_PART,
+    READY_PART,
+    SOURCES_ROOM,
+    ItemEnd,
+    ItemRetry,
+    ItemRound,
+    ItemWrite,
+    make_call_origin,
+)
+from storage.commands import BlockMerge, Rules
+from storage.database import Connection
+from storage.errors import NotFound, Stale, WriteConflict
+from storage.records import EditState, MemoryEdit, Run, RunState, RunStep, RunTextKind
+from storage.sql.agents_api.blocks import SQL as BLOCKS
+from storage.sql.agents_api.run_texts import add_error_message, add_text
+from storage.sql.agents_api.runs import add_step, end_run
+from storage.sql.blocks import write_block
+from storage.sql.statements import load
+from storage.sql.stored_paths import open_step, write_edits
+from storage.sql.turn_edits import add_edit
+
+SQL = load("agents_api/batch_items.sql")
+
+
+async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> bool:
+    """Writes the outcome of an item. Returns False if it was written before. Raises: WriteConflict."""
+    if not await _advance_item(connection, write):
+        return False
+    item, run = write.item, write.item.run
+    epoch = None if run is None else await connection.value(SQL["run_epoch"], (run.id, run.agent_row))
+    if run is None or epoch is None:
+        # The item was cancelled, or its agent is gone. The tokens that the provider has billed count nevertheless.
+        await connection.run(SQL["close"], (item.id,))
+        return True
+    if isinstance(write, ItemRetry):
+        return True
+    if write.epoch is not None and write.epoch != epoch:
+        raise WriteConflict("something of the memory of this item was forgotten meanwhile")
+    if isinstance(write, ItemRound):
+        edits = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
+        data = orjson.dumps({**write.data, "edits": edits})
+        await add_text(connection, run.agent_row, run.id, RunTextKind.ROUND, write.number, data)
+        return True
+    try:
+        await _end_item(connection, write, run, rules)
+    except Stale as error:
+        raise WriteConflict(error.message) from error
+    return True
+
+
+async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
+    """Moves an item to its next request, or to its end. Returns False if this was done before."""
+    number = write.item.request_number
+    part, errors, expiries = READY_PART, 0, 0
+    match write:
+        case ItemRetry():
+            part, errors, expiries = write.part, write.errors, write.expiries
+        case ItemEnd():
+            part = ENDED_PART
+    # If an item ends without a reply, a reply that the provider has made meanwhile still counts, under the same number.
+    ends_without_reply = isinstance(write, ItemEnd) and not write.tokens
+    next_number = number if ends_without_reply else number + 1
+    values = (write.item.id, number, part, errors, expiries, next_number)
+    return await connection.row(SQL["advance"], values) is not None
+
+
+async def _write_round_edits(
+    connection: Connection, run: Run, merged: BlockMerge, first_versions: Mapping[int, int], now: float
+) -> list[object]:
+    """Writes the edits of a round, each on the version of the block that its result was computed from.
+
+    Returns the edits in the form that is stored until the item's turn is an exchange.
+
+    Raises: WriteConflict.
+    """
+    versions = dict(first_versions)
+    edits: list[object] = []
+    for block_row, value, edit in merged.writes:
+        try:
+            await write_block(
+                connection, block_row, versions[block_row], value, at=now,
+                origin=make_call_origin(run.uid, edit.call_id), room=SOURCES_ROOM,
+            )  # fmt: skip
+        except NotFound as error:
+            raise WriteConflict(error.message) from error
+        versions[block_row] += 1
+        arguments = bytes(edit.arguments).decode()
+        edits.append([block_row, versions[block_row], edit.call_id, edit.op, edit.label, arguments, edit.at])
+    return edits
+
+
+async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:
+    """Ends the run of an item, and writes the item's turn if it has one."""
+    agent_row = run.agent_row
+    if end.turn is not None:
+        opened = await open_step(connection, end.turn, rules)
+        exchange_row = opened.exchange.id
+        origin = make_call_origin(run.uid)
+        await connection.run(
+            SQL["set_origins"],
+            (agent_row, exchange_row, _make_padded_sources(exchange_row), len(origin), origin),
+        )
+        for block, version, edit in end.edits:
+            await connection.run(
+                BLOCKS["version_sources"],
+                (block, version, exchange_row, _make_padded_sources(exchange_row)),
+            )
+            await add_edit(connection, agent_row, _make_merged_edit(edit, exchange_row))
+        await write_edits(
+            connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
+        )
+        assert end.step is not None  # an item with a turn has its step
+        item_step = end.step
+        step = RunStep(
+            exchange_row, agent_row, run.id, 1, item_step.begun, item_step.ended, item_step.counts, end.stop, None,
+            end.stop if end.state is RunState.FAILED else None,
+        )  # fmt: skip
+        await add_step(connection, step)
+        await connection.run(SQL["set_steps"], (end.rounds, run.id, agent_row))
+    await end_run(connection, agent_row, run.id, end.state, end.stop, end.now)
+    await connection.run(SQL["empty_texts"], (agent_row, run.id))
+    await add_error_message(connection, agent_row, run.id, end.error_message)
+
+
+def _bind_to_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
+    """Returns the edits of an item as edits of the exchange that its turn has become."""
+    return BlockMerge(
+        [write._replace(edit=_make_merged_edit(write.edit, exchange_row)) for write in merged.writes],
+        [passage._replace(edit=_make_merged_edit(passage.edit, exchange_row)) for passage in merged.passages],
+        [replace(fact, exchange_row=exchange_row, sources=(exchange_row,)) for fact in merged.facts],
+    )
+
+
+def _make_merged_edit(edit: MemoryEdit, exchange_row: int) -> MemoryEdit:
+    """Returns an edit of an exchange that is in its block already."""
+    return MemoryEdit(
+        0, exchange_row, edit.call_id, edit.op, edit.label, edit.arguments, EditState.MERGED, edit.at
+    )
+
+
+def _make_padded_sources(exchange_row: int) -> bytes:
+    """Returns the sources of a value, now that its exchange is known, in as many bytes of the row as those before."""
+    return f"[{exchange_row}]".ljust(SOURCES_ROOM - _count_row_bytes(exchange_row)).encode()
+
+
+def _count_row_bytes(number: int) -> int:
+    """Returns the bytes that a number has in a row of SQLite (sqlite.org/fileformat2.html, section 2.1)."""
+    return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
