@@ -51,8 +51,8 @@ class _PersonScreens(Struct, frozen=True):
         conversations = memory_page.conversations
         page = PersonPage(
             rights=link.rights,
-            expires_at=link.expires,
-            paused=link.paused is not None,
+            expires_at=link.expires_at,
+            paused=link.paused_at is not None,
             blocks=memory_page.blocks,
             facts=memory_page.facts,
             conversations=conversations,
@@ -66,7 +66,7 @@ class _PersonScreens(Struct, frozen=True):
             # `view` filters the record alone. Of the other values only passages have links to screens of operators.
             passages=access.filter(memory_page.passages),
             memory=memory_page.memory,
-            paused_since=link.paused,
+            paused_since=link.paused_at,
             openings=await views.conversations.load_openings(
                 access.project, access.uid, [each.id for each in conversations]
             ),

@@ -56,7 +56,7 @@ from gateway.page.page_request import (
 from gateway.page.page_routes import list_routes
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
-from gateway.page.visitor import PersonLink, Visitor, make_session_name
+from gateway.page.visitor import Visitor, hash_token, make_session_name
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
 from gateway.run.admin.page_paths import STATIC, parse_part
@@ -339,14 +339,12 @@ class PageApp:
         except UnknownId:
             await self._retain_unsaved(request)
             raise
-        person = PersonLink(link.memory_uid, link.scope.project, link.rights, link.expires, link.paused)
-        return Visitor(
-            LINK, link.scope.project, may_write=True, session=make_session_name(token), link=person
-        )
+        session_name = make_session_name(hash_token(token))
+        return Visitor(LINK, link.scope.project, may_write=True, session_name=session_name, link=link)
 
     async def _note_read(self, visitor: Visitor, uid: str) -> None:
         """Notes in the audit that a memory was read, once in an hour of a session. Raises: StoreError."""
-        noted_read = visitor.session, uid, int(self._now() // 3600)
+        noted_read = visitor.session_name, uid, int(self._now() // 3600)
         if noted_read in self._noted_reads:
             return
         # The audit comes before the cache: if the audit fails, a second read at the same time must fail, too.

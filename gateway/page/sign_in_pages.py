@@ -20,9 +20,10 @@ from gateway.page.page_request import (
     safe_next,
 )
 from gateway.page.screen import ActionResult, NoFields
-from gateway.page.visitor import LoginFailures, Sessions, Visitor, make_session_name
+from gateway.page.sessions import LoginFailures, Sessions
+from gateway.page.visitor import Visitor, hash_token, make_session_name
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.sign_in import UNKNOWN, SignIn
+from gateway.run.admin.sign_in import UNKNOWN, Operator, SignIn
 from gateway.settings import Settings
 
 # The paths that `SignInPages` answers.
@@ -79,16 +80,16 @@ class SignInPages:
             if operator is None:
                 raise NotSignedIn("This is no operator key. `mnemogate keys create --operator` makes one.")
             assert operator.digest is not None  # an operator who was found by a key has the key's digest
-            return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
+            return _make_visitor(operator, operator.digest)
         token = request.cookies.get(await self._make_cookie_name())
-        is_use = not read_header_values(request.scope["headers"], _POLL)
-        if token is None or (operator := self.sessions.find(token, is_use=is_use)) is None:
+        counts_as_use = not read_header_values(request.scope["headers"], _POLL)
+        if token is None or (operator := self.sessions.find(token, counts_as_use=counts_as_use)) is None:
             return None
         if not await self._sign_in.is_valid(operator):
             self.sessions.end(token)
             return None
         request.token = token
-        return Visitor(operator.actor, operator.project, operator.may_write, make_session_name(token))
+        return _make_visitor(operator, hash_token(token))
 
     async def respond(self, request: PageRequest) -> PageReply:
         """Answers the paths that need no session. Raises: CallerError."""
@@ -155,6 +156,11 @@ class SignInPages:
         await self._audit.add(request.visitor.actor, "logout")
         cookie = f"{await self._make_cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
         return self._answers.make_reply(request, ActionResult({"done": True}, "login", (cookie,)))
+
+
+def _make_visitor(operator: Operator, digest: bytes) -> Visitor:
+    """Returns an operator as a visitor. digest: of the session's token, or of the key."""
+    return Visitor(operator.actor, operator.project, operator.may_write, make_session_name(digest))
 
 
 class _LoginQuery(Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,9 +11,9 @@ import secrets
 from collections.abc import Sequence
 
 import orjson
-from msgspec import Struct
 
 from storage.database import Connection
+from storage.link_record import FoundLink
 from storage.records import Scope
 from storage.sql.group import StoreGroup, reads, writes
 from storage.sql.statements import load
@@ -22,18 +22,6 @@ SQL = load("links.sql")
 
 # The random bytes of a token, of which only the digest is stored.
 _TOKEN_BYTES = 32
-
-
-class FoundLink(Struct, frozen=True):
-    """A link that has not ended."""
-
-    # The memory that it opens.
-    memory_uid: str
-    scope: Scope
-    expires: float
-    rights: tuple[str, ...]
-    # The time since which the memory is paused; None: it is not.
-    paused: float | None
 
 
 class Links(StoreGroup):
@@ -48,12 +36,12 @@ class Links(StoreGroup):
         await connection.run(SQL["link_add"], (digest, *values))
 
     async def create(
-        self, agent_row: int, key_id: int, expires: float, rights: Sequence[str], now: float
+        self, agent_row: int, key_id: int, expires_at: float, rights: Sequence[str], now: float
     ) -> str:
         """Returns the token of a new link to a memory. key_id: of the gateway key that makes it; 0: there are none."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._add_link(
-            _hash_token(token), (agent_row, key_id, expires, orjson.dumps(list(rights)).decode()), now
+            _hash_token(token), (agent_row, key_id, expires_at, orjson.dumps(list(rights)).decode()), now
         )
         return token
 
@@ -63,8 +51,8 @@ class Links(StoreGroup):
         row = await connection.row(SQL["link_find"], (_hash_token(token), now))
         if row is None:
             return None
-        expires, rights, uid, *scope, paused = row
-        return FoundLink(uid, Scope(*scope), expires, tuple(orjson.loads(rights)), paused)
+        expires_at, rights, uid, *scope, paused_at = row
+        return FoundLink(uid, Scope(*scope), expires_at, tuple(orjson.loads(rights)), paused_at)
 
 
 def _hash_token(token: str) -> bytes:

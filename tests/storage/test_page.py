@@ -393,7 +393,7 @@ async def test_a_link_opens_one_memory_until_it_ends_or_its_key_does(store: Stor
     link = await store.links.find(keyless, NOW)
     assert link is not None
     assert (link.memory_uid, link.rights, link.scope) == (alice.agent.uid, ("see",), ALICE)
-    assert link.paused is None
+    assert link.paused_at is None
     for at in range(len(keyless)):
         other = "A" if keyless[at] != "A" else "B"
         assert await store.links.find(keyless[:at] + other + keyless[at + 1 :], NOW) is None

@@ -17,8 +17,8 @@ from gateway.core.request.request_ids import check_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.fault_errors import make_fault_error
 from gateway.run.admin.memory_edits import LINK
+from storage.link_record import FoundLink
 from storage.records import Scope
-from storage.sql.links import FoundLink
 from storage.sql.store import Store
 
 Right = Literal["see", "correct", "forget", "export", "pause"]
@@ -57,14 +57,14 @@ class LinkOperations(Struct, frozen=True):
     default_profile: Callable[[str], str]
 
     async def create(
-        self, body: Any, project: str, key_id: int, key_name: str = "", key_expires: float | None = None
+        self, body: Any, project: str, key_id: int, key_name: str = "", key_expires_at: float | None = None
     ) -> MadeLink:
         """Creates a link to a user's memory.
 
         body: parsed JSON, as `LinkRequest`.
         key_id: of the caller's key; 0: the gateway has no keys.
         key_name: the name of that key in the audit; "": the audit names the link.
-        key_expires: when the key expires, in seconds since the epoch; the link then expires too. None: it does not.
+        key_expires_at: when the key expires, in seconds since the epoch; the link then expires too. None: it does not.
 
         Raises: BadRequest; UnknownId: nothing is remembered of the user.
         """
@@ -82,10 +82,10 @@ class LinkOperations(Struct, frozen=True):
         if agent is None:
             raise UnknownId("Nothing is remembered of this user yet.", param="user")
         now = self.now()
-        expires = min(now + request.ttl_s, math.inf if key_expires is None else key_expires)
-        token = await self.store.links.create(agent.id, key_id, expires, rights, now)
+        expires_at = min(now + request.ttl_s, math.inf if key_expires_at is None else key_expires_at)
+        token = await self.store.links.create(agent.id, key_id, expires_at, rights, now)
         await self.store.audit.add(now, key_name or LINK, "link_create", agent.uid)
-        return MadeLink(LINK_PATH + token, expires, rights)
+        return MadeLink(LINK_PATH + token, expires_at, rights)
 
     async def open(self, token: str, right: Right = "see") -> FoundLink:
         """Returns the link with this token.

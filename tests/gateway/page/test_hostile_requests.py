@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.page.visitor import MAX_SESSIONS, Sessions
+from gateway.page.sessions import MAX_SESSIONS, Sessions
 from gateway.run.admin.sign_in import Operator as SignedIn
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import FORM, Operator, operator_of

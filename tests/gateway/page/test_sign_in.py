@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.page.visitor import MAX_FAILURES
+from gateway.page.sessions import MAX_FAILURES
 from gateway.settings import UiSettings
 from storage.listing import AuditEntry
 from tests.doubles.upstream import StrictUpstream

@@ -1,0 +1,19 @@
+"""The record of a link."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from storage.records import Scope
+
+
+class FoundLink(Struct, frozen=True):
+    """A link by which a person sees a memory, and which has not ended."""
+
+    memory_uid: str
+    scope: Scope
+    # Seconds since the epoch.
+    expires_at: float
+    rights: tuple[str, ...]
+    # Since when the memory is paused, in seconds since the epoch; None: it is not paused.
+    paused_at: float | None
