@@ -85,10 +85,12 @@ class LinesView(ClientView):
             self.show(each)
         self._line("round", "over")
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
         for each in tail:
             self.show(each)
-        self._line("end", f"{finish or self._finish} {self._usage and self._usage['completion_tokens']}")
+        self._line(
+            "end", f"{finish_reason or self._finish} {self._usage and self._usage['completion_tokens']}"
+        )
 
     def note_not_durable(self) -> None:
         self._line("not", "durable")
@@ -113,5 +115,5 @@ class LinesView(ClientView):
         tokens = outcome.usage and outcome.usage["completion_tokens"]
         return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full_reply)} {tokens}".encode()
 
-    def error_reply(self, status: int, body: bytes) -> bytes:
+    def render_error_body(self, status: int, body: bytes) -> bytes:
         return f"refused {status} {orjson.loads(body)['error']['message']}".encode()

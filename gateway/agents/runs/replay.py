@@ -38,7 +38,7 @@ async def replay(
     message, finish_reason, usage = choice["message"], choice["finish_reason"], completion["usage"]
     outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason=finish_reason, usage=usage)
     body = orjson.dumps(completion)
-    view.take_whole(body, completion)
+    view.add_whole_reply(body, completion)
     view.begin(completion)
     headers = [_JSON, *receipt.note_head()]
     await sink.send_body(200, headers, view.render_body(body, outcome, is_unchanged=True))

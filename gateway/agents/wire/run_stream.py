@@ -182,14 +182,14 @@ class StepView(ClientView):
         else:
             self._unshown.text.append(text)
 
-    def add_words(self, text: str, between: str, call: int) -> None:
+    def add_spoken_text(self, text: str, between: str, call_index: int) -> None:
         # Only the call that this client sees as text is shown as it is written.
         if self.asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
             return
         if self.by_token:
-            self._add_piece("assistant_message", {"content": text}, f"of call {call}")
+            self._add_piece("assistant_message", {"content": text}, f"of call {call_index}")
         else:
-            self._unshown.spoken_texts[call] = self._unshown.spoken_texts.get(call, "") + text
+            self._unshown.spoken_texts[call_index] = self._unshown.spoken_texts.get(call_index, "") + text
 
     def add_thought(self, text: str) -> None:
         if self.by_token:
@@ -201,7 +201,7 @@ class StepView(ClientView):
         for reply_event in tail:
             self.show(reply_event)
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
         for reply_event in tail:
             self.show(reply_event)
         self._end_reply()
@@ -255,7 +255,7 @@ class StepView(ClientView):
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         raise AssertionError("a run is shown as events")
 
-    def error_reply(self, status: int, body: bytes) -> bytes:
+    def render_error_body(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_error_message(body) or f"The upstream answered {status}.")
         return LettaErrors().body(from_upstream)
 

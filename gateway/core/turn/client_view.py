@@ -80,13 +80,13 @@ class ClientView:
     # -- a stream
 
     def begin(self, first: Json) -> None:
-        """Takes the turn's first chunk, which has id, model and time of the whole reply. Whole replies have one, too.
+        """Begins with the turn's first chunk, which has id, model and time of the reply. Whole replies have one, too.
 
         Chunks without choices may have come before. The view gets each of them, and the last chunk counts.
         """
 
-    def take_whole(self, body: bytes, reply: Json) -> None:
-        """Takes the body of a whole reply as it came, even of a hidden round. reply: the value of the body."""
+    def add_whole_reply(self, body: bytes, reply: Json) -> None:
+        """Adds a whole reply, even of a hidden round. body: as it came. reply: the value of the body."""
 
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
@@ -98,11 +98,11 @@ class ClientView:
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the separator between two rounds, a filler."""
 
-    def add_words(self, text: str, between: str, call: int) -> None:
+    def add_spoken_text(self, text: str, between: str, call_index: int) -> None:
         """Shows text that a call speaks to the user, as it is written into the call's arguments.
 
         between: blanks that separate it from the text before, where both are shown as one.
-        call: the index of the call in the reply.
+        call_index: of the call in the reply.
         """
         self.add_text(between + text)
 
@@ -118,12 +118,11 @@ class ClientView:
         tail: its last events, with a finish_reason and usage other than the reply's.
         """
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
         """Ends the stream.
 
         tail: the events from the first finish_reason on.
-        finish: replaces the upstream's finish_reason, and is sent if the upstream sent none; None: the upstream's
-            stays.
+        finish_reason: replaces the upstream's, and is sent if the upstream sent none; None: the upstream's stays.
         done: the upstream's `[DONE]` event, empty without.
         """
 
@@ -136,7 +135,7 @@ class ClientView:
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         """Prepares the reply for its storing, and returns the private fields that go with it (`private.py`).
 
-        The view may show the tail for this, and choose what the end will tell: an id, the usage, a time. `end` gets the
+        The view may show the tail for this, and choose what the end will have: an id, the usage, a time. `end` gets the
         same tail after the turn is stored, and does not show it twice.
 
         tail: the last events of the reply.
@@ -161,7 +160,7 @@ class ClientView:
         """
 
     def begin_step(self, first_seq: int, reply_seq: int) -> None:
-        """Takes the numbers of a step that begins. Results of the round before are its input.
+        """Begins a step. Results of the round before are its input.
 
         first_seq: the number of its first message.
         reply_seq: the number of its reply.
@@ -170,7 +169,7 @@ class ClientView:
     def note_stop(
         self, reason: StopReason, waiting: Mapping[str, WaitKind], calls: Sequence[ToolCall] = ()
     ) -> None:
-        """Takes the reason for which the turn ends; `end` or an error follows.
+        """Notes the reason for which the turn ends; `end` or an error follows.
 
         waiting: as in `TurnOutcome`.
         calls: the calls that wait, and other calls that were not shown yet.
@@ -193,12 +192,12 @@ class ClientView:
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
-        body: the last body that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
+        body: the last body that `add_whole_reply` got, for fields beside the reply; the reply is in `outcome`.
         is_unchanged: the body holds exactly what the client gets.
         """
         return b""
 
-    def error_reply(self, status: int, body: bytes) -> bytes | None:
+    def render_error_body(self, status: int, body: bytes) -> bytes | None:
         """Returns the body that the client gets for an upstream's error, or for a 200 that is no chat completion.
 
         None: the body has nothing that this dialect could show. The machine then calls this method again with the error
@@ -208,14 +207,12 @@ class ClientView:
 
 
 class UnseenView(ClientView):
-    """Shows nothing: for a turn without a reader. Its result is taken from the store."""
+    """Shows nothing: for a turn without a reader. Its result is taken from the store.
+
+    The class itself is a `ViewFactory`, so it is made with terms, which it does not need.
+    """
 
     def __init__(self, terms: TurnTerms) -> None: ...
-
-
-def ignore_usage(text: str) -> Json | None:
-    """Counts nothing: the usage of a reply that an upstream does not report stays unknown."""
-    return None
 
 
 class ViewFactory(Protocol):

@@ -114,7 +114,7 @@ class Turn:
         # A filler that was sent after its reply was saved. It is stored with the next reply.
         self._next_filler = ""
         # The client's finish_reason, if it differs from the upstream's.
-        self._client_finish: str | None = None
+        self._client_finish_reason: str | None = None
         # The outcome that is being saved; None: the turn has not ended yet.
         self._outcome: TurnOutcome | None = None
 
@@ -271,9 +271,9 @@ class Turn:
         error: what the body says, as OpenAI's error object.
         """
         status, headers = self._round.status, self._round.headers
-        client_body = self._view.error_reply(status, body)
+        client_body = self._view.render_error_body(status, body)
         if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
-            client_body = self._view.error_reply(status, orjson.dumps({"error": error}))
+            client_body = self._view.render_error_body(status, orjson.dumps({"error": error}))
         if client_body is None:
             return commands.SendError(UpstreamBroke("The upstream's answer is not a chat completion."))
         if client_body != body:  # in a dialect's own form, whatever form it came in
@@ -326,7 +326,7 @@ class Turn:
         self._outcome = self._make_unfinished(end, reason)
         self._round.tail = []
         self._round.done_event = DONE_EVENT
-        self._client_finish = "stop"
+        self._client_finish_reason = "stop"
         self._state = SAVING_TURN
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
@@ -397,7 +397,7 @@ class Turn:
             # The model calls tools against `tool_choice`. The client must not wait for their results.
             if client_calls:
                 return self._end_turn(StopReason.REQUIRES_APPROVAL)
-            self._client_finish = "stop"
+            self._client_finish_reason = "stop"
             return self._end_turn(StopReason.END_TURN)
         return self._begin_tools(gateway_calls) if gateway_calls else self._pause_for_calls()
 
@@ -410,7 +410,7 @@ class Turn:
             return self._pause_for_calls()
         shown_commands: list[Command] = []
         if self._is_last_round:
-            self._client_finish = "tool_calls" if client_calls else "length"
+            self._client_finish_reason = "tool_calls" if client_calls else "length"
         else:
             shown_commands += self._hide_round()
         if self._round.form is AS_EVENTS:
@@ -579,8 +579,8 @@ class Turn:
         """Ends a complete reply. Its end leaves after the turn is saved, or before if not `TurnTerms.holds_end`."""
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
-            self._client_finish = "stop"
-        finished = self._maker.make_finished(reason, self._client_finish, waiting)
+            self._client_finish_reason = "stop"
+        finished = self._maker.make_finished(reason, self._client_finish_reason, waiting)
         self._outcome = finished.outcome
         self._state = SAVING_TURN
         save = commands.Save(finished.saved)
@@ -610,7 +610,7 @@ class Turn:
             view.show_results(saved.after_stop.first_seq, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
             view.show_results(first_seq=None, results=[result.stored() for result in self._calls.results])
-        view.end(last_round.last_events(), self._client_finish, last_round.done_event)
+        view.end(last_round.last_events(), self._client_finish_reason, last_round.done_event)
         if not saved.durable:
             view.note_not_durable()
         shown_commands = self._sent.flush(self._round)

@@ -44,11 +44,11 @@ class OutcomeMaker(NamedTuple):
     reply_count: int
 
     def make_finished(
-        self, reason: StopReason, client_finish: str | None, waiting: Mapping[str, WaitKind]
+        self, reason: StopReason, client_finish_reason: str | None, waiting: Mapping[str, WaitKind]
     ) -> FinishedTurn:
         """Returns the outcome of a turn with a complete reply.
 
-        client_finish: the client's finish_reason; None: the upstream's.
+        client_finish_reason: the client's finish_reason; None: the upstream's.
         waiting: as in `TurnOutcome`.
         """
         draft, earlier = self.last_round.draft, self.earlier
@@ -59,8 +59,8 @@ class OutcomeMaker(NamedTuple):
         last_messages = self._list_last_messages(shown_reply, client_calls)
         joined_reply = earlier.join_reply(shown_reply) if earlier.messages else shown_reply
         full_reply = (*earlier.messages, *last_messages)
-        finish = client_finish or draft.finish_reason
-        outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish, waiting)
+        finish_reason = client_finish_reason or draft.finish_reason
+        outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish_reason, waiting)
         if not self.terms.saves_steps:
             return FinishedTurn(outcome, outcome)
         return FinishedTurn(outcome, self._as_last_step(outcome, shown_reply, last_messages))
@@ -120,7 +120,7 @@ class OutcomeMaker(NamedTuple):
         reason: StopReason,
         full_reply: tuple[Json, ...],
         shown_reply: Json | None,
-        finish: str | None = None,
+        finish_reason: str | None = None,
         waiting: Mapping[str, WaitKind] = NONE_WAIT,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
@@ -133,7 +133,7 @@ class OutcomeMaker(NamedTuple):
             end,
             full_reply,
             shown_reply,
-            finish,
+            finish_reason,
             usage,
             self.reply_count,
             has_hidden_results,

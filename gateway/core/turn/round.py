@@ -298,7 +298,7 @@ class Round:
             self.done_event = DONE_EVENT
         else:
             self.form, self.body = AS_BODY, body
-            self._view.take_whole(body, parsed)
+            self._view.add_whole_reply(body, parsed)
             if self._turn_usage is None:
                 self._view.begin(parsed)
             for choice in choices:

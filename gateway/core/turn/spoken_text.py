@@ -74,4 +74,4 @@ class SpokenText:
         if voice is Voice.FILLER:
             self._view.add_text(blanks + text)
         else:
-            self._view.add_words(text, blanks, call)
+            self._view.add_spoken_text(text, blanks, call)

@@ -89,14 +89,14 @@ class ChatView(ClientView):
         self._has_hidden_round = True
         self._passes_events = False
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
-        if finish and not any(event.has_finish for event in tail):
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
+        if finish_reason and not any(event.has_finish for event in tail):
             # In a hidden round the client may have read a content of null, and its calls were taken out. A message
             # without content and calls is refused by upstreams when the client sends it back, so it gets a content.
             delta = {"content": ""} if self._has_hidden_round else {}
-            self._append_chunk(delta, finish)
+            self._append_chunk(delta, finish_reason)
         for event in tail:
-            self._show_changed(event, finish)
+            self._show_changed(event, finish_reason)
         if done:
             self._append(done)
         self._holds_events = False
@@ -124,7 +124,7 @@ class ChatView(ClientView):
                 completion["usage"] = outcome.usage
         return orjson.dumps(completion)
 
-    def error_reply(self, status: int, body: bytes) -> bytes:
+    def render_error_body(self, status: int, body: bytes) -> bytes:
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:
@@ -142,16 +142,18 @@ class ChatView(ClientView):
         """The first chunk's id, time and model, which all later chunks get as well."""
         return {key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk}
 
-    def _append_chunk(self, delta: Json, finish: str | None = None) -> None:
+    def _append_chunk(self, delta: Json, finish_reason: str | None = None) -> None:
         """Appends a chunk of the gateway's own."""
-        choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
+        choice: Json = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         self._append(encode_event({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
         self._has_role = self._has_role or "role" in delta
 
-    def _show_changed(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
+    def _show_changed(
+        self, event: ReplyEvent, finish_reason: str | None = None, *, is_hidden: bool = False
+    ) -> None:
         """Appends an event as the client is to have it, in the upstream's bytes where nothing changes.
 
-        finish: replaces the upstream's `finish_reason`.
+        finish_reason: replaces the upstream's `finish_reason`.
         is_hidden: the event ends a hidden round.
         """
         chunk = event.chunk
@@ -162,7 +164,8 @@ class ChatView(ClientView):
             return
         changed_fields = self._find_changed_fields(chunk, event.usage, is_hidden=is_hidden)
         choices = [
-            self._change_choice(choice, event.calls, finish, is_hidden=is_hidden) for choice in event.choices
+            self._change_choice(choice, event.calls, finish_reason, is_hidden=is_hidden)
+            for choice in event.choices
         ]
         contents = _read_contents(choices)
         if any(shown is not choice for shown, choice in zip(choices, event.choices, strict=True)):
@@ -190,7 +193,7 @@ class ChatView(ClientView):
         return changed_fields
 
     def _change_choice(
-        self, choice: Any, calls: list[Json] | None, finish: str | None, *, is_hidden: bool
+        self, choice: Any, calls: list[Json] | None, finish_reason: str | None, *, is_hidden: bool
     ) -> Any:
         """Returns a choice as the client is to have it; the same object where nothing changes."""
         if not isinstance(choice, dict):
@@ -212,8 +215,8 @@ class ChatView(ClientView):
         reason = choice.get("finish_reason")
         if reason and is_hidden:
             changed_fields["finish_reason"] = None
-        elif reason and finish and reason != finish:
-            changed_fields["finish_reason"] = finish
+        elif reason and finish_reason and reason != finish_reason:
+            changed_fields["finish_reason"] = finish_reason
         return {**choice, **changed_fields} if changed_fields else choice
 
 

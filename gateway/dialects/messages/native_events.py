@@ -30,9 +30,9 @@ _STOP_REASONS: Final = {
 }
 
 
-def stop_reason_for(finish: Any) -> str:
-    """Returns Anthropic's reason for the end of a message. finish: the `finish_reason` of a chat completion."""
-    return _STOP_REASONS[read_finish_reason(finish)]
+def stop_reason_for(finish_reason: Any) -> str:
+    """Returns Anthropic's reason for the end of a message. finish_reason: the `finish_reason` of a chat completion."""
+    return _STOP_REASONS[read_finish_reason(finish_reason)]
 
 
 def find_event_name(raw: bytes) -> str | None:
@@ -101,18 +101,18 @@ class NativeEvents:
         self._usage = {}
         return passed_on
 
-    def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
+    def end(self, tail: Sequence[bytes], finish_reason: str | None) -> list[bytes]:
         """Returns the events that end the message.
 
         tail: the last events of the last round.
-        finish: replaces the upstream's reason, in OpenAI's words; None: the upstream's own reason.
+        finish_reason: replaces the upstream's reason, in OpenAI's words; None: the upstream's own reason.
         """
         events = []
         for raw in tail:
             name = find_event_name(raw)
-            if name == "message_delta" and (self._earlier_usage or finish):
+            if name == "message_delta" and (self._earlier_usage or finish_reason):
                 self._read_delta(raw)
-                events.append(self._render_delta(finish))
+                events.append(self._render_delta(finish_reason))
             else:
                 events.append(raw)
             self._has_message_delta = self._has_message_delta or name == "message_delta"
@@ -120,7 +120,7 @@ class NativeEvents:
         # The last round was hidden or stopped, or its stream ended without its last event.
         if not self.is_over:
             if not self._has_message_delta:
-                events.append(self._render_delta(finish or "stop"))
+                events.append(self._render_delta(finish_reason or "stop"))
             events.append(encode_typed_event("message_stop", {}))
             self.is_over = True
         return events
@@ -162,21 +162,21 @@ class NativeEvents:
         usage = as_object(self._message_delta.get("usage"))
         self._usage |= {key: value for key, value in usage.items() if value is not None}
 
-    def _render_delta(self, finish: str | None) -> bytes:
+    def _render_delta(self, finish_reason: str | None) -> bytes:
         delta = self._message_delta.get("delta")
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
-        if finish is not None:
-            delta["stop_reason"] = stop_reason_for(finish)
+        if finish_reason is not None:
+            delta["stop_reason"] = stop_reason_for(finish_reason)
         if self._container is not None:
             delta["container"] = self._container
         usage = add_usage(self._earlier_usage, self._usage)
         return encode_typed_event("message_delta", {**self._message_delta, "delta": delta, "usage": usage})
 
 
-def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
+def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish_reason: str | None) -> Json:
     """Returns the messages of all rounds as one.
 
-    finish: why the reply ended, in OpenAI's words; None: the reason of the last message counts.
+    finish_reason: why the reply ended, in OpenAI's words; None: the reason of the last message counts.
     """
     content: list[Any] = []
     usage: Json = {}
@@ -187,8 +187,8 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
     if containers := [reply["container"] for reply in replies if reply.get("container")]:
         merged["container"] = containers[-1]
     # Several reasons of Anthropic's are one reason in OpenAI's words, so a reason that fits stays.
-    if finish not in (None, read_ending(merged).finish_reason):
-        merged["stop_reason"] = stop_reason_for(finish)
+    if finish_reason not in (None, read_ending(merged).finish_reason):
+        merged["stop_reason"] = stop_reason_for(finish_reason)
     return merged
 
 

@@ -68,17 +68,17 @@ class NativeMessage:
         for raw in self._events.hide_round(_list_raw_events(tail)):
             self._add(raw, has_content=False)
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
-        """Ends the message. finish: replaces the upstream's `finish_reason`."""
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None) -> None:
+        """Ends the message. finish_reason: replaces the upstream's `finish_reason`."""
         self.blocks.end()
         tail_bytes = _list_raw_events(tail)
         # Else the upstream's own last event has passed already, and nothing is left to be sent.
         if tail_bytes or not self._events.is_over:
-            for raw in self._events.end(tail_bytes, finish):
+            for raw in self._events.end(tail_bytes, finish_reason):
                 self._buffer.add(raw)
 
-    def take_whole(self, body: bytes, reply: Json) -> None:
-        """Takes a whole reply. body: as the adapter hands it on."""
+    def add_whole_reply(self, body: bytes, reply: Json) -> None:
+        """Adds the message of a whole reply. body: as the adapter hands it on."""
         self._replies.append(bytes(_BODY_DECODER.decode(body).native_message))
 
     def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:

@@ -8,7 +8,7 @@ Messages of an upstream that speaks this dialect pass (`native_message`), and ch
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import orjson
 
@@ -60,10 +60,10 @@ class MessagesView(ClientView):
         self._id = as_text(first.get("id"))
         self._message.begin(first)
 
-    def take_whole(self, body: bytes, reply: Json) -> None:
+    def add_whole_reply(self, body: bytes, reply: Json) -> None:
         if isinstance(self._message, TranslatedMessage) and NATIVE_MESSAGE in reply:
             self._message = NativeMessage(self._gateway_tools, self._buffer)
-        self._message.take_whole(body, reply)
+        self._message.add_whole_reply(body, reply)
 
     def show(self, event: ReplyEvent) -> None:
         if isinstance(self._message, TranslatedMessage) and find_event_name(event.raw or b"") is not None:
@@ -86,9 +86,9 @@ class MessagesView(ClientView):
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         self._message.hide_round(tail)
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
         self._buffer.is_holding = False
-        self._message.end(tail, finish)
+        self._message.end(tail, finish_reason)
 
     def note_not_durable(self) -> None:
         self._buffer.add(NOT_DURABLE)
@@ -102,7 +102,7 @@ class MessagesView(ClientView):
             self._buffer.add(raw)
             return
         code = error.get("code")
-        status = code if isinstance(code, int) else 500
+        status = code if isinstance(code, int) else 500  # OpenRouter's code is the status
         message = FIELD_NAMES.translate_sentence(str(error.get("message") or ""))
         error_fields = make_error_object(
             status, message, self._terms.request_id, code=code, upstream_type=error.get("type")
@@ -116,7 +116,7 @@ class MessagesView(ClientView):
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         return self._message.render_body(outcome, is_unchanged=is_unchanged)
 
-    def error_reply(self, status: int, body: bytes) -> bytes | None:
+    def render_error_body(self, status: int, body: bytes) -> bytes | None:
         body_json = parse_error_body(body)
         if status < 300 or body_json is None:
             return None
@@ -124,15 +124,13 @@ class MessagesView(ClientView):
         if body_json.get("type") == "error" and isinstance(error, dict):
             return body
         fields: Json = error if isinstance(error, dict) else body_json
-        message = (
-            fields.get("message") or body_json.get("detail") or error or "The upstream reported an error"
-        )
-        text = _describe_error(message)
+        text = _describe_error(fields, body_json)
         return orjson.dumps(make_error_object(status, text, self._terms.request_id, code=fields.get("code")))
 
 
-def _describe_error(message: Any) -> str:
-    """Returns the text of an upstream's error. message: a text, or any other value."""
-    if isinstance(message, str):
+def _describe_error(fields: Json, body_json: Json) -> str:
+    """Returns the text of an upstream's error, in the names of this dialect. fields: its object, or the whole body."""
+    message = fields.get("message") or body_json.get("detail") or body_json.get("error")
+    if isinstance(message, str) and message:
         return FIELD_NAMES.translate_sentence(message)
-    return orjson.dumps(message).decode()
+    return orjson.dumps(message).decode() if message else "The upstream reported an error"

@@ -18,7 +18,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.lenient import as_list, as_text
 from gateway.core.turn.chunks import is_first_choice
-from gateway.core.turn.client_view import ReplyEvent, ignore_usage
+from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import read_generated_text
 from gateway.core.usage.reported import find_reported_counts, find_usage
@@ -40,7 +40,7 @@ class MessageTerms(Struct, frozen=True):
     # The gateway's id of the request.
     request_id: str
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
-    count_usage: Callable[[str], Json | None] = ignore_usage
+    count_usage: Callable[[str], Json | None]
     stop_sequences: Sequence[str] = ()
     # The client may continue from the reply by its id.
     has_thread: bool = False
@@ -100,7 +100,7 @@ class TranslatedMessage:
         self._stopped_by: str | None = None
 
     def begin(self, first: Json) -> None:
-        """Takes the turn's first chunk, which has the id and the model."""
+        """Stores the turn's first chunk, which has the id and the model."""
         self._events.first_chunk = first
 
     def show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
@@ -138,11 +138,11 @@ class TranslatedMessage:
         for event in tail:
             self.show(event, is_hidden=True)
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
-        """Ends the message. finish: replaces the upstream's `finish_reason`."""
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None) -> None:
+        """Ends the message. finish_reason: replaces the upstream's `finish_reason`."""
         for event in tail:
             self.show(event)
-        self._finish_reason = finish or self._finish_reason
+        self._finish_reason = finish_reason or self._finish_reason
         self._events.begin()
         self.blocks.end()
         usage = self._usage or self._terms.count_usage(self.blocks.generated_text()) or {}
@@ -150,8 +150,8 @@ class TranslatedMessage:
         self._events.emit("message_delta", delta=ending, usage=_render_usage(usage, self._terms.input_tokens))
         self._events.emit("message_stop")
 
-    def take_whole(self, body: bytes, reply: Json) -> None:
-        """Takes a whole reply. body: the bytes of `reply`."""
+    def add_whole_reply(self, body: bytes, reply: Json) -> None:
+        """Reads the end of a whole reply. body: the bytes of `reply`."""
         if self._terms.stop_sequences:
             choice = reply["choices"][0] if reply["choices"] else None
             self._stopped_by = self._find_stop_sequence(choice) if isinstance(choice, dict) else None

@@ -13,12 +13,16 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.lenient import as_text
-from gateway.core.turn.client_view import ignore_usage
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.stored_response import StoredResponse
+
+
+def _ignore_usage(text: str) -> Json | None:
+    """Counts nothing: the usage of a reply that an upstream does not report stays unknown."""
+    return None
 
 
 class ResponseTerms(Struct, frozen=True):
@@ -29,7 +33,7 @@ class ResponseTerms(Struct, frozen=True):
     # Returns the name of the turn, once the upstream was called; None: the turn is not stored.
     turn_name: Callable[[], TurnName | None]
     # Returns the usage for a reply's text, in the form of a chat completion. Called if the upstream reports none.
-    count_usage: Callable[[str], Json | None] = ignore_usage
+    count_usage: Callable[[str], Json | None] = _ignore_usage
     # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
     answering_model: Callable[[], str] = str
     # The forms of calls, by the names that their tools have upstream.

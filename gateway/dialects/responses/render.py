@@ -94,7 +94,7 @@ class ResponsesView(ClientView):
     def begin(self, first: Json) -> None:
         self._response.first_chunk = first
 
-    def take_whole(self, body: bytes, reply: Json) -> None:
+    def add_whole_reply(self, body: bytes, reply: Json) -> None:
         choices = filter(is_first_choice, reply["choices"])
         self._logprobs = _read_logprobs(next(choices, {}))
 
@@ -120,9 +120,9 @@ class ResponsesView(ClientView):
         for event in tail:
             self._show_event(event, is_hidden=True)
 
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+    def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
         self._show_tail(tail)
-        self._finish_reason = finish or self._finish_reason
+        self._finish_reason = finish_reason or self._finish_reason
         response = self._end_response()
         self._response.emit(f"response.{response['status']}", response=response)
 
@@ -151,7 +151,7 @@ class ResponsesView(ClientView):
         self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_response())
 
-    def error_reply(self, status: int, body: bytes) -> bytes | None:
+    def render_error_body(self, status: int, body: bytes) -> bytes | None:
         return None if status < 300 else translate_error(body)
 
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:

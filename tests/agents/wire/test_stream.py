@@ -167,5 +167,5 @@ def test_messages_are_numbered_alike_whichever_are_shown() -> None:
 
 
 def test_an_upstreams_refusal_has_this_apis_form() -> None:
-    assert view().error_reply(400, b'{"error": {"message": "Too long."}}') == b'{"detail":"Too long."}'
-    assert view().error_reply(502, b"<html>") == b'{"detail":"The upstream answered 502."}'
+    assert view().render_error_body(400, b'{"error": {"message": "Too long."}}') == b'{"detail":"Too long."}'
+    assert view().render_error_body(502, b"<html>") == b'{"detail":"The upstream answered 502."}'

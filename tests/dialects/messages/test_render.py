@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 def view() -> MessagesView:
-    return MessagesViewFactory("m", 1, "req_1")(TurnTerms())
+    return MessagesViewFactory("m", 1, "req_1", lambda text: None)(TurnTerms())
 
 
 def event(delta: Json, finish: str | None = None, name: str | None = None) -> ReplyEvent:
@@ -135,13 +135,15 @@ def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
     ],
 )
 def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None:
-    shown = view().error_reply(429, body)
+    shown = view().render_error_body(429, body)
     assert shown is not None
     assert orjson.loads(shown)["error"] == {"type": "rate_limit_error", "message": message}
 
 
 def test_what_the_gateway_adds_to_a_native_message_has_places_of_its_own() -> None:
-    made = MessagesViewFactory("m", 1, "req_1")(TurnTerms(gateway_tools=frozenset({"think"})))
+    made = MessagesViewFactory("m", 1, "req_1", lambda text: None)(
+        TurnTerms(gateway_tools=frozenset({"think"}))
+    )
 
     def native(kind: str, **fields: Any) -> None:
         data = orjson.dumps({"type": kind, **fields})

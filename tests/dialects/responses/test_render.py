@@ -123,7 +123,7 @@ def whole(message: Json, finish: str = "stop", **asked: Any) -> Response:
 
 def whole_body(made: ResponsesView, reply: Json, outcome: TurnOutcome) -> bytes:
     body = orjson.dumps(reply)
-    made.take_whole(body, reply)
+    made.add_whole_reply(body, reply)
     made.begin(reply)
     return made.render_body(body, outcome, is_unchanged=True)
 
