@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.registry.archives import Archives, PassageView
+from gateway.agents.registry.archives import Archives
+from gateway.agents.registry.memory_passages import MemoryPassages, PassageView
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.tools.children import Children
 from gateway.agents.tools.file_tools import FileTools
 from gateway.core.memory.file_text import split_passages
 from storage.errors import NotFound
-from storage.listing import AgentFilter, Page, PassageFilter
+from storage.listing import AgentFilter, Page, PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -43,8 +44,25 @@ def archives(store: Store) -> Archives:
 
 
 @pytest.fixture
+def passages(store: Store) -> MemoryPassages:
+    return MemoryPassages(store)
+
+
+@pytest.fixture
 async def ann(store: Store) -> Agent:
     return (await make_agent(store, "ann")).agent
+
+
+async def save(
+    passages: MemoryPassages, memory: Agent, text: str, tags: Sequence[str] = (), at: float = 100.0
+) -> Sequence[PassageView]:
+    return await passages.add(memory, [PassageDraft(text, at, tags)])
+
+
+async def search(
+    passages: MemoryPassages, agent: Agent, query: str, filter: PassageFilter = ANY, limit: int = 5
+) -> Sequence[PassageView]:
+    return await passages.search(await passages.list_searched_memories(agent), query, filter, limit=limit)
 
 
 def texts(views: Sequence[PassageView]) -> list[str]:
@@ -71,74 +89,76 @@ def test_a_long_text_is_cut_where_something_ends_and_nothing_is_lost() -> None:
     assert [len(part) for part in split_passages("x" * 4500)] == [2000, 2000, 500]
 
 
-async def test_passages_are_saved_listed_by_page_and_filtered(archives: Archives, ann: Agent) -> None:
-    for text, tags in (
-        ("Rome is old.", ["city"]),
-        ("Miso is a cat.", ["cat", "pet"]),
-        ("Tom is a cat.", ["cat"]),
+async def test_passages_are_saved_listed_by_page_and_filtered(passages: MemoryPassages, ann: Agent) -> None:
+    for text, tags, at in (
+        ("Rome is old.", ["city"], 1.0),
+        ("Miso is a cat.", ["cat", "pet"], 2.0),
+        ("Tom is a cat.", ["cat"], 3.0),
     ):
-        (made,) = await archives.add(ann, text, tags)
+        (made,) = await save(passages, ann, text, tags, at)
         assert (made.uid, made.passage.tags) == (ann.uid, tuple(tags))
-    everything = await archives.list(ann, ANY, OLDEST_FIRST)
+    everything = await passages.list_page(ann, ANY, OLDEST_FIRST)
     assert texts(everything) == ["Rome is old.", "Miso is a cat.", "Tom is a cat."]
-    assert texts(await archives.list(ann, ANY, Page(limit=1))) == ["Tom is a cat."]
+    assert texts(await passages.list_page(ann, ANY, Page(limit=1))) == ["Tom is a cat."]
     first, second, third = [view.passage for view in everything]
-    assert texts(await archives.list(ann, ANY, Page(after=first.seq, limit=1, newest_first=False))) == [
+    assert texts(await passages.list_page(ann, ANY, Page(after=first.seq, limit=1, newest_first=False))) == [
         "Miso is a cat."
     ]
-    assert texts(await archives.list(ann, ANY, Page(before=third.seq))) == []
-    rest = await archives.list(ann, ANY, Page(after=third.seq))
+    assert texts(await passages.list_page(ann, ANY, Page(before=third.seq))) == []
+    rest = await passages.list_page(ann, ANY, Page(after=third.seq))
     assert texts(rest) == ["Miso is a cat.", "Rome is old."]
-    assert texts(await archives.list(ann, PassageFilter(text="IS A"), OLDEST_FIRST)) == [
+    assert texts(await passages.list_page(ann, PassageFilter(text="IS A"), OLDEST_FIRST)) == [
         "Miso is a cat.",
         "Tom is a cat.",
     ]
-    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "city"]), OLDEST_FIRST)) == [
+    assert texts(await passages.list_page(ann, PassageFilter(tags=["pet", "city"]), OLDEST_FIRST)) == [
         "Rome is old.",
         "Miso is a cat.",
     ]
     assert texts(
-        await archives.list(ann, PassageFilter(tags=["pet", "cat"], needs_all_tags=True), OLDEST_FIRST)
+        await passages.list_page(ann, PassageFilter(tags=["pet", "cat"], needs_all_tags=True), OLDEST_FIRST)
     ) == ["Miso is a cat."]
-    assert texts(await archives.list(ann, PassageFilter(since=second.at), OLDEST_FIRST)) == [
+    assert texts(await passages.list_page(ann, PassageFilter(since=second.at), OLDEST_FIRST)) == [
         "Miso is a cat.",
         "Tom is a cat.",
     ]
-    assert texts(await archives.list(ann, PassageFilter(until=second.at), OLDEST_FIRST)) == ["Rome is old."]
+    assert texts(await passages.list_page(ann, PassageFilter(until=second.at), OLDEST_FIRST)) == [
+        "Rome is old."
+    ]
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
 async def test_a_search_finds_passages_among_many_messages(
-    archives: Archives, ann: Agent, store: Store, is_indexed: bool
+    passages: MemoryPassages, ann: Agent, store: Store, is_indexed: bool
 ) -> None:
     speaker = Speaker(store, api_scope("ann"), Clock())
     for n in range(60):
         await speaker.say([user(f"My cat number {n} purrs.")], assistant("A cat."), f"c{n}")
-    await archives.add(ann, "The cat Miso purrs at night.", ["pet"])
-    await archives.add(ann, "Rome is old.", ["city"])
+    await save(passages, ann, "The cat Miso purrs at night.", ["pet"])
+    await save(passages, ann, "Rome is old.", ["city"])
     if is_indexed:
         while await store.search_index.advance(ann.id):
             pass
-    assert texts(await archives.search(ann, "Does a cat purr?", ANY)) == ["The cat Miso purrs at night."]
-    assert await archives.search(ann, "cat", PassageFilter(tags=["city"])) == []
-    assert texts(await archives.search(ann, "cat", PassageFilter(tags=["pet"]))) == [
+    assert texts(await search(passages, ann, "Does a cat purr?", ANY)) == ["The cat Miso purrs at night."]
+    assert await search(passages, ann, "cat", PassageFilter(tags=["city"])) == []
+    assert texts(await search(passages, ann, "cat", PassageFilter(tags=["pet"]))) == [
         "The cat Miso purrs at night."
     ]
-    assert await archives.search(ann, "cat", PassageFilter(until=1.0)) == []
+    assert await search(passages, ann, "cat", PassageFilter(until=1.0)) == []
 
 
 async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
-    archives: Archives, ann: Agent, store: Store
+    archives: Archives, passages: MemoryPassages, ann: Agent, store: Store
 ) -> None:
     bob = (await make_agent(store, "bob")).agent
     made, memory = await shared(store, archives, ann, bob)
-    await archives.add(ann, "Ann's cat is Miso.")
-    await archives.add(memory, "Every cat has four legs.")
-    await archives.add(memory, "A cat sleeps a lot.")
-    found = await archives.search(ann, "cat", ANY, limit=2)
+    await save(passages, ann, "Ann's cat is Miso.")
+    await save(passages, memory, "Every cat has four legs.")
+    await save(passages, memory, "A cat sleeps a lot.")
+    found = await search(passages, ann, "cat", ANY, limit=2)
     assert [view.uid for view in found] == [ann.uid, made.uid]
-    assert len(await archives.search(ann, "cat", ANY)) == 3
-    assert {view.uid for view in await archives.search(bob, "cat", ANY)} == {made.uid}
+    assert len(await search(passages, ann, "cat", ANY)) == 3
+    assert {view.uid for view in await search(passages, bob, "cat", ANY)} == {made.uid}
     assert await store.attached.load_agents_with(PROJECT, DefinitionKind.ARCHIVE, memory.id) == [
         ann.id,
         bob.id,
@@ -146,16 +166,16 @@ async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
     other = (await make_agent(store, "eve", project="elsewhere")).agent
     with pytest.raises(NotFound):
         await archives.load_memory("elsewhere", made.uid)
-    assert await archives.search(other, "cat", ANY) == []
+    assert await search(passages, other, "cat", ANY) == []
 
 
 async def test_a_search_asks_all_archives_at_once(
-    archives: Archives, ann: Agent, store: Store, monkeypatch: pytest.MonkeyPatch
+    archives: Archives, passages: MemoryPassages, ann: Agent, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One after the other, eight memories would take eight times as long as one."""
     _, memory = await shared(store, archives, ann)
-    await archives.add(ann, "Ann's cat is Miso.")
-    await archives.add(memory, "A cat sleeps a lot.")
+    await save(passages, ann, "Ann's cat is Miso.")
+    await save(passages, memory, "A cat sleeps a lot.")
     barrier = asyncio.Barrier(2)
     search_passages = store.recall.search_passages
 
@@ -165,14 +185,14 @@ async def test_a_search_asks_all_archives_at_once(
         return await search_passages(*given, **options)
 
     monkeypatch.setattr(store.recall, "search_passages", search_together)
-    assert texts(await archives.search(ann, "cat", ANY)) == ["Ann's cat is Miso.", "A cat sleeps a lot."]
+    assert texts(await search(passages, ann, "cat", ANY)) == ["Ann's cat is Miso.", "A cat sleeps a lot."]
 
 
 async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
-    archives: Archives, ann: Agent, store: Store, tmp_path: Path
+    archives: Archives, passages: MemoryPassages, ann: Agent, store: Store, tmp_path: Path
 ) -> None:
     made, memory = await shared(store, archives, ann, name="zqnamex")
-    await archives.add(memory, "zqpassagex", ["zqtagx"])
+    await save(passages, memory, "zqpassagex", ["zqtagx"])
     assert [e.agent.id for e in await store.defined_agents.list(PROJECT, AgentFilter(), Page())] == [ann.id]
     with pytest.raises(NotFound):
         await store.defined_agents.get(PROJECT, made.uid)
@@ -182,42 +202,42 @@ async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
     data = bytes_in(tmp_path)
     assert not [word for word in ("name", "passage", "tag") if f"zq{word}x".encode() in data]
     assert await rows(store, "SELECT * FROM attached") == []
-    assert await archives.search(ann, "zqpassagex", ANY) == []
+    assert await search(passages, ann, "zqpassagex", ANY) == []
 
 
 async def test_a_removed_passage_is_found_nowhere(
-    archives: Archives, ann: Agent, store: Store, tmp_path: Path
+    passages: MemoryPassages, ann: Agent, store: Store, tmp_path: Path
 ) -> None:
-    (gone,) = await archives.add(ann, "zqgonex cat", ["zqtagx"])
-    await archives.add(ann, "stays cat")
+    (gone,) = await save(passages, ann, "zqgonex cat", ["zqtagx"])
+    await save(passages, ann, "stays cat")
     while await store.search_index.advance(ann.id):
         pass
-    await archives.remove(ann, gone.passage.seq)
+    await passages.remove(ann, gone.passage.seq)
     assert (
-        texts(await archives.list(ann, ANY, OLDEST_FIRST))
-        == texts(await archives.search(ann, "cat", ANY))
+        texts(await passages.list_page(ann, ANY, OLDEST_FIRST))
+        == texts(await search(passages, ann, "cat", ANY))
         == ["stays cat"]
     )
     data = bytes_in(tmp_path)
     assert not [word for word in ("gone", "tag") if f"zq{word}x".encode() in data]
     for seq in (gone.passage.seq, 99):
         with pytest.raises(NotFound):
-            await archives.remove(ann, seq)
+            await passages.remove(ann, seq)
     bob = (await make_agent(store, "bob")).agent
     with pytest.raises(NotFound):
-        await archives.remove(bob, gone.passage.seq + 1)
+        await passages.remove(bob, gone.passage.seq + 1)
 
 
 async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
-    archives: Archives, ann: Agent, store: Store
+    passages: MemoryPassages, ann: Agent, store: Store
 ) -> None:
-    await archives.add(ann, "The feline sleeps.")
-    await archives.add(ann, "Rome is old.")
+    await save(passages, ann, "The feline sleeps.")
+    await save(passages, ann, "Rome is old.")
     while await store.search_index.advance(ann.id):
         pass
     axis = {"feline": 0, "Rome": 1}
     data = {word: b"".join(pack("<f", float(n == place)) for n in range(2)) for word, place in axis.items()}
-    feline, rome = [view.passage.seq for view in await archives.list(ann, ANY, OLDEST_FIRST)]
+    feline, rome = [view.passage.seq for view in await passages.list_page(ann, ANY, OLDEST_FIRST)]
     await store.database.write(store.vectors.begin_effect(ann.id, "m"))
     found = await store.vectors.find_unembedded(ann.id, "m")
     assert found is not None
@@ -228,8 +248,8 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
         asked.append(query)
         return Vector("m", data["feline"], 0.0, 0.1)
 
-    assert await archives.search(ann, "cat", ANY) == []
-    found_by_meaning = await Archives(store, Clock(), embed).search(ann, "cat", ANY)
+    assert await search(passages, ann, "cat", ANY) == []
+    found_by_meaning = await search(MemoryPassages(store, embed), ann, "cat", ANY)
     assert texts(found_by_meaning)[0] == "The feline sleeps."
     assert asked == ["cat"]
 
@@ -253,7 +273,7 @@ async def test_a_search_of_several_memories_has_its_question_embedded_once(
     _, one = await shared(store, archives, ann, name="one")
     _, two = await shared(store, archives, ann, name="two")
     folders = [await attach_folder(store, bob, name) for name in ("notes", "more")]
-    await Archives(store, Clock(), embed).search(ann, "cat", ANY)
+    await search(MemoryPassages(store, embed), ann, "cat", ANY)
     await AgentMessages(store, Clock(), embed).search([ann, bob], "cat")
     await FileTools(store, bob, Children(), embed).run("semantic_search_files", {"query": "cat"})
     assert asked == [[ann.id, one.id, two.id], [ann.id, bob.id], folders]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gateway.agents.registry import archives
-from gateway.agents.runs import message_listing
 from gateway.agents.tools import mcp, webhook
 from gateway.run.tools import searches
 from tests.patience import PATIENCE_S
@@ -14,7 +12,6 @@ from tests.patience import PATIENCE_S
 
 def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
     """Lets tools take as long as a test waits, but for patterns that never end. put: sets a name of a module."""
-    for module, name in ((searches, "SEARCH_MS"), (message_listing, "_SEARCH_MS"), (archives, "SEARCH_MS")):
-        put(module, name, PATIENCE_S * 1000)
+    put(searches, "SEARCH_MS", PATIENCE_S * 1000)
     for module in (mcp, webhook):
         put(module, "TIMEOUT_S", PATIENCE_S)

@@ -14,7 +14,7 @@ from gateway.agents.agent_file.file_fields import EXTENSION
 from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
-from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
+from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_SECRETS, ONE_PROJECT, Form, Maybe
 
 # Where the file and its extension are in the request, for errors.

@@ -54,7 +54,7 @@ from gateway.agents.core.agent_file import (
     PortableMessage,
 )
 from gateway.agents.core.kinds import choose_kind
-from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
+from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.checked import Fault, Path, fault_of

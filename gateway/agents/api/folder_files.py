@@ -12,7 +12,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import render_passage
 from gateway.agents.files.folders import FileView, Folders, SentFile
-from gateway.agents.registry.archives import Archives
+from gateway.agents.registry.memory_passages import MemoryPassages
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import Form, Maybe, UrlQuery, refused
@@ -104,7 +104,7 @@ class FolderFileRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._folders = Folders(api.store, api.registry, api.now)
-        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+        self._passages = MemoryPassages(api.store)
 
     def routes_of(self, folder: str) -> list[AgentsRoute]:
         """Returns the routes of a folder's files. folder: the folder's path."""
@@ -161,7 +161,7 @@ class FolderFileRoutes:
         """List the parts of a folder's files."""
         folder = await self._get_folder(request)
         page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
-        passages = await self._archives.list(
+        passages = await self._passages.list_page(
             await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
         )
         return list(map(render_passage, passages))

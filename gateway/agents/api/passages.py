@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,8 @@ from gateway.agents.api._paging import PASSAGES, cut_page, read_page_at, read_re
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.registry.archives import Archives, PassageView
+from gateway.agents.registry.archives import Archives
+from gateway.agents.registry.memory_passages import MemoryPassages, PassageView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
@@ -165,7 +167,7 @@ class PassageRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+        self._passages = MemoryPassages(api.store, api.keeper.embed_query)
 
     def routes(self) -> list[AgentsRoute]:
         passages = "/v1/agents/{agent_id}/archival-memory"
@@ -180,7 +182,7 @@ class PassageRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
         agent = await self._api.agents.get(request)
-        passages = await self._archives.list(
+        passages = await self._passages.list_page(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
             read_page_at(query, partial(_get_seq, agent), size=100),
@@ -190,43 +192,43 @@ class PassageRoutes:
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
         agent = await self._api.agents.get(request)
-        created = read_moment(body.created_at, ("body", "created_at"))
-        check_text(body.text, ("body", "text"))
-        added = await self._archives.add(agent, body.text, sent_or_none(body.tags) or (), at=created)
-        return list(map(render_passage, added))
+        draft = _make_draft(body, ("body",), self._api.now)
+        return list(map(render_passage, await self._passages.add(agent, [draft])))
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
         """Search the passages of an agent, and of the archives and folders that it has attached."""
         agent = await self._api.agents.get(request)
-        where = PassageFilter(
+        filter = PassageFilter(
             since=read_moment(query.start_datetime, ("query", "start_datetime")),
             until=read_moment(query.end_datetime, ("query", "end_datetime"), is_end=True),
             tags=sent_or_none(query.tags) or (),
             needs_all_tags=query.tag_match_mode == "all",
         )
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
-        hits = await self._archives.search(agent, query.query, where, limit=limit)
+        memories = await self._passages.list_searched_memories(agent)
+        hits = await self._passages.search(memories, query.query, filter, limit=limit)
         return {"results": list(map(render_found_passage, hits)), "count": len(hits)}
 
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
-        where = PassageFilter(
+        filter = PassageFilter(
             since=read_moment(body.start_date, ("body", "start_date")),
             until=read_moment(body.end_date, ("body", "end_date"), is_end=True),
             tags=sent_or_none(body.tags) or (),
             needs_all_tags=body.tag_match_mode == "all",
         )
         if (agent := await self._api.agents.find_sent(request.project, body.agent_id)) is not None:
-            memories = await self._archives.searched_by(agent)
+            memories = await self._passages.list_searched_memories(agent)
         elif (archive_id := sent_or_none(body.archive_id)) is not None:
-            memories = [await self._archives.load_memory(request.project, uid_in("archive", archive_id))]
+            archives = Archives(self._api.store, self._api.now)
+            memories = [await archives.load_memory(request.project, uid_in("archive", archive_id))]
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
         query = sent_or_none(body.query)
         if query is not None and query.strip():
-            hits = await self._archives.search_in(memories, query, where, limit=body.limit)
+            hits = await self._passages.search(memories, query, filter, limit=body.limit)
         else:
-            hits = await self._archives.list_newest(memories, where, limit=body.limit)
+            hits = await self._passages.list_newest(memories, filter, limit=body.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
             {"passage": render_passage(hit), "score": 1 / (1 + rank), "metadata": {}}
@@ -236,7 +238,7 @@ class PassageRoutes:
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage, and what quotes it."""
         agent = await self._api.agents.get(request)
-        await self._archives.remove(agent, _get_seq(agent, request.path["memory_id"]))
+        await self._passages.remove(agent, _get_seq(agent, request.path["memory_id"]))
         return {"message": "The passage is forgotten."}
 
 
@@ -245,7 +247,8 @@ class ArchiveRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+        self._archives = Archives(api.store, api.now)
+        self._passages = MemoryPassages(api.store)
 
     def routes(self) -> list[AgentsRoute]:
         archives, archive = "/v1/archives", "/v1/archives/{archive_id}"
@@ -323,8 +326,8 @@ class ArchiveRoutes:
     async def create_passage(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""
         memory = await self._load_memory(request)
-        draft = self._make_draft(body, ("body",))
-        first, *more = map(render_passage, await self._archives.add_all(memory, [draft]))
+        draft = _make_draft(body, ("body",), self._api.now, body.metadata)
+        first, *more = map(render_passage, await self._passages.add(memory, [draft]))
         # Clients expect one passage, so the first passage of a long text lists the ids of all.
         parts = [passage["id"] for passage in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
@@ -332,13 +335,16 @@ class ArchiveRoutes:
     async def create_passages(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""
         memory = await self._load_memory(request)
-        drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(body.passages)]
-        return list(map(render_passage, await self._archives.add_all(memory, drafts)))
+        drafts = [
+            _make_draft(each, ("body", "passages", n), self._api.now, each.metadata)
+            for n, each in enumerate(body.passages)
+        ]
+        return list(map(render_passage, await self._passages.add(memory, drafts)))
 
     async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive, and what quotes it."""
         memory = await self._load_memory(request)
-        await self._archives.remove(memory, _get_seq(memory, request.path["passage_id"], owner="archive"))
+        await self._passages.remove(memory, _get_seq(memory, request.path["passage_id"], owner="archive"))
         return {"message": "The passage is forgotten."}
 
     async def attach(self, request: ApiRequest) -> None:
@@ -357,16 +363,19 @@ class ArchiveRoutes:
     async def _load_memory(self, request: ApiRequest) -> Agent:
         return await self._archives.load_memory(request.project, request.uid("archive", "archive_id"))
 
-    def _make_draft(self, passage: CreateArchivePassage, path: Path) -> PassageDraft:
-        """Returns a passage as it is to be saved. path: where it is in the body, for errors. Raises: Unprocessable."""
-        created = read_moment(passage.created_at, (*path, "created_at"))
-        check_text(passage.text, (*path, "text"))
-        return PassageDraft(
-            text=passage.text,
-            at=self._api.now() if created is None else created,
-            tags=sent_or_none(passage.tags) or (),
-            metadata=sent_or_none(passage.metadata) or {},
-        )
+
+def _make_draft(
+    passage: CreatePassage, path: Path, now: Callable[[], float], metadata: Maybe[dict[str, Any]] = UNSET
+) -> PassageDraft:
+    """Returns a passage as it is to be saved. path: where it is in the request, for errors. Raises: Unprocessable."""
+    created = read_moment(passage.created_at, (*path, "created_at"))
+    check_text(passage.text, (*path, "text"))
+    return PassageDraft(
+        text=passage.text,
+        at=now() if created is None else created,
+        tags=sent_or_none(passage.tags) or (),
+        metadata=sent_or_none(metadata) or {},
+    )
 
 
 def _get_seq(memory: Agent, id: str, *, owner: str = "agent") -> int:

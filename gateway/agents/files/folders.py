@@ -21,14 +21,7 @@ from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page
-from storage.records import (
-    Agent,
-    Definition,
-    DefinitionKind,
-    FileState,
-    OnTakenName,
-    StoredFile,
-)
+from storage.records import Agent, Definition, DefinitionKind, FileState, OnTakenName, StoredFile
 from storage.sql.store import Store
 
 # The size of a file, at most.

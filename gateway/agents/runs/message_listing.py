@@ -19,6 +19,7 @@ from gateway.core.conversation.stored_messages import (
 from gateway.core.ids import ObjectRef, make_id_with_seq
 from gateway.errors import BadRequest
 from gateway.run.memory.query_vectors import EmbedQuery
+from gateway.run.tools import searches
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
@@ -30,8 +31,6 @@ from storage.sql.store import Store
 NUMBERS = 1000
 # Exchanges that are read at once.
 _MAX_ROWS = 50
-# The deadline of a search, in milliseconds.
-_SEARCH_MS = 1000.0
 
 
 class MessageView(Struct, frozen=True):
@@ -152,7 +151,9 @@ class AgentMessages:
         by_meaning: by vectors as well as words, if there is an embedder.
         """
         embed = self._embed_query if by_meaning else None
-        vector = None if embed is None else await embed([agent.id for agent in agents], query, _SEARCH_MS)
+        vector = (
+            None if embed is None else await embed([agent.id for agent in agents], query, searches.SEARCH_MS)
+        )
 
         def takes(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
@@ -194,7 +195,7 @@ class AgentMessages:
             return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
 
         hits = await self._store.recall.search(
-            loaded, query, limit=limit, takes=takes_here, deadline_ms=_SEARCH_MS, vector=vector
+            loaded, query, limit=limit, takes=takes_here, deadline_ms=searches.SEARCH_MS, vector=vector
         )
         views: list[MessageView] = []
         for hit in hits:

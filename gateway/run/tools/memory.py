@@ -46,11 +46,11 @@ DEFAULT_RESULT_TOKENS = 1000
 class ArchiveSearch(Protocol):
     """Searches the archives of an agent: its own, and those that are attached to it."""
 
-    async def searched_by(self, agent: Agent) -> Sequence[Agent]:
+    async def list_searched_memories(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories of which the agent searches the archives, its own first."""
 
-    async def passages(
-        self, memory: Agent, query: str, where: PassageFilter, *, limit: int, vector: Vector | None
+    async def search_memory(
+        self, memory: Agent, query: str, filter: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
         """Returns the passages of one memory, best first; if the query is blank, the newest passages."""
 
@@ -199,7 +199,7 @@ class MemoryTools(Struct, frozen=True):
         memories: list[Agent] = []
         has_failed = False
         if archives is not None and (is_archival or (lookup.queries and "passage" in lookup.sources)):
-            memories, has_failed = await searches.search_all([archives.searched_by(agent)])
+            memories, has_failed = await searches.search_all([archives.list_searched_memories(agent)])
         if not is_archival:
             memories = [memory for memory in memories if memory.id != agent.id]
         running: list[Awaitable[Sequence[Message]]] = []
@@ -238,7 +238,7 @@ class MemoryTools(Struct, frozen=True):
         filter = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
-        passages = await self.archives.passages(memory, query, filter, limit=lookup.limit, vector=vector)
+        passages = await self.archives.search_memory(memory, query, filter, limit=lookup.limit, vector=vector)
         return [
             Message(
                 passage.seq,

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
-from gateway.agents.registry.archives import Archives
+from gateway.agents.registry.memory_passages import MemoryPassages
 from gateway.agents.runs.agent_messaging import AgentMessaging, AgentOutbox, Sender
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
@@ -42,7 +42,7 @@ class Toolboxes:
         self._keeper = keeper
         self._defined_tools = defined_tools
         self._messaging = messaging
-        self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
+        self._passages = MemoryPassages(keeper.store, keeper.embed_query)
         self._recent = RecentCalls(continues=_is_continued)
 
     def make(
@@ -63,7 +63,7 @@ class Toolboxes:
         """
         if not context.offered:
             return NO_TOOLS
-        memory = make_memory_tools(self._keeper, context, block_edits, self._archives)
+        memory = make_memory_tools(self._keeper, context, block_edits, self._passages)
         if context.request.spec.is_profile:
             return memory
         return self._make_tools(memory, run, calling_run, sender, call_record)

@@ -1,0 +1,125 @@
+"""The passages of agents, archives and folders: listed, searched, saved and forgotten.
+
+A search asks each memory by itself and takes the results from each in turn, so that the order within one memory does
+not depend on the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.core import ids
+from gateway.core.memory.file_text import split_passages
+from gateway.run.memory.memory_agent import check_not_paused
+from gateway.run.memory.query_vectors import EmbedQuery
+from gateway.run.tools import searches
+from storage.commands import ForgetTarget
+from storage.errors import NotFound
+from storage.fusion import interleave
+from storage.listing import Page, PassageDraft, PassageFilter
+from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
+from storage.sql.store import Store
+
+# The most memories that one search asks: the agent's own, then those attached. Not measured: each is a search, and all
+# run at once, for `searches.SEARCH_MS` at most.
+MAX_MEMORIES_SEARCHED = 8
+
+
+class PassageView(Struct, frozen=True):
+    """A passage, and where it comes from."""
+
+    # The uid of its memory: an agent's, an archive's or a folder's.
+    uid: str
+    passage: Passage
+    # The file that it is a part of; None: it is of no file.
+    file: StoredFile | None = None
+
+
+class MemoryPassages(Struct, frozen=True):
+    """The passages of memories. Raises besides what the methods name: WriteConflict, Unavailable, as the store does."""
+
+    store: Store
+    # Makes the vector of a question; None: passages are searched by words alone.
+    embed_query: EmbedQuery | None = None
+
+    async def list_page(self, memory: Agent, filter: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
+        """Returns a page of a memory's passages. page: with numbers of passages as cursors."""
+        return await self._with_files(memory, await self.store.passages.list_page(memory.id, page, filter))
+
+    async def list_newest(
+        self, memories: Sequence[Agent], filter: PassageFilter, *, limit: int
+    ) -> Sequence[PassageView]:
+        """Returns the newest passages of these memories."""
+        pages = [await self.list_page(memory, filter, Page(limit=limit)) for memory in memories]
+        return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
+
+    async def add(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
+        """Saves texts, a long one as several passages: all of them or none.
+
+        Raises: NotAllowed: the memory is paused.
+        """
+        check_not_paused(memory)
+        parts = [replace(draft, text=part) for draft in drafts for part in split_passages(draft.text)]
+        return [PassageView(memory.uid, each) for each in await self.store.passages.add(memory.id, parts)]
+
+    async def remove(self, memory: Agent, seq: int) -> None:
+        """Forgets a passage, and the notes that quote it. Raises: NotFound."""
+        if not await self.store.passages.load(memory.id, [seq]):
+            raise NotFound(f"there is no passage {ids.make_id_with_seq('passage', memory.uid, seq)!r}")
+        await self.store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
+
+    async def list_searched_memories(self, agent: Agent) -> Sequence[Agent]:
+        """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
+        archives = await self.store.attached.load_targets(agent.id, DefinitionKind.ARCHIVE)
+        folders = await self.store.attached.load_targets(agent.id, DefinitionKind.FOLDER)
+        memories = await self.store.defined_agents.load_memories(agent.scope.project, [*archives, *folders])
+        return [agent, *memories][:MAX_MEMORIES_SEARCHED]
+
+    async def search(
+        self, memories: Sequence[Agent], query: str, filter: PassageFilter, *, limit: int
+    ) -> Sequence[PassageView]:
+        """Returns the passages of these memories that answer a query, best first."""
+        embed = self.embed_query
+        rows = [memory.id for memory in memories]
+        vector = None if embed is None else await embed(rows, query, searches.SEARCH_MS)
+        running = [self._search_memory(memory, query, filter, limit, vector) for memory in memories]
+        return interleave(await asyncio.gather(*running))[:limit]
+
+    async def search_memory(
+        self, memory: Agent, query: str, filter: PassageFilter, *, limit: int, vector: Vector | None
+    ) -> Sequence[Passage]:
+        """Returns the passages of one memory that answer a query, best first; the newest where it is blank.
+
+        vector: of the query, if there is one.
+        """
+        if query.strip():
+            views = await self._search_memory(memory, query, filter, limit, vector)
+        else:
+            views = await self.list_page(memory, filter, Page(limit=limit))
+        return [view.passage for view in views]
+
+    async def _search_memory(
+        self, memory: Agent, query: str, filter: PassageFilter, limit: int, vector: Vector | None
+    ) -> Sequence[PassageView]:
+        present = await self.store.agents.find_by_id(memory.id)
+        if present is None:  # deleted meanwhile
+            return []
+        hits = await self.store.recall.search_passages(
+            present, query, filter, limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
+        )
+        return await self._with_files(memory, hits)
+
+    async def _with_files(self, memory: Agent, passages: Sequence[Passage]) -> Sequence[PassageView]:
+        """Returns passages with the files that they are parts of, but for those of a file that is being deleted."""
+        rows = sorted({passage.file for passage in passages if passage.file is not None})
+        files = await self.store.files.find_by_ids(rows) if rows else {}
+        return [
+            PassageView(memory.uid, passage, None if passage.file is None else files[passage.file])
+            for passage in passages
+            if passage.file is None or passage.file in files
+        ]
