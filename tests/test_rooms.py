@@ -71,6 +71,7 @@ STORAGE = {
     "storage.usage_records",
     "storage.errors",
     "storage.sidecar",
+    "storage.task_set",
 }
 
 # The store and its groups, for the types of what a room is handed. Nobody can make one of these without a database,
@@ -255,7 +256,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"run_commands"},
         {"commands", "database", "import_commands", "link_record", "listing", "search"},
         {"health_check", "records", "sidecar"},
-        {"errors", "fusion", "masked_url", "recall_record", "search_trace", "text", "usage_records"},
+        {"errors", "fusion", "masked_url", "recall_record", "search_trace", "task_set", "text", "usage_records"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import the lowest floor alone.

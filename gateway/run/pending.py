@@ -10,6 +10,7 @@ from typing import Protocol
 
 from storage.errors import StoreError
 from storage.records import Scope
+from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
 # How many rounds of the event loop a request waits for the gateway to learn that the client has left the turn before,
@@ -32,7 +33,7 @@ class PendingWrites:
     """
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         # The writes of turns, by task: the scope of each turn.
         self._awaited: dict[asyncio.Task[None], Scope] = {}
         # The turns that are being answered: a future, which is done once the write of the turn has begun -> the client.
@@ -53,14 +54,12 @@ class PendingWrites:
             end.set_result(None)
 
     def add(self, work: Awaitable[object], subject: str, awaited_by: Scope | None = None) -> None:
-        """Takes over a write, or other work.
+        """Adds a write, or other work, that goes on after its request.
 
         subject: the name of the work, with which a line of the log begins.
         awaited_by: the scope of the turn that is written, which makes its next request wait; None: it is no turn.
         """
-        task = asyncio.ensure_future(self._run(work, subject))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._tasks.start(_log_failure(work, subject))
         if awaited_by is not None:
             self._awaited[task] = awaited_by
             task.add_done_callback(self._awaited.pop)
@@ -104,15 +103,16 @@ class PendingWrites:
         turns = [turn for scope in scopes for turn in self._open_turns.get(scope, {}).items()]
         return [end for end, client in turns if client.is_gone]
 
-    async def _run(self, work: Awaitable[object], subject: str) -> None:
-        try:
-            await work
-        except StoreError as error:
-            _log.warning("%s could not be stored: %s", subject, error.message)
-        except Exception:
-            _log.exception("%s could not be stored, by a fault in the gateway.", subject)
-
     async def drain(self, timeout_s: float) -> None:
         """Waits until all work is done, for at most `timeout_s`."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+        await self._tasks.drain(timeout_s)
+
+
+async def _log_failure(work: Awaitable[object], subject: str) -> None:
+    """Waits for work, and logs why it failed if it does. subject: as in `PendingWrites.add`."""
+    try:
+        await work
+    except StoreError as error:
+        _log.warning("%s could not be stored: %s", subject, error.message)
+    except Exception:
+        _log.exception("%s could not be stored, by a fault in the gateway.", subject)

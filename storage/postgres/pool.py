@@ -15,6 +15,7 @@ from storage.errors import Broken, Busy, StoreError, TooSlow, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection
 from storage.postgres.database_server import DatabaseServer, ServerLimits
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable
+from storage.task_set import TaskSet
 
 
 class PoolLimits(ServerLimits, frozen=True):
@@ -49,7 +50,6 @@ class ConnectionPool:
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening_count = 0  # connections that are being made, or are made and not in `_open` yet
-        self._opening_tasks: set[asyncio.Task[RawConnection | None]] = set()
         self._bulk_count = 0  # connections that bulk work has, or waits for in `_waiting`
         # For each read or write of a turn that waits for a connection, when its wait began.
         self._waiting_since: dict[object, float] = {}
@@ -57,8 +57,8 @@ class ConnectionPool:
         self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until less bulk work runs.
         self._waiting_bulk = _WaitQueue(self.release)
-        # Tasks that wait for an answer on a connection before the pool takes the connection back.
-        self._releasing_tasks: set[asyncio.Task[None]] = set()
+        # They open connections, and wait for an answer on one before the pool takes it back.
+        self._tasks = TaskSet()
 
     @property
     def longest_wait_s(self) -> float:
@@ -124,9 +124,7 @@ class ConnectionPool:
         # A caller that gives up leaves its connection to the next one. Else the pool would never grow where opening
         # one takes longer than a read waits.
         self._opening_count += 1  # before the task begins: other callers may come first
-        opening = self._loop.create_task(self._open_another())
-        self._opening_tasks.add(opening)
-        opening.add_done_callback(self._opening_tasks.discard)
+        opening = self._tasks.start(self._open_another())
         try:
             raw = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -197,9 +195,7 @@ class ConnectionPool:
 
     def release_when_answering(self, raw: RawConnection) -> None:
         """Takes back a connection after a cancelled wait, once it answers again."""
-        task = self._loop.create_task(self._release_once_answered(raw))
-        self._releasing_tasks.add(task)
-        task.add_done_callback(self._releasing_tasks.discard)
+        self._tasks.start(self._release_once_answered(raw))
 
     async def _release_once_answered(self, raw: RawConnection) -> None:
         """Gives a connection back once it has answered; one that does not is dropped."""
@@ -245,10 +241,7 @@ class ConnectionPool:
     async def close(self, timeout_s: float) -> None:
         """Closes all connections. Idempotent."""
         await self.server.close()
-        tasks = [*self._releasing_tasks, *self._opening_tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.aclose()
         self.wake_all()
         connections, self._open, self._idle = self._open, set(), []
         await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in connections))

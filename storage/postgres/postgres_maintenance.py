@@ -12,6 +12,7 @@ import asyncpg
 from storage.errors import StoreError
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
+from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
 
@@ -64,13 +65,13 @@ class PostgresMaintenance:
         # The last VACUUM has left out tables, because they have other owners.
         self._is_refused = False
         self._sweep_later_task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
 
     def note_write(self) -> None:
         """Counts a write. After some numbers of writes, analyzes the tables that have grown."""
         self._writes += 1
         if self._writes in _ANALYZE_AFTER_WRITES:
-            self._start(self._run_on_own_connection(_refresh_statistics))
+            self._tasks.start(self._run_on_own_connection(_refresh_statistics))
 
     async def sweep(self, wait_s: float) -> bool:
         """Takes old versions of rows out of the tables, once no transaction sees them any more.
@@ -89,7 +90,7 @@ class PostgresMaintenance:
                 error.message,
             )
         if not is_done and self._sweep_later_task is None and not self._is_refused:
-            self._sweep_later_task = self._start(self._sweep_later())
+            self._sweep_later_task = self._tasks.start(self._sweep_later())
         return is_done
 
     def _compute_wait_s(self) -> float:
@@ -150,18 +151,9 @@ class PostgresMaintenance:
             finally:
                 raw.terminate()
 
-    def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     async def close(self) -> None:
         """Ends what is under way; VACUUM and ANALYZE leave nothing half done."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
 
 async def _refresh_statistics(raw: RawConnection) -> None:

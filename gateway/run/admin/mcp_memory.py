@@ -29,6 +29,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
 from storage.errors import StoreError
 from storage.records import Agent, Scope
+from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
 
@@ -60,14 +61,11 @@ class McpMemory:
         self._receipts = accounting.receipts
         self._limiter = accounting.limiter
         self._default_profile = default_profile
-        self._calls: set[asyncio.Task[McpAnswer]] = set()
+        self._calls = TaskSet()
 
     async def call(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         """Performs a call. tool: one of TOOLS."""
-        task = asyncio.create_task(self._answer_counted(caller, tool, arguments))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._calls.start(self._answer_counted(caller, tool, arguments)))
 
     async def call_for_command_line(self, raw: RawArguments) -> dict[str, Any]:
         """Performs a call for the command line. Raises: BadRequest."""
@@ -85,8 +83,7 @@ class McpMemory:
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for calls that are under way, for this time at most."""
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=timeout_s)
+        await self._calls.drain(timeout_s)
         await self._tools.forgetting.aclose()
 
     async def _answer_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -40,6 +39,7 @@ from storage.errors import StoreError, WriteConflict
 from storage.listing import ErasedFact, ExchangeRef, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope
 from storage.sql.store import Store
+from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
 
@@ -157,7 +157,7 @@ class MemoryForgetting:
         self._views = views
         self._now = now
         self._call_s = call_s
-        self._tasks: set[asyncio.Task[bool | None]] = set()
+        self._tasks = TaskSet()
 
     async def preview(
         self,
@@ -232,9 +232,7 @@ class MemoryForgetting:
             )
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
-        task = asyncio.create_task(self._carry_out(forgetting_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._tasks.start(self._carry_out(forgetting_id))
         at = self._now()
         await note_retained(self._store, at, editor.actor, uid, retained)
         await note_forgetting(self._store, at, editor.actor, uid, erased)
@@ -256,10 +254,7 @@ class MemoryForgetting:
 
     async def aclose(self) -> None:
         """Stops the forgettings that are under way. The next start resumes them."""
-        for task in list(self._tasks):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._tasks.aclose()
 
     # -- the forgetting
 

@@ -7,7 +7,6 @@ and the job is tried again.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from storage.commands import Committed
 from storage.errors import Stale, StoreError
 from storage.records import Agent, Conversation, Exchange, Summary
 from storage.sql.store import Store
+from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
 
@@ -92,21 +92,18 @@ class Compactor:
     default_model: BackgroundModel | None
     # Seconds since the epoch.
     now: Callable[[], float]
-    _enqueuing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _enqueuing: TaskSet = field(default_factory=TaskSet, init=False)
 
     def enqueue_after(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         """Enqueues a summary of the turn's conversation, and returns at once.
 
         If a job of the conversation still waits, it takes the new payload.
         """
-        task = asyncio.ensure_future(self._enqueue(turn, wanted_summary))
-        self._enqueuing.add(task)
-        task.add_done_callback(self._enqueuing.discard)
+        self._enqueuing.start(self._enqueue(turn, wanted_summary))
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until all jobs are in the queue, for `timeout_s` at most."""
-        if self._enqueuing:
-            await asyncio.wait(self._enqueuing, timeout=timeout_s)
+        await self._enqueuing.drain(timeout_s)
 
     async def _enqueue(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         payload = CompactJob(

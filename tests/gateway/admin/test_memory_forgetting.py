@@ -150,8 +150,7 @@ def test_a_forgetting_that_takes_long_goes_on_by_itself(world: World) -> None:
     assert not done.done
 
     async def end() -> None:
-        for task in list(forget._tasks):
-            await task
+        await forget._tasks.drain()
         await forget.aclose()
 
     call(end())
