@@ -256,7 +256,16 @@ FLOORS: dict[str, list[set[str]]] = {
         {"run_commands"},
         {"commands", "database", "import_commands", "link_record", "listing", "search"},
         {"health_check", "records", "sidecar"},
-        {"errors", "fusion", "masked_url", "recall_record", "search_trace", "task_set", "text", "usage_records"},
+        {
+            "errors",
+            "fusion",
+            "masked_url",
+            "recall_record",
+            "search_trace",
+            "task_set",
+            "text",
+            "usage_records",
+        },
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import the lowest floor alone.

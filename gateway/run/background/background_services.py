@@ -25,7 +25,7 @@ from gateway.run.background.learner import LEARN_JOB, LearningService
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.run_cleaning import RunCleaning
-from gateway.run.background.schedule import Schedule
+from gateway.run.background.schedule import NEVER, Schedule
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import Worker, make_receipt_opener
 from gateway.run.memory.query_vectors import EmbedQuery
@@ -41,8 +41,6 @@ _PROCESSES_PER_MEMORY = 4
 # The interval at which the work of processes that have ended is recovered. Not measured: that work waits as long at
 # most, and each recovery reads the store.
 _RECOVERY_INTERVAL_S = 600.0
-# A number of turns that is never reached.
-_NEVER = 2**62
 
 
 class BackgroundServices:
@@ -128,7 +126,8 @@ class BackgroundServices:
 
     def start(self, *, performs_jobs: bool = True) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled. performs_jobs: else jobs are only made due."""
-        runs = [self.indexing.run(), self.maintenance.run(), *(each.run() for each in self._schedules)]
+        tasks = [self.indexing.task, self.maintenance.task, *(each.task for each in self._schedules)]
+        runs = [task.run() for task in tasks]
         if self.embedding is not None:
             runs.append(self.embedding.warm())
         if performs_jobs:
@@ -197,7 +196,7 @@ class BackgroundServices:
         if sleeptime is not None and self.sleeptime is not None:
             # This count only decides when to read the store. If other processes serve the memory as well, this process
             # reads it earlier.
-            every = sleeptime.every or _NEVER
+            every = sleeptime.every or NEVER
             self.sleeptime.add(
                 agent_row, 1, max(1, every // _PROCESSES_PER_MEMORY) if self._is_shared else every
             )

@@ -43,7 +43,7 @@ class IndexingService:
         self._grown: dict[int, float] = {}
         # The agents with a memory that has grown since their backlog was looked up.
         self._unchecked: set[int] = set()
-        self._task = PeriodicTask("indexing", self.step)
+        self.task = PeriodicTask("indexing", self.step)
 
     def add(self, agent_row: int, backlog: int | None) -> None:
         """Notes a memory that is to be indexed. backlog: the messages that its index lacks; None: many."""
@@ -52,18 +52,14 @@ class IndexingService:
             self._urgent[agent_row] = None
         elif agent_row not in self._urgent:
             self._grown[agent_row] = self._clock()
-        if self._urgent or self._task.sleeps_until_woken:
-            self._task.wake()
+        if self._urgent or self.task.sleeps_until_woken:
+            self.task.wake()
 
     def add_unchecked(self, agent_row: int) -> None:
         """Notes a memory that has grown: it is to be indexed if its index lacks `INDEX_EVERY` messages or more."""
         self._unchecked.add(agent_row)
-        if self._task.sleeps_until_woken:
-            self._task.wake()
-
-    async def run(self) -> None:
-        """Indexes memories as they fall due, until it is cancelled."""
-        await self._task.run()
+        if self.task.sleeps_until_woken:
+            self.task.wake()
 
     async def recover(self) -> None:
         """Schedules the memories that earlier processes left without an up-to-date index."""

@@ -1,6 +1,6 @@
-"""Learning: the job that reads confirmed messages and keeps the facts in them.
+"""Learning: the job that reads confirmed messages and stores the facts in them.
 
-Without a background model a rule keeps what always holds for the user (gateway.core.memory.standing), and nothing else.
+Without a background model a rule stores what always holds for the user (gateway.core.memory.standing), nothing else.
 
 It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
 error or an answer that was cut off, the job is tried again with less to read. A whole answer without a usable call
@@ -26,7 +26,7 @@ from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note_query
 from gateway.run.background.background_model import BackgroundModel, ModelAnswer, RequestRefused
 from gateway.run.background.job_context import JobContext, JobFailed
-from gateway.run.background.schedule import Schedule
+from gateway.run.background.schedule import NEVER, Schedule
 from gateway.settings import MemorySettings
 from storage.commands import Learned, SourcedLine, Unread
 from storage.database import Effect
@@ -40,8 +40,6 @@ LEARN_JOB = "learn"
 # One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
 _HALVINGS = 3
-# More messages than a memory has: it is due by its idle time alone.
-_NEVER = 2**62
 # Known facts that one call shows. Of a larger memory these are the newest (a third) and those that the messages recall.
 SHOWN_FACTS = 60
 # The job waits this much longer than the idle time, so that the last message is confirmed by then.
@@ -99,8 +97,8 @@ class LearningService:
             LEARN_JOB,
             store.jobs,
             self._find,
-            # What a rule keeps is for other conversations, and waits until this one rests.
-            every=settings.learn_every if background is not None else _NEVER,
+            # What a rule stores is for other conversations, and waits until this one rests.
+            every=settings.learn_every if background is not None else NEVER,
             idle_s=settings.idle_s + MARGIN_S,
             now=now,
             # The newest turn is not confirmed before the next one.

@@ -11,17 +11,15 @@ from functools import partial
 
 from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.tree import Tree
-from gateway.run.background.tasks import AFTER_FAULT_S, PeriodicTask
+from gateway.run.background.tasks import AFTER_FAULT_S, MIN_PAUSE_S, PeriodicTask
 from storage.commands import Change, Pool
 from storage.errors import Unavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The most conversations whose edits one step confirms. Not measured: the next step follows after `_MIN_PAUSE_S`.
+# The most conversations with edits that one step confirms. Not measured: the next step follows after `MIN_PAUSE_S`.
 _MAX_CONVERSATIONS = 64
-# The least pause between two steps, so that one step serves conversations that fall due shortly after one another.
-_MIN_PAUSE_S = 1.0
 
 
 class Maintenance:
@@ -32,16 +30,12 @@ class Maintenance:
         self._store = store
         self._idle_s = idle_s
         self._now = now
-        self._task = PeriodicTask("maintenance", self.step)
+        self.task = PeriodicTask("maintenance", self.step)
 
     def note_pending_edits(self) -> None:
-        """Takes note of a turn with memory edits: they are confirmed when no request has come for the idle time."""
-        if self._task.sleeps_until_woken:
-            self._task.wake()
-
-    async def run(self) -> None:
-        """Runs until it is cancelled."""
-        await self._task.run()
+        """Notes a turn with memory edits: they are confirmed when no request has come for the idle time."""
+        if self.task.sleeps_until_woken:
+            self.task.wake()
 
     async def step(self) -> float | None:
         """Confirms the edits that are due. Returns the seconds until the next step; None: none are pending."""
@@ -62,9 +56,9 @@ class Maintenance:
         if has_failed:
             return AFTER_FAULT_S
         if len(due) == _MAX_CONVERSATIONS:
-            return _MIN_PAUSE_S
+            return MIN_PAUSE_S
         oldest_at = await self._store.turns.find_next_due()
-        return None if oldest_at is None else max(_MIN_PAUSE_S, oldest_at + self._idle_s - self._now() + 0.01)
+        return None if oldest_at is None else max(MIN_PAUSE_S, oldest_at + self._idle_s - self._now() + 0.01)
 
 
 def _confirm_edits(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:

@@ -10,17 +10,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.run.background.tasks import PeriodicTask
+from gateway.run.background.tasks import MIN_PAUSE_S, PeriodicTask
 from storage.sql.store import Store
 
 # How long the texts of a run are retained after its end. Not measured: a client can read a run's events for as long,
 # and they take disk for as long.
 RETENTION_S = 3 * 3600.0
 # The runs that one step cleans up after. Not measured: a larger step is a longer transaction, and the next step follows
-# after `_MIN_PAUSE_S`.
+# after `MIN_PAUSE_S`.
 _STEP_RUNS = 64
-# The least pause between two steps.
-_MIN_PAUSE_S = 1.0
 
 
 @dataclass(eq=False)
@@ -40,7 +38,7 @@ class RunCleaning:
         texts = self.store.run_texts
         now = self.now()
         if await texts.drop_texts(now - RETENTION_S, _STEP_RUNS) == _STEP_RUNS:
-            return _MIN_PAUSE_S
+            return MIN_PAUSE_S
         first_end = await texts.find_first_end()
         # A run that ends from now on is due after this time at the earliest.
-        return RETENTION_S if first_end is None else max(_MIN_PAUSE_S, first_end + RETENTION_S - now)
+        return RETENTION_S if first_end is None else max(MIN_PAUSE_S, first_end + RETENTION_S - now)

@@ -10,18 +10,18 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from gateway.run.background.tasks import PeriodicTask
+from gateway.run.background.tasks import MIN_PAUSE_S, PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
 # The most memories that one recovery finds. The next recovery finds others. Not measured: it bounds the memory that the
 # list takes.
 _MAX_MEMORIES_AT_ONCE = 10_000
-# The most jobs that are enqueued before a pause, so that other writes get their turn. Not measured: with `_MIN_PAUSE_S`
+# The most jobs that are enqueued before a pause, so that other writes get their turn. Not measured: with `MIN_PAUSE_S`
 # it is the most jobs a second.
 _MAX_JOBS_AT_ONCE = 64
-# The shortest pause between two steps. Not measured: jobs that fall due meanwhile are enqueued by one step.
-_MIN_PAUSE_S = 1.0
+# A number of messages or turns that no memory reaches: it is due by its idle time alone.
+NEVER = 2**62
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Schedule:
     # The agents that are due now.
     _due: set[int] = field(default_factory=set, init=False)
     _has_recovered: bool = field(default=False, init=False)
-    _task: PeriodicTask = field(init=False)
+    task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self._task = PeriodicTask(self.name, self.step)
+        self.task = PeriodicTask(self.name, self.step)
 
     def add(self, agent_row: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn that is stored.
@@ -89,19 +89,19 @@ class Schedule:
             is_due = activity.messages - activity.uncounted >= every
         if is_due:
             self._due.add(agent_row)
-        if self._due or self._task.sleeps_until_woken:
-            self._task.wake()
+        if self._due or self.task.sleeps_until_woken:
+            self.task.wake()
 
     def enqueue_now(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due, however many messages they have."""
         self._due.update(agent_rows)
-        self._task.wake()
+        self.task.wake()
 
     def enqueue_when_idle(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due once they are idle."""
         for agent_row in agent_rows:
             self._active.setdefault(agent_row, _Activity(self.now(), messages=1))
-        self._task.wake()
+        self.task.wake()
 
     async def recover(self) -> None:
         """Finds the memories for which processes that have ended did not enqueue a job.
@@ -115,10 +115,6 @@ class Schedule:
         else:
             self.enqueue_when_idle(unfinished)
             self._has_recovered = True
-
-    async def run(self) -> None:
-        """Runs until it is cancelled."""
-        await self._task.run()
 
     async def step(self) -> float | None:
         """Enqueues the jobs that are due. Returns the seconds until the next step; None: until it is woken."""
@@ -134,7 +130,7 @@ class Schedule:
                 self._due.add(agent_row)
         while self._due:
             if not remaining_jobs:
-                return _MIN_PAUSE_S
+                return MIN_PAUSE_S
             remaining_jobs -= 1
             # The memory's count restarts before the job is enqueued: a turn that ends meanwhile may come too late for
             # this job, so it has to count for the next one.
@@ -147,7 +143,7 @@ class Schedule:
                 self._due.add(agent_row)
                 raise
         first = next(iter(self._active.values()), None)
-        return None if first is None else max(_MIN_PAUSE_S, first.at + self.idle_s - self.now())
+        return None if first is None else max(MIN_PAUSE_S, first.at + self.idle_s - self.now())
 
     async def _enqueue(self, agent_row: int) -> None:
         with suppress(Stale):  # the memory is gone

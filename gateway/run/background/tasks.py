@@ -15,6 +15,9 @@ from storage.sql.store import Store
 
 # The pause before a failed step is repeated.
 AFTER_FAULT_S = 30.0
+# The least pause between two steps of a task, so that one step does what falls due shortly after one another. Not
+# measured.
+MIN_PAUSE_S = 1.0
 # The pause before failed work at the start is repeated. A database in the middle of an upgrade is soon free.
 RETRY_START_S = 5.0
 _log = logging.getLogger("mnemogate")
