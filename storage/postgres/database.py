@@ -64,7 +64,11 @@ _MAX_TRIES = 5
 # longer than one.
 _MAX_MISSED_CHECKS = 2
 
-_READ_ONLY_QUERY = "SELECT current_setting('transaction_read_only') = 'on'"
+# Whether the server accepts no writes. It reads no row, but waits as a turn does for a table that is locked.
+_HEALTH_QUERY = (
+    "SELECT current_setting('transaction_read_only') = 'on' OR EXISTS (SELECT FROM agents, conversations, exchanges,"
+    " marks, sections, blocks, block_history, recalls WHERE false)"
+)
 
 
 class PostgresLimits(PoolLimits, frozen=True):
@@ -136,6 +140,8 @@ class PostgresDatabase:
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
+        # The last check of health had no answer in time.
+        self._is_late = False
         self._clock = SharedClock()
         self._uptime = Uptime(_MAX_MISSED_CHECKS * limits.health_s)
         self._listener = NotificationListener(
@@ -358,7 +364,18 @@ class PostgresDatabase:
 
     async def _check_server(self) -> None:
         """Asks the server whether it accepts writes, without a write, which would keep an idle server busy."""
-        if await self.read(lambda connection: connection.value(_READ_ONLY_QUERY)):
+
+        async def ask(connection: Connection) -> bool:
+            try:
+                is_read_only = await connection.value(_HEALTH_QUERY)
+            except TimeoutError:
+                self._is_late = True
+                self._health_check.hurry()
+                raise
+            self._is_late = False
+            return bool(is_read_only)
+
+        if await self.read(ask):
             self._pool.server.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
     def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
@@ -407,7 +424,7 @@ class PostgresDatabase:
         if self._pool.server.fault is not None:
             return self._pool.server.fault.status
         # A single write that takes long holds up its own memory alone.
-        return "slow" if self._pool.longest_wait_s > self._limits.slow_s else "ok"
+        return "slow" if self._is_late or self._pool.longest_wait_s > self._limits.slow_s else "ok"
 
     async def drain(self, timeout_s: float) -> bool:
         return await self._writes.drain(timeout_s)

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from storage.postgres.database import _READ_ONLY_QUERY
+from storage.postgres.database import _HEALTH_QUERY
 
 
 def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
@@ -85,7 +85,7 @@ def noting(
             return await super().execute(query, *args, **options)
 
         def _check(self, query: str) -> None:
-            if query != _READ_ONLY_QUERY:
+            if query != _HEALTH_QUERY:
                 note(query)
             if query.startswith("BEGIN"):
                 self.has_locked = False

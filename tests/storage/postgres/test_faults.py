@@ -112,6 +112,22 @@ async def test_a_server_that_answers_no_more_is_noticed_without_a_request(
     await until(lambda: store.health.ok)
 
 
+@pytest.mark.parametrize("table", ["agents", "conversations", "exchanges", "sections", "blocks", "recalls"])
+async def test_a_table_that_a_turn_cannot_read_is_noticed_without_a_request(
+    open_store: OpenStore, database: PostgresServer, table: str
+) -> None:
+    store: Store = await open_store(limits=replace(QUICK, health_s=0.02))
+    store.database.start()
+    admin = await asyncpg.connect(database.url)
+    try:
+        async with admin.transaction():
+            await admin.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            await until(lambda: store.health.status == "slow")
+        await until(lambda: store.health.ok)
+    finally:
+        await admin.close()
+
+
 async def test_a_primary_that_becomes_a_replica_is_noticed_without_a_request(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
