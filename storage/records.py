@@ -396,6 +396,12 @@ class Revision(Struct, frozen=True):
     value: str
 
 
+def list_lost_lines(earlier: str, value: str) -> list[str]:
+    """Returns the lines of an earlier value of a block that its present value does not have."""
+    lines = frozenset(value.split("\n"))
+    return [line for line in earlier.split("\n") if line.strip() and line not in lines]
+
+
 # The state of an import. A preview is not stored; an import that stopped goes on when its file is sent again.
 ImportStatus = Literal["preview", "running", "done", "stopped", "failed", "undone"]
 

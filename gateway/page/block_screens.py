@@ -37,7 +37,7 @@ from gateway.page.screen import (
 )
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.block_views import BlockPage, find_correction
+from gateway.run.admin.block_views import BlockPage, find_correction, list_with_lost_lines
 from gateway.run.admin.lost_words import LostWords, are_taken_out
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
@@ -212,6 +212,8 @@ class _BlockScreens(Struct, frozen=True):
             undo=undo and replace(undo, parts=shorten_diff(undo.parts)),
             redo=redo and replace(redo, parts=shorten_diff(redo.parts)),
             changes=changes,
+            # The numbers of the versions with lines that the block no longer has, which can be forgotten.
+            with_lost_lines=list_with_lost_lines(block_page),
             is_compared=is_compared,
             remaining=remaining and remaining.texts,
             is_taken_out=remaining is not None and remaining.is_taken_out,

@@ -84,6 +84,8 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     conversation: str | None = None
     fact: _Number | None = None
     passage: _Number | None = None
+    # An earlier version of a block, as LABEL/NUMBER.
+    version: Annotated[str, Meta(pattern=r"(?s)^.+/[0-9]{1,18}\Z")] | None = None
     # The numbers of messages, facts and passages.
     texts: Annotated[tuple[_Number, ...], Meta(min_length=1, max_length=MAX_TEXTS)] | None = None
     all: bool | None = None
@@ -98,7 +100,7 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def target(self) -> _NamedTarget:
         """The one part that is named. Raises: BadRequest."""
         kinds: tuple[TargetKind, ...] = (
-            "message", "exchange", "conversation", "fact", "passage", "texts", "all",
+            "message", "exchange", "conversation", "fact", "passage", "texts", "version", "all",
         )  # fmt: skip
         named = [kind for kind in kinds if getattr(self, kind) is not None]
         if len(named) != 1 or self.all is False:
@@ -191,6 +193,7 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
         access = make_access(request)
+        _check_may_target(access, query)
         if request.is_twin:
             preview = await self.forgetting.preview(access.project, access.uid, *query.target)
             await request.note_read(access.uid)
@@ -203,6 +206,7 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = make_access(request)
+        _check_may_target(access, request.query)
         if request.query.keep:
             raise BadRequest("Facts that stay are named in the form, not in the address.", param="keep")
         came_from = _read_screen_before(access, form.came_from)
@@ -484,6 +488,14 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     ]
 
 
+def _check_may_target(access: MemoryAccess, query: ForgetQuery) -> None:
+    """Raises: BadRequest: only operators forget versions of blocks, which others may share."""
+    if access.is_person and query.version is not None:
+        raise BadRequest(
+            "Earlier versions of a note are forgotten by those who run the application.", param="version"
+        )
+
+
 def _diff_blocks(preview: ForgetPreview) -> list[_BlockChange]:
     return [
         _BlockChange(each.label, shorten_diff(diff_words(each.before, each.after)))
@@ -497,6 +509,9 @@ def _make_heading(preview: ForgetPreview, name: str) -> str:
         return f"Forget everything about {name}"
     if target.kind == "exchange":
         return f"Forget message {target.id} and its reply"
+    if target.kind == "version":
+        label, _, number = target.id.rpartition("/")
+        return f"Forget version {number} of {label}"
     if preview.texts:
         return f"Forget {len(preview.texts)} {'text' if len(preview.texts) == 1 else 'texts'}"
     return f"Forget {target.kind} {target.id}"
@@ -541,6 +556,8 @@ def _choose_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
             return access.path("f", preview.target.id)
         case "conversation":
             return access.path("c", preview.target.id)
+        case "version":
+            return access.path("b", preview.target.id.rpartition("/")[0])
         case "message" | "exchange":
             hrefs = [each.href for each in preview.stays if each.href is not None and "/c/" in each.href]
             return hrefs[0] if hrefs else access.path()

@@ -11,6 +11,7 @@ A forgetting that keeps what memory has made of a conversation (`ForgetTarget.ke
     readings   what runs of the memory's sleeptime agents hold of the memory
     run_texts  what runs of the memory hold besides their exchanges
     files*     files that are too old; named files have gone with the intention
+    versions*  the lines of a named version of a block that the block no longer has leave all its versions
     unlearned* named facts are marked, so that they are not learned again; their sentences leave blocks and edits
     passages*  passages that are too old, came from an erased exchange, or belong to an erased file
     facts*     facts, likewise
@@ -36,7 +37,7 @@ from typing import NamedTuple
 
 import orjson
 
-from storage.database import Connection
+from storage.database import Connection, Row
 from storage.recall_record import overwrite_forgotten, read_hits
 from storage.records import API_PROFILE, REPLY, MarkKind, State
 from storage.sql import exchanges
@@ -49,7 +50,7 @@ from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchang
 from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingPhase, ErasingWork, StoredTarget, read_ids
 from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
-from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block
+from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block, remove_lost_lines
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
 from storage.sql.statements import load_rows, run_for_list
@@ -241,22 +242,42 @@ async def _rebuild_all(
     connection: Connection, work: ErasingWork, texts: Collection[str] = frozenset()
 ) -> None:
     """Rebuilds blocks. texts: what is gone as well, in small letters."""
+    for block_row, owner in await _load_blocks_seen(connection, work):
+        if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
+            await _erase_copies(connection, work, block_row, owner)
+
+
+async def _shorten_versions(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Takes the lines of a named version that its block no longer has out of all versions of the block."""
+    if work.target.version is not None:
+        named_row, number = work.target.version
+        for block_row, owner in await _load_blocks_seen(connection, work):
+            if block_row == named_row and await remove_lost_lines(connection, block_row, number, work.now):
+                await _erase_copies(connection, work, block_row, owner)
+    return None
+
+
+async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[Row]:
+    """Returns the row and the owner of each block that the memory could write."""
     if work.target.all is not None:
         project, profile = work.target.all
     else:
         row = await connection.row(SQL["scope_of"], (work.agent_row,))
         if row is None:
-            return
+            return []
         project, profile, _ = row
-    for block_row, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
-        if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
-            await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), 0)
-            await empty_sections_showing(connection, block_row)
-            if owner == work.agent_row:
-                await raise_epoch(connection, work.agent_row)
-            else:
-                for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
-                    await connection.run(SQL[statement], (block_row,))
+    return await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile))
+
+
+async def _erase_copies(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
+    """Erases what shows an old text of a block, and has turns and jobs read the block again."""
+    await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), 0)
+    await empty_sections_showing(connection, block_row)
+    if owner == work.agent_row:
+        await raise_epoch(connection, work.agent_row)
+    else:
+        for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
+            await connection.run(SQL[statement], (block_row,))
 
 
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -366,6 +387,7 @@ _ERASING_PHASES: dict[str, ErasingPhase] = {
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "files": _erase_files,
+    "versions": _shorten_versions,
     "unlearned": _unlearn,
     "passages": _erase_passages,
     "facts": _erase_facts,
@@ -392,6 +414,6 @@ def list_phases(target: StoredTarget) -> dict[str, ErasingPhase]:
         return {
             name: phase
             for name, phase in _ERASING_PHASES.items()
-            if name not in ("files", "unlearned", "passages", "facts", "blocks")
+            if name not in ("files", "versions", "unlearned", "passages", "facts", "blocks")
         }
     return _ERASING_PHASES

@@ -14,7 +14,7 @@ from storage.sql.erasing_work import SQL as FORGET_SQL
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.group import StoreGroup, long_reads
-from storage.sql.rebuild import load_versions, make_preview_text
+from storage.sql.rebuild import collect_lost_lines, load_versions, make_preview_text
 from storage.sql.statements import load, load_rows, lower_ascii
 
 SQL = load("forget_preview.sql")
@@ -123,6 +123,8 @@ class ForgetPreviews(StoreGroup):
         """
         if target.is_all:
             return PreviewedCounts(await _count_whole(connection, agent_row))
+        if target.version is not None:
+            return await self._count_lost_lines(connection, agent_row, *target.version)
         erased = await _load_erased(connection, agent_row, target)
         texts = await _read_named_texts(connection, agent_row, target)
         if not (target.facts or target.passages):
@@ -174,6 +176,15 @@ class ForgetPreviews(StoreGroup):
             notes=notes.total,
         )
         return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes, notes.exchange_rows)
+
+    async def _count_lost_lines(
+        self, connection: Connection, agent_row: int, block_row: int, number: int
+    ) -> PreviewedCounts:
+        """Counts the versions that have the lines of a version that its block no longer has."""
+        lost = collect_lost_lines(await load_versions(connection, block_row), number)
+        notes = await self._count_all_quoting(connection, agent_row, Erased(frozenset(), blocks=True))
+        counts = ForgetCounts(0, 0, 0, len(lost.with_lines), 0, notes.total)
+        return PreviewedCounts(counts, noted_rows=notes.exchange_rows)
 
     async def _count_versions(
         self,
@@ -248,9 +259,7 @@ class ForgetPreviews(StoreGroup):
             connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
-        notes = _Notes(None)
-        if not await _is_far_back(connection, agent_row, 0):
-            notes = await self._count_quoting(connection, agent_row, 0, marks, counted_rows=erased.listed)
+        notes = await self._count_all_quoting(connection, agent_row, marks, erased.listed)
         counts = ForgetCounts(
             messages=0,
             facts=len(texts),
@@ -277,6 +286,14 @@ class ForgetPreviews(StoreGroup):
         marks = Erased(frozenset(days), has_blocks)
         erased_rows = {id for id, *_ in rows}
         return await self._count_quoting(connection, erased.agent_row, first, marks, erased_rows=erased_rows)
+
+    async def _count_all_quoting(
+        self, connection: Connection, agent_row: int, erased: Erased, counted_rows: Collection[int] = ()
+    ) -> _Notes:
+        """Finds the notes of a memory that may quote what is erased. counted_rows: as in `_count_quoting`."""
+        if await _is_far_back(connection, agent_row, 0):
+            return _Notes(None)
+        return await self._count_quoting(connection, agent_row, 0, erased, counted_rows=counted_rows)
 
     async def _count_quoting(
         self,

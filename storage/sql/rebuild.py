@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
-from itertools import chain
+from itertools import chain, dropwhile
 from typing import NamedTuple
 
 import orjson
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.batch_records import parse_call_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
-from storage.records import ASKED_ORIGINS, Block
+from storage.records import ASKED_ORIGINS, Block, list_lost_lines
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, load_rows
@@ -135,6 +135,56 @@ async def rebuild_block(
     remade = await _rewrite_rows(connection, block_row, later, values)
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
     await _write_following(connection, stored, staying, remade.following, values[-1], now)
+    return True
+
+
+class LostLines(NamedTuple):
+    """The lines of an earlier version that a block no longer has."""
+
+    lines: frozenset[str]
+    # The versions from the first on that has one of them, oldest first.
+    later: list[BlockVersion]
+
+    @property
+    def with_lines(self) -> list[BlockVersion]:
+        """The versions that have one of the lines."""
+        return [version for version in self.later if not self.lines.isdisjoint(version.value.split("\n"))]
+
+
+def collect_lost_lines(versions: Sequence[BlockVersion], number: int) -> LostLines:
+    """Returns the lines of a version that the newest version does not have. versions: of the block, oldest first."""
+    values = [version.value for version in versions if version.number == number]
+    lines = frozenset(list_lost_lines(values[0], versions[-1].value) if values else ())
+    later = dropwhile(lambda version: lines.isdisjoint(version.value.split("\n")), versions)
+    return LostLines(lines, list(later))
+
+
+async def remove_lost_lines(connection: Connection, block_row: int, number: int, now: float) -> bool:
+    """Takes the lines of a version that the block no longer has out of all versions. Returns False if there are none.
+
+    The versions stay with what else they say, so that each line keeps its sources.
+    """
+    await connection.rows(SQL["block_lock"], (block_row,))
+    versions = [
+        version
+        for version in await load_versions(connection, block_row)
+        if version.origin != FORGOTTEN_ORIGIN
+    ]
+    lost = collect_lost_lines(versions, number)
+    if not lost.later:
+        return False
+    # An edit that took one of the lines out names it, too.
+    await _erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
+    values = [
+        "\n".join(line for line in version.value.split("\n") if line not in lost.lines)
+        for version in lost.later
+    ]
+    revised = [(version, Revised(version.value)) for version in lost.later]
+    remade = await _rewrite_rows(connection, block_row, revised, values)
+    clean = versions[: len(versions) - len(lost.later)]
+    staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
+    stored = await get_block(connection, block_row)
+    await _write_following(connection, stored, staying, remade.following, stored.value, now)
     return True
 
 

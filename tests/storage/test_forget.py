@@ -647,6 +647,37 @@ async def test_a_line_by_hand_stays_though_it_names_what_it_corrects(store: Stor
         assert block.value.split("\n") == lines
 
 
+async def test_a_version_loses_the_lines_that_its_block_no_longer_has(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    history = await note(alice, ["red", "green", "blue"], "c1")
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    red = next(e for e in await alice.rows() if b"I like red" in (e.input or b""))
+    (block,) = await store.blocks.load(alice.agent.id)
+    by_hand = "likes zqredx\nlikes zqbluex, and zqpinkx"
+    await store.blocks.write(block.id, block.version, by_hand, at=1.0, origin="operator")
+    before = await store.blocks.list_revisions(block.id, with_forgotten=False)
+    # It has red and green, and version 4 blue as well.
+    target = ForgetTarget(version=(block.id, 3))
+    found = await store.forget_previews.count(alice.agent.id, target, 0)
+    assert (found.counts.versions, found.counts.messages, found.counts.facts) == (2, 0, 0)
+    await forget(store, alice.agent, target)
+    assert left(holds, "red", "green", "blue", "pink") == ["red", "blue", "pink"]
+    newest, *after = await store.blocks.list_revisions(block.id, with_forgotten=False)
+    assert (newest.origin, newest.value) == ("forget", by_hand)
+    assert [each.value for each in after] == [
+        by_hand, "likes zqredx\nlikes zqbluex", "likes zqredx", "likes zqredx", ""
+    ]  # fmt: skip
+    # Each version has its author and its time, and each line its sources.
+    assert [(each.at, each.origin, each.sources) for each in after] == [
+        (each.at, each.origin, each.sources) for each in before
+    ]
+    await forget(store, alice.agent, ForgetTarget(exchanges=[red.id]))
+    assert left(holds, "red", "blue", "pink") == ["blue", "pink"]
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert block.value == "likes zqbluex, and zqpinkx"
+
+
 async def test_edits_stay_on_a_longer_value_than_they_were_made_on(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:

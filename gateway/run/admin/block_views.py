@@ -23,8 +23,8 @@ from gateway.run.admin.memory_records import (
 )
 from gateway.run.admin.source_records import list_sources
 from storage.batch_records import parse_call_origin
-from storage.listing import LAST_NUMBER, ShownBlock
-from storage.records import Block, Revision
+from storage.listing import LAST_NUMBER, FoundMemory, ShownBlock
+from storage.records import Block, Revision, list_lost_lines
 from storage.sql.store import Store
 
 # The origins of versions that correct the version before.
@@ -48,7 +48,7 @@ class BlockUndos(NamedTuple):
     redos: dict[str, BlockDiff]
 
 
-class _EarlierVersion(NamedTuple):
+class EarlierVersion(NamedTuple):
     """An earlier version of a block."""
 
     block: Block
@@ -151,18 +151,36 @@ class BlockViews(Struct, frozen=True):
         """
         memory = await get_memory(self.store, project, uid)
         shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
-        undos: list[_EarlierVersion] = []
-        redos: list[_EarlierVersion] = []
+        undos: list[EarlierVersion] = []
+        redos: list[EarlierVersion] = []
         for shown in shown_blocks:
             block = shown.block
             if label not in (None, block.label):
                 continue
             if undo := await self.store.blocks.find_undone(block):
-                undos.append(_EarlierVersion(block, undo.version, undo.value))
+                undos.append(EarlierVersion(block, undo.version, undo.value))
             if shown.origin == "undo" and (redo := await self._find_last_version(block.id, block.version)):
-                redos.append(_EarlierVersion(block, redo.version, redo.value))
+                redos.append(EarlierVersion(block, redo.version, redo.value))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         return await asyncio.to_thread(lambda: BlockUndos(_compare_blocks(undos), _compare_blocks(redos)))
+
+    async def get_earlier(self, memory: FoundMemory, name: str) -> EarlierVersion:
+        """Returns an earlier version of a block that has lines which the block has no longer.
+
+        name: LABEL/NUMBER.
+
+        Raises: UnknownId: there is no such version, or the block has all its lines.
+        """
+        label, _, number = name.rpartition("/")
+        block = (await self._get_block(memory.id, label)).block
+        revision = await self._find_last_version(block.id, int(number) + 1)
+        if revision is None or revision.version != int(number):
+            raise UnknownId(f"The block has no version {number}.")
+        if not list_lost_lines(revision.value, block.value):
+            raise UnknownId(
+                f"Version {number} has no line that the block does not have now. Take out of the block what is wrong."
+            )
+        return EarlierVersion(block, revision.version, revision.value)
 
     async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
@@ -251,7 +269,12 @@ def find_correction(page: BlockPage) -> BlockCorrection | None:
     return BlockCorrection(previous.value, newest.value, is_undo=newest.origin == "undo")
 
 
-def _compare_blocks(earlier: Sequence[_EarlierVersion]) -> dict[str, BlockDiff]:
+def list_with_lost_lines(page: BlockPage) -> set[int]:
+    """Returns the numbers of the versions of a page with lines that the block no longer has."""
+    return {each.version for each in page.versions if list_lost_lines(each.value, page.block.value)}
+
+
+def _compare_blocks(earlier: Sequence[EarlierVersion]) -> dict[str, BlockDiff]:
     """Returns how blocks differ from earlier versions of them, by the blocks' labels."""
     return {
         block.label: BlockDiff(block.version, version, diff_words(block.value, value))

@@ -43,6 +43,8 @@ class HiddenText(Struct, frozen=True):
     href: str
     # The number of the message that has the text; None: no message has it.
     message: int | None = None
+    # The earlier version of a block that has it, as LABEL/NUMBER; None: no version has it.
+    version: str | None = None
 
 
 class HiddenTexts(Struct, frozen=True):
@@ -131,7 +133,10 @@ def _filter_unindexed(uid: str, unindexed: UnindexedTexts, query: str) -> Iterat
         if has_words_anywhere(value, query):
             href = f"{page_path('m', uid, 'b', label)}#history"
             yield HiddenText(
-                f"version {version} of {label}", cut_around_words(value, query, AROUND_CHARS), href
+                f"version {version} of {label}",
+                cut_around_words(value, query, AROUND_CHARS),
+                href,
+                version=f"{label}/{version}",
             )
     for conversation, text in unindexed.summaries:
         if has_words_anywhere(text, query):

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.audited_parts import render_audited_part
+from gateway.run.admin.audited_parts import AuditedVersion, render_audited_part
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.forget_operations import (
     CALL_S,
@@ -37,15 +37,15 @@ from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, Rema
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
 from storage.listing import ErasedFact, ExchangeRef, ForgetCounts, FoundMemory, RebuiltBlock
-from storage.records import Message, Scope
+from storage.records import Message, Scope, list_lost_lines
 from storage.sql.store import Store
 from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
 
-TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "texts", "all"]
+TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "texts", "version", "all"]
 # The number of a message, exchange, fact or passage; a conversation's id; for "texts" the numbers of messages, facts
-# and passages; for "all" None.
+# and passages; an earlier version of a block as LABEL/NUMBER; for "all" None.
 TargetValue = int | str | tuple[int, ...] | None
 # The most texts that are forgotten at once: a preview shows them all.
 MAX_TEXTS = 50
@@ -63,7 +63,7 @@ class TargetRecord(Struct, frozen=True):
     """The part of a memory that is to be forgotten."""
 
     kind: TargetKind
-    # The number of the part, or the numbers of the texts; for a conversation or a whole memory its public id.
+    # The `TargetValue` as text; for a whole memory its public id.
     id: str
     # The beginning of its text, or of a conversation's first message of the user; None: the part has no text.
     text: str | None = None
@@ -86,7 +86,7 @@ class ForgetPreview(Struct, frozen=True):
     stays: tuple[RemainingRecord, ...]
     # The number of messages, or of the texts, which has to be typed to confirm; None: nothing has to be typed.
     confirm: str | None
-    # The command lines that do the same; None: the visitor is a person, who has no command line.
+    # The command lines that do the same; None: there are none, or the visitor is a person, who has no command line.
     command: str | None
     # How many facts go with messages, besides a fact that is itself the target; 0 where the whole memory goes.
     more_facts: int
@@ -221,7 +221,7 @@ class MemoryForgetting:
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
         retained = [each.seq for each in retained_facts]
         corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
-        target_name = "all" if kind == "all" else render_audited_part(kind, preview.target.id)
+        target_name = _name_in_audit(kind, preview.target.id)
         text_names = [render_audited_part(text.kind, text.seq) for text in preview.texts or ()]
         erased = await name_erased(self._store, memory.id, target, text_names or [target_name], retained)
         try:
@@ -242,9 +242,8 @@ class MemoryForgetting:
             done=swept is not None,
             swept=bool(swept),
             messages=preview.will_go.messages,
-            command="\n".join(
-                [preview.command or "", *(_add_command(memory.scope, each) for each in retained_facts)]
-            ),
+            command=preview.command
+            and "\n".join([preview.command, *(_add_command(memory.scope, each) for each in retained_facts)]),
             texts=len(preview.texts) if preview.texts else UNSET,
             text_counts=Counter(text.kind for text in preview.texts) if preview.texts else UNSET,
             facts=preview.more_facts - len(retained) or UNSET,
@@ -276,6 +275,9 @@ class MemoryForgetting:
         """Returns a part in the form that the store forgets. Raises: UnknownId."""
         if kind == "all":
             return ForgetTarget(is_all=True)
+        if kind == "version":
+            earlier = await self._views.blocks.get_earlier(memory, str(value))
+            return ForgetTarget(version=(earlier.block.id, earlier.version))
         if isinstance(value, tuple):
             return _target_of(await self._load_texts(memory, value))
         assert value is not None  # all kinds but "all" have a value
@@ -323,7 +325,9 @@ class MemoryForgetting:
             will_go=extent.counts,
             stays=tuple(stays),
             confirm=_number_to_confirm(kind, details, extent.counts),
-            command="\n".join(_render_command(memory.scope, *each) for each in parts or [(kind, value)]),
+            command=None
+            if kind == "version"
+            else "\n".join(_render_command(memory.scope, *each) for each in parts or [(kind, value)]),
             more_facts=0 if kind == "all" else extent.counts.facts - len(target.facts),
             facts=tuple(
                 _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
@@ -367,6 +371,15 @@ class MemoryForgetting:
                 return _TargetDetails(id=str(value), messages=0, stays=stays, text=page.fact.text)
             case "passage":
                 return _TargetDetails(id=str(value), messages=0, stays=[remaining.make_other_mentions(None)])
+            case "version":
+                earlier = await self._views.blocks.get_earlier(memory, str(value))
+                lines = list_lost_lines(earlier.value, earlier.block.value)
+                return _TargetDetails(
+                    id=str(value),
+                    messages=0,
+                    stays=[remaining.make_other_mentions(lines[0])],
+                    text="\n\n".join(lines),
+                )
             case "message" | "exchange":
                 assert isinstance(value, int)
                 return await self._read_message_details(memory, kind, target, value, remaining)
@@ -453,6 +466,14 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
         raise Conflict(
             f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {typed!r}.", param="confirm"
         )
+
+
+def _name_in_audit(kind: TargetKind, id: str) -> str:
+    """Returns the part as the audit names it. id: as in `TargetRecord`."""
+    if kind == "version":
+        label, _, number = id.rpartition("/")
+        return str(AuditedVersion(label, int(number)))
+    return "all" if kind == "all" else render_audited_part(kind, id)
 
 
 def _render_command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:

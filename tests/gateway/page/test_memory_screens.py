@@ -654,6 +654,32 @@ def test_an_undo_passes_over_versions_that_a_forgetting_has_made_alike(operator:
     assert shown.count("is forgotten ·") == 1
 
 
+@pytest.mark.both
+def test_an_earlier_version_of_a_block_is_forgotten_by_itself(operator: Operator) -> None:
+    """It alone still said what was wrong, and the message that it came from was right."""
+    agent = speak(operator.world, "My nephew is allergic.")
+    block, forget = f"m/{agent.uid}/b/human", f"m/{agent.uid}/forget?version=human/"
+    learn(operator.world, agent, block=f"Name: Maria.\nAllergic to {SECRET}.")
+    operator.twin(block, {"value": "Name: Maria.", "version": 2})
+    links = re.findall(r'href="[./\w]*forget\?version=([^"]*)"', page(operator, block))
+    assert links == ["human%2F2"]
+    preview = operator.twin(f"{forget}2")
+    assert (preview["target"]["text"], preview["command"]) == (f"Allergic to {SECRET}.", None)
+    assert (preview["will_go"]["versions"], preview["will_go"]["messages"]) == (1, 0)
+    for version in (1, 3, 9):  # it says nothing more than the block, is the block, or is not there
+        assert operator.get(f"{forget}{version}").status == 404
+    person_of(operator.world).page("/forget?version=human/2", status=400)
+    gone = plain(operator.post(f"{forget}2", came_from=block).body.decode())
+    assert "It is gone." in gone
+    assert "Back to the block" in gone
+    assert SECRET.encode() not in operator.world.data()
+    shown = operator.twin(block)
+    assert [each["value"] for each in shown["versions"]] == [*["Name: Maria."] * 3, ""]
+    assert [each["origin"] for each in shown["versions"]] == ["forget", "operator", "learning", "default"]
+    named = [each["what"] for each in operator.twin("audit")["items"] if each["action"] == "forget"]
+    assert named == ["block human, version 2"]
+
+
 def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, tmp_path: Path) -> None:
     """A form writes an emoji as twelve bytes."""
     profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=100_000),))

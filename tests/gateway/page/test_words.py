@@ -1003,9 +1003,8 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
     untold = "Nothing that a reply can be told says “Zxqv”;"
     assert lead(shown) == f"{untold} 5 texts that are still stored do."
     assert "All that is stored of this memory was looked through" in plain(shown)
-    # Of these the version alone has no link that forgets it, which the page says.
-    assert len(re.findall(">Forget<", shown)) == len(hidden) - 1
-    assert "A message is forgotten by its own link. Earlier versions of blocks" in plain(shown)
+    assert len(re.findall(">Forget<", shown)) == len(hidden)
+    assert "A message or an earlier version of a block is forgotten by its own link." in plain(shown)
     for each in found["hidden"]["items"]:
         address, _, place = each["href"].partition("#")
         assert f'id="{place}"' in page(operator, address)
@@ -1018,6 +1017,14 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
         ]
         assert len(operator.twin(words)["hidden"]["items"]) == left + 1
     assert lead(page(operator, words)) == f"{untold} 1 text that is still stored does."
+    target = f"m/{agent.uid}/forget?version=human/{version}"
+    assert f'/forget?version=human%2F{version}"' in page(operator, words)
+    preview = page(operator, target)
+    assert f"Forget version {version} of human" in preview
+    assert "A Zxqv pan." in plain(preview.partition("What stays")[0])
+    gone = plain(operator.post(target, came_from=words).body.decode())
+    assert "Nothing in alice’s memory says “Zxqv” any more." in gone
+    assert lead(page(operator, words)) == "Nothing that is stored says “Zxqv”."
     everywhere = lead(page(operator, f"m/{agent.uid}/words?q=Qqxy"))
     assert everywhere == "Nothing that is stored says “Qqxy”."
 
