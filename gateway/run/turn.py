@@ -65,10 +65,10 @@ class TurnMachine(Protocol):
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns the commands that follow from an event, in order: none, if the event comes too late."""
 
-    def take_texts(self, batch: list[Event]) -> bytes | None:
-        """Takes events that only add text, and returns the client's bytes.
+    def feed_texts(self, batch: list[Event]) -> bytes | None:
+        """Reads events that only add text, and returns the client's bytes.
 
-        Returns None, and takes nothing, if any of the events does more: then the events have to be fed.
+        Returns None, and reads nothing, if any of the events does more: then the events have to be fed.
         """
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
@@ -272,7 +272,7 @@ class TurnRun:
                 if is_bounded:
                     for event in batch:
                         self._reservation.reserve_more(len(event.raw))
-                texts = self._turn.take_texts(batch)
+                texts = self._turn.feed_texts(batch)
                 if texts is None:
                     await self._feed(events.Received(batch))
                     if self._is_finished or self._next_call is not None:

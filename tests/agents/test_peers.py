@@ -18,7 +18,7 @@ import pytest
 from letta_client.types import AgentState
 from msgspec.structs import replace
 
-from gateway.core.turn.round import MAX_CALLS
+from gateway.core.turn.round_reader import MAX_CALLS
 from gateway.settings import UpstreamSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.test_background import ended

@@ -4,8 +4,8 @@ The shell makes the first call of the model by itself. Then it feeds the machine
 that `feed` returns, in their order. `TRANSITIONS` (gateway.core.turn.states) lists the states and the events that each
 takes. Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
 
-A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, a
-`ClientView` makes the bytes for the client, and a `SentReply` (gateway.core.turn.sent_reply) sends them.
+A `RoundReader` (gateway.core.turn.round_reader) reads each reply into its `Round`, a `Guide` decides which calls run
+and what follows a reply, a `ClientView` makes the bytes for the client, and a `SentReply` sends them.
 
 Gateway calls run here, client calls are left to the client. There are two ways to go from one round to the next:
 
@@ -45,18 +45,8 @@ from gateway.core.turn.guide import FREE_OFFER, Guide, Offer, Stop
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.outcome_maker import NONE_WAIT, OutcomeMaker
 from gateway.core.turn.refusal import is_permanent_refusal
-from gateway.core.turn.round import (
-    AS_BODY,
-    AS_EVENTS,
-    DONE_EVENT,
-    BrokeOff,
-    Complete,
-    ErrorEvent,
-    ErrorReply,
-    Round,
-    RoundEnd,
-    Stored,
-)
+from gateway.core.turn.round import AS_BODY, AS_EVENTS, DONE_EVENT, Round, Stored
+from gateway.core.turn.round_reader import BrokeOff, Complete, ErrorEvent, ErrorReply, RoundEnd, RoundReader
 from gateway.core.turn.sent_reply import SentReply
 from gateway.core.turn.states import (
     DONE,
@@ -101,6 +91,7 @@ class Turn:
         self._offer = self._guide.offer()
         # The round that is under way, and its gateway calls.
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
+        self._reader = RoundReader(self._round, terms, view)
         self._calls = NO_CALLS
         self._earlier = EarlierRounds()
         # The number of replies that have begun, with the present one.
@@ -136,12 +127,12 @@ class Turn:
             else commands.CallModel(messages=(), budget_tokens=None, offer=self._offer)
         )
 
-    def take_texts(self, batch: list[Event]) -> bytes | None:
-        """Takes events that add text and do nothing else, as nearly all of a stream do.
+    def feed_texts(self, batch: list[Event]) -> bytes | None:
+        """Reads events that add text and do nothing else, as nearly all of a stream do.
 
         Returns the bytes that the client gets; None: the events have to be fed.
         """
-        is_taken = self._state is READING and self._round.take_texts(batch)
+        is_taken = self._state is READING and self._reader.read_texts(batch)
         return self._view.take() if is_taken else None
 
     def feed(self, event: TurnEvent) -> list[Command]:
@@ -150,17 +141,17 @@ class Turn:
             return []
         match event:  # the most frequent first
             case events.Received():
-                return self._on_received(self._round.take(event.events))
+                return self._on_received(self._reader.read(event.events))
             case events.ReplyStarted():
                 return self._on_reply_started(event)
             case events.ReceivedWhole():
-                return self._on_received(self._round.take_whole(event.body))
+                return self._on_received(self._reader.read_whole(event.body))
             case events.Saved():
                 return [*self._show_end(event), _FINISH]
             case events.ReplyEnded():
-                return self._on_received(self._round.end())
+                return self._on_received(self._reader.end())
             case events.ReplyFailed():
-                return self._on_received(self._round.fail(event.error))
+                return self._on_received(self._reader.fail(event.error))
             case events.ToolFinished(result):
                 return self._on_tool_finished(result)
             case events.ToolsLate():
@@ -201,7 +192,7 @@ class Turn:
 
     def _on_reply_started(self, reply: events.ReplyStarted) -> list[Command]:
         self._state = READING
-        self._round.start(reply.status, reply.headers)
+        self._reader.start(reply.status, reply.headers)
         self._reply_count += 1
         return []
 
@@ -209,7 +200,7 @@ class Turn:
         # One read of the upstream is one write to the client, however many events it brought.
         if round_end is None:
             return self._sent.flush(self._round)
-        self._round.end_texts()
+        self._reader.end_texts()
         match round_end:
             case Complete():
                 return self._on_reply_complete()
@@ -225,7 +216,7 @@ class Turn:
     def _on_error_event(self, error: Json, raw: bytes | None) -> list[Command]:
         """Ends the stream with the upstream's error. raw: its event, as in `ErrorEvent`."""
         reason = StopReason.UPSTREAM_ERROR
-        self._round.show_tail()
+        self._reader.show_tail()
         self._view.note_stop(reason, {})
         self._view.show_upstream_error(error, raw)
         is_refused = self._is_refused(orjson.dumps({"error": error}))
@@ -294,7 +285,7 @@ class Turn:
         error_kind = OUT_OF_QUOTA if isinstance(error, LimitReached) else ""
         is_event = self._is_past_status
         if is_event:
-            self._round.show_tail()
+            self._reader.show_tail()
             self._view.note_stop(reason, {})
             self._view.fail(error)
         ending = self._end_unfinished(
@@ -313,7 +304,7 @@ class Turn:
         if self._state is SAVING_TURN:  # the command to save it was given
             self._state = DONE
             return [commands.CloseUpstream(), _FINISH]
-        self._round.end_texts()
+        self._reader.end_texts()
         return [commands.CloseUpstream(), *self._end_unfinished(End.CANCELLED, StopReason.CANCELLED)]
 
     def _on_stopped(self, reason: StopReason) -> list[Command]:
@@ -322,7 +313,7 @@ class Turn:
         if not self._is_past_status and not self.terms.shows_steps:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.SendError(error), commands.CloseUpstream(), *self._end_unfinished(end, reason)]
-        self._round.end_texts()
+        self._reader.end_texts()
         self._outcome = self._make_unfinished(end, reason)
         self._round.tail = []
         self._round.done_event = DONE_EVENT
@@ -377,7 +368,7 @@ class Turn:
             return self._end_turn(cut_reason)
         if draft.calls:
             if self.terms.shows_steps:
-                self._round.take_unreadable_calls()
+                self._round.claim_unreadable_calls()
             return self._on_calls(self._round.gateway_calls, self._round.client_calls)
         decision = self._guide.decide_next()
         if isinstance(decision, Stop):
@@ -524,7 +515,7 @@ class Turn:
         self._calls = NO_CALLS
         self._offer = offer
         # At once, since the next round may fail before it has begun.
-        self._round = self._make_round(self._round, offer)
+        self._begin_round(offer)
         remaining_tokens = self._count_remaining_budget(self._earlier.ledger)
         if self.terms.saves_steps:
             self._state = SAVING_RESULTS
@@ -533,13 +524,14 @@ class Turn:
         messages = tuple(map(without_private, self._earlier.messages))
         return [commands.CallModel(messages, remaining_tokens, offer)]
 
-    def _make_round(self, previous: Round, offer: Offer) -> Round:
+    def _begin_round(self, offer: Offer) -> None:
         terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
         content_before = "" if terms.shows_steps else self._earlier.content
         filler, self._next_filler = self._next_filler, ""
-        return Round(terms, self._view, previous.form, self._earlier.turn_usage(), content_before, filler)
+        self._round = Round(terms, self._view, self._round.form, content_before, filler)
+        self._reader = RoundReader(self._round, terms, self._view, self._earlier.turn_usage())
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when it is saved."""

@@ -45,7 +45,7 @@ class NativeTurn:
         # The commands that wait until the turn or the id is saved.
         self._after_save: list[Command] = []
 
-    def take_texts(self, batch: list[Event]) -> bytes | None:
+    def feed_texts(self, batch: list[Event]) -> bytes | None:
         """Returns None: there is no fast path, all events have to be fed."""
         return None
 

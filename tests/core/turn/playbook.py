@@ -99,7 +99,7 @@ class Playbook:
 
 def fed(turn: Turn, event: TurnEvent) -> list[Command]:
     """Feeds an event as the shell does: texts that say nothing else go past the commands."""
-    texts = turn.take_texts(event.events) if isinstance(event, Received) else None
+    texts = turn.feed_texts(event.events) if isinstance(event, Received) else None
     if texts is None:
         return turn.feed(event)
     return [SendBody(texts)] if texts else []

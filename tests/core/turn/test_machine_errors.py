@@ -31,7 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.round import MAX_CALLS, MAX_TAIL_EVENTS
+from gateway.core.turn.round_reader import MAX_CALLS, MAX_TAIL_EVENTS
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable

@@ -166,6 +166,6 @@ def test_texts_that_come_too_late_command_nothing() -> None:
     turn = chat_turn(TurnTerms())
     for event in (ReplyStarted(200, SSE), Received([said(b"Hello")])):
         turn.feed(event)
-    assert turn.take_texts([said(b" world")]) == said(b" world").raw
+    assert turn.feed_texts([said(b" world")]) == said(b" world").raw
     turn.feed(ClientLeft())
     assert not fed(turn, Received([said(b" again")]))
