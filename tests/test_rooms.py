@@ -233,7 +233,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "run_screens",
             "work_screens",
         },
-        {"memory_access", "sessions"},
+        {"memory_access", "reply_sources", "sessions", "window_bar"},
         {"page_operations", "rendering", "screen", "page_request", "page_reply"},
         {"defence", "shown_text", "visitor"},
     ],

@@ -946,7 +946,7 @@ def test_what_a_reply_repeats_is_looked_for_outside_the_event_loop(
     upstream: StrictUpstream, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
-    find = request_screens._find_repetitions
+    find = request_screens.find_repetitions
 
     def watched(*given: Any) -> Any:
         threads.append(threading.current_thread())
@@ -958,7 +958,7 @@ def test_what_a_reply_repeats_is_looked_for_outside_the_event_loop(
     upstream.queue(say("Noted."))
     agent = speak(operator.world, "I drink green tea every morning.", talk="c1")
     (request,) = operator.twin(f"requests?memory={agent.uid}")["items"]
-    monkeypatch.setattr(request_screens, "_find_repetitions", watched)
+    monkeypatch.setattr(request_screens, "find_repetitions", watched)
     page(operator, f"r/{request['id']}")
     assert len(threads) == 1
     assert operator.world.gateway.call(loop_thread()) is not threads[0]
