@@ -86,15 +86,17 @@ async def migrate(settings: Settings) -> None:
 async def perform_without_server(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """Performs one operation on the database, without a server. Raises: GatewayError."""
     async with database_session(settings) as store, AsyncExitStack() as stack:
+        accounting = Accounting(settings, store, store.read_shared_clock, Metrics(), Limits().limit_read_s)
         embed_query = None
         is_search = arguments.get("query") or arguments.get("tool") == "memory_search"
         embedder = make_embedder(settings) if is_search else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
-            embedding = EmbeddingService(store, embedder, settings.memory, store.read_shared_clock)
+            embedding = EmbeddingService(
+                store, embedder, settings.memory, store.read_shared_clock, meter=accounting.meter
+            )
             await embedding.warm()
             embed_query = embedding.embed_query
-        accounting = Accounting(settings, store, store.read_shared_clock, Metrics(), Limits().limit_read_s)
         mcp = make_mcp_memory(settings, store, embed_query, store.read_shared_clock, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
         answer = await operations.perform(operation, arguments)

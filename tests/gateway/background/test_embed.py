@@ -261,8 +261,16 @@ def test_the_operators_search_uses_it_without_a_gateway_too(
     here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
         whose = {"project": "default", "user": "alice"}
+        before = count_background_tokens(here)
         shown = asyncio.run(perform_without_server(here, "memory-show", {**whose, "query": question}))
         assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_recalled
+        assert count_background_tokens(here) > before
+
+
+def count_background_tokens(settings: Settings) -> int:
+    """Returns the background tokens of all days, projects and models."""
+    usage = asyncio.run(perform_without_server(settings, "usage", {}))
+    return sum(row["background_input_tokens"] for row in usage["data"])
 
 
 def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> None:
