@@ -53,7 +53,7 @@ _UNDER_WAY: Final = ("queued", "in_progress")
 
 class _AcceptedResponse(NamedTuple):
     # Seconds since the epoch.
-    at: float
+    accepted_at: float
     tag: str
 
 
@@ -123,7 +123,7 @@ class BackgroundResponses:
             agent_row=agent.id,
             conversation_row=0,
             state=RunState.CREATED,
-            created=response.created,
+            created=response.created_at,
             background=True,
         )
         name = identity.conversation_key
@@ -139,7 +139,7 @@ class BackgroundResponses:
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         reservation = self.limiter.take_reservation(receipt) if accepted.is_new else None
         self.maker.note_accepted(accepted.run.id, request_context, reservation)
-        self._accepted[response.digest] = _AcceptedResponse(response.created, response.tag)
+        self._accepted[response.digest] = _AcceptedResponse(response.created_at, response.tag)
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
             del self._accepted[next(iter(self._accepted))]
         return accepted
@@ -147,7 +147,7 @@ class BackgroundResponses:
     def find_accepted(self, digest: bytes) -> str | None:
         """Returns the tag of the response that this process accepted lately for the same request; None: it did not."""
         accepted = self._accepted.get(digest)
-        if accepted is None or self.now() - accepted.at >= _RETRY_WINDOW_S:
+        if accepted is None or self.now() - accepted.accepted_at >= _RETRY_WINDOW_S:
             return None
         return accepted.tag
 

@@ -39,8 +39,8 @@ class GatewayStep(Struct, frozen=True):
     """A step of the gateway's own work for a request. Its times are of `time.perf_counter()`."""
 
     kind: Literal["execute_tool", "search_memory", "upsert_memory"]
-    begun: float
-    ended: float
+    started_at: float
+    ended_at: float
     # The name of a tool, as it was offered.
     name: str = ""
     # Why a tool failed, from a closed list; "": it did not fail.
@@ -60,8 +60,8 @@ class AgentRun(NamedTuple):
 
     # The public id of the agent.
     uid: str
-    # When the run began, by `time.perf_counter()`.
-    begun: float
+    # By `time.perf_counter()`.
+    started_at: float
 
 
 class Work(Struct, frozen=True):
@@ -77,7 +77,7 @@ class Receipt(Struct, eq=False, weakref=True):
     """The receipt of one request, or of work without one."""
 
     # When the request arrived, by `time.perf_counter()`.
-    begun: float
+    started_at: float
     # The id of the request; "": it is not noted.
     request_id: str = ""
     # The caller's project.
@@ -133,7 +133,7 @@ class Receipt(Struct, eq=False, weakref=True):
     # The fields from here on are for the trace. None: the receipt is for work without a request.
     request_line: RequestLine | None = None
     # When the request ended, by `time.perf_counter()`.
-    ended: float = 0.0
+    ended_at: float = 0.0
     # The run of an agent that the request is; None: it is no run.
     agent_run: AgentRun | None = None
     # The row of the request's memory; 0: there is no memory, or it is not stored yet.
@@ -197,10 +197,10 @@ class Receipt(Struct, eq=False, weakref=True):
         if self.on_memory_stored is not None:
             self.on_memory_stored(agent_row)
 
-    def note_write(self, begun: float, *, is_durable: bool = True) -> None:
+    def note_write(self, started_at: float, *, is_durable: bool = True) -> None:
         """Notes for a trace a write of memory for which the reply waited."""
         if self.trace is not None:
-            step = GatewayStep("upsert_memory", begun, time.perf_counter(), is_durable=is_durable)
+            step = GatewayStep("upsert_memory", started_at, time.perf_counter(), is_durable=is_durable)
             self.steps.append(step)
 
     @property
@@ -227,7 +227,7 @@ class Receipt(Struct, eq=False, weakref=True):
         """
         now = time.perf_counter()
         self.added_ms = self.measure_added_ms(now)
-        self.first_ms = (now - self.begun) * 1000
+        self.first_ms = (now - self.started_at) * 1000
         headers = [(name, value) for name, value in self.headers.items() if value is not None]
         headers.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
         return headers
@@ -245,6 +245,6 @@ class Receipt(Struct, eq=False, weakref=True):
     def measure_added_ms(self, now: float | None = None) -> float:
         """Returns the gateway's share of the time until now, in milliseconds. now: by `time.perf_counter()`."""
         now = time.perf_counter() if now is None else now
-        before_call_s = (self._first_called_at or now) - self.begun
+        before_call_s = (self._first_called_at or now) - self.started_at
         after_answer_s = now - self._answered_at if self._answered_at else 0.0
         return (before_call_s + after_answer_s) * 1000

@@ -24,8 +24,8 @@ class BegunRequest(Struct, frozen=True):
 
     # Rises with each request of the process.
     number: int
-    # When the request began, in seconds since the epoch.
-    at: float
+    # In seconds since the epoch.
+    started_at: float
     project: str
     model: str
     is_streamed: bool
@@ -163,7 +163,7 @@ def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> Log
         conversation_uid=headers.get("x-mnemogate-conversation"),
         mode=headers.get("x-mnemogate-memory") or "",
         status=status,
-        ms=(time.perf_counter() - receipt.begun) * 1000,
+        ms=(time.perf_counter() - receipt.started_at) * 1000,
         added_ms=receipt.added_ms or 0.0,
         first_ms=receipt.first_ms,
         upstream=upstream,

@@ -77,8 +77,8 @@ class BackgroundRequest(Protocol):
 class ResponsesDialect(EventDialect, Protocol):
     """The dialect of the responses. A response is JSON as its client sees it, and its events are bytes."""
 
-    def restore(self, stored: bytes, tag: str, created: float) -> BackgroundRequest:
-        """Returns a stored request. tag: that of the response's ids. created: seconds since the epoch."""
+    def restore(self, stored: bytes, tag: str, created_at: float) -> BackgroundRequest:
+        """Returns a stored request. tag: that of the response's ids. created_at: seconds since the epoch."""
 
     def end_in(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with one."""
@@ -105,7 +105,7 @@ class NewResponse(Struct, frozen=True):
     # The tag of the response's ids.
     tag: str
     # Seconds since the epoch.
-    created: float
+    created_at: float
     # The request as it is stored.
     request: bytes
     # The response as it is shown while it waits.

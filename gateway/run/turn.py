@@ -297,7 +297,7 @@ class TurnRun:
     def _has_waited_long(self) -> bool:
         """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
         has_nothing = self._sends_at_once and not self.sink.has_started
-        return has_nothing and time.perf_counter() - self.call.receipt.begun >= sse.HELD_S
+        return has_nothing and time.perf_counter() - self.call.receipt.started_at >= sse.HELD_S
 
     @property
     def _keep_alive_s(self) -> float:
@@ -456,12 +456,12 @@ class TurnRun:
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Commits a step. The commit goes on if the client leaves meanwhile."""
         assert self._saving is not None  # only runs of agents, which are stored, have steps
-        begun_at = time.perf_counter()
+        started_at = time.perf_counter()
         step_write = self._begin_step(self._saving, step)
         try:
             saved_step = await asyncio.shield(step_write)
             self._requests.take_prompt(saved_step.prompt)
-            self.call.receipt.note_write(begun_at)
+            self.call.receipt.note_write(started_at)
         except asyncio.CancelledError:
             self.services.pending.add(step_write, "A step of a run")
             raise

@@ -132,7 +132,7 @@ class TurnSaving:
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED_EVENT
-        begun_at = time.perf_counter()
+        started_at = time.perf_counter()
         loss = None
         is_late = False
         work = self._write(prompt, outcome)
@@ -141,7 +141,7 @@ class TurnSaving:
             if not writing.done():
                 await _done_or_timeout(writing, self.services.limits.commit_wait_s)
             if writing.done():
-                return self._note_durable(writing.result(), begun_at)
+                return self._note_durable(writing.result(), started_at)
             is_late = True
             self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
         except StoreError as error:
@@ -160,22 +160,22 @@ class TurnSaving:
             # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
-            self.services.metrics.commit_s.observe(time.perf_counter() - begun_at)
-        return self._note_not_durable(begun_at, loss, is_late=is_late)
+            self.services.metrics.commit_s.observe(time.perf_counter() - started_at)
+        return self._note_not_durable(started_at, loss, is_late=is_late)
 
-    def _note_durable(self, result: object, begun_at: float) -> events.Saved:
+    def _note_durable(self, result: object, started_at: float) -> events.Saved:
         """Notes that the turn is on disk. result: that of `TurnMemory.write`."""
         if isinstance(result, Committed):
             self.call.receipt.exchange_row = result.exchange_row
-        self.call.receipt.note_write(begun_at)
+        self.call.receipt.note_write(started_at)
         return events.Saved(after_stop=result) if isinstance(result, events.StepSaved) else SAVED_EVENT
 
-    def _note_not_durable(self, begun_at: float, loss: str | None, *, is_late: bool) -> events.Saved:
+    def _note_not_durable(self, started_at: float, loss: str | None, *, is_late: bool) -> events.Saved:
         """Notes that the reply leaves although the turn is not on disk.
 
         loss: why the turn will never be on disk; None: it may still be.
         """
-        self.call.receipt.note_write(begun_at, is_durable=False)
+        self.call.receipt.note_write(started_at, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.has_started:

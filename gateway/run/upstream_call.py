@@ -24,8 +24,8 @@ class FailedTry(Struct, frozen=True):
     endpoint: str
     # A status, or the kind of failure.
     outcome: str
-    # When it failed, by `time.perf_counter()`.
-    at: float
+    # By `time.perf_counter()`.
+    failed_at: float
 
 
 class PromptFacts(Struct, frozen=True):
@@ -49,12 +49,11 @@ NO_PROMPT: Final = PromptFacts()
 class UpstreamCall(Struct, eq=False):
     """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
 
-    # When the call began.
-    begun: float
+    started_at: float
     # When the first piece of its body came.
-    first: float = 0.0
+    first_at: float = 0.0
     # When the reply ended.
-    ended: float = 0.0
+    ended_at: float = 0.0
     # The name of the upstream of the last try, and its kind in the settings.
     upstream: str = ""
     provider: str = ""
@@ -94,7 +93,7 @@ class UpstreamCall(Struct, eq=False):
     @property
     def is_answered(self) -> bool:
         """A model has answered, in full or in part."""
-        return bool(self.first) and 200 <= self.status < 300
+        return bool(self.first_at) and 200 <= self.status < 300
 
     @property
     def costs_tokens(self) -> bool:
@@ -122,8 +121,8 @@ class UpstreamCall(Struct, eq=False):
 
     def note_piece(self, piece: Piece) -> None:
         """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""
-        if not self.first:
-            self.first = time.perf_counter()
+        if not self.first_at:
+            self.first_at = time.perf_counter()
             if self.last_pieces is not None:
                 self.first_piece = piece
         elif self.last_pieces is not None and piece:
@@ -137,8 +136,8 @@ class UpstreamCall(Struct, eq=False):
 
     def end(self) -> None:
         """Notes that the reply has ended, or was given up. Idempotent."""
-        if not self.ended:
-            self.ended = time.perf_counter()
+        if not self.ended_at:
+            self.ended_at = time.perf_counter()
 
 
 _NO_COUNTS = TokenCounts()

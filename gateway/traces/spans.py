@@ -192,7 +192,7 @@ class SpanMaker:
         for each in call.tries:
             event = span.proto.events.add()
             event.name = names.TRY_EVENT
-            event.time_unix_nano = receipt_spans.nanoseconds(each.at)
+            event.time_unix_nano = receipt_spans.nanoseconds(each.failed_at)
             _add_text_attribute(event.attributes, names.UPSTREAM, each.endpoint)
             _add_text_attribute(event.attributes, names.ERROR_TYPE, name_error_type(each.outcome))
         if operation:
@@ -216,36 +216,41 @@ class _ReceiptSpans:
         return int((at + self._to_epoch_s) * 1e9)
 
     def add(
-        self, name: str, kind: Any, span_id: int, parent_id: int, begun: float, ended: float
+        self, name: str, kind: Any, span_id: int, parent_id: int, started_at: float, ended_at: float
     ) -> _SpanWriter:
-        """Adds a span. parent_id: 0: it has no parent. begun, ended: times of `perf_counter`."""
+        """Adds a span. parent_id: 0: it has no parent. started_at, ended_at: times of `perf_counter`."""
         span = self._new_span()
         span.trace_id = self._trace_id
         span.span_id = _encode_span(span_id)
         if parent_id:
             span.parent_span_id = _encode_span(parent_id)
         span.name, span.kind = name, kind
-        span.start_time_unix_nano, span.end_time_unix_nano = self.nanoseconds(begun), self.nanoseconds(ended)
+        span.start_time_unix_nano, span.end_time_unix_nano = (
+            self.nanoseconds(started_at),
+            self.nanoseconds(ended_at),
+        )
         return _SpanWriter(span)
 
     def add_root(self, name: str, kind: Any) -> _SpanWriter:
         """Adds the span above all others."""
         receipt, context = self.receipt, self.context
-        return self.add(name, kind, context.span_id, context.parent_id, receipt.begun, receipt.ended)
+        return self.add(name, kind, context.span_id, context.parent_id, receipt.started_at, receipt.ended_at)
 
     def add_call(self, name: str, number: int, call: UpstreamCall) -> _SpanWriter:
         """Adds the span of a call of an upstream."""
         span_id = self.context.call_id(number)
-        ended = call.ended or self.receipt.ended
-        return self.add(name, Span.SPAN_KIND_CLIENT, span_id, self.parent_id, call.begun, ended)
+        ended_at = call.ended_at or self.receipt.ended_at
+        return self.add(name, Span.SPAN_KIND_CLIENT, span_id, self.parent_id, call.started_at, ended_at)
 
     def add_agent(self) -> None:
         """Adds the span of an agent's run, if the request is one. The spans that are added later are below it."""
-        run, ended = self.receipt.agent_run, self.receipt.ended
+        run, ended_at = self.receipt.agent_run, self.receipt.ended_at
         if run is None:
             return
         span_id = self.context.step_id(len(self.receipt.steps) + 1)
-        span = self.add("invoke_agent", Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, run.begun, ended)
+        span = self.add(
+            "invoke_agent", Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, run.started_at, ended_at
+        )
         span.text(names.OPERATION, "invoke_agent")
         span.text(names.AGENT, make_id("agent", run.uid))
         self.parent_id = span_id
@@ -254,7 +259,9 @@ class _ReceiptSpans:
         """Adds the span of a step with this number: a tool's call, or an access of memory."""
         name = f"{step.kind} {step.name}".rstrip()
         span_id = self.context.step_id(number)
-        span = self.add(name, Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, step.begun, step.ended)
+        span = self.add(
+            name, Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, step.started_at, step.ended_at
+        )
         span.text(names.OPERATION, step.kind)
         span.fail(step.failure)
         if step.kind == "execute_tool":
@@ -322,8 +329,8 @@ def _describe_operation(
     span.number(names.MAX_TOKENS, call.prompt.max_tokens or 0)
     if call.is_streamed:
         span.flag(names.STREAM, True)
-        if call.first:
-            span.real(names.FIRST_CHUNK, call.first - call.begun)
+        if call.first_at:
+            span.real(names.FIRST_CHUNK, call.first_at - call.started_at)
     if call.counts is not None:
         for key, count in zip(names.TOKEN_COUNTS, call.counts, strict=True):
             span.number(key, count)

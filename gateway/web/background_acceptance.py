@@ -64,7 +64,7 @@ async def _accept(
         )
         queued = make_queued_response(request, tag, created)
         response = NewResponse(
-            tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
+            tag=tag, created_at=created, request=stored_request.encode(), shown=queued, digest=digest
         )
         accepted = await background.accept(
             response, admitted.agent, admitted.identity, request_context, receipt

@@ -74,7 +74,7 @@ class RestoredRequest(Struct, frozen=True):
     stored: StoredResponseRequest
     request: ResponsesRequest
     tag: str
-    created: int
+    created_at: int
 
     @property
     def chat(self) -> ChatRequest:
@@ -129,7 +129,7 @@ class RestoredRequest(Struct, frozen=True):
             shows_sealed_thoughts=request.shows_sealed_thoughts,
             messages=request.turn_messages,
             tag=self.tag,
-            created=self.created,
+            created=self.created_at,
             first_number=first_number,
             has_sent_created=has_begun,
         )
@@ -138,14 +138,14 @@ class RestoredRequest(Struct, frozen=True):
 class ShownResponses:
     """Shows responses in this dialect. Implements `gateway.run.background_responses.ResponsesDialect`."""
 
-    def restore(self, stored: bytes, tag: str, created: float) -> RestoredRequest:
+    def restore(self, stored: bytes, tag: str, created_at: float) -> RestoredRequest:
         """Returns a stored request.
 
         tag: the part that the response's ids share.
-        created: when the response was accepted, in seconds since the epoch.
+        created_at: when the response was accepted, in seconds since the epoch.
         """
         stored_request = msgspec.json.decode(stored, type=StoredResponseRequest)
-        return RestoredRequest(stored_request, stored_request.read(), tag, int(created))
+        return RestoredRequest(stored_request, stored_request.read(), tag, int(created_at))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events in a piece of a stream. The events have numbers already, so `first` is ignored."""

@@ -175,7 +175,7 @@ def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
     """Returns the fields of `RequestSummary` of a request of the log."""
     return {
         "id": logged.id,
-        "at": logged.at,
+        "at": logged.started_at,
         "memory": logged.memory_uid,
         "name": None if logged.scope is None else name_of(logged.scope),
         "mode": logged.mode,

@@ -161,7 +161,7 @@ class RequestOperations(Struct, frozen=True):
                     "There is nothing to show: the question and the reply were forgotten.", param="id"
                 )
         if logged.has_recall_record:
-            if logged.at < self._since:
+            if logged.started_at < self._since:
                 raise self._unknown_request()
             if exchange is None:
                 cause = "forgotten, made again or not stored"
@@ -195,7 +195,7 @@ class RequestOperations(Struct, frozen=True):
         parts = {render_audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}
         if logged.conversation_uid is not None:
             parts.add(render_audited_part("conversation", logged.conversation_uid))
-        return ForgottenRequest(agent.uid, name_of(logged.scope), logged.at, frozenset(parts))
+        return ForgottenRequest(agent.uid, name_of(logged.scope), logged.started_at, frozenset(parts))
 
     def find_logged(self, memory: str | None, ids: Collection[str]) -> list[LoggedRequest]:
         """Returns the requests of the log with these ids that read a memory. memory: its uid; None: any memory."""
@@ -374,7 +374,7 @@ def _pause_of(logged: LoggedRequest, agent: Agent | None) -> float | None:
     """Returns since when the memory of a request is paused; None: the request had memory off for another reason."""
     if logged.mode != "off" or agent is None or agent.paused is None:
         return None
-    return agent.paused if agent.paused <= logged.at else None
+    return agent.paused if agent.paused <= logged.started_at else None
 
 
 def _read_page_end(after: str | None) -> _PageEnd:

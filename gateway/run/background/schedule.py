@@ -29,7 +29,7 @@ class _Activity:
     """The turns of a memory since its last job was enqueued."""
 
     # When the newest turn ended.
-    at: float
+    turn_at: float
     # The messages of these turns.
     messages: int = 0
     # The messages of the newest turn, if this turn does not count yet.
@@ -75,7 +75,7 @@ class Schedule:
         # The entry moves to the end of the order.
         activity = self._active.pop(agent_row, None) or _Activity(0.0)
         self._active[agent_row] = activity
-        activity.at = self.now()
+        activity.turn_at = self.now()
         # The messages that count from now on: with `leaves_out_last`, those of the turn before. If this process has not
         # stored that turn, this turn's number is a guess.
         added = (activity.uncounted or messages) if self.leaves_out_last else messages
@@ -123,7 +123,7 @@ class Schedule:
         while self._active:
             agent_row, activity = next(iter(self._active.items()))
             # A turn that is as far in the future counts as idle, too: the clock may have been set back.
-            if abs(now - activity.at) < self.idle_s:
+            if abs(now - activity.turn_at) < self.idle_s:
                 break
             del self._active[agent_row]
             if activity.messages:
@@ -143,7 +143,7 @@ class Schedule:
                 self._due.add(agent_row)
                 raise
         first = next(iter(self._active.values()), None)
-        return None if first is None else max(MIN_PAUSE_S, first.at + self.idle_s - self.now())
+        return None if first is None else max(MIN_PAUSE_S, first.turn_at + self.idle_s - self.now())
 
     async def _enqueue(self, agent_row: int) -> None:
         with suppress(Stale):  # the memory is gone

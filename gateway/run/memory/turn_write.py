@@ -108,7 +108,7 @@ def recall_row_maker(
         return None
     receipt.has_recall_record = True
     added_ms = receipt.added_ms or receipt.measure_added_ms()
-    ms = (perf_counter() - receipt.begun) * 1000
+    ms = (perf_counter() - receipt.started_at) * 1000
 
     def make() -> RecallRow:
         data = pack_recall(prompt, search, outcome, receipt, ms, added_ms)

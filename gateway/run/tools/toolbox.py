@@ -204,7 +204,7 @@ async def run_tools(
 
 async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt | None) -> ToolAnswer:
     """Runs one call and notes it in the receipt, also if it is cancelled. Returns its answer."""
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     failure = CANCELLED_FAILURE
     try:
         answer = await run_tool(toolbox, call)
@@ -212,9 +212,15 @@ async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt | None
         return answer
     finally:
         if receipt is not None:
-            ended = time.perf_counter()
+            ended_at = time.perf_counter()
             receipt.steps.append(
-                GatewayStep(kind="execute_tool", begun=begun, ended=ended, name=call.name, failure=failure)
+                GatewayStep(
+                    kind="execute_tool",
+                    started_at=started_at,
+                    ended_at=ended_at,
+                    name=call.name,
+                    failure=failure,
+                )
             )
 
 

@@ -84,14 +84,14 @@ class GenAIMetrics:
         for step in receipt.steps:
             if step.kind == "execute_tool":
                 name = step.name if step.name in _GATEWAY_TOOLS else OTHER
-                self._tools.observe(step.ended - step.begun, (name,))
+                self._tools.observe(step.ended_at - step.started_at, (name,))
 
     def _count_call(self, call: UpstreamCall, operation: str, error: str) -> None:
         model = self._models.label(call.model, call.status)
         labels = operation, name_provider(call.provider), model, error
-        self._durations.observe((call.ended or call.begun) - call.begun, labels)
-        if call.is_streamed and call.first:
-            self._first_chunks.observe(call.first - call.begun, labels)
+        self._durations.observe((call.ended_at or call.started_at) - call.started_at, labels)
+        if call.is_streamed and call.first_at:
+            self._first_chunks.observe(call.first_at - call.started_at, labels)
         if call.counts is not None:
             for counter, tokens in zip(self._tokens, call.counts, strict=True):
                 if tokens:
