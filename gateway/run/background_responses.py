@@ -20,7 +20,7 @@ import orjson
 from adapters.types import Json
 from gateway.core.request.identity import Identity
 from gateway.errors import Conflict
-from gateway.run.background.worker import Worker, WorkerLimits
+from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import load_events
 from gateway.run.memory.leases import lock_name
@@ -41,8 +41,6 @@ from storage.sql.store import Store
 # The most responses that are made at a time. It bounds the connections to upstreams, which each response holds for
 # minutes. Not measured: with fewer, responses wait longer in their queue.
 RESPONSES_AT_ONCE: Final = 16
-# The job has no limit of its own: `ResponseMaker` gives a response up after `MAX_TRIES`.
-_UNLIMITED_TRIES: Final = 1_000_000
 # The pause before a reader queries the events of another process again.
 _EVENTS_POLL_S: Final = 0.2
 # The time within which the same request of a caller is a retry of its client: OpenAI's SDKs wait ten minutes for an
@@ -90,7 +88,7 @@ class BackgroundResponses:
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns the tasks that perform responses until they are cancelled."""
         limits = WorkerLimits(
-            concurrency=RESPONSES_AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=10.0
+            concurrency=RESPONSES_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=10.0
         )
         return [Worker(self.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count).run()]
 

@@ -22,7 +22,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES, MemoryState
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import list_headers_for_upstream
-from gateway.core.request.requested_agent import asks_agent
+from gateway.core.request.requested_agent import AGENT_HEADER, asks_agent
 from gateway.core.turn.asides import make_filler_asides
 from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.reply_change import ReplyChange
@@ -65,7 +65,6 @@ from storage.records import Agent, Scope
 _log = logging.getLogger("mnemogate")
 # The most routes that are cached, by the model's name. Bounded, since callers choose the names.
 _MAX_ROUTES = 256
-_AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
 # Type of a tool -> the capability that an upstream needs for it. Functions are taken or translated everywhere.
 _TOOL_CAPABILITIES = {
@@ -318,7 +317,7 @@ class Chat:
         Raises: BadRequest, UnknownModel.
         """
         model = str(names.get("model") or "")
-        if asks_agent(model) or _AGENT in dict(request_context.headers):
+        if asks_agent(model) or AGENT_HEADER in dict(request_context.headers):
             identity = self.resolver.identify_names(names, request_context)
             spec = self.directory.find_requested_spec(identity)
             if spec is None:

@@ -47,13 +47,11 @@ from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.memory.query_vectors import EmbedQuery
+from gateway.run.tools.searches import SEARCH_MS
 from storage.errors import TooSlow
 from storage.listing import ExchangeRef
 from storage.records import Agent, Message, Scope
 from storage.sql.store import Store
-
-# How long a search may take: as long as a search by a model's tool call (gateway/run/tools/memory.py).
-SEARCH_MS = 1000.0
 
 
 class McpToolCall(Struct, frozen=True):

@@ -35,7 +35,7 @@ from gateway.settings import Settings, UpstreamSettings
 from storage.records import TokenCounts
 
 # Statuses that say that the request is at fault: another time it would be refused as well.
-_REFUSAL_STATUSES = (400, 413, 422)
+REFUSAL_STATUSES = (400, 413, 422)
 # The longest time of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
 # An upstream that is busy and gives no Retry-After is not called for this long.
@@ -203,7 +203,7 @@ class BackgroundModel:
             # "At once", or a date that is over by our clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
-            is_refused = call.status in _REFUSAL_STATUSES and not is_account_refusal(call.status, body)
+            is_refused = call.status in REFUSAL_STATUSES and not is_account_refusal(call.status, body)
             failure = RequestRefused if is_refused else JobFailed
             raise failure(f"the background model answered {call.status}")
         return body

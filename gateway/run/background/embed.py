@@ -25,7 +25,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note_query import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
 from gateway.errors import SettingsError, UnknownModel
-from gateway.run.background.background_model import BUSY_S, CALL_S
+from gateway.run.background.background_model import BUSY_S, CALL_S, REFUSAL_STATUSES
 from gateway.run.background.budget import CountCall, DailyBudget
 from gateway.run.background.job_context import JobContext, JobFailed, Postponed
 from gateway.run.background.memory_call import open_memory_call
@@ -60,8 +60,6 @@ PAUSE_S = 30.0
 # How many failures these are. A single failure means nothing: with a pause after each, an embedder that fails one call
 # in fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
-# Statuses of a refusal because of the text: it is too long in the embedder's own counting, or filtered.
-_TEXT_REFUSED_STATUSES = (400, 413, 422)
 
 
 def find_embedder_route(settings: Settings) -> Route | None:
@@ -248,7 +246,7 @@ class EmbeddingService:
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
                     raise Postponed("the embedder is busy (429)", wait_s) from error
-                failure = _RefusedText if error.status in _TEXT_REFUSED_STATUSES else JobFailed
+                failure = _RefusedText if error.status in REFUSAL_STATUSES else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count_call("failed", 0)
@@ -318,7 +316,7 @@ class EmbeddingService:
         match error:
             case StoreError():
                 return  # the search by words meets the same error, and logs it
-            case ProviderRefused(status=status) if status in _TEXT_REFUSED_STATUSES:
+            case ProviderRefused(status=status) if status in REFUSAL_STATUSES:
                 _log.info(
                     "The embedder refused a question with status %d; memory was searched by words alone.",
                     status,

@@ -16,7 +16,7 @@ from gateway.agents.runs.background.callbacks import CALLBACK_JOB, CallbackJobs,
 from gateway.agents.runs.background.ends import RUN_JOB
 from gateway.run.background.job_context import JobContext
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.background.worker import Worker, WorkerLimits
+from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits
 from storage.database import POLL_S
 from storage.sql.store import Store
 
@@ -25,8 +25,6 @@ from storage.sql.store import Store
 MAX_RUNS_AT_ONCE = 16
 # The longest wait before another attempt at a run. Short, since requests to its conversation wait too. Not measured.
 MAX_BACKOFF_S = 10.0
-# No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
-_UNLIMITED_TRIES = 1_000_000
 # The least seconds between two searches for runs without a job: each change of a job asks for one, which reads all
 # runs that have not ended.
 _SEARCH_PAUSE_S = 0.25
@@ -56,7 +54,7 @@ class RunService:
         self._store = store
         self._is_shared = store.database.is_shared
         limits = WorkerLimits(
-            MAX_RUNS_AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=MAX_BACKOFF_S
+            MAX_RUNS_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=MAX_BACKOFF_S
         )
         self.run_worker = Worker(store.jobs, {RUN_JOB: self._perform_run}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
