@@ -28,6 +28,7 @@ from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.named_turns import make_turn_name
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt_body import make_native_changes, render_body
 from gateway.run.memory.prompt_tokens import estimate_usage
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
@@ -131,7 +132,7 @@ class ChatCall:
             or self.request.gateway_fields & form.refused
             or prompt.has_tools_in_place_of_thoughts
         )
-        return self._model_request(target, prompt.body() if is_changed else self.request.raw)
+        return self._model_request(target, render_body(prompt) if is_changed else self.request.raw)
 
     def request_with_prompt(
         self,
@@ -144,14 +145,14 @@ class ChatCall:
     ) -> ModelRequest:
         """Returns the request for a prompt, in the dialect of its endpoint.
 
-        The parameters are those of `Prompt.body`.
+        The parameters are those of `render_body`.
         """
         if self.native is not None:
             return self._native_request(self.native, target, prompt.system, prompt.composition.notes)
         native = choose_native_body(self.request, endpoint)
         if native is None:
-            return self._model_request(target, prompt.body(hidden_rounds, budget_tokens, offer))
-        changes = prompt.changes(hidden_rounds, budget_tokens, offer)
+            return self._model_request(target, render_body(prompt, hidden_rounds, budget_tokens, offer))
+        changes = make_native_changes(prompt, hidden_rounds, budget_tokens, offer)
         rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
         request = self._native_body_request(target, native.upstream_path, rendered)
         return request._replace(native_first_block_index=rendered.first_block_index)

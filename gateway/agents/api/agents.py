@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import orjson
 from msgspec.structs import asdict, replace
 
 from gateway.agents.api._paging import read_page_at
@@ -21,6 +20,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.core.definition import AgentDefinition
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt_body import make_body
 from storage.listing import AgentFilter
 
 
@@ -104,7 +104,7 @@ class AgentRoutes:
         agent = view.agent
         shown = await self._api.agents.render(view)
         return render_context(
-            orjson.loads(prompt.body()),
+            make_body(prompt),
             window=prompt.target.context_window or shown["llm_config"]["context_window"],
             system=AgentDefinition.of(view.definition.body).system,
             section=prompt.section.text,

@@ -32,6 +32,7 @@ from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
+from gateway.run.memory.prompt_body import make_body
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
@@ -164,8 +165,7 @@ class SendRoutes:
     async def preview(self, request: ApiRequest, body: Send) -> dict[str, Any]:
         """Return what would go to the model with a message, and send nothing."""
         run_request = await self._make_run_request(request, body)
-        request_body: dict[str, Any] = orjson.loads((await self._api.agent_runs.preview(run_request)).body())
-        return request_body
+        return make_body(await self._api.agent_runs.preview(run_request))
 
     async def send(self, request: ApiRequest, body: Send) -> dict[str, Any] | SendReply | RunStream:
         """Send a message to an agent, and answer with what it says."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import orjson
 from msgspec import Struct
 
 from gateway.agents.runs.agent_runs import AgentRuns
@@ -16,6 +15,7 @@ from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt_body import make_body
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.route import make_agent_route
@@ -73,4 +73,4 @@ async def compact_conversation(
 
 
 def _count_messages(prompt: Prompt) -> int:
-    return len(orjson.loads(prompt.body())["messages"])
+    return len(make_body(prompt)["messages"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -15,18 +14,14 @@ from gateway.core.conversation.portable_message import (
     for_another_model,
     with_placeholder_text,
 )
-from gateway.core.conversation.wire_message import WireMessage, count_leading_system
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.composition import Composition, list_rounds_without_results
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import is_mark_named
-from gateway.core.request.chat_request import MAX_COMPLETION_TOKENS, ChatRequest
-from gateway.core.request.edit import BodyEdit
-from gateway.core.request.envelope import read_thinking_budget
-from gateway.core.request.native_body import NativeChanges
-from gateway.core.turn.guide import FREE_OFFER, Offer
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fitted_window import WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.recall_result import NO_RECALL, RecallResult
@@ -68,11 +63,8 @@ class EndpointForm(Struct, frozen=True):
         return self.foreign_replies | self.unreadable_files | self.empty_replies
 
 
-# The effort if thoughts are asked for without one. OpenAI's models have the same default.
-_DEFAULT_EFFORT: Final = "medium"
 # OpenAI's bound for the tools of a chat completion.
 _MAX_TOOLS: Final = 128
-_NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Prompt(Struct, frozen=True):
@@ -235,120 +227,3 @@ class Prompt(Struct, frozen=True):
             if text:
                 tokens += estimate_tokens(text)
         return tokens
-
-    def changes(
-        self,
-        hidden_rounds: Sequence[WireMessage] = (),
-        budget_tokens: int | None = None,
-        offer: Offer = FREE_OFFER,
-    ) -> NativeChanges:
-        """Returns what changes in a request in its client's own dialect. The parameters are those of `body`."""
-        inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
-        is_limited = bool(hidden_rounds) and self.request.token_limit is not None
-        return NativeChanges(
-            system=self._list_system_texts(self.tools),
-            notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
-            dropped=self.window.dropped,
-            replacements=self.replacements,
-            stored_messages=inserted,
-            tools=self.tools,
-            hidden_rounds=hidden_rounds,
-            max_tokens=budget_tokens if is_limited else None,
-            tool_choice=self._fields_of(offer),
-            changes_prefix=self.changes_prefix,
-            moves_hidden_rounds=self.moves_hidden_rounds,
-        )
-
-    def body(
-        self,
-        hidden_rounds: Sequence[WireMessage] = (),
-        budget_tokens: int | None = None,
-        offer: Offer = FREE_OFFER,
-    ) -> bytes:
-        """Returns the request's JSON, as a chat completion.
-
-        hidden_rounds: the messages of this turn's rounds so far.
-        budget_tokens: the rest of the client's limit; None: not limited.
-        offer: the tools that the model may call.
-        """
-        edit = self.request.begin_edit()
-        limit_field = self._adapt_fields(edit)
-        self._adapt_messages(edit)
-        self._put_additions(edit)
-        if self.adds_usage:
-            options = {**(self.request.json.get("stream_options") or {}), "include_usage": True}
-            edit.set_member("stream_options", options)
-        if hidden_rounds:
-            edit.insert_messages(len(self.request.messages), hidden_rounds)
-            if budget_tokens is not None and limit_field is not None:
-                # Claude refuses a limit that its thoughts alone may reach, so a late round has room for them.
-                limit = max(budget_tokens, read_thinking_budget(self.request.json) + 1)
-                edit.set_member(limit_field, limit)
-        for key, value in self._fields_of(offer).items():
-            if key not in self.form.refused:
-                edit.set_member(key, value)
-        return edit.render()
-
-    def _adapt_fields(self, edit: BodyEdit) -> str | None:
-        """Names the model, and changes the fields that it takes in another form or not at all.
-
-        Returns the field with the limit of the reply's tokens; None: the request has no limit.
-        """
-        request, form = self.request, self.form
-        if request.model != self.target.model:
-            edit.set_member("model", self.target.model)
-        for key in (*form.consumed, *(request.gateway_fields & form.refused)):
-            edit.drop_member(key)
-        limit_field = None if request.token_limit is None else request.token_limit.field
-        if limit_field in form.refused and limit_field in request.gateway_fields:
-            limit_field = MAX_COMPLETION_TOKENS
-            edit.set_member(limit_field, request.max_tokens)
-        if form.thinks_on_request:
-            edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
-        if self.has_tools_in_place_of_thoughts:
-            if form.effort_with_tools:
-                edit.set_member("reasoning_effort", form.effort_with_tools)
-            else:
-                edit.drop_member("reasoning_effort")
-        return limit_field
-
-    def _adapt_messages(self, edit: BodyEdit) -> None:
-        """Changes the client's messages that the endpoint takes in another form."""
-        for index in self.form.as_system:
-            if index not in self.window.dropped:
-                edit.set_role(index, "system")
-        for index in self.form.changed_messages | self.without_media:
-            edit.replace_message(index, [self.render_client_message(index)])
-
-    def _list_system_texts(self, tools: Sequence[dict[str, Any]]) -> list[str]:
-        """Returns the texts for the leading system message. tools: the gateway's tools in the request."""
-        system = self.section.name_tools(self.system, [tool["function"]["name"] for tool in tools])
-        return [text for text in (system, self.window.summary) if text]
-
-    def _fields_of(self, offer: Offer) -> Mapping[str, Any]:
-        """Returns the fields that ask for an offer."""
-        if offer is FREE_OFFER:
-            return _NO_FIELDS
-        return offer.make_fields(
-            can_force=self.form.can_force, has_client_tools=bool(self.request.tool_names)
-        )
-
-    def _put_additions(self, edit: BodyEdit) -> None:
-        """Puts the gateway's texts, messages and tools into the request, and takes out the dropped messages."""
-        dropped = self.window.dropped
-        tools = self.offered_tools
-        for text in self._list_system_texts(tools):
-            edit.append_system(text)
-        for index in dropped:
-            edit.drop_message(index)
-        for index, messages in self.replacements.items():
-            edit.replace_message(index, messages)
-        for index, note in self.composition.notes.items():
-            if index not in dropped:
-                edit.prefix_text(index, note)
-        if inserted := self.window.inserted(self.composition):
-            edit.insert_messages(
-                count_leading_system(self.request.messages), [each.message for each in inserted]
-            )
-        if tools:
-            edit.add_tools(tools, in_front=self.tools_first)
