@@ -18,7 +18,7 @@ from adapters.providers import PROVIDERS
 from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport
 from gateway.errors import SettingsError
-from gateway.run.background.embed import LOCAL_EMBEDDER, find_embedder_route
+from gateway.run.background.embedder import LOCAL_EMBEDDER, find_embedder_route
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings, UpstreamSettings
 

@@ -31,7 +31,8 @@ from gateway.open_database import database_session, find_network_warning, name_l
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
-from gateway.run.background.embed import EmbeddingService
+from gateway.run.background.embedder import MeteredEmbedder
+from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.usage.accounting import Accounting
 from gateway.services import Services, install_keys
 from gateway.settings import Settings, is_loopback
@@ -92,11 +93,11 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
         embedder = make_embedder(settings) if is_search else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
-            embedding = EmbeddingService(
-                store, embedder, settings.memory, store.read_shared_clock, meter=accounting.meter
-            )
-            await embedding.warm()
-            embed_query = embedding.embed_query
+            metered_embedder = MeteredEmbedder(embedder, accounting.meter)
+            await metered_embedder.warm()
+            embed_query = QuestionEmbedder(
+                store, metered_embedder, settings.memory.embedder_wait_ms
+            ).embed_query
         mcp = make_mcp_memory(settings, store, embed_query, store.read_shared_clock, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
         answer = await operations.perform(operation, arguments)

@@ -52,11 +52,15 @@ from gateway.core.request.identity import USER_NAME_HEADER, IdentityRules, ident
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService
+from gateway.run.background.embedder import MeteredEmbedder
 from gateway.run.background.job_context import JobContext
 from gateway.run.background.learner import LEARN_JOB, LearningService
+from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt_body import make_body
+from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
 from scripts.talk.dialogue import Turn
@@ -72,6 +76,8 @@ from storage.sql.store import Store
 
 CACHE = Path(".cache").resolve()
 TARGET = Target("bench", "m")
+# Long, so that no result depends on how busy the machine is.
+_EMBEDDER_WAIT_MS = 10_000.0
 # The source distribution that has LongMemEval's questions, and their file in it.
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
@@ -156,8 +162,11 @@ class CachingEmbedder:
 async def serve_memory(memory: MemoryCase, embedder: Embedder | None) -> AsyncIterator[Ask]:
     """Writes a memory into a store on disk. Yields the function that asks it, by the gateway's own way of a request."""
     with tempfile.TemporaryDirectory() as folder:
-        store, embedding = await _write_memory(Path(folder) / "bench.db", memory, embedder)
-        search = None if embedding is None else embedding.embed_query
+        metered_embedder = None if embedder is None else MeteredEmbedder(embedder)
+        store = await _write_memory(Path(folder) / "bench.db", memory, metered_embedder)
+        search: EmbedQuery | None = None
+        if metered_embedder is not None:
+            search = QuestionEmbedder(store, metered_embedder, _EMBEDDER_WAIT_MS).embed_query
         headers = [] if memory.name is None else [(USER_NAME_HEADER, memory.name.encode())]
         identity = identify(headers, {"user": "reader"}, IdentityRules("default"), "default")
         name_field = {"name": memory.name} if memory.has_name_in_messages else {}
@@ -181,10 +190,8 @@ async def serve_memory(memory: MemoryCase, embedder: Embedder | None) -> AsyncIt
         await store.close()
 
 
-async def _write_memory(
-    path: Path, memory: MemoryCase, embedder: Embedder | None
-) -> tuple[Store, EmbeddingService | None]:
-    """Returns a new store with a memory that is indexed and learned from, and the service that made its vectors."""
+async def _write_memory(path: Path, memory: MemoryCase, embedder: MeteredEmbedder | None) -> Store:
+    """Returns a new store with a memory that is indexed, embedded and learned from."""
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[Document]] = []
@@ -212,14 +219,13 @@ async def _write_memory(
     while await store.search_index.advance(agent.id):
         pass
     if embedder is None:
-        return store, None
+        return store
     embedding = EmbeddingService(store, embedder, MemorySettings(), time.time)
-    embedding._wait_ms = 10_000.0  # so that no result depends on how busy the machine is
     await store.jobs.enqueue(EMBED_JOB, agent.id, EMBED_JOB)
     while (job := await store.jobs.claim([EMBED_JOB], lease_s=600.0, tries=1)) is not None:
         await embedding.run_job(JobContext(job, store.jobs))
     assert not await store.vectors.lacks(agent.id, embedder.name)
-    return store, embedding
+    return store
 
 
 def _join_lines(text: str) -> str:
@@ -309,7 +315,7 @@ class SetResult:
         self.shares[half].add(memory, question, budget, note, prompt.system)
         self.note_tokens[budget].append(note_text.estimate_tokens(note))
         self.section_tokens[budget].append(note_text.estimate_tokens(prompt.system))
-        self.times_ms.append(prompt.recall.ms)
+        self.times_ms.append(prompt.recall.search_ms)
 
     def both(self) -> EvidenceShares:
         """Returns the shares of both halves together."""
@@ -392,7 +398,7 @@ class QuestionPrompt(NamedTuple):
 
 async def _ask_question(text: str, ask: Ask, budget: int) -> QuestionPrompt:
     prompt = await ask(text, budget)
-    content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
+    content = str(make_body(prompt)["messages"][-1]["content"])
     return QuestionPrompt(prompt, content.removesuffix(text))
 
 
@@ -471,7 +477,7 @@ async def time_large_memory(
     async with serve_memory(memory, embedder) as ask:
         for question in questions:
             cpu_before_s = time.process_time()
-            times_ms.append((await ask(question["question"], BUDGETS[0])).recall.ms)
+            times_ms.append((await ask(question["question"], BUDGETS[0])).recall.search_ms)
             cpu_times_ms.append((time.process_time() - cpu_before_s) * 1000)
     print(f"one memory of {size} messages, {len(questions)} questions", _describe_times(times_ms), sep="\n")
     # The CPU time of the whole beginning of the turn. It depends less on other work of the machine.

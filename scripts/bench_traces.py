@@ -18,6 +18,7 @@ import time
 from adapters.types import ModelRequest
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.metrics import Metrics
+from gateway.run.memory.recall_result import RecallResult
 from gateway.run.receipt import Receipt, RequestLine
 from gateway.run.receipts import Receipts
 from gateway.run.upstream.propagation import with_trace_headers
@@ -55,7 +56,9 @@ def do_request(receipts: Receipts, headers: list[tuple[bytes, bytes]]) -> None:
     receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
     if receipts.tracer is not None:
         receipt.trace = receipts.tracer.begin(headers)
-    receipt.note_search(receipt.begun, 1.0, 2, 100, is_late=False)
+    RecallResult(note_tokens=100, search_ms=1.0, started_at=receipt.started_at, hit_count=2).note_search(
+        receipt
+    )
     call = receipt.begin_call()
     call.upstream, call.provider, call.model, call.path = "up", "openai", "m", "/chat/completions"
     call.status, call.is_streamed = 200, True
@@ -65,7 +68,7 @@ def do_request(receipts: Receipts, headers: list[tuple[bytes, bytes]]) -> None:
         call.note_piece(piece)
     call.counts = TokenCounts(40, 7)
     call.end()
-    receipt.note_write(receipt.begun)
+    receipt.note_write(receipt.started_at)
     receipt.status = 200
     if receipt.trace is not None:
         receipt.request_line = RequestLine("POST", "http", "/v1/chat/completions")

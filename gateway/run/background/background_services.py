@@ -1,6 +1,6 @@
 """Puts the background services together: the worker and its jobs, the schedules of jobs, maintenance, retention.
 
-Replies wait for nothing of this but the vector of a question (gateway.run.background.embed).
+Replies wait for nothing of this but the vector of a question (gateway.run.background.question_embedder).
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from gateway.metrics import Metrics
 from gateway.run.background.background_model import BackgroundModels, find_background_route
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT_JOB, Compactor
-from gateway.run.background.embed import EMBED_JOB, EmbeddingService, upstream_kind
+from gateway.run.background.embed import EMBED_JOB, EmbeddingService
+from gateway.run.background.embedder import MeteredEmbedder, upstream_kind
 from gateway.run.background.indexing import IndexingService
 from gateway.run.background.job_context import Handler, JobContext
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learner import LEARN_JOB, LearningService
 from gateway.run.background.maintenance import Maintenance
+from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.run_cleaning import RunCleaning
 from gateway.run.background.schedule import NEVER, Schedule
@@ -92,18 +94,20 @@ class BackgroundServices:
         route = find_background_route(settings)
         # The background model that the settings name; None: they name none.
         self.model = None if route is None else self.models.get_model(route)
-        # None: there is no model for embeddings, and memory is searched by words alone.
+        # Both are None if there is no model for embeddings, and memory is searched by words alone.
         self.embedding: EmbeddingService | None = None
+        self.question_embedder: QuestionEmbedder | None = None
         if embedder is not None:
+            metered_embedder = MeteredEmbedder(embedder, meter, upstream_kind(settings, embedder))
+            self.question_embedder = QuestionEmbedder(store, metered_embedder, memory.embedder_wait_ms)
             self.embedding = EmbeddingService(
                 store,
-                embedder,
+                metered_embedder,
                 memory,
                 now,
                 concurrency=limits.background_calls,
                 count_call=job_metrics.count_call,
                 meter=meter,
-                kind=upstream_kind(settings, embedder),
             )
             self.handlers[EMBED_JOB] = self.embedding.run_job
             self._schedules.append(self.embedding.schedule)
@@ -129,7 +133,7 @@ class BackgroundServices:
         tasks = [self.indexing.task, self.maintenance.task, *(each.task for each in self._schedules)]
         runs = [task.run() for task in tasks]
         if self.embedding is not None:
-            runs.append(self.embedding.warm())
+            runs.append(self.embedding.embedder.warm())
         if performs_jobs:
             runs += [
                 self.retention.run(),
@@ -166,7 +170,7 @@ class BackgroundServices:
     @property
     def embed_query(self) -> EmbedQuery | None:
         """Makes the vector of a question; None: memory is searched by words alone."""
-        return None if self.embedding is None else self.embedding.embed_query
+        return None if self.question_embedder is None else self.question_embedder.embed_query
 
     def _memory_grew(self, agent_row: int, added: int) -> None:
         """Schedules the work for what was added to a memory other than by a turn. `Growth` calls it."""

@@ -31,6 +31,7 @@ from gateway.run.background.embed import (
     TEXT_CHARS,
     EmbeddingService,
 )
+from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import STREAM_TIME_PARTS
 from gateway.run.memory.trial import TrialRunner
@@ -80,13 +81,16 @@ class Remembering:
         self.embedder = embedder
         self.tick = 0.0
         app = world.gateway.app
-        assert app.services.background.embedding is not None
-        self.embedding: EmbeddingService = app.services.background.embedding
-        self.embedding._clock = lambda: self.tick
+        background = app.services.background
+        assert background.embedding is not None
+        assert background.question_embedder is not None
+        self.embedding: EmbeddingService = background.embedding
+        self.questions: QuestionEmbedder = background.question_embedder
+        self.embedding._clock = self.questions._clock = lambda: self.tick
 
         async def begun() -> None:
             async with asyncio.timeout(PATIENCE_S):
-                while self.embedding._baseline is None:  # noqa: ASYNC110
+                while self.embedding.embedder.baseline is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
         world.gateway.call(begun())
@@ -127,7 +131,7 @@ class Remembering:
 
     def has_vector(self, wait_ms: float = 10_000.0) -> bool:
         """Whether a question gets one, asked by itself."""
-        asking = self.embedding.embed_query([self.agent_id()], QUESTION, wait_ms)
+        asking = self.questions.embed_query([self.agent_id()], QUESTION, wait_ms)
         return self.world.gateway.call(asking) is not None
 
     @property
@@ -230,7 +234,7 @@ def test_a_question_as_long_as_a_book_is_cut_for_it(made: Remembering) -> None:
     """An embedder refuses what is too long, and is then asked by nobody for a while."""
     made.mention(TORTOISE)
     made.rest()
-    asking = made.embedding.embed_query([made.agent_id()], "word " * 100_000, 1000.0)
+    asking = made.questions.embed_query([made.agent_id()], "word " * 100_000, 1000.0)
     assert made.world.gateway.call(asking) is not None
     assert max(map(len, made.asked[-1])) <= QUERY_CHARS
 
@@ -245,7 +249,7 @@ def test_a_question_of_several_memories_is_embedded_once_where_one_of_them_has_v
     alice, bob = made.agent_id(), made.agent_id("bob")
     calls = len(made.asked)
     for agents, is_embedded in (([bob], False), ([bob, alice], True)):
-        asking = made.embedding.embed_query(agents, QUESTION, 10_000.0)
+        asking = made.questions.embed_query(agents, QUESTION, 10_000.0)
         assert (made.world.gateway.call(asking) is not None) is is_embedded
     assert made.asked[calls:] == [[QUESTION]]
 
@@ -741,10 +745,10 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
 ) -> None:
     waits: list[float] = []
 
-    async def none(self: EmbeddingService, agent_rows: Sequence[int], query: str, wait_ms: float) -> None:
+    async def none(self: QuestionEmbedder, agent_rows: Sequence[int], query: str, wait_ms: float) -> None:
         waits.append(wait_ms)
 
-    monkeypatch.setattr(EmbeddingService, "embed_query", none)
+    monkeypatch.setattr(QuestionEmbedder, "embed_query", none)
     with remembering(upstream, other, tmp_path) as made:
         made.mention(TORTOISE)
         assert TORTOISE in made.recalled("What does my tortoise like?", stream=True)

@@ -16,7 +16,7 @@ from gateway.errors import BadRequest, NotAuthenticated, SettingsError, UnknownM
 from gateway.limits import Limits
 from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import find_background_route
-from gateway.run.background.embed import find_embedder_route
+from gateway.run.background.embedder import find_embedder_route
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (

@@ -1,0 +1,115 @@
+"""The embedder of the settings, as memory calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from adapters.base import Embedder
+from adapters.errors import ProviderError
+from adapters.types import Embedded, ModelRequest
+from gateway.core.memory.baseline_texts import BASELINE_TEXTS
+from gateway.errors import SettingsError, UnknownModel
+from gateway.run.background.background_model import CALL_S
+from gateway.run.background.memory_call import open_memory_call
+from gateway.run.upstream.route import Route, resolve_route, unknown_model
+from gateway.run.usage.meter import Meter
+from gateway.settings import Settings
+from storage.records import TokenCounts, Vector
+
+_log = logging.getLogger("mnemogate")
+
+LOCAL_EMBEDDER = "local"
+
+
+def find_embedder_route(settings: Settings) -> Route | None:
+    """Returns the route of memory.embedder; None: no embedder is named, or it is local. Raises: SettingsError."""
+    model = settings.memory.embedder
+    if model is None or model == LOCAL_EMBEDDER:
+        return None
+    try:
+        route = resolve_route(settings, model, by_operator=True)
+    except UnknownModel as error:
+        mistake = unknown_model(settings, "memory.embedder", error)
+        raise SettingsError(f"{mistake.message}; {LOCAL_EMBEDDER!r} is the one in this process") from error
+    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+    if upstream.kind in ("anthropic", "scripted"):
+        raise SettingsError(f"memory.embedder: {upstream.name!r} ({upstream.kind}) has no embeddings")
+    return route
+
+
+def upstream_kind(settings: Settings, embedder: Embedder) -> str:
+    """Returns the kind of the upstream of an embedder; "": it is local."""
+    name = embedder.name.partition("/")[0]
+    return next((each.kind for each in settings.upstreams if each.name == name), "")
+
+
+class MeteredEmbedder:
+    """The embedder. Its calls are in the receipt of what is under way, and their tokens are counted."""
+
+    def __init__(self, embedder: Embedder, meter: Meter | None = None, kind: str = "") -> None:
+        """Begins without vectors of the baseline texts.
+
+        meter: counts the tokens of questions; None: they are not counted.
+        kind: the kind of the embedder's upstream, in the settings.
+        """
+        self._embedder = embedder
+        self._meter = meter
+        self._kind = kind
+        self.name = embedder.name
+        self.is_local = embedder.is_local
+        self.upstream, _, self.model = embedder.name.partition("/")
+        # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: they are still to be made.
+        self.baseline: Sequence[bytes] | None = None
+
+    async def warm(self) -> None:
+        """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
+        try:
+            embedded = await self.embed(BASELINE_TEXTS, CALL_S)
+            self.meter_call(0, embedded)  # the call is for no memory
+            self.baseline = embedded.vectors
+        except Exception as error:
+            # Jobs will try again.
+            why = error.message if isinstance(error, ProviderError) else repr(error)
+            _log.warning(
+                "The embedder %s does not answer; it is asked again with the next job: %s",
+                self.name,
+                why,
+            )
+
+    async def embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
+        """Calls the embedder. A call of an upstream is added to the receipt of the request or job under way.
+
+        Raises: TimeoutError; ProviderError.
+        """
+        if self.is_local:
+            async with asyncio.timeout(wait_s):
+                return await self._embedder.embed(texts)
+        # The embedder makes its request by itself. Only the path of the request is known here.
+        request = ModelRequest(b"", path="/embeddings")
+        with open_memory_call(request, self.upstream, self._kind, self.model) as call:
+            async with asyncio.timeout(wait_s):
+                embedded = await self._embedder.embed(texts)
+            call.status = 200
+            call.counts = TokenCounts(embedded.tokens)
+            return embedded
+
+    def meter_call(self, agent_row: int, embedded: Embedded) -> None:
+        """Counts the tokens of a call that no budget bounds. agent_row: the memory's row; 0: it was for no memory."""
+        if embedded.tokens and self._meter is not None:
+            counts = TokenCounts(embedded.tokens)
+            self._meter.add_background("", agent_row, self.upstream, self.model, counts)
+
+    def make_vector(self, data: bytes) -> Vector:
+        """Returns the vector of a question, compared with the baseline if that is known. data: as in `Vector`."""
+        if self.baseline is None or len(self.baseline[0]) != len(data):
+            # The embedder's vectors have another length than before: the next job embeds the baseline again.
+            self.baseline = None
+            return Vector(self.name, data)
+        # Not at start: numpy is loaded by the first search of a memory, which comes before this.
+        import numpy as np
+
+        baseline = np.frombuffer(b"".join(self.baseline), "<f4").reshape(len(self.baseline), -1)
+        similarities = np.einsum("ij,j->i", baseline, np.frombuffer(data, "<f4"))
+        return Vector(self.name, data, float(similarities.mean()), float(similarities.std()))
