@@ -10,17 +10,12 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.exchange import ends_off_record
-from gateway.core.conversation.match_query import MemoryUse
-from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.wire_message import RESULT_ROLES, flag_results, read_text
 from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, locate_window_start
-from gateway.core.prompt.note_text import estimate_tokens, read_own_words
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import (
     Section,
     SectionParts,
@@ -36,6 +31,7 @@ from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
 from gateway.run.memory.fitted_window import NO_NOTE, WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
+from gateway.run.memory.noted_message import NotedMessage, find_noted_message
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import Recaller, render_changes
@@ -48,18 +44,6 @@ _log = logging.getLogger("mnemogate")
 # The tokens of a prompt are counted where its bytes may exceed this share of the window. It is below `EARLY_SHARE`, so
 # a shorter prompt needs no summary yet.
 _COUNTED_SHARE = 0.75
-
-
-class NotedMessage(Struct, frozen=True):
-    """The user's message for which the note of a request is made."""
-
-    text: str
-    # The speaker's name; None: the client names no speaker.
-    name: str | None
-    # Its index in the client's list; None: a stored conversation, where it is the last inserted message.
-    list_index: int | None
-    # Its index among the new messages; None: the message is not new, and its note is not stored.
-    new_index: int | None
 
 
 class Composer(Struct, frozen=True):
@@ -90,7 +74,7 @@ class Composer(Struct, frozen=True):
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
             notes = _list_known_notes(context)
-        noted = _find_noted_message(context)
+        noted = find_noted_message(context)
         vectors = QueryVectors(self.recaller.embed_query)
         may_rebuild = self._may_rebuild(context, binds_thoughts=form.binds_thoughts)
         begins = plan.match.match_point is None
@@ -327,65 +311,6 @@ class Composer(Struct, frozen=True):
         prompt = replace(prompt, section=section, system=section.text)
         note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
         return replace(prompt, window=await fit_prompt(prompt, note=note))
-
-
-def _find_noted_message(context: MemoryContext) -> NotedMessage | None:
-    """Returns the message for which the request's note is made; None: the request takes no note."""
-    plan, messages = context.plan, context.plan.messages
-    # Recall is for a user's words, not for a nudge of an agent's rules.
-    has_words = bool(messages) and messages[-1].get("role") == "user"
-    if not has_words or is_nudge(messages[-1]) or flag_results(messages)[-1]:
-        return _question_before_results(context)
-    if plan.is_quote:
-        # A message that only quotes its conversation is a front end's request, such as one for a title.
-        return None
-    index = _last_own_words_index(plan)
-    name = messages[index].get("name")
-    # The new messages end with those of the list, so an index from the end is the same in both.
-    list_index = plan.new_indices[index - len(messages)] if plan.new_indices else None
-    return NotedMessage(
-        read_text(messages[index]), name if isinstance(name, str) else None, list_index, index
-    )
-
-
-def _last_own_words_index(plan: Plan) -> int:
-    """Returns the index of the last new message with the user's own words, in the run of user messages at the end.
-
-    Some applications (OpenClaw) append a text that they do not send again. A note before that text would be lost.
-    """
-    messages = plan.messages
-    last_index = len(messages) - 1
-    if [message.get("role") for message in messages[-2:]] != ["user", "user"]:
-        return last_index
-    for index in range(last_index, last_index - len(plan.new_indices), -1):
-        if messages[index].get("role") != "user":
-            break
-        if read_own_words(read_text(messages[index])):
-            return index
-    return last_index
-
-
-def _question_before_results(context: MemoryContext) -> NotedMessage | None:
-    """Returns the question before the tool results of a request, if the turn of the question is not stored.
-
-    Its note is not stored either. It is made again, since the model had it when it called the tools.
-    """
-    plan = context.plan
-    listing, match_point = plan.query.listing, plan.match.match_point
-    index = len(listing) - 1
-    if (
-        plan.query.mode not in (MemoryUse.READ, MemoryUse.APART)
-        or plan.follows_head
-        or index < 0
-        or listing.role(index) not in RESULT_ROLES
-    ):
-        return None
-    while index >= 0 and listing.role(index) != "user":
-        index -= 1
-    is_stored = index not in plan.new_indices and (match_point is None or not ends_off_record(match_point))
-    if index < 0 or is_stored:
-        return None
-    return NotedMessage(listing.text(index), name=None, list_index=index, new_index=None)
 
 
 def _with_note(
