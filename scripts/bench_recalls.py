@@ -125,7 +125,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> T
     started_ns = time.thread_time_ns()
     context = await keeper.begin(request)
     prompt = await keeper.composer.make_prompt(context, EndpointForm(), ())
-    await keeper.write(context, prompt, BlockEdits(), outcome, receipt)
+    await keeper.writer.write(context, prompt, BlockEdits(), outcome, receipt)
     turn_ns = time.thread_time_ns() - started_ns
     messages.append(load.render_message("assistant", reply["content"]))
     make_row = recall_row_maker(prompt, outcome, receipt)

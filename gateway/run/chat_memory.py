@@ -19,11 +19,12 @@ from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForg
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fitted_window import WHOLE_WINDOW
-from gateway.run.memory.keeper import STALE_TRIES, MemoryKeeper
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.named_turns import make_turn_name
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
+from gateway.run.memory.turn_writer import STALE_TRIES
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone
 from gateway.run.stored_agents import StoredAgents

@@ -77,4 +77,4 @@ class TreeMemory:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        return self.keeper.write(self.context, prompt, self.block_edits, outcome, self.receipt)
+        return self.keeper.writer.write(self.context, prompt, self.block_edits, outcome, self.receipt)

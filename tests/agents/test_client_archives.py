@@ -11,7 +11,7 @@ import pytest
 from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 
 from gateway.agents.registry.archives import Archives
-from gateway.run.memory.keeper import INDEX_EVERY
+from gateway.run.memory.turn_writer import INDEX_EVERY
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import agent as profile

@@ -390,7 +390,7 @@ class ItemTurns:
             return
         messages = turn.texts.request.messages
         chars = sum(len(read_text(message)) for message in messages) + len(outcome.text)
-        keeper.report_lag(context.agent.id, context.snapshot, chars)
+        keeper.writer.report_lag(context.agent.id, context.snapshot, chars)
         keeper.events.turn_stored(
             context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq
         )

@@ -517,7 +517,7 @@ class RunMemory:
         if self.reading is not None:
             # No search finds the messages of this run: they are emptied before they are indexed.
             return
-        keeper.report_lag(context.agent.id, context.snapshot, self._chars)
+        keeper.writer.report_lag(context.agent.id, context.snapshot, self._chars)
         if not self.steps:
             return
         first_step, last_step = self.steps[0], self.steps[-1]

@@ -178,7 +178,7 @@ class BackgroundServices:
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, added)
 
-    # -- TurnEvents (gateway.run.memory.keeper)
+    # -- TurnEvents (gateway.run.memory.turn_writer)
 
     @property
     def makes_summaries(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.memory.keeper import INDEX_EVERY
+from gateway.run.memory.turn_writer import INDEX_EVERY
 from storage.errors import Unavailable
 from storage.sql.store import Store
 

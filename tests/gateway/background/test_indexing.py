@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.run.background.indexing import LONG_BACKLOG, IndexingService
-from gateway.run.memory.keeper import INDEX_EVERY
+from gateway.run.memory.turn_writer import INDEX_EVERY
 from storage.errors import Broken
 from storage.sql.store import Store
 

@@ -12,7 +12,7 @@ from mcp import Client
 
 from gateway.core.memory.mcp_tools import TOOLS
 from gateway.run.admin import mcp_tool_calls
-from gateway.run.memory.keeper import INDEX_EVERY
+from gateway.run.memory.turn_writer import INDEX_EVERY
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.mcp.client import ERAS, Tools, opened, session, value_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.memory import keeper
+from gateway.run.memory import turn_writer
 from storage.commands import Committed, TurnWrite
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -57,7 +57,7 @@ def test_a_request_that_comes_earlier_finds_the_turn_cached(
 ) -> None:
     chat = world.chat(user="alice", headers=headers)
     chat.say("Message 0.", **options)
-    monkeypatch.setattr(keeper, "_after_reply", lambda work: None)
+    monkeypatch.setattr(turn_writer, "_after_reply", lambda work: None)
     chat.say("Message 1.", **options)
     asked = [world.statements_of(lambda n=n: chat.say(f"Message {n}.", **options)) for n in range(2, 5)]
     assert asked == [["insert exchanges"]] * 3
@@ -71,7 +71,7 @@ def test_a_turn_that_cannot_be_cached_keeps_no_other_from_it(
     for chat in (alice, bob):
         chat.say("Hello.")
     world.settle()
-    monkeypatch.setattr(keeper, "_after_reply", lambda work: None)
+    monkeypatch.setattr(turn_writer, "_after_reply", lambda work: None)
     keep, failing = world.store.turns.cache_committed, [ValueError("no")]
 
     def keep_or_fail(write: TurnWrite, done: Committed) -> None:
