@@ -10,7 +10,7 @@ from typing import Final
 from adapters.timeouts import Timeouts
 
 # The bytes of a large body that are handed to the connection at a time.
-_PIECE_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 256 * 1024
 
 
 class Upload:
@@ -58,8 +58,8 @@ class LargeBody:
 
     async def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
         """Yields the pieces. They take none of the response's time: the body is there."""
-        for start in range(0, self.size, _PIECE_BYTES):
-            yield self._body[start : start + _PIECE_BYTES]
+        for start in range(0, self.size, PIECE_BYTES):
+            yield self._body[start : start + PIECE_BYTES]
 
 
 def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:

@@ -20,6 +20,7 @@ from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import read_message
+from adapters.body_pieces import PIECE_BYTES
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
 from adapters.claude.request import SAMPLING_FIELDS, translate_request
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
 _PATH: Final = "/v1/messages/batches"
-_PIECE_BYTES: Final = 256 * 1024  # of the body, sent at once
 _TRANSIENT_ERRORS: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
 # Bytes of a line that needs BINDING_BETA, and bytes without which a line has no field of SAMPLING_FIELDS.
 _BINDING_MARK: Final = b'"block_binding"'
@@ -173,7 +173,7 @@ async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:
         piece += separator, line[:-1]
         separator = b","
         size += len(line)
-        if size >= _PIECE_BYTES:
+        if size >= PIECE_BYTES:
             yield b"".join(piece)
             piece.clear()
             size = 0

@@ -16,6 +16,7 @@ from msgspec import Struct
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.core.request.memory_mode import MEMORY_HEADER
 from gateway.core.request.request_headers import RawHeaders, refuse_repeated
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.usage.reported import costs_tokens
@@ -75,7 +76,6 @@ FORWARDED_PATHS: Final[dict[str, CountedPath]] = {
 # A segment is a name or an id. With any other segment, above all `..` and escapes, an upstream might read another path,
 # and the upstream is called with the operator's own key.
 _SAFE_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.ASCII)
-_MEMORY_HEADER: Final = b"x-mnemogate-memory"
 
 
 class ForwardingParts(Struct, frozen=True):
@@ -233,10 +233,10 @@ def refuse_required_memory(headers: RawHeaders) -> None:
 
     Raises: BadRequest.
     """
-    if dict(headers).get(_MEMORY_HEADER, b"").strip().lower() == b"strict":
+    if dict(headers).get(MEMORY_HEADER, b"").strip().lower() == b"strict":
         raise BadRequest(
             "x-mnemogate-memory: strict: this request would be passed on without memory.",
-            param=_MEMORY_HEADER.decode(),
+            param=MEMORY_HEADER.decode(),
         )
 
 
@@ -246,7 +246,7 @@ def _read_head(incoming: Incoming) -> ForwardedHead:
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
     if not _SAFE_PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
-    refuse_repeated(incoming.headers, (_MEMORY_HEADER,))
+    refuse_repeated(incoming.headers, (MEMORY_HEADER,))
     headers = dict(incoming.headers)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     content_type = headers.get(b"content-type", b"").decode("latin-1")

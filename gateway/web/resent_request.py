@@ -8,13 +8,12 @@ from typing import Final
 
 from starlette.types import Scope
 
-from gateway.core.request.identity import IdentityRules
+from gateway.core.request.identity import RETRY_COUNT_HEADER, IdentityRules
 from gateway.web.raw_headers import find_header
 from gateway.web.request_info import get_request_info
 
 _GATEWAY_HEADER_PREFIX: Final = b"x-mnemogate-"
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
-_RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"  # of OpenAI's SDKs
 
 
 def has_idempotency_key(scope: Scope) -> bool:
@@ -23,7 +22,7 @@ def has_idempotency_key(scope: Scope) -> bool:
 
 def is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
-    return find_header(scope["headers"], _RETRY_COUNT_HEADER) not in (None, b"0")
+    return find_header(scope["headers"], RETRY_COUNT_HEADER) not in (None, b"0")
 
 
 def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:

@@ -13,7 +13,10 @@ from starlette.types import Scope
 
 from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
+from gateway.core.request.identity import HISTORY_HEADER
+from gateway.core.request.memory_mode import MEMORY_HEADER
 from gateway.core.request.request_headers import RawHeaders
+from gateway.core.request.requested_agent import AGENT_HEADER
 from gateway.dialects.responses.call_form import FUNCTIONS_ALONE, UpstreamTools
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.response_ids import (
@@ -39,9 +42,6 @@ from gateway.web.resent_request import digest_request, has_idempotency_key
 from gateway.web.stored_responses import GatewayResponses
 from storage.errors import StoreError
 
-_AGENT_HEADER: Final = b"x-mnemogate-agent"
-_MEMORY_HEADER: Final = b"x-mnemogate-memory"
-_HISTORY_HEADER: Final = b"x-mnemogate-history"
 _CONVERSATION_HEADER: Final = b"x-mnemogate-conversation"
 
 
@@ -189,7 +189,7 @@ class ResponseCallRoute(ForwardedRoute):
 
         The upstreams of a request to an agent are not known yet, so only functions count.
         """
-        if find_header(scope["headers"], _AGENT_HEADER) is not None:
+        if find_header(scope["headers"], AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
         capabilities = self.parts.forwarder.list_capabilities(
             head.upstream_path, request_body.model, head.upstream_name
@@ -211,13 +211,13 @@ class ResponseCallRoute(ForwardedRoute):
         ):
             return True
         headers, caller = scope["headers"], get_request_info(scope).caller
-        is_named = request_body.model is not None and find_header(headers, _AGENT_HEADER) is not None
+        is_named = request_body.model is not None and find_header(headers, AGENT_HEADER) is not None
         return is_named and self.chat.resolver.is_for_agent(request_body.model or "", caller.context(headers))
 
 
 def without_memory(headers: RawHeaders) -> RawHeaders:
     """Returns a request's headers with memory off."""
-    return [*(each for each in headers if each[0] != _MEMORY_HEADER), (_MEMORY_HEADER, b"off")]
+    return [*(each for each in headers if each[0] != MEMORY_HEADER), (MEMORY_HEADER, b"off")]
 
 
 def with_conversation(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:
@@ -235,9 +235,9 @@ def with_conversation(headers: RawHeaders, conversation_id: str | None) -> RawHe
     other_headers = [
         (name, value)
         for name, value in headers
-        if name != _CONVERSATION_HEADER and (name, value) != (_HISTORY_HEADER, b"")
+        if name != _CONVERSATION_HEADER and (name, value) != (HISTORY_HEADER, b"")
     ]
     # A mode that the client names stays, and is checked where headers are read.
-    names_mode = any(name == _HISTORY_HEADER for name, _ in other_headers)
-    append_mode = () if names_mode else ((_HISTORY_HEADER, b"append"),)
+    names_mode = any(name == HISTORY_HEADER for name, _ in other_headers)
+    append_mode = () if names_mode else ((HISTORY_HEADER, b"append"),)
     return [*other_headers, (_CONVERSATION_HEADER, value_in_body), *append_mode]

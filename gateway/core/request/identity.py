@@ -44,9 +44,10 @@ BOUND_USER_HEADER: Final = b"mnemogate:user"
 # in place of a user's id. No client has a field of this name by chance, and one that sends it reaches no other memory.
 INSTALLATION_FIELD: Final = "mnemogate:installation"
 
-_HISTORY_HEADER: Final = b"x-mnemogate-history"
+HISTORY_HEADER: Final = b"x-mnemogate-history"
 _SIGNED_USER_HEADER: Final = SIGNED_USER.encode()
-_RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"
+# Of OpenAI's SDKs: how often the request was sent before.
+RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"
 # The values of both may be percent-encoded, as Open WebUI does.
 USER_NAME_HEADER: Final = b"x-mnemogate-user-name"
 _OPEN_WEBUI_NAME_HEADER: Final = b"x-openwebui-user-name"
@@ -109,7 +110,7 @@ class IdentityRules:
         """The headers that a request may have only once."""
         return self.source_headers | {
             MEMORY_HEADER,
-            _HISTORY_HEADER,
+            HISTORY_HEADER,
             AGENT_HEADER,
             _SIGNED_USER_HEADER,
             USER_NAME_HEADER,
@@ -122,7 +123,7 @@ class IdentityRules:
             BOUND_USER_HEADER,
             OPEN_WEBUI_CHAT,
             _OPEN_WEBUI_NAME_HEADER,
-            _RETRY_COUNT_HEADER,
+            RETRY_COUNT_HEADER,
         }
 
     @cached_property
@@ -228,7 +229,7 @@ def identify(
     profile = agent or rules.default_profile
     sends_new_only = _sends_new_only(header_values, conversation_key)
     # "0" is the first attempt.
-    is_retry = header_values.get(_RETRY_COUNT_HEADER, b"").strip(b"0").isdigit()
+    is_retry = header_values.get(RETRY_COUNT_HEADER, b"").strip(b"0").isdigit()
     choice = choose_mode(header_values, body, rules.choose_default_mode(profile), rules.side_requests)
     return Identity(
         project=project,
@@ -281,9 +282,9 @@ def _make_scope(project: str, profile: str, user: str | None, conversation_key: 
 
 def _sends_new_only(headers: Mapping[bytes, bytes], conversation_key: str | None) -> bool:
     """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
-    if _HISTORY_HEADER not in headers:
+    if HISTORY_HEADER not in headers:
         return False
-    if read_known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
+    if read_known_word(HISTORY_HEADER, headers[HISTORY_HEADER], ("", "append"), "append") != "append":
         return False
     if conversation_key is None:
         raise BadRequest(

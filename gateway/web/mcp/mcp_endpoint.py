@@ -20,6 +20,7 @@ from gateway.core.memory.mcp_tools import McpAnswer, McpCaller
 from gateway.core.request.identity import Identity, IdentityRules, identify
 from gateway.core.request.memory_mode import Mode
 from gateway.core.request.request_headers import refuse_misspelt
+from gateway.core.request.requested_agent import AGENT_HEADER
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
@@ -31,7 +32,6 @@ from gateway.web.request_info import get_request_info
 MCP_PATH: Final = "/mcp"
 # The most bytes of a call: far more than any block's value.
 MAX_BYTES: Final = 4 << 20
-_AGENT_HEADER: Final = b"x-mnemogate-agent"
 
 
 class McpErrors:
@@ -117,7 +117,7 @@ class McpEndpoint:
         headers = list(scope["headers"])
         refuse_misspelt(headers)
         if query.get("profile"):
-            headers.append((_AGENT_HEADER, query["profile"].encode()))
+            headers.append((AGENT_HEADER, query["profile"].encode()))
         rules = self._rules(caller.project, caller.memory)
         names = {"user": query["user"]} if query.get("user") else {}
         return identify(headers, names, rules, caller.project, time.time())
