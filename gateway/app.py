@@ -36,9 +36,9 @@ from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientConnection
 from gateway.web.completions import is_chat_of_agent
-from gateway.web.health import Readiness, health_routes, make_home_routes
+from gateway.web.health import Readiness, make_health_routes, make_home_routes
 from gateway.web.manage.access import MANAGE_PREFIX
-from gateway.web.messages import choose_messages_error_form, refuse_unknown
+from gateway.web.messages_paths import choose_messages_error_form, refuse_unknown_messages_path
 from gateway.web.middleware import Edge
 from gateway.web.request_info import get_request_info
 from gateway.web.sockets.responses_socket import ResponsesSockets
@@ -127,7 +127,7 @@ class Gateway:
         return [
             *self._endpoints.routes,
             *make_home_routes(),
-            *health_routes(self.readiness, self.services.metrics),
+            *make_health_routes(self.readiness, self.services.metrics),
             *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
         ]
 
@@ -187,7 +187,7 @@ class Gateway:
                 return endpoint(scope, receive, send)
             if is_chat_of_agent(scope["path"]):
                 return self._endpoints.chat(scope, receive, send)
-        refuse_unknown(scope)
+        refuse_unknown_messages_path(scope)
         # With `app` in the scope, the router raises for an unknown path instead of answering it.
         scope["app"] = self
         return self._router(scope, receive, send)
@@ -243,7 +243,7 @@ class WorkerHealth:
         settings, store = services.settings, services.store
         self._services = services
         self.readiness = _watch_readiness(store)
-        routes = health_routes(self.readiness, services.metrics)
+        routes = make_health_routes(self.readiness, services.metrics)
         self._router = Router(routes, redirect_slashes=False)
         self._access = AccessLog(enabled=settings.server.access_log)
         guard = _make_guard(settings, store)

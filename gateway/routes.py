@@ -37,7 +37,8 @@ from gateway.web.manage.key_routes import make_key_routes
 from gateway.web.manage.record_routes import LIMITS_PATH, record_routes
 from gateway.web.manage.usage_routes import make_usage_routes
 from gateway.web.memory_api import make_memory_routes
-from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountRoute, MessagesRoute
+from gateway.web.messages import CountRoute, MessagesRoute
+from gateway.web.messages_paths import COUNT_PATH, MESSAGES_PATH
 from gateway.web.models import make_model_routes
 from gateway.web.response_call import ResponseCallRoute
 from gateway.web.response_owners import ResponseOwners

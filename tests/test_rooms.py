@@ -209,7 +209,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"conversation_requests", "response_finder", "response_owners"},
         {"turn_items"},
         {"server", "completions", "forwarding", "admin", "manage", "memory_api"},
-        {"incoming", "resent_request", "sockets"},
+        {"incoming", "messages_paths", "resent_request", "sockets"},
         {"middleware", "upload"},
         {"request_info"},
         {"auth", "client_reply", "body", "form", "request_body", "health", "listening", "uvicorn_protocol"},

@@ -72,7 +72,7 @@ def make_home_routes() -> list[Route]:
     return [Route("/", home), Route("/api/hello", home)]
 
 
-def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
+def make_health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
     """Returns the routes for load balancers and for collectors of metrics."""
 
     async def live(_: Request) -> Response:

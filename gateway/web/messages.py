@@ -1,14 +1,10 @@
-"""POST /v1/messages and what belongs to it: Anthropic's Messages API, answered by any upstream.
-
-The agents API has the path below it as well; its requests have no `anthropic-version`.
-"""
+"""POST /v1/messages and its counting of tokens: Anthropic's Messages API, answered by any upstream."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -16,18 +12,10 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import BYTES_PER_TOKEN, Json
 from gateway.core.request.requested_agent import asks_agent
 from gateway.dialects.fields import check_model_name
-from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.parse import MessagesRequest, parse, parse_body, read_names, read_thread
 from gateway.dialects.messages.render import MessagesViewFactory
-from gateway.errors import (
-    BadRequest,
-    BodyTooLarge,
-    ErrorForm,
-    MethodNotAllowed,
-    ThreadUnsupported,
-    UnknownPath,
-)
+from gateway.errors import BadRequest, BodyTooLarge, ThreadUnsupported
 from gateway.run.upstream.forward import Forwarder
 from gateway.run.upstream.outgoing import Outgoing
 from gateway.web.body import parse_off_loop
@@ -35,48 +23,8 @@ from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import forward_without_memory, refuse_required_memory
 from gateway.web.incoming import Incoming
 from gateway.web.json_response import JSON_TYPE
-from gateway.web.raw_headers import find_header
+from gateway.web.messages_paths import MESSAGES_ERRORS
 from gateway.web.request_body import RequestBody, read_request_body
-
-MESSAGES_PATH: Final = "/v1/messages"
-COUNT_PATH: Final = "/v1/messages/count_tokens"
-# Paths that the agents API has, too: all messages, one message, and batches.
-_AGENTS_API_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
-# Paths that OpenAI's API has, too.
-_SHARED_PATHS: Final = ("/v1/models", "/v1/files")
-_VERSION_HEADER: Final = b"anthropic-version"
-_ERRORS: Final = MessagesErrors()
-
-
-def is_anthropic_client(scope: Scope) -> bool:
-    """Returns whether a request to a path of several APIs comes from a client of Anthropic's."""
-    return find_header(scope["headers"], _VERSION_HEADER) is not None
-
-
-def choose_messages_error_form(scope: Scope) -> ErrorForm | None:
-    """Returns the form of errors for Anthropic's clients; None: this request is of another API."""
-    path = scope["path"]
-    if path == MESSAGES_PATH or _is_messages_subpath(scope):
-        return _ERRORS
-    return _ERRORS if path.startswith(_SHARED_PATHS) and is_anthropic_client(scope) else None
-
-
-def refuse_unknown(scope: Scope) -> None:
-    """Refuses a path or a method that is not served below that of messages. Raises: UnknownPath, MethodNotAllowed."""
-    if not _is_messages_subpath(scope):
-        return
-    if scope["path"] != COUNT_PATH:
-        raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
-    if scope["method"] != "POST":  # the agents API's routes would take the path's end for the id of a message
-        raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
-
-
-def _is_messages_subpath(scope: Scope) -> bool:
-    """Returns whether a request is for a path of Anthropic's API below that of messages, and not for the agents API."""
-    path = scope["path"]
-    if not path.startswith(f"{MESSAGES_PATH}/"):
-        return False
-    return is_anthropic_client(scope) or _AGENTS_API_PATHS.fullmatch(path) is None
 
 
 @dataclass(eq=False)
@@ -86,13 +34,14 @@ class MessagesRoute:
     # Answers requests that were read as chat completions.
     chat_route: ChatRoute
     forwarder: Forwarder
+    # Requests have `max_tokens`.
     has_limit: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = Incoming(scope, receive, send)
         info = incoming.info
         info.route = "messages"
-        info.error_form = _ERRORS
+        info.error_form = MESSAGES_ERRORS
         # If a request has both headers, Anthropic's API takes the key of `x-api-key`.
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
@@ -125,7 +74,7 @@ class MessagesRoute:
             return self._read_native(incoming, body, json)
         if json.get("thread") is not None:
             raise ThreadUnsupported("this model has no message threads.")
-        return self._read_with_headers(incoming, body, json, is_lenient=False)
+        return self._parse_request(incoming, body, json, is_lenient=False)
 
     def _is_for_native_upstream(self, incoming: Incoming, json: Json) -> bool:
         """Returns whether a request goes upstream in this dialect. Raises: BadRequest: no model has such a name."""
@@ -136,7 +85,7 @@ class MessagesRoute:
         request_context = incoming.info.caller.context(incoming.headers)
         return self.chat_route.chat.is_for_native_upstream(read_names(json), request_context)
 
-    def _read_with_headers(
+    def _parse_request(
         self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
     ) -> MessagesRequest:
         headers = incoming.headers
@@ -146,7 +95,7 @@ class MessagesRoute:
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
         """Returns a request for an upstream that speaks this dialect; None: memory cannot read it."""
         try:
-            request = self._read_with_headers(incoming, body, json, is_lenient=True)
+            request = self._parse_request(incoming, body, json, is_lenient=True)
             thread = read_thread(json)
         except BadRequest:
             if asks_agent(json["model"]):  # no upstream has such a model

@@ -19,7 +19,7 @@ from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
 from gateway.web.json_response import JsonResponse
-from gateway.web.messages import is_anthropic_client
+from gateway.web.messages_paths import is_anthropic_client
 from gateway.web.raw_headers import read_upstream_name
 from gateway.web.request_info import RequestInfo, get_request_info
 from storage.errors import StoreError
