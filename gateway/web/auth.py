@@ -53,7 +53,7 @@ class Caller(NamedTuple):
     # The user to whom the key is bound; None: each request names its user.
     user: str | None = None
     # When the key expires, in seconds since the epoch; None: never.
-    expires: float | None = None
+    expires_at: float | None = None
 
     def context(self, headers: RawHeaders) -> RequestContext:
         """Returns the context of a request of this caller. headers: the request's."""
@@ -148,7 +148,7 @@ class Guard:
             key_name=key.name,
             models=key.models,
             user=key.user,
-            expires=key.expires,
+            expires_at=key.expires,
         )
 
     async def get_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:

@@ -15,6 +15,7 @@ _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECA
 _BOUNDARY_FIELD = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
 # The line may go on in further ones, which begin with a blank (RFC 5322 2.2.3).
 _DISPOSITION = re.compile(rb"^content-disposition:((?:[^\r\n]|\r\n[ \t])*)", re.I | re.M)
+# A parameter as `parse_form` reads it.
 _PARAMETER = re.compile(rb""";\s*([\w*-]+)=(?:"([^"]*)"|([^\s;"]+))""")
 # All texts that some reader may take for a name. Readers differ in blanks, in quotes, and in which of two names counts.
 _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
@@ -57,10 +58,12 @@ class FieldSearch:
         # The span of the first field's value; None: the field has not ended yet.
         self.span: ValueSpan | None = None
         self._state = _SearchState.SEARCHING
-        self._delimiter = b"\r\n--" + boundary
+        self._delimiter = _make_delimiter(boundary)
         self._name = name.encode()
-        # A form without a preamble begins with a delimiter that has no line break before it.
-        self._pending, self._offset = b"\r\n", -2  # the bytes not yet searched, and their offset in the form
+        # The bytes that are not searched yet, and their offset in the form. A form without a preamble begins with a
+        # delimiter that has no line break before it, so one is put there.
+        self._pending = b"\r\n"
+        self._offset = -2
         self._parts = 0
         self._value_start: int | None = None  # the offset of the value that is being read
 
@@ -80,6 +83,7 @@ class FieldSearch:
         return self._state is _SearchState.GAVE_UP and self.span is not None
 
     def feed(self, piece: bytes) -> None:
+        """Searches the next bytes of the form."""
         self._pending += piece
         while not self.is_over and self._read_part():
             pass
@@ -128,7 +132,8 @@ class FieldSearch:
         return True
 
     def _skip(self, count: int) -> None:
-        self._pending, self._offset = self._pending[count:], self._offset + count
+        self._pending = self._pending[count:]
+        self._offset += count
 
 
 class FormPart(Struct, frozen=True):
@@ -147,10 +152,9 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
 
     None: the data is no form, does not end in order, or has more than `_MAX_PARTS` parts.
     """
-    delimiter = b"\r\n--" + boundary
     parts: list[FormPart] = []
     # Text before the first delimiter belongs to no part. The last delimiter, one more than parts, ends in "--".
-    _, *pieces = (b"\r\n" + data).split(delimiter, _MAX_PARTS + 1)
+    _, *pieces = (b"\r\n" + data).split(_make_delimiter(boundary), _MAX_PARTS + 1)
     for piece in pieces:
         if piece.startswith(b"--"):
             return parts
@@ -165,6 +169,11 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
             content_type = type_match[1].decode("latin-1").strip() if type_match else ""
             parts.append(FormPart(name, parameters.get("filename"), content_type, data=value))
     return None
+
+
+def _make_delimiter(boundary: bytes) -> bytes:
+    """Returns the bytes before each part's head and after the last part."""
+    return b"\r\n--" + boundary
 
 
 def _may_be_named(name: bytes, head: bytes) -> bool:

@@ -42,7 +42,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise _listen_error(host, port, error) from error
+        raise _make_listen_error(host, port, error) from error
     listener.setblocking(False)
     return listener
 
@@ -57,10 +57,10 @@ def listen(listener: socket.socket) -> None:
         listener.listen()
     except OSError as error:
         host, port = listener.getsockname()[:2]
-        raise _listen_error(host, port, error) from error
+        raise _make_listen_error(host, port, error) from error
 
 
-def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
+def _make_listen_error(host: str, port: int, error: OSError) -> GatewayError:
     match error.errno:
         case errno.EADDRINUSE:  # the port may be free at the next start, so the settings are not at fault
             return GatewayError(

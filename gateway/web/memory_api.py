@@ -51,7 +51,7 @@ def make_memory_routes(
         with map_store_errors():
             caller = info.caller
             made_link = await links.create(
-                body, caller.project, caller.key_id, caller.key_name, caller.expires
+                body, caller.project, caller.key_id, caller.key_name, caller.expires_at
             )
         scheme = "https" if ui.https else request.url.scheme
         url = f"{scheme}://{request.url.netloc}{made_link.url}"

@@ -34,7 +34,7 @@ class MessagesRoute:
     # Answers requests that were read as chat completions.
     chat_route: ChatRoute
     forwarder: Forwarder
-    # Requests have `max_tokens`.
+    # A request without `max_tokens` is refused.
     has_limit: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -37,7 +37,7 @@ from gateway.run.receipts import Receipts
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import METRICS_PATH, PAGE_PATH, Guard
-from gateway.web.path_hints import hint_for
+from gateway.web.path_hints import make_path_hint
 from gateway.web.raw_headers import encode_headers
 from gateway.web.request_info import RequestInfo
 
@@ -334,7 +334,9 @@ def _as_gateway_error(
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{hint_for(scope['path'], paths)}")
+        return UnknownPath(
+            f"Unknown path: {scope['method']} {scope['path']}{make_path_hint(scope['path'], paths)}"
+        )
     if isinstance(error, HTTPException) and error.status_code == 405:
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
     _log.error(

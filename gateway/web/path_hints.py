@@ -16,7 +16,7 @@ _BASE_URL_HINT: Final = (
 )
 
 
-def hint_for(path: str, route_paths: Iterable[str]) -> str:
+def make_path_hint(path: str, route_paths: Iterable[str]) -> str:
     """Returns what is to be added to the error for an unknown path.
 
     route_paths: the paths of the routes, with parameters in braces.

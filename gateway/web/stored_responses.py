@@ -65,7 +65,8 @@ class GatewayResponses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CONVERSATIONS_PATH):
-            await answer_json(await self._conversations(scope, receive, send), scope, receive, send)
+            answer = await self._conversations(scope, receive, send)
+            await JsonResponse(answer)(scope, receive, send)
             return
         _, _, _, id, *segments = scope["path"].split("/")  # /v1/responses/{id}/{segments}
         query_string: str = scope["query_string"].decode("latin-1")
@@ -92,7 +93,7 @@ class GatewayResponses:
                 raise HTTPException(405)
             case _:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
-        await answer_json(answer, scope, receive, send)
+        await JsonResponse(answer)(scope, receive, send)
 
     async def show(self, owner: ResponseOwner, id: str) -> ShownResponse:
         """Returns a response that the gateway stores, as it is now. Raises: UnknownId."""
@@ -147,7 +148,3 @@ class GatewayResponses:
         current_response = await self._render(response, query)
         with incoming.begin_reply(self._send_timeout_s) as reply, reply.while_here():
             await self.send_events(reply, response.run, current_response, int(starting_after))
-
-
-async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:
-    await JsonResponse(value)(scope, receive, send)

@@ -24,10 +24,10 @@ from gateway.core.memory.mcp_tools import (
 )
 
 CallContext: TypeAlias = ServerRequestContext[Any, Any]
-PerformsCall: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
+PerformCall: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
 
 
-def make_server(perform: PerformsCall) -> Server[Any]:
+def make_server(perform: PerformCall) -> Server[Any]:
     """Returns a server for one transport. It silences the log of the SDK, for the whole process.
 
     perform: answers a call of one of TOOLS.

@@ -23,15 +23,15 @@ from gateway.errors import GatewayError
 from gateway.web.mcp.mcp_protocol import CallContext, make_server, read_client
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
-AsksCommand = Callable[[dict[str, Any]], Any]
+PerformCommand = Callable[[dict[str, Any]], Any]
 
 
-def serve_stdio(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
+def serve_stdio(perform_command: PerformCommand, owner: Mapping[str, Any]) -> None:
     """Serves until the standard input ends. owner: the arguments of `mcp-call` that name the memory."""
-    asyncio.run(_serve(ask, owner))
+    asyncio.run(_serve(perform_command, owner))
 
 
-async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
+async def _serve(perform_command: PerformCommand, owner: Mapping[str, Any]) -> None:
     # One call at a time: each call opens the database file, and two processes cannot have it open at once.
     lock = asyncio.Lock()
 
@@ -39,7 +39,7 @@ async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
         call = {**owner, "client": read_client(context), "tool": tool, "arguments": dict(arguments)}
         async with lock:
             try:
-                answer = await asyncio.to_thread(ask, call)
+                answer = await asyncio.to_thread(perform_command, call)
             except GatewayError as error:
                 return McpAnswer(error=error.message)
         return McpAnswer(answer["value"], answer["error"])
@@ -110,10 +110,10 @@ class _ClientMessages:
 
 def _make_error(fault: Exception) -> JSONRPCError:
     """Returns the answer to a line that is no message (JSON-RPC 2.0, section 5: its `id` is null)."""
-    is_json = isinstance(fault, ValidationError) and fault.errors()[0]["type"] != "json_invalid"
-    error = ErrorData(code=PARSE_ERROR, message="The line is no JSON.")
-    if is_json:
+    if isinstance(fault, ValidationError) and fault.errors()[0]["type"] != "json_invalid":
         error = ErrorData(code=INVALID_REQUEST, message="The line is no JSON-RPC message.")
+    else:
+        error = ErrorData(code=PARSE_ERROR, message="The line is no JSON.")
     return JSONRPCError(jsonrpc="2.0", id=None, error=error)
 
 
