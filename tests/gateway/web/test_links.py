@@ -69,7 +69,7 @@ def test_a_link_has_its_rights_and_no_others(world: World) -> None:
     editor = Editor(LINK, link.scope.project, "person")
     edits = MemoryEdits(world.store, world.clock)
     world.gateway.call(edits.pause(editor, link.memory_uid, is_paused=True))
-    assert world.gateway.call(operations.open(token)).paused is not None
+    assert world.gateway.call(operations.open(token)).paused_at is not None
 
 
 @each_row(
