@@ -19,9 +19,10 @@ from gateway.run.call import ChatCall, Forwarded, make_native_call, note_identit
 from gateway.run.chat import Chat
 from gateway.run.chat_memory import BegunMemory
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
+from gateway.run.earlier_replies import EarlierReplies, FoundReplies
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
+from gateway.run.native_memory import BoundedReader, NativeMemory
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext

@@ -16,7 +16,7 @@ from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.response_reader import MAX_CONTENT_EVENTS, ResponseReader
-from gateway.run.native_memory import EarlierReplies
+from gateway.run.earlier_replies import EarlierReplies
 
 Json = dict[str, Any]
 ALICE = ("alice's", 0)
