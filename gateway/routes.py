@@ -87,7 +87,7 @@ def make_endpoints(
         providers=services.providers,
         failover=chat.failover,
         rules=chat.resolver.rules,
-        route_of=chat.route_of,
+        route_of=chat.model_routes.route_of,
         limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)

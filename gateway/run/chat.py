@@ -37,9 +37,10 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import count_prompt_tokens
 from gateway.run.memory.queue import QueueTicket
+from gateway.run.model_routes import ModelRoutes
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
-from gateway.run.resolver import Resolved, Resolver
+from gateway.run.resolver import Resolver
 from gateway.run.response_conversations import (
     ContinuedConversation,
     ResponseConversation,
@@ -53,24 +54,17 @@ from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts, ModelSource
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import choose_endpoint_form, choose_native_body
+from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies
-from gateway.run.upstream.route import Route, check_models, make_agent_route, resolve_route
+from gateway.run.upstream.route import check_models, make_agent_route
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-# The most routes that are cached, by the model's name. Bounded, since callers choose the names.
-_MAX_ROUTES = 256
 _context_window = attrgetter("context_window")
-# Type of a tool -> the capability that an upstream needs for it. Functions are taken or translated everywhere.
-_TOOL_CAPABILITIES = {
-    "custom": attrgetter("custom_tools"),
-    "web_search_20250305": attrgetter("web_search"),
-}
 # Nearly all turns share a few terms.
 _terms = lru_cache(maxsize=256)(TurnTerms)
 
@@ -101,6 +95,7 @@ class Chat:
         self._settings = settings
         self.turns = turns
         self.failover = failover
+        self.model_routes = ModelRoutes(settings, failover)
         self.keeper = keeper
         self.directory = directory
         self._agents = agents
@@ -109,7 +104,6 @@ class Chat:
             settings=settings, keeper=keeper, turns=turns, directory=directory, agents=agents
         )
         self.memory = ChatMemory(keeper, turns, agents, self.resolver.warn_of_no_user)
-        self.route_of = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 
     async def answer(
         self,
@@ -148,44 +142,13 @@ class Chat:
         other_model = await self._limiter.admit(
             call.receipt,
             PlannedCall.for_request(call.request, call.route.first),
-            may_answer=partial(self._may_answer, call),
+            may_answer=partial(self.model_routes.may_answer, call),
         )
         if other_model is not None:
-            route = self.route_of(other_model)
+            route = self.model_routes.route_of(other_model)
             if asks_agent(call.request.model):
                 route = route.with_window(call.spec.context_window)
             call.route = route.in_place_of(call.route)
-
-    def _may_answer(self, call: ChatCall, model: str) -> bool:
-        """Returns whether another model may answer a request.
-
-        The upstreams of the model have to take the request as it is. The request of an agent goes to its own model.
-        """
-        if call.native is not None:
-            upstream = self.route_of(model).upstream
-            if not self._takes_responses(upstream):
-                return False
-            # What a request refers to is stored at the upstream that was asked.
-            has_references = call.native.referenced_ids or call.native.conversation_id is not None
-            return not has_references or upstream == call.route.upstream
-        return call.kind is not ConversationKind.AGENT and self._takes_whole(model, call.request)
-
-    def _takes_whole(self, model: str, request: ChatRequest) -> bool:
-        """Returns whether all upstreams of a model take a request: its tools, and fields that have no translation."""
-        endpoints = [*self.failover.list_endpoints(self.route_of(model))]
-        body = request.native_body
-        is_untranslatable = body is not None and bool(body.untranslatable)
-        if is_untranslatable and any(choose_native_body(request, endpoint) is None for endpoint in endpoints):
-            return False
-        tools = [tool for tool in request.json.get("tools") or () if isinstance(tool, dict)]
-        tool_types = {str(tool.get("type")) for tool in tools}
-        has_capability = [has for tool_type, has in _TOOL_CAPABILITIES.items() if tool_type in tool_types]
-        return all(has(endpoint.provider.capabilities) for endpoint in endpoints for has in has_capability)
-
-    def _takes_responses(self, upstream: str) -> bool:
-        """Returns whether an upstream takes requests for responses as they are."""
-        endpoints = self.failover.endpoints[upstream]
-        return bool(endpoints) and endpoints[0].provider.has_endpoint("/responses")
 
     async def admit_background(
         self,
@@ -211,7 +174,7 @@ class Chat:
                 "An agent's stored conversation has no responses in the background. Use its agent's runs.",
                 param="background",
             )
-        target = self._route_for(resolved).first
+        target = self.model_routes.route_for(resolved).first
         await self._limiter.admit(receipt, PlannedCall.for_request(request, target))
         agent = await self._find_or_begin_agent(scope, spec)
         if conversation is not None:
@@ -226,18 +189,14 @@ class Chat:
                 return await agents.find_or_draft(scope, must_exist=True)
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
-    def _route_for(self, resolved: Resolved) -> Route:
-        """Returns the route to the model that a request names, or to the model of the agent that it names."""
-        if resolved.identity.agent is not None and asks_agent(resolved.request.model):
-            return make_agent_route(self._settings, resolved.spec)
-        return self.route_of(resolved.request.model)
-
     async def context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
         """Returns the tokens of the context window in which a request is answered; None: they are not known.
 
         Raises: as `Resolver.resolve`.
         """
-        return self._route_for(await self.resolver.resolve(request, request_context)).context_window
+        return self.model_routes.route_for(
+            await self.resolver.resolve(request, request_context)
+        ).context_window
 
     async def _make_call(
         self,
@@ -251,7 +210,7 @@ class Chat:
         resolved = await self.resolver.resolve(request, request_context)
         identity = resolved.identity
         note_identity(receipt, identity)
-        route = self._route_for(resolved)
+        route = self.model_routes.route_for(resolved)
         forwarded = Forwarded(
             headers=list_headers_for_upstream(request_context.headers),
             credential=request_context.credential,
@@ -322,11 +281,14 @@ class Chat:
             spec = self.directory.find_requested_spec(identity)
             if spec is None:
                 return False
-            route = make_agent_route(self._settings, spec) if asks_agent(model) else self.route_of(model)
+            route = (
+                make_agent_route(self._settings, spec)
+                if asks_agent(model)
+                else self.model_routes.route_of(model)
+            )
         else:
-            route = self.route_of(model)
-        endpoints = self.failover.endpoints[route.upstream]
-        return bool(endpoints) and endpoints[0].provider.capabilities.speaks_messages
+            route = self.model_routes.route_of(model)
+        return self.model_routes.takes_messages(route)
 
     async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> None:
         """Waits for a reply, and measures the time that the gateway has added."""
@@ -392,7 +354,7 @@ class Chat:
             return False
         if any(map(_context_window, call.route.others)):
             return False
-        return call.make_view.speaks_chat or self._all_take_native_body(call)
+        return call.make_view.speaks_chat or self.model_routes.all_take_native_body(call)
 
     def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
         """Raises: ThreadUnsupported, ThreadNotFound: the upstream of the request cannot continue its message thread."""
@@ -405,13 +367,6 @@ class Chat:
             raise ThreadUnsupported("the gateway's tools are offered, whose rounds it would not have.")
         if thread.previous is not None and prompt.changes_prefix:
             raise ThreadNotFound("what stood before the conversation has changed since.")
-
-    def _all_take_native_body(self, call: ChatCall) -> bool:
-        """Returns whether all endpoints that may answer a request speak its client's dialect."""
-        return call.request.native_body is not None and all(
-            choose_native_body(call.request, endpoint) is not None
-            for endpoint in self.failover.list_endpoints(call.route)
-        )
 
     async def _run_turn(
         self, call: ChatCall, attempts: Attempts, memory: TreeMemory | None, prompt: Prompt | None

@@ -140,7 +140,7 @@ class NativeChat:
         if spec is None or scope is None or reply.end is not FINISHED:
             await self.deferred.remove(row)
             return
-        route = self._chat.route_of(native.chat.model)
+        route = self._chat.model_routes.route_of(native.chat.model)
         receipt = Receipt(time.perf_counter(), project=scope.project)
         call = make_native_call(native, Forwarded(()), identity, spec, route, UnseenSink(), receipt)
         attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
