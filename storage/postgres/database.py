@@ -249,7 +249,7 @@ class PostgresDatabase:
             result = await operation(connection_type(raw, deadline, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
             # asyncpg asks the server over another connection to stop. After that this connection can be used again.
-            pool.release_when_answering(raw)
+            pool.release_later(raw)
             if isinstance(error, TimeoutError):
                 raise TooSlow(f"{self._target.name}: no answer in time") from error
             raise
@@ -335,7 +335,7 @@ class PostgresDatabase:
         """Rolls back a pending transaction, and returns its connection to the pool."""
         try:
             if is_pending and not raw.is_closed():
-                await self._pool.settle(raw, "ROLLBACK")
+                await self._pool.execute_after_failure(raw, "ROLLBACK")
         finally:
             self._pool.release(raw, is_bulk=is_bulk)
 

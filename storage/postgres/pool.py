@@ -19,13 +19,14 @@ from storage.task_set import TaskSet
 
 
 class PoolLimits(ServerLimits, frozen=True):
-    """Bounds and pauses. The size was enough for 16 turns at a time; the others are chosen, not measured."""
+    """Bounds and pauses. The size was enough for 16 turns at a time."""
 
     # The most connections of the pool.
     size: int = 8
-    # The most connections that bulk work may have at a time.
+    # The most connections that bulk work may have at a time: a quarter of them. Not measured.
     bulk: int = 2
-    # The seconds that a connection has to answer after a read on it was given up.
+    # The seconds that a connection has to answer after a read on it was given up. Not measured; an answer of a server
+    # that is well takes milliseconds.
     check_s: float = 2.0
 
 
@@ -57,7 +58,7 @@ class ConnectionPool:
         self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until less bulk work runs.
         self._waiting_bulk = _WaitQueue(self.release)
-        # They open connections, and wait for an answer on one before the pool takes it back.
+        # They open connections, or wait for an answer on a connection that is to be released.
         self._tasks = TaskSet()
 
     @property
@@ -67,7 +68,7 @@ class ConnectionPool:
         return 0.0 if began is None else self._loop.time() - began
 
     def acquire_idle(self) -> RawConnection | None:
-        """Returns a connection if one is free."""
+        """Returns a connection; None: none is free. It neither waits nor opens one."""
         while self._idle:
             raw = self._idle.pop()
             if not raw.is_closed():
@@ -128,17 +129,17 @@ class ConnectionPool:
         try:
             raw = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(self._hand_on_opened)
+            opening.add_done_callback(self._hand_over_opened)
             raise
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
             return self.acquire_idle() or (await self._waiting.wait() if self._open else None)
-        return raw if self._take_opened(raw) else None
+        return raw if self._add_opened(raw) else None
 
     async def _open_another(self) -> RawConnection | None:
         """Returns a new connection; None if the server refuses one more, but answers on the connections of the pool.
 
-        The connection counts as one that is being made until `_take_opened`.
+        The connection counts as one that is being made until `_add_opened`.
         """
         raw = None
         try:
@@ -154,8 +155,8 @@ class ConnectionPool:
             if raw is None:
                 self._opening_count -= 1
 
-    def _take_opened(self, raw: RawConnection) -> bool:
-        """Counts a new connection among the pool's. Returns False if the server has failed meanwhile.
+    def _add_opened(self, raw: RawConnection) -> bool:
+        """Adds a new connection to the pool's. Returns False if the server has failed meanwhile.
 
         After a failure it may be one too many: the server's own attempt to connect has given the pool another one.
         """
@@ -167,17 +168,17 @@ class ConnectionPool:
         self._open.add(raw)
         return True
 
-    def _hand_on_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
+    def _hand_over_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
         """Hands the connection of a caller that gave up to the first that waits."""
         failed = opening.cancelled() or opening.exception() is not None
         raw = None if failed else opening.result()
-        if raw is not None and self._take_opened(raw):
+        if raw is not None and self._add_opened(raw):
             self.release(raw)
         else:
-            self._waiting.hand(None)
+            self._waiting.hand_over(None)
 
     def release(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
-        """Takes a connection back, and hands it to the first that waits. is_bulk: as it was taken."""
+        """Ends the use of a connection, and hands it to the first that waits. is_bulk: as it was acquired."""
         if is_bulk:
             self._free_bulk()
         if raw not in self._open or raw.is_closed():
@@ -185,26 +186,26 @@ class ConnectionPool:
             self._open.discard(raw)
             if not raw.is_closed():
                 raw.terminate()
-            self._waiting.hand(None)
-        elif not self._waiting.hand(raw):
+            self._waiting.hand_over(None)
+        elif not self._waiting.hand_over(raw):
             self._idle.append(raw)
 
     def _free_bulk(self) -> None:
         self._bulk_count -= 1
-        self._waiting_bulk.hand(None)
+        self._waiting_bulk.hand_over(None)
 
-    def release_when_answering(self, raw: RawConnection) -> None:
-        """Takes back a connection after a cancelled wait, once it answers again."""
-        self._tasks.start(self._release_once_answered(raw))
+    def release_later(self, raw: RawConnection) -> None:
+        """Releases a connection after a cancelled wait, once it answers again."""
+        self._tasks.start(self._release_after_answer(raw))
 
-    async def _release_once_answered(self, raw: RawConnection) -> None:
-        """Gives a connection back once it has answered; one that does not is dropped."""
+    async def _release_after_answer(self, raw: RawConnection) -> None:
+        """Releases a connection once it has answered; one that does not is dropped."""
         try:
-            await self.settle(raw, "SELECT 1")
+            await self.execute_after_failure(raw, "SELECT 1")
         finally:
             self.release(raw)
 
-    async def settle(self, raw: RawConnection, statement: str) -> None:
+    async def execute_after_failure(self, raw: RawConnection, statement: str) -> None:
         """Performs a statement after one that has failed. A connection that does not answer even then is dropped."""
         try:
             await raw.execute(statement, timeout=self._limits.check_s)
@@ -235,7 +236,7 @@ class ConnectionPool:
     def wake_all(self) -> None:
         """Implements `ServerUser`."""
         for queue in (self._waiting, self._waiting_bulk):
-            while queue.hand(None):
+            while queue.hand_over(None):
                 pass
 
     async def close(self, timeout_s: float) -> None:
@@ -267,12 +268,12 @@ class _WaitQueue:
             # A connection that was handed to a request which gave up at that moment goes to the next request.
             if future.done() and not future.cancelled():
                 if (raw := future.result()) is None:
-                    self.hand(None)
+                    self.hand_over(None)
                 else:
                     self._release(raw)
             raise
 
-    def hand(self, raw: RawConnection | None) -> bool:
+    def hand_over(self, raw: RawConnection | None) -> bool:
         """Hands a connection, or None, to the first that still waits. Returns whether one does."""
         while self._futures:
             future = self._futures.popleft()

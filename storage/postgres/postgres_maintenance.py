@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 
 import asyncpg
 
 from storage.errors import StoreError
-from storage.postgres.connection import PostgresTarget, RawConnection, connect
+from storage.postgres.connection import PostgresTarget, connect
 from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
+
+# The statements below are PostgreSQL's alone, so they are not in the store's .sql files.
 
 # The numbers of writes of this process after which tables that have grown are analyzed. A fresh database has no
 # statistics, and plans as if its tables stayed empty: a turn costs seven times as much until autovacuum has come by.
@@ -43,6 +44,8 @@ OR EXISTS (SELECT 1 FROM pg_replication_slots WHERE age(xmin) > age($1::text::xi
 # transactions end within milliseconds, and for a long one the query runs once a second.
 _FIRST_PAUSE_S = 0.01
 _MAX_PAUSE_S = 1.0
+# The least delay before a VACUUM that was given up is tried again.
+_MIN_DELAY_S = 0.01
 # The beginning of the names of the server's functions that warn of a table which a role may not vacuum (in vacuum.c,
 # since PostgreSQL 12). Their SQLSTATE is that of all warnings, and their text is in the server's language.
 _REFUSING_FUNCTIONS = "vacuum_is_"
@@ -64,19 +67,19 @@ class PostgresMaintenance:
         self._vacuum_began_at = -pause_s
         # The last VACUUM has left out tables, because they have other owners.
         self._is_refused = False
-        self._sweep_later_task: asyncio.Task[None] | None = None
+        self._is_sweep_planned = False
         self._tasks = TaskSet()
 
     def note_write(self) -> None:
         """Counts a write. After some numbers of writes, analyzes the tables that have grown."""
         self._writes += 1
         if self._writes in _ANALYZE_AFTER_WRITES:
-            self._tasks.start(self._run_on_own_connection(_refresh_statistics))
+            self._tasks.start(_refresh_statistics(self._target))
 
     async def sweep(self, wait_s: float) -> bool:
-        """Takes old versions of rows out of the tables, once no transaction sees them any more.
+        """Removes old versions of rows by VACUUM, once no transaction sees them any more.
 
-        Returns False if that is put off, or the server does not do it for this role.
+        Returns False if another attempt is planned, or the server does not do it for this role.
 
         wait_s: how long to wait for the transactions that see old versions.
         """
@@ -89,8 +92,9 @@ class PostgresMaintenance:
                 "What was forgotten stays in old versions of rows for now; removing these is tried again: %s",
                 error.message,
             )
-        if not is_done and self._sweep_later_task is None and not self._is_refused:
-            self._sweep_later_task = self._tasks.start(self._sweep_later())
+        if not is_done and not self._is_sweep_planned and not self._is_refused:
+            self._is_sweep_planned = True
+            self._tasks.start(self._sweep_later())
         return is_done
 
     def _compute_wait_s(self) -> float:
@@ -102,18 +106,18 @@ class PostgresMaintenance:
 
         Returns False if a transaction still sees them after `wait_s`, or VACUUM has left out tables.
         """
-        end = self._loop.time() + wait_s
+        ends_at = self._loop.time() + wait_s
         self._vacuum_began_at = self._loop.time()
         raw = await connect(self._target)
         try:
-            limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
-            pause = _FIRST_PAUSE_S
-            while await raw.fetchval(_HELD_BACK_QUERY, limit):
-                left_s = end - self._loop.time()
+            newest_xid = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
+            pause_s = _FIRST_PAUSE_S
+            while await raw.fetchval(_HELD_BACK_QUERY, newest_xid):
+                left_s = ends_at - self._loop.time()
                 if left_s <= 0:
                     return False
-                await asyncio.sleep(min(pause, left_s))
-                pause = min(2 * pause, _MAX_PAUSE_S)
+                await asyncio.sleep(min(pause_s, left_s))
+                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             refusals: list[str] = []
 
             def note(_: object, message: asyncpg.PostgresLogMessage) -> None:
@@ -139,24 +143,22 @@ class PostgresMaintenance:
             raw.terminate()
 
     async def _sweep_later(self) -> None:
-        await asyncio.sleep(max(self._compute_wait_s(), _FIRST_PAUSE_S))
-        self._sweep_later_task = None
+        await asyncio.sleep(max(self._compute_wait_s(), _MIN_DELAY_S))
+        self._is_sweep_planned = False
         await self.sweep(self._timeout_s)
-
-    async def _run_on_own_connection(self, work: Callable[[RawConnection], Awaitable[object]]) -> None:
-        with contextlib.suppress(StoreError, *ASYNCPG_ERRORS):
-            raw = await connect(self._target)
-            try:
-                await work(raw)
-            finally:
-                raw.terminate()
 
     async def close(self) -> None:
         """Ends what is under way; VACUUM and ANALYZE leave nothing half done."""
         await self._tasks.aclose()
 
 
-async def _refresh_statistics(raw: RawConnection) -> None:
-    grown = [row[0] for row in await raw.fetch(_GROWN_TABLES_QUERY)]
-    if grown:
-        await raw.execute(f"ANALYZE {', '.join(grown)}")
+async def _refresh_statistics(target: PostgresTarget) -> None:
+    """Analyzes the tables that have grown. An error is ignored: the next call analyzes them."""
+    with contextlib.suppress(StoreError, *ASYNCPG_ERRORS):
+        raw = await connect(target)
+        try:
+            grown = [row[0] for row in await raw.fetch(_GROWN_TABLES_QUERY)]
+            if grown:
+                await raw.execute(f"ANALYZE {', '.join(grown)}")
+        finally:
+            raw.terminate()

@@ -260,7 +260,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
         finally:
             # Reads alone are given up.
             if chance.random() < 0.1 and not is_bulk:
-                pool.release_when_answering(raw)
+                pool.release_later(raw)
             else:
                 pool.release(raw, is_bulk=is_bulk)
 
