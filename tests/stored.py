@@ -35,7 +35,7 @@ from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool,
 from storage.database import Connection
 from storage.listing import SizedMemory
 from storage.open import is_url
-from storage.postgres.database import PostgresLimits
+from storage.postgres.postgres_limits import PostgresLimits
 from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Run, Scope, SentSection
 from storage.search.blob import make_document_type, open_blob
 from storage.search.document import PRESENT, Document

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from storage.errors import Closed, StoreError, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, translate_error
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, is_stopping, translate_error
 
 # Writes a whole page, which a full disk refuses.
 _TEST_WRITE = (
@@ -42,7 +42,7 @@ class ServerUser(Protocol):
         """Drops the connections that nothing uses: the server has failed."""
 
     def put_idle(self, raw: RawConnection) -> None:
-        """Takes a connection on which writing works."""
+        """Adds a connection on which writing works."""
 
     def wake_all(self) -> None:
         """Wakes all callers that wait for a connection, so that they ask again."""
@@ -118,6 +118,18 @@ class DatabaseServer:
         self._user.wake_all()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
         self._on_failure(fault)
+
+    def translate(self, error: BaseException) -> BaseException:
+        """Returns the store's error for an error of the server or the connection; any other error as it is.
+
+        An error after which nothing works fails the server.
+        """
+        if not isinstance(error, ASYNCPG_ERRORS):
+            return error
+        translated = translate_error(error, self._target.name)
+        if is_stopping(translated) and isinstance(translated, Unavailable):
+            self.fail(translated)
+        return translated
 
     async def _reconnect(self) -> None:
         """Connects until a test write succeeds. After the first failure all requests are refused meanwhile."""

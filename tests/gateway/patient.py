@@ -11,6 +11,7 @@ from msgspec.structs import force_setattr
 from gateway.run.background import worker
 from gateway.run.memory import leases
 from storage.postgres import database
+from storage.postgres.postgres_limits import PostgresLimits
 from storage.sqlite import writer
 from tests.patience import PATIENCE_S
 
@@ -33,7 +34,7 @@ for _name, _seconds in (("lease_s", LEASE_S), ("heartbeat_s", LEASE_S / 3)):
     force_setattr(worker.LIMITS, _name, _seconds)
 
 
-class PatientPostgres(database.PostgresLimits, frozen=True):
+class PatientPostgres(PostgresLimits, frozen=True):
     """PostgreSQL's limits, with waits that no busy machine reaches; leases are taken over as soon as they end."""
 
     read_s: float = PATIENCE_S

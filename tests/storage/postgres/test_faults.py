@@ -31,7 +31,7 @@ from storage.errors import (
     Unavailable,
 )
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.database import PostgresLimits
+from storage.postgres.postgres_limits import PostgresLimits
 from storage.postgres.sqlstates import translate_error
 from storage.postgres.url import split_by_host
 from storage.records import Job

@@ -1,0 +1,81 @@
+"""Performs reads over the pool: statements without a transaction, on one connection, within a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from storage.database import Operation, choose_deadline_ms
+from storage.errors import StatementFailed, TooSlow
+from storage.postgres.connection import MendingConnection, PostgresConnection
+from storage.postgres.pool import ConnectionPool
+from storage.postgres.postgres_limits import PostgresLimits
+from storage.postgres.sqlstates import is_refused_text
+from storage.postgres.uptime import Uptime
+
+T = TypeVar("T")
+
+
+class PostgresReader:
+    """Performs the reads of a database.
+
+    uptime: is notified of answers.
+    name: of the database, for errors.
+    """
+
+    def __init__(self, pool: ConnectionPool, uptime: Uptime, limits: PostgresLimits, name: str) -> None:
+        self._pool = pool
+        self._uptime = uptime
+        self._limits = limits
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._long_reads = asyncio.Semaphore(limits.long_reads)
+
+    async def read(self, operation: Operation[T], deadline_ms: float | None) -> T:
+        """As `Database.read`."""
+        return await self._read(operation, deadline_ms, self._limits.read_s)
+
+    async def long_read(self, operation: Operation[T], deadline_ms: float | None) -> T:
+        """As `Database.long_read`."""
+        if choose_deadline_ms(deadline_ms) is not None:  # a turn waits for it
+            return await self._read(operation, deadline_ms, self._limits.long_s)
+        async with self._long_reads:
+            return await self._read(operation, None, self._limits.long_s)
+
+    async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
+        """Reads. default_s: how long the read may take if it has no deadline."""
+        limit_ms = choose_deadline_ms(deadline_ms)
+        timeout_s = default_s if limit_ms is None else limit_ms / 1000
+        try:
+            return await self._read_on(PostgresConnection, operation, timeout_s)
+        except StatementFailed as error:
+            if not is_refused_text(error.__cause__):
+                raise
+        return await self._read_on(MendingConnection, operation, timeout_s)
+
+    async def _read_on(
+        self, connection_type: type[PostgresConnection], operation: Operation[T], timeout_s: float
+    ) -> T:
+        pool = self._pool
+        deadline = self._loop.time() + timeout_s
+        pool.server.check()
+        raw = pool.acquire_idle() or await pool.acquire(
+            wait_s=min(timeout_s, self._limits.wait_s), opening_s=min(timeout_s, self._limits.opening_s)
+        )
+        try:
+            result = await operation(connection_type(raw, deadline, self._loop))
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # asyncpg asks the server over another connection to stop. After that this connection can be used again.
+            pool.release_later(raw)
+            if isinstance(error, TimeoutError):
+                raise TooSlow(f"{self._name}: no answer in time") from error
+            raise
+        except BaseException as error:
+            translated = pool.server.translate(error)
+            pool.release(raw)
+            if translated is error:
+                raise
+            raise translated from error
+        self._uptime.note_answer()
+        pool.release(raw)
+        return result

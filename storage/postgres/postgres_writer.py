@@ -1,0 +1,194 @@
+"""Performs writes over the pool: each is a transaction in a task of its own.
+
+A write ends even if its caller is cancelled. Its transaction is begun by its first statement, unless the write is one
+statement (`Connection.single`). After a conflict with another transaction, or a connection that broke, it is performed
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+
+from storage.database import Operation
+from storage.errors import Broken, Busy, Closed, StatementFailed
+from storage.postgres.connection import (
+    MendingConnection,
+    PostgresConnection,
+    PostgresTarget,
+    RawConnection,
+    begin_statement,
+)
+from storage.postgres.pool import ConnectionPool
+from storage.postgres.postgres_limits import PostgresLimits
+from storage.postgres.sqlstates import is_outcome_unknown, is_refused_text
+from storage.postgres.uptime import Uptime
+
+T = TypeVar("T")
+
+# The bytes of a waiting write besides those that it names: a task, a future, an operation.
+_OVERHEAD_BYTES = 2048
+# The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
+_CONFLICTS = ("40001", "40P01")
+# The most attempts of a transaction. Where many conflict, the next attempt may meet another one. Not measured.
+_MAX_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresWrite(Generic[T]):
+    """A transaction to be performed."""
+
+    operation: Operation[T]
+    # The transaction waits for one of the connections for bulk work.
+    is_bulk: bool = False
+    # The parameter of `Database.write`.
+    is_repeatable: bool = False
+
+
+class PostgresWriter:
+    """Performs the writes of a database.
+
+    uptime: is notified of answers.
+    on_write: called for each write that begins.
+    """
+
+    def __init__(
+        self,
+        target: PostgresTarget,
+        pool: ConnectionPool,
+        uptime: Uptime,
+        limits: PostgresLimits,
+        on_write: Callable[[], None],
+    ) -> None:
+        self._name = target.name
+        self._begin_statement = begin_statement(target)
+        self._pool = pool
+        self._uptime = uptime
+        self._limits = limits
+        self._on_write = on_write
+        self._loop = asyncio.get_running_loop()
+        # The bytes of each write under way, and their sum.
+        self._sizes: dict[asyncio.Task[None], int] = {}
+        self.bytes = 0
+        # New writes are refused.
+        self.is_closing = False
+
+    @property
+    def count(self) -> int:
+        """How many writes are under way."""
+        return len(self._sizes)
+
+    def begin(self, write: PostgresWrite[T], size: int = 0) -> asyncio.Future[T]:
+        """Begins a write, and returns its result to come. size: the bytes that it holds. Raises: Unavailable."""
+        if self.is_closing:
+            raise Closed(f"{self._name} is closed")
+        self._pool.server.check()
+        size += _OVERHEAD_BYTES
+        # A write that would be the first in the queue is accepted, however large it is.
+        if self._sizes and self.bytes + size > self._limits.queue_bytes:
+            raise Busy(f"{self._name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
+        future: asyncio.Future[T] = self._loop.create_future()
+        task = self._loop.create_task(self._perform(write, future))
+        self._sizes[task] = size
+        self.bytes += size
+        task.add_done_callback(self._note_end)
+        self._on_write()
+        return future
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self.bytes -= self._sizes.pop(task)
+
+    async def _perform(self, write: PostgresWrite[T], future: asyncio.Future[T]) -> None:
+        """Performs a write, and resolves the future that its caller awaits."""
+        try:
+            result = await self._transact(write)
+        except asyncio.CancelledError:
+            _fail_future(future, Closed(f"{self._name} was closed while this was being written"))
+        except BaseException as error:
+            _fail_future(future, error)
+        else:
+            if not future.done():
+                future.set_result(result)
+
+    async def _transact(self, write: PostgresWrite[T]) -> T:
+        """Performs a transaction. If the server refuses a text in it, it is performed again with its texts mended."""
+        try:
+            return await self._try_transaction(PostgresConnection, write)
+        except StatementFailed as error:
+            if not is_refused_text(error.__cause__):
+                raise
+        return await self._try_transaction(MendingConnection, write)
+
+    async def _try_transaction(self, connection_type: type[PostgresConnection], write: PostgresWrite[T]) -> T:
+        """Performs a transaction, again after a conflict with another one or after its connection broke."""
+        pool, is_bulk = self._pool, write.is_bulk
+        for tries_left in reversed(range(_MAX_TRIES)):
+            raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
+            deadline = self._loop.time() + self._limits.write_s
+            connection = connection_type(raw, deadline, self._loop, self._begin_statement)
+            try:
+                result = await write.operation(connection)
+                await connection.commit()
+                self._uptime.note_answer()
+                pool.release(raw, is_bulk=is_bulk)
+                return result
+            except BaseException as error:
+                translated = pool.server.translate(error)
+                is_pending = connection.is_begun or isinstance(error, TimeoutError)
+                await self._roll_back(raw, is_bulk=is_bulk, is_pending=is_pending)
+                if isinstance(translated, Broken):
+                    # Once only, unless the write `is_repeatable`: after a broken connection the next one mostly breaks.
+                    may_be_on_disk = connection.may_have_committed and is_outcome_unknown(error)
+                    is_first_try = tries_left == _MAX_TRIES - 1
+                    may_repeat = write.is_repeatable or (is_first_try and not may_be_on_disk)
+                else:
+                    may_repeat = _is_conflict(error)
+                if tries_left and may_repeat:
+                    continue
+                if translated is error:
+                    raise
+                raise translated from error
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _roll_back(self, raw: RawConnection, *, is_bulk: bool, is_pending: bool) -> None:
+        """Rolls back a pending transaction, and returns its connection to the pool."""
+        try:
+            if is_pending and not raw.is_closed():
+                await self._pool.execute_after_failure(raw, "ROLLBACK")
+        finally:
+            self._pool.release(raw, is_bulk=is_bulk)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until all writes have ended. Returns False where that took longer than `timeout_s`."""
+        ends_at = self._loop.time() + timeout_s
+        # A write may begin another one before it ends.
+        while self._sizes:
+            remaining_s = ends_at - self._loop.time()
+            if remaining_s <= 0:
+                return False
+            await asyncio.wait(list(self._sizes), timeout=remaining_s)
+        return True
+
+    async def cancel(self) -> None:
+        """Cancels the writes that have not ended."""
+        tasks = list(self._sizes)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Returns whether a transaction failed because of another one, and may be performed again."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICTS
+
+
+def _fail_future(future: asyncio.Future[Any], error: BaseException) -> None:
+    if future.done():  # its caller was cancelled
+        return
+    future.set_exception(error)
+    # This marks the error as retrieved: the loop must not log a write that nothing awaits, since health reports it.
+    future.exception()
