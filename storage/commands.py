@@ -492,7 +492,7 @@ class ExportedRecord(NamedTuple):
 class ImportedRecord(NamedTuple):
     """A record to be written by an import."""
 
-    # The part of the memory: one of those of `Transfer.page`.
+    # The part of the memory: one of those of `ExportReader.load_page`.
     part: str
     record: TransferRecord
 

@@ -61,7 +61,8 @@ from storage.sql.sections import Sections
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
-from storage.sql.transfer import Transfer
+from storage.sql.transfer_export import ExportReader
+from storage.sql.transfer_import import ImportWriter
 from storage.sql.turn_edits import TurnEdits
 from storage.sql.turns import Turns
 from storage.sql.usage import Usage
@@ -121,7 +122,8 @@ class Store:
         )
         self.forget_targets = ForgetTargets(database)
         self.forget_previews = ForgetPreviews(database, rules)
-        self.transfer = Transfer(database, self.growth, self.agents, self.forgetting)
+        self.export_reader = ExportReader(database)
+        self.import_writer = ImportWriter(database, self.growth, self.agents, self.forgetting)
         self.imports = Imports(database)
         self.move_source = MoveSource(database)
         self.move_target = MoveTarget(database)

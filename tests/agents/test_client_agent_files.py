@@ -27,7 +27,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.run.background.retention import Retention
 from gateway.settings import ProfileSettings
 from storage.errors import Unavailable
-from storage.sql.transfer import Transfer
+from storage.sql.transfer_import import ImportWriter
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.letta_file import LETTA_FILE, OLDER_FILE
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
@@ -604,12 +604,12 @@ def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
     file = export(world, made["agent"])
     world.letta.tools.update(tool.id, json_schema=schema)
     before = counts(world)
-    transfer = world.world.gateway.app.services.store.transfer
+    writer = world.world.gateway.app.services.store.import_writer
 
     async def fails(*_: object) -> None:
         raise RuntimeError("the machine is on fire")
 
-    monkeypatch.setattr(transfer, "finish_import", fails)
+    monkeypatch.setattr(writer, "finish", fails)
     with pytest.raises(APIStatusError) as failed:
         bring_in(world, file)
     assert failed.value.status_code == 500
@@ -630,7 +630,7 @@ def test_what_a_killed_gateway_was_importing_is_forgotten(
         raise Unavailable("the gateway was killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transfer, "finish_import", dies)
+        patch.setattr(ImportWriter, "finish", dies)
         patch.setattr(AgentImport, "_take_back", dies)
         with pytest.raises(APIStatusError):
             bring_in(world, file)

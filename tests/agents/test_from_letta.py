@@ -17,7 +17,7 @@ from gateway.cli import main
 from gateway.errors import Conflict
 from storage.errors import Unavailable
 from storage.sql.agents_api.folder_files import Files
-from storage.sql.transfer import Transfer
+from storage.sql.transfer_import import ImportWriter
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.plain_mcp import ALLOWED, CONFIG
 from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
@@ -276,13 +276,13 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
 
     with monkeypatch.context() as patch:
         # What a gateway that dies after some passages leaves.
-        written = Transfer.write
+        written = ImportWriter.write
         count = iter(range(2))
 
-        async def write(self: Transfer, *what: Any) -> None:
+        async def write(self: ImportWriter, *what: Any) -> None:
             await (written(self, *what) if next(count, None) is not None else dies())
 
-        patch.setattr(Transfer, "write", write)
+        patch.setattr(ImportWriter, "write", write)
         patch.setattr(AgentImport, "_take_back", nothing)
         assert move(world, source, "--agent", COOK) == 1
     assert list(world.letta.archives.list()) == []

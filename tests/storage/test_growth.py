@@ -41,8 +41,8 @@ async def test_writes_that_take_numbers_report_them(
     file = await store.files.add(file)
     await store.files.add_parts(file, ["One.", "Two.", "Three."])
     await store.search_index.mend(agent.id)
-    imported = await store.transfer.begin_import(replace(agent, uid="u2", scope=CAROL))
-    await store.transfer.finish_import(imported, 8)
+    imported = await store.import_writer.begin(replace(agent, uid="u2", scope=CAROL))
+    await store.import_writer.finish(imported, 8)
     assert grown == [(agent.id, n) for n in (2, 1, 1, 3, 0)] + [(imported.id, 7)]
 
 

@@ -268,7 +268,7 @@ async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores:
     """The memory is empty until the turn of another gateway is committed."""
     one, other = stores
     agent = await make(one)
-    imported = await one.transfer.begin_import(one.agents.new(ALICE))
+    imported = await one.import_writer.begin(one.agents.new(ALICE))
     written, end = asyncio.Event(), asyncio.Event()
 
     async def turn(connection: Connection) -> None:
@@ -279,7 +279,7 @@ async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores:
 
     writing = other.database.write(turn)
     await written.wait()
-    finishing = asyncio.create_task(one.transfer.finish_import(imported, 1))
+    finishing = asyncio.create_task(one.import_writer.finish(imported, 1))
     await waits_for_a_lock(other)
     end.set()
     await writing
@@ -293,7 +293,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
 ) -> None:
     one, _ = stores
     agent = await make(one)
-    imported = await one.transfer.begin_import(one.agents.new(ALICE))
+    imported = await one.import_writer.begin(one.agents.new(ALICE))
 
     async def dies(_: int) -> bool:
         raise Unavailable("the process was killed")
@@ -301,7 +301,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
     with monkeypatch.context() as patch:
         patch.setattr(one.forgetting, "run", dies)
         with pytest.raises(Unavailable):
-            await one.transfer.finish_import(imported, 1)
+            await one.import_writer.finish(imported, 1)
     assert await one.agents.find_by_id(agent.id) is None
     assert [await one.forgetting.run(id) for id in await one.forgetting.list_unfinished()] == [True]
 
@@ -309,7 +309,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
 async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Store, Store]) -> None:
     one, other = stores
     agent = await make(one)
-    imported = await one.transfer.begin_import(one.agents.new(ALICE))
+    imported = await one.import_writer.begin(one.agents.new(ALICE))
     written, end = asyncio.Event(), asyncio.Event()
 
     async def pause(connection: Connection) -> None:
@@ -320,7 +320,7 @@ async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Stor
 
     pausing = other.database.write(pause)
     await written.wait()
-    finishing = asyncio.create_task(one.transfer.finish_import(imported, 1))
+    finishing = asyncio.create_task(one.import_writer.finish(imported, 1))
     await waits_for_a_lock(other)
     end.set()
     await pausing

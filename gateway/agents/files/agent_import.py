@@ -1,6 +1,6 @@
 """The import of an agent file into the store.
 
-An agent that is imported is made as a hidden memory (storage.sql.transfer), and takes its place when all of
+An agent that is imported is made as a hidden memory (storage.sql.transfer_import), and takes its place when all of
 the file is there. Whatever goes wrong before that, nothing of the file is left.
 """
 
@@ -88,7 +88,7 @@ class AgentImport:
             await self._make_archives()
             memories = [await self._make_agent(agent) for agent in self._file.agents]
             for memory, next_seq in memories:
-                await self._store.transfer.finish_import(memory, next_seq)
+                await self._store.import_writer.finish(memory, next_seq)
             for agent, (memory, _) in zip(self._file.agents, memories, strict=True):
                 if agent.definition.sleeptime is not None:
                     await self._turn_sleeptime_on(memory)
@@ -171,7 +171,7 @@ class AgentImport:
             sent = SentFile(file.name, file.mime_type, file.text.encode())
             await self._folder_files.save(memory.id, sent, file.text, "suffix")
         next_seq = 1 + await asyncio.to_thread(_count_passages, folder)
-        await self._store.transfer.finish_import(memory, next_seq)
+        await self._store.import_writer.finish(memory, next_seq)
         return uid
 
     async def _make_archive(self, archive: PortableArchive) -> str:
@@ -184,7 +184,7 @@ class AgentImport:
         ]
         next_seq = len(passages) + 1
         memory = await self._make_memory(DefinitionKind.ARCHIVE, uid, lines, next_seq)
-        await self._store.transfer.finish_import(memory, next_seq)
+        await self._store.import_writer.finish(memory, next_seq)
         return uid
 
     # -- agents
@@ -212,13 +212,13 @@ class AgentImport:
         self, kind: DefinitionKind, uid: str, lines: Iterable[dict[str, Any]], next_seq: int
     ) -> Agent:
         """Makes a memory of the lines of an export. It stays hidden until its transfer ends."""
-        transfer = self._store.transfer
-        memory = await transfer.begin_import(self._store.agents.new(make_scope(self._project, kind, uid)))
+        writer = self._store.import_writer
+        memory = await writer.begin(self._store.agents.new(make_scope(self._project, kind, uid)))
         self._undo.append(partial(self._store.forgetting.wipe, memory.id))
         reader = LineReader(self._store, memory, next_seq)
         remaining = iter(lines)
         while some_lines := list(islice(remaining, LINES_OF_TRANSACTION)):
-            await transfer.write(memory, [await reader.read(line) for line in some_lines])
+            await writer.write(memory, [await reader.read(line) for line in some_lines])
         return memory
 
     def _make_block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:

@@ -110,9 +110,9 @@ class MemoryExport(Struct, frozen=True):
         yield ReadablePart("foot", None)
 
     async def _records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
-        transfer = self.store.transfer
-        export_end = await transfer.export_end(agent)
+        reader = self.store.export_reader
+        export_end = await reader.find_end(agent)
         last_row = 0
-        while page := await transfer.page(agent, kind, last_row, PAGE_LINES, export_end):
+        while page := await reader.load_page(agent, kind, last_row, PAGE_LINES, export_end):
             yield [exported.record for exported in page]
             last_row = page[-1].cursor

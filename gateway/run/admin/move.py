@@ -193,7 +193,7 @@ class Move:
 
         state_digest: the digest of the memory in the source when its copy began.
         """
-        copy = await self.target.transfer.find_unfinished(agent.scope)
+        copy = await self.target.import_writer.find_unfinished(agent.scope)
         if copy is None:
             return
         if agent.paused is not None:

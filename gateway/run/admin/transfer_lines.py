@@ -241,7 +241,7 @@ class LineReader:
             return _PathEnd()
         if seq not in self._path_ends:
             path_hash = b""
-            exchanges = await self._store.transfer.load_path_end(self._agent, seq)
+            exchanges = await self._store.import_writer.load_path_end(self._agent, seq)
             for exchange in exchanges:
                 # An exchange without a reply has no hash of its path.
                 path_hash = (

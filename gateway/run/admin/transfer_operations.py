@@ -57,7 +57,7 @@ class ExportPosition(Struct, frozen=True):
     part: str
     # The last row of that part that was exported; 0: none was.
     after: int
-    # The ends of all parts when the export began, as `Transfer.export_end` returns them.
+    # The ends of all parts when the export began, as `ExportReader.find_end` returns them.
     export_end: dict[str, Any]
 
 
@@ -141,7 +141,9 @@ class TransferOperations:
         part, export_end = position.part, position.export_end
         if position.uid != agent.uid or part not in PARTS:
             raise _forgotten_error()
-        records = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
+        records = await self.store.export_reader.load_page(
+            agent, part, position.after, PAGE_LINES, export_end
+        )
         if records:
             lines = [{part: make_fields(exported.record)} for exported in records]
             return ExportPage(lines, replace(position, after=records[-1].cursor))
@@ -151,7 +153,7 @@ class TransferOperations:
         return ExportPage([], replace(position, part=PARTS[PARTS.index(part) + 1], after=0))
 
     async def _begin_export(self, agent: Agent) -> ExportPage:
-        export_end = await self.store.transfer.export_end(agent)
+        export_end = await self.store.export_reader.find_end(agent)
         header = {
             "format": FORMAT,
             "uid": agent.uid,
@@ -215,14 +217,14 @@ class TransferOperations:
             header_line = lines.pop(0)
             with _map_errors(header_line.number):
                 position = await self._begin_memory(scope, orjson.loads(header_line.text))
-        agent = await self.store.transfer.find_unfinished(scope)
+        agent = await self.store.import_writer.find_unfinished(scope)
         if agent is None or agent.uid != position.uid:
             raise BadRequest("This import is not under way any more.", param="at")
         position = await self._write_lines(agent, position, lines)
         if is_end:
             if not position.is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await self.store.transfer.finish_import(agent, position.next_seq, position.name, position.created)
+            await self.store.import_writer.finish(agent, position.next_seq, position.name, position.created)
             for kind in self.follow_up_jobs:
                 await self.store.jobs.enqueue(kind, agent.id, kind)
         return position
@@ -250,13 +252,13 @@ class TransferOperations:
 
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
         try:
-            await self.store.transfer.write(agent, [record for _, record in records])
+            await self.store.import_writer.write(agent, [record for _, record in records])
         except (WriteConflict, NotFound, StatementFailed):
             # One by one, so that an error names the line. A second try may succeed: a public id that was taken just
             # after it was found free is replaced by another one.
             for number, record in records:
                 with _map_errors(number):
-                    await self.store.transfer.write(agent, [record])
+                    await self.store.import_writer.write(agent, [record])
 
     async def _begin_memory(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
@@ -266,7 +268,7 @@ class TransferOperations:
             formats = " or ".join(map(str, READ_FORMATS))
             raise _no_export_error(f"its first line must name the format {formats}, saw {named_format!r}")
         check_header(header)
-        agent = await self.store.transfer.begin_import(self.store.agents.new(scope))
+        agent = await self.store.import_writer.begin(self.store.agents.new(scope))
         return ImportPosition(
             uid=agent.uid,
             next_seq=header["next_seq"],

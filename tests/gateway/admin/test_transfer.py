@@ -28,7 +28,7 @@ from storage.listing import AgentDraft, AgentEntry, PassageDraft
 from storage.records import Agent, Exchange, Scope, State
 from storage.search.blob import open_blob
 from storage.sql.store import Store
-from storage.sql.transfer import Transfer
+from storage.sql.transfer_import import ImportWriter
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.storage.api import api_scope
 from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage, sized_memory
@@ -131,7 +131,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
 
 async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
-    last = (await store.transfer.export_end(alice.agent))["seq"]
+    last = (await store.export_reader.find_end(alice.agent))["seq"]
     ((cursor,),) = await rows(store, "SELECT coalesce(max(seq), 0) FROM readers")
     await store.database.write(store.facts.learn_effect(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
@@ -178,13 +178,13 @@ async def test_a_long_path_is_not_read_again_for_each_page(
         turn = await alice.begin(messages, "c1")
         messages.append(assistant(f"Answer {number}"))
         await alice.end(turn, messages[-1:])
-    lines, load_path_end, found = await export(store), Transfer.load_path_end, []
+    lines, load_path_end, found = await export(store), ImportWriter.load_path_end, []
 
-    async def read(self: Transfer, agent: Agent, seq: int) -> list[Exchange]:
+    async def read(self: ImportWriter, agent: Agent, seq: int) -> list[Exchange]:
         found.append(await load_path_end(self, agent, seq))
         return found[-1]
 
-    monkeypatch.setattr(Transfer, "load_path_end", read)
+    monkeypatch.setattr(ImportWriter, "load_path_end", read)
     await fill(other, lines)
     assert await export(other, CAROL) == lines
     assert len(found) > 4
@@ -479,16 +479,16 @@ async def test_an_import_that_broke_off_is_forgotten_with_its_user(store: Store,
 async def test_an_import_ends_where_another_for_the_same_user_begins(other: Store) -> None:
     """Between two lines of one answer: its next one is refused by name anyway."""
     draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
-    first = await other.transfer.begin_import(draft)
-    second = await other.transfer.begin_import(replace(draft, uid="u2"))
+    first = await other.import_writer.begin(draft)
+    second = await other.import_writer.begin(replace(draft, uid="u2"))
     for step in (
-        other.transfer.load_path_end(first, 1),
-        other.transfer.write(first, []),
-        other.transfer.finish_import(first, 5),
+        other.import_writer.load_path_end(first, 1),
+        other.import_writer.write(first, []),
+        other.import_writer.finish(first, 5),
     ):
         with pytest.raises(WriteConflict, match="another import for user:carol"):
             await step
-    await other.transfer.finish_import(second, 1)
+    await other.import_writer.finish(second, 1)
     found = await other.agents.find(CAROL)
     assert found is not None
     assert found.uid == "u2"
@@ -496,7 +496,7 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Stor
 
 async def test_of_two_imports_that_begin_at_once_for_the_same_user_one_is_refused(other: Store) -> None:
     drafts = [Agent(0, uid, CAROL, b"k" * 16, 0) for uid in ("u1", "u2")]
-    begun = await asyncio.gather(*map(other.transfer.begin_import, drafts), return_exceptions=True)
+    begun = await asyncio.gather(*map(other.import_writer.begin, drafts), return_exceptions=True)
     assert {type(each) for each in begun} == {Agent, WriteConflict}
 
 

@@ -322,15 +322,15 @@ def test_an_export_whose_memory_is_forgotten_meanwhile_does_not_end_as_if_whole(
     world: World, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person, _, _ = fill(world)
-    transfer, forgetting = world.store.transfer, world.store.forgetting
-    page, agent = transfer.page, memory_of(world)
+    reader, forgetting = world.store.export_reader, world.store.forgetting
+    page, agent = reader.load_page, memory_of(world)
 
     async def page_after_forgetting(of: Agent, part: str, *position: Any) -> Any:
         if part == "exchange" and await world.store.agents.find_by_id(agent.id) is not None:
             await forgetting.finish(await forgetting.begin(agent.id, ForgetTarget(is_all=True)))
         return await page(of, part, *position)
 
-    monkeypatch.setattr(transfer, "page", page_after_forgetting)
+    monkeypatch.setattr(reader, "load_page", page_after_forgetting)
     with pytest.raises(EOFError):  # the connection ends before the last chunk
         person.ask("GET", f"/{file}")
     assert world.gateway.ask("GET", "/health").status == 200

@@ -1,7 +1,11 @@
-"""Export and import of a memory: pages of records without database ids, read and written.
+"""Import of a memory: records without database ids are written with ids of their own.
 
 An import grows in a memory of its own that no request can reach (`importing:` before its subject) and takes its place
 in one transaction, when all of it is there.
+
+The statements of a part are found by name: `<part>_put` writes a record. If records of the part have a public id
+(`uid`), `<part>_taken` returns whether any memory has an id already. If other parts refer to records by that name,
+`<part>_at` returns the row of a record.
 """
 
 from __future__ import annotations
@@ -9,37 +13,34 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import ExportedRecord, ForgetTarget, ImportedRecord, TransferRecord
+from storage.commands import ForgetTarget, ImportedRecord, TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import (
     API_PROFILE,
     IMPORTING_PREFIX,
-    LEARNER,
-    RULE,
     Agent,
     DefinitionKind,
     EditState,
     Exchange,
     MarkKind,
     Scope,
-    TokenCounts,
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent, find_agent_by_id, find_or_create_agent, pause_agent
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.forks import note_fork
-from storage.sql.exchange_rows import make_exchange, make_exchanges
+from storage.sql.exchange_rows import make_exchanges
 from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting, begin_forgetting
-from storage.sql.group import bulk_writes, long_reads, reads
+from storage.sql.group import bulk_writes, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.readers import advance
 from storage.sql.statements import load, load_rows
@@ -51,198 +52,21 @@ from storage.sql.transfer_definitions import (
     put_definition,
     put_run,
     put_step,
-    read_attached,
 )
+from storage.sql.transfer_fields import FIELDS, READERS, REFERENCES, get_kind
 
-# The statements of a part are found by name: `<part>_read` reads a page, `<part>_put` writes a record. If records of
-# the part have a public id (`uid`), `<part>_taken` returns whether any memory has an id already. If other parts
-# refer to records by that name, `<part>_at` returns the row of a record.
 SQL = load("transfer.sql")
 
-# The columns of the statement `export_end`.
-_EXPORT_END = (
-    "seq",
-    "conversation",
-    "block",
-    "version",
-    "edit",
-    "definition",
-    "file",
-    "run",
-    "learner",
-    "rule",
-)
-# The readers with exported cursors, by their names in the export.
-_READERS = {"learner": LEARNER, "rule": RULE}
-# Parts with `seq`, the number in the agent's order, as the cursor of their pages. Others have the row id.
-_PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
-# The size of a page, about; a single exchange may be larger.
-PAGE_BYTES = 1 << 20
-# Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. Not measured: fewer
-# cost more statements for a page of small ones.
-_ROWS_AT_ONCE = 8
-# The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
-# record of a fact before `write`.
-_FIELDS = {
-    "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
-    "definition": ("kind", "uid", "name", "created", "updated", "body"),
-    "block": ("label", "description", "limit", "read_only", "uid", "details"),
-    "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
-    "file": ("uid", "state", "bytes", "created", "type", "name"),
-    "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file", "metadata"),
-    "fact": (
-        "seq",
-        "at",
-        "valid_from",
-        "exchange",
-        "sources",
-        "about",
-        "text",
-        "origin",
-        "muted",
-        "standing",
-    ),
-    "ended": ("fact", "at", "successor"),
-    "learned": ("seq", "reader"),
-    "edit": ("exchange", "call", "state", "at", "op", "label", "arguments", "seen"),
-    "tag": ("tag",),
-    "run": ("uid", "conversation", "state", "stop", "depth", "background", "created", "begun", "ended"),
-    "step": (
-        "exchange",
-        "run",
-        "number",
-        "begun",
-        "ended",
-        *TokenCounts._fields,
-        "stop",
-        "feedback",
-        "error",
-        "waiting",
-    ),
-    "import": ("uid", "format", "status", "learns", "created", "touched", "data"),
-    "imported": ("exchange", "import", "what", "learns"),
-    "imported_fact": ("fact", "import"),
-}
-# The fields that name another record by its public id. Each has the name of the other record's part.
-_REFERENCES = ("conversation", "run", "file", "import")
 
-
-class _FieldKind(NamedTuple):
-    """How a field is converted between its row and a record."""
-
-    # The JSON where the column has none; None: the field is no JSON.
-    json_default: bytes | str | None = None
-    # True or false; the row has 1 or 0.
-    is_flag: bool = False
-    # An import writes its JSON as it is. The writers of the parts write other fields with JSON.
-    is_dumped: bool = False
-    # Older exports do not have it.
-    is_optional: bool = False
-    # False for what only this gateway needs, such as waiting calls, which are answered here alone.
-    is_exported: bool = True
-
-    def from_column(self, column: Any) -> Any:
-        """Returns the value that a record has for a column of its row."""
-        if self.json_default is not None:
-            return orjson.loads(column or self.json_default)
-        return bool(column) if self.is_flag else column
-
-    def to_column(self, value: Any) -> Any:
-        """Returns the column that a row has for a value of its record."""
-        if self.is_dumped:
-            return orjson.dumps(value)
-        return int(value or 0) if self.is_flag else value
-
-
-# The fields that need a conversion. A field's name has the same kind in every part.
-_FIELD_KINDS: Mapping[str, _FieldKind] = {
-    "sources": _FieldKind(b"[]", is_dumped=True),
-    "arguments": _FieldKind(b"{}", is_dumped=True),
-    "data": _FieldKind(b"{}", is_dumped=True),
-    "body": _FieldKind(b"{}"),
-    "details": _FieldKind(b"{}", is_optional=True),
-    "tags": _FieldKind("[]", is_optional=True),
-    "metadata": _FieldKind("{}", is_optional=True),
-    "read_only": _FieldKind(is_flag=True),
-    "background": _FieldKind(is_flag=True),
-    "learns": _FieldKind(is_flag=True),
-    "is_stored": _FieldKind(is_flag=True, is_optional=True),
-    "muted": _FieldKind(is_flag=True, is_optional=True),
-    "standing": _FieldKind(is_flag=True, is_optional=True),
-    "uid": _FieldKind(is_optional=True),
-    "file": _FieldKind(is_optional=True),
-    "origin": _FieldKind(is_optional=True),
-    "reader": _FieldKind(is_optional=True),
-    "seen": _FieldKind(is_optional=True),
-    "waiting": _FieldKind(is_exported=False),
-}
-_PLAIN = _FieldKind()
-
-
-class Transfer(GrowingGroup):
-    """Export and import of a memory, part by part.
-
-    `begin_import` and `finish_import` use the database directly, as each needs several transactions.
-    """
+class ImportWriter(GrowingGroup):
+    """Writes the records of a memory, part by part: `begin`, then `write` for each page, then `finish`."""
 
     def __init__(self, database: Database, growth: Growth, agents: Agents, forgetting: Forgetting) -> None:
         super().__init__(database, growth)
         self._agents = agents
         self._forgetting = forgetting
 
-    # -- export
-
-    @reads
-    async def export_end(self, connection: Connection, agent: Agent) -> dict[str, int]:
-        """Returns the end of an export that begins now, for `page`: part -> its last row. Raises: NotFound.
-
-        The part `seq` has the last number that was given out; `learner` and `rule` have how far learning with and
-        without a model has come.
-        """
-        row = await connection.row(SQL["export_end"], (agent.id,))
-        if row is None:
-            raise NotFound("this memory is gone")
-        return {name: last or 0 for name, last in zip(_EXPORT_END, row, strict=True)}
-
-    @long_reads
-    async def page(
-        self,
-        connection: Connection,
-        agent: Agent,
-        part: str,
-        cursor: int,
-        limit: int,
-        export_end: Mapping[str, int],
-    ) -> list[ExportedRecord]:
-        """Returns a page of the records of one part.
-
-        Records after `export_end` are left out: later turns would refer to what is not exported.
-
-        part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
-            tag, attached, run, step, import, imported or imported_fact.
-        cursor: the cursor returned with the last record of the previous page, or 0.
-        """
-        if part == "attached":
-            attached = await read_attached(connection, agent.id, cursor, limit)
-            return [ExportedRecord(number, TransferRecord(values)) for number, values in attached]
-        if part == "learned":
-            # Learning goes on from its position when the export began: the importing gateway learns later facts again.
-            positions = [(reader, export_end.get(reader)) for reader in _READERS]
-            return [
-                ExportedRecord(number, TransferRecord({"seq": seq, "reader": reader}))
-                for number, (reader, seq) in enumerate(positions, 1)
-                if seq and number > cursor
-            ]
-        if part == "exchange":
-            records = await _load_exchange_page(connection, agent.id, cursor, limit)
-        else:
-            records = await _record_page(connection, agent.id, part, cursor, limit, export_end)
-        last_cursor = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
-        return [each for each in records if last_cursor is None or each.cursor <= last_cursor]
-
-    # -- import
-
-    async def begin_import(self, draft: Agent) -> Agent:
+    async def begin(self, draft: Agent) -> Agent:
         """Makes a memory to be filled, which no request reaches. What an earlier import has left there is removed.
 
         draft: the agent to create, with the scope that it gets at the end of the import.
@@ -263,7 +87,7 @@ class Transfer(GrowingGroup):
 
     @reads
     async def find_unfinished(self, connection: Connection, scope: Scope) -> Agent | None:
-        """Returns the memory that `begin_import` made for a scope."""
+        """Returns the memory that `begin` made for a scope."""
         return await find_agent(connection, scope._replace(subject=IMPORTING_PREFIX + scope.subject))
 
     @reads
@@ -296,7 +120,7 @@ class Transfer(GrowingGroup):
             else:
                 await _write_record(connection, agent, part, record.values)
 
-    async def finish_import(
+    async def finish(
         self, agent: Agent, next_seq: int, uid: str | None = None, created: float | None = None
     ) -> None:
         """Gives the imported memory its scope, in place of an empty memory there. It is paused if that memory was.
@@ -369,82 +193,6 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
     return locked_agent
 
 
-# -- export
-
-
-async def _record_page(
-    connection: Connection, agent_row: int, part: str, cursor: int, limit: int, export_end: Mapping[str, int]
-) -> list[ExportedRecord]:
-    """Reads a page of any part but exchanges.
-
-    The first column of a row is the cursor of the next record. References to exchanges that are gone are left out.
-
-    export_end: the records at which the export ends. A fact that was superseded later is exported as valid, an edit
-        that was merged later as pending.
-    """
-    ends = {"ended": ("seq",), "edit": ("seq", "version")}.get(part, ())
-    arguments = (agent_row, cursor, limit, *(export_end[name] for name in ends))
-    rows = await connection.rows(SQL[f"{part}_read"], arguments)
-    records = [_make_values(part, columns) for _, *columns in rows]
-    await _number_exchanges(connection, agent_row, records)
-    return [ExportedRecord(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
-
-
-def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
-    """Returns the values of a record. columns: those of its row, in the order of `_FIELDS`."""
-    values = {}
-    for name, column in zip(_FIELDS[part], columns, strict=True):
-        kind = _FIELD_KINDS.get(name, _PLAIN)
-        if kind.is_exported:
-            values[name] = kind.from_column(column)
-    return values
-
-
-async def _number_exchanges(
-    connection: Connection, agent_row: int, records: Sequence[dict[str, Any]]
-) -> None:
-    """Puts the numbers of exchanges in place of their rows. Exchanges that are gone are left out."""
-    exchange_rows = {
-        exchange_row
-        for values in records
-        for exchange_row in (values.get("exchange"), *values.get("sources", ()))
-        if exchange_row is not None
-    }
-    seqs = {
-        row[0]: row[1]
-        for row in await load_rows(connection, SQL["seqs_of"], sorted(exchange_rows), agent_row)
-    }
-    for values in records:
-        if "exchange" in values:
-            values["exchange"] = seqs.get(values["exchange"])
-        if "sources" in values:
-            values["sources"] = [
-                seqs[exchange_row] for exchange_row in values["sources"] if exchange_row in seqs
-            ]
-
-
-async def _load_exchange_page(
-    connection: Connection, agent_row: int, cursor: int, limit: int
-) -> list[ExportedRecord]:
-    page: list[ExportedRecord] = []
-    size = 0
-    while size <= PAGE_BYTES and len(page) < limit:
-        count = min(_ROWS_AT_ONCE, limit - len(page))
-        last_seq = page[-1].cursor if page else cursor
-        rows = await connection.rows(SQL["exchanges"], (agent_row, last_seq, count))
-        for input_, shown_reply, full_reply, uid, parent, prior, *skeleton in rows:
-            exchange = make_exchange(skeleton, input_, shown_reply, full_reply)
-            values = {"conversation": uid, "parent": parent, "prior": prior}
-            page.append(ExportedRecord(exchange.seq, TransferRecord(values, exchange)))
-            size += exchange.content_bytes
-        if len(rows) < count:
-            break
-    return page
-
-
-# -- import
-
-
 async def _write_record(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
     """Writes a record of any part but exchanges. Raises: NotFound, WriteConflict."""
     if part == "attached":
@@ -462,10 +210,10 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
 async def _resolve_fields(
     connection: Connection, agent_row: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns a record's values in the order of `_FIELDS`, with the rows of what they name, and a free public id."""
+    """Returns a record's values in the order of `FIELDS`, with the rows of what they name, and a free public id."""
     fields: dict[str, Any] = {}
-    for name in _FIELDS[part]:
-        kind = _FIELD_KINDS.get(name, _PLAIN)
+    for name in FIELDS[part]:
+        kind = get_kind(name)
         if kind.is_exported:
             fields[name] = values.get(name) if kind.is_optional else values[name]
     if "exchange" in fields:
@@ -475,7 +223,7 @@ async def _resolve_fields(
         fields["exchange"] = row_by_seq[fields["exchange"]]
         if "sources" in fields:
             fields["sources"] = [row_by_seq[seq] for seq in fields["sources"] if seq is not None]
-    for name in _REFERENCES:
+    for name in REFERENCES:
         if fields.get(name) is not None:
             fields[name] = await _get_row(connection, agent_row, name, fields[name])
     if "uid" in fields:
@@ -487,7 +235,7 @@ async def _put_row(
     connection: Connection, agent_row: int, part: str, fields: Mapping[str, Any]
 ) -> Row | None:
     """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
-    columns = [_FIELD_KINDS.get(name, _PLAIN).to_column(value) for name, value in fields.items()]
+    columns = [get_kind(name).to_column(value) for name, value in fields.items()]
     return await connection.row(SQL[f"{part}_put"], (agent_row, *columns))
 
 
@@ -535,7 +283,7 @@ async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any]
 
 
 async def _put_position(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    reader = _READERS[fields["reader"] or "learner"]
+    reader = READERS[fields["reader"] or "learner"]
     await advance(connection, agent.id, reader, fields["seq"], 0.0)
 
 

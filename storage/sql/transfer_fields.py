@@ -1,0 +1,96 @@
+"""The fields of exported records, part by part, and how each is converted between its row and a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from storage.records import LEARNER, RULE, TokenCounts
+
+# The readers with exported cursors, by their names in the export.
+READERS = {"learner": LEARNER, "rule": RULE}
+# The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
+# record of a fact before `ImportWriter.write`.
+FIELDS = {
+    "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
+    "definition": ("kind", "uid", "name", "created", "updated", "body"),
+    "block": ("label", "description", "limit", "read_only", "uid", "details"),
+    "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
+    "file": ("uid", "state", "bytes", "created", "type", "name"),
+    "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file", "metadata"),
+    "fact": (
+        "seq", "at", "valid_from", "exchange", "sources", "about", "text", "origin", "muted", "standing",
+    ),
+    "ended": ("fact", "at", "successor"),
+    "learned": ("seq", "reader"),
+    "edit": ("exchange", "call", "state", "at", "op", "label", "arguments", "seen"),
+    "tag": ("tag",),
+    "run": ("uid", "conversation", "state", "stop", "depth", "background", "created", "begun", "ended"),
+    "step": (
+        "exchange", "run", "number", "begun", "ended", *TokenCounts._fields, "stop", "feedback", "error", "waiting",
+    ),
+    "import": ("uid", "format", "status", "learns", "created", "touched", "data"),
+    "imported": ("exchange", "import", "what", "learns"),
+    "imported_fact": ("fact", "import"),
+}  # fmt: skip
+# The fields that name another record by its public id. Each has the name of the other record's part.
+REFERENCES = ("conversation", "run", "file", "import")
+
+
+class FieldKind(NamedTuple):
+    """How a field is converted between its row and a record."""
+
+    # The JSON where the column has none; None: the field is no JSON.
+    json_default: bytes | str | None = None
+    # True or false; the row has 1 or 0.
+    is_flag: bool = False
+    # An import writes its JSON as it is. The writers of the parts write other fields with JSON.
+    is_dumped: bool = False
+    # Older exports do not have it.
+    is_optional: bool = False
+    # False for what only this gateway needs, such as waiting calls, which are answered here alone.
+    is_exported: bool = True
+
+    def from_column(self, column: Any) -> Any:
+        """Returns the value that a record has for a column of its row."""
+        if self.json_default is not None:
+            return orjson.loads(column or self.json_default)
+        return bool(column) if self.is_flag else column
+
+    def to_column(self, value: Any) -> Any:
+        """Returns the column that a row has for a value of its record."""
+        if self.is_dumped:
+            return orjson.dumps(value)
+        return int(value or 0) if self.is_flag else value
+
+
+# The fields that need a conversion. A field's name has the same kind in every part.
+_KINDS: Mapping[str, FieldKind] = {
+    "sources": FieldKind(b"[]", is_dumped=True),
+    "arguments": FieldKind(b"{}", is_dumped=True),
+    "data": FieldKind(b"{}", is_dumped=True),
+    "body": FieldKind(b"{}"),
+    "details": FieldKind(b"{}", is_optional=True),
+    "tags": FieldKind("[]", is_optional=True),
+    "metadata": FieldKind("{}", is_optional=True),
+    "read_only": FieldKind(is_flag=True),
+    "background": FieldKind(is_flag=True),
+    "learns": FieldKind(is_flag=True),
+    "is_stored": FieldKind(is_flag=True, is_optional=True),
+    "muted": FieldKind(is_flag=True, is_optional=True),
+    "standing": FieldKind(is_flag=True, is_optional=True),
+    "uid": FieldKind(is_optional=True),
+    "file": FieldKind(is_optional=True),
+    "origin": FieldKind(is_optional=True),
+    "reader": FieldKind(is_optional=True),
+    "seen": FieldKind(is_optional=True),
+    "waiting": FieldKind(is_exported=False),
+}
+_PLAIN = FieldKind()
+
+
+def get_kind(name: str) -> FieldKind:
+    """Returns how a field is converted."""
+    return _KINDS.get(name, _PLAIN)
