@@ -205,7 +205,7 @@ class Gateway:
         if store.database.is_shared:
             # Other processes can perform the jobs that are due. One that begins here could be cut at the end of
             # `shutdown_s`, and would be performed again.
-            store.jobs.stop_claiming()
+            store.jobs.leases.stop_claiming()
         self._stop_began_at = time.monotonic()
         self._active_at_stop = self._edge.active_count
         cause = f" after {signal_name}" if signal_name else ""

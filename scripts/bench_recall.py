@@ -214,7 +214,7 @@ async def _write_memory(path: Path, memory: MemoryCase, embedder: MeteredEmbedde
     # Learns by rules, as a gateway without a background model does.
     learning = LearningService(store, None, MemorySettings(), lambda: memory.asked_at)
     await store.jobs.enqueue(LEARN_JOB, agent.id, LEARN_JOB)
-    while (job := await store.jobs.claim([LEARN_JOB], lease_s=600.0, tries=1)) is not None:
+    while (job := await store.jobs.leases.claim([LEARN_JOB], lease_s=600.0, tries=1)) is not None:
         await learning.run_job(JobContext(job, store.jobs))
     while await store.search_index.advance(agent.id):
         pass
@@ -222,7 +222,7 @@ async def _write_memory(path: Path, memory: MemoryCase, embedder: MeteredEmbedde
         return store
     embedding = EmbeddingService(store, embedder, MemorySettings(), time.time)
     await store.jobs.enqueue(EMBED_JOB, agent.id, EMBED_JOB)
-    while (job := await store.jobs.claim([EMBED_JOB], lease_s=600.0, tries=1)) is not None:
+    while (job := await store.jobs.leases.claim([EMBED_JOB], lease_s=600.0, tries=1)) is not None:
         await embedding.run_job(JobContext(job, store.jobs))
     assert not await store.vectors.lacks(agent.id, embedder.name)
     return store

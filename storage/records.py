@@ -630,6 +630,10 @@ class Key(Struct, frozen=True):
         return self.opens in (OPERATOR, OPERATOR_READ)
 
 
+# The `agent_row` of a job that belongs to no memory.
+NO_AGENT = 0
+
+
 class JobState(StrEnum):
     """The state of a job."""
 

@@ -49,7 +49,7 @@ from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchanges
 from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingPhase, ErasingWork, StoredTarget, read_ids
 from storage.sql.facts import mark_unlearned
-from storage.sql.jobs import raise_epoch
+from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block, remove_lost_lines
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing

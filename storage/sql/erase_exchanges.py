@@ -19,7 +19,7 @@ from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingWork, StoredTarget, read_ids
 from storage.sql.exchange_rows import is_step
-from storage.sql.jobs import raise_epoch
+from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import has_words
 from storage.sql.sections import empty_sections
 from storage.sql.vectors import forget_indexed

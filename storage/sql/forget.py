@@ -28,7 +28,7 @@ from storage.sql.erase import list_phases, wipe_shared
 from storage.sql.erasing_work import SQL, ErasingWork, StoredTarget, read_ids
 from storage.sql.facts import detach_facts
 from storage.sql.group import StoreGroup, reads
-from storage.sql.jobs import forget_jobs, raise_epoch
+from storage.sql.job_rows import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache

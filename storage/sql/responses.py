@@ -12,7 +12,7 @@ from typing import NamedTuple
 import orjson
 
 from storage.database import Connection, Database
-from storage.records import Agent, Job, Run, RunTextKind
+from storage.records import NO_AGENT, Agent, Job, Run, RunTextKind
 from storage.run_commands import EnqueuedResponse, ResponseEnd
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, replace_text
@@ -25,7 +25,8 @@ from storage.sql.agents_api.runs import (
 )
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.group import StoreGroup, bulk_writes, reads, writes
-from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
+from storage.sql.job_rows import check_attempt
+from storage.sql.jobs import Jobs
 from storage.sql.statements import load, load_rows
 
 SQL = load("responses.sql")

@@ -48,7 +48,8 @@ from storage.sql.blocks import OwnedBlock
 from storage.sql.epochs import lock_epoch
 from storage.sql.exchange_rows import make_exchange_with_content, update_values
 from storage.sql.group import StoreGroup, as_method, reads
-from storage.sql.jobs import Jobs, check_attempt
+from storage.sql.job_rows import check_attempt
+from storage.sql.jobs import Jobs
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.sections import add_section
 from storage.sql.statements import load

@@ -1438,13 +1438,13 @@ async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that
     await store.database.write(store.sleepers.accept_effect(wanted))
     queued = await store.jobs.enqueue("compact", sleeper.id, "default")
     running = await store.jobs.enqueue("run", sleeper.id, "r2")
-    first = await store.jobs.claim(["run"], lease_s=60.0, tries=3)
+    first = await store.jobs.leases.claim(["run"], lease_s=60.0, tries=3)
     assert first is not None
     await store.forgetting.begin(memory.id, ForgetTarget(messages=[1]))
     assert (await store.runs.get("default", "r1")).run.state is RunState.FAILED
-    assert not await store.jobs.is_held(first)
+    assert not await store.jobs.leases.is_held(first)
     for kind, id in (("compact", queued), ("run", running)):
-        job = await store.jobs.claim([kind], lease_s=60.0, tries=3)
+        job = await store.jobs.leases.claim([kind], lease_s=60.0, tries=3)
         assert job is not None
         assert job.id == id
 

@@ -11,7 +11,8 @@ from storage.database import Connection, Operation
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import find_or_create_agent
-from storage.sql.jobs import Jobs, forget_jobs
+from storage.sql.job_rows import forget_jobs
+from storage.sql.jobs import Jobs
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -60,7 +61,7 @@ async def make_agent(store: Store, user: str = "alice") -> Agent:
 
 
 async def claim(jobs: Jobs, *kinds: str) -> Job | None:
-    return await jobs.claim(kinds or KINDS, lease_s=LEASE_S, tries=TRIES)
+    return await jobs.leases.claim(kinds or KINDS, lease_s=LEASE_S, tries=TRIES)
 
 
 async def take(jobs: Jobs, *kinds: str) -> Job:
@@ -102,7 +103,7 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: J
     assert await jobs.list() == ()
     assert await jobs.list_steps(id) == ()
     assert await texts(store, agent) == ["done"]
-    assert await jobs.find_due_in(KINDS) is None
+    assert await jobs.leases.find_due_in(KINDS) is None
 
 
 async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Store, jobs: Jobs) -> None:
@@ -137,8 +138,8 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(store: Store, jobs:
     await jobs.enqueue("learn", 0, "k", due=clock.now + 10)
     await jobs.enqueue("index", 0, "k")
     assert await claim(jobs) is None
-    assert await jobs.find_due_in(KINDS) == 10.0
-    assert await jobs.find_due_in(("index",)) == 0.0
+    assert await jobs.leases.find_due_in(KINDS) == 10.0
+    assert await jobs.leases.find_due_in(("index",)) == 0.0
     clock.pass_(10)
     assert (await take(jobs)).kind == "learn"
 
@@ -221,7 +222,7 @@ async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     job = await take(jobs)
     assert await jobs.fail(job, "first", 30.0) == "retrying"
     assert await claim(jobs) is None, "the serial_group waits for it"
-    assert await jobs.find_due_in(KINDS) == 30.0
+    assert await jobs.leases.find_due_in(KINDS) == 30.0
     clock.pass_(30)
     job = await take(jobs)
     assert (job.id, job.attempt, job.tries, job.error) == (poison, 2, 2, "first")
@@ -287,7 +288,7 @@ async def test_an_attempt_whose_end_could_not_be_written_does_not_count(store: S
     for _ in range(TRIES + 1):
         job = await take(jobs)
         assert job.tries == 1
-        jobs.release_later(job)
+        jobs.leases.release_later(job)
 
 
 async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: Jobs) -> None:
@@ -295,7 +296,7 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: J
     id = await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
     await jobs.cancel(id)
-    assert not await jobs.heartbeat(job, LEASE_S)
+    assert not await jobs.leases.heartbeat(job, LEASE_S)
     with pytest.raises(Stale):
         await jobs.finish(job, remember(agent, "late"))
     assert await jobs.fail(job, "late", 1.0) == "lost"
@@ -333,8 +334,8 @@ async def test_when_the_first_of_a_lane_has_gone_the_next_one_follows(
             await jobs.fail(job, "no", None)
         else:
             clock.pass_(LEASE_S)
-            assert await jobs.claim(KINDS, lease_s=LEASE_S, tries=1) is not None
-    assert await jobs.find_due_in(KINDS) == (LEASE_S if end == "expire" else 0.0)
+            assert await jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=1) is not None
+    assert await jobs.leases.find_due_in(KINDS) == (LEASE_S if end == "expire" else 0.0)
     left = [job.key for job in await jobs.list(JobState.RUNNING)]
     while job := await claim(jobs):
         left.append(job.key)
@@ -350,7 +351,7 @@ async def test_later_jobs_keep_their_order_while_the_first_is_tried_again(
         await jobs.enqueue("learn", agent.id, key)
     await jobs.fail(await take(jobs), "no", 30.0)
     await jobs.enqueue("learn", agent.id, "3", due=clock.now - 5)
-    assert await jobs.find_due_in(KINDS) == 30.0
+    assert await jobs.leases.find_due_in(KINDS) == 30.0
     clock.pass_(30)
     ran = []
     while job := await claim(jobs):
@@ -393,11 +394,11 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
     old = await take(jobs)
     clock.pass_(LEASE_S - 1)
     assert await claim(jobs) is None
-    assert await jobs.find_due_in(KINDS) == 1.0
+    assert await jobs.leases.find_due_in(KINDS) == 1.0
     clock.pass_(1)
     new = await take(jobs)
     assert (new.id, new.attempt) == (old.id, old.attempt + 1)
-    assert not await jobs.heartbeat(old, LEASE_S)
+    assert not await jobs.leases.heartbeat(old, LEASE_S)
     for late in (
         jobs.journal(old, "ask", b"late", remember(agent, "late")),
         jobs.commit(old, remember(agent, "late")),
@@ -415,7 +416,7 @@ async def test_a_heartbeat_keeps_the_lease(store: Store, jobs: Jobs, clock: Cloc
     job = await take(jobs)
     for _ in range(5):
         clock.pass_(LEASE_S - 1)
-        assert await jobs.heartbeat(job, LEASE_S)
+        assert await jobs.leases.heartbeat(job, LEASE_S)
         assert await claim(jobs) is None
     await jobs.finish(job)
 
@@ -432,7 +433,7 @@ async def test_what_another_process_left_running_is_taken_over_at_once(
     await first.close()  # without an end of the job, as after a kill
     clock.now -= 10_000
     second = await open_at(open_store, clock)
-    assert await second.jobs.find_due_in(KINDS) == 0.0
+    assert await second.jobs.leases.find_due_in(KINDS) == 0.0
     again = await take(second.jobs)
     assert (again.id, again.attempt, again.tries) == (job.id, 2, 2)
     assert await second.jobs.find_step(again, "ask") == b"answer"
@@ -467,7 +468,7 @@ async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
     await jobs.enqueue("compact", 0, "waiting", due=clock.now + 60)
     clock.now += jump
     assert await claim(jobs, "learn") is None
-    assert await jobs.heartbeat(job, LEASE_S)
+    assert await jobs.leases.heartbeat(job, LEASE_S)
     assert (await take(jobs, "compact")).key == "waiting", "due, or a time nobody can tell any more: now"
     await jobs.finish(job)
 
@@ -506,7 +507,7 @@ async def test_a_running_job_brings_nothing_back(store: Store, jobs: Jobs) -> No
     job = await take(jobs)
     await jobs.journal(job, "ask", b"what was said")
     await store.database.write(raise_epoch(agent))
-    assert not await jobs.heartbeat(job, LEASE_S)
+    assert not await jobs.leases.heartbeat(job, LEASE_S)
     for late in (
         jobs.journal(job, "more", b"", remember(agent, "late")),
         jobs.commit(job, remember(agent, "late")),

@@ -25,6 +25,7 @@ from storage.commands import ForgetTarget, MemorySnapshot
 from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
+    NO_AGENT,
     Agent,
     Evicted,
     Exchange,
@@ -40,7 +41,6 @@ from storage.records import (
 )
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.sql import stored_paths
-from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -347,12 +347,12 @@ async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancel
 async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Writer) -> None:
     own, jobs, lease = await writer.read(), writer.store.jobs, {"lease_s": 60.0, "tries": 9}
     await jobs.enqueue("run", NO_AGENT, "k")
-    lost = await jobs.claim(["run"], **lease)
+    lost = await jobs.leases.claim(["run"], **lease)
     await writer.begin(user("Are you there?"), own=own, job=lost)
     run = writer.opened.run
     assert run is not None
     await rows(writer.store, "UPDATE jobs SET held_until = 1")
-    job = await jobs.claim(["run"], **lease)
+    job = await jobs.leases.claim(["run"], **lease)
     assert lost is not None
     assert job is not None
     end = RunEnd(run.agent_row, run.id, RunState.FAILED, "error", 100.0, job=lost)

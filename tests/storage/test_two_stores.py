@@ -13,11 +13,10 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
-from storage.records import Agent, Block, JobState, Run, RunState, Scope
+from storage.records import NO_AGENT, Agent, Block, JobState, Run, RunState, Scope
 from storage.run_commands import ResponseEnd
 from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
-from storage.sql.jobs import NO_AGENT
 from storage.sql.keys import RECORDED_S, hash_presented_key
 from storage.sql.keys import SQL as KEY_SQL
 from storage.sql.passages import insert_passage
@@ -364,7 +363,7 @@ async def test_each_job_is_done_once_and_never_two_of_a_lane(stores: tuple[Store
 
     async def work(store: Store) -> None:
         while await store.jobs.count_by_state() != dict.fromkeys(JobState, 0):
-            job = await store.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+            job = await store.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
             if job is None:
                 await asyncio.sleep(0.01)
                 continue
@@ -399,7 +398,7 @@ async def test_what_another_process_is_claiming_holds_up_no_other_kind(stores: t
 
     transaction = one.database.write(claim)
     await claiming.wait()
-    claimed = [await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) for _ in range(2)]
+    claimed = [await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) for _ in range(2)]
     assert [job and job.kind for job in claimed] == ["compact", None]
     end.set()
     await transaction
@@ -411,7 +410,7 @@ async def test_a_dead_letter_is_tried_again_while_a_turn_asks_for_a_job_of_its_l
     one, other = stores
     agent = await make(one)
     dead = await one.jobs.enqueue("learn", agent.id, "old")
-    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    job = await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
     await one.jobs.fail(job, "no", None)
     asked, end = asyncio.Event(), asyncio.Event()
@@ -428,7 +427,7 @@ async def test_a_dead_letter_is_tried_again_while_a_turn_asks_for_a_job_of_its_l
     end.set()
     await writing
     await retrying
-    claimed = [await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) for _ in range(2)]
+    claimed = [await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) for _ in range(2)]
     assert [job and job.key for job in claimed] == ["new", None]
 
 
@@ -437,25 +436,25 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     one, other = stores
     agent = await make(one)
     await one.jobs.enqueue("learn", agent.id, "k")
-    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    job = await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
     await one.jobs.journal(job, "ask", b"answer")
-    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
-    left = await other.jobs.find_due_in(KINDS)
+    assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is None
+    left = await other.jobs.leases.find_due_in(KINDS)
     assert left is not None
     assert 0 < left <= LEASE_S
     later = "UPDATE jobs SET held_until = held_until - 50"
     await rows(one, later)
-    assert await one.jobs.heartbeat(job, LEASE_S)
+    assert await one.jobs.leases.heartbeat(job, LEASE_S)
     await rows(one, later)
-    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
+    assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is None
     await rows(one, later)
-    again = await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    again = await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2)
     assert await other.jobs.find_step(again, "ask") == b"answer"
-    assert not await one.jobs.heartbeat(job, LEASE_S)
-    assert not await one.jobs.is_held(job)
+    assert not await one.jobs.leases.heartbeat(job, LEASE_S)
+    assert not await one.jobs.leases.is_held(job)
     with pytest.raises(Stale):
         await one.jobs.finish(job)
     await other.jobs.finish(again)
@@ -469,20 +468,22 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     monkeypatch.setattr(other.database, "_limits", replace(PATIENT, settle_s=3600.0))
     for key in ("lost", "released"):
         await one.jobs.enqueue("learn", NO_AGENT, key)
-    jobs = {job.key: job for _ in "ab" if (job := await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3))}
+    jobs = {
+        job.key: job for _ in "ab" if (job := await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3))
+    }
     assert await one.conversation_locks.take("a", LEASE_S)
     for table in ("jobs", "conversation_locks"):
         await rows(one, f"UPDATE {table} SET held_until = held_until - 1000")
-    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=1) is None
-    one.jobs.release_later(jobs["released"])
-    assert await one.jobs.claim(["none"], lease_s=LEASE_S, tries=3) is None  # which writes the release
-    again = await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=1) is None
+    one.jobs.leases.release_later(jobs["released"])
+    assert await one.jobs.leases.claim(["none"], lease_s=LEASE_S, tries=3) is None  # which writes the release
+    again = await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert again.key == "released"
     assert not await other.conversation_locks.take("a", LEASE_S)
     assert await other.conversation_locks.load_held(["a", "b"]) == {"a"}
     assert await one.conversation_locks.prolong(["a"], LEASE_S) == {"a"}
-    assert await one.jobs.heartbeat(jobs["lost"], LEASE_S)
+    assert await one.jobs.leases.heartbeat(jobs["lost"], LEASE_S)
 
 
 async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
@@ -492,9 +493,9 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     agent = await make(one)
     draft = Run(0, "r", agent.id, 0, RunState.CREATED, 1.0, background=True)
     run, _ = await one.responses.accept(draft, agent.scope.project, "response", "k", b"{}", b"shown")
-    lost = await one.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
+    lost = await one.jobs.leases.claim(["response"], lease_s=LEASE_S, tries=3)
     await rows(one, "UPDATE jobs SET held_until = held_until - 1000")
-    job = await other.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
+    job = await other.jobs.leases.claim(["response"], lease_s=LEASE_S, tries=3)
     end = ResponseEnd(RunState.FAILED, 2.0, b"failed", None, b"", 0, agent.epoch)
     for late in (
         one.responses.show(agent.id, run.id, b"late", lost),
@@ -520,14 +521,14 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
 async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store, Store]) -> None:
     one, other = stores
     await one.jobs.enqueue("learn", 0, "k")
-    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    job = await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
-    one.jobs.release_later(job)
-    assert await one.jobs.find_due_in(KINDS) == 0.0
-    again = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    one.jobs.leases.release_later(job)
+    assert await one.jobs.leases.find_due_in(KINDS) == 0.0
+    again = await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert (await other.jobs.release(again)) == "retrying"
-    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is not None
+    assert await other.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is not None
 
 
 async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store, Store]) -> None:
@@ -535,13 +536,13 @@ async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store
     agent = await make(one)
     for key in ("running", "waiting"):
         await one.jobs.enqueue("learn", agent.id, key)
-    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    job = await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
     id = await other.forgetting.begin(agent.id, ForgetTarget(is_all=True))
     with pytest.raises(Stale):
         await one.jobs.commit(job, lambda connection: connection.run("SELECT 1"))
     assert await other.forgetting.run(id)
-    assert await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
+    assert await one.jobs.leases.claim(KINDS, lease_s=LEASE_S, tries=3) is None
     assert await one.jobs.list() == ()
 
 
@@ -554,14 +555,14 @@ async def test_work_is_notified_and_polled_for_without_a_notification(stores: tu
     other.jobs.add_listener(lambda: woken.append("all"))
     other.jobs.add_listener(lambda: woken.append("runs"), ("run",))
     await one.jobs.enqueue("learn", 0, "k")
-    assert await other.jobs.find_due_in(KINDS) == 0.0, "it hears nothing yet"
+    assert await other.jobs.leases.find_due_in(KINDS) == 0.0, "it hears nothing yet"
     assert not woken
     await listening(other)
     woken.clear()
     await one.jobs.enqueue("learn", 0, "j")
     await comes(lambda: bool(woken))
     assert "runs" not in woken, "what begins elsewhere is no run"
-    waits = await other.jobs.find_due_in(("nothing of that kind",))
+    waits = await other.jobs.leases.find_due_in(("nothing of that kind",))
     assert waits == 60.0, "the queue is looked at anew all the same"
 
 

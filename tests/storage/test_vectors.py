@@ -586,7 +586,7 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     agent = alice.agent
     await read(store, agent)  # it has begun
     await store.jobs.enqueue("embed", agent.id, "embed")
-    job = await store.jobs.claim(["embed"], lease_s=60.0, tries=8)
+    job = await store.jobs.leases.claim(["embed"], lease_s=60.0, tries=8)
     assert job is not None
     found = await read(store, agent)
     added = {m.seq: of_text(m) for m in found.messages}

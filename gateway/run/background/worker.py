@@ -114,12 +114,12 @@ class Worker:
 
     async def _claim_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
-        self.jobs.begin_attempts()  # the tasks of the jobs inherit the context
+        self.jobs.leases.begin_attempts()  # the tasks of the jobs inherit the context
         try:
             while await self._check_leases() and self._has_room():
                 pauses = {kind: self.pause_s(kind) for kind in self.handlers}
                 kinds = tuple(kind for kind, pause_s in pauses.items() if pause_s <= 0)
-                wait = await self.jobs.find_due_in(kinds) if kinds else None
+                wait = await self.jobs.leases.find_due_in(kinds) if kinds else None
                 if wait is None or wait > 0:
                     waits = [pause_s for pause_s in pauses.values() if pause_s > 0]
                     waits += [] if wait is None else [wait]
@@ -143,7 +143,7 @@ class Worker:
         limits = self.limits
         running = [each.job.id for each in self._running]
         claiming = asyncio.ensure_future(
-            self.jobs.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running)
+            self.jobs.leases.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running)
         )
         try:
             return await asyncio.shield(claiming)
@@ -167,7 +167,7 @@ class Worker:
         for context in tuple(self._running):
             if context.is_overdue:
                 await self._renew_lease(context)
-            elif not context.ended and not await self.jobs.is_held(context.job) and not context.ended:
+            elif not context.ended and not await self.jobs.leases.is_held(context.job) and not context.ended:
                 context.lost.set()
         return not any(context.lost.is_set() for context in self._running)
 
@@ -180,7 +180,7 @@ class Worker:
     async def _renew_lease(self, context: JobContext) -> None:
         """Renews a lease, or notes that it is lost. Raises: StoreError."""
         if not context.ended:
-            is_held = await self.jobs.heartbeat(context.job, self.limits.lease_s)
+            is_held = await self.jobs.leases.heartbeat(context.job, self.limits.lease_s)
             context.is_overdue = False
             if not is_held and not context.ended:
                 context.lost.set()
@@ -201,7 +201,7 @@ class Worker:
                 "The outcome of job %d (%s) could not be stored, so it is performed again: %s",
                 job.id, job.kind, _describe(error),
             )  # fmt: skip
-            self.jobs.release_later(job)
+            self.jobs.leases.release_later(job)
             outcome = "unwritten"
         finally:
             self._running.discard(context)

@@ -13,10 +13,10 @@ from storage.batch_records import BATCH_JOB, Batch, BatchState, OpenBatches
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page
-from storage.records import RunState
+from storage.records import NO_AGENT, RunState
 from storage.sql.agents_api.batch_items import BatchItems, make_counts
 from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
-from storage.sql.jobs import NO_AGENT, Jobs
+from storage.sql.jobs import Jobs
 from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/batches.sql")

@@ -10,7 +10,7 @@ from storage.database import Connection
 from storage.records import Job, RunTextKind
 from storage.sql.epochs import find_epoch
 from storage.sql.group import StoreGroup, as_locking_method, as_method, bulk_writes, reads, writes
-from storage.sql.jobs import is_attempt
+from storage.sql.job_rows import is_attempt
 from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/run_texts.sql")

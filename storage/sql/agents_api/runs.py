@@ -24,7 +24,8 @@ from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import StoreGroup, as_locking_method, as_method, reads, writes
-from storage.sql.jobs import Jobs, check_attempt
+from storage.sql.job_rows import check_attempt
+from storage.sql.jobs import Jobs
 from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/runs.sql")

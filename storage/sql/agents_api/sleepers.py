@@ -21,7 +21,8 @@ from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, find_run
 from storage.sql.group import StoreGroup, as_method, bulk_writes, makes_effect, reads, writes
-from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
+from storage.sql.job_rows import drop_jobs, raise_epoch
+from storage.sql.jobs import Jobs
 from storage.sql.readers import advance, load_cursor, load_sleepers
 from storage.sql.statements import load
 from storage.sql.vectors import forget_indexed

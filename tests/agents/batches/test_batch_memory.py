@@ -31,7 +31,8 @@ from storage.records import RunState
 from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.runs import end_run
-from storage.sql.jobs import Jobs, raise_epoch
+from storage.sql.job_rows import raise_epoch
+from storage.sql.jobs import Jobs
 from storage.sql.statements import make_statement
 from tests.agents.batches.test_batches import (
     PATH,

@@ -20,7 +20,7 @@ from gateway.run.admin.request_records import RequestRecord
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import Broken, StoreError, TooSlow
-from storage.sql.jobs import NO_AGENT
+from storage.records import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
@@ -83,7 +83,7 @@ def test_what_is_wrong_comes_first_and_worst_first(world: World) -> None:
     async def fail() -> None:
         jobs = world.store.jobs
         await jobs.enqueue("nothing", NO_AGENT, "key")
-        job = await jobs.claim(["nothing"], lease_s=60, tries=3)
+        job = await jobs.leases.claim(["nothing"], lease_s=60, tries=3)
         assert job is not None
         await jobs.fail(job, "It cannot be done.", None)
 

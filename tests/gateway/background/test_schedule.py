@@ -88,7 +88,7 @@ async def test_each_recovery_finds_what_processes_that_ended_have_left(
             return sorted(job.agent_row for job in await store.jobs.list(JobState.PENDING))
 
         async def end(*, is_well: bool = True) -> None:
-            while job := await store.jobs.claim(("learn",), lease_s=30.0, tries=8):
+            while job := await store.jobs.leases.claim(("learn",), lease_s=30.0, tries=8):
                 await (store.jobs.finish(job) if is_well else store.jobs.fail(job, "no", None))
 
         await schedule.recover()

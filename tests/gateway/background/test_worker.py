@@ -15,7 +15,7 @@ from gateway.run.background.worker import WorkerLimits
 from storage.database import Connection, Effect
 from storage.errors import Broken, Full, Stale
 from storage.records import Agent, Job, JobState
-from storage.sql.jobs import forget_jobs
+from storage.sql.job_rows import forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sqlite.operations import drive
 from storage.sqlite.writer import WriterLimits
@@ -197,7 +197,7 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
 async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heartbeat, failed = bench.jobs.heartbeat, []
+    heartbeat, failed = bench.jobs.leases.heartbeat, []
 
     async def fail(job: Job, lease_s: float) -> bool:
         failed.append(job.key)
@@ -210,15 +210,15 @@ async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_i
     await bench.jobs.enqueue("learn", 0, "k")
     await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.quiet()
-    monkeypatch.setattr(bench.jobs, "heartbeat", fail)
+    monkeypatch.setattr(bench.jobs.leases, "heartbeat", fail)
     bench.time.move(20)
     await bench.until(lambda: failed)
     await bench.quiet()
-    monkeypatch.setattr(bench.jobs, "heartbeat", heartbeat)
+    monkeypatch.setattr(bench.jobs.leases, "heartbeat", heartbeat)
     bench.time.move(10)
     bench.jobs.wake_here()  # as when it is back
     await bench.quiet()
-    assert await bench.jobs.find_due_in(["learn"]) == 60.0
+    assert await bench.jobs.leases.find_due_in(["learn"]) == 60.0
 
 
 async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:
@@ -497,7 +497,7 @@ async def test_a_queue_that_cannot_be_read_is_said_in_words_of_an_operator(
 
     async def learn(job: JobContext) -> None: ...
 
-    monkeypatch.setattr(bench.jobs, "find_due_in", due_in)
+    monkeypatch.setattr(bench.jobs.leases, "find_due_in", due_in)
     bench.start({"learn": learn})
     said = ["Jobs could not be read; trying again: db: PostgreSQL closed the connection"]
     await comes(lambda: caplog.messages == said)

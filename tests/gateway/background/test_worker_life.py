@@ -189,7 +189,7 @@ def wait_for_jobs(gateway: RunningGateway) -> list[str]:
 async def a_dead_letter(database: Path) -> int:
     store = await open_store(database)
     id = await store.jobs.enqueue("learn", 0, "k", b'{"secret":1}')
-    job = await store.jobs.claim(("learn",), lease_s=60, tries=3)
+    job = await store.jobs.leases.claim(("learn",), lease_s=60, tries=3)
     assert job is not None
     await store.jobs.journal(job, "ask", b"secret")
     await store.jobs.fail(job, "JobFailed: no answer", None)

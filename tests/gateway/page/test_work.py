@@ -29,7 +29,7 @@ def enqueue(operator: Operator, key: str, user: str | None = None, error: str | 
         number = 0 if agent is None else agent.id
         id = await jobs.enqueuing(lambda connection: jobs.enqueue_in(connection, "sweep", number, key))
         if error is not None:
-            job = await jobs.claim(["sweep"], lease_s=60.0, tries=5)
+            job = await jobs.leases.claim(["sweep"], lease_s=60.0, tries=5)
             assert job is not None
             await jobs.fail(job, error, None)
         return id

@@ -147,7 +147,7 @@ def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: 
     world.came.wait_sync()
     (owner,) = [each for each in world.gateways if each.performs_runs]
     with world.outage(owner) as other:
-        claim = other.store.jobs.claim(["run"], lease_s=30.0, tries=100)
+        claim = other.store.jobs.leases.claim(["run"], lease_s=30.0, tries=100)
         assert other.running.call(claim) is None
     becomes(lambda: not world.are_ended("jobs"))
     world.gate.open()

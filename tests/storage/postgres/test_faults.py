@@ -167,7 +167,7 @@ async def test_a_job_whose_claim_had_no_answer_is_claimed_again_at_once(
     with pytest.raises(Broken):
         await claim(store)
     await until(lambda: store.health.is_up)
-    assert await store.jobs.find_due_in(["learn"]) == 0.0
+    assert await store.jobs.leases.find_due_in(["learn"]) == 0.0
     job = await claim(store)
     assert job is not None
     # The claim without an answer does not count.
@@ -189,13 +189,13 @@ async def test_a_claim_that_came_to_nothing_ends_no_claim_of_another_process(
     assert job.attempt == 1  # as the claim that came to nothing
     await until(lambda: store.health.is_up)
     assert await claim(store) is None
-    assert await other.jobs.is_held(job)
-    assert await other.jobs.find_due_in(["learn"]) > 10.0
-    assert await store.jobs.find_due_in(["learn"]) > 10.0
+    assert await other.jobs.leases.is_held(job)
+    assert await other.jobs.leases.find_due_in(["learn"]) > 10.0
+    assert await store.jobs.leases.find_due_in(["learn"]) > 10.0
 
 
 async def claim(store: Store) -> Job | None:
-    return await store.jobs.claim(["learn"], lease_s=60.0, tries=3)
+    return await store.jobs.leases.claim(["learn"], lease_s=60.0, tries=3)
 
 
 async def test_connections_that_the_server_ends_are_reopened(

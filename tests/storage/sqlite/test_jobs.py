@@ -35,7 +35,7 @@ async def test_a_caller_that_goes_away_hides_no_job(store: Store) -> None:
 async def test_a_full_disk_is_named(store: Store) -> None:
     jobs = store.jobs
     await jobs.enqueue("learn", 0, "k")
-    job = await jobs.claim(("learn",), lease_s=60.0, tries=3)
+    job = await jobs.leases.claim(("learn",), lease_s=60.0, tries=3)
     assert job is not None
 
     async def fill(connection: Connection) -> None:
