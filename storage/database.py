@@ -173,7 +173,7 @@ class Connection(Protocol):
         """
 
     async def lock_sharers(self, *agent_rows: int) -> None:
-        """Locks the rows of agents, and of all agents with whom they share blocks, before such a block is written.
+        """Locks the rows of agents, and of all agents that share blocks with them, before such a block is written.
 
         A changed block raises the `rev` of all agents that see it, so two writers would wait for each other.
         """

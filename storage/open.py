@@ -64,7 +64,7 @@ async def _open_postgres(url: str, **options: Any) -> Database:
 
 
 def _check_driver() -> None:
-    """Imports asyncpg, which is an extra, in front of what stands on it. Raises: NotAdmitted."""
+    """Imports asyncpg, which is an extra, before the modules that need it. Raises: NotAdmitted."""
     try:
         import asyncpg  # noqa: F401
     except ImportError as error:

@@ -70,7 +70,7 @@ class Scope(NamedTuple):
     def is_open_to(self, user: str | None) -> bool:
         """Returns whether a request that knows an id may read what it names in this memory.
 
-        user: the user whom the request names, or None: most clients cannot name one.
+        user: the user that the request names, or None: most clients cannot name one.
         """
         # What was made over REST has one memory, whoever speaks.
         is_persons = self.is_person or not self.spans_conversations

@@ -296,7 +296,7 @@ def remove_sidecar(database: str, suffix: str) -> None:
 
 
 def restrict(path: str) -> None:
-    """Takes a file from all accounts but its owner, if it is there.
+    """Forbids a file to all accounts but its owner, if it is there.
 
     It is not opened for reading: a process that closes a descriptor of a file loses SQLite's locks on it.
 

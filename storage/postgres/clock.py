@@ -23,7 +23,7 @@ class SharedClock:
         self._is_set = False
 
     def add_reading(self, asked_at: float, at: float, answered_at: float) -> None:
-        """Takes in a reading of the database's clock.
+        """Adds a reading of the database's clock.
 
         at: the database's time.
         asked_at, answered_at: when it was asked for, and when the answer came, by this machine's clock.
@@ -34,7 +34,7 @@ class SharedClock:
         self.ahead = min(max(self.ahead, min_ahead), max_ahead)
 
     async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:
-        """Takes several readings, of which the one that is answered soonest is the most exact.
+        """Reads the clock several times; the one that is answered soonest is the most exact.
 
         read_time: returns the database's time.
         """

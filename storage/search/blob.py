@@ -293,7 +293,7 @@ def open_blob(blob: bytes) -> OpenBlob:
 
 
 def _unpack_current(blob: bytes) -> _Blob:
-    """Takes apart a blob to which something is added.
+    """Unpacks a blob to which something is added.
 
     Raises: CorruptIndex, also where its terms are of an earlier version.
     """
@@ -304,7 +304,7 @@ def _unpack_current(blob: bytes) -> _Blob:
 
 
 def _unpack(blob: bytes) -> _Blob:
-    """Takes apart a blob that is rewritten, and checks all of it: damage would be written on. Raises: CorruptIndex."""
+    """Unpacks a blob that is rewritten, and checks all of it: damage would be written on. Raises: CorruptIndex."""
     import numpy as np
 
     opened = open_blob(blob)

@@ -49,7 +49,7 @@ _STATED_TERMS = 32
 _TOKENS_BY_TERMS = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
 _MAX_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
-# The first hits that give names and numbers for a second look, and the first hits that stay in front of those of the
+# The first hits that give names and numbers for a second look, and the first hits that stay before those of the
 # second look. Measured without and with a second look: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index
 # and note alone); of questions of two steps in short talk 65 and 85%.
 _NAMING_HITS = 3

@@ -112,7 +112,7 @@ async def find_or_create_with_blocks(
 
 
 async def take_seq(connection: Connection, agent_row: int) -> int:
-    """Takes the next number of the agent's order. Raises: NotFound when there is no such agent."""
+    """Returns the next number of the agent's order, which is then used. Raises: NotFound."""
     seq = await connection.value(SQL["agent_take_seq"], (agent_row,))
     if seq is None:
         raise NotFound(f"there is no agent {agent_row}")

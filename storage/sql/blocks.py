@@ -39,7 +39,7 @@ class RestoredVersion(NamedTuple):
 
 
 class OwnedBlock(NamedTuple):
-    """A block that an agent may see, and whose it is."""
+    """A block that an agent may see, and its owner."""
 
     # 0: the agent's own; 1: its profile's; from 2 on: the position of an attached block.
     owner: int

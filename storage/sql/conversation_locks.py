@@ -45,12 +45,12 @@ class ConversationLocks(StoreGroup):
         self._database.add_recovery_listener(callback)
 
     async def take(self, name: str, lease_s: float) -> bool:
-        """Takes a lock, or prolongs the lease of one that is held here. Returns False if another process holds it."""
+        """Acquires a lock, or prolongs the lease of one held here. Returns False if another process holds it."""
         values = (name, self._holder, self._now(), lease_s)
         return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
 
     async def _take_over(self, name: str, holder: str, now: float | None, lease_s: float) -> bool:
-        """Takes a lock over if its lease has ended.
+        """Acquires a lock of another process if its lease has ended.
 
         Reads the lock first, with a short deadline: a write that the server performs late, after a pause of its own,
         would find leases ended that could not be prolonged during the pause.
@@ -109,5 +109,5 @@ class ConversationLocks(StoreGroup):
         return await self._database.read(read)
 
     async def delete_expired(self) -> None:
-        """Deletes the locks whose leases ended more than an hour ago: the processes that held them have died."""
+        """Deletes the locks with leases that ended more than an hour ago: the processes that held them have died."""
         await self._database.bulk(lambda connection: connection.run(SQL["delete_expired"], (self._now(),)))

@@ -46,5 +46,5 @@ UPDATE conversation_locks SET wanted = NULL WHERE name = ?1 AND wanted = ?2
 SELECT name, held_until > {clock:1} FROM conversation_locks WHERE name {in:2:TEXT:64}
 
 -- name: delete_expired
--- Deletes the locks whose leases ended more than an hour ago.
+-- Deletes the locks with leases that ended more than an hour ago.
 DELETE FROM conversation_locks WHERE held_until < {clock:1} - 3600

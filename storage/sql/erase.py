@@ -154,7 +154,7 @@ async def _load_gone(
 
 
 async def _erase_from_index(connection: Connection, agent_row: int, row: _SourcedRow) -> None:
-    """Takes a passage or a fact out of the index. Its day is stored until everything that quotes it is erased, too."""
+    """Removes a passage or a fact from the index. Its day is stored until everything that quotes it is erased, too."""
     await exchanges.add_marks(connection, agent_row, MarkKind.DAY, (b"",), int(row.at // DAY_S))
     await forget_indexed(connection, agent_row, [row.seq])
 

@@ -221,7 +221,7 @@ class Forgetting(StoreGroup):
         self._gone_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """Takes what was forgotten out of the database's old copies. Returns False if these are still being read."""
+        """Removes what was forgotten from the database's old copies. Returns False if these are still being read."""
         return await self._database.sweep(wait_ms=wait_ms)
 
 

@@ -536,7 +536,7 @@ WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.u
 DELETE FROM definitions WHERE kind = 'block' AND uid IN (SELECT uid FROM blocks WHERE agent = ?)
 
 -- name: wipe_block_sharing
--- Takes a memory's blocks from all to whom they are attached.
+-- Detaches a memory's blocks from all agents.
 DELETE FROM attached WHERE agent <> 0 AND kind = 'block' AND target IN (SELECT id FROM blocks WHERE agent = ?)
 
 -- name: wipe_attached

@@ -164,7 +164,7 @@ SELECT c.uid, {shown} FROM conversations c CROSS JOIN exchanges p ON p.id = (
 WHERE +c.agent = ?1 AND +p.agent = ?1 AND length(p.input) <= ?3 AND c.uid {in:2:TEXT:64}
 
 -- name: blocks
--- Reads the blocks that a memory sees, each with when and by whom it was written last, and whether others see it.
+-- Reads the blocks that a memory sees, each with the time and the origin of its last version, and whether others see it.
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, h.at, h.origin,
 CASE WHEN b.agent IS NULL OR b.agent <> ?1 OR EXISTS (
     SELECT 1 FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> ?1) THEN 1 ELSE 0 END

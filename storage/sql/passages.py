@@ -110,14 +110,14 @@ class Passages(GrowingGroup):
 
     @long_reads
     async def list_page(
-        self, connection: Connection, agent_row: int, page: Page[int], where: PassageFilter
+        self, connection: Connection, agent_row: int, page: Page[int], filter: PassageFilter
     ) -> builtins.list[Passage]:
         """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[Passage], int | None]:
-            values = (agent_row, low, high, lower_ascii(where.text), where.since, where.until, size)
+            values = (agent_row, low, high, lower_ascii(filter.text), filter.since, filter.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
-            matching = filter(where.matches, map(_make_passage, rows))
+            matching = [passage for passage in map(_make_passage, rows) if filter.matches(passage)]
             return matching, rows[-1][1] if len(rows) == size else None
 
         return await fill_page(page, *page.bounds, read)

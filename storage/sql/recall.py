@@ -326,7 +326,7 @@ class Recall(StoreGroup):
         self,
         agent: Agent,
         query: str,
-        where: PassageFilter,
+        filter: PassageFilter,
         *,
         limit: int,
         deadline_ms: float = 1000.0,
@@ -368,7 +368,7 @@ class Recall(StoreGroup):
             by_seq = await self._database.read(
                 partial(load_passages, agent_row=agent.id, seqs=page), deadline_ms=deadline_ms
             )
-            passages += [by_seq[seq] for seq in page if seq in by_seq and where.matches(by_seq[seq])]
+            passages += [by_seq[seq] for seq in page if seq in by_seq and filter.matches(by_seq[seq])]
             if len(passages) >= limit:
                 break
         return passages[:limit]

@@ -242,7 +242,7 @@ async def _mend_index(connection: Connection, agent_row: int) -> None:
 async def _remove_from_index(
     connection: Connection, agent_row: int, stale_rows: Sequence[int], indexed_seq: int
 ) -> list[ShownExchange]:
-    """Takes exchanges that have changed out of the index. Returns those to be indexed again.
+    """Removes exchanges that have changed from the index. Returns those to be indexed again.
 
     indexed_seq: the last number that the index knows. Later exchanges are left out: they are indexed as they are then.
     """

@@ -119,7 +119,7 @@ async def get_covered(connection: Connection, agent_row: int, chunk: int) -> int
 
 
 async def forget_terms(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
-    """Takes these messages out of the index."""
+    """Removes these messages from the index."""
     for chunk, chunk_seqs in blob.group_by_chunk(seqs).items():
         data = await find_terms(connection, agent_row, chunk)
         if data is not None:

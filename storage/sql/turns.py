@@ -199,7 +199,7 @@ class Turns(StoreGroup):
     ) -> None:
         """Confirms the memory edits of a conversation, if it did not move since `last_at`.
 
-        decide: given the conversation's exchanges, returns the exchanges whose edits are confirmed.
+        decide: given the conversation's exchanges, returns the exchanges with confirmed edits.
         """
         # A `last_at` in the future was written before the clock was put back.
         at = min(last_at, now)

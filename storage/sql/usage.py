@@ -78,18 +78,18 @@ class Usage(StoreGroup):
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
-        """Takes the names off up to ROWS_AT_ONCE rows of a day's users. Returns how many; 0: none are left."""
+        """Removes the names from up to ROWS_AT_ONCE rows of a day's users. Returns how many; 0: none are left."""
         return await _add_anonymously(
             connection, await connection.rows(SQL["take_users"], (day, FORGOTTEN_USER, ROWS_AT_ONCE))
         )
 
     @bulk_writes
     async def anonymize_user(self, connection: Connection, project: str, user: str) -> int:
-        """Takes a user's name off the counters on disk. Returns how many rows they had."""
+        """Removes a user's name from the counters on disk. Returns how many rows they had."""
         return await anonymize_user_rows(connection, project, user)
 
     async def forget_user(self, project: str, user: str) -> int:
-        """Takes a user's name off the counters, on disk and in the memory of all processes.
+        """Removes a user's name from the counters, on disk and in the memory of all processes.
 
         Returns how many rows they had on disk.
         """
@@ -143,7 +143,7 @@ async def add_batch(
 
 
 async def anonymize_user_rows(connection: Connection, project: str, user: str) -> int:
-    """Takes a user's name off the counters. Returns how many rows they had."""
+    """Removes a user's name from the counters. Returns how many rows they had."""
     return await _add_anonymously(connection, await connection.rows(SQL["take_user"], (project, user)))
 
 

@@ -200,7 +200,7 @@ async def add_vectors(
 
 
 async def forget_indexed(connection: Connection, agent_row: int, seqs: Collection[int]) -> None:
-    """Takes these messages out of the search index and drops their vectors."""
+    """Removes these messages from the search index, and their vectors."""
     await forget_terms(connection, agent_row, seqs)
     stamp: int | None = None
     for number, chunk_seqs in group_by_chunk(seqs).items():

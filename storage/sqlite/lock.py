@@ -44,7 +44,7 @@ class Lock:
         return self._descriptor is not None
 
     def take(self) -> None:
-        """Takes the lock, unless it is held. If its file was removed with the database, it is taken again.
+        """Acquires the lock, unless it is held. If its file was removed with the database, it is acquired again.
 
         Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full if there can be no lock file.
         """

@@ -332,7 +332,7 @@ class Writer:
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def report_fault(self, fault: Unavailable) -> bool:
-        """Takes note of a fault that was found outside of a write. Returns whether there was none yet."""
+        """Reports a fault that was found outside of a write. Returns whether there was none yet."""
         is_new = self._connection.is_sound
         if is_new:
             self._report_write_fault(fault)

@@ -149,7 +149,7 @@ class WriterConnection:
         return self.fault is None and not self.is_closing and not self._recovering.locked()
 
     def fail(self, fault: Unavailable) -> None:
-        """Takes note of a fault, and begins to mend it."""
+        """Notes a fault, and begins to mend it."""
         self.last_error = fault.message
         if self.is_closing or self.fault is not None:
             self._user.refuse_waiting(fault)

@@ -56,36 +56,36 @@ async def get_agent_entry(connection: Connection, project: str, uid: str) -> Age
 
 
 async def list_agents(
-    connection: Connection, project: str, where: AgentFilter, page: Page[str]
+    connection: Connection, project: str, filter: AgentFilter, page: Page[str]
 ) -> list[AgentEntry]:
     """Returns a page of a project's agents. page: with uids as cursors.
 
     Raises: NotFound if there is no agent with one of these uids.
     """
     low_uid, high_uid = page.ends
-    first = await _find_position(connection, project, where.order, low_uid) or BEFORE_ALL
-    last = await _find_position(connection, project, where.order, high_uid) or AFTER_ALL
-    tags = sorted(set(where.tags))[:MAX_TAGS]
-    min_tags = len(tags) if where.needs_all_tags else min(1, len(tags))
-    keys = sorted(set(where.identity_keys))[:MAX_TAGS]
+    first = await _find_position(connection, project, filter.order, low_uid) or BEFORE_ALL
+    last = await _find_position(connection, project, filter.order, high_uid) or AFTER_ALL
+    tags = sorted(set(filter.tags))[:MAX_TAGS]
+    min_tags = len(tags) if filter.needs_all_tags else min(1, len(tags))
+    keys = sorted(set(filter.identity_keys))[:MAX_TAGS]
 
     async def read(
         low: PageEnd, high: PageEnd, size: int
     ) -> tuple[builtins.list[AgentEntry], PageEnd | None]:
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
-        rows_between = (low[1], high[1]) if where.order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
+        rows_between = (low[1], high[1]) if filter.order == "created" else (BEFORE_ALL[1], AFTER_ALL[1])
         values: tuple[object, ...] = (
-            project, *rows_between, size, where.name, lower_ascii(where.text), tags, min_tags, where.stop,
-            where.identity, keys, len(keys),
+            project, *rows_between, size, filter.name, lower_ascii(filter.text), tags, min_tags, filter.stop,
+            filter.identity, keys, len(keys),
         )  # fmt: skip
-        if where.order != "created":
+        if filter.order != "created":
             values += (*low, *high)
-        rows = await connection.rows(SQL[f"{where.order}_{page.direction}"], values)
+        rows = await connection.rows(SQL[f"{filter.order}_{page.direction}"], values)
         entries = [_make_entry(row) for row in rows]
-        shown = [entry for entry in entries if where.with_hidden or not _is_hidden(entry)]
+        shown = [entry for entry in entries if filter.with_hidden or not _is_hidden(entry)]
         if len(rows) < size:
             return shown, None
-        return shown, await _find_position(connection, project, where.order, entries[-1].agent.uid)
+        return shown, await _find_position(connection, project, filter.order, entries[-1].agent.uid)
 
     return await fill_page(page, first, last, read)
 
@@ -172,11 +172,11 @@ class DefinedAgents(StoreGroup):
         return sorted(entries, key=lambda entry: entry.agent.id)
 
     @long_reads
-    async def count(self, connection: Connection, project: str, where: AgentFilter) -> int:
+    async def count(self, connection: Connection, project: str, filter: AgentFilter) -> int:
         """Returns how many agents of a project a filter selects."""
         count = 0
         page: Page[str] = Page(limit=_COUNT_PAGE_AGENTS, newest_first=False)
-        while entries := await list_agents(connection, project, where, page):
+        while entries := await list_agents(connection, project, filter, page):
             count += len(entries)
             page = replace(page, after=entries[-1].agent.uid)
         return count

@@ -38,7 +38,7 @@ async def detach(connection: Connection, agent_row: int, kind: str, target: int)
 
 
 async def detach_all(connection: Connection, kind: str, target: int) -> None:
-    """Takes something from all agents."""
+    """Detaches something from all agents."""
     await connection.run(SQL["detach_all"], (kind, target))
 
 

@@ -42,7 +42,7 @@ class AttachedFolders(StoreGroup):
         *,
         at: float,
     ) -> None:
-        """Takes a folder from agents. An agent without folders loses the tools that read files as well."""
+        """Detaches a folder from agents. An agent without folders loses the tools that read files as well."""
         for agent_row in agent_rows:
             if await detach(connection, agent_row, DefinitionKind.FOLDER, folder_row):
                 await match_tools(connection, agent_row, tools)

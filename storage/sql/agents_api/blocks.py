@@ -183,18 +183,18 @@ class NamedBlocks(StoreGroup):
 
     @long_reads
     async def list(
-        self, connection: Connection, project: str, where: BlockFilter, page: Page[int]
+        self, connection: Connection, project: str, filter: BlockFilter, page: Page[int]
     ) -> list[BlockEntry]:
         """Returns a page of a project's blocks. The cursors of the page are ids of blocks."""
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[BlockEntry], int | None]:
             values = (
-                project, low, high, where.label, lower_ascii(where.label_text), lower_ascii(where.description_text),
-                lower_ascii(where.value_text), where.min_agents, where.max_agents, size,
+                project, low, high, filter.label, lower_ascii(filter.label_text), lower_ascii(filter.description_text),
+                lower_ascii(filter.value_text), filter.min_agents, filter.max_agents, size,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.direction}"], values)
             # A block's details lie in a document, so some of a page may drop out.
-            matching = filter(where.matches, map(_make_entry, rows))
+            matching = [entry for entry in map(_make_entry, rows) if filter.matches(entry)]
             return matching, rows[-1][0] if len(rows) == size else None
 
         return await fill_page(page, *page.bounds, read, min_rows=_MIN_BLOCKS)

@@ -81,7 +81,7 @@ class Conversations(StoreGroup):
     async def release(
         self, connection: Connection, agent: Agent, conversation_row: int, *, keeps_memory: bool, at: float
     ) -> int:
-        """Takes the names from a conversation and ends its runs. Returns the forgetting, for `Forgetting.finish`.
+        """Deletes the names of a conversation and ends its runs. Returns the forgetting, for `Forgetting.finish`.
 
         keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
         """
@@ -104,7 +104,7 @@ class Conversations(StoreGroup):
         self,
         connection: Connection,
         project: str,
-        where: ConversationFilter,
+        filter: ConversationFilter,
         page: Page[str],
     ) -> builtins.list[ConversationEntry]:
         """Returns a page of a project's conversations, without agents' own ones. page: with uids as cursors.
@@ -112,18 +112,18 @@ class Conversations(StoreGroup):
         Raises: NotFound if there is no conversation with one of these uids.
         """
         low_uid, high_uid = page.ends
-        first = await _find_position(connection, project, where, low_uid) or BEFORE_ALL
-        last = await _find_position(connection, project, where, high_uid) or AFTER_ALL
+        first = await _find_position(connection, project, filter, low_uid) or BEFORE_ALL
+        last = await _find_position(connection, project, filter, high_uid) or AFTER_ALL
 
         async def read(
             low: PageEnd, high: PageEnd, size: int
         ) -> tuple[builtins.list[ConversationEntry], PageEnd | None]:
-            rows = await _load_page(connection, project, where, low, high, size, page.direction)
+            rows = await _load_page(connection, project, filter, low, high, size, page.direction)
             entries = [_make_entry(row) for row in rows]
-            matching = [entry for entry in entries if _matches(entry, where)]
+            matching = [entry for entry in entries if _matches(entry, filter)]
             if len(rows) < size:
                 return matching, None
-            return matching, await _find_position(connection, project, where, entries[-1].conversation.uid)
+            return matching, await _find_position(connection, project, filter, entries[-1].conversation.uid)
 
         return await fill_page(page, first, last, read)
 
@@ -131,7 +131,7 @@ class Conversations(StoreGroup):
 async def _load_page(
     connection: Connection,
     project: str,
-    where: ConversationFilter,
+    filter: ConversationFilter,
     low: PageEnd,
     high: PageEnd,
     limit: int,
@@ -141,10 +141,10 @@ async def _load_page(
 
     direction: as of `Page`.
     """
-    agent_row = where.agent_row
-    if where.order != "created":
+    agent_row = filter.agent_row
+    if filter.order != "created":
         agent_rows = (BEFORE_ALL[1], AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
-        values = (project, where.order, limit, *low, *high, *agent_rows)
+        values = (project, filter.order, limit, *low, *high, *agent_rows)
         return await connection.rows(SQL[f"by_time_{direction}"], values)
     if agent_row is None:
         return await connection.rows(SQL[f"of_project_{direction}"], (project, low[1], high[1], limit))
@@ -152,24 +152,24 @@ async def _load_page(
 
 
 async def _find_position(
-    connection: Connection, project: str, where: ConversationFilter, uid: str | None
+    connection: Connection, project: str, filter: ConversationFilter, uid: str | None
 ) -> PageEnd | None:
     """Returns where a conversation stands in an order. Raises: NotFound."""
     if uid is None:
         return None
-    row = await connection.row(SQL["cursor"], (uid, where.order, project))
+    row = await connection.row(SQL["cursor"], (uid, filter.order, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
     return row[0], row[1]
 
 
-def _matches(entry: ConversationEntry, where: ConversationFilter) -> bool:
+def _matches(entry: ConversationEntry, filter: ConversationFilter) -> bool:
     body = {} if entry.definition is None else entry.definition.body
-    if where.archived is not None and (body.get("archived") is not None) != where.archived:
+    if filter.archived is not None and (body.get("archived") is not None) != filter.archived:
         return False
     if body.get("hidden"):
         return False
-    return where.text is None or where.text.lower() in (body.get("summary") or "").lower()
+    return filter.text is None or filter.text.lower() in (body.get("summary") or "").lower()
 
 
 def _find_version(entry: ConversationEntry) -> int | None:

@@ -260,17 +260,17 @@ class Runs(StoreGroup):
 
     @reads
     async def list_runs(
-        self, connection: Connection, project: str, where: RunFilter, page: Page[int]
+        self, connection: Connection, project: str, filter: RunFilter, page: Page[int]
     ) -> list[RunEntry]:
         """Returns a page of a project's runs. The cursors of the page are rows of runs."""
-        background = None if where.background is None else int(where.background)
+        background = None if filter.background is None else int(filter.background)
         values = (
-            project, *page.bounds, list(where.states), where.conversation_row, background, where.stop, page.limit,
+            project, *page.bounds, list(filter.states), filter.conversation_row, background, filter.stop, page.limit,
         )  # fmt: skip
-        if where.agent_row is None:
+        if filter.agent_row is None:
             rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
         else:
-            rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, where.agent_row))
+            rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, filter.agent_row))
         return [_make_run_entry(row) for row in rows]
 
     @reads
