@@ -33,6 +33,7 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.overview_operation import OverviewOperation
+from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
@@ -75,7 +76,7 @@ def make_request_operations(
 ) -> RequestOperations:
     """Makes the operations that explain requests. log: this process's requests; None: it serves no requests."""
     now = store.read_shared_clock if log is None else log.now
-    return RequestOperations(store, now, settings.memory.keep_why_days, log)
+    return RequestOperations(store, RecallRetention(now, settings.memory.keep_why_days), log)
 
 
 def make_trial_runner(

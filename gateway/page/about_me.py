@@ -67,7 +67,7 @@ class _PersonScreens(Struct, frozen=True):
             passages=access.filter(memory_page.passages),
             memory=memory_page.memory,
             paused_since=link.paused_at,
-            openings=await views.conversations.load_openings(
+            openings=await views.questions.load_openings(
                 access.project, access.uid, [each.id for each in conversations]
             ),
         )

@@ -70,7 +70,7 @@ class _ConversationScreens(Struct, frozen=True):
             page, later = merged.page, None
         scope = (await self.views.get(access.project, access.uid)).scope
         id = page.conversation.id
-        openings = await self.views.conversations.load_openings(access.project, access.uid, [id])
+        openings = await self.views.questions.load_openings(access.project, access.uid, [id])
         opening = openings.get(id, "")
         return access.view(
             page,
@@ -81,8 +81,8 @@ class _ConversationScreens(Struct, frozen=True):
             later=later,
             opening=opening,
             forgotten={} if access.is_person else await self._find_forgettings(access, page),
-            noted_since=self.views.conversations.load_noted_since(),
-            keep=count_noun(self.views.conversations.keep_why_days, "days"),
+            noted_since=self.views.retention.since,
+            keep=count_noun(self.views.retention.days, "days"),
             can_be_merged=can_be_merged(page),
             # The exchanges of a page of all branches that do not follow the one above; None: it has one branch.
             followed=None if merged is None else merged.followed,

@@ -255,7 +255,7 @@ class _MemoryScreens(Struct, frozen=True):
         if request.is_twin:
             return access.twin(trial)
         if not query.q.strip():
-            last_questions = await self.views.conversations.list_last_questions(
+            last_questions = await self.views.questions.list_last_questions(
                 access.project, access.uid, _LAST_QUESTIONS
             )
             return access.view(
@@ -349,7 +349,7 @@ class _MemoryScreens(Struct, frozen=True):
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]
     ) -> dict[str, str]:
         """Returns the first words of conversations, by their ids."""
-        return await self.views.conversations.load_openings(
+        return await self.views.questions.load_openings(
             access.project, access.uid, [each.id for each in conversations]
         )
 

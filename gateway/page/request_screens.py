@@ -26,10 +26,10 @@ from gateway.page.reply_sources import (
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.page.window_bar import FREE_PART, WINDOW_PARTS, make_cells
 from gateway.run.admin.block_views import BlocksSince
-from gateway.run.admin.conversation_views import Question
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.plain_text import count_noun
+from gateway.run.admin.question_views import Question
 from gateway.run.admin.request_operations import RequestPage
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord
 from gateway.run.admin.word_search import find_lines, select_words_without
@@ -87,7 +87,7 @@ class _RequestScreens(Struct, frozen=True):
             "unsearched": requests.find_unsearched(page.items),
             # With the words of all people each new row would be another read in the audit.
             "is_live": query.after is None and (query.memory is not None or not query.words),
-            "keep": count_noun(requests.keep_why_days, "days"),
+            "keep": count_noun(requests.retention.days, "days"),
         }
         return View(page, "requests.html", "Requests", context)
 
@@ -98,13 +98,13 @@ class _RequestScreens(Struct, frozen=True):
 
         Notes the read of each memory with a question in a list of all memories.
         """
-        requests, conversations = self.operations.requests, self.operations.memories.conversations
+        requests, views = self.operations.requests, self.operations.memories.questions
         ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
         if query.memory is not None:
             if request.is_twin and not query.words:
                 return None
             logged = requests.find_logged(query.memory, ids)
-            return await conversations.load_questions(request.visitor.project, query.memory, ids, logged)
+            return await views.load_questions(request.visitor.project, query.memory, ids, logged)
         if not query.words:
             return None
         # A client may give several requests the same id, also one of another project.
@@ -116,7 +116,7 @@ class _RequestScreens(Struct, frozen=True):
             for each in requests.find_logged(None, ids)
             if each.memory_uid and memories_by_id[each.id] == {each.memory_uid}
         ]
-        questions = await conversations.load_questions_of_all(logged)
+        questions = await views.load_questions_of_all(logged)
         for uid in {each.memory_uid for each in logged if each.id in questions and each.memory_uid}:
             await request.note_read(uid)
         return questions

@@ -359,7 +359,7 @@ class MemoryForgetting:
                 if conversation is None or not conversation.messages:
                     raise _unknown(kind)
                 uid = conversation.uid
-                openings = await self._views.conversations.load_openings_of(memory.id, [uid])
+                openings = await self._views.questions.load_openings_of(memory.id, [uid])
                 stays = [remaining.make_other_mentions(None)]
                 return _TargetDetails(
                     id=uid, messages=conversation.messages, stays=stays, text=openings.get(uid)

@@ -1,7 +1,7 @@
 """Views of memories: lists of memories, and a memory with its blocks and its newest facts, conversations and passages.
 
 Each operation only reads, and only the memory that is named. The command line prints the records, a template of the
-page renders them. Blocks, facts and conversations have views of their own, which are fields of `MemoryViews`.
+page renders them. Blocks, facts, conversations and questions have views of their own: the fields of `MemoryViews`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from gateway.run.admin.list_page import (
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
+from gateway.run.admin.question_views import QuestionViews
+from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.run_operations import RunSummary
 from gateway.run.admin.source_records import make_passage_record
 from storage.listing import FoundMemory, Page, PageEnd, PassageFilter, SizedMemory
@@ -84,12 +86,14 @@ class MemoryViews:
         """Makes views of the memories of a store.
 
         now: seconds since the epoch.
-        keep_why_days: how long it is noted which request a reply answers.
+        keep_why_days: for how long the recall of a request is kept.
         """
         self.store = store
         self.blocks = BlockViews(store)
         self.facts = FactViews(store)
-        self.conversations = ConversationViews(store, now, keep_why_days)
+        self.retention = RecallRetention(now, keep_why_days)
+        self.conversations = ConversationViews(store, self.retention)
+        self.questions = QuestionViews(store, self.retention)
 
     async def list_page(
         self,

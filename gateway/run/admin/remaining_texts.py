@@ -247,7 +247,7 @@ class RemainingTexts:
 
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
         """Returns the newest exchanges that had one of some messages or facts in their note."""
-        since = self._views.conversations.load_noted_since()
+        since = self._views.retention.since
         recalls = await self._store.recalls.list(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import merge
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.plain_text import count_noun
+from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.request_explanations import (
     explain_logged,
     make_window_record,
@@ -108,10 +109,8 @@ class RequestOperations(Struct, frozen=True):
     """Lists and explains requests."""
 
     store: Store
-    # Seconds since the epoch.
-    now: Callable[[], float]
     # Older recalls are not shown.
-    keep_why_days: float
+    retention: RecallRetention
     # None: no process serves.
     log: RequestLog | None = None
 
@@ -130,7 +129,7 @@ class RequestOperations(Struct, frozen=True):
         """
         log = self.log
         logged = None if log is None else log.find(id, project, user)
-        for stored in await self.store.recalls.find(id, self._since, project):
+        for stored in await self.store.recalls.find(id, self.retention.since, project):
             if not stored.scope.is_open_to(user):
                 continue
             agent = await self.store.agents.find_by_id(stored.agent_row)
@@ -144,7 +143,7 @@ class RequestOperations(Struct, frozen=True):
         return await self._explain_logged(logged)
 
     def _unknown_request(self) -> UnknownId:
-        text = f"There is no such request. Sources are kept for {count_noun(self.keep_why_days, 'days')}."
+        text = f"There is no such request. Sources are kept for {count_noun(self.retention.days, 'days')}."
         return UnknownId(text, param="id")
 
     async def _explain_logged(self, logged: LoggedRequest) -> ExplainedRequest:
@@ -161,7 +160,7 @@ class RequestOperations(Struct, frozen=True):
                     "There is nothing to show: the question and the reply were forgotten.", param="id"
                 )
         if logged.has_recall_record:
-            if logged.started_at < self._since:
+            if logged.started_at < self.retention.since:
                 raise self._unknown_request()
             if exchange is None:
                 cause = "forgotten, made again or not stored"
@@ -171,7 +170,9 @@ class RequestOperations(Struct, frozen=True):
         if exchange is not None and is_tombstone(exchange):
             exchange = None
         if agent is not None and exchange is not None and exchange.notes:
-            first_recall = await self.store.recalls.find_first_of_question(agent.id, exchange.id, self._since)
+            first_recall = await self.store.recalls.find_first_of_question(
+                agent.id, exchange.id, self.retention.since
+            )
         conversation = await self._find_conversation(logged, agent)
         return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first_recall)
 
@@ -320,7 +321,7 @@ class RequestOperations(Struct, frozen=True):
         """Returns a memory's requests with a stored recall, the newest first. without: packed ids to leave out."""
         listed: list[_ListedRequest] = []
         while len(listed) < limit:
-            page = await self.store.recalls.list(agent_row, self._since, before=before, limit=limit)
+            page = await self.store.recalls.list(agent_row, self.retention.since, before=before, limit=limit)
             listed += [
                 _ListedRequest(_record_of_recall(each), exchange_row=each.exchange_row)
                 for each in page
@@ -330,10 +331,6 @@ class RequestOperations(Struct, frozen=True):
                 break
             before = page[-1].exchange_row
         return listed[:limit]
-
-    @property
-    def _since(self) -> float:
-        return self.now() - self.keep_why_days * DAY_S
 
     async def _explain_stored(
         self, id: str, stored: StoredRecall, logged: LoggedRequest | None, note: str | None
@@ -366,7 +363,7 @@ class RequestOperations(Struct, frozen=True):
             window=make_window_record(record),
             first_ms=record.first_ms,
             usage=None if record.usage is None else UsageRecord(*record.usage),
-            kept_until=stored.at + self.keep_why_days * DAY_S,
+            kept_until=stored.at + self.retention.days * DAY_S,
         )
 
 

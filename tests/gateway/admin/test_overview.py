@@ -15,6 +15,7 @@ from gateway.run.admin import request_operations
 from gateway.run.admin.audit_operations import AuditFilter, AuditOperations
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation, OverviewRecord
+from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.request_records import RequestRecord
 from gateway.run.receipt import Receipt
@@ -140,7 +141,7 @@ def test_a_request_that_ends_late_hides_none_that_began_after_it(world: World) -
         log.begin(receipt, "default", "model", is_streamed=True)
     for receipt in (*others, late):
         log.end(receipt, 200)
-    operations = RequestOperations(world.store, world.clock, 7.0, log)
+    operations = RequestOperations(world.store, RecallRetention(world.clock, 7.0), log)
     found, after = [], None
     for _ in receipts:
         page = world.gateway.call(operations.list(after=after, limit=1))
@@ -164,7 +165,7 @@ def test_a_page_of_requests_makes_no_more_of_them_than_it_shows(
         return make(each)
 
     monkeypatch.setattr(request_operations, "_record_of_logged", count)
-    operations = RequestOperations(world.store, world.clock, 7.0, log)
+    operations = RequestOperations(world.store, RecallRetention(world.clock, 7.0), log)
     page = world.gateway.call(operations.list(limit=10))
     assert [each.id for each in page.items] == [f"request-{n}" for n in range(199, 189, -1)]
     assert len(made) == 11
@@ -194,7 +195,7 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
     for limit in (1, 2, 3, 50):
         assert pages(operations, limit) == ids
     # A process that came later has what is noted.
-    later = RequestOperations(world.store, world.clock, 7.0)
+    later = RequestOperations(world.store, RecallRetention(world.clock, 7.0))
     for limit in (1, 2, 50):
         assert pages(later, limit) == ids[1:]
     # A recall may be written long after its exchange: at the end of a stream, or of an agent's run.

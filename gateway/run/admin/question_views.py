@@ -1,0 +1,125 @@
+"""Views of questions: the first words of conversations, of requests, and of the last turns of a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from gateway.core.conversation.canonical import is_result
+from gateway.core.memory.visibility import list_asked_messages
+from gateway.run.admin.exchange_messages import shorten
+from gateway.run.admin.memory_by_uid import get_memory
+from gateway.run.admin.recall_retention import RecallRetention
+from gateway.run.request_log import LoggedRequest
+from storage.records import Exchange, State
+from storage.sql.store import Store
+
+# Characters of the first words of a conversation, and of a question, in a list.
+_OPENING_CHARS = 80
+# No opening words, and no question, are looked for in an exchange that is stored in more bytes than these.
+_OPENING_BYTES = 100_000
+# The last exchanges among which questions are looked for: the same one may have been asked several times.
+_LAST_EXCHANGES = 10
+
+
+class Question(Struct, frozen=True):
+    """The question of a request."""
+
+    # The first words; None: the request has a tool's result, and no words.
+    text: str | None
+    # The same question was asked before.
+    is_again: bool = False
+    # The words were forgotten.
+    is_forgotten: bool = False
+
+
+class QuestionViews(Struct, frozen=True):
+    """Reads the first words of questions. The methods that name a memory raise UnknownId: there is no such memory."""
+
+    store: Store
+    retention: RecallRetention
+
+    async def load_openings(
+        self, project: str | None, uid: str, conversations: Sequence[str]
+    ) -> dict[str, str]:
+        """Returns the user's first words in conversations, by the conversations' ids, where the words may be seen."""
+        memory = await get_memory(self.store, project, uid)
+        return await self.load_openings_of(memory.id, conversations)
+
+    async def load_openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
+        """Returns the same as `load_openings`, for the row of a memory."""
+        openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
+        texts: dict[str, str] = {}
+        for id, opening in openings.items():
+            asked = list_asked_messages(opening.exchange, opening.prefix_is_shared)
+            if asked and (words := _cut_first_words(asked[0].text)):
+                texts[id] = words
+        return texts
+
+    async def load_questions(
+        self, project: str | None, uid: str, requests: Sequence[str], logged: Iterable[LoggedRequest]
+    ) -> dict[str, Question]:
+        """Returns the questions of requests by the requests' ids, as far as a question is noted and may be seen.
+
+        requests: the ids of the requests.
+        logged: those of the requests that the log has. The recalls of all others say which exchanges have their turns.
+        """
+        memory = await get_memory(self.store, project, uid)
+        recalled = await self.store.recalls.load_exchanges(
+            memory.id, requests, self.retention.since, _OPENING_BYTES
+        )
+        questions = {id: _find_question(*each[:2], is_again=False) for id, each in recalled.items()}
+        without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
+        if without_recall:
+            rows = sorted({each.exchange_row for each in without_recall})
+            exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
+            for each in without_recall:
+                if (exchange := exchanges.get(each.exchange_row)) is not None:
+                    questions[each.id] = _find_question(*exchange[:2], is_again=not each.has_recall_record)
+        return {id: question for id, question in questions.items() if question is not None}
+
+    async def load_questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
+        """Returns the questions of requests of several memories by the requests' ids, as far as they may be seen.
+
+        logged: requests of the log. The caller may see their memories.
+        """
+        rows = sorted({each.exchange_row for each in logged if each.exchange_row})
+        pages = self.store.memory_pages
+        exchanges = await pages.load_short_exchanges_of_all(rows, _OPENING_BYTES) if rows else {}
+        questions: dict[str, Question] = {}
+        for each in logged:
+            found = exchanges.get(each.exchange_row)
+            if found is None or found.memory_uid != each.memory_uid:
+                continue
+            question = _find_question(*found.shown[:2], is_again=not each.has_recall_record)
+            if question is not None:
+                questions[each.id] = question
+        return questions
+
+    async def list_last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
+        """Returns the first words of the last questions, the newest first."""
+        memory = await get_memory(self.store, project, uid)
+        rows = await self.store.memory_pages.list_newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
+        if not rows:
+            return []
+        exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
+        questions = [_find_question(*exchanges[row][:2], is_again=False) for row in rows if row in exchanges]
+        return [*dict.fromkeys(each.text for each in questions if each and each.text)][:max_count]
+
+
+def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
+    """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
+    if exchange.inputs and is_result(exchange.inputs[-1]):
+        return Question(None)
+    asked = list_asked_messages(exchange, prefix_is_shared)
+    words = _cut_first_words(asked[-1].text) if asked else ""
+    if words:
+        return Question(words, is_again)
+    is_forgotten = exchange.state is State.FORGOTTEN or bool(exchange.redactions)
+    return Question("", is_again, is_forgotten=True) if is_forgotten else None
+
+
+def _cut_first_words(text: str) -> str:
+    """Returns the beginning of a text in one line; "": the text has no words."""
+    return shorten(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
