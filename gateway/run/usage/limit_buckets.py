@@ -103,7 +103,7 @@ class LimitBuckets:
                 del self._buckets[key]  # the next request of its user makes and loads it again
             elif bucket.is_loaded and bucket.period.has(now):
                 bucket.was_asked_for = False
-                async with self._meter.pause_writes():
+                async with self._meter.writer.pause():
                     bucket.used = await self._read_used(bucket)
 
     def _begin_to_load(self, bucket: Bucket) -> asyncio.Task[None]:
@@ -115,7 +115,7 @@ class LimitBuckets:
 
     async def _load_used(self, bucket: Bucket) -> None:
         try:
-            async with self._meter.pause_writes():
+            async with self._meter.writer.pause():
                 bucket.used = await self._read_used(bucket)
                 bucket.is_loaded = True
         except StoreError as error:

@@ -255,7 +255,7 @@ class Limiter:
         if call.max_tokens is not None:
             output_tokens = min(call.max_tokens, MAX_RESERVED_TOKENS)
         prompt_tokens = estimate_prompt_tokens(call.body)
-        price = self._meter.price_of(call.target.upstream, call.target.model)
+        price = self._meter.find_price(call.target.upstream, call.target.model)
         cost = 0 if price is None else price.of(prompt_tokens, output_tokens)
         return estimate_amounts(prompt_tokens + output_tokens, cost)
 

@@ -1,42 +1,30 @@
 """The meter: adds up what requests use, in memory, and writes the sums from time to time.
 
 There is never a row for one request. A process that is killed loses what it has counted since its last write; a process
-that stops in order writes all. After a failed write a part is written again under the same number, so that it is not
-counted twice if only the answer to its commit was lost.
+that stops in order writes all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
-
-from msgspec.structs import replace
 
 from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import Amounts, count_used_amounts
-from gateway.core.usage.price import Price
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.run.upstream_call import UpstreamCall
+from gateway.run.usage.part_writer import PartWriter
+from gateway.run.usage.prices import make_price_finder
 from gateway.run.usage.unwritten_counters import UnwrittenCounters
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
 from storage.sql.usage import Usage
-from storage.usage_records import (
-    COUNTERS,
-    FORGOTTEN_USER,
-    ROWS_AT_ONCE,
-    UsageKey,
-    UsagePart,
-    add_counters,
-    sum_rows,
-)
+from storage.usage_records import COUNTERS, UsageKey, add_counters
 
 _log = logging.getLogger("mnemogate")
 
@@ -54,30 +42,6 @@ _FOLD_S: Final = 3600.0
 
 _USER: Final = "user:"
 _NO_TOKENS: Final = TokenCounts()
-
-# Returns the price of an upstream's model, given the names of both; None: the model has no price.
-PriceOf = Callable[[str, str], Price | None]
-
-
-def prices_of(settings: Settings) -> PriceOf:
-    """Returns the prices in the settings."""
-    prices: dict[tuple[str, str], Price] = {}
-    priced = [
-        (alias, Price(each.input, each.output, each.input if each.cached is None else each.cached))
-        for alias in settings.models
-        if (each := alias.prices) is not None
-    ]
-    for alias, price in priced:
-        prices.setdefault((alias.upstream or settings.upstreams[0].name, alias.model), price)
-        for deployment in alias.deployments:
-            prices.setdefault((deployment.upstream, deployment.model or alias.model), price)
-    # A caller may ask any upstream for the model of an alias that names no upstream.
-    named_models = {(alias.upstream, alias.model) for alias in settings.models}
-    for alias, price in priced:
-        for upstream in settings.upstreams if alias.upstream is None else ():
-            if (upstream.name, alias.model) not in named_models:
-                prices.setdefault((upstream.name, alias.model), price)
-    return lambda upstream, model: prices.get((upstream, model))
 
 
 def user_of(scope: Scope | None) -> str:
@@ -127,31 +91,20 @@ class Meter:
         self._usage = usage
         self._load_memory = load_memory
         self._now = now
-        self.price_of = prices_of(settings)
+        self.find_price = make_price_finder(settings)
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         # What is not written yet.
         self.counters = UnwrittenCounters()
-        # The part with a failed write. It may be in the table or not, and is written again before any other part.
-        self._unconfirmed: UsagePart | None = None
-        self._process_name = uuid.uuid4().hex
-        self._parts = itertools.count(1)
         # The tokens of background calls. The users of their memories are looked up when the tokens are written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
         # The tokens of background calls that are in the table, by project.
         self._background_written: dict[str, _WrittenTokens] = {}
         self._after_write: list[Callable[[], Awaitable[None]]] = []
-        # Held while a part of the counters is written.
-        self._write_lock = asyncio.Lock()
-        # The reads that hold writes back, and whether there are none.
-        self._pauses = 0
-        self._unpaused = asyncio.Event()
-        self._unpaused.set()
         self._wrote_at = -READ_S
         self._has_failed = False
-        # Users that were forgotten while their counters were being written.
-        self._forgotten: set[tuple[str, str]] = set()
-        usage.add_forget_listener(self._forget)
+        self.writer = PartWriter(usage, self.counters, now, note_write=self._background_written.clear)
+        usage.add_forget_listener(self.writer.forget)
 
     # -- what is counted
 
@@ -237,7 +190,7 @@ class Meter:
         if call.counts is None:
             counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else prompt
             counters[ESTIMATED_OUTPUT] += completion
-        price = self.price_of(call.upstream, call.model)
+        price = self.find_price(call.upstream, call.model)
         if price is None:
             counters[UNPRICED] += prompt + completion
             return _CallUsage(prompt + completion, cost=0)
@@ -261,7 +214,7 @@ class Meter:
     async def count_background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today, without questions. Raises: StoreError."""
         # While a write is under way, what it writes is neither in memory nor in the table.
-        async with self.pause_writes():
+        async with self.writer.pause():
             today = self._today
             written = self._background_written.get(project)
             if written is None or written.day != today:
@@ -280,23 +233,6 @@ class Meter:
     @property
     def _today(self) -> int:
         return int(self._now() // DAY_S)
-
-    @asynccontextmanager
-    async def pause_writes(self) -> AsyncIterator[None]:
-        """Holds writes back within the block, so that no counter is both in memory and in the table.
-
-        Raises: StoreError: a part may be in the table or not, and cannot be written again.
-        """
-        async with self._write_lock:  # a write that is under way, or waits, goes first
-            await self._write_unconfirmed()
-            self._pauses += 1
-            self._unpaused.clear()
-        try:
-            yield
-        finally:
-            self._pauses -= 1
-            if not self._pauses:
-                self._unpaused.set()
 
     # -- what is written
 
@@ -322,13 +258,7 @@ class Meter:
         self._wrote_at = time.monotonic()
         try:
             await self._attribute_background()
-            keys = self.counters.list_keys()
-            for start in range(0, max(1, len(keys)), ROWS_AT_ONCE):  # without keys the unconfirmed part alone
-                await self._write_part(keys[start : start + ROWS_AT_ONCE])
-            while self._forgotten:
-                forgotten = next(iter(self._forgotten))
-                await self._usage.anonymize_user(*forgotten)
-                self._forgotten.discard(forgotten)
+            await self.writer.write()
         except StoreError as error:
             if not (self._has_failed or is_known(error)):
                 _log.warning("Usage was not written, and is tried again: %s", error.message)
@@ -336,34 +266,9 @@ class Meter:
             raise
         self._has_failed = False
 
-    async def _write_part(self, keys: Sequence[UsageKey]) -> None:
-        """Writes the unconfirmed part, if there is one, and the counters of some keys. Raises: StoreError.
-
-        A caller of `pause_writes` waits for no more than one part.
-        """
-        async with self._write_lock:
-            await self._unpaused.wait()
-            await self._write_unconfirmed()
-            if rows := [(key, self.counters.pop(key)) for key in keys if key in self.counters]:
-                await self._add(UsagePart(self._process_name, next(self._parts), self._now(), rows))
-
-    async def _write_unconfirmed(self) -> None:
-        if self._unconfirmed is not None:
-            await self._add(self._unconfirmed)
-
-    async def _add(self, part: UsagePart) -> None:
-        """Adds a part to the table. After an error or a cancellation it is the unconfirmed part."""
-        self._unconfirmed = None
-        self._background_written.clear()
-        try:
-            await self._usage.add(part)
-        except BaseException:  # after a cancellation the write goes on, and may fail
-            self._unconfirmed = self._without_forgotten(part)
-            raise
-
     async def flush(self) -> None:
         """Writes, unless the last write was within `READ_S`. Raises: StoreError."""
-        has_counts = self.counters or self._background or self._unconfirmed
+        has_counts = self._background or self.writer.has_counts
         if has_counts and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
@@ -382,25 +287,8 @@ class Meter:
                 if not key.project:
                     counters[QUESTIONS] += used.prompt + used.completion
 
-    def _forget(self, project: str, user: str) -> None:
-        """Takes a user's name off the counts that are not in the table, or may not be."""
-        self.counters.forget(project, user)
-        if self._write_lock.locked() or self._unconfirmed is not None:
-            self._forgotten.add((project, user))
-        if self._unconfirmed is not None:
-            self._unconfirmed = self._without_forgotten(self._unconfirmed)
-
-    def _without_forgotten(self, part: UsagePart) -> UsagePart:
-        """Returns a part without the names of users that were forgotten while it was being written."""
-        forgotten = self._forgotten
-        anonymous = (
-            (key._replace(user=FORGOTTEN_USER) if (key.project, key.user) in forgotten else key, counters)
-            for key, counters in part.rows
-        )
-        return replace(part, rows=sum_rows(anonymous))
-
     async def _anonymize_old(self) -> None:
-        """Takes the names of users off the counters that are too old."""
+        """Removes the names of users from the counters that are too old."""
         before = self._today - self._keep_days
         while (day := await self._usage.find_oldest_day_of_users(before)) is not None:
             while await self._usage.anonymize_day(day):

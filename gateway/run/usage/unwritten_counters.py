@@ -65,7 +65,7 @@ class UnwrittenCounters:
         return self._rows.pop(key)
 
     def forget(self, project: str, user: str) -> None:
-        """Takes a user's name off the keys."""
+        """Removes a user's name from the keys."""
         for key in [key for key in self._keys_of_user.get(user, ()) if key.project == project]:
             row = self.pop(key)
             add_counters(self.get(key._replace(user=FORGOTTEN_USER)), row)

@@ -137,7 +137,9 @@ def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]
         world.settle()
     write(one)
     one.gateway.call(one.store.usage.forget_user("default", "alice"))
-    other.gateway.app.services.accounting.meter._forget("default", "alice")  # as the notification has it do
+    other.gateway.app.services.accounting.meter.writer.forget(
+        "default", "alice"
+    )  # as the notification has it do
     write(other)
     assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [(FORGOTTEN_USER, 2)]
 

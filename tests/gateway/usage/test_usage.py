@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from gateway.run.usage import meter, unwritten_counters
+from gateway.run.usage import meter, part_writer, unwritten_counters
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.records import TokenCounts
 from storage.usage_records import (
@@ -359,7 +359,7 @@ def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
 
     async def forget_meanwhile(rows: Any) -> None:
         await add(rows)
-        counter._forget("default", "alice")
+        counter.writer.forget("default", "alice")
 
     def fails(project: str, user: str) -> Any:
         raise meter.StoreError("no")
@@ -467,7 +467,7 @@ def test_background_tokens_are_known_while_they_are_written(
         return meanwhile, await counter.count_background_tokens("default")
 
     monkeypatch.setattr(counter._usage, "add", held)
-    monkeypatch.setattr(meter, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(part_writer, "ROWS_AT_ONCE", 1)
     assert world.gateway.call(tokens_meanwhile()) == (30, 30)
 
 
@@ -484,7 +484,7 @@ def test_who_reads_waits_for_one_part_of_a_write(world: World, monkeypatch: pyte
         done.append("write")
 
     async def read() -> None:
-        async with counter.pause_writes():
+        async with counter.writer.pause():
             done.append("read")
 
     async def read_meanwhile() -> None:
@@ -493,7 +493,7 @@ def test_who_reads_waits_for_one_part_of_a_write(world: World, monkeypatch: pyte
         await asyncio.gather(write, read())
 
     monkeypatch.setattr(counter._usage, "add", noted)
-    monkeypatch.setattr(meter, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(part_writer, "ROWS_AT_ONCE", 1)
     world.gateway.call(read_meanwhile())
     assert done == ["write", "read", "write"]
     assert world.query('SELECT "user", requests FROM usage ORDER BY "user"') == [("alice", 1), ("bob", 1)]
