@@ -22,7 +22,7 @@ from gateway.run.usage.prices import make_price_finder
 from gateway.run.usage.unwritten_counters import UnwrittenCounters
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
-from storage.records import Agent, Scope, TokenCounts
+from storage.records import Agent, TokenCounts
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageKey, add_counters
 
@@ -42,11 +42,6 @@ _FOLD_S: Final = 3600.0
 
 _USER: Final = "user:"
 _NO_TOKENS: Final = TokenCounts()
-
-
-def user_of(scope: Scope | None) -> str:
-    """Returns the user of a memory; "": the memory belongs to no user."""
-    return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
 class _CallUsage(NamedTuple):
@@ -277,10 +272,11 @@ class Meter:
         for agent_row in {key.agent_row for key in self._background}:
             agent = await self._load_memory(agent_row) if agent_row else None
             scope = None if agent is None else agent.scope
+            user = scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
             for key in [key for key in self._background if key.agent_row == agent_row]:
                 used = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
-                usage_key = UsageKey(key.day, project, user_of(scope), 0, key.upstream, key.model)
+                usage_key = UsageKey(key.day, project, user, 0, key.upstream, key.model)
                 counters = self.counters.get(usage_key)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
