@@ -12,8 +12,8 @@ from msgspec import Struct
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
 from gateway.run.admin.page_paths import make_fact_href, page_path
+from gateway.run.admin.reply_words import find_shared_words, select_uncommon_without
 from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
-from gateway.run.admin.word_search import find_shared, select_uncommon_without
 
 _SENTENCE = re.compile(r"[^.!?;:\n…。！？]+")
 _WORD = re.compile(r"\w+")
@@ -225,7 +225,7 @@ async def mark_reply(
         spans = sorted((each.start, each.end, each.texts) for each in repeated)
     else:
         sources = sorted(texts, key=lambda each: each.is_reply)
-        shared = await find_shared(
+        shared = await find_shared_words(
             turn.reply_text[:_SHOWN_CHARS],
             turn.question_text[:_MAX_CHARS],
             [each.text[:_SHOWN_CHARS] for each in sources],

@@ -30,9 +30,9 @@ from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionRecord
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.question_views import Question
+from gateway.run.admin.reply_words import find_lines, select_words_without
 from gateway.run.admin.request_operations import RequestPage
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord
-from gateway.run.admin.word_search import find_lines, select_words_without
 from storage.search.text_words import find_spans_with_words
 
 T = TypeVar("T")

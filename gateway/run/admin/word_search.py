@@ -6,10 +6,9 @@ A trial of recall (gateway/run/admin/recall_trials.py) ranks texts by likeness i
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -33,7 +32,6 @@ from storage.search.text_words import (
     cut_around_words,
     find_spans_with_words,
     has_words,
-    list_uncommon_words,
     list_written_words,
 )
 
@@ -114,16 +112,6 @@ class Remaining(Struct, frozen=True):
     def total(self) -> int:
         """How many texts were counted."""
         return sum(self.counts.values()) + len(self.blocks)
-
-
-class SharedWord(NamedTuple):
-    """A word of a reply that some texts have as well."""
-
-    # In the reply.
-    start: int
-    end: int
-    # The positions of the texts that have it.
-    text_indices: tuple[int, ...]
 
 
 class FoundPerson(Struct, frozen=True):
@@ -417,44 +405,3 @@ def _make_ended_record(uid: str, fact: Fact) -> TextWithWords:
         until=fact.ended_at or UNSET,
         taken_back=fact.taken_back or UNSET,
     )
-
-
-async def select_words_without(reply: str, shown_texts: Sequence[str]) -> str:
-    """Returns the words of a reply that none of some texts has in any form."""
-    # In a thread, since long texts take some milliseconds.
-    return " ".join(await asyncio.to_thread(list_written_words, reply, "\n".join(shown_texts)))
-
-
-async def select_uncommon_without(reply: str, shown_texts: Sequence[str]) -> str:
-    """Returns what `select_words_without` does, without the most common words of the reply's language."""
-    return " ".join(await asyncio.to_thread(list_uncommon_words, reply, "\n".join(shown_texts)))
-
-
-async def find_shared(reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
-    """Returns the words of a reply that its question lacks and some of the texts have, in the reply's order."""
-    # In a thread, since long texts take some milliseconds.
-    return await asyncio.to_thread(_find_shared, reply, question, texts)
-
-
-async def find_lines(text: str, query: str, limit: int) -> list[str]:
-    """Returns the lines of a text with most words of a query, at most `limit`, in their order."""
-
-    def find() -> list[str]:
-        lines = [line.strip() for line in text.splitlines()]
-        counts = {line: len(find_spans_with_words(line, query)) for line in lines}
-        best = sorted(filter(counts.get, counts), key=counts.__getitem__, reverse=True)[:limit]
-        return sorted(best, key=lines.index)
-
-    # In a thread, since a long text takes some milliseconds.
-    return await asyncio.to_thread(find)
-
-
-def _find_shared(reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
-    indices_by_span: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    words = list_written_words(reply, question)
-    for index, text in enumerate(texts if words else ()):
-        lacking = {*list_written_words(" ".join(words), text)}
-        found = " ".join(word for word in words if word not in lacking)
-        for span in find_spans_with_words(reply, found) if found else ():
-            indices_by_span[span].append(index)
-    return sorted(SharedWord(*span, tuple(indices)) for span, indices in indices_by_span.items())
