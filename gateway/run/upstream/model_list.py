@@ -10,54 +10,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import orjson
+from typing import Any
 
 from adapters.base import Provider
-from adapters.errors import ProviderError
-from adapters.types import ModelRequest
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import (
     BadRequest,
-    GatewayError,
-    NotAllowed,
-    NotAuthenticated,
     UnknownModel,
-    UpstreamUnreachable,
 )
+from gateway.run.upstream.list_fetcher import Entries, ListFetcher, Refusal
 from gateway.run.upstream.route import UPSTREAM_HEADER, resolve_route, unknown_upstream
 from gateway.settings import Settings
 
-# Bytes of one list; a long one has about a megabyte. A longer one is a faulty upstream's.
-MAX_LIST_BYTES = 8 * 1024 * 1024
 # Seconds after a failure until the upstream is asked again; twice as many after each further one, up to `refresh_s`.
 # Not measured: its list is old, or missing, for as long.
 RETRY_S = 15.0
-# Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
-LIST_WAIT_S = 10.0
 # The keys with a cached answer, those that were used last. Each list may take a megabyte, so these take 64 at most.
 CACHED_KEYS = 64
 _log = logging.getLogger("mnemogate")
-
-Entries = list[dict[str, Any]]
-
-
-class _Refusal(NamedTuple):
-    """An upstream's refusal of a key."""
-
-    # 401 or 403.
-    status: int
-    # The message for the caller: the upstream's own, if it gave one.
-    message: str
-
-    def error(self) -> GatewayError:
-        return NotAuthenticated(self.message) if self.status == 401 else NotAllowed(self.message)
 
 
 @dataclass(slots=True)
@@ -73,7 +47,7 @@ class _CachedAnswer:
     # The last list; None: the upstream has given none, or has refused the key since.
     entries: Entries | None = None
     # None: the upstream did not refuse the key the last time.
-    refusal: _Refusal | None = None
+    refusal: Refusal | None = None
 
 
 class ModelList:
@@ -83,27 +57,26 @@ class ModelList:
         self,
         settings: Settings,
         providers: Mapping[str, Provider],
-        created: int,
+        created_at: int,
         refresh_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Makes the list, without those of upstreams.
 
-        created: the date of the gateway's own entries, in seconds since the epoch.
+        created_at: the date of the gateway's own entries, in seconds since the epoch.
         refresh_s: the pause before upstreams are asked for their lists again; 0: upstreams are never asked.
         clock: seconds, which never go back.
         """
         self._settings = settings
         self._refresh_s = refresh_s
+        self._fetcher = ListFetcher(settings.upstreams)
         self._providers = providers
-        self._created = created
+        self._created_at = created_at
         self._clock = clock
         # The list that each upstream gave without a caller's key.
         self._fetched: dict[str, Entries] = {}
         # The refusal of each upstream that lists its models only for a caller's key.
-        self._refusals: dict[str, _Refusal] = {}
-        # The reason why an upstream that gave no list did not answer; None: it answered with something else.
-        self._failing: dict[str, str | None] = {}
+        self._refusals: dict[str, Refusal] = {}
         # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
         self.entries = self._merge(self._fetched)
@@ -133,17 +106,17 @@ class ModelList:
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches the list of one upstream. Returns False if it gave no list."""
-        answer = await self._fetch(name, provider, credential=None)
+        answer = await self._fetcher.fetch(name, provider, credential=None)
         if answer is None:
             return False
-        if isinstance(answer, _Refusal):
+        if isinstance(answer, Refusal):
             self._note_refusal(name, answer)
             return False
         self._fetched[name] = answer
         self.entries = self._merge(self._fetched)
         return True
 
-    def _note_refusal(self, name: str, refusal: _Refusal) -> None:
+    def _note_refusal(self, name: str, refusal: Refusal) -> None:
         """Notes that an upstream gave no list without a caller's key."""
         if name in self._list_keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
@@ -154,7 +127,7 @@ class ModelList:
         # The upstream's own message may quote the key, in a form that the log does not mask.
         why = f"it refuses the key of the settings (status {refusal.status})"
         # A key that gets a 403 may be for chats alone.
-        self._log_failure(name, why, is_down=refusal.status == 401)
+        self._fetcher.note_failure(name, why, is_down=refusal.status == 401)
 
     # -- with a caller's key
 
@@ -174,7 +147,7 @@ class ModelList:
         """
         entries = await self._choose_entries(credential, upstream, has_others=has_others)
         if not entries and not has_others:
-            self._check_answers()
+            self._fetcher.check_answers()
         return entries
 
     async def _choose_entries(
@@ -195,11 +168,11 @@ class ModelList:
         (name,) = candidates
         if credential is None:
             if is_empty and (refusal := self._refusals.get(name)) is not None:
-                raise refusal.error()
+                raise refusal.make_error()
             return self.entries
         answer = await self._ask(name, credential)
         if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):
-            raise answer.refusal.error()
+            raise answer.refusal.make_error()
         return self._entries_with(name, answer)
 
     def _find_candidates(self, upstream: str | None) -> list[str]:
@@ -227,13 +200,13 @@ class ModelList:
             if upstream in self._list_keyless_upstreams():
                 answer = await self._ask(upstream, credential)
                 if answer.refusal is not None:
-                    raise answer.refusal.error()
+                    raise answer.refusal.make_error()
                 entries = self._entries_with(upstream, answer)
         for entry in entries:
             if entry["id"] == name:
                 return entry
         if not entries:
-            self._check_answers()
+            self._fetcher.check_answers()
         if self._is_built_in(name):
             return self._make_entry(name)
         raise UnknownModel.unlisted(name)
@@ -242,13 +215,6 @@ class ModelList:
         """Returns whether a name is routed to the built-in model, which answers to any name."""
         built_in = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
         return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
-
-    def _check_answers(self) -> None:
-        """Raises UpstreamUnreachable if an upstream is down, since it is unknown whether that upstream has models."""
-        for name, why in self._failing.items():
-            if why is not None:
-                text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
-                raise UpstreamUnreachable(text)
 
     def _list_keyless_upstreams(self) -> list[str]:
         """Returns the upstreams without a key in the settings. They get the caller's key."""
@@ -273,8 +239,8 @@ class ModelList:
         async with answer.lock:
             if not self._refresh_s or self._clock() < answer.valid_until:
                 return answer
-            fetched = await self._fetch(name, self._providers[name], credential)
-            answer.refusal = fetched if isinstance(fetched, _Refusal) else None
+            fetched = await self._fetcher.fetch(name, self._providers[name], credential)
+            answer.refusal = fetched if isinstance(fetched, Refusal) else None
             if isinstance(fetched, list):
                 answer.entries = fetched
                 answer.failures = 0
@@ -284,45 +250,6 @@ class ModelList:
                 answer.entries = None
             answer.valid_until = self._clock() + self._pause(answer.failures)
         return answer
-
-    # -- asking an upstream
-
-    async def _fetch(
-        self, name: str, provider: Provider, credential: str | None
-    ) -> Entries | _Refusal | None:
-        """Returns an upstream's list, or its refusal of the key; None: it gave neither, which is logged."""
-        try:
-            async with asyncio.timeout(LIST_WAIT_S if credential is not None else None):
-                request = ModelRequest(b"", credential=credential, path="/models", method="GET")
-                reply = await provider.send(request)
-                try:
-                    body = await reply.read(MAX_LIST_BYTES)
-                finally:
-                    await reply.aclose()
-            if reply.status in (401, 403):
-                return _read_refusal(name, reply.status, body)
-            entries = _parse_list(body) if reply.status == 200 else None
-            if entries is None:
-                hint = self._hint_for(name) if reply.status in (200, 404) else ""
-                raise ValueError(f"status {reply.status}, and no list{hint}")
-        except (ProviderError, TimeoutError, ValueError) as error:
-            self._log_failure(
-                name, str(error) or type(error).__name__, is_down=not isinstance(error, ValueError)
-            )
-            return None
-        self._failing.pop(name, None)
-        return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
-
-    def _hint_for(self, name: str) -> str:
-        """Returns the likely reason why an upstream's answer is no list; "": it is not known."""
-        url = next((each.base_url for each in self._settings.upstreams if each.name == name), None) or ""
-        return "" if re.search(r"/v\d", url) else "; its base_url has no /v1, and most addresses need it"
-
-    def _log_failure(self, name: str, why: str, *, is_down: bool = False) -> None:
-        """Logs a failure once, until the upstream gives a list again. is_down: it gave no answer."""
-        if name not in self._failing:
-            _log.warning("The upstream %s gave no list of models: %s", name, why)
-        self._failing[name] = why if is_down else None
 
     def _merge(self, fetched: Mapping[str, Entries]) -> Entries:
         """Returns profiles and aliases, then the models of upstreams under the names that route to them."""
@@ -341,7 +268,7 @@ class ModelList:
         return list(merged.values())
 
     def _make_entry(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "mnemogate"}
+        return {"id": name, "object": "model", "created": self._created_at, "owned_by": "mnemogate"}
 
     def _find_public_name(self, upstream: str, model: str) -> str | None:
         """Returns the name that routes a request to this model of an upstream; None: there is no such name."""
@@ -353,23 +280,3 @@ class ModelList:
             if (route.upstream, route.model) == (upstream, model):
                 return name
         return None
-
-
-def _parse_list(body: bytes) -> list[Any] | None:
-    """Returns the list of an answer; None: the answer is no list, but the page of a web front end or the like."""
-    try:
-        answer = orjson.loads(body)
-    except ValueError:
-        return None
-    entries = answer.get("data") if isinstance(answer, dict) else None
-    return entries if isinstance(entries, list) else None
-
-
-def _read_refusal(upstream: str, status: int, body: bytes) -> _Refusal:
-    try:
-        message = orjson.loads(body)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = None
-    if not isinstance(message, str) or not message:
-        message = f"The upstream {upstream!r} refuses this key."
-    return _Refusal(status, message)

@@ -172,7 +172,7 @@ def test_the_settings_may_name_what_callers_may_not() -> None:
 
 async def fetched(settings: Settings) -> list[dict[str, Any]]:
     providers: Mapping[str, Provider] = make_providers(settings)
-    models = ModelList(settings, providers, created=7)
+    models = ModelList(settings, providers, created_at=7)
     for name, provider in providers.items():
         await models.refresh(name, provider)
         await provider.aclose()
@@ -223,7 +223,7 @@ async def test_an_upstream_that_cannot_be_used_is_said_once(caplog: pytest.LogCa
         address = there.base_url.removesuffix("/v1")
     settings = Settings(upstreams=(UpstreamSettings("gone", base_url=f"{address}/v1"),))
     providers = make_providers(settings)
-    models = ModelList(settings, providers, created=7)
+    models = ModelList(settings, providers, created_at=7)
     for _ in range(3):
         assert not await models.refresh("gone", providers["gone"])
     await providers["gone"].aclose()
@@ -237,7 +237,7 @@ async def test_a_list_that_nobody_could_fetch_is_no_empty_one() -> None:
     with StrictUpstream(models=["a"]) as upstream:
         settings = settings_for(upstream)
         providers = make_providers(settings)
-        models = ModelList(settings, providers, created=7)
+        models = ModelList(settings, providers, created_at=7)
         assert await models.list_entries_for(None) == []  # nobody was asked yet
         upstream.stop()
         await models.refresh("up", providers["up"])
@@ -246,7 +246,9 @@ async def test_a_list_that_nobody_could_fetch_is_no_empty_one() -> None:
         with pytest.raises(UpstreamUnreachable):
             await models.get("a", None)
         assert await models.list_entries_for(None, has_others=True) == []
-        with_alias = ModelList(replace(settings, models=(ModelSettings("quick", "a"),)), providers, created=7)
+        with_alias = ModelList(
+            replace(settings, models=(ModelSettings("quick", "a"),)), providers, created_at=7
+        )
         await with_alias.refresh("up", providers["up"])
         assert [entry["id"] for entry in await with_alias.list_entries_for(None)] == ["quick"]
         for provider in providers.values():
@@ -394,7 +396,7 @@ async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(
         upstream.key, upstream.refusal = "sk-good", status
         settings = Settings(upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-bad"),))
         providers = make_providers(settings)
-        models = ModelList(settings, providers, created=7)
+        models = ModelList(settings, providers, created_at=7)
         await models.refresh("up", providers["up"])
         if is_told:
             with pytest.raises(
@@ -424,7 +426,7 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
     with StrictUpstream(key="sk-good") as upstream:
         settings = settings_for(upstream)
         providers = make_providers(settings)
-        models = ModelList(settings, providers, created=7, refresh_s=300.0, clock=hands)
+        models = ModelList(settings, providers, created_at=7, refresh_s=300.0, clock=hands)
         asked: list[float] = []
         for now in range(0, 1000, 5):
             hands.now = now
@@ -448,7 +450,7 @@ async def test_it_is_asked_without_a_key_once_and_the_log_says_so_once(
     with StrictUpstream(key="sk-good") as upstream:
         settings = settings_for(upstream)
         providers = make_providers(settings)
-        await ModelList(settings, providers, created=7, refresh_s=300.0).run()  # comes to an end
+        await ModelList(settings, providers, created_at=7, refresh_s=300.0).run()  # comes to an end
         assert models_asked(upstream) == [None]
         assert [each.message for each in caplog.records] == [
             "The upstream up lists its models only for callers with a key of their own."
@@ -460,7 +462,7 @@ async def test_a_failing_upstream_is_logged_once(caplog: pytest.LogCaptureFixtur
     with StrictUpstream(model_list=b"no") as upstream:
         settings = settings_for(upstream)
         providers = make_providers(settings)
-        models = ModelList(settings, providers, created=7, refresh_s=300.0)
+        models = ModelList(settings, providers, created_at=7, refresh_s=300.0)
         for _ in range(3):
             assert not await models.refresh("up", providers["up"])
         assert len(caplog.records) == 1
@@ -481,7 +483,7 @@ async def test_a_key_goes_to_no_upstream_that_it_may_not_be_for() -> None:
             )
         )
         providers = make_providers(settings)
-        models = ModelList(settings, providers, created=7, refresh_s=300.0)
+        models = ModelList(settings, providers, created_at=7, refresh_s=300.0)
         for name, provider in providers.items():
             await models.refresh(name, provider)
         with pytest.raises(BadRequest, match="one, two"):
