@@ -192,7 +192,7 @@ class SpanMaker:
         for each in call.tries:
             event = span.proto.events.add()
             event.name = names.TRY_EVENT
-            event.time_unix_nano = receipt_spans.nanoseconds(each.failed_at)
+            event.time_unix_nano = receipt_spans.to_nanoseconds(each.failed_at)
             _add_text_attribute(event.attributes, names.UPSTREAM, each.endpoint)
             _add_text_attribute(event.attributes, names.ERROR_TYPE, name_error_type(each.outcome))
         if operation:
@@ -211,7 +211,7 @@ class _ReceiptSpans:
         self._new_span, self._to_epoch_s = new_span, to_epoch_s
         self._trace_id = _trace_bytes(context.trace_id)
 
-    def nanoseconds(self, at: float) -> int:
+    def to_nanoseconds(self, at: float) -> int:
         """Returns a time of `perf_counter` in nanoseconds since the epoch."""
         return int((at + self._to_epoch_s) * 1e9)
 
@@ -225,10 +225,8 @@ class _ReceiptSpans:
         if parent_id:
             span.parent_span_id = _encode_span(parent_id)
         span.name, span.kind = name, kind
-        span.start_time_unix_nano, span.end_time_unix_nano = (
-            self.nanoseconds(started_at),
-            self.nanoseconds(ended_at),
-        )
+        span.start_time_unix_nano = self.to_nanoseconds(started_at)
+        span.end_time_unix_nano = self.to_nanoseconds(ended_at)
         return _SpanWriter(span)
 
     def add_root(self, name: str, kind: Any) -> _SpanWriter:

@@ -127,7 +127,7 @@ class Tracer:
                 self._wake.clear()  # new receipts have woken the thread: they do not end the pause
 
     def _dequeue_batch(self) -> ExportTraceServiceRequest:
-        """Takes the first receipts out of the queue, and returns their spans, as many as a request may have."""
+        """Removes the first receipts from the queue, and returns their spans, as many as a request may have."""
         request = ExportTraceServiceRequest()
         scope_spans = self._add_scope(request)
         # Receipts have times of `perf_counter`; adding this makes them seconds since the epoch.

@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion
-from gateway.run.admin.list_page import ListPage, make_next_cursor, read_cursor
+from gateway.run.admin.list_page import ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
@@ -99,7 +99,7 @@ class AuditOperations(Struct, frozen=True):
                 f"There is no action {wanted.action!r}, but {', '.join(ACTIONS)}.", param="action"
             )
         entries = await self.store.audit.list(
-            before=read_cursor(after, LAST_NUMBER),
+            before=parse_cursor(after, LAST_NUMBER),
             memory=memory,
             project=project,
             user=wanted.user or None,

@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.core.memory.mcp_tools import describe_mcp_origin
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.list_page import PAGE_LIMIT, make_next_cursor, read_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import (
     BLOCK_ORIGINS,
@@ -119,7 +119,7 @@ class BlockViews(Struct, frozen=True):
         memory = await get_memory(self.store, project, uid)
         shown_block = await self._get_block(memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
-        before = read_cursor(after, LAST_NUMBER)
+        before = parse_cursor(after, LAST_NUMBER)
         versions = await self.store.blocks.list_revisions(
             shown_block.block.id, before=before, limit=limit + 1, with_forgotten=False
         )

@@ -16,8 +16,8 @@ from gateway.run.admin.list_page import (
     ListPage,
     format_page_end,
     make_next_cursor,
+    parse_cursor,
     parse_page_end,
-    read_cursor,
 )
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import name_user_role
@@ -150,7 +150,7 @@ class ConversationViews(Struct, frozen=True):
                 return ConversationPage(record, branch_records, branch=None, items=(), next=None)
             branch = current.seq
         # The page ends before this message, or with the branch. A number of another conversation is refused.
-        end_seq = read_cursor(before, branch, "before")
+        end_seq = parse_cursor(before, branch, "before")
         end_row = await self._exchange_of(memory.id, conversation.id, end_seq)
         if end_row is None:
             raise _no_conversation()
@@ -190,7 +190,7 @@ class ConversationViews(Struct, frozen=True):
         conversation = await pages.find_conversation(memory.id, page.conversation.id)
         if conversation is None:
             raise _no_conversation()
-        end_seq = read_cursor(before, LAST_NUMBER, "before")
+        end_seq = parse_cursor(before, LAST_NUMBER, "before")
         exchanges = await pages.load_merged(memory.id, conversation.id, before=end_seq, limit=limit + 2)
         newest_first = await self._list_newest_first(
             memory.id, exchanges, None if before is None else end_seq

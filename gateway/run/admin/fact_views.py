@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 
 from gateway.core.memory.standing import make_standing_block
 from gateway.errors import UnknownId
-from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, read_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
 from gateway.run.admin.source_records import LISTED_SOURCES, list_source_exchanges, list_sources
@@ -60,7 +60,7 @@ class FactViews(Struct, frozen=True):
         as_of: only facts that were true then are listed; in seconds since the epoch.
         """
         memory = await get_memory(self.store, project, uid)
-        before = read_cursor(after, LAST_NUMBER)
+        before = parse_cursor(after, LAST_NUMBER)
         facts = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )

@@ -130,7 +130,7 @@ class ImportOperations:
             uid=uid,
             request=request,
             format=survey.format,
-            created=self.now(),
+            created_at=self.now(),
             progress=survey.progress,
             file=file,
         )
@@ -147,7 +147,7 @@ class ImportOperations:
         check_not_paused(agent)
         stored = await self.store.imports.find(uid)
         if stored is not None:
-            running.created = stored.created
+            running.created_at = stored.created
             if stored.status in ("running", "stopped") and stored.format == survey.format:
                 running.progress = load_progress(stored.data)
                 if self._is_performed_elsewhere(stored):

@@ -22,9 +22,16 @@ _PAGE_ITEMS: Final = 16
 _SURVEY_MESSAGES: Final = 128
 # The bytes of the file that are read and hashed at a time.
 _HASHED_BYTES: Final = 1 << 20
+# The hexadecimal digits of a digest that an id has: 128 bits.
+_ID_DIGITS: Final = 32
 
-# An item of the file, and the exchanges that are made of it if it is a conversation.
-PreparedItem = tuple[Source, ImportDraft | None]
+
+class PreparedItem(NamedTuple):
+    """An item of the file."""
+
+    item: Source
+    # The exchanges that are made of it; None: it is no conversation.
+    draft: ImportDraft | None
 
 
 class Survey(NamedTuple):
@@ -57,9 +64,11 @@ def read_pages(
         if isinstance(item, SourceConversation):
             page_messages += len(item.messages)
             draft = draft_import(item, format, hasher, now, oldest)
-            page.append((draft, None) if isinstance(draft, Unreadable) else (item, draft))
+            page.append(
+                PreparedItem(draft, None) if isinstance(draft, Unreadable) else PreparedItem(item, draft)
+            )
         else:
-            page.append((item, None))
+            page.append(PreparedItem(item, None))
         if len(page) >= _PAGE_ITEMS or page_messages >= _PAGE_MESSAGES:
             yield page
             page = []
@@ -74,7 +83,7 @@ def make_import_uid(file: IO[bytes], scope: Scope, source_user: str | None) -> s
     while piece := file.read(_HASHED_BYTES):
         digest.update(piece)
     names = "\0".join((*scope, source_user or ""))
-    return f"import-{hashlib.sha256(digest.digest() + names.encode()).hexdigest()[:32]}"
+    return f"import-{hashlib.sha256(digest.digest() + names.encode()).hexdigest()[:_ID_DIGITS]}"
 
 
 def survey_file(
@@ -87,18 +96,18 @@ def survey_file(
 
     Raises: BadRequest.
     """
-    content = _FileContent(format or detect_format(file), now)
+    counts = _SurveyCounts(format or detect_format(file), now)
     page_messages = 0
-    for item in _read_items(file, content.format, source_user):
-        page_messages += content.add(item)
+    for item in _read_items(file, counts.format, source_user):
+        page_messages += counts.add(item)
         if page_messages >= _SURVEY_MESSAGES:
             page_messages = 0
             yield None
-    yield content.make_survey()
+    yield counts.make_survey()
 
 
-class _FileContent:
-    """The content of a file, counted item by item."""
+class _SurveyCounts:
+    """Counts the content of a file, item by item."""
 
     def __init__(self, format: str, now: float) -> None:
         """now: in seconds since the epoch; a later time counts as now."""

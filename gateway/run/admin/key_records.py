@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from gateway.core.nul import check_no_nul
 from gateway.errors import UnknownId
 from gateway.run.admin.key_draft import create_key, read_draft
-from gateway.run.admin.list_page import ListPage, make_next_cursor, read_cursor
+from gateway.run.admin.list_page import ListPage, make_next_cursor, parse_cursor
 from gateway.settings import DefaultMode
 from storage.errors import NotFound
 from storage.listing import LAST_NUMBER
@@ -50,7 +50,7 @@ class KeyRecords(Struct, frozen=True):
 
     async def list_page(self, *, after: str | None = None, limit: int = 50) -> ListPage[KeyRecord]:
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
-        before = read_cursor(after, LAST_NUMBER)
+        before = parse_cursor(after, LAST_NUMBER)
         keys = [key for key in reversed(await self.keys.list()) if key.id < before]
         items = tuple(map(_make_key_record, keys[:limit]))
         return ListPage(items, make_next_cursor(keys, limit, lambda key: str(key.id)))

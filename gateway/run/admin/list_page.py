@@ -11,23 +11,22 @@ from msgspec import Struct
 from gateway.errors import BadRequest
 from storage.listing import FIRST_PAGE, PageEnd
 
-S = TypeVar("S")
-T = TypeVar("T")
+_Item = TypeVar("_Item")
 _First = TypeVar("_First", int, None)
 
 # The items of a page where the client names no limit, and the highest limit.
 PAGE_LIMIT, MAX_PAGE_LIMIT = 50, 200
 
 
-class ListPage(Struct, Generic[T], frozen=True):
+class ListPage(Struct, Generic[_Item], frozen=True):
     """A page of a list."""
 
-    items: tuple[T, ...]
+    items: tuple[_Item, ...]
     # `after` of the next page; None: this is the last one.
     next: str | None
 
 
-def make_next_cursor(items: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
+def make_next_cursor(items: Sequence[_Item], limit: int, cursor_of: Callable[[_Item], str]) -> str | None:
     """Returns the cursor of the next page; None: this is the last page.
 
     items: the items of the page, and one more if the list goes on.
@@ -46,7 +45,7 @@ def parse_page_end(cursor: str | None) -> PageEnd:
     if cursor is None:
         return FIRST_PAGE
     at, _, row = cursor.partition("_")
-    number = record_number(row)
+    number = parse_record_number(row)
     try:
         seconds = float(at)
     except ValueError:
@@ -56,7 +55,7 @@ def parse_page_end(cursor: str | None) -> PageEnd:
     return seconds, number
 
 
-def read_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
+def parse_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
     """Returns the number of the record after which a page begins.
 
     after: the `next` of the previous page; None for the first page.
@@ -67,7 +66,7 @@ def read_cursor(after: str | None, first: _First, param: str = "after") -> int |
     """
     if after is None:
         return first
-    number = record_number(after)
+    number = parse_record_number(after)
     if number is None:
         raise make_cursor_error(param)
     return number
@@ -78,6 +77,6 @@ def make_cursor_error(param: str = "after") -> BadRequest:
     return BadRequest(f"{param} must be the `next` of the page before.", param=param)
 
 
-def record_number(text: str) -> int | None:
-    """Returns the number of a record; None: the text is no number, or has more digits than fit into 64 bits."""
+def parse_record_number(text: str) -> int | None:
+    """Returns the number of a record; None: the text is no number, or has more than 18 digits (64 bits may not do)."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -96,7 +96,7 @@ class ForgetPreview(Struct, frozen=True):
     blocks: tuple[RebuiltBlock, ...] | UnsetType = UNSET
     # For "texts": the texts that are not gone yet, the newest first.
     texts: tuple[SourceRecord, ...] | UnsetType = UNSET
-    # The newest replies that stay and can no longer show what the model was told, without their texts; not set: none.
+    # The newest replies that stay and can no longer show what the model was shown, without their texts; not set: none.
     replies_without_note: tuple[SourceRecord, ...] | UnsetType = UNSET
     # For a reply of which the question stays: the question's number. The facts may have come from it.
     question: int | UnsetType = UNSET

@@ -25,8 +25,8 @@ from gateway.run.admin.list_page import (
     ListPage,
     format_page_end,
     make_next_cursor,
+    parse_cursor,
     parse_page_end,
-    read_cursor,
 )
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
@@ -155,7 +155,7 @@ class MemoryViews:
     ) -> ListPage[SourceRecord]:
         """Returns a page of passages, the newest first."""
         memory = await get_memory(self.store, project, uid)
-        page = Page(after=read_cursor(after, None), limit=limit + 1)
+        page = Page(after=parse_cursor(after, None), limit=limit + 1)
         passages = await self.store.passages.list_page(memory.id, page, PassageFilter())
         items = tuple(make_passage_record(uid, passage) for passage in passages[:limit])
         return ListPage(items, make_next_cursor(passages, limit, lambda passage: str(passage.seq)))

@@ -72,8 +72,4 @@ def _render_segment(part: str | int) -> str:
     # Most parts are numbers and hex digits, and a list has hundreds of links: quoting took a sixth of its rendering.
     if text.isascii() and text.isalnum():
         return text
-    return quote(re.sub("[~./]", _escape, text), safe="~")
-
-
-def _escape(match: re.Match[str]) -> str:
-    return _ESCAPES[match[0]]
+    return quote(re.sub("[~./]", lambda found: _ESCAPES[found[0]], text), safe="~")

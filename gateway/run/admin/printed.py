@@ -19,6 +19,8 @@ from gateway.run.admin.record_lists import Record, RecordList
 
 # A move without a terminal reports its progress after so many memories.
 _PROGRESS_EVERY = 100
+# The characters that are printed of a hit, so that each stays on one or two lines of a terminal.
+_HIT_CHARS = 100
 
 
 def print_error(message: str, path: str = "mnemogate") -> None:
@@ -176,7 +178,7 @@ def _render_hit(hit: dict[str, Any]) -> str:
     if hit["text"] is None:
         text = "(forgotten)" if hit["forgotten"] else "(no longer current)"
     else:
-        text = " ".join(hit["text"].split())[:100]
+        text = " ".join(hit["text"].split())[:_HIT_CHARS]
     scores = " ".join(
         f"{name} {hit[name]:.2f}" for name in ("words", "meaning", "score") if hit[name] is not None
     )

@@ -1,4 +1,4 @@
-"""Trials of recall, which show what a sentence would recall from a memory."""
+"""Trials of recall, which show what a query would recall from a memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.run.admin.hits import load_hit_records
-from gateway.run.admin.list_page import read_cursor
+from gateway.run.admin.list_page import parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from gateway.run.memory.recall_rows import make_entry_rows
@@ -20,12 +20,12 @@ from storage.sql.store import Store
 PAGE_HITS = 50
 # The most hits that are shown as left out of the note.
 _MAX_LEFT_OUT = 20
-# The most hits of a trial that are not in the note: more than recall finds.
+# The most hits of a trial that are not in the note: more than recall finds, so none is left out.
 _MAX_HITS = 100
 
 
 class TrialRecord(Struct, frozen=True):
-    """The outcome of a trial: what would be recalled for a sentence."""
+    """The outcome of a trial: what would be recalled for a query."""
 
     query: str
     # The note, byte for byte; None: nothing would be recalled.
@@ -61,7 +61,7 @@ class RecallTrials(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
         """
-        start = read_cursor(after, 0)
+        start = parse_cursor(after, 0)
         agent = await get_agent(self.store, project, uid)
         if not query.strip():
             return TrialRecord(query, note=None, chosen=(), left_out=(), found=(), next=None)
@@ -82,12 +82,12 @@ class RecallTrials(Struct, frozen=True):
         # One look-up for both lists, which is cut apart again.
         hits = await load_hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
         note_count = len(in_note) + len(left_out)
-        of_note, of_page = hits[:note_count], hits[note_count:]
+        note_hits, page_hits = hits[:note_count], hits[note_count:]
         return TrialRecord(
             query=query,
             note=result.note.strip() or None,
-            chosen=tuple(hit for hit in of_note if not isinstance(hit, LeftOutRecord)),
-            left_out=tuple(hit for hit in of_note if isinstance(hit, LeftOutRecord)),
-            found=tuple(of_page),
+            chosen=tuple(hit for hit in note_hits if not isinstance(hit, LeftOutRecord)),
+            left_out=tuple(hit for hit in note_hits if isinstance(hit, LeftOutRecord)),
+            found=tuple(page_hits),
             next=str(end) if len(all_found) > end else None,
         )

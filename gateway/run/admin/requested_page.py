@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.list_page import read_cursor, record_number
+from gateway.run.admin.list_page import parse_cursor, parse_record_number
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names, check_project
 
 # The records of a page where the caller names no limit, and the highest limit.
@@ -54,7 +54,7 @@ def read_requested_page(raw: RawArguments, visible_project: str | None) -> Reque
     arguments = Arguments(raw)
     project = arguments.optional_text("project") or visible_project
     check_project(project, visible_project)
-    return RequestedPage(project, read_cursor(arguments.optional_text("after"), None), read_limit(arguments))
+    return RequestedPage(project, parse_cursor(arguments.optional_text("after"), None), read_limit(arguments))
 
 
 def read_limit(arguments: Arguments) -> int:
@@ -62,7 +62,7 @@ def read_limit(arguments: Arguments) -> int:
     if "limit" not in arguments:
         return DEFAULT_LIMIT
     value = arguments.raw("limit")
-    limit = record_number(str(value))
+    limit = parse_record_number(str(value))
     if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise BadRequest(f"limit must be from 1 to {MAX_LIMIT}, saw {value!r}.", param="limit")
     return limit

@@ -13,7 +13,7 @@ from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.wire_message import read_named_call, read_text
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
-from gateway.run.admin.list_page import read_cursor
+from gateway.run.admin.list_page import parse_cursor
 from storage.errors import NotFound
 from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
 from storage.records import REPLY, Agent, Exchange, RunState, WaitKind
@@ -105,7 +105,7 @@ class RunOperations(Struct, frozen=True):
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
-        last_shown = read_cursor(after, 0)
+        last_shown = parse_cursor(after, 0)
         runs = self.store.runs
         try:
             entry = await runs.get(project, ids.parse_uid("run", id) or id)

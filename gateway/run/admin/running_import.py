@@ -35,7 +35,7 @@ class RunningImport:
     uid: str
     request: ImportRequest
     format: str
-    created: float
+    created_at: float
     progress: ImportProgress
     # Closed when the import ends.
     file: IO[bytes]
@@ -54,11 +54,11 @@ class RunningImport:
     def to_json(self) -> dict[str, Any]:
         """Returns the import as it is shown."""
         scope = self.request.scope
-        return import_json(self.uid, self.status, self.format, scope, self.created, self.progress)
+        return import_json(self.uid, self.status, self.format, scope, self.created_at, self.progress)
 
 
 def import_json(
-    uid: str, status: ImportStatus, format: str, scope: Scope, created: float, progress: ImportProgress
+    uid: str, status: ImportStatus, format: str, scope: Scope, created_at: float, progress: ImportProgress
 ) -> dict[str, Any]:
     """Returns an import as it is shown."""
     return {
@@ -69,6 +69,6 @@ def import_json(
         "project": scope.project,
         "profile": scope.profile,
         "user": scope.subject.removeprefix("user:"),
-        "created_at": int(created),
+        "created_at": int(created_at),
         **progress.to_json(),
     }

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import BILLION
 from gateway.errors import BadRequest
-from gateway.run.admin.list_page import record_number
+from gateway.run.admin.list_page import parse_record_number
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.requested_page import read_limit
 from gateway.run.usage.meter import Meter
@@ -137,7 +137,7 @@ def _read_day(fields: Mapping[str, Any], name: str, default: int) -> int:
 
 def _read_number(fields: Mapping[str, Any], name: str) -> int:
     """Returns the number of the row that a field names by a record's id. Raises: BadRequest."""
-    number = record_number(str(fields[name]))
+    number = parse_record_number(str(fields[name]))
     if number is None:
         raise BadRequest(f"{name} must be a number, saw {fields[name]!r}.", param=name)
     return number

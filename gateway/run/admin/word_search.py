@@ -13,7 +13,7 @@ from itertools import combinations
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.run.admin.hidden_texts import AROUND_CHARS, HiddenTexts, HiddenTextSearch
-from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end, read_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_cursor, parse_page_end
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import (
     BlockRecord,
@@ -165,7 +165,7 @@ class WordSearches(Struct, frozen=True):
 
         Raises: BadRequest: `after` cannot be read.
         """
-        before = read_cursor(after, LAST_NUMBER)
+        before = parse_cursor(after, LAST_NUMBER)
         agent = await get_agent(self.views.store, project, uid)
         words = list_written_words(query)
         if not words:

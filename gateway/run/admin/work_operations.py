@@ -12,7 +12,7 @@ from gateway.core import ids
 from gateway.core.dates import DAY_S
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.job_operations import cancel_job
-from gateway.run.admin.list_page import ListPage, make_cursor_error, make_next_cursor, read_cursor
+from gateway.run.admin.list_page import ListPage, make_cursor_error, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.background.learner import LEARN_JOB
@@ -106,7 +106,7 @@ class WorkOperations(Struct, frozen=True):
     ) -> WorkRecord:
         """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
         jobs = await self._list_jobs(project, after, limit)
-        before = read_cursor(after_batch, None)
+        before = parse_cursor(after_batch, None)
         listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = ListPage(
             tuple([await self._make_batch_record(batch) for batch in listed[:limit]]),
@@ -149,7 +149,7 @@ class WorkOperations(Struct, frozen=True):
             prefix = _DEAD_PREFIX if is_dead else _OTHER_PREFIX
             if not after.startswith(prefix):
                 raise make_cursor_error()
-            before = read_cursor(after.removeprefix(prefix), before)
+            before = parse_cursor(after.removeprefix(prefix), before)
         read_page = self.store.jobs.list_page
         entries = await read_page(is_dead=is_dead, before=before, project=project, limit=limit + 1)
         if is_dead and len(entries) <= limit:

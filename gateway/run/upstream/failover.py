@@ -62,7 +62,7 @@ class Failover:
         metrics.add_gauge(
             "upstream_resting",
             "Whether an upstream is passed over, for one model at least, while there is another.",
-            self._list_passed_over_figures,
+            lambda: {(name,): int(is_so) for name, is_so in self.find_passed_over().items()},
             "upstream",
         )
 
@@ -146,6 +146,3 @@ class Failover:
             for endpoints in self.endpoints.values()
             for endpoint in endpoints
         }
-
-    def _list_passed_over_figures(self) -> dict[tuple[str, ...], int]:
-        return {(name,): int(is_passed_over) for name, is_passed_over in self.find_passed_over().items()}

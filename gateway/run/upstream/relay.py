@@ -191,7 +191,7 @@ class _ReplyReader:
         self._usage = UsageReader(call.path) if has_usage else None
 
     def take_events(self, data: bytes) -> None:
-        """Takes events that are whole."""
+        """Reads whole events."""
         self.call.note_piece(data)
         if self._usage is not None and data:
             self._usage.take_events(data)
@@ -204,7 +204,7 @@ class _ReplyReader:
             self._usage.take_body(body)
 
     def take_piece(self, data: bytes) -> None:
-        """Takes a piece of a body. Only its usage is read."""
+        """Reads the usage of a piece of a body."""
         self.call.note_piece(b"")
         if self._usage is not None:
             self._usage.take_piece(data)

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from gateway.core.nul import check_no_nul
 from gateway.errors import UnknownId
-from gateway.run.admin.list_page import record_number
+from gateway.run.admin.list_page import parse_record_number
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader, parse_object
@@ -91,7 +91,7 @@ def make_managed_route(
 def read_record_number(request: Request) -> int:
     """Returns the number of a record in a path. Raises: UnknownId: the path has no number there."""
     text: str = request.path_params["id"]
-    number = record_number(text)
+    number = parse_record_number(text)
     if number is None:
         raise UnknownId(f"There is nothing with the id {text!r}.")
     return number
