@@ -117,7 +117,7 @@ class _BlockScreens(Struct, frozen=True):
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = make_access(request)
         try:
-            block = await self.edits.edit_block(
+            block = await self.edits.blocks.edit(
                 access.editor, access.uid, _read_label(request), form.value, form.version
             )
         except (Conflict, BadRequest) as error:
@@ -136,7 +136,7 @@ class _BlockScreens(Struct, frozen=True):
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
         access = make_access(request)
         try:
-            await self.edits.undo_block(access.editor, access.uid, _read_label(request), form.version)
+            await self.edits.blocks.undo(access.editor, access.uid, _read_label(request), form.version)
         except (Conflict, BadRequest) as error:
             return await self._answer_refused(request, access, error, form)
         return await self._redirect(request, access)
@@ -144,7 +144,7 @@ class _BlockScreens(Struct, frozen=True):
     async def restore(self, request: ScreenRequest, form: RestoreForm) -> Answer:
         access = make_access(request)
         try:
-            await self.edits.restore_block(
+            await self.edits.blocks.restore(
                 access.editor, access.uid, _read_label(request), form.version, form.to
             )
         except (Conflict, BadRequest) as error:

@@ -13,8 +13,8 @@ from msgspec.structs import fields, replace
 
 from gateway.errors import GatewayError
 from gateway.page.screen import Action, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.editor import Editor
 from gateway.run.admin.link_operations import Right
-from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
 
 T = TypeVar("T")

@@ -57,8 +57,8 @@ from gateway.page.page_routes import list_routes
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
 from gateway.page.visitor import Visitor, hash_token, make_session_name
+from gateway.run.admin.editor import LINK
 from gateway.run.admin.link_operations import Right
-from gateway.run.admin.memory_edits import LINK
 from gateway.run.admin.page_paths import STATIC, parse_part
 from gateway.run.admin.page_reads import limit_reads
 from gateway.settings import Settings

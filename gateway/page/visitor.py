@@ -6,7 +6,7 @@ import hashlib
 
 from msgspec import Struct
 
-from gateway.run.admin.memory_edits import Editor
+from gateway.run.admin.editor import Editor
 from storage.link_record import FoundLink
 
 # Hexadecimal digits of a session's name: 64 bits, so that no two sessions share it, and no token can be found by it.

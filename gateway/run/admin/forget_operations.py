@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion, render_audited_facts, render_audited_part
-from gateway.run.admin.memory_edits import COMMAND, UNDO_OVER_LIMIT
+from gateway.run.admin.editor import COMMAND
+from gateway.run.admin.manual_block_edits import UNDO_OVER_LIMIT
 from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE

@@ -41,8 +41,9 @@ from gateway.core.memory.mcp_tools import (
     parse_id,
 )
 from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.run.admin.editor import Editor
 from gateway.run.admin.exchange_messages import TEXT_CHARS, shorten
-from gateway.run.admin.memory_edits import Editor, MemoryEdits
+from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_views import MemoryViews
@@ -186,7 +187,7 @@ class McpTools(Struct, frozen=True):
         agent = await self._find_or_begin_agent(call)
         edits, label = self.edits, arguments.label
         try:
-            block = await edits.edit_block(call.editor, agent.uid, label, arguments.value, arguments.version)
+            block = await edits.blocks.edit(call.editor, agent.uid, label, arguments.value, arguments.version)
         except UnknownId as error:
             raise UnknownId(f"There is no block with the label {label!r}.") from error
         except Conflict as error:

@@ -1,7 +1,6 @@
 """Changes of a memory by hand: edits of blocks and facts, and pauses. The audit notes each change.
 
-An operator makes them on the page or the command line, the person of the memory by a link. An edit of a block names the
-version that its editor saw, and is refused if another version is current.
+An operator makes them on the page or the command line, the person of the memory by a link.
 """
 
 from __future__ import annotations
@@ -14,32 +13,17 @@ from msgspec.structs import asdict
 
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, make_fact_key
 from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalize_statement
-from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
-from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion
+from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
+from gateway.run.admin.audited_parts import AuditedFact
+from gateway.run.admin.editor import COMMAND, Editor, note_edit
+from gateway.run.admin.manual_block_edits import ManualBlockEdits
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.errors import NotFound, WriteConflict
 from storage.listing import AuditAction
-from storage.records import Agent, Block, Fact, RememberedFact, StandingFact
+from storage.records import Agent, Fact, RememberedFact, StandingFact
 from storage.sql.store import Store
-
-# Actors in the audit: the command line, and a person with a link.
-COMMAND, LINK = "command line", "link"
-# The reason of an undo that the limit of a block refuses, which has been lowered since.
-UNDO_OVER_LIMIT = "The text before the last change is longer than the block's limit now."
-
-
-class Editor(Struct, frozen=True):
-    """The party that changes a memory."""
-
-    # The name in the audit.
-    actor: str
-    # The only project that the party sees; None: all projects.
-    project: str | None = None
-    # The origin of the texts that it writes: operator, person, or an origin that `describe_mcp_origin` reads. Only
-    # operators change shared blocks.
-    origin: str = "operator"
 
 
 class FactExists(Conflict):
@@ -54,8 +38,7 @@ class FactExists(Conflict):
 class MemoryEdits(Struct, frozen=True):
     """Changes memories, named by their uid.
 
-    Each method raises: UnknownId: the editor sees no such memory, block or fact; Conflict; BadRequest; NotAllowed: the
-    editor is the person, and the block is read-only or shared.
+    Each method raises: UnknownId: the editor sees no such memory or fact; Conflict; BadRequest.
     """
 
     store: Store
@@ -63,69 +46,10 @@ class MemoryEdits(Struct, frozen=True):
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
 
-    async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
-        """Gives a block another value. The value that it has makes no version.
-
-        version: the version that the editor saw. Raises: Conflict: it has changed.
-        """
-        block = await self._get_block(editor, uid, label, version)
-        if value == block.value:
-            return block
-        try:
-            written = await self.store.blocks.write(
-                block.id, version, value, at=self.now(), origin=editor.origin
-            )
-        except NotFound as error:
-            raise _unknown_block() from error
-        except BlockOverLimit as error:
-            raise BadRequest(
-                f"The text of {label!r} takes {block.limit} characters at most, not {len(value)}.",
-                param="value",
-            ) from error
-        except WriteConflict as error:
-            raise _version_conflict(label) from error
-        await self._audit(editor, "edit", uid, AuditedVersion(label, written.version))
-        return written
-
-    async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
-        """Takes back the last change of a block.
-
-        version: the version that the editor saw. Raises: Conflict: it has changed.
-        """
-        block = await self._get_block(editor, uid, label, version)
-        try:
-            undone = await self.store.blocks.undo(block.id, at=self.now(), version=version)
-        except NotFound as error:
-            await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
-            raise BadRequest("The block has no change left to undo.", param="version") from error
-        except BlockOverLimit as error:
-            raise BadRequest(UNDO_OVER_LIMIT, param="version") from error
-        except WriteConflict as error:
-            raise _version_conflict(label) from error
-        await self._audit(editor, "undo", uid, AuditedVersion(label, undone.version))
-        return undone
-
-    async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
-        """Brings back the value of an older version.
-
-        version: the version that the editor saw. Raises: Conflict: it has changed.
-        """
-        block = await self._get_block(editor, uid, label, version)
-        try:
-            restored = await self.store.blocks.restore(
-                block.id, version, to, at=self.now(), origin=editor.origin
-            )
-        except NotFound as error:
-            await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
-            raise BadRequest(
-                f"The block has no version {to} that could be brought back.", param="to"
-            ) from error
-        except BlockOverLimit as error:
-            raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
-        except WriteConflict as error:
-            raise _version_conflict(label) from error
-        await self._audit(editor, "restore", uid, AuditedVersion(label, restored.version, restored=to))
-        return restored
+    @property
+    def blocks(self) -> ManualBlockEdits:
+        """The edits of blocks."""
+        return ManualBlockEdits(self.store, self.now)
 
     async def remember_fact(
         self, editor: Editor, agent: Agent, text: str, *, always: bool = False
@@ -276,33 +200,14 @@ class MemoryEdits(Struct, frozen=True):
             raise nothing_found(scope)
         return agent.uid
 
-    # -- parts
-
-    async def _get_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
-        store = self.store
-        agent = await get_agent(store, editor.project, uid)
-        is_person = editor.origin != "operator"
-        # For a person `facts.load_blocks` returns shared blocks as read-only blocks.
-        blocks = await (store.facts.load_blocks(agent.id) if is_person else store.blocks.load(agent.id))
-        block = next((each for each in blocks if each.label == label), None)
-        if block is None:
-            raise _unknown_block()
-        if is_person and block.read_only:
-            raise NotAllowed("This text is the application's own, and is not changed here.")
-        if block.version != version:
-            raise _version_conflict(label)
-        return block
-
     async def _audit_replaced(self, editor: Editor, agent: Agent, fact: Fact, at: float) -> None:
         """Notes in the audit which facts a fact has replaced. at: when it did, in seconds since the epoch."""
         for replaced in await self.store.facts.list_replaced(agent.id, fact.id):
             if replaced.ended_at == at:
                 await self._audit(editor, "correct", agent.uid, AuditedFact(replaced.seq, fact.seq))
 
-    async def _audit(
-        self, editor: Editor, action: AuditAction, uid: str, what: str | AuditedFact | AuditedVersion
-    ) -> None:
-        await self.store.audit.add(self.now(), editor.actor, action, uid, str(what))
+    async def _audit(self, editor: Editor, action: AuditAction, uid: str, what: str | AuditedFact) -> None:
+        await note_edit(self.store, self.now(), editor, action, uid, what)
 
 
 def _read_fact_text(text: str) -> str:
@@ -321,16 +226,6 @@ def _check_room(text: str, since: float, *, param: str) -> None:
             "of a script such as Chinese.",
             param=param,
         )
-
-
-def _version_conflict(label: str) -> Conflict:
-    return Conflict(
-        f"The text of {label!r} was changed since you saw it. Nothing was written.", param="version"
-    )
-
-
-def _unknown_block() -> UnknownId:
-    return UnknownId("There is no such block.")
 
 
 def _unknown_fact() -> UnknownId:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.audited_parts import AuditedVersion, render_audited_part
+from gateway.run.admin.editor import Editor
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.forget_operations import (
     CALL_S,
@@ -27,7 +28,6 @@ from gateway.run.admin.forget_operations import (
     note_forgetting,
     note_retained,
 )
-from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_names import make_memory_flags
 from gateway.run.admin.memory_records import SourceKind, SourceRecord, get_source_kind, read_speaker
 from gateway.run.admin.memory_views import MemoryViews

@@ -11,8 +11,9 @@ import pytest
 
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.operations import make_operations
+from gateway.run.admin.editor import Editor
 from gateway.run.admin.fact_views import FactViews
-from gateway.run.admin.memory_edits import Editor, FactExists, MemoryEdits
+from gateway.run.admin.memory_edits import FactExists, MemoryEdits
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.records import Agent, Scope
@@ -82,18 +83,18 @@ def test_a_block_is_edited_undone_and_brought_back(world: World) -> None:
     uid, change = memory(world).uid, edits(world)
     call = world.gateway.call
     for version, value in enumerate(("One.", "Two.", "Three."), 1):
-        done = call(change.edit_block(OPERATOR, uid, "human", value, version))
+        done = call(change.blocks.edit(OPERATOR, uid, "human", value, version))
         assert (done.version, done.value) == (version + 1, value)
     with pytest.raises(Conflict):
-        call(change.edit_block(OPERATOR, uid, "human", "Late.", 2))
-    assert call(change.restore_block(OPERATOR, uid, "human", 4, 2)).value == "One."
-    assert call(change.undo_block(OPERATOR, uid, "human", 5)).value == "Three."
-    assert call(change.undo_block(OPERATOR, uid, "human", 6)).value == "Two."
+        call(change.blocks.edit(OPERATOR, uid, "human", "Late.", 2))
+    assert call(change.blocks.restore(OPERATOR, uid, "human", 4, 2)).value == "One."
+    assert call(change.blocks.undo(OPERATOR, uid, "human", 5)).value == "Three."
+    assert call(change.blocks.undo(OPERATOR, uid, "human", 6)).value == "Two."
     with pytest.raises(Conflict):
-        call(change.undo_block(OPERATOR, uid, "human", 6))
+        call(change.blocks.undo(OPERATOR, uid, "human", 6))
     for version in (99, 7_000):
         with pytest.raises(BadRequest):
-            call(change.restore_block(OPERATOR, uid, "human", 7, version))
+            call(change.blocks.restore(OPERATOR, uid, "human", 7, version))
     assert world.block("alice").value == "Two."
     assert [action for _, action, _ in audit(world)] == ["undo", "undo", "restore", *["edit"] * 3]
     assert audit(world)[2] == ("ops", "restore", "block human, version 2 as 5")
@@ -103,15 +104,15 @@ def test_a_block_is_edited_undone_and_brought_back(world: World) -> None:
 
 def test_a_value_over_the_limit_is_refused_with_both_numbers(world: World) -> None:
     with pytest.raises(BadRequest, match=r"40 characters at most, not 41"):
-        world.gateway.call(edits(world).edit_block(OPERATOR, memory(world).uid, "human", "x" * 41, 1))
+        world.gateway.call(edits(world).blocks.edit(OPERATOR, memory(world).uid, "human", "x" * 41, 1))
 
 
 @pytest.mark.both
 def test_an_undo_over_a_lowered_limit_says_so(world: World) -> None:
     """It was refused as changed meanwhile, which another try cannot mend."""
     uid, change, call = memory(world).uid, edits(world), world.gateway.call
-    call(change.edit_block(OPERATOR, uid, "human", "x" * 40, 1))
-    call(change.edit_block(OPERATOR, uid, "human", "Short.", 2))
+    call(change.blocks.edit(OPERATOR, uid, "human", "x" * 40, 1))
+    call(change.blocks.edit(OPERATOR, uid, "human", "Short.", 2))
     lower = make_statement("a test's", "UPDATE blocks SET lim = 10 WHERE label = 'human'")
 
     async def lower_limit() -> None:
@@ -119,7 +120,7 @@ def test_an_undo_over_a_lowered_limit_says_so(world: World) -> None:
 
     call(lower_limit())
     with pytest.raises(BadRequest, match="longer than the block's limit now") as refused:
-        call(change.undo_block(OPERATOR, uid, "human", 3))
+        call(change.blocks.undo(OPERATOR, uid, "human", 3))
     assert refused.value.param == "version"
     operations = make_operations(world.gateway.app.services.settings, world.store)
     owner = {"project": "default", "profile": "helper", "user": "alice"}
@@ -129,22 +130,22 @@ def test_an_undo_over_a_lowered_limit_says_so(world: World) -> None:
 
 
 def test_a_block_that_models_may_not_write_is_the_operators(world: World) -> None:
-    done = world.gateway.call(edits(world).edit_block(OPERATOR, memory(world).uid, "law", "Be kind.", 1))
+    done = world.gateway.call(edits(world).blocks.edit(OPERATOR, memory(world).uid, "law", "Be kind.", 1))
     assert done.value == "Be kind."
 
 
 def test_a_person_changes_what_is_of_them_alone(world: World) -> None:
     person, uid, change = Editor("link", "default", "person"), memory(world).uid, edits(world)
     call = world.gateway.call
-    assert call(change.edit_block(person, uid, "human", "Name: Alice.", 1)).value == "Name: Alice."
+    assert call(change.blocks.edit(person, uid, "human", "Name: Alice.", 1)).value == "Name: Alice."
     for label in ("law", "house"):  # read-only; seen by every user of the profile
         with pytest.raises(NotAllowed):
-            call(change.edit_block(person, uid, label, "Mine.", 1))
+            call(change.blocks.edit(person, uid, label, "Mine.", 1))
         with pytest.raises(NotAllowed):
-            call(change.undo_block(person, uid, label, 1))
+            call(change.blocks.undo(person, uid, label, 1))
         with pytest.raises(NotAllowed):
-            call(change.restore_block(person, uid, label, 1, 1))
-    assert call(change.edit_block(OPERATOR, uid, "house", "Ours.", 1)).value == "Ours."
+            call(change.blocks.restore(person, uid, label, 1, 1))
+    assert call(change.blocks.edit(OPERATOR, uid, "house", "Ours.", 1)).value == "Ours."
     assert audit(world) == [
         ("ops", "edit", "block house, version 2"),
         ("link", "edit", "block human, version 2"),
@@ -156,9 +157,9 @@ def test_what_is_not_there_and_what_is_anothers_are_alike(world: World, editor: 
     uid = "0" * 32 if editor is OPERATOR else memory(world).uid
     change = edits(world)
     works: list[Any] = [
-        change.edit_block(editor, uid, "human", "x", 1),
-        change.undo_block(editor, uid, "human", 1),
-        change.restore_block(editor, uid, "human", 1, 1),
+        change.blocks.edit(editor, uid, "human", "x", 1),
+        change.blocks.undo(editor, uid, "human", 1),
+        change.blocks.restore(editor, uid, "human", 1, 1),
         change.correct_fact(editor, uid, 1, "x"),
         change.mute_fact(editor, uid, 1, is_muted=True),
         change.pause(editor, uid, is_paused=True),
@@ -175,7 +176,7 @@ def test_a_block_that_is_forgotten_before_it_is_written_is_unknown(
     world: World, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid, change, write = memory(world).uid, edits(world), getattr(Blocks, method)
-    world.gateway.call(change.edit_block(OPERATOR, uid, "human", "One.", 1))
+    world.gateway.call(change.blocks.edit(OPERATOR, uid, "human", "One.", 1))
 
     async def forget_first(blocks: Blocks, *arguments: Any, **named: Any) -> Any:
         await world.store.forgetting.forget(memory_id, ForgetTarget(is_all=True))
@@ -184,9 +185,9 @@ def test_a_block_that_is_forgotten_before_it_is_written_is_unknown(
     memory_id = memory(world).id
     monkeypatch.setattr(Blocks, method, forget_first)
     works = {
-        "write": change.edit_block(OPERATOR, uid, "human", "Two.", 2),
-        "undo": change.undo_block(OPERATOR, uid, "human", 2),
-        "restore": change.restore_block(OPERATOR, uid, "human", 2, 1),
+        "write": change.blocks.edit(OPERATOR, uid, "human", "Two.", 2),
+        "undo": change.blocks.undo(OPERATOR, uid, "human", 2),
+        "restore": change.blocks.restore(OPERATOR, uid, "human", 2, 1),
     }
     with pytest.raises(UnknownId):
         world.gateway.call(works.pop(method))

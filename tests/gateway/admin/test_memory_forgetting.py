@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from gateway.errors import Conflict, UnknownId
 from gateway.operations import make_operations
-from gateway.run.admin.memory_edits import Editor
+from gateway.run.admin.editor import Editor
 from gateway.run.admin.memory_forgetting import MemoryForgetting, TargetKind
 from gateway.run.background.retention import make_retention
 from storage.commands import Learned, LearnedFact

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_request_operations
-from gateway.run.admin.memory_edits import Editor, MemoryEdits
+from gateway.run.admin.editor import Editor
+from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.memory.trial import TrialRunner
@@ -181,7 +182,7 @@ def test_a_blocks_versions_show_what_changed_word_by_word(world: World) -> None:
     of, read, call = memory(world), views(world), world.gateway.call
     edits = MemoryEdits(world.store, world.clock)
     for version, value in enumerate(("Name: Alice.", "Name: Alice. Cat: Miso.", "Name: Bob. Cat: Miso."), 1):
-        call(edits.edit_block(OPERATOR, of.uid, "human", value, version))
+        call(edits.blocks.edit(OPERATOR, of.uid, "human", value, version))
     page = call(read.blocks.show(None, of.uid, "human", limit=3))
     assert [(v.version, v.origin, v.value) for v in page.versions] == [
         (4, "operator", "Name: Bob. Cat: Miso."),
