@@ -14,7 +14,6 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from gateway.errors import BadRequest, GatewayError
@@ -29,23 +28,10 @@ from gateway.run.admin.streams import open_input, open_output, split_lines
 from gateway.settings import Settings
 from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
-from storage.masked_url import mask_password
 from storage.records import DEFAULT_PROJECT
 
 # The exit code of a command that has failed, or found what it checks for.
 EXIT_FAILED = 1
-# Settings with URLs, which may have a password.
-_URL_SETTINGS = ("url", "listen_url", "proxy")
-# Settings that `check-config` does not print.
-_SECRET_SETTINGS = (
-    "api_key",
-    "headers",
-    "key",
-    "operator_key",
-    "openwebui_jwt_secret",
-    "secrets_key",
-    "webhook_secret",
-)
 # The time between two polls of a compaction or an import.
 POLL_S = 0.5
 # The most rows of usage that one call returns.
@@ -133,39 +119,13 @@ class Commands:
         is_strict: a warning counts as a failure in the exit code.
         """
         with loading():
-            from gateway.open_database import DatabaseFindings, check_database
-            from gateway.provider_factory import make_embedder, make_providers
-            from gateway.run.background.background_model import find_background_route
-            from gateway.run.upstream.route import check_models
-            from gateway.serve import check_exposure, check_mcp, read_otlp_settings
-            from gateway.settings.mistakes import Mistakes
-            from gateway.web.listening import resolve_address
-
-        def check_address(settings: Settings) -> None:
-            resolve_address(settings.server.host, settings.server.port)
+            from gateway.config_check import check_start, render_settings
 
         settings = self.load(needs_secrets=True)
-        mistakes = Mistakes()
-        database = DatabaseFindings()
-        for check in (
-            check_models,
-            check_address,
-            make_providers,
-            find_background_route,
-            make_embedder,
-            check_mcp,
-        ):
-            with mistakes.collecting():
-                check(settings)
-        with mistakes.collecting():
-            database = check_database(settings)
-            check_exposure(settings, has_keys=database.is_keyed or settings.server.key is not None)
-        with mistakes.collecting():
-            read_otlp_settings(os.environ)
-        mistakes.raise_if_any()
+        database = check_start(settings)
         for sentence in (*database.notes, *database.warnings):
             print_error(sentence)
-        printed.show_json(_without_secrets(msgspec.to_builtins(settings)))
+        printed.show_json(render_settings(settings))
         return EXIT_FAILED if is_strict and database.warnings else 0
 
     def open_page(self, *, only_prints: bool) -> None:
@@ -421,14 +381,3 @@ def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
         )
     if not all_users and not is_narrowed:
         raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    """Returns the value of a setting without secrets: keys and headers become "(set)", URLs lose their password."""
-    if name in _SECRET_SETTINGS:
-        return "(set)" if value else value
-    if isinstance(value, dict):
-        return {key: _without_secrets(each, key) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_secrets(each) for each in value]
-    return mask_password(value) if name in _URL_SETTINGS and value else value

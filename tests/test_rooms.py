@@ -286,6 +286,7 @@ TOP = {
     "gateway.serve",
     "gateway.start_notice",
     "gateway.cli",
+    "gateway.config_check",
     "gateway.cli_commands",
     "gateway.operation_client",
     "gateway.__main__",
