@@ -234,7 +234,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "run_screens",
             "work_screens",
         },
-        {"memory_access", "reply_sources", "sessions", "window_bar"},
+        {"memory_access", "memory_routes", "reply_sources", "sessions", "window_bar"},
         {"page_operations", "rendering", "screen", "page_request", "page_reply"},
         {"defence", "shown_text", "visitor"},
     ],

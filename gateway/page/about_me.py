@@ -9,7 +9,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.page import block_screens, conversation_screens, fact_screens, forget_screens, memory_screens
-from gateway.page.memory_access import PERSON_ROUTES, make_access
+from gateway.page.memory_access import make_access
+from gateway.page.memory_routes import PERSON_ROUTES
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.conversation_views import ConversationRecord
@@ -81,8 +82,8 @@ class _PersonScreens(Struct, frozen=True):
 def screens(operations: PageOperations) -> list[Screen | Action]:
     person = _PersonScreens(operations)
     return [
-        PERSON_ROUTES.screen("", person.show),
-        PERSON_ROUTES.action("pause", person.pause, PauseForm, "pause"),
+        PERSON_ROUTES.make_screen("", person.show),
+        PERSON_ROUTES.make_action("pause", person.pause, PauseForm, "pause"),
         *memory_screens.screens(operations, PERSON_ROUTES),
         *block_screens.screens(operations, PERSON_ROUTES),
         *fact_screens.screens(operations, PERSON_ROUTES),

@@ -15,15 +15,10 @@ from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import (
-    OPERATOR_ROUTES,
-    MemoryAccess,
-    MemoryRoutes,
-    make_access,
-    read_sought_words,
-)
+from gateway.page.memory_access import MemoryAccess, make_access
+from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
-from gateway.page.page_request import MAX_BODY_BYTES
+from gateway.page.page_request import MAX_BODY_BYTES, read_searched_words
 from gateway.page.screen import (
     SAVED,
     UNCHANGED,
@@ -128,7 +123,7 @@ class _BlockScreens(Struct, frozen=True):
                     return await self._redirect(request, access)  # the form was sent twice
                 parts = await asyncio.to_thread(diff_words, form.value, block_page.block.value)
                 conflict = shorten_diff(parts)
-            words = read_sought_words(request, access.path("b", block_page.block.label))
+            words = read_searched_words(request.referrer, access.path("b", block_page.block.label))
             refused = _RefusedEdit(form.value, conflict)
             return await self._make_view(block_page, access, words=words, error=error, refused_edit=refused)
         return await self._redirect(request, access, UNCHANGED if block.version == form.version else SAVED)
@@ -267,7 +262,7 @@ class _BlockScreens(Struct, frozen=True):
     ) -> ActionResult:
         """Answers a change that was made: for a program the block, for a browser a redirect to its screen."""
         block_page = await self._read_block_page(request, access)
-        words = read_sought_words(request, access.path("b", block_page.block.label))
+        words = read_searched_words(request.referrer, access.path("b", block_page.block.label))
         query = f"?words={quote(words, safe='')}" if words else ""
         return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + fragment)
 
@@ -277,15 +272,15 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         operations.memories, operations.edits, operations.words, operations.lost_words, operations.audit
     )
     screens_for_all: list[Screen | Action] = [
-        routes.screen("b/{label}", block_screens.show, BlockQuery),
-        routes.action("b/{label}", block_screens.edit, EditForm, "correct"),
+        routes.make_screen("b/{label}", block_screens.show, BlockQuery),
+        routes.make_action("b/{label}", block_screens.edit, EditForm, "correct"),
     ]
     if routes.is_for_person:
         return screens_for_all
     return [
         *screens_for_all,
-        routes.action("b/{label}/undo", block_screens.undo, UndoForm, "correct"),
-        routes.action("b/{label}/restore", block_screens.restore, RestoreForm, "correct"),
+        routes.make_action("b/{label}/undo", block_screens.undo, UndoForm, "correct"),
+        routes.make_action("b/{label}/restore", block_screens.restore, RestoreForm, "correct"),
     ]
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
+from gateway.page.memory_access import MemoryAccess, make_access
+from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
@@ -156,7 +157,7 @@ class _ConversationScreens(Struct, frozen=True):
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     conversation = _ConversationScreens(operations.memories, operations.audit)
-    return [routes.screen("c/{id}", conversation.show, BranchQuery)]
+    return [routes.make_screen("c/{id}", conversation.show, BranchQuery)]
 
 
 def _make_text_file(text: str) -> Download:

@@ -8,15 +8,10 @@ from urllib.parse import urlencode
 from msgspec import Struct
 
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import (
-    OPERATOR_ROUTES,
-    MemoryAccess,
-    MemoryRoutes,
-    make_access,
-    read_sought_words,
-)
+from gateway.page.memory_access import MemoryAccess, make_access
+from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
-from gateway.page.page_request import safe_next
+from gateway.page.page_request import read_searched_words, safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.lost_words import LostWords
@@ -76,7 +71,7 @@ class _FactScreens(Struct, frozen=True):
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = make_access(request), _read_fact_seq(request)
-        words = read_sought_words(request, access.path("f", seq))
+        words = read_searched_words(request.referrer, access.path("f", seq))
         try:
             new_fact = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
@@ -212,10 +207,10 @@ class _FactScreens(Struct, frozen=True):
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     fact = _FactScreens(operations.memories, operations.edits, operations.lost_words)
     return [
-        routes.screen("f/{seq:int}", fact.show, FactQuery),
-        routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
-        routes.action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
-        routes.action("f/{seq:int}/always", fact.set_always, AlwaysForm, "correct"),
+        routes.make_screen("f/{seq:int}", fact.show, FactQuery),
+        routes.make_action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
+        routes.make_action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
+        routes.make_action("f/{seq:int}/always", fact.set_always, AlwaysForm, "correct"),
     ]
 
 

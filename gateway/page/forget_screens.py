@@ -13,15 +13,10 @@ from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
-from gateway.page.memory_access import (
-    OPERATOR_ROUTES,
-    MemoryAccess,
-    MemoryRoutes,
-    make_access,
-    read_query_field,
-)
+from gateway.page.memory_access import MemoryAccess, make_access
+from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
-from gateway.page.page_request import safe_next
+from gateway.page.page_request import read_query_field, safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_views import BlockPage, find_correction
@@ -483,8 +478,8 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         operations.memories, operations.forgetting, operations.words, operations.lost_words, operations.trials
     )
     return [
-        routes.screen("forget", forget.show_preview, ForgetQuery, right="forget"),
-        routes.action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),
+        routes.make_screen("forget", forget.show_preview, ForgetQuery, right="forget"),
+        routes.make_action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),
     ]
 
 

@@ -6,13 +6,12 @@ Both have the same screens, under paths of their own. The access decides what th
 from __future__ import annotations
 
 from typing import Any, TypeVar
-from urllib.parse import parse_qs
 
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from gateway.errors import GatewayError
-from gateway.page.screen import Action, NoFields, Screen, ScreenRequest, View
+from gateway.page.screen import ScreenRequest, View
 from gateway.run.admin.editor import Editor
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.page_paths import page_path
@@ -42,6 +41,7 @@ class MemoryAccess(Struct, frozen=True):
 
     @property
     def is_person(self) -> bool:
+        """The visitor is the memory's person, and no operator."""
         return self.rights is not None
 
     def may(self, right: Right) -> bool:
@@ -58,7 +58,7 @@ class MemoryAccess(Struct, frozen=True):
         """Returns a screen of the memory.
 
         template: the template for operators. The template for persons, in plain words, has `me_` before its name.
-        context: the names that the template knows besides the record, and their values.
+        context: the names that the template knows besides the record, and their values. They are not filtered.
         """
         name = f"me_{template}" if self.is_person else template
         return View(self.filter(record), name, heading, {"access": self, "base": self.base, **context}, error)
@@ -70,7 +70,8 @@ class MemoryAccess(Struct, frozen=True):
     def filter(self, record: T) -> T:
         """Returns a record as the visitor may see it.
 
-        For a person the fields of operators are None, and links lead to the person's own screens.
+        For a person the fields of operators are None, and links lead to the person's own screens. What
+        stands in a list or a dict is not filtered: records have tuples alone.
         """
         return self._for_person(record) if self.is_person else record
 
@@ -111,52 +112,3 @@ def make_access(request: ScreenRequest) -> MemoryAccess:
         )
     base = ("me", str(request.params["token"]))
     return MemoryAccess(link.memory_uid, base=base, editor=visitor.editor, rights=link.rights, may_write=True)
-
-
-def read_sought_words(request: ScreenRequest, screen: str) -> str:
-    """Returns the words of the search that led to the screen with the form of a change; "": none did.
-
-    screen: the path of the screen, relative to /ui/. Its query has them as `words`.
-    """
-    path = request.referrer.partition("?")[0]
-    return read_query_field(request.referrer, "words") if path == screen else ""
-
-
-def read_query_field(address: str, name: str) -> str:
-    """Returns the first value of a field in the query of an address; "": the query has no such field."""
-    return next(iter(parse_qs(address.partition("?")[2]).get(name, ())), "")
-
-
-class MemoryRoutes(Struct, frozen=True):
-    """Makes the routes of a memory's screens, for operators or for its person."""
-
-    is_for_person: bool
-
-    def screen(
-        self,
-        path: str,
-        show: Any,
-        query: type[Struct] = NoFields,
-        *,
-        right: Right = "see",
-        has_twin: bool = True,
-        searches: bool = False,
-    ) -> Screen:
-        """Makes a screen of a memory. path: below the memory's path."""
-        return Screen(
-            self._path(path), show, query, self.is_for_person, right, has_twin=has_twin, searches=searches
-        )
-
-    def action(
-        self, path: str, perform: Any, form: type[Struct], right: Right, query: type[Struct] = NoFields
-    ) -> Action:
-        """Makes a change of a memory. path: below the memory's path."""
-        return Action(self._path(path), perform, form, query, self.is_for_person, right)
-
-    def _path(self, path: str) -> str:
-        base = "me/{token}" if self.is_for_person else "m/{uid}"
-        return f"{base}/{path}" if path else base
-
-
-OPERATOR_ROUTES = MemoryRoutes(is_for_person=False)
-PERSON_ROUTES = MemoryRoutes(is_for_person=True)

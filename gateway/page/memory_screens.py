@@ -14,7 +14,8 @@ from msgspec.structs import asdict, replace
 
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, Conflict, GatewayError, UnknownId
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
+from gateway.page.memory_access import MemoryAccess, make_access
+from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import (
     SAVED,
@@ -357,20 +358,20 @@ class _MemoryScreens(Struct, frozen=True):
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     memory = _MemoryScreens(operations)
     shared: list[Screen | Action] = [
-        routes.screen("facts", memory.show_facts, FactsQuery),
-        routes.action("facts", memory.add_fact, AddFactForm, "correct"),
-        routes.screen("conversations", memory.show_conversations, ListQuery),
-        routes.screen("passages", memory.show_passages, ListQuery),
-        routes.screen("words", memory.search_words, WordsQuery, searches=True),
-        routes.screen("export.jsonl", memory.export, right="export", has_twin=False),
-        routes.screen("export.html", memory.export_readable, right="export", has_twin=False),
+        routes.make_screen("facts", memory.show_facts, FactsQuery),
+        routes.make_action("facts", memory.add_fact, AddFactForm, "correct"),
+        routes.make_screen("conversations", memory.show_conversations, ListQuery),
+        routes.make_screen("passages", memory.show_passages, ListQuery),
+        routes.make_screen("words", memory.search_words, WordsQuery, searches=True),
+        routes.make_screen("export.jsonl", memory.export, right="export", has_twin=False),
+        routes.make_screen("export.html", memory.export_readable, right="export", has_twin=False),
     ]
     if routes.is_for_person:
         return shared
     return [
         *shared,
-        routes.screen("", memory.show_memory),
-        routes.screen("search", memory.try_recall, SearchQuery, searches=True),
+        routes.make_screen("", memory.show_memory),
+        routes.make_screen("search", memory.try_recall, SearchQuery, searches=True),
     ]
 
 

@@ -7,7 +7,7 @@ from binascii import a2b_qp
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import msgspec
 import orjson
@@ -209,6 +209,19 @@ def read_referrer(request: PageRequest) -> str:
         return ""
     path = url.path.partition(PREFIX)[2]
     return safe_next(path + (f"?{url.query}" if url.query else ""))
+
+
+def read_searched_words(referrer: str, screen_path: str) -> str:
+    """Returns the words of the search that led to the screen with the form of a change; "": none did.
+
+    screen_path: the path of the screen, relative to /ui/. Its query has the words as `words`.
+    """
+    return read_query_field(referrer, "words") if referrer.partition("?")[0] == screen_path else ""
+
+
+def read_query_field(address: str, name: str) -> str:
+    """Returns the first value of a field in the query of an address; "": the query has no such field."""
+    return next(iter(parse_qs(address.partition("?")[2]).get(name, ())), "")
 
 
 def _read_pairs(encoded: bytes) -> list[tuple[str, str]]:

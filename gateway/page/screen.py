@@ -114,14 +114,15 @@ class HtmlDownload(Struct, frozen=True):
 
 
 Answer = View | Redirect | ActionResult | Download | HtmlDownload
+# Answers a request to a screen with its query, or a request to an action with its form or the object of the twin.
+ScreenHandler = Callable[[ScreenRequest, Any], Awaitable[Answer]]
 
 
 class Screen(Struct, frozen=True):
     """A screen, at a path below /ui/: "m/{uid}/f/{seq:int}"."""
 
     path: str
-    # Called with the request and its query.
-    show: Callable[[ScreenRequest, Any], Awaitable[Answer]]
+    show: ScreenHandler
     # The fields of the query. A query with unknown, missing or mistyped fields is refused.
     query: type[Struct] = NoFields
     # A person's link opens the screen, and a session does not.
@@ -137,8 +138,7 @@ class Action(Struct, frozen=True):
     """A change, at a path below /ui/. An operator who may only read is refused."""
 
     path: str
-    # Called with the request and the form, or the object of the twin.
-    perform: Callable[[ScreenRequest, Any], Awaitable[Answer]]
+    perform: ScreenHandler
     form: type[Struct] = NoFields
     query: type[Struct] = NoFields
     is_for_person: bool = False
