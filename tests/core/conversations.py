@@ -194,7 +194,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
 
 def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     """Returns a message of a path as it went upstream, None where it is off the record or forgotten."""
-    e, content = element.exchange, tree.get_content(element.exchange)
+    e, content = element.exchange, tree.contents.get(element.exchange)
     if content.messages is None or element.message_index in e.redactions:
         return None
     if element.message_index < 0:
@@ -423,7 +423,7 @@ class World:
         request.plan = plan
         fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
         request.notes = {} if plan.off_record else fresh
-        tree.take_contents({e.id: content_of(e) for e in memory.records.values()})
+        tree.contents.add({e.id: content_of(e) for e in memory.records.values()})
         request.composition = compose(tree, plan, set(tools), fresh)
         request.assemble()
         check_fill(request, tree, listing)
@@ -606,7 +606,7 @@ def _state(tree: Tree, e: Exchange) -> str:
 
 
 def _content(tree: Tree, e: Exchange) -> str:
-    content = tree.get_content(e)
+    content = tree.contents.get(e)
     asked = " / ".join(map(_brief, content.messages)) if content.messages else "..."
     if e.ended is None:
         return asked

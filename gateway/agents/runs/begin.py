@@ -366,7 +366,7 @@ def _without_stored_results(
         if exchange.reply is not None:
             break
         stored_ids.update(
-            str(message.get("tool_call_id")) for message in context.tree.get_content(exchange).messages or ()
+            str(message.get("tool_call_id")) for message in context.tree.contents.get(exchange).messages or ()
         )
     return tuple(
         message

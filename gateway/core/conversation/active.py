@@ -37,7 +37,7 @@ def supersede_along_path(
     now: when the request ends.
     """
     judged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed]
-    tree.group_for_loading(other for each in judged for other in (each, *tree.list_siblings(each)))
+    tree.contents.group(other for each in judged for other in (each, *tree.list_siblings(each)))
     for each in judged:
         if each.superseded:
             each = tree.change(each.id, superseded=False)
@@ -183,7 +183,11 @@ def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
     """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
     if tree.list_children(exchange) or is_tombstone(exchange):
         return False
-    text = without_thoughts(read_text(tree.find_shown_reply(exchange) or {})).strip() if exchange.size else ""
+    text = (
+        without_thoughts(read_text(tree.contents.find_shown_reply(exchange) or {})).strip()
+        if exchange.size
+        else ""
+    )
     if text[:1] not in "{[":
         return False
     try:

@@ -89,13 +89,13 @@ class AlteredSearch:
             for each in self._candidates
             if each.parent is None and not each.inputs and self._may_be_meant(each)
         ]
-        tree.group_for_loading(greetings)
+        tree.contents.group(greetings)
         heard = join_heard_letters("".join(map(listing.text, range(end))))
         possible = [
             each
             for each in greetings
             if is_tombstone(each)
-            or is_beginning(heard, join_letters(read_text(tree.get_content(each).shown_reply or {})))
+            or is_beginning(heard, join_letters(read_text(tree.contents.get(each).shown_reply or {})))
         ]
         if not possible:
             return None
@@ -165,14 +165,14 @@ class AlteredSearch:
         ]
         if not candidates:
             return None
-        tree.group_for_loading(candidates)
+        tree.contents.group(candidates)
         heard = join_heard_letters("".join(listing.text(i) for i in range(begin, end)))
         prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
         return max(prefilled, key=tree.make_recency_key, default=None)
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""
-        content = self._tree.get_content(exchange)
+        content = self._tree.contents.get(exchange)
         prefill = join_letters("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
             return False
@@ -234,9 +234,11 @@ class AlteredSearch:
         """Returns the letters of the candidates' replies, by the ids of the exchanges."""
         tree = self._tree
         # The question of each turn is compared next (`has_same_question`).
-        tree.group_for_loading([*self._candidates, *map(tree.turn_start, self._candidates)])
+        tree.contents.group([*self._candidates, *map(tree.turn_start, self._candidates)])
         replies = {
-            each.id: tree.get_content(each).shown_reply for each in self._candidates if not is_tombstone(each)
+            each.id: tree.contents.get(each).shown_reply
+            for each in self._candidates
+            if not is_tombstone(each)
         }
         return {id: join_letters(read_text(reply)) for id, reply in replies.items() if reply is not None}
 

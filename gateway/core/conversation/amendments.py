@@ -214,7 +214,9 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """
     if is_tombstone(exchange):
         return True
-    stored = "".join(map(read_text, (tree.get_content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
+    stored = "".join(
+        map(read_text, (tree.contents.get(exchange).messages or ())[: len(exchange.inputs)][-1:])
+    )
     return without_space(text) in without_space(stored) and bool(
         join_letters(text) or not join_letters(stored)
     )

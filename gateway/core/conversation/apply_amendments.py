@@ -30,7 +30,7 @@ def amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         return
     # The reply is read before the input changes: an exchange with a changed input is not loaded from the store.
     is_heard = amendment.reply is not None and amendment.reply.start < amendment.reply.end
-    stored_reply = (tree.get_content(exchange).shown_reply or {}) if is_heard else {}
+    stored_reply = (tree.contents.get(exchange).shown_reply or {}) if is_heard else {}
     listing = plan.query.listing
     if amendment.inputs is not None:
         exchange = _amend_inputs(tree, exchange, listing, amendment.inputs, amendment.media)

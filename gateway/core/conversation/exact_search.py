@@ -281,7 +281,7 @@ class ExactSearch:
         if not self._query.is_named:
             return False
         # If this reply is not evident, others are tried. The contents that all of them compare are loaded at once.
-        tree.group_for_loading(
+        tree.contents.group(
             tree.turn_start(other.exchange)
             for _, occurrences in self._find_occurrences()
             for other in occurrences

@@ -113,7 +113,7 @@ class _HeadSearch:
         self._cut_sends = self._find_cut_sends()
         self._joined_sends = self._find_joined_sends()
         compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
-        tree.group_for_loading(exchange for exchange in compared if exchange is not None)
+        tree.contents.group(exchange for exchange in compared if exchange is not None)
         self._pending = self._find_pending()
 
     def run(self) -> PathHead | None:
@@ -254,7 +254,7 @@ class _HeadSearch:
 
     def _list_head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
-        return () if self._head is None else self._tree.get_content(self._head).messages or ()
+        return () if self._head is None else self._tree.contents.get(self._head).messages or ()
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
@@ -322,7 +322,7 @@ class _HeadSearch:
             return []
         last_send = self._cut_sends[-1]
         # A send that the upstream has refused (`superseded`) would only be refused again.
-        pending = [] if last_send.superseded else tree.get_content(last_send).messages or []
+        pending = [] if last_send.superseded else tree.contents.get(last_send).messages or []
         if (
             head is not None
             and head.inputs
@@ -335,7 +335,10 @@ class _HeadSearch:
         user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
         if user_send is None or user_send is last_send or user_send.superseded:
             return pending
-        return [*pending, *(m for m in tree.get_content(user_send).messages or () if m.get("role") == "user")]
+        return [
+            *pending,
+            *(m for m in tree.contents.get(user_send).messages or () if m.get("role") == "user"),
+        ]
 
 
 def _find_last_touched(tree: Tree) -> Exchange | None:
@@ -376,5 +379,5 @@ def was_heard(
     """
     heard = join_heard_letters("".join(map(listing.text, range(start, end))))
     return is_beginning(
-        heard, join_letters(read_text(tree.get_content(exchange).shown_reply or {})), min_letters
+        heard, join_letters(read_text(tree.contents.get(exchange).shown_reply or {})), min_letters
     )

@@ -25,7 +25,7 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     If its match point is not among the loaded exchanges, it begins a new tree. The exchange's draft leaves the tree.
     """
     exchange = _append_to_parent(tree, plan, request_end)
-    tree.provide_messages(exchange.id, plan.messages)
+    tree.contents.provide_messages(exchange.id, plan.messages)
     conversation_row = _find_conversation(tree, plan, exchange)
     exchange = replace(
         exchange, conversation_row=exchange.id if conversation_row is None else conversation_row
@@ -122,7 +122,7 @@ def _make_off_record(exchange: Exchange, pending_count: int) -> Exchange:
 def _find_recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
     """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
     siblings = tree.list_siblings(exchange)
-    tree.group_for_loading(siblings)
+    tree.contents.group(siblings)
     only_here = find_recorded_indices(exchange, siblings)
     for other in siblings if only_here else ():
         if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
@@ -150,7 +150,7 @@ def _find_later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     opening.
     """
     openings = [opening for opening in tree if opening.parent is None]
-    tree.group_for_loading(openings)
+    tree.contents.group(openings)
     older_conversations = {
         opening.conversation_row for opening in openings if opening.begun <= exchange.begun
     }

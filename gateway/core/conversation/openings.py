@@ -106,7 +106,7 @@ def _stem(words: Sequence[str], count: int) -> int:
 
 def _find_last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
     try:
-        messages = tree.get_content(exchange).messages
+        messages = tree.contents.get(exchange).messages
     except Missing:
         return None
     return messages[-1] if messages else None

@@ -106,7 +106,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     match_point, pending = continuation.match.match_point, continuation.pending
     messages = [*pending, *(listing.messages[i] for i in continuation.new_indices)]
     exchange = draft_exchange(query, match_point, pending, continuation.new_indices)
-    tree.provide_messages(0, messages)
+    tree.contents.provide_messages(0, messages)
     if match_point is not None:
         conversation_row: int | None = match_point.conversation_row
     elif query.is_named:
@@ -211,7 +211,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
     record may be continued, if the exchange repeats it.
     """
     openings = [other for other in tree if other.parent is None and other.begun <= exchange.begun]
-    tree.group_for_loading(openings)
+    tree.contents.group(openings)
 
     def is_free(opening: Exchange) -> bool:
         # An opening that ended after the exchange began was under way then, so what continues it came later.
@@ -227,7 +227,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         return None
 
     def rank(opening: Exchange) -> tuple[int, int, float]:
-        messages = tree.get_content(opening).messages
+        messages = tree.contents.get(opening).messages
         return (
             len(opening.inputs),
             len(list_transcript_words(read_text(messages[-1]))) if messages else 0,
@@ -268,9 +268,9 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     )
     if last_exchange is None:
         return False
-    tree.group_for_loading((tree.turn_start(last_exchange), last_exchange))
+    tree.contents.group((tree.turn_start(last_exchange), last_exchange))
     question = tree.read_question(last_exchange)
-    reply = without_space(read_text(tree.get_content(last_exchange).shown_reply or {}))
+    reply = without_space(read_text(tree.contents.get(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
     text_before, quoted, text_after = without_space(read_text(spoken[0])).partition(question)

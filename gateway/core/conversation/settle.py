@@ -60,7 +60,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
     Raises: Missing.
     """
-    tree.group_for_loading(
+    tree.contents.group(
         exchange
         for amendment in plan.amendments
         if amendment.reply and (exchange := tree.get(amendment.exchange_row)) is not None
@@ -222,7 +222,7 @@ def _write_into_twin(
     }
     content = make_content_fields(plan, request_end, exchange.redactions)
     if content["shown_reply"] is not None and "ids" in read_private(request_end.shown_reply):
-        replies = (tree.find_shown_reply(twin) or {}, request_end.shown_reply)
+        replies = (tree.contents.find_shown_reply(twin) or {}, request_end.shown_reply)
         ids = [id for reply in replies for id in read_private(reply).get("ids", ())]
         content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
     exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer_notes})

@@ -2,7 +2,7 @@
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
-`content` raises `Missing` for an exchange with content that was not loaded, and the rule is called again with it.
+`TreeContents.get` raises `Missing` for content that was not loaded, and the rule is called again with it.
 
 A turn begins with a user message and may span several exchanges: those that bring only results of tools are in the
 middle of the turn of their call. An exchange is active when it has finished and is not superseded. It is continued when
@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import Content, is_tombstone, parse_content, parse_json, read_moved_at
-from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
+from gateway.core.conversation.exchange import read_moved_at
+from gateway.core.conversation.tree_contents import TreeContents
+from gateway.core.conversation.wire_message import read_text, without_space
 from gateway.core.words import is_grown_transcript
-from storage.commands import Missing, StoredContent
+from storage.commands import StoredContent
 from storage.records import Atom, Exchange, State
 
 
@@ -80,10 +81,7 @@ class Tree:
         self.by_id: dict[int, Exchange] = {}
         self._children: dict[int, list[int]] = {}
         self._roots: dict[int, list[int]] = {}
-        self._contents = None if contents is None else dict(contents)
-        self._groups: list[list[int]] = []
-        # The decoded contents. A change of an exchange drops its content here.
-        self._decoded: dict[int, Content] = {}
+        self.contents = TreeContents(self.by_id, contents)
         # Cached results; every change of the tree drops them.
         self._elements: dict[int, tuple[PathElement, ...]] = {}
         self._turn_starts: dict[int, Exchange] = {}
@@ -110,7 +108,7 @@ class Tree:
         return exchange
 
     def remove(self, exchange: Exchange) -> None:
-        """Takes an exchange out of the tree, as if it had not been loaded."""
+        """Removes an exchange, as if it had not been loaded."""
         del self.by_id[exchange.id]
         siblings = (
             self._roots[exchange.conversation_row]
@@ -118,7 +116,7 @@ class Tree:
             else self._children[exchange.parent]
         )
         siblings.remove(exchange.id)
-        self._decoded.pop(exchange.id, None)
+        self.contents.drop(exchange.id)
         self._clear_caches()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
@@ -126,7 +124,7 @@ class Tree:
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "shown_reply", "full_reply", "state")):
-            self._decoded.pop(exchange_id, None)
+            self.contents.drop(exchange_id)
         self._clear_caches()
         return new
 
@@ -135,47 +133,6 @@ class Tree:
 
     def get(self, exchange_id: int | None) -> Exchange | None:
         return None if exchange_id is None else self.by_id.get(exchange_id)
-
-    def group_for_loading(self, group: Iterable[Exchange]) -> None:
-        """Groups exchanges. If a rule needs the content of one, `Missing` names all of the group without content."""
-        self._groups.append([exchange.id for exchange in group])
-
-    def take_contents(self, contents: Mapping[int, StoredContent]) -> None:
-        """Adds contents that were loaded because they were `Missing`."""
-        self._contents = {**(self._contents or {}), **contents}
-
-    @property
-    def contents(self) -> Mapping[int, StoredContent]:
-        """Id of an exchange -> its content, as far as it was loaded."""
-        return self._contents or {}
-
-    def get_content(self, exchange: Exchange) -> Content:
-        """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
-        decoded = self._decoded.get(exchange.id)
-        if decoded is not None:
-            return decoded
-        if is_tombstone(exchange):
-            content = Content()
-        else:
-            stored = self._get_stored_content(exchange)
-            content = parse_content(
-                exchange.input or stored.input,
-                exchange.shown_reply or stored.shown_reply,
-                exchange.full_reply or stored.full_reply,
-            )
-        self._decoded[exchange.id] = content
-        return content
-
-    def find_shown_reply(self, exchange: Exchange) -> WireMessage | None:
-        """Returns the reply as the client has it, also of an exchange that was just added. Raises: Missing."""
-        reply: WireMessage | None = parse_json(
-            exchange.shown_reply or self._get_stored_content(exchange).shown_reply
-        )
-        return reply
-
-    def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
-        """Adds the messages of an exchange that is not stored yet, for the comparisons below."""
-        self._decoded[exchange_id] = Content(messages)
 
     def _link(self, exchange: Exchange) -> None:
         self.by_id[exchange.id] = exchange
@@ -195,26 +152,6 @@ class Tree:
             self._active,
         ):
             cache.clear()
-
-    def _get_stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
-        if exchange.input is not None or self._contents is None or not exchange.is_stored:
-            return exchange
-        if exchange.id not in self._contents:
-            raise Missing(self._list_missing_ids(exchange))
-        return self._contents[exchange.id]
-
-    def _list_missing_ids(self, exchange: Exchange) -> list[int]:
-        """Returns the ids of the exchange and of its groups, as far as the store has contents that were not loaded."""
-        ids = dict.fromkeys(
-            [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
-        )
-        loaded = (self.by_id[i] for i in ids if i > 0 and i in self.by_id)
-        contents = self._contents or {}
-        return [
-            other.id
-            for other in loaded
-            if other.input is None and other.id not in contents and not is_tombstone(other)
-        ]
 
     # -- the shape
 
@@ -300,7 +237,7 @@ class Tree:
 
     def read_question(self, exchange: Exchange) -> str:
         """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
-        messages = self.get_content(self.turn_start(exchange)).messages or ()
+        messages = self.contents.get(self.turn_start(exchange)).messages or ()
         questions = [message for message in messages if message.get("role") == "user"]
         return without_space(read_text(questions[-1])) if questions else ""
 
@@ -393,7 +330,7 @@ class Tree:
         ):
             return False
         # Only here are words compared: hashes cannot show that a text has grown.
-        new_messages, old_messages = self.get_content(new).messages, self.get_content(old).messages
+        new_messages, old_messages = self.contents.get(new).messages, self.contents.get(old).messages
         if not new_messages or not old_messages:
             return False
         return is_grown_transcript(read_text(new_messages[last]), read_text(old_messages[last]))

@@ -180,7 +180,7 @@ def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> 
         return None
     reply = as_clients_resend(make_shown_reply(messages) if len(messages) > 1 else messages[0])
     is_same = is_of_same_model(match_point, plan)
-    return put_back(tree.get_content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
+    return put_back(tree.contents.get(match_point), reply, after=None, offered=offered, is_same_model=is_same)
 
 
 def _compose_after_head(
@@ -278,13 +278,13 @@ def _restore_rounds(
         else:
             # A reply that the client has in two messages stays so. It breaks the provider's cache once as well.
             composition.unrestored_rounds += exchange.has_full_reply and i == plan.match.last
-    tree.group_for_loading(exchange for _, exchange in restored)
+    tree.contents.group(exchange for _, exchange in restored)
     # The results before this message are not sent again.
     read_from = max(
-        (i for i, each in restored if is_made_without_earlier(tree.get_content(each).shown_reply)), default=0
+        (i for i, each in restored if is_made_without_earlier(tree.contents.get(each).shown_reply)), default=0
     )
     for i, exchange in restored:
-        content = tree.get_content(exchange)
+        content = tree.contents.get(exchange)
         messages = _find_restored_reply(i, exchange, content, plan, offered)
         if messages is None and exchange.has_full_reply:
             # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the

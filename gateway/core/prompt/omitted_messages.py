@@ -23,7 +23,7 @@ from storage.records import Exchange
 def list_omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
     """Returns the messages of the path that the client's list has left out, as they are sent."""
     elements = _list_sendable(plan.omitted, plan.query.listing)
-    tree.group_for_loading(element.exchange for element in elements)
+    tree.contents.group(element.exchange for element in elements)
     omitted: list[InsertedMessage] = []
     stored: _StoredExchange | None = None
     for element in elements:
@@ -80,7 +80,7 @@ class _StoredExchange(NamedTuple):
     @classmethod
     def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
         """Loads the content of an exchange. Raises: Missing."""
-        content = tree.get_content(exchange)
+        content = tree.contents.get(exchange)
         is_unread = bool(read_private(content.shown_reply or {}).get("unread"))
         has_refused = is_unread or exchange.id in plan.refused_results
         return cls(exchange, content, is_of_same_model(exchange, plan), has_refused)

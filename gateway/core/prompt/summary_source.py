@@ -67,7 +67,7 @@ def _render_exchange(exchange: Exchange) -> Iterator[str]:
     """Yields the lines of the messages of an exchange that may be shown; none of a superseded exchange."""
     if is_tombstone(exchange) or exchange.superseded:
         return
-    content = Tree([exchange]).get_content(exchange)
+    content = Tree([exchange]).contents.get(exchange)
     for i, message in enumerate(content.messages or ()):
         if i not in exchange.redactions:
             yield from _render_message(without_fillers_and_thoughts(message))

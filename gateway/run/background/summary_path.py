@@ -83,7 +83,7 @@ def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
 
 
 def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
-    content = Tree([exchange]).get_content(exchange)
+    content = Tree([exchange]).contents.get(exchange)
     messages = content.messages or []
     # `full_reply` has all replies of a turn, those of hidden rounds among them.
     replies = content.full_reply or ([content.shown_reply] if content.shown_reply is not None else [])

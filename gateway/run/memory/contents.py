@@ -24,5 +24,5 @@ async def retry_with_contents(turns: Turns, agent: Agent, tree: Tree, rule: Call
         try:
             return rule()
         except Missing as missing:
-            tree.take_contents(await turns.load_contents(agent, missing.ids))
+            tree.contents.add(await turns.load_contents(agent, missing.ids))
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")

@@ -276,7 +276,7 @@ async def _load_tree(
     exchanges = {
         exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
     }  # parents before their children
-    tree = Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.forgotten_hashes)
+    tree = Tree(exchanges.values(), {**loaded.contents.loaded, **pool.contents}, pool.forgotten_hashes)
     return _LoadedTree(tree, pool.last_at)
 
 

@@ -35,7 +35,7 @@ def find_superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]
             )
         elif plan.conversation_row is not None:
             roots = _find_recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
-            tree.group_for_loading(roots)
+            tree.contents.group(roots)
             # Only openings that this list extends are superseded; a named conversation may have several roots.
             superseded |= _list_turns(tree, [root for root in roots if tree.extends(exchange, root)])
     return superseded

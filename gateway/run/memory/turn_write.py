@@ -173,7 +173,12 @@ def _decide_ahead(
         conversation_row = opened_exchange.conversation_row
     try:
         return decide(
-            Pool(exchanges, conversation_row, contents=tree.contents, forgotten_hashes=tree.forgotten_hashes)
+            Pool(
+                exchanges,
+                conversation_row,
+                contents=tree.contents.loaded,
+                forgotten_hashes=tree.forgotten_hashes,
+            )
         )
     except Missing:
         return None

@@ -15,7 +15,7 @@ both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
 def path_texts(world: World, exchange_row: int) -> list[str]:
     tree = Tree(world.memory().records.values())
-    contents = [tree.get_content(e) for e in tree.list_path(tree.by_id[exchange_row])]
+    contents = [tree.contents.get(e) for e in tree.list_path(tree.by_id[exchange_row])]
     return [
         read_text(m) for c in contents for m in [*(c.messages or []), c.shown_reply] if m and read_text(m)
     ]

@@ -124,7 +124,7 @@ def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
     spoken = assistant(None, call("1", "send_message", '{"message":"Hello"}'))
     e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
     assert e.reply == HASHER.make_atoms(assistant("Hello"))
-    assert talk.tree.get_content(e).shown_reply == assistant("Hello")
+    assert talk.tree.contents.get(e).shown_reply == assistant("Hello")
     assert talk.sent(talk.plan(pending=[result("1", "sent")]))[1] == spoken
 
 

@@ -389,7 +389,7 @@ def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
     cuts = [(None, cut, heard) for _, cut, heard in cuts]
     _, finished = _barge_in(world, key, cuts, "This is what I know about item", window)
     tree = Tree(world.memory().records.values())
-    stored = {read_text(m) for e in tree for m in tree.get_content(e).messages or []}
+    stored = {read_text(m) for e in tree for m in tree.contents.get(e).messages or []}
     assert set(finished) <= stored
 
 

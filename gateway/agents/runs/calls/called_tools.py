@@ -26,7 +26,7 @@ def list_path_calls(context: MemoryContext) -> list[CalledTool]:
         return []
     stored: list[WireMessage] = []
     for exchange in context.path:
-        content = context.tree.get_content(exchange)
+        content = context.tree.contents.get(exchange)
         stored += content.messages or ()
         stored += _without_nudges(content.full_reply or [content.shown_reply or {}])
     return _list_turn_calls([*stored, *new])

@@ -160,6 +160,6 @@ def read_result(message: WireMessage) -> ToolResult:
 
 def _list_calls(context: MemoryContext, exchange: Exchange) -> tuple[WireMessage, ...]:
     """Returns the calls of an exchange of a path."""
-    content = context.tree.get_content(exchange)
+    content = context.tree.contents.get(exchange)
     replies = content.full_reply if content.is_step and content.full_reply else [content.shown_reply or {}]
     return tuple(call for reply in replies for call in reply.get("tool_calls") or ())

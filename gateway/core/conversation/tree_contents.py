@@ -1,0 +1,92 @@
+"""The contents of a tree's exchanges, as far as they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gateway.core.conversation.exchange import Content, is_tombstone, parse_content, parse_json
+from gateway.core.conversation.wire_message import WireMessage
+from storage.commands import Missing, StoredContent
+from storage.records import Exchange
+
+
+class TreeContents:
+    """The contents of exchanges. Where a rule needs one that was not loaded, `Missing` names all that it will need."""
+
+    def __init__(
+        self, exchanges: Mapping[int, Exchange], contents: Mapping[int, StoredContent] | None
+    ) -> None:
+        """Initialises with the contents of exchanges that are loaded without content.
+
+        exchanges: those of the tree by their ids, at any time.
+        contents: None: all exchanges have their content.
+        """
+        self._exchanges = exchanges
+        self._contents = None if contents is None else dict(contents)
+        self._groups: list[list[int]] = []
+        self._decoded: dict[int, Content] = {}
+
+    def get(self, exchange: Exchange) -> Content:
+        """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
+        decoded = self._decoded.get(exchange.id)
+        if decoded is not None:
+            return decoded
+        if is_tombstone(exchange):
+            content = Content()
+        else:
+            stored = self._get_stored_content(exchange)
+            content = parse_content(
+                exchange.input or stored.input,
+                exchange.shown_reply or stored.shown_reply,
+                exchange.full_reply or stored.full_reply,
+            )
+        self._decoded[exchange.id] = content
+        return content
+
+    def find_shown_reply(self, exchange: Exchange) -> WireMessage | None:
+        """Returns the reply as the client has it, also of an exchange that was just added. Raises: Missing."""
+        reply: WireMessage | None = parse_json(
+            exchange.shown_reply or self._get_stored_content(exchange).shown_reply
+        )
+        return reply
+
+    def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
+        """Adds the messages of an exchange that is not stored yet, for comparisons."""
+        self._decoded[exchange_id] = Content(messages)
+
+    def drop(self, exchange_id: int) -> None:
+        """Drops the decoded content of an exchange that has changed."""
+        self._decoded.pop(exchange_id, None)
+
+    def group(self, group: Iterable[Exchange]) -> None:
+        """Groups exchanges. If a rule needs the content of one, `Missing` names all of the group without content."""
+        self._groups.append([exchange.id for exchange in group])
+
+    def add(self, contents: Mapping[int, StoredContent]) -> None:
+        """Adds contents that were loaded because they were `Missing`."""
+        self._contents = {**(self._contents or {}), **contents}
+
+    @property
+    def loaded(self) -> Mapping[int, StoredContent]:
+        """Id of an exchange -> its content, of those that are loaded without content."""
+        return self._contents or {}
+
+    def _get_stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
+        if exchange.input is not None or self._contents is None or not exchange.is_stored:
+            return exchange
+        if exchange.id not in self._contents:
+            raise Missing(self._list_missing_ids(exchange))
+        return self._contents[exchange.id]
+
+    def _list_missing_ids(self, exchange: Exchange) -> list[int]:
+        """Returns the ids of the exchange and of its groups, as far as the store has contents that were not loaded."""
+        ids = dict.fromkeys(
+            [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
+        )
+        loaded = (self._exchanges[i] for i in ids if i > 0 and i in self._exchanges)
+        contents = self._contents or {}
+        return [
+            other.id
+            for other in loaded
+            if other.input is None and other.id not in contents and not is_tombstone(other)
+        ]
