@@ -28,7 +28,7 @@ _OBJECTS = {
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The fields of `AuditFilter`."""
+    """The fields of `AuditFilter`, and a button."""
 
     memory: str | None = None
     user: str = ""
@@ -36,6 +36,8 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     what: str = ""
     since: str = ""
     until: str = ""
+    # Only entries of today are listed, whatever `since` and `until` say: the button is in the form that sends them.
+    today: bool = False
 
 
 class _TextPart(Struct, frozen=True):
@@ -78,9 +80,9 @@ class _Act(Struct, frozen=True):
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: _AuditQuery) -> View:
-        wanted = AuditFilter(
-            query.memory, query.user.strip(), query.action, query.what, query.since, query.until
-        )
+        today = datetime.fromtimestamp(operations.audit.now(), UTC).date().isoformat()
+        since, until = (today, "") if query.today else (query.since, query.until)
+        wanted = AuditFilter(query.memory, query.user.strip(), query.action, query.what, since, until)
         list_page = partial(
             operations.audit.list, project=request.visitor.project, after=query.after, limit=query.limit
         )
@@ -88,11 +90,16 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         if request.is_twin:
             return View(page)
         people: list[str] = []
+        forgotten_today = None
         if wanted.user and not page.items:
             people = await _find_people(operations, request, wanted.user)
             if len(people) == 1:
                 wanted = replace(wanted, user=people[0])
                 page = await list_page(wanted)
+            elif not people:
+                forgotten_today = await operations.audit.list(
+                    AuditFilter(action="forget", what="all", since=today), project=request.visitor.project
+                )
         names = await operations.audit.load_names(
             {each.memory for each in page.items if each.memory is not None}
         )
@@ -111,8 +118,12 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             "found_by": "" if wanted.user == query.user.strip() else query.user,
             # The ids of people that are offered for the one that no entry fits.
             "people": [each for each in people if each != wanted.user],
+            # Someone has exactly the id of the filter.
+            "is_stored": wanted.user in people,
+            # Who was forgotten wholly today, where the person of the filter is not stored; None: the person may be.
+            "forgotten_today": forgotten_today,
             "actions": ACTIONS,
-            "today": datetime.fromtimestamp(operations.audit.now(), UTC).date().isoformat(),
+            "today": today,
             "is_filtered": wanted != NO_FILTER,
         }
         return View(page, "audit.html", "Audit", context)

@@ -616,7 +616,7 @@ def test_the_audit_says_in_words_who_did_what_and_links_to_facts_that_are_there(
     muted, forgot, undid, corrected, read, *_ = map(plain, rows)
     assert f"mute alice fact {third}, muted" in muted
     assert f"forget alice fact {other}" in forgot
-    assert f"undo alice fact {second}: now fact {third}, which says again fact {first}" in undid
+    assert f"undo or redo alice fact {second}: now fact {third}, which says again fact {first}" in undid
     assert f"correct alice fact {first}: now fact {second}" in corrected
     assert "read alice what is remembered" in read
     assert set(re.findall(rf'href="{memory}/f/(\d+)"', html)) == {str(first), str(second), str(third)}
@@ -671,9 +671,7 @@ def test_the_audit_is_filtered_by_person_action_and_day(operator: Operator) -> N
         assert found == wanted, query
         shown = operator.get(f"audit?{query}").body.decode()
         assert len(re.findall('data-name="action"', shown)) == len(wanted)
-        assert ("No entry that fits names a person with exactly the id “nobody”." in plain(shown)) == (
-            not wanted
-        )
+        assert ("Nobody is stored as “nobody” now." in plain(shown)) == (not wanted)
     # An operator of another project sees nothing of it.
     other = operator_of(world, "shop")
     assert other.twin("audit?user=alice")["items"] == []
@@ -703,7 +701,7 @@ def test_the_audit_offers_the_people_whom_a_part_of_a_name_finds(
             html = operator.get(f"audit?user={words}&action=export").body.decode().partition("<tbody>")[2]
             links = re.findall(r'href="audit\?user=([^&"]+)&amp;action=export"', html)
             assert sorted(links) == offered, words
-            assert ("Find the id among all people" in html) == (not offered)
+            assert ("Find the id among all people" in html) == (words == "nobody")
         assert operator.twin("audit?user=maria")["items"] == []
         other = operator_of(world, "shop")
         assert "maria.keller" not in other.get("audit?user=maria").body.decode()
@@ -731,8 +729,14 @@ def test_the_audit_shows_the_one_person_whom_a_part_of_a_name_finds_and_the_day(
     world.clock.sleep(86_400)
     operator.sign_in()
     operator.twin(f"m/{maria.uid}/facts", {"text": "Likes cake."})
-    (today,) = re.findall(r'href="([^"]+)">Today', operator.get("audit?user=maria.keller").body.decode())
-    assert operator.get(unescape(today)).body.decode().count('data-name="memory"') == 1
+    # The button sends what is typed, and counts more than the days that are.
+    form = operator.get("audit?user=maria.keller").body.decode().partition("<main")[2].partition("</form>")[0]
+    assert '<button name="today" value="true"' in form
+    typed = "user=maria.keller&action=remember&since=2020-01-01&until=2020-01-02"
+    assert operator.get(f"audit?{typed}").body.decode().count('data-name="memory"') == 0
+    shown = operator.get(f"audit?{typed}&today=true").body.decode()
+    assert shown.count('data-name="memory"') == 1
+    assert 'name="user" type="text" value="maria.keller"' in shown
 
 
 def test_the_audit_names_the_application_for_a_link_that_it_made(operator: Operator) -> None:
@@ -755,6 +759,11 @@ def test_a_person_who_was_forgotten_is_found_in_the_audit_by_the_number_of_the_m
     assert "It was the memory of tom. The audit keeps" in plain(page)
     assert f"under the number {agent.uid}. Copy it into the ticket" in plain(page)
     assert f'href="../../audit?user={agent.uid}"' in page
+    found = operator.get("audit?user=tom").body.decode()
+    assert "Nobody is stored as “tom” now. 1 memory was forgotten wholly today" in plain(found)
+    list_link = re.search(r'href="([^"]+)">1 memory was', found)
+    assert list_link is not None
+    assert f">{agent.uid}</a>" in operator.get(unescape(list_link[1])).body.decode()
     acts = [each["action"] for each in operator.twin(f"audit?user={agent.uid}")["items"]]
     assert acts[0] == "forget"
     assert len(acts) == len(operator.twin(f"audit?memory={agent.uid}")["items"])
@@ -839,7 +848,7 @@ def test_the_audit_links_to_the_version_of_a_block(upstream: StrictUpstream, tmp
         (edited,) = next(each for row, each in links.items() if f"block {label}, version 3" in row)
         history = operator.get(edited).body.decode().partition('id="history"')[2]
         assert re.findall("<h3>(.*?)</h3>", history) == ["Version 3", "Version 2", "Version 1"]
-        (row,) = (row for row in links if "restore" in row)
+        (row,) = (row for row in links if "bring back or redo" in row)
         assert f"block {label}, version 5: version 2 again" in row
         restored, brought_back = links[row]
         assert (restored, brought_back) == (edited.replace("=4", "=6"), edited.replace("=4", "=3"))
@@ -859,7 +868,7 @@ def test_the_audit_takes_no_label_of_a_block_for_a_fact(operator: Operator) -> N
     world.gateway.call(note())
     html = operator.get("audit").body.decode()
     assert f"edit alice block fact {seq}, version 2" in plain(html)
-    assert "restore alice block known as told, version 3: version 1 again" in plain(html)
+    assert "bring back or redo alice block known as told, version 3: version 1 again" in plain(html)
     assert f'href="m/{agent.uid}/f/{seq}"' not in html
 
 
