@@ -48,7 +48,7 @@ from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchanges
 from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingPhase, ErasingWork, StoredTarget, read_ids
-from storage.sql.facts import mark_unlearned
+from storage.sql.fact_writes import mark_unlearned
 from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block, remove_lost_lines
 from storage.sql.recalls import delete_recall

@@ -26,7 +26,7 @@ from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.default_blocks import load_default_blocks
 from storage.sql.erase import list_phases, wipe_shared
 from storage.sql.erasing_work import SQL, ErasingWork, StoredTarget, read_ids
-from storage.sql.facts import detach_facts
+from storage.sql.fact_writes import detach_facts
 from storage.sql.group import StoreGroup, reads
 from storage.sql.job_rows import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache

@@ -43,7 +43,7 @@ from storage.sql.agents import find_agent_by_id, find_numbers
 from storage.sql.epochs import has_risen
 from storage.sql.erasing_work import StoredTarget
 from storage.sql.exchange_rows import make_exchange, make_exchanges
-from storage.sql.facts import add_fact, is_known
+from storage.sql.fact_writes import add_fact, is_known
 from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
 from storage.sql.statements import load, load_rows, run_for_list

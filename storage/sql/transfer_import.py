@@ -37,8 +37,8 @@ from storage.sql.agents import Agents, find_agent, find_agent_by_id, find_or_cre
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.forks import note_fork
 from storage.sql.exchange_rows import make_exchanges
-from storage.sql.facts import SQL as FACTS
-from storage.sql.facts import hash_key
+from storage.sql.fact_writes import SQL as FACTS
+from storage.sql.fact_writes import hash_key
 from storage.sql.forget import Forgetting, begin_forgetting
 from storage.sql.group import bulk_writes, reads
 from storage.sql.growth import GrowingGroup, Growth

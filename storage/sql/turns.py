@@ -33,7 +33,7 @@ from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
 from storage.sql.blocks import load_blocks, make_block, write_block
 from storage.sql.epochs import has_risen
-from storage.sql.facts import add_saved_facts
+from storage.sql.fact_writes import add_saved_facts
 from storage.sql.group import StoreGroup, bulk_writes, reads
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.passages import add_saved_passage

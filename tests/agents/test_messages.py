@@ -17,7 +17,7 @@ from storage.errors import NotFound, Stale
 from storage.listing import Page
 from storage.records import Agent, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents_api.runs import add_step
-from storage.sql.facts import add_fact
+from storage.sql.fact_writes import add_fact
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent

@@ -24,7 +24,7 @@ from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.search.tokens import clear_terms
-from storage.sql.facts import add_saved_facts
+from storage.sql.fact_writes import add_saved_facts
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user

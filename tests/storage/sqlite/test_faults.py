@@ -36,7 +36,7 @@ from storage.errors import (
 from storage.listing import Page
 from storage.records import Agent, FileState, Passage, Scope, StoredFile
 from storage.sql.agents import find_numbers, find_or_create_agent
-from storage.sql.facts import add_fact
+from storage.sql.fact_writes import add_fact
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile

@@ -1,0 +1,147 @@
+"""Writes of facts within a transaction: adding one, ending those that it replaces, and what is not learned again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import orjson
+
+from storage.commands import LearnedFact
+from storage.database import Connection
+from storage.errors import WriteConflict
+from storage.records import Agent, MarkKind
+from storage.sql.agents import find_agent_by_id, take_seq
+from storage.sql.exchanges import add_marks
+from storage.sql.rebuild import list_origins
+from storage.sql.statements import load
+from storage.sql.vectors import forget_indexed
+
+SQL = load("facts.sql")
+
+# The time after which a fact that is learned again is stored again. Sooner, each conversation that begins alike would
+# add a row.
+_AGAIN_S = 86_400.0
+
+
+async def add_saved_facts(
+    connection: Connection, agent_row: int, facts: Sequence[LearnedFact], now: float
+) -> None:
+    """Adds the facts that a model has saved by a tool within a turn."""
+    if not facts:
+        return
+    memory = await find_agent_by_id(connection, agent_row)
+    assert memory is not None  # its turn has just been written
+    for fact in facts:
+        await add_fact(connection, memory, fact, now, "model")
+
+
+async def add_fact(
+    connection: Connection,
+    agent: Agent,
+    fact: LearnedFact,
+    now: float,
+    origin: str = "learned",
+    *,
+    is_asked: bool = False,
+) -> int | None:
+    """Adds a fact, unless there is an equal fact, and ends the facts that it replaces.
+
+    A fact that is learned again at least a day later takes the place of the equal fact, so that it stays when the
+    earlier message is forgotten or has become too old.
+
+    is_asked: a person has written the fact. Other forgotten facts are not learned again from the same messages.
+
+    Returns the row of the new or the equal fact, or None if the fact is not learned again.
+    """
+    key = hash_key(agent.secret, fact.key)
+    since = fact.valid_from or now
+    if not is_asked and await _was_unlearned(connection, agent.id, key, fact):
+        return None
+    equal_row = await find_equal(connection, agent.id, key)
+    ended_rows = [*fact.replaces]
+    equal_ends = is_asked and equal_row in ended_rows
+    standing = fact.standing
+    if not is_asked and fact.exchange_row is not None:
+        if equal_row is None:
+            # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
+            if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange_row)) is not None:
+                return None
+        else:
+            was_standing = await connection.value(SQL["outlived"], (equal_row, agent.id, since - _AGAIN_S))
+            if was_standing is not None:
+                equal_ends = True
+                ended_rows.append(equal_row)
+                standing = standing or bool(was_standing)
+    if equal_row is not None and not equal_ends:
+        fact_row = equal_row
+    else:
+        seq = await take_seq(connection, agent.id)
+        sources = orjson.dumps(list(fact.sources))
+        values = (
+            agent.id, seq, now, since, key, fact.exchange_row, sources, fact.about, fact.text, origin,
+            int(standing),
+        )  # fmt: skip
+        fact_row = int(await connection.value(SQL["insert"], values))
+    for ended_row in ended_rows:
+        if ended_row != fact_row:
+            await end_fact(connection, agent.id, ended_row, fact_row, since)
+    return fact_row
+
+
+async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:
+    """Returns whether an equal fact was forgotten that came from the same messages."""
+    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent_row, key))}
+    origins = {*fact.sources, *([] if fact.exchange_row is None else [fact.exchange_row])}
+    return bool(unlearned) and origins <= unlearned
+
+
+async def end_fact(connection: Connection, agent_row: int, fact_row: int, successor: int, at: float) -> None:
+    """Ends a fact that another fact replaces, and takes it out of the index.
+
+    An ended fact is not shown. In the index it might be the best hit, by which all other hits are measured.
+    """
+    await connection.run(SQL["end"], (successor, at, fact_row, agent_row))
+    seqs = await connection.rows(SQL["seq_of"], (fact_row, agent_row))
+    await forget_indexed(connection, agent_row, [seq for (seq,) in seqs])
+
+
+async def detach_facts(connection: Connection, agent_row: int, seqs: Sequence[int]) -> None:
+    """Has facts rest on no message, so that they stay when their sources are forgotten.
+
+    They are not learned again from the sources that stay, even once they are corrected or forgotten themselves.
+
+    Raises: WriteConflict: one of them is gone or no longer true.
+    """
+    for seq in seqs:
+        row = await connection.row(SQL["learned_from"], (agent_row, seq))
+        if row is None or await connection.value(SQL["detach"], (agent_row, seq, orjson.dumps([]))) is None:
+            raise WriteConflict(f"fact {seq} is gone or no longer true")
+        await mark_unlearned(connection, agent_row, *row)
+
+
+async def mark_unlearned(
+    connection: Connection, agent_row: int, key: bytes, exchange_row: int | None, sources: bytes
+) -> None:
+    """Marks the exchanges that a fact came from, so that it is not learned from them again."""
+    # An imported fact comes from no exchange.
+    for origin in list_origins(exchange_row, sources) or (0,):
+        await add_marks(connection, agent_row, MarkKind.UNLEARNED, (key,), origin)
+
+
+async def find_equal(connection: Connection, agent_row: int, key: bytes) -> int | None:
+    """Returns the row of the true fact with this key. key: as `hash_key` returns it."""
+    return await connection.value(SQL["same"], (agent_row, key))
+
+
+async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
+    """Returns whether a fact with this key is true, or was forgotten."""
+    hashed = hash_key(agent.secret, key)
+    if await find_equal(connection, agent.id, hashed) is not None:
+        return True
+    return bool(await connection.rows(SQL["unlearned"], (agent.id, hashed)))
+
+
+def hash_key(secret: bytes, key: str) -> bytes:
+    """Returns a fact's key as it is stored. Once the secret is gone, no guessed words can be compared with it."""
+    return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
