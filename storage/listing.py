@@ -391,7 +391,7 @@ class FoundMemory(Struct, frozen=True):
     # How many it has.
     conversations: int
     # Since when the memory is paused; None: it is not.
-    paused: float | None
+    paused_at: float | None
 
 
 class UnindexedTexts(Struct, frozen=True):
@@ -422,7 +422,7 @@ class SizedMemory(Struct, frozen=True):
     # Facts that are true.
     facts: int
     # Since when the memory is paused; None: it is not.
-    paused: float | None
+    paused_at: float | None
     # The name of the agent, if it was made over REST.
     agent_name: str | None
 

@@ -95,7 +95,7 @@ class Agent(Struct, frozen=True):
     next_seq: int = 1
     created: float = 0.0
     # Since when nothing is remembered or recalled; None: the memory is not paused.
-    paused: float | None = None
+    paused_at: float | None = None
 
     @property
     def is_stored(self) -> bool:

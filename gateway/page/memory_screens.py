@@ -106,7 +106,7 @@ class _OpenedMemory(NamedTuple):
     row: int
     name: str
     # Since when the memory is paused; None: it is not paused.
-    paused: float | None
+    paused_at: float | None
     # The name under which a user's messages are shown: that of the memory's person, else "user".
     speaker: str
 
@@ -237,7 +237,7 @@ class _MemoryScreens(Struct, frozen=True):
             openings=await self._load_openings(access, page.conversations),
             undos=_shorten(undos),
             redos=_shorten(redos),
-            paused=memory.paused,
+            paused=memory.paused_at,
             learning=learning,
             name_line=name_line,
             link_command=_link_command(page.memory, request.origin) if page.memory.kind == "user" else None,
@@ -264,7 +264,7 @@ class _MemoryScreens(Struct, frozen=True):
                 "search.html",
                 "What would be recalled",
                 memory_name=memory.name,
-                paused=memory.paused,
+                paused=memory.paused_at,
                 last_questions=last_questions,
             )
         blocks = await self.views.blocks.list_all(access.project, access.uid)
@@ -281,7 +281,7 @@ class _MemoryScreens(Struct, frozen=True):
             has_embedder=self.operations.trials.has_embedder,
             blocks={each.label: each.value for each in blocks if each.value},
             after=query.after,
-            paused=memory.paused,
+            paused=memory.paused_at,
             standing=standing,
             outdated=outdated,
             speakers=await self.views.conversations.load_speakers(access.project, access.uid, hits),
@@ -334,7 +334,7 @@ class _MemoryScreens(Struct, frozen=True):
         memory = await self.views.get(access.project, access.uid)
         await request.note_read(access.uid)
         return _OpenedMemory(
-            access, memory.id, name_of(memory.scope), memory.paused, name_user_role(memory.scope)
+            access, memory.id, name_of(memory.scope), memory.paused_at, name_user_role(memory.scope)
         )
 
     async def _describe_changes(self, access: MemoryAccess, id: str, trial: TrialRecord) -> str:

@@ -74,7 +74,7 @@ class _RequestScreens(Struct, frozen=True):
         if query.memory is not None:
             await request.note_read(query.memory)
             memory = await memories.get(request.visitor.project, query.memory)
-            memory_name, paused = name_of(memory.scope), memory.paused
+            memory_name, paused = name_of(memory.scope), memory.paused_at
         questions = await self._find_questions(request, query, page)
         if request.is_twin and questions is not None:
             page = replace(page, items=tuple(_with_question(each, questions) for each in page.items))

@@ -199,7 +199,7 @@ class Resolver:
             agent = await self._keeper.store.agents.find_current(scope)
         except StoreError:
             return False  # without the store nothing of the memory is read or written
-        return agent is not None and agent.paused is not None
+        return agent is not None and agent.paused_at is not None
 
     def warn_of_no_user(self) -> None:
         """Logs once that a request named no user: it has no memory, and nothing else shows that."""

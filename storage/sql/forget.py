@@ -120,11 +120,11 @@ class Forgetting(StoreGroup):
                 forgotten_agent = await find_agent_by_id(connection, agent_row)
                 blocks = await load_default_blocks(connection, agent_row)
             *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
-            if forgotten_agent is not None and forgotten_agent.paused is not None:
+            if forgotten_agent is not None and forgotten_agent.paused_at is not None:
                 empty = await find_or_create_with_blocks(
                     connection, self._agents.new(forgotten_agent.scope), blocks, (), now
                 )
-                await pause_agent(connection, empty.id, forgotten_agent.paused)
+                await pause_agent(connection, empty.id, forgotten_agent.paused_at)
             return _Begun(id, prerequisites, user)
 
         beginning = self._database.bulk(write)

@@ -256,7 +256,7 @@ async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
 async def _lock_unpaused(connection: Connection, agent: Agent) -> Agent:
     """Locks a memory, as `_lock_memory` does. Raises: NotFound if it is gone; WriteConflict if it is paused."""
     present = await _lock_memory(connection, agent)
-    if present.paused is not None:
+    if present.paused_at is not None:
         raise WriteConflict("this memory was paused while it was imported into")
     return present
 

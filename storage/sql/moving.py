@@ -179,7 +179,7 @@ class MoveSource(StoreGroup):
         if memory is None or numbers is None:
             return None
         # A plain tuple, as the digests of earlier moves were made of one.
-        parts = (tuple(numbers.version), numbers.stamp, memory.paused)
+        parts = (tuple(numbers.version), numbers.stamp, memory.paused_at)
         return blake2b(repr(parts).encode(), key=memory.secret, digest_size=16).digest()
 
     @reads

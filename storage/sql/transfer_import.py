@@ -141,8 +141,8 @@ class ImportWriter(GrowingGroup):
                 # Deleted at once, so that no turn that was planned for that memory is committed.
                 target = ForgetTarget(is_all=True)
                 forgettings = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
-                if replaced.paused is not None:
-                    await pause_agent(connection, agent.id, replaced.paused)
+                if replaced.paused_at is not None:
+                    await pause_agent(connection, agent.id, replaced.paused_at)
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             if created is not None:
                 await connection.run(SQL["set_created"], (created, agent.id))

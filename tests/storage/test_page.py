@@ -336,16 +336,16 @@ async def test_a_pause_is_stored_until_it_ends(store: Store, alice: Speaker) -> 
     await alice.say([user("One.")], assistant("First."))
     agent = await store.agents.find(ALICE)
     assert agent is not None
-    assert agent.paused is None
+    assert agent.paused_at is None
     assert await store.forgetting.pause(agent.id, NOW)
     assert not await store.forgetting.pause(agent.id, NOW + 1)
     paused = await store.agents.find(ALICE)
     assert paused is not None
-    assert (paused.paused, paused.epoch) == (NOW, agent.epoch + 1)
+    assert (paused.paused_at, paused.epoch) == (NOW, agent.epoch + 1)
     assert await store.forgetting.pause(agent.id, None)
     resumed = await store.agents.find(ALICE)
     assert resumed is not None
-    assert resumed.paused is None
+    assert resumed.paused_at is None
 
 
 async def test_the_writer_counts_what_is_retained(store: Store, alice: Speaker) -> None:

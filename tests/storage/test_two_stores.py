@@ -326,7 +326,7 @@ async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Stor
     await finishing
     found = await one.agents.find_by_id(imported.id)
     assert found is not None
-    assert (found.scope, found.paused) == (ALICE, 5.0)
+    assert (found.scope, found.paused_at) == (ALICE, 5.0)
 
 
 async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[Store, Store]) -> None:

@@ -113,7 +113,7 @@ class Sleeping:
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
         memory = await self._store.agents.find_by_id(job.agent_row)
-        if memory is None or memory.paused is not None:
+        if memory is None or memory.paused_at is not None:
             return
         sleeptime = await self._find_sleeptime(memory)
         if sleeptime is None:

@@ -220,6 +220,6 @@ def make_memory_record(memory: SizedMemory) -> MemoryRecord:
         bytes=memory.bytes,
         blocks=memory.blocks,
         facts=memory.facts,
-        paused=memory.paused is not None,
+        paused=memory.paused_at is not None,
         agent_name=memory.agent_name or UNSET,
     )

@@ -196,8 +196,8 @@ class Move:
         copy = await self.target.import_writer.find_unfinished(agent.scope)
         if copy is None:
             return
-        if agent.paused is not None:
-            await self.target.forgetting.pause(copy.id, agent.paused)
+        if agent.paused_at is not None:
+            await self.target.forgetting.pause(copy.id, agent.paused_at)
         if state_digest is not None:
             source_id = await self.source.secrets.load_database_id()
             await self.target.move_target.mark_moved(copy.id, state_digest, source_id)

@@ -369,9 +369,9 @@ class RequestOperations(Struct, frozen=True):
 
 def _pause_of(logged: LoggedRequest, agent: Agent | None) -> float | None:
     """Returns since when the memory of a request is paused; None: the request had memory off for another reason."""
-    if logged.mode != "off" or agent is None or agent.paused is None:
+    if logged.mode != "off" or agent is None or agent.paused_at is None:
         return None
-    return agent.paused if agent.paused <= logged.started_at else None
+    return agent.paused_at if agent.paused_at <= logged.started_at else None
 
 
 def _read_page_end(after: str | None) -> _PageEnd:

@@ -168,7 +168,7 @@ class LearningService:
             message_chars=MESSAGE_CHARS,
             upto=upto,
         )
-        return None if unread is None or unread.agent.paused is not None else unread
+        return None if unread is None or unread.agent.paused_at is not None else unread
 
     async def _ask(self, job: JobContext, background: BackgroundModel) -> bytes:
         """Returns the journaled step of the job: `_AskedBatch`, as JSON."""

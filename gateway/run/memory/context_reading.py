@@ -57,7 +57,7 @@ async def read_context(
     Raises: StoreError.
     """
     agent, listing, snapshot = await _read_memory(store, resent, request)
-    if agent.paused is not None:
+    if agent.paused_at is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
     identity, target, conversation = request.identity, request.target, snapshot.conversation
     is_named = identity.conversation_key is not None

@@ -37,7 +37,7 @@ async def refresh_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) ->
 
 def check_not_paused(agent: Agent) -> None:
     """Raises: NotAllowed: the memory is paused."""
-    if agent.paused is not None:
+    if agent.paused_at is not None:
         raise NotAllowed(
             "This memory is paused: nothing is remembered or recalled until its person resumes it."
         )

@@ -350,9 +350,9 @@ async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target
     await Move(source, target).run()
     moved = await target.agents.find(ann.scope)
     assert moved is not None
-    assert moved.paused == 7.0
+    assert moved.paused_at == 7.0
     others = [each for each in await everybody(target) if each.scope != ann.scope]
-    assert {each.paused for each in others} == {None}
+    assert {each.paused_at for each in others} == {None}
 
 
 async def test_a_move_that_was_killed_while_it_paused_a_memory_has_it_paused_in_the_end(
@@ -370,7 +370,7 @@ async def test_a_move_that_was_killed_while_it_paused_a_memory_has_it_paused_in_
     await Move(source, target).run()
     moved = await target.agents.find(ann.scope)
     assert moved is not None
-    assert moved.paused == 7.0
+    assert moved.paused_at == 7.0
 
 
 async def test_a_gateway_that_served_there_first_loses_nothing(source: Store, target: Store) -> None:

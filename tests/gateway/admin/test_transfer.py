@@ -422,7 +422,7 @@ async def test_an_empty_memory_that_is_paused_stays_paused(store: Store, other: 
     await fill(other, await export(store))
     found = await other.agents.find(CAROL)
     assert found is not None
-    assert (found.uid != carol.uid, found.paused) == (True, 2.0)
+    assert (found.uid != carol.uid, found.paused_at) == (True, 2.0)
 
 
 async def test_an_empty_memory_that_is_replaced_takes_its_sleeptime_agents_along(
