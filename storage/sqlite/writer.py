@@ -103,6 +103,7 @@ class Writer:
         self._connection = WriterConnection(
             path, connect, self, on_failure, limits.retry_first_s, limits.retry_max_s
         )
+        self.file = self._connection.file
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
         self._closed = False
         # The log, and when the writer was last busy.
@@ -195,26 +196,12 @@ class Writer:
             return "slow"
         return "ok"
 
-    @property
-    def schema_version(self) -> int:
-        """The version of the schema when the connection that writes was opened; 0: it was never open."""
-        return self._connection.schema_version
-
-    @property
-    def generation(self) -> int:
-        """How often the file that was opened was another one than before (`Database.generation`)."""
-        return self._connection.generation
-
     def check_in_place(self) -> None:
         """Reports a fault if another file, or none, lies at the path. Raises: Broken."""
-        if self._connection.is_moved():
-            fault = self._connection.moved_error()
+        if self.file.is_moved():
+            fault = self.file.moved_error()
             fault.is_known = not self.report_fault(fault)
             raise fault
-
-    def overwritten_error(self) -> Broken:
-        """Returns the fault of a file into which another program has restored a copy."""
-        return self._connection.overwritten_error()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -294,8 +281,8 @@ class Writer:
     def _perform_batch(self, batch: list[Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
         try:
-            if self._connection.is_overwritten(connection):
-                raise self._connection.overwritten_error()
+            if self.file.is_overwritten(connection):
+                raise self.file.overwritten_error()
             functions = [write.function for write in batch]
             report = BatchRunner(connection, self._path).run(
                 functions, begins_own_transaction=batch[0].begins_own_transaction
@@ -304,8 +291,8 @@ class Writer:
             fault = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = BatchReport([WriteOutcome(error=fault.again()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
-        if report.fault is None and self._connection.is_moved():
-            lost = self._connection.moved_error()
+        if report.fault is None and self.file.is_moved():
+            lost = self.file.moved_error()
             report = BatchReport([WriteOutcome(error=lost.again()) for _ in batch], lost)
         changes = self._watch.take_changes(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
@@ -378,8 +365,8 @@ class Writer:
         remaining_s = self._active_at + self._limits.idle_s - self._loop.time()
         if self._running or remaining_s > _TIMER_SLACK_S or not self.log.is_free.is_set():
             self._idle_timer = self._loop.call_later(max(remaining_s, _TIMER_SLACK_S), self._use_idle_time)
-        elif self._connection.is_moved():
-            self.report_fault(self._connection.moved_error())
+        elif self.file.is_moved():
+            self.report_fault(self.file.moved_error())
         else:
             self.log.write_back(at_rest=True)
 

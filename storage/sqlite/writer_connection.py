@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import sqlite3
 from collections.abc import Callable
@@ -18,9 +17,10 @@ from functools import partial
 from typing import Protocol
 
 from storage.errors import Broken, Corrupt, StoreError, Unavailable
-from storage.sidecar import LOGS, make_unavailable
+from storage.sidecar import make_unavailable
 from storage.sqlite.connection import read_schema_version, try_writing
 from storage.sqlite.driver import Driver
+from storage.sqlite.opened_file import OpenedFile
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.writeback import empty_log
 
@@ -63,15 +63,7 @@ class WriterConnection:
         self._retry_max_s = retry_max_s
         # None: the database is not open.
         self.driver: Driver | None = None
-        # The inode of the file that the connection was opened on; None: not known.
-        self._inode: int | None = None
-        # The inodes of its logs, by the suffixes of their names.
-        self._log_inodes: dict[str, int] = {}
-        # The version of the schema when the connection was opened; 0: it was never open. A copy that is restored into
-        # the file changes it.
-        self.schema_version = 0
-        # These two are those of the `Writer`.
-        self.generation = 0
+        self.file = OpenedFile(path)
         self.is_closing = False
         # What is wrong with the database; None: nothing.
         self.fault: Unavailable | None = None
@@ -95,16 +87,15 @@ class WriterConnection:
 
         Raises: StoreError, sqlite3.Error, OSError.
         """
-        inode_before = self._find_inode()
+        inode_before = self.file.find_inode()
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(try_writing, looks_for_damage=looks_for_damage))
             version = await driver.call(read_schema_version)
-            inode = self._find_inode()
+            inode = self.file.find_inode()
             if inode_before not in (None, inode):
-                raise self.moved_error()  # it is not known which of the files is open
-            is_moved = self._inode not in (None, inode_before)
-            is_other = self.schema_version != 0 and (is_moved or version != self.schema_version)
+                raise self.file.moved_error()  # it is not known which of the files is open
+            is_other = self.file.is_other(inode_before, version)
             if is_other:
                 await driver.call(_invalidate_agents)
         except BaseException as error:
@@ -115,13 +106,7 @@ class WriterConnection:
             finally:
                 driver.abandon()
             raise
-        self.schema_version = version
-        self.generation += is_other
-        self._inode = inode
-        self._log_inodes.clear()
-        for suffix in LOGS:
-            with contextlib.suppress(OSError):  # as a rule one is not there
-                self._log_inodes[suffix] = os.stat(self._path + suffix).st_ino
+        self.file.note_opened(inode, version, is_other=is_other)
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
@@ -181,7 +166,7 @@ class WriterConnection:
                 return False
             try:
                 await self._drop_driver()
-                is_missing = self._is_missing()
+                is_missing = self.file.find_inode() is None
                 self.driver = await self._open_driver(looks_for_damage=isinstance(self.fault, Corrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
@@ -212,61 +197,15 @@ class WriterConnection:
     def _close_old(self, connection: sqlite3.Connection) -> None:
         """Closes a connection in its thread. If its file is no longer at the path, its logs go as well.
 
-        SQLite would apply them to the file that is there now. They are written back first, unless a read lasts, since
-        the old file may only have been renamed.
+        They are written back first, unless a read lasts, since the old file may only have been renamed.
         """
-        if not self.is_moved():
+        if not self.file.is_moved():
             _close_quietly(connection)
             return
         with contextlib.suppress(sqlite3.Error):
             empty_log(connection, wait_ms=1000)
         _close_quietly(connection)
-        for suffix, inode in self._log_inodes.items():
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(self._path + suffix).st_ino == inode:
-                    os.unlink(self._path + suffix)
-
-    # -- the file -----------------------------------------------------------------------------------------------------
-
-    def is_moved(self) -> bool:
-        """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
-        try:
-            inode = os.stat(self._path).st_ino
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False  # the next write reports the error
-        return self._inode not in (None, inode)
-
-    def _find_inode(self) -> int | None:
-        """Returns the inode of the file at the path; None: there is none, or it cannot be looked up."""
-        try:
-            return os.stat(self._path).st_ino
-        except OSError:
-            return None  # the next write reports the error
-
-    def is_overwritten(self, connection: sqlite3.Connection) -> bool:
-        """Returns whether another program has restored a copy into the file, or changed its schema.
-
-        Then ids that were read before may be those of other users. Called in the thread of the connection.
-        """
-        try:
-            return read_schema_version(connection) != self.schema_version
-        except sqlite3.Error:
-            return False  # the next write reports the error
-
-    def overwritten_error(self) -> Broken:
-        """Returns the fault of a file that `is_overwritten`."""
-        return Broken(
-            f"{self._path} was restored or changed by another program while the gateway had it open"
-        )
-
-    def _is_missing(self) -> bool:
-        return not os.path.exists(self._path)
-
-    def moved_error(self) -> Broken:
-        """Returns the fault of a file that `is_moved`."""
-        return Broken(f"{self._path} was removed or replaced while the gateway had it open")
+        self.file.delete_logs()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -465,12 +465,12 @@ async def test_a_file_that_could_not_be_looked_at_is_not_taken_for_another_one(
         if (
             is_failing
             and str(which) == str(path)
-            and sys._getframe(1).f_code.co_name in ("_open_driver", "is_moved")
+            and sys._getframe(1).f_code.co_name in ("find_inode", "is_moved")
         ):
             raise PermissionError(which)
         return look(which, *args, **more)
 
-    monkeypatch.setattr("storage.sqlite.writer_connection.os.stat", look_or_fail)
+    monkeypatch.setattr("storage.sqlite.opened_file.os.stat", look_or_fail)
     store = await open_store(limits=AT_ONCE)
     is_failing = False
     first = await store.keys.create("default", "first")

@@ -1,0 +1,90 @@
+"""The file on which the connection that writes was opened: whether it still lies at its path, as it was then."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+
+from storage.errors import Broken
+from storage.sidecar import LOGS
+from storage.sqlite.connection import read_schema_version
+
+
+class OpenedFile:
+    """The file that is open, or was open last. Its methods may be called in any thread."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # None: not known.
+        self._inode: int | None = None
+        # The inodes of its logs, by the suffixes of their names.
+        self._log_inodes: dict[str, int] = {}
+        # The version of the schema when the file was opened; 0: none was ever open. A copy that is restored into the
+        # file changes it.
+        self.schema_version = 0
+        # How often the file that was opened was another one than before (`Database.generation`).
+        self.generation = 0
+
+    def find_inode(self) -> int | None:
+        """Returns the inode of the file at the path; None: there is none, or it cannot be looked up."""
+        try:
+            return os.stat(self._path).st_ino
+        except OSError:
+            return None  # the next write reports the error
+
+    def is_other(self, inode: int | None, schema_version: int) -> bool:
+        """Returns whether a file is another one than the file that was open last."""
+        if self.schema_version == 0:
+            return False
+        return self._inode not in (None, inode) or schema_version != self.schema_version
+
+    def note_opened(self, inode: int | None, schema_version: int, *, is_other: bool) -> None:
+        """Notes the file that is open from now on. is_other: as the method `is_other` returned for it."""
+        self.schema_version = schema_version
+        self.generation += is_other
+        self._inode = inode
+        self._log_inodes.clear()
+        for suffix in LOGS:
+            with contextlib.suppress(OSError):  # as a rule one is not there
+                self._log_inodes[suffix] = os.stat(self._path + suffix).st_ino
+
+    def is_moved(self) -> bool:
+        """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
+        try:
+            inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # the next write reports the error
+        return self._inode not in (None, inode)
+
+    def moved_error(self) -> Broken:
+        """Returns the fault of a file that `is_moved`."""
+        return Broken(f"{self._path} was removed or replaced while the gateway had it open")
+
+    def is_overwritten(self, connection: sqlite3.Connection) -> bool:
+        """Returns whether another program has restored a copy into the file, or changed its schema.
+
+        Then ids that were read before may be those of other users. Called in the thread of the connection.
+        """
+        try:
+            return read_schema_version(connection) != self.schema_version
+        except sqlite3.Error:
+            return False  # the next write reports the error
+
+    def overwritten_error(self) -> Broken:
+        """Returns the fault of a file that `is_overwritten`."""
+        return Broken(
+            f"{self._path} was restored or changed by another program while the gateway had it open"
+        )
+
+    def delete_logs(self) -> None:
+        """Deletes the logs of a file that was closed and `is_moved`.
+
+        SQLite would apply them to the file that is there now.
+        """
+        for suffix, inode in self._log_inodes.items():
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._path + suffix).st_ino == inode:
+                    os.unlink(self._path + suffix)
