@@ -1,15 +1,16 @@
-"""Usage: counters that processes add up. Sums of them are read by whatever columns are asked for."""
+"""Usage: counters that processes add up. Sums of them are read by usage_sums.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import orjson
 
-from storage.database import USAGE, Connection, Database, Row, Statement
+from storage.database import USAGE, Connection, Database, Row
 from storage.sql.group import StoreGroup, bulk_writes, long_reads, reads
-from storage.sql.statements import load, make_statement
+from storage.sql.statements import load
+from storage.sql.usage_sums import read_sums
 from storage.usage_records import (
     COUNTERS,
     FORGOTTEN_USER,
@@ -23,15 +24,6 @@ from storage.usage_records import (
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
-# The key's columns that the table user_usage has, where triggers of the database add up the table usage.
-_USER_COLUMNS = frozenset({"day", "project", "user"})
-# For a query of more days the end of the page is looked up first, which reads up to two days. Not measured: for a query
-# of few days that look-up reads nearly as much as it saves.
-_LONG_DAYS = 6
-_SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
-# The most days that a query lists one by one: a monthly limit and the usage page ask for so many.
-_LISTED_DAYS = 31
-
 # Seconds for which the last part of a process is known. An outage is shorter.
 _MAX_PART_AGE_S = 30 * 86_400.0
 
@@ -56,7 +48,7 @@ class Usage(StoreGroup):
 
     async def load_sums(self, query: UsageQuery, *, deadline_ms: float | None = None) -> list[UsageSum]:
         """Returns the sums that a query asks for, in the order of its `by`. Raises: TooSlow past the deadline."""
-        return await self._database.long_read(partial(_read_sums, query=query), deadline_ms=deadline_ms)
+        return await self._database.long_read(partial(read_sums, query=query), deadline_ms=deadline_ms)
 
     @long_reads
     async def count_background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
@@ -98,7 +90,7 @@ class Usage(StoreGroup):
         return count
 
     def notify_forgotten(self, project: str, user: str) -> None:
-        """Has all processes take a user's name off what they have in memory."""
+        """Has all processes remove a user's name from what they have in memory."""
         self._call_listeners(project, user)
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
 
@@ -134,7 +126,7 @@ class Usage(StoreGroup):
 async def add_batch(
     connection: Connection, project: str, day: int, total_tokens: int, output_tokens: int
 ) -> None:
-    """Adds the tokens of a project's batches, in the transaction that takes their results."""
+    """Adds the tokens of a project's batches, in the transaction that writes their results."""
     counters = dict.fromkeys(COUNTERS, 0)
     counters["batch_input_tokens"] = total_tokens - output_tokens
     counters["batch_output_tokens"] = output_tokens
@@ -155,104 +147,3 @@ async def _add_anonymously(connection: Connection, rows: Sequence[Row]) -> int:
     for key, counters in sum_rows(anonymous):
         await connection.run(SQL["add"], (*key, *counters))
     return len(rows)
-
-
-async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]:
-    end = await _find_page_end(connection, query)
-    names, days = _list_condition_names(query), range(query.first_day, query.last_day + 1)
-    # The counters of one user are looked up day by day, instead of among those of all.
-    lists_days = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
-    statement = _make_sums_statement(
-        query.by,
-        names,
-        has_start=query.after is not None,
-        has_end=end is not None,
-        listed_days=len(days) if lists_days else 0,
-    )
-    day_values = days if lists_days else (query.first_day, query.last_day)
-    values = (*day_values, *_list_condition_values(query), *(end or ()), query.limit)
-    columns = len(query.by)
-    return [
-        UsageSum(tuple(row[:columns]), tuple(row[columns:]))
-        for row in await connection.rows(statement, values)
-    ]
-
-
-async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:
-    """Returns values of `by` up to which a page of a long query is full; None if they are not known.
-
-    Most of the time of a long query goes into sums that the page does not show. Where a single day has a page of groups
-    up to some values, all days together have at least as many, so the page ends at these values or before.
-    """
-    if query.last_day - query.first_day < _LONG_DAYS or not query.by:
-        return None
-    for day in (query.last_day - 1, query.first_day):  # the last day may have only begun
-        statement = _page_end_statement(
-            query.by, _list_condition_names(query), has_start=query.after is not None
-        )
-        values = (day, *_list_condition_values(query), query.limit - 1)
-        if (row := await connection.row(statement, values)) is not None:
-            return row
-    return None
-
-
-def _list_condition_names(query: UsageQuery) -> tuple[str, ...]:
-    return tuple(name for name, _ in query.only)
-
-
-def _list_condition_values(query: UsageQuery) -> list[object]:
-    """Returns the values of a query's conditions, but for its days."""
-    return [*(value for _, value in query.only), *(query.after or ())]
-
-
-@lru_cache(maxsize=256)
-def _make_sums_statement(
-    by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool, has_end: bool, listed_days: int
-) -> Statement:
-    """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
-
-    has_start: the page begins after some values of `by`.
-    has_end: it ends with some values of `by`.
-    listed_days: how many days are listed, each as a value; 0: the first and the last one are values.
-    """
-    columns = ", ".join(f'"{name}"' for name in by)
-    days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"
-    where = f"WHERE day {days}{_render_conditions(by, only, has_start=has_start)}"
-    if has_end:
-        where += f" AND ({columns}) <= ({_render_placeholders(by)})"
-    grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
-    shown = f"{columns}, {_SUMS}" if by else _SUMS
-    return make_statement(
-        "usage.sql: sums", f"SELECT {shown} FROM {_choose_table(by, only)} {where}{grouped} LIMIT ?"
-    )
-
-
-@lru_cache(maxsize=64)
-def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> Statement:
-    """Returns the statement that finds the last values of `by` of a page of one day's sums."""
-    columns = ", ".join(f'"{name}"' for name in by)
-    where = _render_conditions(by, only, has_start=has_start)
-    table = _choose_table(by, only)
-    text = f"SELECT DISTINCT {columns} FROM {table} WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
-    return make_statement("usage.sql: ends", text)
-
-
-def _choose_table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
-    """Returns the table with the fewest rows that has some columns."""
-    return "user_usage" if {*by, *only} <= _USER_COLUMNS else "usage"
-
-
-def _render_conditions(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> str:
-    """Returns the conditions after the one on days, in SQL. Raises: ValueError if a name is not a column."""
-    if unknown := {*by, *only} - {*UsageKey._fields}:
-        # The names are put into the statement as they are.
-        raise ValueError(f"usage has no columns {sorted(unknown)}")
-    where = [f' AND "{name}" = ?' for name in only]
-    if has_start:
-        columns = ", ".join(f'"{name}"' for name in by)
-        where.append(f" AND ({columns}) > ({_render_placeholders(by)})")
-    return "".join(where)
-
-
-def _render_placeholders(by: tuple[str, ...]) -> str:
-    return ", ".join("?" * len(by))

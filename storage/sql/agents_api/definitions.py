@@ -55,8 +55,14 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 
 async def add_first_text(connection: Connection, id: int, body: Mapping[str, Any], at: float) -> None:
     """Gives a new definition its first text."""
-    text_id = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
-    await connection.run(SQL["text_set"], (text_id, id))
+    await connection.run(SQL["text_set"], (await _insert_text(connection, id, 1, body, at), id))
+
+
+async def _insert_text(
+    connection: Connection, id: int, version: int, body: Mapping[str, Any], at: float
+) -> int:
+    """Adds the text of a version of a definition. Returns its row."""
+    return int(await connection.value(SQL["text_insert"], (id, version, at, orjson.dumps(body))))
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
@@ -92,9 +98,7 @@ async def change_definition(
         same_name = await connection.row(SQL["by_name"], (definition.project, definition.kind, name))
         if same_name is not None:
             raise _make_name_taken_error(definition.kind, name)
-    text_id = await connection.value(
-        SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
-    )
+    text_id = await _insert_text(connection, definition.id, definition.version + 1, body, at)
     if not await connection.run(SQL["text_replace"], (text_id, at, name, definition.id, definition.version)):
         present = await get_definition(connection, definition.id)
         raise Overtaken(
