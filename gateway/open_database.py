@@ -17,7 +17,7 @@ from gateway.settings import DatabaseSettings, Settings
 from storage.errors import Owned, StoreError, Unavailable
 from storage.open import inspect_server, open_store
 from storage.search.rank import preload as preload
-from storage.sql.keys import was_keyed
+from storage.sql.keyed_file import was_keyed
 from storage.sql.store import Store
 from storage.sqlite.inspection import inspect
 from storage.sqlite.mount import find_network_type

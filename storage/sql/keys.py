@@ -1,56 +1,36 @@
-"""Gateway keys. Only their SHA-256 is stored: keys are long and random, so nothing slower is needed to protect them.
-
-An empty file next to the database, `<real path>.keyed`, marks that there are keys: a gateway that can no longer
-read its database must still ask for a key.
-"""
+"""Gateway keys. Only their SHA-256 is stored: keys are long and random, so nothing slower is needed to protect them."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import hmac
-import logging
 import math
-import os
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 from msgspec.structs import replace
 
 from storage.database import KEYS, POLL_S, Connection, Database, Row
-from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
+from storage.errors import NotFound, Unavailable, WriteConflict
 from storage.records import DEFAULT_PROJECT, Key
-from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
 from storage.sql.group import StoreGroup, reads
+from storage.sql.key_uses import KeyUses
+from storage.sql.keyed_file import update_keyed_file
 from storage.sql.statements import load
 
 SQL = load("keys.sql")
-_log = logging.getLogger("mnemogate")
 
 PREFIX = "mg-"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN_CHARS = 7
-# The most keys in the cache, and the most with a time at which their use is recorded again. Not measured: a key that is
-# not cached is read from the database.
+# The random bytes of a key.
+_SECRET_BYTES = 32
+# The most keys in the cache. Not measured: a key that is not cached is read from the database.
 CACHED_KEYS = 1024
-# The pause between two records of a key's use, so that few requests write. Not measured: operators ask about days.
-RECORDED_S = 3600.0
-# The pause after a record that failed.
-_RETRY_S = 60.0
-
-
-def was_keyed(database: str | Path) -> bool:
-    """Returns whether keys were made for this database, as far as its files beside it show."""
-    try:
-        return has_sidecar(resolve_path(database), KEYED)
-    except Broken:  # the path is not trusted, so callers need a key
-        return True
 
 
 def hash_presented_key(presented: str) -> bytes:
@@ -127,8 +107,7 @@ class Keys(StoreGroup):
         self._has_none_until = -math.inf  # until then the database is not asked again whether it has keys
         # How long a key, or that there is none, is not read again.
         self._fresh_s = POLL_S if database.is_shared else math.inf
-        # The time at which the use of each key is to be recorded again, by its id.
-        self._use_due: dict[int, float] = {}
+        self._uses = KeyUses(database, now)
         database.add_listener(KEYS, lambda _: self._expire_cache())
         database.add_recovery_listener(self._expire_cache)
 
@@ -144,7 +123,7 @@ class Keys(StoreGroup):
         user: str | None = None,
     ) -> IssuedKey:
         """Creates a key. The parameters are as in `Key`."""
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         prefix = secret[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
@@ -205,7 +184,7 @@ class Keys(StoreGroup):
         overlap_s: how long the previous secret, and links that were made with it, stay valid. An earlier secret ends
             at once.
         """
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         now = self._now()
         until = now + overlap_s
 
@@ -262,7 +241,7 @@ class Keys(StoreGroup):
         cache = self._cache
         cached, until = cache.get(digest, (None, -math.inf))
         if cached is not None and self._tick() < until:
-            self._record_use(cached)
+            self._uses.record(cached)
             return cached
         try:
             key = await self._database.read(lambda connection: _find_key(connection, digest, self._now()))
@@ -273,7 +252,7 @@ class Keys(StoreGroup):
         if key is None:
             cache.pop(digest, None)
             return None
-        self._record_use(key)
+        self._uses.record(key)
         cache[digest] = key, self._tick() + self._fresh_s
         if len(cache) > CACHED_KEYS:
             cache.popitem(last=False)
@@ -290,7 +269,7 @@ class Keys(StoreGroup):
             self._has_key = self._has_key or bool(has_key)
             if cache is self._cache:  # else keys have changed meanwhile
                 self._has_none_until = self._tick() + self._fresh_s
-            self._update_keyed_file(is_keyed=self._has_key)
+            self._update_keyed_file()
         return self._has_key
 
     @reads
@@ -298,37 +277,11 @@ class Keys(StoreGroup):
         """Returns whether a key for /metrics alone was ever created. Revoked ones count, as with `has_any`."""
         return bool(await connection.value(SQL["key_any_metrics"]))
 
-    def _record_use(self, key: Key) -> None:
-        """Records that a key was presented, if that is due. Nothing waits for it."""
-        now, due = self._now(), self._use_due.get(key.id)
-        if due is None and key.used is not None:
-            due = key.used + RECORDED_S  # by this process before, or by another
-        if due is not None and due - RECORDED_S <= now < due:  # else the clock was put back
-            return
-        if len(self._use_due) >= CACHED_KEYS:
-            self._use_due.pop(next(iter(self._use_due)))
-        self._use_due[key.id] = now + RECORDED_S
-        values = (now, key.id, now - RECORDED_S)
-
-        def end(write: asyncio.Future[int]) -> None:
-            if write.cancelled() or (error := write.exception()) is None:
-                return
-            self._use_due[key.id] = now + _RETRY_S
-            if not is_known(error):
-                _log.warning("The last use of key %d was not recorded: %s", key.id, error)
-
-        try:
-            write = self._database.bulk(lambda connection: connection.run(SQL["key_used"], values))
-        except Unavailable:  # the store's health shows it
-            self._use_due[key.id] = now + _RETRY_S
-        else:
-            write.add_done_callback(end)
-
     def _note_created(self, *, demands_key: bool = True) -> None:
         """Notes that a key was created. demands_key: callers of the API need one from now on."""
         if demands_key:
             self._has_key = True
-            self._update_keyed_file(is_keyed=True)
+            self._update_keyed_file()
         self._database.notify(KEYS)
 
     def _drop_cache(self) -> None:
@@ -341,18 +294,6 @@ class Keys(StoreGroup):
         self._cache = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._cache.items())
         self._has_none_until = -math.inf
 
-    def _update_keyed_file(self, *, is_keyed: bool) -> None:
-        """Makes the file `.keyed`, or removes it."""
-        if self._path is None:
-            return
-        # Where the file cannot be written, the database alone shows that there are keys.
-        with contextlib.suppress(OSError, Unavailable):
-            if is_keyed != has_sidecar(self._path, KEYED):
-                if is_keyed:
-                    os.close(make_sidecar(self._path, KEYED))
-                    return
-                remove_sidecar(self._path, KEYED)
-                _log.warning(
-                    "This database had gateway keys and now has none, as an older copy. Requests from this machine "
-                    "need no key until `mnemogate keys create` makes one."
-                )
+    def _update_keyed_file(self) -> None:
+        if self._path is not None:
+            update_keyed_file(self._path, is_keyed=self._has_key)

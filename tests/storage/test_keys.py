@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from storage.errors import Full, NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, find_or_create_agent
-from storage.sql.keys import RECORDED_S
+from storage.sql.key_uses import RECORDED_S
 from storage.sql.store import Store
 from tests.patience import PATIENCE_S
 from tests.storage.conftest import Holds, OpenStore

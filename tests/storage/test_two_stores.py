@@ -17,8 +17,9 @@ from storage.records import NO_AGENT, Agent, Block, JobState, Run, RunState, Sco
 from storage.run_commands import ResponseEnd
 from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
-from storage.sql.keys import RECORDED_S, hash_presented_key
+from storage.sql.key_uses import RECORDED_S
 from storage.sql.keys import SQL as KEY_SQL
+from storage.sql.keys import hash_presented_key
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.sql.keys import was_keyed
+from storage.sql.keyed_file import was_keyed
 from storage.sql.store import Store
 from tests.stored import open_store
 

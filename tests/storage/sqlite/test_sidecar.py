@@ -35,7 +35,7 @@ from storage.sidecar import (
     resolve_path,
     restrict,
 )
-from storage.sql.keys import was_keyed
+from storage.sql.keyed_file import was_keyed
 from storage.sqlite import connection
 from storage.sqlite.connection import DatabaseFile, open_reader
 from storage.sqlite.lock import Lock, find_lock_owner

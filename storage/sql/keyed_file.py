@@ -1,0 +1,40 @@
+"""The empty file next to a database, `<real path>.keyed`, that marks that there are gateway keys.
+
+A gateway that can no longer read its database must still ask for a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from storage.errors import Broken, Unavailable
+from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
+
+_log = logging.getLogger("mnemogate")
+
+
+def was_keyed(database: str | Path) -> bool:
+    """Returns whether keys were made for this database, as far as its files beside it show."""
+    try:
+        return has_sidecar(resolve_path(database), KEYED)
+    except Broken:  # the path is not trusted, so callers need a key
+        return True
+
+
+def update_keyed_file(path: str, *, is_keyed: bool) -> None:
+    """Makes the file of a database, or removes it. path: of the database, resolved."""
+    # Where the file cannot be written, the database alone shows that there are keys.
+    with contextlib.suppress(OSError, Unavailable):
+        if is_keyed == has_sidecar(path, KEYED):
+            return
+        if is_keyed:
+            os.close(make_sidecar(path, KEYED))
+            return
+        remove_sidecar(path, KEYED)
+        _log.warning(
+            "This database had gateway keys and now has none, as an older copy. Requests from this machine "
+            "need no key until `mnemogate keys create` makes one."
+        )
