@@ -11,10 +11,11 @@ from typing import Final
 import aiohttp
 
 from adapters.errors import ProviderBroke, ProviderError, ProviderTimeout, ProviderTooLarge
+from adapters.first_event import FirstEvent
 from adapters.headers import choose_response_headers
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota, ReplyReservation
-from adapters.sse import EventDecoder, FirstEvent
+from adapters.sse import EventDecoder
 from adapters.timeouts import Timeouts
 from adapters.types import Event, Header, is_event_stream
 

@@ -14,14 +14,9 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.body_pieces import Upload
+from adapters.call_index import IndexedReply
 from adapters.headers import as_utf8, end_to_end
-from adapters.tool_calls import (
-    IndexedReply,
-    with_call_ids,
-    with_gemini_signatures,
-    with_mistral_ids,
-    with_thoughts,
-)
+from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids, with_thoughts
 from adapters.transport import HttpTransport
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 

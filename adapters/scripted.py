@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
+from adapters.first_event import FirstEvent
 from adapters.scripted_message import ScriptedMessage, render_stream, render_whole
-from adapters.sse import EventDecoder, FirstEvent
+from adapters.sse import EventDecoder
 from adapters.types import Capabilities, Event, Header, ModelRequest, is_event_stream
 from adapters.whole_reply import join_chunks
 

@@ -49,6 +49,7 @@ ADAPTERS = {
     "adapters.base",
     "adapters.batch.batch_provider",
     "adapters.errors",
+    "adapters.first_event",
     "adapters.json_escapes",
     "adapters.reply_quota",
     "adapters.sse",

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from adapters import sse
+from adapters import first_event
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.reply_quota import MAX_REPLY_BYTES, StreamReservation
@@ -297,7 +297,7 @@ class TurnRun:
     def _has_waited_long(self) -> bool:
         """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
         has_nothing = self._sends_at_once and not self.sink.has_started
-        return has_nothing and time.perf_counter() - self.call.receipt.started_at >= sse.HELD_S
+        return has_nothing and time.perf_counter() - self.call.receipt.started_at >= first_event.HELD_S
 
     @property
     def _keep_alive_s(self) -> float:

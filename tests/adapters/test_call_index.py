@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.tool_calls import CallIndexer
+from adapters.call_index import CallIndexer
 from adapters.types import Event
 
 Json = dict[str, Any]

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from adapters import sse
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
+from adapters.first_event import HELD_S, FirstEvent
 from adapters.sse import (
-    HELD_S,
     MAX_EVENT_BYTES,
     MAX_EVENT_LINES,
     EventDecoder,
-    FirstEvent,
 )
 from adapters.types import Event
 

@@ -84,7 +84,7 @@ async def test_a_comment_with_silence_after_it_is_passed_over_for_a_while_only(
     transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody who waits for the head hears anything meanwhile."""
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.01)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.01)
     gate = Gate()
     body = b": waiting\n\n", b"data: 1\n\n"
     upstream.queue(raw(*body, hold_after={1: gate}))
@@ -139,7 +139,7 @@ async def test_a_stream_that_ends_before_its_first_event_breaks(
 async def test_comments_without_an_end_before_the_first_event_are_an_error(
     transport: HttpTransport, upstream: StrictUpstream, nothing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.sse.HELD_S", PATIENCE_S)
+    monkeypatch.setattr("adapters.first_event.HELD_S", PATIENCE_S)
     upstream.queue(raw(*[nothing * 1000] * 100, hold_after={100: Gate()}))
     reply = await post(transport, upstream, chat(stream=True))
     with pytest.raises(ProviderTooLarge, match="between two events"):

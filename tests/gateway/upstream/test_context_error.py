@@ -176,7 +176,7 @@ def test_a_fallback_after_comments_shows_no_usage_that_was_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head has left before it is known that the second one is asked for its usage."""
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     comment, gate = b": wait\n\n", Gate()
     with StrictUpstream() as first, StrictUpstream() as second:
         upstreams = tuple(

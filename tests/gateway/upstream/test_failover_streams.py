@@ -115,7 +115,7 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
     two: Open, tools: bool, keeps_alive: bool, memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client has the head and comments, and sees one reply."""
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     with two(profiles=[agent()], server={"keep_alive_comment_s": 0.01 if keeps_alive else 0.0}) as it:
         for fault in (GONE, b"", b'data: {"id":'):
             gate, question = Gate(), f"Hi, {fault!r}"
@@ -148,7 +148,7 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
 def test_where_all_have_failed_after_comments_the_last_error_is_an_event(
     two: Open, memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     for last, shown in ((fail(503, "Full."), "Full."), (raw(COMMENT, GONE), "Gone.")):
         gate = Gate()
         with two() as it:
@@ -172,7 +172,7 @@ def test_a_fallback_after_comments_whose_window_is_too_small_leaves_the_error_as
     two: Open, memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`truncation: disabled` lets nothing be left out for it. The turn is stored as any that failed."""
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     gate = Gate()
     asked = {"model": "m", "input": CHATTY, "truncation": "disabled", "stream": True}
     with two(window=200, profiles=[agent()]) as it:
@@ -195,7 +195,7 @@ def test_a_whole_reply_in_place_of_a_stream_comes_as_its_one_chunk(
     two: Open, memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some upstreams answer so where a stream is asked for. A client of a stream reads `delta`."""
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     gate = Gate()
     choice = {"index": 0, "message": {"role": "assistant", "content": "Whole."}, "finish_reason": "stop"}
     whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}

@@ -161,7 +161,7 @@ def test_a_client_gets_the_pings_of_a_claude_that_thinks(
     model: str,
     memory: bool,
 ) -> None:
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.01)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.01)
     pieces = claudes_stream({"type": "ping"}, *block(type="text", text="One"))
     first, thinking = Gate(), Gate()
     with two(profiles=[agent()]) as it:
@@ -184,7 +184,7 @@ def test_a_long_wait_commits_to_no_status_where_the_upstream_gives_no_sign_of_li
     two: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its role comes apart from its call, and says nothing of how long that will take."""
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     call = Gate()
     with two(profiles=[agent()]) as it:
         it.first.queue(call_tools(INSERT, hold_after={1: call}), BUSY)
@@ -201,7 +201,7 @@ def test_a_long_wait_commits_to_no_status_where_the_upstream_gives_no_sign_of_li
 def test_a_round_that_is_hidden_after_a_sign_of_life_leaves_no_trace(
     two: Open, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any], begun: bytes
 ) -> None:
-    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    monkeypatch.setattr("adapters.first_event.HELD_S", 0.0)
     thinking = Gate()
     call = block(type="tool_use", id="toolu_1", name=INSERT.name, input=INSERT.arguments)
     with two(profiles=[agent()]) as it:
