@@ -92,7 +92,7 @@ class AnthropicBatches(SdkBatches):
         with self._map_errors():
             # Newest first.
             async for batch in self._client.messages.batches.list(limit=PAGE_SIZE):
-                if batch.created_at.timestamp() < part.since - CLOCK_SKEW_S:
+                if batch.created_at.timestamp() < part.earliest_at - CLOCK_SKEW_S:
                     break
                 counts = batch.request_counts
                 total = (

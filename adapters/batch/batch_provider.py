@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Final, Literal, Protocol
 
 from msgspec import Struct
 
 # The ways in which a request of a batch does not succeed.
 FailedOutcome = Literal["errored", "expired", "cancelled"]
+# The most bytes of one result. Chosen: far above any completion.
+MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 
 class PartState(Struct, frozen=True):
@@ -49,7 +51,7 @@ class BatchPart(Struct, frozen=True):
     # A random text that serves to find the batch again.
     mark: str
     # The earliest time at which the batch can have been made, in seconds since the epoch.
-    since: float
+    earliest_at: float
     # The most requests that the batch has.
     count: int
 

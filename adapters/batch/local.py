@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
 from adapters.base import Provider
-from adapters.batch.batch_provider import BatchPart, PartResult, PartState
+from adapters.batch.batch_provider import MAX_RESULT_BYTES, BatchPart, PartResult, PartState
 from adapters.batch.sdk_errors import is_transient, read_message
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
@@ -25,8 +25,6 @@ from adapters.types import ModelRequest, read_retry_after
 REQUESTS_AT_ONCE: Final = 4
 # The most unread results of a batch. While there are so many, its requests wait.
 _MAX_RESULTS: Final = 64
-# Far above any completion. Not measured.
-_MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 # The statuses of an upstream that will answer later.
 _BUSY_STATUSES: Final = frozenset((429, 503, 529))
 # The most attempts at a request while the upstream is busy.
@@ -112,6 +110,7 @@ class LocalBatches:
         await self._provider.aclose()
 
     async def _drop(self, id: str) -> None:
+        """Ends a batch: its requests are cancelled, and its results are gone."""
         batch = self._batches.pop(id, None)
         if batch is not None:
             batch.task.cancel()
@@ -143,7 +142,7 @@ class LocalBatches:
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
-                raw = await reply.read(_MAX_REPLY_BYTES)
+                raw = await reply.read(MAX_RESULT_BYTES)
             finally:
                 await reply.aclose()
         except ProviderError as error:

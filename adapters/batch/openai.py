@@ -96,7 +96,7 @@ class OpenAIBatches(SdkBatches):
             async for batch in self._client.batches.list(limit=PAGE_SIZE):
                 if (batch.metadata or {}).get(MARK_KEY) == part.mark:
                     return batch.id
-                if batch.created_at < part.since - CLOCK_SKEW_S:
+                if batch.created_at < part.earliest_at - CLOCK_SKEW_S:
                     break
         with suppress(ProviderError):
             await self._delete_upload(part)
@@ -135,7 +135,7 @@ class OpenAIBatches(SdkBatches):
         """Deletes the files that were uploaded for a part, where no batch names them."""
         with self._map_errors():
             async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE_SIZE):
-                if file.created_at < part.since - CLOCK_SKEW_S:
+                if file.created_at < part.earliest_at - CLOCK_SKEW_S:
                     break
                 if file.filename == _make_file_name(part):
                     await self._client.files.delete(file.id)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from adapters.batch.batch_provider import PartResult
+from adapters.batch.batch_provider import MAX_RESULT_BYTES, PartResult
 from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.json_escapes import read_json_exactly
 from adapters.types import Json
 
-_MAX_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
 _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
@@ -52,7 +51,7 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if beginning:
             size += len(beginning)
             unfinished.append(beginning)
-            if size > _MAX_BYTES:
+            if size > MAX_RESULT_BYTES:
                 # Each further piece is dropped, too: the size stays above the bound until the line ends.
                 unfinished = [_UNREADABLE]
     # The last line may lack its end.

@@ -350,7 +350,7 @@ async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
 
 
 async def test_a_line_without_end_is_not_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_lines, "_MAX_BYTES", 100)
+    monkeypatch.setattr(result_lines, "MAX_RESULT_BYTES", 100)
 
     async def pieces() -> AsyncIterator[bytes]:
         for piece in (b'{"n": "', b"x" * 90, b"y" * 90, b'"}\n{"n": 1}\n{"n": ', b"2}"):
