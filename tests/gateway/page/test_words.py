@@ -1103,7 +1103,7 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "With its instructions: human: She has a red tin." in plain(block)
     assert "tokens, with the sentences that introduce them)" in plain(block)
     listed = page(operator, f"requests?memory={agent.uid}")
-    assert ("nothing found" in plain(listed), ">–<" in listed) == (True, False)
+    assert ("nothing but blocks" in plain(listed), ">–<" in listed) == (True, False)
 
 
 def marked_in(shown: str) -> list[tuple[str, str]]:
@@ -1166,6 +1166,7 @@ def test_a_request_names_all_texts_that_have_a_word_and_blocks_as_they_were_then
         "have: “copper”."
     )
     assert shown.count('class="lead"') == 1
+    assert 'b/human">Edit<span class="unseen"> human</span></a>' in shown
     assert "block human: “Its spout is crooked”" in plain(page(operator, sentence))
     operator.twin(f"{memory}/b/human", {"value": "Its spout is straight.", "version": 2})
     now = plain(page(operator, words))
