@@ -237,6 +237,7 @@ FLOORS: dict[str, list[set[str]]] = {
         },
         {"memory_access", "memory_routes", "reply_sources", "sessions", "window_bar"},
         {"page_operations", "rendering", "screen", "page_request", "page_reply"},
+        {"text_filters"},
         {"defence", "shown_text", "visitor"},
     ],
     "gateway.agents": [

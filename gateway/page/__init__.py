@@ -12,8 +12,9 @@ To add a screen (people_screens.py and its template are examples):
 4. A screen returns `View(record, "people.html", heading)`. Its JSON twin (`people.json`) is there by itself. Call
    `await request.note_read(uid)` where a memory is read.
 5. The template extends `base.html` and fills `content`. Links are `url("m", uid, "b", label)`, texts of people go
-   through the filters `words` and `paragraph` (rendering.py), forms stand in `{% if may_write %}`. A screen of a memory
-   (fact_screens.py is an example) takes its routes from `MemoryRoutes`, and returns `make_access(request).view(...)`.
+   through the filters `words` and `paragraph` (text_filters.py), forms stand in `{% if may_write %}`. A screen of a
+   memory (fact_screens.py is an example) takes its routes from `MemoryRoutes`, and returns
+   `make_access(request).view(...)`.
    Its template extends `memory_base.html`, and has links `url(base, "f", seq)` and forms in
    `{% if access.may("correct") %}`. Macros (`_memory.html`) know these names where they are imported `with context`.
    about_me.py lists what a person with a link sees too, by the template `me_...`, which extends `me_base.html`.

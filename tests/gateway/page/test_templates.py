@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gateway.page
-from gateway.page.rendering import clock, marked
+from gateway.page.text_filters import clock, marked
 from tests.rows import each_row
 
 ROOT = Path(gateway.page.__file__).parent
