@@ -174,7 +174,7 @@ class AgentTools:
 
     async def _run_built_in(self, call: RunTool) -> ToolAnswer:
         """Performs a call of one of the gateway's own tools, except for those that send messages."""
-        name, arguments, memory = call.name, call.arguments, self.memory
+        name, arguments, memory, search = call.name, call.arguments, self.memory, self.memory.searches
         match BUILT_IN_TOOLS[name].use:
             case ToolUse.EDIT:
                 return self._edit(call)
@@ -186,10 +186,10 @@ class AgentTools:
                 return memory.remember(call.call_id, passage)
             case ToolUse.SEARCH:
                 lookup = read_lookup(name, arguments, memory.now(), self.spec.definition.timezone)
-                return ToolAnswer.failed(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
+                return ToolAnswer.failed(lookup) if isinstance(lookup, str) else await search.look_up(lookup)
             case ToolUse.SEARCH_FILES:
                 files = FileTools(
-                    memory.store, memory.context.agent, self.defined_tools.children, memory.embed_query
+                    memory.store, memory.context.agent, self.defined_tools.children, search.embed_query
                 )
                 return _sanitize(await files.run(name, arguments))
             case ToolUse.FINISH:

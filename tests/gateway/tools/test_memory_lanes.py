@@ -28,7 +28,7 @@ OFFERED = {
 def tools(block_edits: BlockEdits) -> MemoryTools:
     request = SimpleNamespace(identity=SimpleNamespace(mode=Mode.ON))
     known = cast("Any", SimpleNamespace(offered=OFFERED, request=request))
-    return MemoryTools(cast("Any", None), known, block_edits, 1000, lambda: 1.0)
+    return MemoryTools(cast("Any", None), known, block_edits, lambda: 1.0, cast("Any", None))
 
 
 def insert(id: str, label: str, text: str) -> RunTool:
