@@ -20,7 +20,7 @@ from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
 from gateway.run import round_requests
-from gateway.run.memory import composer, recall
+from gateway.run.memory import composer, note_search
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
@@ -280,7 +280,7 @@ def test_a_note_that_takes_too_much_is_not_counted_twice(
         counted.append(text)
         return note_text.estimate_tokens(text) * percent // 100
 
-    monkeypatch.setattr(recall, "count_tokens", count_tokens)
+    monkeypatch.setattr(note_search, "count_tokens", count_tokens)
     large = UpstreamSettings("up", base_url=upstream.base_url, context_window=16_000)
     with remember(upstream, tmp_path, upstreams=(large,)) as world:
         for n in range(20):
