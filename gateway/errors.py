@@ -39,7 +39,10 @@ GatewayError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self
+
+# The characters of an id that an error quotes. A client's may be as long as a URL; the gateway's own are shorter.
+QUOTED_ID_CHARS: Final = 120
 
 
 def drop_tracebacks(error: BaseException) -> None:
@@ -175,6 +178,11 @@ class UnknownId(CallerError):
 
     status = 404
     code = "not_found"
+
+    @classmethod
+    def of(cls, kind: str, id: str, param: str | None = None) -> UnknownId:
+        """Returns the error for an id, in OpenAI's words. kind: begins the sentence, such as "Response"."""
+        return UnknownId(f"{kind} with id '{id[:QUOTED_ID_CHARS]}' not found.", param=param)
 
 
 class MemoryNotFound(UnknownId):

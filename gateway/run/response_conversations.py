@@ -87,7 +87,7 @@ def _for_one_response(items: Iterable[Json]) -> dict[str, Json]:
 
 
 def unknown_conversation(id: str) -> UnknownId:
-    return UnknownId(f"Conversation with id '{id[:120]}' not found.", param="conversation")
+    return UnknownId.of("Conversation", id, "conversation")
 
 
 @dataclass(eq=False)

@@ -38,7 +38,7 @@ class UpstreamErrorReply(NamedTuple):
 
 @dataclass
 class ResponseLog(EventLog):
-    """Takes the events of a response, and holds its last ones until its end is on disk."""
+    """The events of a response. It holds the last ones back until the response's end is on disk."""
 
     dialect: ResponsesDialect
     job: Job = field(kw_only=True)

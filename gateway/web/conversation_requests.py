@@ -108,7 +108,7 @@ class ConversationRequests:
         # In a thread: for an id that no item has, the items of all turns are rendered.
         found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
         if found is None:
-            raise _unknown_item(id)
+            raise UnknownId.of("Item", id)
         return found.item
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
@@ -147,7 +147,7 @@ class ConversationRequests:
         turns = await self.conversations.load_turns(conversation)
         found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
         if found is None:
-            raise _unknown_item(id)
+            raise UnknownId.of("Item", id)
         turn = turns[found.group_index]
         ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
         input_index = parse_input_index(id)  # None: the item is a part of the reply
@@ -188,7 +188,7 @@ def _without_item(body: Json, id: str) -> Json:
     items = body.get("items") or ()
     remaining = [item for item in items if item["id"] != id]
     if len(remaining) == len(items):
-        raise _unknown_item(id)
+        raise UnknownId.of("Item", id)
     return {**body, "items": remaining}
 
 
@@ -200,7 +200,3 @@ def _render_conversation(conversation: ResponseConversation) -> Json:
         "created_at": created,
         "metadata": conversation.metadata,
     }
-
-
-def _unknown_item(id: str) -> UnknownId:
-    return UnknownId(f"Item with id '{id[:120]}' not found.")

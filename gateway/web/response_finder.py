@@ -27,8 +27,7 @@ class LocatedResponse(NamedTuple):
 
 
 def unknown_response(id: str) -> UnknownId:
-    # An id may be as long as a URL.
-    return UnknownId(f"Response with id '{id[:120]}' not found.")
+    return UnknownId.of("Response", id)
 
 
 @dataclass(eq=False)

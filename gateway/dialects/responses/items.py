@@ -23,7 +23,7 @@ from gateway.dialects.responses.call_form import NO_FORMS, CallForm
 from gateway.dialects.responses.call_items import render_result
 from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
-from gateway.errors import BadRequest
+from gateway.errors import QUOTED_ID_CHARS, BadRequest
 
 # The items of a page, as OpenAI has them: at most, and without a `limit`.
 MAX_ITEMS: Final = 100
@@ -209,7 +209,7 @@ def list_page(groups: Sequence[ItemGroup], query: str) -> Json:
     if after_id:
         found = find_item(groups, after_id)
         if found is None:
-            raise BadRequest(f"There is no item {after_id[:120]!r} in this list.", param="after")
+            raise BadRequest(f"There is no item {after_id[:QUOTED_ID_CHARS]!r} in this list.", param="after")
         first_group = found.group_index
     items = chain.from_iterable(group.render()[::step] for group in groups[first_group:])
     if after_id:

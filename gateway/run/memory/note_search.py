@@ -67,7 +67,7 @@ class NoteSearch(Struct, frozen=True):
     names: Sequence[str]
     # When the recall started, by `time.perf_counter`.
     started_at: float
-    # Takes the ranking of the last search by words.
+    # Holds the ranking of the last search by words; None: none is stored.
     trace: SearchTrace | None
 
     @property

@@ -16,7 +16,7 @@ from gateway.core.conversation.wire_message import WireMessage, call_id, list_ra
 from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
-from gateway.errors import BadRequest, BodyTooLarge
+from gateway.errors import QUOTED_ID_CHARS, BadRequest, BodyTooLarge
 from gateway.run.memory.conversation_turns import ConversationTurns, join_reply, load_turns, with_model
 from gateway.run.memory.named_turns import NamedTurn, find_run_turn_name
 from storage.records import Agent, Exchange, Scope
@@ -245,10 +245,10 @@ def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireM
 
 
 def _not_found_error(reference: Reference) -> BadRequest:
-    what = "Previous response" if reference.kind == "path" else "Item"
+    what, id = "Previous response" if reference.kind == "path" else "Item", reference.id[:QUOTED_ID_CHARS]
     return BadRequest(
-        f"{what} with id {reference.id[:120]!r} not found. It has not ended yet, was not stored, or was forgotten, or "
-        "another user or project has it.",
+        f"{what} with id {id!r} not found. It has not ended yet, was not stored, or was forgotten, or another user or "
+        "project has it.",
         param=reference.param,
         code="previous_response_not_found" if reference.kind == "path" else None,
     )

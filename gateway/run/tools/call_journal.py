@@ -47,7 +47,7 @@ class CallJournal:
     _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def restore_calls(self, calls: Mapping[int, bytes], results: Mapping[int, bytes]) -> bool:
-        """Takes over the calls of earlier attempts and their results: stored texts by number, in the order of calls.
+        """Adds the calls of earlier attempts and their results: stored texts by number, in the order of calls.
 
         Returns False if forgetting has erased some calls, so that it is unknown which calls were made.
         """
