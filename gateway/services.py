@@ -50,7 +50,7 @@ from gateway.traces.otlp import OtlpSettings
 from gateway.web.body import BodyReader
 from storage.database import StoreHealth
 from storage.errors import StoreError, Unavailable
-from storage.records import OPERATOR
+from storage.key_record import OPERATOR
 from storage.sql.store import Store
 
 if TYPE_CHECKING:

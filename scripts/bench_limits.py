@@ -31,7 +31,7 @@ from gateway.run.receipts import Receipts
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import ModelSettings, PriceSettings
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import World, remember

@@ -25,7 +25,7 @@ from gateway.run.upstream.propagation import with_trace_headers
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker
 from gateway.traces.tracer import Tracer
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 from tests.doubles.collector import StrictCollector
 from tests.doubles.upstream import Gate
 

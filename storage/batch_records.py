@@ -10,8 +10,9 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from storage.commands import BlockMerge
-from storage.records import MemoryEdit, Run, RunState, RunStep
+from storage.records import MemoryEdit
 from storage.run_commands import StepOpen
+from storage.run_records import Run, RunState, RunStep
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"

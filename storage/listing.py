@@ -9,24 +9,20 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from storage.definition_records import Definition, DefinitionKind
+from storage.job_records import Job
 from storage.records import (
     DEFAULT_CONVERSATION,
     Agent,
     Block,
     Conversation,
-    Definition,
-    DefinitionKind,
     Exchange,
     ImportStatus,
-    Job,
     Message,
     Passage,
-    Run,
-    RunState,
-    RunStep,
     Scope,
-    WaitKind,
 )
+from storage.run_records import Run, RunState, RunStep, WaitKind
 
 # The most tags by which a list of agents is filtered; of more the first ones count.
 MAX_TAGS = 64

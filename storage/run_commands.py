@@ -9,18 +9,9 @@ import msgspec
 from msgspec import Struct
 
 from storage.commands import BlockMerge, MemorySnapshot, RecallRow
-from storage.records import (
-    Agent,
-    Block,
-    Exchange,
-    Job,
-    Run,
-    RunState,
-    RunStep,
-    SentSection,
-    Summary,
-    WaitKind,
-)
+from storage.job_records import Job
+from storage.records import Agent, Block, Exchange, SentSection, Summary
+from storage.run_records import Run, RunState, RunStep, WaitKind
 
 
 class ConversationPath(Struct, frozen=True):

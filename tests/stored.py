@@ -36,7 +36,8 @@ from storage.database import Connection
 from storage.listing import SizedMemory
 from storage.open import is_url
 from storage.postgres.postgres_limits import PostgresLimits
-from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Run, Scope, SentSection
+from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Scope, SentSection
+from storage.run_records import Run
 from storage.search.blob import make_document_type, open_blob
 from storage.search.document import PRESENT, Document
 from storage.search.index import Index

@@ -34,8 +34,9 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
-from storage.records import Agent, Run, RunState
+from storage.records import Agent
 from storage.run_commands import EnqueuedResponse
+from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
 # The most responses that are made at a time. It bounds the connections to upstreams, which each response holds for

@@ -17,7 +17,8 @@ from typing import NamedTuple, Protocol
 
 from gateway.run.sink import Presence
 from storage.errors import StoreError
-from storage.records import Job, Run, RunTextKind
+from storage.job_records import Job
+from storage.run_records import Run, RunTextKind
 from storage.sql.store import Store
 
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.

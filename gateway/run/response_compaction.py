@@ -29,7 +29,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.sink import HeldSink, Sink
 from gateway.tokens import choose_tokenizer, count_message_tokens
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 # The window of a model that the settings say nothing of: of the smallest ones that are in use.
 _WINDOW: Final = 32_768

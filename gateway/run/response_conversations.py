@@ -25,9 +25,10 @@ from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, Overtaken, Stale
 from storage.listing import DefinitionDraft, Page
-from storage.records import Agent, Definition, DefinitionKind, Scope
+from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION

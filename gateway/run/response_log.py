@@ -11,7 +11,7 @@ import orjson
 from adapters.types import Json
 from gateway.run.event_log import EventLog
 from gateway.run.response_runs import ResponsesDialect
-from storage.records import Job
+from storage.job_records import Job
 
 
 class ErrorFields(NamedTuple):

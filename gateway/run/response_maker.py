@@ -45,8 +45,10 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
 from storage.errors import NotFound, RunOver, Stale, StoreError
-from storage.records import Job, Run, RunState, RunTextKind, State
+from storage.job_records import Job
+from storage.records import State
 from storage.run_commands import ResponseEnd
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 # The kind of the job.

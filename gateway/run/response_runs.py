@@ -18,7 +18,7 @@ from gateway.run.event_log import EventDialect
 from gateway.run.memory.named_turns import NamedTurn
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
-from storage.records import Run, RunState, RunTextKind
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from adapters.types import BYTES_PER_TOKEN, Json
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, read_facts
 from gateway.core.usage.reported import ReplyUsage, costs_tokens, find_reported_counts
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 # How many of a reply's last pieces are held: one has the finish reason, and the usage and end marks may follow it.
 _LAST_PIECES: Final = 4

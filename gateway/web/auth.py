@@ -17,7 +17,8 @@ from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.run.request_context import RequestContext, may_ask
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
-from storage.records import DEFAULT_PROJECT, Key
+from storage.key_record import Key
+from storage.records import DEFAULT_PROJECT
 from storage.sql.keys import Keys
 
 KEY_PREFIX = "mg-"

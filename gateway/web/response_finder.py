@@ -13,7 +13,7 @@ from gateway.errors import UnknownId
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.memory.named_turns import TurnLocation
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
-from storage.records import Run
+from storage.run_records import Run
 
 
 class LocatedResponse(NamedTuple):

@@ -24,7 +24,7 @@ from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.response_finder import LocatedResponse, ResponseFinder
 from gateway.web.turn_items import choose_system_items, group_turns, render_turn
-from storage.records import Run
+from storage.run_records import Run
 
 
 @dataclass(eq=False)

@@ -27,7 +27,7 @@ from gateway.web.json_response import JsonResponse
 from gateway.web.response_finder import LocatedResponse, ResponseFinder, unknown_response
 from gateway.web.response_input import ResponseInput
 from gateway.web.response_owners import ResponseOwners
-from storage.records import Run
+from storage.run_records import Run
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from storage.database import Connection, Database, Row, begin_work
 from storage.errors import StoreError
-from storage.records import Job
+from storage.job_records import Job
 from storage.sql.group import StoreGroup, reads
 from storage.sql.job_rows import SQL, delete_job, make_dead_letter, make_job
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.database import Connection
 from storage.errors import Stale
-from storage.records import NO_AGENT, Job, JobState
+from storage.job_records import NO_AGENT, Job, JobState
 from storage.sql.epochs import lock_epoch
 from storage.sql.statements import load
 

@@ -22,8 +22,9 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation
 from storage.errors import NotFound, Stale
+from storage.job_records import Job, JobState, JobStep
 from storage.listing import JobEntry
-from storage.records import Job, JobState, JobStep, Scope
+from storage.records import Scope
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.job_leases import JobLeases
 from storage.sql.job_rows import (

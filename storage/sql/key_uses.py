@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from storage.database import Database
 from storage.errors import Unavailable, is_known
-from storage.records import Key
+from storage.key_record import Key
 from storage.sql.statements import load
 
 SQL = load("keys.sql")

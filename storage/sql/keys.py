@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.errors import NotFound, Unavailable, WriteConflict
-from storage.records import DEFAULT_PROJECT, Key
+from storage.key_record import Key
+from storage.records import DEFAULT_PROJECT
 from storage.sql.group import StoreGroup, reads
 from storage.sql.key_uses import KeyUses
 from storage.sql.keyed_file import update_keyed_file

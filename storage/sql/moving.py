@@ -14,9 +14,10 @@ import orjson
 from msgspec import Struct
 
 from storage.database import Connection
+from storage.definition_records import DefinitionKind
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
-from storage.records import Agent, DefinitionKind, MarkKind, Scope
+from storage.records import Agent, MarkKind, Scope
 from storage.sql.agents import find_agent, find_agent_by_id, find_numbers, make_agent_record
 from storage.sql.agents_api import sleepers
 from storage.sql.agents_api.attached import attach

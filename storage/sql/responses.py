@@ -12,8 +12,10 @@ from typing import NamedTuple
 import orjson
 
 from storage.database import Connection, Database
-from storage.records import NO_AGENT, Agent, Job, Run, RunTextKind
+from storage.job_records import NO_AGENT, Job
+from storage.records import Agent
 from storage.run_commands import EnqueuedResponse, ResponseEnd
+from storage.run_records import Run, RunTextKind
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, replace_text
 from storage.sql.agents_api.runs import (

@@ -26,13 +26,11 @@ from storage.records import (
     Evicted,
     Exchange,
     MarkKind,
-    Run,
-    RunState,
-    RunTextKind,
     Summary,
     place_exchange,
 )
 from storage.run_commands import ConversationPath, ReadSpan, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.agents_api.run_texts import add_error_message, add_text, replace_text

@@ -13,18 +13,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from storage.database import Connection
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
-from storage.records import (
-    API_PROFILE,
-    IMPORTING_PREFIX,
-    Agent,
-    Block,
-    DefinitionKind,
-    RunState,
-    RunStep,
-    TokenCounts,
-)
+from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, Block
+from storage.run_records import RunState, RunStep, TokenCounts
 from storage.sql.agents_api import definitions, runs
 from storage.sql.agents_api.blocks import add_block
 from storage.sql.agents_api.definitions import add_definition, add_first_text, find_definition

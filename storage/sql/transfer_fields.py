@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from storage.records import LEARNER, RULE, TokenCounts
+from storage.records import LEARNER, RULE
+from storage.run_records import TokenCounts
 
 # The readers with exported cursors, by their names in the export.
 READERS = {"learner": LEARNER, "rule": RULE}

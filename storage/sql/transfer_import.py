@@ -20,18 +20,10 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget, ImportedRecord, TransferRecord
 from storage.database import Connection, Database, Row
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
-from storage.records import (
-    API_PROFILE,
-    IMPORTING_PREFIX,
-    Agent,
-    DefinitionKind,
-    EditState,
-    Exchange,
-    MarkKind,
-    Scope,
-)
+from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, EditState, Exchange, MarkKind, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent, find_agent_by_id, find_or_create_agent, pause_agent
 from storage.sql.agents_api.definitions import add_definition

@@ -26,7 +26,8 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Presence
 from gateway.settings import ModelSettings, ProfileSettings, ToolSettings, UpstreamSettings
 from storage.database import Connection
-from storage.records import Block, Exchange, Run, Scope
+from storage.records import Block, Exchange, Scope
+from storage.run_records import Run
 from storage.sql.agents import find_or_create_agent
 from storage.sql.default_blocks import ensure_blocks
 from tests.doubles.lines_view import LinesView

@@ -14,7 +14,8 @@ from letta_client.types import AgentState
 
 from gateway.settings import ProfileSettings
 from storage.commands import MemorySnapshot
-from storage.records import Conversation, JobState, Scope
+from storage.job_records import JobState
+from storage.records import Conversation, Scope
 from storage.run_commands import ConversationPath
 from tests.agents.letta import LettaWorld, letta
 from tests.core.conversations import assistant, user

@@ -17,9 +17,10 @@ from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.tools.children import Children
 from gateway.agents.tools.file_tools import FileTools
 from gateway.core.memory.file_text import split_passages
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound
 from storage.listing import AgentFilter, Page, PassageDraft, PassageFilter
-from storage.records import Agent, Definition, DefinitionKind, Vector
+from storage.records import Agent, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S

@@ -27,9 +27,10 @@ from gateway.run.event_log import load_events
 from gateway.settings import ToolSettings, UpstreamSettings
 from storage.errors import NotFound, Unavailable
 from storage.listing import Page, RunFilter
-from storage.records import DEFAULT_CONVERSATION, RunState
-from storage.records import Run as StoredRun
+from storage.records import DEFAULT_CONVERSATION
 from storage.run_commands import RunAccept
+from storage.run_records import Run as StoredRun
+from storage.run_records import RunState
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say

@@ -17,7 +17,8 @@ from gateway.core.conversation.private import read_private
 from gateway.core.definition import AgentDefinition
 from gateway.settings import ModelSettings
 from storage.database import Connection
-from storage.records import RunState, Scope
+from storage.records import Scope
+from storage.run_records import RunState
 from storage.sql.statements import make_statement
 from tests.agents.life import Life, Outcome, agents
 from tests.agents.test_runs import insert

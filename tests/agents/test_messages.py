@@ -15,7 +15,8 @@ from storage.commands import ForgetTarget, LearnedFact
 from storage.database import Connection
 from storage.errors import NotFound, Stale
 from storage.listing import Page
-from storage.records import Agent, Run, RunState, RunStep, TokenCounts
+from storage.records import Agent
+from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql.agents_api.runs import add_step
 from storage.sql.fact_writes import add_fact
 from storage.sql.store import Store

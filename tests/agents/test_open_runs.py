@@ -14,7 +14,7 @@ from gateway.agents.runs.background import ends
 from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.queue import Queues, QueueTicket
-from storage.records import Run, RunState
+from storage.run_records import Run, RunState
 from tests.patience import PATIENCE_S
 from tests.stored import open_store
 

@@ -15,7 +15,7 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone
 from storage.commands import ForgetTarget
-from storage.records import Run, RunState
+from storage.run_records import Run, RunState
 from tests.agents.life import Life, ListeningSink, Outcome, agents
 from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say

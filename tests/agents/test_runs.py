@@ -22,7 +22,7 @@ from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
 from storage.errors import Unavailable
-from storage.records import Run, RunState
+from storage.run_records import Run, RunState
 from tests.agents.life import Life, ListeningSink, agents
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
 from tests.patience import PATIENCE_S

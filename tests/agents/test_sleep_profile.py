@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import BlockSettings
-from storage.records import JobState, Scope
+from storage.job_records import JobState
+from storage.records import Scope
 from tests.agents.sleep import SleepWorld, is_sleeper, said, sleeping
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import agent as profile

@@ -22,8 +22,8 @@ from gateway.core.ids import ObjectRef
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.errors import BadRequest
 from storage.errors import Unavailable
-from storage.records import RunState
 from storage.run_commands import StepOpen, StepOpened
+from storage.run_records import RunState
 from storage.sql.stored_paths import StoredPaths
 from tests.agents.life import HUMAN, Life, agents
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say

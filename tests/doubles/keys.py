@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.errors import Corrupt
-from storage.records import Key
+from storage.key_record import Key
 from storage.sql.keys import IssuedKey
 
 

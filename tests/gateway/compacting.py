@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.settings import ProfileSettings, UpstreamSettings
-from storage.records import JobState
+from storage.job_records import JobState
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S

@@ -22,7 +22,8 @@ import openai
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.traces.otlp import OtlpSettings
-from storage.records import Block, JobState, Scope
+from storage.job_records import JobState
+from storage.records import Block, Scope
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.usage_records import REFUSE, UsageLimit

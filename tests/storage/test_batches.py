@@ -17,7 +17,8 @@ from storage.batch_records import (
 )
 from storage.errors import NotFound
 from storage.listing import Page
-from storage.records import Run, RunState, Scope
+from storage.records import Scope
+from storage.run_records import Run, RunState
 from storage.sql.agents import find_or_create_agent
 from storage.sql.agents_api.item_writes import _count_row_bytes, _make_padded_sources
 from storage.sql.store import Store

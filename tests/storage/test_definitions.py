@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import AgentChange, AgentEntry, AgentFilter, DefinitionDraft, NamedAgent, Page
-from storage.records import Block, DefinitionKind, Run, RunState
+from storage.records import Block
+from storage.run_records import Run, RunState
 from storage.sql.agents_api.definitions import put_definition, remove_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user

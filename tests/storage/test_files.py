@@ -12,9 +12,11 @@ from gateway.core.ids import new_uid
 from gateway.run.background.retention import YOUNG_S, Retention
 from storage.commands import ForgetTarget
 from storage.database import Connection
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.file_records import FileState, StoredFile
 from storage.listing import Page
-from storage.records import Agent, DefinitionKind, FileState, Scope, StoredFile
+from storage.records import Agent, Scope
 from storage.sql.agents_api.folder_files import MAX_FOLDER_BYTES, add_file
 from storage.sql.store import Store
 from tests.storage.conftest import Holds

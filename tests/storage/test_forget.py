@@ -20,7 +20,9 @@ from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, Learned, LearnedFact
+from storage.definition_records import DefinitionKind
 from storage.errors import Stale, WriteConflict
+from storage.file_records import FileState, StoredFile
 from storage.listing import (
     AgentChange,
     AgentDraft,
@@ -29,23 +31,9 @@ from storage.listing import (
     ForgetCounts,
     PassageDraft,
 )
-from storage.records import (
-    Agent,
-    Block,
-    DefinitionKind,
-    Exchange,
-    Fact,
-    FileState,
-    MemoryEdit,
-    Run,
-    RunState,
-    RunStep,
-    Scope,
-    SentSection,
-    State,
-    StoredFile,
-)
+from storage.records import Agent, Block, Exchange, Fact, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import RunAccept
+from storage.run_records import Run, RunState, RunStep
 from storage.sql import additions, erase, forget_preview, forget_targets
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition

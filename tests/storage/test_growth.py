@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from storage.file_records import FileState, StoredFile
 from storage.listing import PassageDraft
-from storage.records import FileState, Scope, StoredFile
+from storage.records import Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Speaker

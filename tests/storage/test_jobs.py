@@ -9,7 +9,8 @@ import pytest
 
 from storage.database import Connection, Operation
 from storage.errors import NotFound, Stale, WriteConflict
-from storage.records import Agent, Job, JobState, Scope
+from storage.job_records import Job, JobState
+from storage.records import Agent, Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.job_rows import forget_jobs
 from storage.sql.jobs import Jobs

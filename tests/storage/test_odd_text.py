@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from storage.database import Connection
+from storage.definition_records import DefinitionKind
 from storage.listing import DefinitionDraft, PassageDraft
-from storage.records import Agent, Block, DefinitionKind
+from storage.records import Agent, Block
 from storage.sql.default_blocks import ensure_blocks
 from storage.sql.store import Store
 from storage.text import replace_unstorable

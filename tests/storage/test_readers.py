@@ -6,7 +6,8 @@ import pytest
 
 from storage.commands import Unread
 from storage.database import Connection
-from storage.records import LEARNER, Exchange, RunState, State
+from storage.records import LEARNER, Exchange, State
+from storage.run_records import RunState
 from storage.sql.exchanges import find_exchange
 from storage.sql.readers import advance, load_cursor
 from storage.sql.store import Store

@@ -11,8 +11,9 @@ from storage.commands import ForgetTarget
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page, RunFilter
-from storage.records import Agent, Run, RunState, RunStep, Scope, TokenCounts
+from storage.records import Agent, Scope
 from storage.run_commands import RunAccept
+from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import find_or_create_agent
 from storage.sql.agents_api.run_texts import replace_text
 from storage.sql.agents_api.runs import add_step

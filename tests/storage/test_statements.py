@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 
 from storage.database import Statement
-from storage.records import MarkKind, RunTextKind
+from storage.records import MarkKind
+from storage.run_records import RunTextKind
 from storage.sql.statements import load
 from storage.sqlite.migration import migrate
 from storage.sqlite.watch import Watch

@@ -24,22 +24,10 @@ from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget, MemorySnapshot
 from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
-from storage.records import (
-    NO_AGENT,
-    Agent,
-    Evicted,
-    Exchange,
-    Job,
-    MemoryEdit,
-    Run,
-    RunState,
-    RunStep,
-    Scope,
-    SentSection,
-    State,
-    TokenCounts,
-)
+from storage.job_records import NO_AGENT, Job
+from storage.records import Agent, Evicted, Exchange, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.run_records import Run, RunState, RunStep, TokenCounts
 from storage.sql import stored_paths
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user

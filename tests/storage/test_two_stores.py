@@ -13,8 +13,10 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
-from storage.records import NO_AGENT, Agent, Block, JobState, Run, RunState, Scope
+from storage.job_records import NO_AGENT, JobState
+from storage.records import Agent, Block, Scope
 from storage.run_commands import ResponseEnd
+from storage.run_records import Run, RunState
 from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
 from storage.sql.key_uses import RECORDED_S

@@ -27,8 +27,10 @@ from gateway.agents.wire.struct_fields import Maybe, NoEffect, UrlQuery
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.errors import BadRequest
+from storage.definition_records import Definition
+from storage.file_records import MAX_FOLDER_FILES, FileState
 from storage.listing import Page
-from storage.records import DEFAULT_CONVERSATION, MAX_FOLDER_FILES, Definition, FileState
+from storage.records import DEFAULT_CONVERSATION
 
 
 class ExportQuery(UrlQuery):

@@ -15,7 +15,8 @@ from gateway.core import ids
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, map_calls_to_tool_names
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
-from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, WaitKind
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
+from storage.run_records import Run, WaitKind
 from storage.sql.store import Store
 
 

@@ -25,7 +25,8 @@ from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.stop_reason import StopReason
 from gateway.settings import Settings
-from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunStep
+from storage.records import DEFAULT_CONVERSATION, Agent
+from storage.run_records import Run, RunStep
 from storage.sql.store import Store
 
 # The settings that are shown even where they are null, besides the reasoning effort.

@@ -33,7 +33,8 @@ from gateway.core.request.memory_mode import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
 from gateway.web.request_info import get_request_info
 from storage.batch_records import Batch, BatchCounts, BatchItem
-from storage.records import DEFAULT_CONVERSATION, TokenCounts
+from storage.records import DEFAULT_CONVERSATION
+from storage.run_records import TokenCounts
 
 _ANTHROPIC_BATCH = (
     "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "

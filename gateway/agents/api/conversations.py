@@ -41,7 +41,7 @@ from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import ConversationEntry, ConversationFilter
-from storage.records import Run
+from storage.run_records import Run
 
 _NO_OWN_BLOCKS = refused(
     "An agent's blocks are the same in all its conversations; an agent of its own has others."

@@ -26,8 +26,8 @@ from gateway.run.upstream.model_list import ModelList
 from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
 from gateway.web.request_info import get_request_info
+from storage.definition_records import DefinitionKind
 from storage.listing import Page
-from storage.records import DefinitionKind
 from storage.sql.store import Store
 
 # The author that is recorded for values written by this API.

@@ -19,8 +19,9 @@ from gateway.agents.wire.struct_fields import Form, Maybe, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest
+from storage.definition_records import Definition
+from storage.file_records import FileState, StoredFile
 from storage.listing import PassageFilter
-from storage.records import Definition, FileState, StoredFile
 
 _NO_OPEN_FILES = refused("Files are searched, not held in the prompt, so none is open.")
 

@@ -19,7 +19,7 @@ from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
-from storage.records import Definition, DefinitionKind
+from storage.definition_records import Definition, DefinitionKind
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _KIND: Final = DefinitionKind.FOLDER

@@ -31,9 +31,10 @@ from gateway.agents.wire.struct_fields import (
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
 from gateway.run.store_errors import retry_overtaken
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft, Page
-from storage.records import Agent, Definition, DefinitionKind
+from storage.records import Agent
 
 _Text = Annotated[str, Meta(min_length=1, max_length=200)]
 _Type = Literal["org", "user", "other"]

@@ -23,8 +23,8 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import UnknownId
+from storage.definition_records import Definition
 from storage.listing import Page
-from storage.records import Definition
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 # The most servers that one list returns.

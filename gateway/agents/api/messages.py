@@ -27,7 +27,8 @@ from gateway.core.ids import ObjectRef
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import AgentFilter, Page, RunEntry
-from storage.records import DEFAULT_CONVERSATION, Agent, Run
+from storage.records import DEFAULT_CONVERSATION, Agent
+from storage.run_records import Run
 
 _MAX_SEARCHED_AGENTS = 64
 _TEXT_TYPES = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})

@@ -22,8 +22,9 @@ from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, UnknownId
+from storage.definition_records import Definition, DefinitionKind
 from storage.listing import PassageDraft, PassageFilter
-from storage.records import Agent, Definition, DefinitionKind
+from storage.records import Agent
 
 _DEFAULT_RESULTS = 5  # of a search without `top_k`, as on Letta's server
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]

@@ -22,7 +22,7 @@ from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import GatewayError, UpstreamError
-from storage.records import Run, RunState, RunTextKind
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 # The members of a message that leave in pieces, when it is streamed by token.

@@ -42,7 +42,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import Run, RunState, RunTextKind
+from storage.run_records import Run, RunState, RunTextKind
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 

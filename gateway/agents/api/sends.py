@@ -37,7 +37,8 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
-from storage.records import DEFAULT_CONVERSATION, Run
+from storage.records import DEFAULT_CONVERSATION
+from storage.run_records import Run
 
 # The settings of a conversation that has none of its own.
 _NO_SETTINGS = ConversationDefinition()

@@ -11,7 +11,7 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import find_tool_entry
 from gateway.run.tools.toolbox import ToolAnswer
-from storage.records import Definition
+from storage.definition_records import Definition
 
 # The types of built-in tools; a tool without an entry has the type "letta_core".
 _TYPES = {

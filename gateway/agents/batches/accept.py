@@ -21,7 +21,8 @@ from gateway.settings import Settings
 from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
 from storage.listing import Page
-from storage.records import DEFAULT_CONVERSATION, Run, RunState
+from storage.records import DEFAULT_CONVERSATION
+from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
 MAX_ITEMS = 10_000

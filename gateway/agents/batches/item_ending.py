@@ -19,8 +19,8 @@ from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from storage.commands import BlockMerge
-from storage.records import RunState, TokenCounts
 from storage.run_commands import StepOpen
+from storage.run_records import RunState, TokenCounts
 
 
 class ItemEnding(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
-from storage.records import MemoryEdit, Run, RunState, RunTextKind
+from storage.records import MemoryEdit
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 # The errors that callers read.

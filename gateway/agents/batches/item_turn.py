@@ -23,7 +23,7 @@ from gateway.run.tools.toolbox import ToolAnswer
 from gateway.run.turn_saving import SavedStep
 from gateway.run.upstream.route import Route
 from storage.batch_records import BatchItem
-from storage.records import Run, TokenCounts
+from storage.run_records import Run, TokenCounts
 
 
 @dataclass(slots=True)

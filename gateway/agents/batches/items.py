@@ -73,7 +73,7 @@ from gateway.run.upstream.route import Route, make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
 from storage.errors import NotFound, StoreError
-from storage.records import RunState, RunStep, RunTextKind, TokenCounts
+from storage.run_records import RunState, RunStep, RunTextKind, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.

@@ -32,7 +32,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import READY_PART, Batch, BatchCounts, BatchState
 from storage.errors import NotFound, Stale, Unavailable, WriteConflict
-from storage.records import RunState
+from storage.run_records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

@@ -20,7 +20,7 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.run.background.job_context import Postponed
 from storage.batch_records import ENDED_PART, EXPIRED, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
-from storage.records import RunState
+from storage.run_records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

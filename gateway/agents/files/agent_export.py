@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound
 from storage.listing import Page, PassageDraft
-from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, DefinitionKind, Exchange
+from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, Exchange
 from storage.sql.store import Store
 
 # Rows that are read at once.

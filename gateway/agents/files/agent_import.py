@@ -31,9 +31,10 @@ from gateway.core.memory.file_text import split_passages, split_text
 from gateway.errors import GatewayError
 from gateway.run.admin.transfer_lines import LineReader
 from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, PassageDraft
-from storage.records import DEFAULT_CONVERSATION, Agent, DefinitionKind
+from storage.records import DEFAULT_CONVERSATION, Agent
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

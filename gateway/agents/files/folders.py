@@ -19,9 +19,11 @@ from gateway.core import ids
 from gateway.core.memory.file_text import decode_text, split_text
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
 from storage.commands import ForgetTarget
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, StoreError
+from storage.file_records import FileState, OnTakenName, StoredFile
 from storage.listing import AgentEntry, Page
-from storage.records import Agent, Definition, DefinitionKind, FileState, OnTakenName, StoredFile
+from storage.records import Agent
 from storage.sql.store import Store
 
 # The size of a file, at most.

@@ -9,7 +9,7 @@ from gateway.core.definition import ConversationDefinition
 from gateway.errors import UnknownModel
 from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
 from gateway.settings import Settings
-from storage.records import Definition
+from storage.definition_records import Definition
 
 
 def with_overrides(settings: Settings, spec: AgentSpec, model: str | None, system: str | None) -> AgentSpec:

@@ -24,8 +24,9 @@ from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest
 from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import Unavailable
-from storage.records import DEFAULT_CONVERSATION, Agent, Definition, DefinitionKind
+from storage.records import DEFAULT_CONVERSATION, Agent
 from storage.sql.store import Store
 
 _RULES = "Rules for your tools:"

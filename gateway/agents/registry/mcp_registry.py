@@ -17,9 +17,9 @@ from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import BadRequest, Conflict, sentence
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, StoreError, WriteConflict
 from storage.listing import DefinitionDraft, Page
-from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
 _NO_SERVER = McpServerDefinition()

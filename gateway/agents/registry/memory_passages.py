@@ -19,10 +19,12 @@ from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from storage.commands import ForgetTarget
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound
+from storage.file_records import StoredFile
 from storage.fusion import interleave
 from storage.listing import Page, PassageDraft, PassageFilter
-from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
+from storage.records import Agent, Passage, Vector
 from storage.sql.store import Store
 
 # The most memories that one search asks: the agent's own, then those attached. Not measured: each is a search, and all

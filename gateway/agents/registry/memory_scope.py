@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from gateway.core import ids
-from storage.records import API_PROFILE, Agent, DefinitionKind, Scope
+from storage.definition_records import DefinitionKind
+from storage.records import API_PROFILE, Agent, Scope
 from storage.sql.store import Store
 
 

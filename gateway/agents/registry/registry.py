@@ -36,8 +36,10 @@ from gateway.run.store_errors import retry_overtaken
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import POLL_S
+from storage.definition_records import Definition, DefinitionKind
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, Page, ReaderEntry
-from storage.records import Agent, Block, Definition, DefinitionKind, Run
+from storage.records import Agent, Block
+from storage.run_records import Run
 from storage.sql.store import Store
 
 

@@ -12,8 +12,8 @@ from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, make_sleeper
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.run.store_errors import retry_overtaken
+from storage.definition_records import DefinitionKind
 from storage.listing import AgentDraft, AgentEntry, ReaderEntry
-from storage.records import DefinitionKind
 from storage.sql.store import Store
 
 SUFFIX = "-sleeptime"

@@ -18,9 +18,9 @@ from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.errors import BadRequest, Conflict
 from gateway.run.store_errors import retry_overtaken
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import WriteConflict
 from storage.listing import LAST_NUMBER, DefinitionDraft, Page
-from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
 _NEEDS_SERVICE = (

@@ -8,7 +8,7 @@ from gateway.core.conversation.kind import QueueName
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
-from storage.records import Run, RunState
+from storage.run_records import Run, RunState
 
 # The error message of a run that was ended for this reason.
 ABANDONED_ERROR = "The gateway was stopped while it performed this run."

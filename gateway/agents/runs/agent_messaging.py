@@ -42,7 +42,8 @@ from gateway.run.request_context import may_ask
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import MAX_TAGS, AgentEntry, AgentFilter, Page
-from storage.records import DEFAULT_CONVERSATION, Run, RunState
+from storage.records import DEFAULT_CONVERSATION
+from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

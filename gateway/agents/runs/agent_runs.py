@@ -76,7 +76,8 @@ from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
-from storage.records import Agent, Run, RunState, Summary, TokenCounts
+from storage.records import Agent, Summary
+from storage.run_records import Run, RunState, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # How long a run in the background waits for a commit: no client waits for it.

@@ -44,7 +44,8 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import Run, RunState, RunStep, RunTextKind, State
+from storage.records import State
+from storage.run_records import Run, RunState, RunStep, RunTextKind
 
 # Returns what makes the tools of a send, given the send and the context of its conversation.
 ToolsOfSend = Callable[[RoutedSend, MemoryContext], ToolboxFactory]

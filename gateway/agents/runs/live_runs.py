@@ -10,7 +10,8 @@ from gateway.agents.runs.steps import RunMemory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.turn import TurnRun
 from storage.listing import Page, RunFilter
-from storage.records import Agent, Run, RunState
+from storage.records import Agent
+from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
 # The most runs that one request cancels.

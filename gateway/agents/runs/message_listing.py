@@ -24,7 +24,8 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
 from storage.listing import LAST_NUMBER, ListedExchange, Page
-from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Message, Vector, WaitKind
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Message, Vector
+from storage.run_records import WaitKind
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.

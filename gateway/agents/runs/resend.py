@@ -17,8 +17,9 @@ from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import find_refused_ids
 from gateway.core.ids import ObjectRef, parse_ref
 from storage.errors import NotFound
-from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
 from storage.run_commands import ConversationPath
+from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
 # A client's library sends a request again within seconds. Without an id, the words of a run that was answered longer

@@ -24,19 +24,10 @@ from gateway.core.request.memory_mode import Mode
 from gateway.run.call import Forwarded
 from gateway.run.tools.toolbox import cut_result, max_result_chars
 from gateway.run.upstream.route import Route
-from storage.records import (
-    DEFAULT_CONVERSATION,
-    READING_PREFIX,
-    Agent,
-    Exchange,
-    Job,
-    Run,
-    RunState,
-    Scope,
-    Summary,
-    TokenCounts,
-)
+from storage.job_records import Job
+from storage.records import DEFAULT_CONVERSATION, READING_PREFIX, Agent, Exchange, Scope, Summary
 from storage.run_commands import ReadSpan, RunAccept
+from storage.run_records import Run, RunState, TokenCounts
 
 
 class RunRequest(Struct, frozen=True):

@@ -39,9 +39,11 @@ from gateway.run.sink import UnseenSink
 from gateway.run.upstream.route import make_agent_route
 from storage.commands import Unread
 from storage.errors import NotFound
+from storage.job_records import Job
 from storage.listing import OpenReading, ReaderEntry
-from storage.records import Agent, Job, Run, RunState, RunTextKind
+from storage.records import Agent
 from storage.run_commands import ReadSpan, RunEnd
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

@@ -16,7 +16,8 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.memory.prompt import Prompt
-from storage.records import Exchange, RunState, WaitKind
+from storage.records import Exchange
+from storage.run_records import RunState, WaitKind
 
 # The stop reasons after which the run of a sleeptime agent is tried again, unless the upstream refused its messages.
 UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})

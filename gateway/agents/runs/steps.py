@@ -42,8 +42,10 @@ from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
 from storage.commands import Committed, MemoryReader
 from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts
+from storage.job_records import Job
+from storage.records import Block, Conversation, Exchange
 from storage.run_commands import ReadSpan, RunAccept, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.run_records import Run, RunState, RunStep, TokenCounts
 
 T = TypeVar("T")
 

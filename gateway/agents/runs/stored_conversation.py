@@ -31,8 +31,9 @@ from gateway.run.memory.tool_offer import offer_tools
 from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, Run, SentSection, State
+from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, SentSection, State
 from storage.run_commands import ConversationPath, StepOpen
+from storage.run_records import Run
 from storage.sql.store import Store
 
 

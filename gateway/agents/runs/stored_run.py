@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.core.conversation.stored_messages import list_messages
-from storage.records import Agent, Exchange, Run, TokenCounts
+from storage.records import Agent, Exchange
+from storage.run_records import Run, TokenCounts
 from storage.sql.store import Store
 
 

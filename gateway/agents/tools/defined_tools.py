@@ -14,7 +14,7 @@ from gateway.agents.tools.webhook import Webhooks
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import ToolSettings
-from storage.records import DefinitionKind
+from storage.definition_records import DefinitionKind
 from storage.sql.store import Store
 
 NOT_RUN = "Error: {name} cannot run here. Nothing was done."

@@ -12,9 +12,11 @@ from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer
+from storage.definition_records import DefinitionKind
 from storage.errors import StoreError
+from storage.file_records import StoredFile
 from storage.listing import PassageFilter
-from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
+from storage.records import Agent, Passage, Vector
 from storage.sql.store import Store
 
 # The deadline of one call of `grep_files`. Chosen, not measured, nor for the limits below.

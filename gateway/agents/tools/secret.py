@@ -18,7 +18,7 @@ import orjson
 from gateway.agents.core.mcp_server import McpSecrets, make_secrets
 from gateway.agents.tools.mcp import MISSING_EXTRA
 from gateway.core.definition import McpServerDefinition
-from storage.records import Definition
+from storage.definition_records import Definition
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -21,7 +21,8 @@ from gateway.core.conversation.wire_message import WireMessage, find_callee, is_
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.asides import THINKING
-from storage.records import Summary, WaitKind
+from storage.records import Summary
+from storage.run_records import WaitKind
 
 
 class Showing(Struct, frozen=True):

@@ -13,7 +13,7 @@ from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
 from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from storage.listing import LAST_NUMBER, RunEntry, StepEntry
-from storage.records import Run, RunState, RunStep, TokenCounts
+from storage.run_records import Run, RunState, RunStep, TokenCounts
 
 
 class Feedback(Body):

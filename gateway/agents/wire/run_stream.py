@@ -32,7 +32,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import GatewayError, UpstreamError
-from storage.records import TokenCounts, WaitKind
+from storage.run_records import TokenCounts, WaitKind
 
 
 def make_ping(run_uid: str, at: float) -> bytes:

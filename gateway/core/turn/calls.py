@@ -17,7 +17,7 @@ from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, 
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
-from storage.records import WaitKind
+from storage.run_records import WaitKind
 
 # Results of calls, as the model reads them.
 SPOKEN_RESULT = "The user has read it."

@@ -19,7 +19,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.usage.withheld_usage import has_usage_alone
 from gateway.errors import GatewayError
-from storage.records import WaitKind
+from storage.run_records import WaitKind
 
 # The most bytes that a view holds back before the first text: a role, filters' verdicts and comments take some kB.
 MAX_HELD_BYTES: Final = 64 * 1024

@@ -13,7 +13,7 @@ from gateway.core.turn.guide import Offer
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import GatewayError
-from storage.records import WaitKind
+from storage.run_records import WaitKind
 
 
 class SendHead(Struct, frozen=True):

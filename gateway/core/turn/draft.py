@@ -15,7 +15,7 @@ from gateway.core.conversation.wire_message import PRIVATE, choose_separator, fi
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, find_reported_counts
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 
 class MessageDraft(ReplyUsage):

@@ -66,7 +66,7 @@ from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import make_openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
-from storage.records import WaitKind
+from storage.run_records import WaitKind
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
 # gateway calls are dropped instead of run.

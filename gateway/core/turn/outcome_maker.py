@@ -18,7 +18,7 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
-from storage.records import WaitKind
+from storage.run_records import WaitKind
 
 NONE_WAIT: Final[Mapping[str, WaitKind]] = MappingProxyType({})
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from adapters.json_escapes import read_json
 from adapters.types import Json, count_completion_tokens, read_token_count
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 # The largest body that is parsed, if it is no event stream. Chosen: a long completion.
 MAX_PARSED_BYTES: Final = 64 * 1024

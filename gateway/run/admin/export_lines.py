@@ -26,7 +26,8 @@ from gateway.core.definition import (
 from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
-from storage.records import DefinitionKind, State
+from storage.definition_records import DefinitionKind
+from storage.records import State
 
 # The fields of conversations and exchanges in exports of formats 1 and 2, with their present names.
 FORMER_NAMES = {

@@ -13,7 +13,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.batch_records import BATCH_JOB
 from storage.errors import NotFound, Stale
-from storage.records import Job, JobState
+from storage.job_records import Job, JobState
 from storage.sql.store import Store
 
 # The most jobs of a list if the caller names no limit.

@@ -10,7 +10,8 @@ from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, NotAllowed
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_project
 from gateway.settings import DefaultMode
-from storage.records import DEFAULT_PROJECT, OPERATOR, OPERATOR_READ, Key
+from storage.key_record import OPERATOR, OPERATOR_READ, Key
+from storage.records import DEFAULT_PROJECT
 from storage.sql.keys import IssuedKey, Keys
 
 # The project of operators' keys for all projects.

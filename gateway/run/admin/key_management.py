@@ -19,7 +19,7 @@ from gateway.run.admin.usage_operations import render_counters
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from storage.errors import NotFound
-from storage.records import Key
+from storage.key_record import Key
 from storage.sql.keys import Keys
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageQuery

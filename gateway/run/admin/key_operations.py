@@ -12,7 +12,8 @@ from gateway.errors import BadRequest
 from gateway.run.admin.key_draft import ALL_PROJECTS, create_key, read_draft
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.errors import NotFound, WriteConflict
-from storage.records import DEFAULT_PROJECT, OPERATOR_READ
+from storage.key_record import OPERATOR_READ
+from storage.records import DEFAULT_PROJECT
 from storage.sql.keys import Keys
 
 

@@ -13,8 +13,8 @@ from gateway.run.admin.key_draft import create_key, read_draft
 from gateway.run.admin.list_page import ListPage, make_next_cursor, parse_cursor
 from gateway.settings import DefaultMode
 from storage.errors import NotFound
+from storage.key_record import Key
 from storage.listing import LAST_NUMBER
-from storage.records import Key
 from storage.sql.keys import Keys
 
 KeyKind = Literal["app", "metrics", "operator", "operator-read"]

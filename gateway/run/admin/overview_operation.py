@@ -13,7 +13,7 @@ from gateway.run.admin.request_records import RequestRecord
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
 from storage.errors import StoreError, TooSlow
-from storage.records import JobState
+from storage.job_records import JobState
 from storage.sql.store import Store
 
 WELL = "All is well."

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gateway.errors import GatewayError
 from gateway.run.admin.operation_arguments import RawArguments
-from storage.records import OPERATOR, Key
+from storage.key_record import OPERATOR, Key
 from storage.sql.keys import PREFIX, hash_presented_key
 from storage.sql.store import Store
 

@@ -18,8 +18,9 @@ from gateway.run.admin.memory_names import name_of
 from gateway.run.background.learner import LEARN_JOB
 from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
+from storage.job_records import Job, JobState
 from storage.listing import LAST_NUMBER, JobEntry, Page
-from storage.records import Job, JobState, Scope
+from storage.records import Scope
 from storage.sql.store import Store
 
 # The beginning of a cursor of jobs: the page before ended among the jobs that failed for good.

@@ -32,7 +32,7 @@ from gateway.run.upstream.propagation import choose_propagation, with_trace_head
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.upstream_call import PromptFacts, UpstreamCall
 from gateway.settings import Settings, UpstreamSettings
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 # Statuses that say that the request is at fault: another time it would be refused as well.
 REFUSAL_STATUSES = (400, 413, 422)

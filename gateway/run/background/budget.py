@@ -9,7 +9,7 @@ from typing import Literal
 from gateway.core.dates import DAY_S
 from gateway.run.background.job_context import Postponed
 from gateway.run.usage.meter import Meter
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 # `refused`: the call would have been over the budget, and was not made.
 CallOutcome = Literal["ok", "failed", "refused"]

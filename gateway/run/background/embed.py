@@ -23,7 +23,8 @@ from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings
 from storage.commands import Unembedded
 from storage.database import Connection
-from storage.records import Agent, TokenCounts
+from storage.records import Agent
+from storage.run_records import TokenCounts
 from storage.sql.store import Store
 
 EMBED_JOB = "embed"

@@ -16,7 +16,8 @@ from gateway.run.background.memory_call import open_memory_call
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings
-from storage.records import TokenCounts, Vector
+from storage.records import Vector
+from storage.run_records import TokenCounts
 
 _log = logging.getLogger("mnemogate")
 

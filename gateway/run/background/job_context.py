@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from storage.database import Effect
-from storage.records import Job
+from storage.job_records import Job
 from storage.sql.jobs import Jobs
 
 

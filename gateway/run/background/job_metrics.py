@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from gateway.metrics import Metrics
 from gateway.run.background.budget import CallOutcome
 from storage.errors import StoreError
-from storage.records import JobState
+from storage.job_records import JobState
 
 
 class JobMetrics:

@@ -19,7 +19,8 @@ from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import Unavailable
-from storage.records import IMPORTING_PREFIX, NO_AGENT
+from storage.job_records import NO_AGENT
+from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

@@ -22,7 +22,7 @@ from gateway.run.background.job_context import GiveUp, Handler, JobContext, JobF
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from storage.errors import Stale, StoreError, Unavailable, is_known
-from storage.records import Job
+from storage.job_records import Job
 from storage.sql.jobs import Jobs
 
 _log = logging.getLogger("mnemogate")

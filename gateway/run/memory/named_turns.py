@@ -19,7 +19,8 @@ from gateway.core.turn_name import TurnName
 from gateway.run.memory.conversation_turns import ConversationTurns, load_turns
 from gateway.run.memory.memory_context import MemoryContext
 from storage.listing import ListedExchange
-from storage.records import REPLY, Agent, Exchange, RunState, Scope
+from storage.records import REPLY, Agent, Exchange, Scope
+from storage.run_records import RunState
 from storage.sql.store import Store
 
 # The turns that an upstream's id is looked for in: a client that continues by one nearly always continues from a recent

@@ -22,7 +22,7 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import StoreError
-from storage.records import RunTextKind
+from storage.run_records import RunTextKind
 
 _log = logging.getLogger("mnemogate")
 

@@ -22,7 +22,8 @@ from gateway.run.usage.prices import make_price_finder
 from gateway.run.usage.unwritten_counters import UnwrittenCounters
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
-from storage.records import Agent, TokenCounts
+from storage.records import Agent
+from storage.run_records import TokenCounts
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageKey, add_counters
 

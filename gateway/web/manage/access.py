@@ -11,7 +11,7 @@ from starlette.requests import Request
 from gateway.errors import NotAllowed, NotAuthenticated
 from gateway.run.admin.serving import ADMIN_HEADER
 from gateway.web.auth import Guard
-from storage.records import OPERATOR, Key
+from storage.key_record import OPERATOR, Key
 
 MANAGE_PREFIX: Final = "/v1/manage/"
 

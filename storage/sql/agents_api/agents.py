@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from storage.database import Connection, Row
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
 from storage.listing import (
     MAX_TAGS,
@@ -23,7 +24,7 @@ from storage.listing import (
     Page,
     PageEnd,
 )
-from storage.records import Agent, DefinitionKind
+from storage.records import Agent
 from storage.sql.agents import AGENT_COLUMNS, find_or_create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
 from storage.sql.agents_api.attached_folders import match_tools

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from storage.database import Connection
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import OverLimit
-from storage.records import Definition, DefinitionKind
 from storage.sql.agents_api.definitions import remove_definition, touch_agent
 from storage.sql.group import StoreGroup, as_method, reads, writes
 from storage.sql.statements import load, load_rows

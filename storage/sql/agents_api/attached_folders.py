@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.database import Connection
-from storage.records import DefinitionKind
+from storage.definition_records import DefinitionKind
 from storage.sql.agents_api.attached import attach, attach_all, detach, load_targets
 from storage.sql.agents_api.definitions import touch_agent
 from storage.sql.group import StoreGroup, writes

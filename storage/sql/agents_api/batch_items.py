@@ -22,7 +22,8 @@ from storage.batch_records import (
 from storage.commands import Rules
 from storage.database import Connection, Database, Row, Statement
 from storage.errors import NotFound
-from storage.records import DEFAULT_CONVERSATION, Run, RunState, RunTextKind
+from storage.records import DEFAULT_CONVERSATION
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.agents_api.item_writes import SQL, write_item
 from storage.sql.agents_api.run_texts import add_text
 from storage.sql.agents_api.runs import begin_conversation, begin_run, end_run, find_or_create_run, make_run

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from storage.batch_records import BATCH_JOB, Batch, BatchState, OpenBatches
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound
+from storage.job_records import NO_AGENT
 from storage.listing import Page
-from storage.records import NO_AGENT, RunState
+from storage.run_records import RunState
 from storage.sql.agents_api.batch_items import BatchItems, make_counts
 from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
 from storage.sql.jobs import Jobs

@@ -15,9 +15,10 @@ import orjson
 from msgspec.structs import replace
 
 from storage.database import Connection, Row
+from storage.definition_records import DefinitionKind
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import BlockChange, BlockEntry, BlockFilter, DefinitionDraft, Page
-from storage.records import Agent, Block, DefinitionKind
+from storage.records import Agent, Block
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
 from storage.sql.blocks import (

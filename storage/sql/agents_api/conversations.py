@@ -11,9 +11,10 @@ from typing import Any
 
 from storage.commands import ForgetTarget
 from storage.database import Connection, Row
+from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
-from storage.records import Agent, Conversation, DefinitionKind
+from storage.records import Agent, Conversation
 from storage.sql import stored_paths
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.definitions import (

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from storage.database import Connection, Row
+from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import DefinitionDraft, Page
-from storage.records import Agent, Definition, DefinitionKind
+from storage.records import Agent
 from storage.sql.agents import find_or_create_agent
 from storage.sql.epochs import lock_memory
 from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads, writes

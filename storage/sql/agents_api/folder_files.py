@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.file_records import MAX_FOLDER_FILES, FileState, OnTakenName, StoredFile
 from storage.listing import Page
-from storage.records import MAX_FOLDER_FILES, FileState, OnTakenName, StoredFile
 from storage.sql.agents import find_agent_by_id
 from storage.sql.group import as_method, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup

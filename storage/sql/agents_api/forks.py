@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from storage.commands import Rules
 from storage.database import Connection, Database
+from storage.definition_records import DefinitionKind
 from storage.errors import NotForkable, NotFound, WriteConflict
 from storage.listing import ConversationEntry, DefinitionDraft
-from storage.records import Agent, DefinitionKind, Exchange, SentSection, State
+from storage.records import Agent, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents_api.conversations import get_conversation
 from storage.sql.agents_api.definitions import add_definition

@@ -20,7 +20,8 @@ from storage.batch_records import (
 from storage.commands import BlockMerge, Rules
 from storage.database import Connection
 from storage.errors import NotFound, Stale, WriteConflict
-from storage.records import EditState, MemoryEdit, Run, RunState, RunStep, RunTextKind
+from storage.records import EditState, MemoryEdit
+from storage.run_records import Run, RunState, RunStep, RunTextKind
 from storage.sql.agents_api.blocks import SQL as BLOCKS
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import add_step, end_run

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from storage.database import Connection
-from storage.records import Job, RunTextKind
+from storage.job_records import Job
+from storage.run_records import RunTextKind
 from storage.sql.epochs import find_epoch
 from storage.sql.group import StoreGroup, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.job_rows import is_attempt

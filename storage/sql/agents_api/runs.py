@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from storage.commands import RecallRow
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
+from storage.job_records import Job
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Job, Run, RunState, RunStep, RunTextKind, TokenCounts
 from storage.run_commands import RunAccept
+from storage.run_records import Run, RunState, RunStep, RunTextKind, TokenCounts
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL

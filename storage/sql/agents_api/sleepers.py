@@ -13,8 +13,9 @@ from typing import Any
 from storage.database import Connection, Database
 from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry, OpenReading
-from storage.records import LEARNER, READING_PREFIX, Run, RunTextKind, make_tombstone
+from storage.records import LEARNER, READING_PREFIX, make_tombstone
 from storage.run_commands import ReadSpan, RunAccept
+from storage.run_records import Run, RunTextKind
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks

@@ -27,7 +27,7 @@ from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
 from storage.batch_records import BatchState
 from storage.database import Connection, Effect
-from storage.records import RunState
+from storage.run_records import RunState
 from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.runs import end_run

@@ -27,7 +27,8 @@ from gateway.run.background import tasks
 from gateway.settings import BatchSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
-from storage.records import DEFAULT_CONVERSATION, RunState
+from storage.records import DEFAULT_CONVERSATION
+from storage.run_records import RunState
 from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs

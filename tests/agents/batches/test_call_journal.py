@@ -12,7 +12,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import Unavailable
-from storage.records import Run, RunTextKind
+from storage.run_records import Run, RunTextKind
 from storage.sql.agents_api.batch_items import BatchItems
 from storage.sql.store import Store
 from tests.storage.test_batches import accepted

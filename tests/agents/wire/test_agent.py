@@ -12,7 +12,8 @@ from gateway.agents.registry.registry import AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.definition import AgentDefinition
-from storage.records import Agent, Definition, DefinitionKind, Scope
+from storage.definition_records import Definition, DefinitionKind
+from storage.records import Agent, Scope
 
 UID = "0" * 32
 

@@ -15,7 +15,7 @@ from gateway.core.usage.reported import (
     costs_tokens,
     find_reported_counts,
 )
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 
 CHAT = {
     "prompt_tokens": 100,

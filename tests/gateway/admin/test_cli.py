@@ -43,7 +43,8 @@ from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
 from storage.commands import Learned, LearnedFact
-from storage.records import NO_AGENT, Scope
+from storage.job_records import NO_AGENT
+from storage.records import Scope
 from storage.sql.store import Store
 from storage.sqlite import mount
 from storage.sqlite.lock import Lock

@@ -14,7 +14,7 @@ from gateway.core.prompt.summary_request import INSTRUCTIONS
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
-from storage.records import JobState
+from storage.job_records import JobState
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of

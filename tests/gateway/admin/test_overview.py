@@ -21,7 +21,7 @@ from gateway.run.admin.request_records import RequestRecord
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import Broken, StoreError, TooSlow
-from storage.records import NO_AGENT
+from storage.job_records import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes

@@ -20,7 +20,7 @@ import pytest
 from gateway.cli import main
 from gateway.run.admin.job_operations import LISTED_JOBS
 from gateway.settings.load import load_settings
-from storage.records import NO_AGENT
+from storage.job_records import NO_AGENT
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.compacting import Notes, text_of

@@ -12,7 +12,8 @@ from adapters.scripted import ScriptedProvider
 from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from gateway.limits import Limits
 from gateway.run.background.learner import LearningService
-from storage.records import Fact, JobState, Scope
+from storage.job_records import JobState
+from storage.records import Fact, Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, have_run, remember
 from tests.server import QUIET

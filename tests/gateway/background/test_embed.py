@@ -39,7 +39,8 @@ from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.errors import Broken
-from storage.records import JobState, Scope, Vector
+from storage.job_records import JobState
+from storage.records import Scope, Vector
 from storage.search import vector_blobs
 from storage.sql.recall import Recall
 from tests.doubles.openai_rules import Refusal

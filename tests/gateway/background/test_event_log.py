@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.run.event_log import BATCH_BYTES, EventLog
 from storage.errors import Unavailable
-from storage.records import Run, RunState
+from storage.run_records import Run, RunState
 from storage.sql.agents import find_or_create_agent
 from tests.stored import ALICE, open_store
 

@@ -19,7 +19,8 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker
 from gateway.run.memory.trial import TrialRunner
 from storage.errors import Full
-from storage.records import JobState, Scope
+from storage.job_records import JobState
+from storage.records import Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
 from tests.gateway.page.memories import memory_of

@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from gateway.run.background.schedule import Schedule
-from storage.records import JobState, Scope
+from storage.job_records import JobState
+from storage.records import Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.jobs import Jobs
 from tests.core.conversations import assistant, user

@@ -14,7 +14,8 @@ from gateway.run.background.job_context import GiveUp, Handler, JobContext, Post
 from gateway.run.background.worker import WorkerLimits
 from storage.database import Connection, Effect
 from storage.errors import Broken, Full, Stale
-from storage.records import Agent, Job, JobState
+from storage.job_records import Job, JobState
+from storage.records import Agent
 from storage.sql.job_rows import forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sqlite.operations import drive

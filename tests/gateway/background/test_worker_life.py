@@ -12,7 +12,8 @@ from gateway.cli import main
 from gateway.metrics import Metrics
 from gateway.run.background.job_context import GiveUp, JobContext
 from gateway.run.background.job_metrics import JobMetrics
-from storage.records import Agent, Job, JobState, Scope
+from storage.job_records import Job, JobState
+from storage.records import Agent, Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
 from tests.doubles.upstream import StrictUpstream, say

@@ -25,8 +25,9 @@ from gateway.run.pending import PendingWrites
 from gateway.run.turn import TurnRun
 from storage.commands import Committed, TurnWrite
 from storage.errors import Stale, Unavailable
-from storage.records import Job, JobState, Run, RunState
+from storage.job_records import Job, JobState
 from storage.run_commands import ResponseEnd
+from storage.run_records import Run, RunState
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say

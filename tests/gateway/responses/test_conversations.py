@@ -23,7 +23,7 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.web import conversation_requests
 from storage.commands import ForgetTarget
 from storage.errors import Unavailable
-from storage.records import JobState
+from storage.job_records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.memories import memory_of
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory

@@ -13,7 +13,7 @@ from gateway.agents.core.mcp_server import MASK, McpSecrets, McpServerConfig, ma
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core.definition import McpServerDefinition
 from gateway.errors import BadRequest
-from storage.records import Definition, DefinitionKind
+from storage.definition_records import Definition, DefinitionKind
 
 KEY, OTHER = (b64encode(os.urandom(32)).decode() for _ in range(2))
 SERVER = Definition(1, "u1", "shop", DefinitionKind.MCP, 0, "calc", 1, 0.0, 0.0, {})

@@ -21,7 +21,7 @@ import pytest
 
 from gateway.run.usage import meter, part_writer, unwritten_counters
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
-from storage.records import TokenCounts
+from storage.run_records import TokenCounts
 from storage.usage_records import (
     COUNTERS,
     FORGOTTEN_USER,

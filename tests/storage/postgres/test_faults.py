@@ -30,11 +30,11 @@ from storage.errors import (
     TooSlow,
     Unavailable,
 )
+from storage.job_records import Job
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.postgres_limits import PostgresLimits
 from storage.postgres.sqlstates import translate_error
 from storage.postgres.url import split_by_host
-from storage.records import Job
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S

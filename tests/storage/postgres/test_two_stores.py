@@ -14,7 +14,8 @@ import pytest
 from storage.batch_records import ItemEnd
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
-from storage.records import Agent, RunState, Scope
+from storage.records import Agent, Scope
+from storage.run_records import RunState
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S

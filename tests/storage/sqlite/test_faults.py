@@ -33,8 +33,9 @@ from storage.errors import (
     StoreError,
     Unavailable,
 )
+from storage.file_records import FileState, StoredFile
 from storage.listing import Page
-from storage.records import Agent, FileState, Passage, Scope, StoredFile
+from storage.records import Agent, Passage, Scope
 from storage.sql.agents import find_numbers, find_or_create_agent
 from storage.sql.fact_writes import add_fact
 from storage.sql.passages import insert_passage

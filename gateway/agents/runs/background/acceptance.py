@@ -17,8 +17,9 @@ from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_agent import check_not_paused
 from storage.errors import NotFound
-from storage.records import DEFAULT_CONVERSATION, Run, RunState, RunTextKind
+from storage.records import DEFAULT_CONVERSATION
 from storage.run_commands import RunAccept
+from storage.run_records import Run, RunState, RunTextKind
 
 
 @dataclass(eq=False, slots=True)

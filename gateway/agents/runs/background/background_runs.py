@@ -37,8 +37,10 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.errors import NotFound, StoreError
+from storage.job_records import Job
 from storage.listing import RunEntry
-from storage.records import Agent, Job, Run, RunState, RunTextKind
+from storage.records import Agent
+from storage.run_records import Run, RunState, RunTextKind
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
 # A run that has not begun gets `MAX_BEGINNINGS`. Not measured.

@@ -16,7 +16,8 @@ from gateway.agents.tools.hosts import HostError
 from gateway.agents.tools.webhook import Webhooks
 from gateway.run.background.job_context import GiveUp, JobContext, JobFailed
 from storage.database import Connection, Effect
-from storage.records import NO_AGENT, Run, RunTextKind
+from storage.job_records import NO_AGENT
+from storage.run_records import Run, RunTextKind
 from storage.sql.store import Store
 
 CALLBACK_JOB = "callback"

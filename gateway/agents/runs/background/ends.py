@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, suppress
 from weakref import WeakValueDictionary
 
 from storage.database import RUNS
-from storage.records import Agent, Run
+from storage.records import Agent
+from storage.run_records import Run
 from storage.sql.store import Store
 
 # The kind of the jobs that perform runs.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.run.event_log import BATCH_S, load_events
-from storage.records import Run
+from storage.run_records import Run
 from storage.sql.store import Store
 
 # How long to wait for more events after a run has ended: if it has some, and if it has none. Not measured; an event

@@ -10,7 +10,7 @@ from gateway.agents.runs.run import RunStart
 from gateway.core.turn.client_view import ViewFactory
 from gateway.errors import GatewayError
 from gateway.run.event_log import EventDialect
-from storage.records import Run
+from storage.run_records import Run
 
 
 class RunDialect(EventDialect, Protocol):

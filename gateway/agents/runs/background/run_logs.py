@@ -15,7 +15,9 @@ from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.errors import Conflict
 from gateway.run.event_log import EventLog, load_events
-from storage.records import Agent, Job, Run, RunState, RunTextKind
+from storage.job_records import Job
+from storage.records import Agent
+from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 DELETED_ERROR = "The agent of this run, or its conversation, is deleted."

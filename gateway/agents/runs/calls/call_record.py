@@ -20,7 +20,8 @@ from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.tools.call_journal import perform_and_store
 from gateway.run.tools.toolbox import ToolAnswer
-from storage.records import Agent, Exchange, RunStep, RunTextKind, WaitKind
+from storage.records import Agent, Exchange
+from storage.run_records import RunStep, RunTextKind, WaitKind
 from storage.sql.store import Store
 
 # Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that

@@ -18,7 +18,8 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, Resumed
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
-from storage.records import Exchange, Run, RunStep, WaitKind
+from storage.records import Exchange
+from storage.run_records import Run, RunStep, WaitKind
 
 
 class Resumption(Struct, frozen=True):

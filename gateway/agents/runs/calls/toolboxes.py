@@ -28,7 +28,8 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.tools.memory import MemoryTools, make_memory_tools
 from gateway.run.tools.recent_calls import RecentCalls
 from gateway.run.tools.toolbox import NO_TOOLS, CallDeduplicator, Toolbox
-from storage.records import Atom, Exchange, Run
+from storage.records import Atom, Exchange
+from storage.run_records import Run
 
 
 class Toolboxes:

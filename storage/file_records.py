@@ -1,0 +1,35 @@
+"""Files of folders, as frozen values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from msgspec import Struct
+
+MAX_FOLDER_FILES = 1000
+
+
+# What becomes of a new file with the name of another: it is refused, gets a number, or will replace the other one.
+OnTakenName = Literal["refuse", "rename", "replace"]
+
+
+class FileState(StrEnum):
+    """The state of a file: its text is being written, or is complete."""
+
+    PARSING = "parsing"
+    COMPLETED = "completed"
+
+
+class StoredFile(Struct, frozen=True):
+    """A file of a folder."""
+
+    id: int
+    uid: str
+    memory_row: int
+    state: FileState
+    # How long the file was; its text lies in passages.
+    bytes: int
+    created: float
+    type: str
+    name: str

@@ -1,0 +1,55 @@
+"""Durable jobs, and the steps that they have performed, as frozen values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct, field
+
+# The `agent_row` of a job that belongs to no memory.
+NO_AGENT = 0
+
+
+class JobState(StrEnum):
+    """The state of a job."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    # The job failed and will be tried again; until then no other job runs in its serial group.
+    RETRYING = "retrying"
+    # The job failed for good. A finished job is deleted.
+    DEAD = "dead"
+
+
+class Job(Struct, frozen=True):
+    """Durable background work."""
+
+    id: int
+    kind: str
+    # The memory that it works on; 0: none. For each agent one job of a kind runs at a time.
+    agent_row: int = field(name="agent")
+    # A job that is enqueued while another waits under the same key is merged with it.
+    key: str
+    # JSON with ids and numbers, never text of messages.
+    payload: bytes
+    # The agent's epoch when the job was made; on another epoch it commits nothing.
+    epoch: int
+    state: JobState
+    # Rises with every claim, and only the newest attempt can commit.
+    attempt: int
+    # The attempts that count towards the dead letter.
+    tries: int
+    due: float
+    created: float
+    # The reason why the last attempt failed, without content.
+    error: str | None = None
+
+
+class JobStep(Struct, frozen=True):
+    """A step that a job has performed."""
+
+    job: int
+    name: str
+    at: float
+    # The bytes of its result.
+    size: int

@@ -1,0 +1,39 @@
+"""Gateway keys, as frozen values."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+# What an operator's key opens: the page, and the management of what the page shows.
+OPERATOR, OPERATOR_READ = "operator", "operator-read"
+
+
+class Key(Struct, frozen=True):
+    """A gateway key. Only its SHA-256 is stored."""
+
+    id: int
+    # "" of an operator's key: all projects.
+    project: str
+    name: str
+    # The beginning of the secret, which `keys list` shows.
+    prefix: str
+    created: float
+    revoked: float | None = None
+    # The mode of its requests that ask for none; None: as the settings say.
+    memory: str | None = None
+    # All that it opens: "metrics", OPERATOR, OPERATOR_READ; None: the API.
+    opens: str | None = None
+    # When it was last presented, to within an hour; None: never.
+    used: float | None = None
+    # From then on it opens nothing; None: it does not expire.
+    expires: float | None = None
+    # Patterns of the model names that it may ask for; None: all.
+    models: tuple[str, ...] | None = None
+    # The user of all its requests; None: each request names its own.
+    user: str | None = None
+    # Until then the secret before its last rotation is valid.
+    rotated_until: float | None = None
+
+    @property
+    def is_operator(self) -> bool:
+        return self.opens in (OPERATOR, OPERATOR_READ)

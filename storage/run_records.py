@@ -1,0 +1,125 @@
+"""Runs of agents, and their steps, as frozen values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from msgspec import Struct, field
+
+
+class RunState(StrEnum):
+    """The state of a run. The last three are ends: a run that has ended stays as it is."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunTextKind(StrEnum):
+    """The kind of a text of a run. Statements that choose texts, as to erase them, name these kinds as text."""
+
+    # What was sent: its messages until they are in exchanges, then its options alone.
+    REQUEST = "request"
+    # How the messages of the run are listed, which its send chose.
+    LISTING = "listing"
+    # A request of a batch's item to the model; the last one counts.
+    ASKED = "asked"
+    # A reply of the model and the results of its calls, until the turn of a batch's item is an exchange.
+    ROUND = "round"
+    # A reply of the model with calls that leave the gateway (`CallJournal`).
+    REPLY = "reply"
+    # A call that leaves the gateway: it is noted before it is made.
+    CALL = "call"
+    # The result of such a call.
+    RESULT = "result"
+    # Events of the run, as a client reads them.
+    EVENT = "event"
+    # A response as it is shown, of which no turn is stored.
+    RESPONSE = "response"
+    # The name of a turn that a response has begun.
+    TURN = "turn"
+    # What became of an attempt to call the client back.
+    CALLBACK = "callback"
+    # The error that ended the run: its message (seq 0) and its HTTP status (seq 1).
+    ERROR = "words"
+
+
+class TokenCounts(NamedTuple):
+    """The tokens of model calls."""
+
+    prompt: int = 0
+    completion: int = 0
+    # The tokens of the prompt that were read from the provider's cache.
+    cached: int = 0
+    # The tokens of the prompt that were written to the provider's cache.
+    written: int = 0
+    # The tokens of the completion that are thoughts.
+    reasoning: int = 0
+
+
+class Run(Struct, frozen=True):
+    """One send to a stored conversation, from its message to its stop reason."""
+
+    # 0: it is not stored yet.
+    id: int
+    uid: str
+    agent_row: int
+    conversation_row: int
+    state: RunState
+    created: float
+    # The row of the run that waits for the end of this run.
+    parent: int | None = None
+    # The number of runs that wait for this run: its parent, the parent's parent and so on.
+    depth: int = 0
+    # The batch that the run is an item of; None: of none.
+    batch: int | None = None
+    # The run goes on when its client leaves, and after a restart.
+    background: bool = False
+    # Why the run ended; None: it has not ended.
+    stop: str | None = None
+    # The number of steps so far.
+    steps: int = 0
+    # The tokens of all steps so far.
+    counts: TokenCounts = TokenCounts()
+    # When the run's first exchange began. Until it has one: when the exchange with the calls that it answers began.
+    begun: float | None = None
+    ended: float | None = None
+    # Keyed hash of the send's own id; the newest run of a send that came twice has it.
+    otid: bytes | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return self.id != 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in (RunState.CREATED, RunState.RUNNING)
+
+
+# What a call waits for before its run goes on: a person's approval, the client's result, or the approval of another
+# call of the same reply ("held").
+WaitKind = Literal["approval", "client", "held"]
+
+
+class RunStep(Struct, frozen=True):
+    """A model call of a run, and the exchange that it made."""
+
+    exchange_row: int
+    agent_row: int
+    run_row: int
+    # From 1 on, in the run's order.
+    number: int
+    begun: float
+    ended: float | None = None
+    counts: TokenCounts = TokenCounts()
+    # Why the run ended with it; None: it went on.
+    stop: str | None = None
+    # "positive" or "negative", as it was rated.
+    feedback: str | None = None
+    # The class of what went wrong, never words.
+    error: str | None = None
+    # The calls that wait, by their ids.
+    waiting: dict[str, WaitKind] = field(default_factory=dict)
