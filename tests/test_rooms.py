@@ -229,7 +229,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.page": [
         {"page_app"},
-        {"page_routes", "sign_in_pages"},
+        {"page_routes", "route_table", "sign_in_pages"},
         {"page_answers"},
         {"about_me", "audit_screen"},
         {

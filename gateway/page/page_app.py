@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
-from starlette.convertors import Convertor, IntegerConvertor
-from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import (
@@ -35,7 +31,7 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.page.defence import compare_origin, make_security_headers, read_header_values
-from gateway.page.page_answers import Answers, NotSignedIn, unknown_page
+from gateway.page.page_answers import Answers, NotSignedIn
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
 from gateway.page.page_request import (
@@ -54,26 +50,23 @@ from gateway.page.page_request import (
     resume_at,
 )
 from gateway.page.page_routes import list_routes
+from gateway.page.route_table import RouteTable
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
 from gateway.page.visitor import Visitor, hash_token, make_session_name
 from gateway.run.admin.editor import LINK
 from gateway.run.admin.link_operations import Right
-from gateway.run.admin.page_paths import STATIC, parse_part
+from gateway.run.admin.page_paths import STATIC
 from gateway.run.admin.page_reads import limit_reads
 from gateway.settings import Settings
 from storage.errors import StoreError, TooSlow
 
 _log = logging.getLogger("mnemogate")
 
-# The twin of `/ui/` itself is `/ui/overview.json`.
-OVERVIEW = "overview"
 # The most screens that read at once, since turns read by the same connection.
 _MAX_READS = 2
 # The most reads of memories, by session, memory and hour, that are cached as noted in the audit.
 _MAX_NOTED_READS = 10_000
-# Digits of a number in a path. The databases hold no longer numbers, and Python refuses to parse thousands of digits.
-_DIGITS = "[0-9]{1,18}"
 
 
 class PageApp:
@@ -119,17 +112,11 @@ class PageApp:
         self._headers = make_security_headers()
         self._person_headers = make_security_headers(ui.frame_origins)
         routes = list_routes(operations)
-        self._screens = [
-            _CompiledRoute(_compile(each.path), each) for each in routes if isinstance(each, Screen)
-        ]
-        self._actions = [
-            _CompiledRoute(_compile(each.path), each) for each in routes if isinstance(each, Action)
-        ]
+        self._routes = RouteTable(routes)
         self._first_parts = {each.path.partition("/")[0] for each in routes} | {
             STATIC.rstrip("/"),
             *(path.removesuffix(".json") for path in SIGN_IN_PATHS),
         }
-        self._max_slashes = max(each.path.count("/") for each in routes)
         self._answers = Answers(now, {each.path for each in routes})
         self._sign_in_pages = SignInPages(
             settings, operations.sign_in, operations.audit, bodies, self._answers, now
@@ -150,7 +137,7 @@ class PageApp:
 
         raw_path = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
         request = PageRequest(scope, receive, path, raw_path, read_cookies(scope["headers"]))
-        request.referrer = self._choose_screen(read_referrer(request))
+        request.referrer = self._routes.choose_screen(read_referrer(request))
         try:
             await send_page(await self._respond(request))
         except asyncio.CancelledError:
@@ -224,7 +211,7 @@ class PageApp:
         """Returns the reply of the screen or the action at a path."""
         if request.visitor is None and not request.is_for_person:
             return await self._send_to_sign_in(request)
-        route, params = self._get_route(request)
+        route, params = self._routes.get(request)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         if request.is_for_person:
@@ -296,41 +283,13 @@ class PageApp:
         """
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused in any case
-                route, _ = self._get_route(request)
+                route, _ = self._routes.get(request)
                 assert isinstance(route, Action)  # a screen takes no POST
                 form_type = route.form
                 form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
                 request.unsaved_text = read_typed_text(form)
                 if resumed := getattr(form_type, "resumed", {}):
                     request.referrer = resume_at(make_next(request), form, resumed)
-
-    def _get_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
-        """Returns the route of a request, and the parts of its path by their names."""
-        path = _make_route_path(request)
-        if "\0" in path:  # over PostgreSQL this would find the name without U+0000
-            raise unknown_page()
-        screens, actions = self._screens, self._actions
-        routes, other_routes = (screens, actions) if request.is_read else (actions, screens)
-        for each in routes:
-            params, route = each.pattern.match(path), each.route
-            if params is not None and (
-                not request.is_twin or not isinstance(route, Screen) or route.has_twin
-            ):
-                return route, params
-        if any(each.pattern.match(path) is not None for each in other_routes):
-            raise MethodNotAllowed(f"{request.method} is not allowed here.")
-        raise unknown_page()
-
-    def _choose_screen(self, address: str) -> str:
-        """Returns the address of the screen at an address, or of the next screen above: an action has no screen."""
-        path = address.partition("?")[0]
-        if path.count("/") > self._max_slashes:
-            return ""
-        while path not in ("", "login") and all(
-            each.pattern.match(unquote(path)) is None for each in self._screens
-        ):
-            address = path = path.rpartition("/")[0]
-        return address
 
     async def _open_link(self, request: PageRequest, token: str, right: Right) -> Visitor:
         """Returns the person with a link. Raises: UnknownId: no link has this token; NotAllowed: it lacks the right."""
@@ -352,43 +311,6 @@ class PageApp:
         self._noted_reads[noted_read] = None
         if len(self._noted_reads) > _MAX_NOTED_READS:
             self._noted_reads.popitem(last=False)
-
-
-class _Pattern(Struct, frozen=True):
-    """The pattern of a path, as starlette compiles it."""
-
-    regex: re.Pattern[str]
-    convertors: Mapping[str, Convertor[Any]]
-
-    def match(self, path: str) -> dict[str, Any] | None:
-        """Returns the parts of a path by their names; None: the path does not match."""
-        match = self.regex.match(f"/{path}")
-        if match is None:
-            return None
-        parts = {name: self.convertors[name].convert(text) for name, text in match.groupdict().items()}
-        return {name: parse_part(part) if isinstance(part, str) else part for name, part in parts.items()}
-
-
-class _CompiledRoute(NamedTuple):
-    """A screen or an action with the pattern of its path."""
-
-    pattern: _Pattern
-    route: Screen | Action
-
-
-def _compile(path: str) -> _Pattern:
-    regex, _, convertors = compile_path(f"/{path}")
-    return _Pattern(re.compile(regex.pattern.replace(IntegerConvertor.regex, _DIGITS)), convertors)
-
-
-def _make_route_path(request: PageRequest) -> str:
-    """Returns the path that a route matches: a twin has the path of its screen. Raises: UnknownPath."""
-    if not request.is_twin:
-        return request.path
-    path = request.path.removesuffix(".json")
-    if not path:
-        raise unknown_page()
-    return "" if path == OVERVIEW else path
 
 
 def _as_gateway_error(error: Exception) -> GatewayError:

@@ -17,13 +17,13 @@ import storage.sqlite.migration as sqlite_migration
 from gateway import operations
 from gateway.agents import routes as agents_routes
 from gateway.app import Gateway
-from gateway.page import page_app, rendering
+from gateway.page import rendering, route_table
 from gateway.settings import Settings
 from tests.stored import open_store
 
 _MADE_ONCE = (
     (starlette.routing, "compile_path"),
-    (page_app, "_compile"),
+    (route_table, "_compile"),
     (operations, "version"),
     (agents_routes, "version"),
     (sqlite_migration, "load_migrations"),
