@@ -148,7 +148,8 @@ class ChatCall:
         The parameters are those of `render_body`.
         """
         if self.native is not None:
-            return self._native_request(self.native, target, prompt.system, prompt.composition.notes)
+            system = prompt.section.name_tools(prompt.system, ())
+            return self._native_request(self.native, target, system, prompt.composition.notes)
         native = choose_native_body(self.request, endpoint)
         if native is None:
             return self._model_request(target, render_body(prompt, hidden_rounds, budget_tokens, offer))

@@ -1152,6 +1152,22 @@ def test_an_agent_that_a_header_names_answers(world: World, upstream: StrictUpst
         respond(world, input="Hi", extra_headers={"x-mnemogate-agent": "gardner"})
 
 
+def test_memory_tools_of_earlier_chat_completions_are_not_named(
+    upstream: StrictUpstream, tmp_path: Path, openai_keeps: StoredResponses
+) -> None:
+    headers = {"x-mnemogate-agent": "helper"}
+    with remember(upstream, tmp_path, agent()) as world:
+        chat = world.chat(user="alice", headers=headers)
+        chat.say("Hi")
+        assert "memory_insert" in upstream.last.messages[0]["content"]
+        items = [*chat.messages, {"role": "user", "content": "And?"}]
+        respond(world, input=items, store=False, extra_headers=headers)
+        assert conversations(world) == 1
+    instructions = openai_keeps.asked[-1]["instructions"]
+    assert instructions.startswith("You help.\n\n<memory_blocks>")
+    assert "memory_insert" not in instructions
+
+
 # -- at the edges
 
 
