@@ -115,24 +115,24 @@ def read_optional_integer(json: dict[str, Any], key: str) -> int | None:
 
 
 def read_optional(
-    json: dict[str, Any], key: str, value_type: type[_Value], where: object = ""
+    json: dict[str, Any], key: str, value_type: type[_Value], path: object = ""
 ) -> _Value | None:
     """Returns a field that may be missing or null. Raises: BadRequest: it has another type.
 
-    where: the path to the object with the field: a text, or an object such as `ItemPath`; "": the body.
+    path: the path to the object with the field: a text, or an object such as `ItemPath`; "": the body.
     """
     value = json.get(key)
     if value is not None and not isinstance(value, value_type):
-        raise make_wrong_type_error(f"{where}.{key}" if where else key, _TYPE_NAMES[value_type], value)
+        raise make_wrong_type_error(f"{path}.{key}" if path else key, _TYPE_NAMES[value_type], value)
     return value
 
 
-def read_required_text(json: dict[str, Any], key: str, where: object) -> str:
-    """Returns a text that must not be missing. where: as in `read_optional`. Raises: BadRequest."""
+def read_required_text(json: dict[str, Any], key: str, path: object) -> str:
+    """Returns a text that must not be missing. path: as in `read_optional`. Raises: BadRequest."""
     value = json.get(key)
     if isinstance(value, str):
         return value
-    param = f"{where}.{key}" if where else key
+    param = f"{path}.{key}" if path else key
     if value is None:
         raise make_missing_field_error(param)
     raise make_wrong_type_error(param, "a string", value)

@@ -100,10 +100,10 @@ def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
         message = messages[index]
         config = message.get("output_config")
         if message.get("role") == "system" and config is not None:
-            where = f"messages.{index}.output_config"
+            path = f"messages.{index}.output_config"
             if not isinstance(config, dict):
-                raise make_field_error(where, "Input should be a valid dictionary")
-            checker.check(config, _TURN_CONFIG_FIELDS, where)
+                raise make_field_error(path, "Input should be a valid dictionary")
+            checker.check(config, _TURN_CONFIG_FIELDS, path)
             if config.get("effort") is not None:
                 return config["effort"]
         elif message.get("role") == "user" and not _is_tool_results(message.get("content")):
@@ -134,10 +134,10 @@ class _MessageReader:
 
     def add(self, message_index: int, message: Any) -> None:
         """Translates a message. message_index: its index in the request. Raises: BadRequest."""
-        where = self._message_path
-        where.index = message_index
+        path = self._message_path
+        path.index = message_index
         if not isinstance(message, dict):
-            raise make_field_error(f"{where}", "Input should be a valid dictionary")
+            raise make_field_error(f"{path}", "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
             # The fast path, for plain text: nearly all messages.
@@ -145,7 +145,7 @@ class _MessageReader:
             self._append({"role": role, "content": content}, MessageOrigin(message_index, words_block))
             return
         known_fields = _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS
-        self._checker.check(message, known_fields, where)
+        self._checker.check(message, known_fields, path)
         match role:
             case "user":
                 self._add_user_message(message_index, self._read_blocks(message))
@@ -156,23 +156,23 @@ class _MessageReader:
                 if content not in (None, []) or message.get("output_config") is None:
                     self._add_system_message(message_index, self._read_blocks(message))
             case _:
-                raise make_field_error(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
+                raise make_field_error(f"{path}.role", "Input should be 'user', 'assistant' or 'system'")
 
     def _read_blocks(self, message: Json) -> list[Json]:
         """Returns the content of a message as blocks. Raises: BadRequest."""
-        where, content = self._message_path, message.get("content")
+        path, content = self._message_path, message.get("content")
         if content is None:
-            raise make_field_error(f"{where}.content", "Field required")
+            raise make_field_error(f"{path}.content", "Field required")
         if not isinstance(content, (str, list)):  # a union would be made for each message
-            raise make_field_error(f"{where}.content", "Input should be a valid list")
+            raise make_field_error(f"{path}.content", "Input should be a valid list")
         if content == [] and not self._checker.is_lenient:
-            raise make_field_error(f"{where}", f"{message['role']} messages must have non-empty content")
+            raise make_field_error(f"{path}", f"{message['role']} messages must have non-empty content")
         if isinstance(content, str):
             return [{"type": "text", "text": content}]
         for block_index, block in enumerate(content):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
                 raise make_field_error(
-                    f"{where}.content.{block_index}", "Input should be a valid dictionary with a `type`"
+                    f"{path}.content.{block_index}", "Input should be a valid dictionary with a `type`"
                 )
         return content
 
@@ -182,15 +182,15 @@ class _MessageReader:
 
     def _add_user_message(self, message_index: int, blocks: list[Json]) -> None:
         parts: list[Json] = []
-        where = self._block_path
+        path = self._block_path
         for block_index, block in enumerate(blocks):
-            where.index = block_index
+            path.index = block_index
             if block["type"] == "tool_result":
                 message, media_parts = self._translate_result(block)
                 self._append(message, MessageOrigin(message_index, result_block=block_index))
                 parts += media_parts
             else:
-                parts += self._translate_block(block, where)
+                parts += self._translate_block(block, path)
         if not parts:
             return
         # A client may send the same words as a text or as one block. Both become the same message.
@@ -201,19 +201,19 @@ class _MessageReader:
     def _translate_reply(self, blocks: list[Json]) -> Json:
         text = ""
         calls = []
-        where = self._block_path
+        path = self._block_path
         for block_index, block in enumerate(blocks):
-            where.index = block_index
+            path.index = block_index
             block_type = block["type"]
             if block_type == "text":
-                text += _read_text(block, where, self._checker)
+                text += _read_text(block, path, self._checker)
             elif block_type == "tool_use":
-                self._checker.check(block, _CALL_FIELDS, where)
-                calls.append(_translate_call(block, where))
+                self._checker.check(block, _CALL_FIELDS, path)
+                calls.append(_translate_call(block, path))
             elif block_type in THOUGHT_TYPES:
                 self._checker.left_out["thinking"] = None
             elif not self._checker.is_lenient:
-                raise make_untranslatable_error(f"{where}.{block_type}")
+                raise make_untranslatable_error(f"{path}.{block_type}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
@@ -221,18 +221,18 @@ class _MessageReader:
 
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
         """Returns the tool's message, and the parts of the result that are no texts: a tool's message has only text."""
-        where = self._block_path
-        self._checker.check(block, _RESULT_FIELDS, where)
+        path = self._block_path
+        self._checker.check(block, _RESULT_FIELDS, path)
         call_id, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(call_id, str):
-            raise make_field_error(f"{where}.tool_use_id", "Field required")
+            raise make_field_error(f"{path}.tool_use_id", "Field required")
         media_parts: list[Json] = []
         if isinstance(content, list):
             content = "\n".join(self._read_result_blocks(content, media_parts))
         elif content is None:
             content = ""
         elif not isinstance(content, str):
-            raise make_field_error(f"{where}.content", "Input should be a valid list")
+            raise make_field_error(f"{path}.content", "Input should be a valid list")
         if block.get("is_error") is True:
             content = f"Error: {content}"
         return {"role": "tool", "tool_call_id": call_id, "content": content}, media_parts
@@ -240,50 +240,50 @@ class _MessageReader:
     def _read_result_blocks(self, blocks: list[Any], media_parts: list[Json]) -> list[str]:
         """Returns the texts of a result. media_parts: a list to which the parts that are no texts are added."""
         texts: list[str] = []
-        where = self._part_path
+        path = self._part_path
         for block_index, block in enumerate(blocks):
-            where.index = block_index
+            path.index = block_index
             if not isinstance(block, dict):
-                raise make_field_error(f"{where}", "Input should be a valid dictionary")
+                raise make_field_error(f"{path}", "Input should be a valid dictionary")
             if block.get("type") == "tool_reference":
-                self._checker.check(block, _REFERENCE_FIELDS, where)
+                self._checker.check(block, _REFERENCE_FIELDS, path)
                 texts.append(str(block.get("tool_name") or ""))
                 continue
-            for part in self._translate_block(block, where):
+            for part in self._translate_block(block, path):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
                     media_parts.append(part)
         return texts
 
-    def _translate_block(self, block: Json, where: object) -> list[Json]:
+    def _translate_block(self, block: Json, path: object) -> list[Json]:
         """Returns a block as parts of a chat message; []: it has no form there, and the checker is lenient."""
         match block.get("type"):
             case "text":
-                return [{"type": "text", "text": _read_text(block, where, self._checker)}]
+                return [{"type": "text", "text": _read_text(block, path, self._checker)}]
             case "image":
-                self._checker.check(block, _IMAGE_FIELDS, where)
-                return [self._translate_image(block, where)]
+                self._checker.check(block, _IMAGE_FIELDS, path)
+                return [self._translate_image(block, path)]
             case "document":
-                self._checker.check(block, _DOCUMENT_FIELDS, where)
-                return self._translate_document(block, where)
+                self._checker.check(block, _DOCUMENT_FIELDS, path)
+                return self._translate_document(block, path)
             case "search_result":
-                self._checker.check(block, _SEARCH_FIELDS, where)
-                return [{"type": "text", "text": self._translate_search_result(block, where)}]
+                self._checker.check(block, _SEARCH_FIELDS, path)
+                return [{"type": "text", "text": self._translate_search_result(block, path)}]
             case block_type:
                 if not self._checker.is_lenient:
-                    raise make_untranslatable_error(f"{where}.{block_type}")
+                    raise make_untranslatable_error(f"{path}.{block_type}")
                 return []
 
-    def _read_source(self, block: Json, where: object) -> Json:
+    def _read_source(self, block: Json, path: object) -> Json:
         source = block.get("source")
         if not isinstance(source, dict):
             return {}
-        self._checker.check(source, _SOURCE_FIELDS, f"{where}.source")
+        self._checker.check(source, _SOURCE_FIELDS, f"{path}.source")
         return source
 
-    def _translate_image(self, block: Json, where: object) -> Json:
-        source = self._read_source(block, where)
+    def _translate_image(self, block: Json, path: object) -> Json:
+        source = self._read_source(block, path)
         source_type = source.get("type")
         if source_type == "base64":
             url = f"data:{source.get('media_type')};base64,{source.get('data')}"
@@ -293,11 +293,11 @@ class _MessageReader:
             self._checker.left_out[f"image.source.{str(source_type)[:QUOTED_CHARS]}"] = None
             return _pick_fields(block, _IMAGE_FIELDS)
         else:
-            raise make_untranslatable_error(f"{where}.source.{source_type}")
+            raise make_untranslatable_error(f"{path}.source.{source_type}")
         return {"type": "image_url", "image_url": {"url": url}}
 
-    def _translate_document(self, block: Json, where: object) -> list[Json]:
-        source = self._read_source(block, where)
+    def _translate_document(self, block: Json, path: object) -> list[Json]:
+        source = self._read_source(block, path)
         source_type = source.get("type")
         title, context = block.get("title"), block.get("context")
         if source_type == "text":
@@ -305,7 +305,7 @@ class _MessageReader:
         if source_type == "content":
             text = source.get("content")
             if not isinstance(text, str):
-                text = "\n".join(self._read_texts(text, f"{where}.source.content"))
+                text = "\n".join(self._read_texts(text, f"{path}.source.content"))
             return [{"type": "text", "text": _with_title(block, text)}]
         if source_type == "base64":
             file_name = title if isinstance(title, str) and title else "document.pdf"
@@ -317,16 +317,16 @@ class _MessageReader:
         if self._checker.is_lenient:
             self._checker.left_out[f"document.source.{str(source_type)[:QUOTED_CHARS]}"] = None
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
-        raise make_untranslatable_error(f"{where}.source.{source_type}")
+        raise make_untranslatable_error(f"{path}.source.{source_type}")
 
-    def _translate_search_result(self, block: Json, where: object) -> str:
+    def _translate_search_result(self, block: Json, path: object) -> str:
         heading = f"{block.get('title') or ''} ({block.get('source') or ''})"
-        return "\n".join((heading, *self._read_texts(block.get("content"), f"{where}.content")))
+        return "\n".join((heading, *self._read_texts(block.get("content"), f"{path}.content")))
 
-    def _read_texts(self, blocks: Any, where: str) -> list[str]:
+    def _read_texts(self, blocks: Any, path: str) -> list[str]:
         if not isinstance(blocks, list):
-            raise make_field_error(where, "Input should be a valid list")
-        return [_read_text(block, f"{where}.{index}", self._checker) for index, block in enumerate(blocks)]
+            raise make_field_error(path, "Input should be a valid list")
+        return [_read_text(block, f"{path}.{index}", self._checker) for index, block in enumerate(blocks)]
 
     def _append(self, message: Json, origin: MessageOrigin) -> None:
         self.messages.append(message)
@@ -345,28 +345,28 @@ def _is_reminder(text: str) -> bool:
     return trimmed.startswith(("<", "[")) and not without_frame(trimmed).strip()
 
 
-def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
+def _read_text(block: Any, path: object, checker: FieldChecker) -> str:
     if not isinstance(block, dict):
-        raise make_field_error(f"{where}", "Input should be a valid dictionary")
+        raise make_field_error(f"{path}", "Input should be a valid dictionary")
     if block.get("type") != "text":
         if checker.is_lenient:
             return ""
-        raise make_field_error(f"{where}.type", "Input should be 'text'")
-    checker.check(block, _TEXT_FIELDS, where)
+        raise make_field_error(f"{path}.type", "Input should be 'text'")
+    checker.check(block, _TEXT_FIELDS, path)
     text = block.get("text")
     if not isinstance(text, str):
-        raise make_field_error(f"{where}.text", "Input should be a valid string")
+        raise make_field_error(f"{path}.text", "Input should be a valid string")
     return text
 
 
-def _translate_call(block: Json, where: object) -> Json:
+def _translate_call(block: Json, path: object) -> Json:
     name, call_id, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str):
-        raise make_field_error(f"{where}.name", "Field required")
+        raise make_field_error(f"{path}.name", "Field required")
     if not isinstance(call_id, str):
-        raise make_field_error(f"{where}.id", "Field required")
+        raise make_field_error(f"{path}.id", "Field required")
     if not isinstance(arguments, dict):
-        raise make_field_error(f"{where}.input", "Input should be a valid dictionary")
+        raise make_field_error(f"{path}.input", "Input should be a valid dictionary")
     return {
         "id": call_id,
         "type": "function",

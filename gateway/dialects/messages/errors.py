@@ -77,15 +77,15 @@ def choose_error_type(status: int) -> str:
     return _TYPES_BY_STATUS.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
 
 
-def make_field_error(where: str, why: str) -> BadRequest:
-    """Returns the error about a field of a request. where: the field's path, such as `messages.0.content`."""
-    return BadRequest(f"{where}: {why}", param=where)
+def make_field_error(path: str, why: str) -> BadRequest:
+    """Returns the error about a field of a request. path: the field's path, such as `messages.0.content`."""
+    return BadRequest(f"{path}: {why}", param=path)
 
 
-def make_untranslatable_error(where: str) -> BadRequest:
+def make_untranslatable_error(path: str) -> BadRequest:
     """Returns the error about a field that chat completions have no place for, beginning as Anthropic's API does."""
     return make_field_error(
-        where,
+        path,
         "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "
         "place for it.",
     )

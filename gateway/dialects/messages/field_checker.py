@@ -52,8 +52,8 @@ class FieldChecker:
             if name in json:
                 self.left_out[name] = None
 
-    def check(self, value: Json, known_fields: frozenset[str], where: object) -> None:
-        """Refuses a field that is not known, unless it is null or without effect. where: the path to `value`.
+    def check(self, value: Json, known_fields: frozenset[str], path: object) -> None:
+        """Refuses a field that is not known, unless it is null or without effect. path: the path to `value`.
 
         Raises: BadRequest.
         """
@@ -66,4 +66,4 @@ class FieldChecker:
             if key in _INNER_FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None
             elif key not in known_fields:
-                raise make_untranslatable_error(f"{where}.{key[:QUOTED_CHARS]}")
+                raise make_untranslatable_error(f"{path}.{key[:QUOTED_CHARS]}")

@@ -323,14 +323,14 @@ def _make_type_and_text(block: Json) -> tuple[Any, Any]:
     return block.get("type"), block.get("text")
 
 
-def _translate_to_blocks(message: Json, where: str) -> list[Json]:
+def _translate_to_blocks(message: Json, path: str) -> list[Json]:
     match message.get("role"):
         case "assistant":
-            return make_assistant_blocks(message, where)
+            return make_assistant_blocks(message, path)
         case "tool":
-            return [make_tool_result(message, where)]
+            return [make_tool_result(message, path)]
     # A system message here is the gateway's own, in the middle of a conversation.
-    return make_user_blocks(message, where)
+    return make_user_blocks(message, path)
 
 
 def _join_results_first(messages: Sequence[Json]) -> list[Json]:

@@ -132,27 +132,27 @@ def _translate_choice(choice: Json) -> str | Json:
     return _CHOICE_TYPES[choice_type]
 
 
-def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
+def _translate_tool(tool: Any, path: str, checker: FieldChecker) -> Json | None:
     """Returns the client's tool as a chat completion has it; None: the tool runs at Anthropic, and is left out.
 
     Raises: BadRequest.
     """
     if not isinstance(tool, dict):
-        raise make_field_error(where, "Input should be a valid dictionary")
+        raise make_field_error(path, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
         tool_type = str(tool["type"])[:QUOTED_CHARS]
         if checker.is_lenient:
             checker.left_out[f"tools.{tool_type}"] = None
             return None
-        raise make_untranslatable_error(f"{where}.{tool_type}")
-    checker.check(tool, _TOOL_FIELDS, where)
+        raise make_untranslatable_error(f"{path}.{tool_type}")
+    checker.check(tool, _TOOL_FIELDS, path)
     if not checker.is_lenient:
         callers = tool.get("allowed_callers")
         if callers is not None and not (isinstance(callers, list) and "direct" in callers):
-            raise make_untranslatable_error(f"{where}.allowed_callers")  # the model itself may not call it
+            raise make_untranslatable_error(f"{path}.allowed_callers")  # the model itself may not call it
     name = tool.get("name")
     if not isinstance(name, str):
-        raise make_field_error(f"{where}.name", "Field required")
+        raise make_field_error(f"{path}.name", "Field required")
     function: Json = {"name": name}
     if tool.get("description") is not None:
         function["description"] = tool["description"]

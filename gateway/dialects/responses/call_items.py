@@ -45,16 +45,16 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
     return {"type": form.item_type, "operation": value}
 
 
-def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
+def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
     item_type: str = item["type"]
-    id = _call_id(item, where)
+    id = _call_id(item, path)
     if item_type in ("function_call", "custom_tool_call"):
         name = make_flat_name(
-            read_optional(item, "namespace", str, where), read_required_text(item, "name", where)
+            read_optional(item, "namespace", str, path), read_required_text(item, "name", path)
         )
         key = "arguments" if item_type == "function_call" else "input"
-        text = read_required_text(item, key, where)
+        text = read_required_text(item, key, path)
         if item_type == "custom_tool_call":
             call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
             return call if upstream_tools.custom else as_function_call(call)
@@ -62,9 +62,9 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
     value = item.get(key)
     if value is None:
-        raise make_missing_field_error(f"{where}.{key}")
+        raise make_missing_field_error(f"{path}.{key}")
     if not isinstance(value, (dict, str)):
-        raise make_wrong_type_error(f"{where}.{key}", "an object", value)
+        raise make_wrong_type_error(f"{path}.{key}", "an object", value)
     if isinstance(value, dict):
         left_out = ("type",) if item_type == "local_shell_call" else ()
         arguments = {
@@ -86,9 +86,9 @@ class ToolOutput(NamedTuple):
     output: Any
 
 
-def read_result(item: Json, where: object) -> ToolOutput:
+def read_result(item: Json, path: object) -> ToolOutput:
     """Returns the output of a tool. Raises: BadRequest."""
-    id = _call_id(item, where)
+    id = _call_id(item, path)
     if item["type"] == "tool_search_output":
         return ToolOutput(id, orjson.dumps(item.get("tools") or []).decode())
     output = item.get("output")
@@ -96,7 +96,7 @@ def read_result(item: Json, where: object) -> ToolOutput:
         result = {key: item[key] for key in ("status", "output") if item.get(key) is not None}
         return ToolOutput(id, orjson.dumps(result).decode())
     if output is None:
-        raise make_missing_field_error(f"{where}.output")
+        raise make_missing_field_error(f"{path}.output")
     may_have_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
     if not may_have_parts and not isinstance(output, str):
         output = orjson.dumps(output).decode()
@@ -124,7 +124,7 @@ def render_result(item_type: str, content: str | list[Json]) -> Json:
     return {"type": item_type, "status": "completed", "output": output}
 
 
-def _call_id(item: Json, where: object) -> str:
+def _call_id(item: Json, path: object) -> str:
     # `local_shell_call_output` has the id of its call as its own id.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
-    return read_required_text(item, key, where)
+    return read_required_text(item, key, path)

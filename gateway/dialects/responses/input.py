@@ -111,7 +111,7 @@ class _MessageBuilder:
         is_lenient: bool,
     ) -> None:
         self._item_index = 0  # of the item that is being read
-        self._where = item_path  # the path to this item, for errors
+        self._path = item_path  # the path to this item, for errors
         self._part_path = ItemPath(item_path, ".content")
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
@@ -139,10 +139,10 @@ class _MessageBuilder:
         self._item_index = index
         if item.__class__ is dict and len(item) == 2 and self._add_plain(item):
             return
-        where = self._where
-        where.index = index_in_field
+        path = self._path
+        path.index = index_in_field
         if not isinstance(item, dict):
-            raise make_wrong_type_error(f"{where}", "an object", item)
+            raise make_wrong_type_error(f"{path}", "an object", item)
         item_type = item.get("type") or _find_type(item)
         reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
         if reading is not None:
@@ -151,22 +151,22 @@ class _MessageBuilder:
             except BadRequest:
                 if not self._is_lenient:
                     raise
-            self._left_out.add_rest(item, reading.read_fields, where)
+            self._left_out.add_rest(item, reading.read_fields, path)
         elif isinstance(item_type, str) and item_type in _TYPES_LEFT_OUT:
-            self._left_out.add(f"{where}.{item_type}")
+            self._left_out.add(f"{path}.{item_type}")
         elif not (self._is_lenient or (isinstance(item_type, str) and item_type in _TYPES_READ_ELSEWHERE)):
             if item_type is None:
-                raise make_missing_field_error(f"{where}.type")
-            raise make_unsupported_error(f"{where}.type", item_type)
+                raise make_missing_field_error(f"{path}.type")
+            raise make_unsupported_error(f"{path}.type", item_type)
 
     def add_message(self, item: Json) -> None:
         role, content = item.get("role"), item.get("content")
         if role not in _ROLES:
             raise make_unknown_value_error(
-                f"{self._where}.role", role, "'assistant', 'system', 'developer', and 'user'"
+                f"{self._path}.role", role, "'assistant', 'system', 'developer', and 'user'"
             )
         if content is None:
-            raise make_missing_field_error(f"{self._where}.content")
+            raise make_missing_field_error(f"{self._path}.content")
         content = self._read_content(content, ".content")
         if role == "assistant":
             self._add_reply_content(content)
@@ -174,22 +174,22 @@ class _MessageBuilder:
             self._append_after_reply({"role": role, "content": content})
 
     def add_thoughts(self, item: Json) -> None:
-        content = read_optional(item, "encrypted_content", str, self._where)
+        content = read_optional(item, "encrypted_content", str, self._path)
         id = item.get("id")
         thoughts: Json = {}
         if is_sealed(content):
-            thoughts = unseal(content, f"{self._where}.encrypted_content")
+            thoughts = unseal(content, f"{self._path}.encrypted_content")
         elif content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
-            self._current_reply.thought_ids.append((id, f"{self._where}.id"))
+            self._current_reply.thought_ids.append((id, f"{self._path}.id"))
         else:
-            self._left_out.add_rest(item, _COMMON_FIELDS, self._where)
+            self._left_out.add_rest(item, _COMMON_FIELDS, self._path)
         self._current_reply.add_thoughts(thoughts)
 
     def add_call(self, item: Json) -> None:
-        self._current_reply.add_call(read_call(item, self._where, self._upstream_tools))
+        self._current_reply.add_call(read_call(item, self._path, self._upstream_tools))
 
     def add_result(self, item: Json) -> None:
-        id, output = read_result(item, self._where)
+        id, output = read_result(item, self._path)
         content = self._read_content(output, ".output")
         message = {"role": "tool", "tool_call_id": id, "content": content}
         # A tool's message cannot have media.
@@ -206,10 +206,10 @@ class _MessageBuilder:
     def add_configuration(self, item: Json) -> None:
         """Refuses another form of answers: a later response that continues by an id would not have this form."""
         if (text := item.get("text")) is not None:
-            raise make_unsupported_error(f"{self._where}.text", text)
+            raise make_unsupported_error(f"{self._path}.text", text)
 
     def add_reference(self, item: Json) -> None:
-        id = read_required_text(item, "id", self._where)
+        id = read_required_text(item, "id", self._path)
         turn, input_index = parse_turn_name(id), parse_input_index(id)
         self._end_reply()
         self._append_media()
@@ -220,7 +220,7 @@ class _MessageBuilder:
             previous = references[-1]
             if (previous.index, previous.turn, previous.input_index) == (index - 1, turn, input_index):
                 return
-        references.append(Reference(index, id, turn, f"{self._where}.id", input_index=input_index))
+        references.append(Reference(index, id, turn, f"{self._path}.id", input_index=input_index))
         self._append({"role": "assistant", "content": ""})
 
     @property
@@ -246,25 +246,25 @@ class _MessageBuilder:
         if isinstance(content, str):
             return content
         if not isinstance(content, list):
-            raise make_wrong_type_error(f"{self._where}{key}", "a string or an array of objects", content)
-        where = self._part_path
-        where.key = key
+            raise make_wrong_type_error(f"{self._path}{key}", "a string or an array of objects", content)
+        path = self._part_path
+        path.key = key
         parts: list[Json] = []
         for index, part in enumerate(content):
-            where.index = index
+            path.index = index
             if not isinstance(part, dict):
-                raise make_wrong_type_error(f"{where}", "an object", part)
+                raise make_wrong_type_error(f"{path}", "an object", part)
             part_type = part.get("type")
             if self._is_lenient and part_type not in WORD_KINDS:
                 parts.append(part)
                 continue
             if part_type is None:
-                raise make_missing_field_error(f"{where}.type")
+                raise make_missing_field_error(f"{path}.type")
             part_kind = PART_KINDS.get(part_type) if isinstance(part_type, str) else None
             if part_kind is None:
-                raise make_unsupported_error(f"{where}.type", part_type)
-            parts.append(part_kind.translate(part, where))
-            self._left_out.add_rest(part, part_kind.read_fields, where)
+                raise make_unsupported_error(f"{path}.type", part_type)
+            parts.append(part_kind.translate(part, path))
+            self._left_out.add_rest(part, part_kind.read_fields, path)
         return parts
 
     def _add_reply_content(self, content: str | list[Json]) -> None:

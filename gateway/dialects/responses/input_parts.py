@@ -21,41 +21,41 @@ from gateway.dialects.fields import (
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 
 
-def _translate_text(part: Json, where: object) -> Json:
-    return {"type": "text", "text": read_required_text(part, "text", where)}
+def _translate_text(part: Json, path: object) -> Json:
+    return {"type": "text", "text": read_required_text(part, "text", path)}
 
 
-def _translate_refusal(part: Json, where: object) -> Json:
-    return {"type": "refusal", "refusal": read_required_text(part, "refusal", where)}
+def _translate_refusal(part: Json, path: object) -> Json:
+    return {"type": "refusal", "refusal": read_required_text(part, "refusal", path)}
 
 
-def _translate_image(part: Json, where: object) -> Json:
+def _translate_image(part: Json, path: object) -> Json:
     if part.get("file_id") is not None:
-        raise make_unsupported_error(f"{where}.file_id", part["file_id"])
-    image = {"url": read_required_text(part, "image_url", where)}
-    detail = read_optional(part, "detail", str, where)
+        raise make_unsupported_error(f"{path}.file_id", part["file_id"])
+    image = {"url": read_required_text(part, "image_url", path)}
+    detail = read_optional(part, "detail", str, path)
     if detail is not None:
         image["detail"] = detail
     return {"type": "image_url", "image_url": image}
 
 
-def _translate_file(part: Json, where: object) -> Json:
+def _translate_file(part: Json, path: object) -> Json:
     if part.get("file_url") is not None:
-        raise make_unsupported_error(f"{where}.file_url", part["file_url"])
+        raise make_unsupported_error(f"{path}.file_url", part["file_url"])
     return {
         "type": "file",
         "file": {
-            key: read_required_text(part, key, where) for key in _FILE_FIELDS if part.get(key) is not None
+            key: read_required_text(part, key, path) for key in _FILE_FIELDS if part.get(key) is not None
         },
     }
 
 
-def _translate_audio(part: Json, where: object) -> Json:
+def _translate_audio(part: Json, path: object) -> Json:
     audio = part.get("input_audio")
     if audio is None:
-        raise make_missing_field_error(f"{where}.input_audio")
+        raise make_missing_field_error(f"{path}.input_audio")
     if not isinstance(audio, dict):
-        raise make_wrong_type_error(f"{where}.input_audio", "an object", audio)
+        raise make_wrong_type_error(f"{path}.input_audio", "an object", audio)
     return {"type": "input_audio", "input_audio": audio}
 
 

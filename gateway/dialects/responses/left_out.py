@@ -23,17 +23,17 @@ class LeftOutFields:
     def names(self) -> tuple[str, ...]:
         return tuple(self._names)
 
-    def add(self, where: str) -> None:
+    def add(self, path: str) -> None:
         """Adds the field at a path."""
-        name = _INDEX.sub("", where)
+        name = _INDEX.sub("", path)
         if len(self._names) >= _MAX_NAMES or not _VALID_NAME.fullmatch(name):
             name = "..."
         self._names[name] = None
 
-    def add_rest(self, value: Json, read_fields: frozenset[str], where: object) -> None:
-        """Adds the fields of an object that have a value and are not in `read_fields`. where: the object's path."""
+    def add_rest(self, value: Json, read_fields: frozenset[str], path: object) -> None:
+        """Adds the fields of an object that have a value and are not in `read_fields`. path: the object's path."""
         if read_fields.issuperset(value):
             return
         for key, field in value.items():
             if key not in read_fields and field not in (None, "", [], {}):
-                self.add(f"{where}.{key}")
+                self.add(f"{path}.{key}")

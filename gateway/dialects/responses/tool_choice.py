@@ -50,18 +50,18 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
     }
 
 
-def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:
+def _translate_named_choice(choice: Any, path: str, upstream_tools: UpstreamTools) -> Json:
     if not isinstance(choice, dict):
-        raise make_wrong_type_error(where, "an object", choice)
+        raise make_wrong_type_error(path, "an object", choice)
     tool_type = choice.get("type")
     if tool_type is None:
-        raise make_missing_field_error(f"{where}.type")
+        raise make_missing_field_error(f"{path}.type")
     if isinstance(tool_type, str) and tool_type in _TYPES_FORCED_BY_TYPE:
         return {"type": "function", "function": {"name": tool_type}}
     if tool_type not in ("function", "custom"):
-        raise make_unsupported_error(f"{where}.type", tool_type)
+        raise make_unsupported_error(f"{path}.type", tool_type)
     name = make_flat_name(
-        read_optional(choice, "namespace", str, where), read_required_text(choice, "name", where)
+        read_optional(choice, "namespace", str, path), read_required_text(choice, "name", path)
     )
     upstream_type = tool_type if upstream_tools.custom else "function"
     return {"type": upstream_type, upstream_type: {"name": name}}

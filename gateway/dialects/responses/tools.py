@@ -180,36 +180,36 @@ class _ToolReader:
         self._upstream_tools = upstream_tools
         self._max_calls = max_calls
 
-    def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
+    def add(self, tool: Any, path: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
         """Adds a tool. Returns False if the tool is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
-            raise make_wrong_type_error(where, "an object", tool)
+            raise make_wrong_type_error(path, "an object", tool)
         tool_type = tool.get("type")
         match tool_type:
             case "function":
-                self._add_function(tool, where, namespace)
+                self._add_function(tool, path, namespace)
             case "custom":
-                self._add_custom(tool, where, namespace)
+                self._add_custom(tool, path, namespace)
             case "namespace" if namespace.name is None:
-                description = read_optional(tool, "description", str, where) or ""
-                inner_namespace = _Namespace(read_required_text(tool, "name", where), description)
-                for index, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
-                    self.add(inner_tool, f"{where}.tools[{index}]", inner_namespace)
+                description = read_optional(tool, "description", str, path) or ""
+                inner_namespace = _Namespace(read_required_text(tool, "name", path), description)
+                for index, inner_tool in enumerate(read_optional(tool, "tools", list, path) or ()):
+                    self.add(inner_tool, f"{path}.tools[{index}]", inner_namespace)
             case "tool_search" if tool.get("execution") == "client":
                 function = {"name": TOOL_SEARCH, **_pick_fields(tool, "description", "parameters")}
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
-                self._check_environment(tool, where)
+                self._check_environment(tool, path)
                 description, parameters = BUILT_IN_TOOLS[tool_type]
                 function = {"name": tool_type, "description": description, "parameters": parameters}
                 self._append_function(function, CallForm(f"{tool_type}_call", tool_type))
             case str() if tool_type in _WEB_SEARCH_TYPES:
-                return self._add_search(tool, where)
+                return self._add_search(tool, path)
             case None:
-                raise make_missing_field_error(f"{where}.type")
+                raise make_missing_field_error(f"{path}.type")
             case _:
-                raise make_unsupported_error(f"{where}.type", tool_type)
-        self._left_out.add_rest(tool, _FIELDS_READ[tool_type], where)
+                raise make_unsupported_error(f"{path}.type", tool_type)
+        self._left_out.add_rest(tool, _FIELDS_READ[tool_type], path)
         return True
 
     def add_item_tools(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
@@ -222,13 +222,13 @@ class _ToolReader:
         """
         for item_index, item in enumerate(items, -items_before):
             if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
-                where = f"{field}[{item_index}]"
-                for tool_index, tool in enumerate(read_optional(item, "tools", list, where) or ()):
-                    self.add(tool, f"{where}.tools[{tool_index}]")
+                path = f"{field}[{item_index}]"
+                for tool_index, tool in enumerate(read_optional(item, "tools", list, path) or ()):
+                    self.add(tool, f"{path}.tools[{tool_index}]")
 
-    def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
-        name = read_required_text(tool, "name", where)
-        read_optional(tool, "description", str, where)
+    def _add_function(self, tool: Json, path: str, namespace: _Namespace) -> None:
+        name = read_required_text(tool, "name", path)
+        read_optional(tool, "description", str, path)
         function = {
             "name": make_flat_name(namespace.name, name),
             **_pick_fields(tool, "description", "parameters", "strict"),
@@ -239,9 +239,9 @@ class _ToolReader:
             form = CallForm("function_call", name, namespace.name)
         self._append_function(function, form)
 
-    def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
-        name, syntax = read_required_text(tool, "name", where), read_optional(tool, "format", dict, where)
-        read_optional(tool, "description", str, where)
+    def _add_custom(self, tool: Json, path: str, namespace: _Namespace) -> None:
+        name, syntax = read_required_text(tool, "name", path), read_optional(tool, "format", dict, path)
+        read_optional(tool, "description", str, path)
         custom_tool: Json = {
             "name": make_flat_name(namespace.name, name),
             **_pick_fields(tool, "description"),
@@ -262,32 +262,32 @@ class _ToolReader:
         form_of_calls = form if namespace.name is not None else None
         self._offer(custom_tool["name"], {"type": "custom", "custom": custom_tool}, form_of_calls)
 
-    def _check_environment(self, tool: Json, where: str) -> None:
+    def _check_environment(self, tool: Json, path: str) -> None:
         """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
-        environment = read_optional(tool, "environment", dict, where) or {}
+        environment = read_optional(tool, "environment", dict, path) or {}
         environment_type = environment.get("type")
         if environment_type not in (None, "local"):
-            raise make_unsupported_error(f"{where}.environment.type", environment_type)
-        self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
+            raise make_unsupported_error(f"{path}.environment.type", environment_type)
+        self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{path}.environment")
 
-    def _add_search(self, tool: Json, where: str) -> bool:
+    def _add_search(self, tool: Json, path: str) -> bool:
         """Adds a web search in the form of Claude's. Returns False if the search is left out."""
         if tool.get("external_web_access") is False:
             return False  # such a search reads OpenAI's index of pages, which does not exist here
         if not self._upstream_tools.web_search:
             # Codex offers a search in every request, so a search is left out among other tools. A search that is the
             # only tool is refused (`read_tools`).
-            self.omitted_search = f"{where}.type"
+            self.omitted_search = f"{path}.type"
             self._left_out.add("tools.web_search")
             return False
         search: Json = {"type": _CLAUDE_SEARCH_TYPE, "name": "web_search"}
         if isinstance(self._max_calls, int):
             search["max_uses"] = self._max_calls
-        filters = read_optional(tool, "filters", dict, where) or {}
+        filters = read_optional(tool, "filters", dict, path) or {}
         if filters.get("allowed_domains"):
             search["allowed_domains"] = filters["allowed_domains"]
-        self._left_out.add_rest(filters, _FILTER_FIELDS, f"{where}.filters")
-        self._left_out.add_rest(tool, _SEARCH_FIELDS, where)
+        self._left_out.add_rest(filters, _FILTER_FIELDS, f"{path}.filters")
+        self._left_out.add_rest(tool, _SEARCH_FIELDS, path)
         if tool.get("user_location") is not None:
             search["user_location"] = tool["user_location"]
         self._offer(_CLAUDE_SEARCH_TYPE, search, None)
