@@ -40,5 +40,5 @@ def make_content_hex(exchange: Exchange, parent: Exchange | None) -> str:
 
 def parse_turn_begin(turn: str) -> float:
     """Returns when a turn began, in seconds since the epoch. turn: as in `TurnName`."""
-    begun: float = _TIME.unpack(bytes.fromhex(turn[:TIME_CHARS]))[0]
-    return begun
+    began_at: float = _TIME.unpack(bytes.fromhex(turn[:TIME_CHARS]))[0]
+    return began_at

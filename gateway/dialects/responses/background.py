@@ -129,7 +129,7 @@ class RestoredRequest(Struct, frozen=True):
             shows_sealed_thoughts=request.shows_sealed_thoughts,
             messages=request.turn_messages,
             tag=self.tag,
-            created=self.created_at,
+            created_at=self.created_at,
             first_number=first_number,
             has_sent_created=has_begun,
         )
@@ -212,14 +212,14 @@ class ShownResponses:
         return b"".join(encoded_events) + self.last_events(response, number + len(events))
 
 
-def make_queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
-    """Returns the response to a request that waits. created: when, in seconds since the epoch; 0: now."""
+def make_queued_response(request: ResponsesRequest, tag: str, created_at: float) -> Json:
+    """Returns the response to a request that waits. created_at: seconds since the epoch; 0: now."""
     terms = ResponseTerms(
         request.echo,
         lambda: TurnName.from_tag(tag),
         forms=request.forms,
         tag=tag,
-        created=int(created or time.time()),
+        created_at=int(created_at or time.time()),
     )
     return make_empty_response(terms, "queued")
 
@@ -227,7 +227,7 @@ def make_queued_response(request: ResponsesRequest, tag: str, created: float) ->
 def make_compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
     """Returns the response with a compaction item in place of a reply. usage: as a chat completion has it."""
     now = int(time.time())
-    terms = ResponseTerms({**request.echo, "store": False}, lambda: None, created=now)
+    terms = ResponseTerms({**request.echo, "store": False}, lambda: None, created_at=now)
     return {
         **make_empty_response(terms, "completed"),
         "completed_at": now,

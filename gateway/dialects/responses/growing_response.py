@@ -45,7 +45,7 @@ class ResponseTerms(Struct, frozen=True):
     # The part that all ids of the response share; "": it is made from the turn's name.
     tag: str = ""
     # When the response was made, in seconds since the epoch; None: when its reply was made.
-    created: int | None = None
+    created_at: int | None = None
     # The `sequence_number` of the first event.
     first_number: int = 0
     # An attempt that was broken off has sent `response.created` already.
@@ -70,9 +70,9 @@ class GrowingResponse:
         self.is_stored = False
         # The upstream's chunk with the model, the time and the service tier.
         self.first_chunk: Json = {}
-        self._created = terms.created
+        self._created_at = terms.created_at
         # When the response was completed, in seconds since the epoch.
-        self.completed: int | None = None
+        self.completed_at: int | None = None
         self.error: Json | None = None
 
     def begin(self) -> str:
@@ -103,17 +103,17 @@ class GrowingResponse:
 
     def complete(self) -> None:
         """Notes that the response is completed, once."""
-        self.completed = self.completed or int(time.time())
+        self.completed_at = self.completed_at or int(time.time())
 
     def restore(self, stored: StoredResponse) -> None:
-        """Takes over the stored fields of the response, which then is one JSON body."""
+        """Restores the response from its stored fields. It then is one JSON body."""
         self.sends_events = False
         self.first_chunk = {
-            "created": stored.created,
+            "created": stored.created_at,
             "model": stored.model,
             "service_tier": stored.service_tier,
         }
-        self.completed, self.error = stored.completed, stored.error
+        self.completed_at, self.error = stored.completed_at, stored.error
         self.assign_id()
 
     def json(
@@ -133,8 +133,8 @@ class GrowingResponse:
             **self.terms.echo,
             "id": f"resp_{self._tag}",
             "object": "response",
-            "created_at": self.created,
-            "completed_at": self.completed if status == "completed" else None,
+            "created_at": self.created_at,
+            "completed_at": self.completed_at if status == "completed" else None,
             "status": status,
             "error": self.error,
             "incomplete_details": {"reason": incomplete_reason} if incomplete_reason is not None else None,
@@ -158,12 +158,12 @@ class GrowingResponse:
         return as_text(self.first_chunk.get("model")) or self.terms.echo["model"]
 
     @property
-    def created(self) -> int:
+    def created_at(self) -> int:
         """When the response was made, in seconds since the epoch: the same each time."""
-        if self._created is None:
+        if self._created_at is None:
             created = self.first_chunk.get("created")
-            self._created = created if isinstance(created, int) else int(time.time())
-        return self._created
+            self._created_at = created if isinstance(created, int) else int(time.time())
+        return self._created_at
 
     @property
     def service_tier(self) -> str | None:

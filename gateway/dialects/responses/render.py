@@ -192,10 +192,10 @@ class ResponsesView(ClientView):
         is_in_order = is_in_reply_order(self._output.id_prefixes())
         return StoredResponse(
             status=status,
-            created=response.created,
+            created_at=response.created_at,
             model=response.model,
             usage=render_usage(usage),
-            completed=response.completed,
+            completed_at=response.completed_at,
             incomplete_reason=incomplete_reason,
             error=response.error,
             service_tier=response.service_tier,
@@ -299,7 +299,7 @@ def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = 
     """
     # The turn counts as stored, so that thoughts are shown without `encrypted_content`.
     response = GrowingResponse(ResponseTerms(ECHO_DEFAULTS, lambda: TurnName.from_tag(tag), forms=forms))
-    response.restore(StoredResponse("completed", created=0, model=""))
+    response.restore(StoredResponse("completed", created_at=0, model=""))
     return _rebuild_output(response, reply, "completed")
 
 

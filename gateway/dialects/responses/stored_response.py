@@ -30,12 +30,12 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
     status: str
     # Seconds since the epoch.
-    created: int
+    created_at: int = field(name="created")
     model: str
     # The usage that the response shows; None: unknown.
     usage: Json | None = None
     # Seconds since the epoch; None: the response was not completed.
-    completed: int | None = None
+    completed_at: int | None = field(default=None, name="completed")
     # Why an incomplete response ended; None: the response is not incomplete.
     incomplete_reason: str | None = field(default=None, name="reason")
     # The error of a failed response; None: the response did not fail.
