@@ -125,7 +125,7 @@ class NativeChat:
     async def _save_response(self, native: NativeRequest, row: DeferredReplyRow, response: bytes) -> None:
         scope = row.agent.scope
         reader = native.reader()
-        reader.take_whole(response)
+        reader.read_whole(response)
         await self._turns.wait_written(scope)
         if native.referenced_ids:
             native = await self._with_history(native, scope, await self._memory_key(scope))

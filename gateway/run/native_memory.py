@@ -44,18 +44,18 @@ class BoundedReader:
     def background_id(self) -> str | None:
         return self._reader.background_id
 
-    def take(self, event: Event) -> None:
+    def read(self, event: Event) -> None:
         if self._is_full:
             return
-        self._reader.take(event)
+        self._reader.read(event)
         try:
             self._reservation.reserve_more(len(event.raw))
         except ProviderTooLarge as error:
             self._is_full = True
             _log.warning("Only the beginning of a reply is remembered: %s.", error.message)
 
-    def take_whole(self, body: bytes) -> None:
-        self._reader.take_whole(body)
+    def read_whole(self, body: bytes) -> None:
+        self._reader.read_whole(body)
 
     def reply(self) -> NativeReply:
         self._reservation.release()  # it has been read

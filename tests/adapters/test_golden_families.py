@@ -123,7 +123,7 @@ def check(golden: Golden, chunks: list[Any]) -> None:
         for choice in chunk["choices"]:
             delta = choice.get("delta") or {}
             draft.add(delta)
-            draft.take_calls(delta.get("tool_calls") or [], (), is_over=False)
+            draft.add_calls(delta.get("tool_calls") or [], (), is_over=False)
             finish = choice.get("finish_reason") or finish
     message = draft.message(draft.calls)
     says = dict(golden.says)

@@ -91,7 +91,7 @@ class RuleGuide:
             self._called.append(CalledTool(call.name, result=None))
         return verdict
 
-    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+    def add_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._is_resumed = True
         if result.is_unapproved:
             self._called.append(CalledTool(name, "denied", result.content))
@@ -101,7 +101,7 @@ class RuleGuide:
         self._called.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
         self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
 
-    def take_result(self, result: ToolResult) -> None:
+    def add_result(self, result: ToolResult) -> None:
         index = self._indices.get(result.call_id)
         if index is None:
             return

@@ -35,8 +35,8 @@ def make_query(text: str) -> str:
     if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    last = _take_edge_lines(reversed(lines), from_end=True)
-    first = _take_edge_lines(lines, from_end=False)
+    last = _choose_edge_lines(reversed(lines), from_end=True)
+    first = _choose_edge_lines(lines, from_end=False)
     return "\n".join((*reversed(last), *first))
 
 
@@ -119,8 +119,8 @@ def without_templates(messages: Sequence[Message], shared: Collection[str]) -> l
     return [message for message in messages if len(alike) < _TEMPLATE_MESSAGES or message.seq not in alike]
 
 
-def _take_edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
-    """Takes whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
+def _choose_edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
+    """Returns whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
     taken: list[str] = []
     room = _EDGE_CHARS
     for line in lines:

@@ -123,7 +123,7 @@ class GatewayCalls:
                 self._forbidden_ids.append(call.id)
             elif result := self._make_spoken_result(call, arguments):
                 self._results[call.id] = result
-                self._guide.take_result(result)
+                self._guide.add_result(result)
             else:
                 self._results[call.id] = None
                 is_serial = call.name in self._terms.serial_tools
@@ -133,13 +133,13 @@ class GatewayCalls:
         return runs
 
     def finish(self, result: ToolResult) -> ToolResult | None:
-        """Takes the result of a running call. Returns it with the approval of the call; None: no such call runs."""
+        """Adds the result of a running call. Returns it with the approval of the call; None: no such call runs."""
         if result.call_id not in self._results or self._results[result.call_id] is not None:
             return None
         if result.call_id in self._approved_ids:
             result = replace(result, approval="approved")
         self._results[result.call_id] = result
-        self._guide.take_result(result)
+        self._guide.add_result(result)
         return result
 
     def hold(self) -> None:
@@ -165,7 +165,7 @@ class GatewayCalls:
         for call in self.calls:
             if call.id in answered:
                 result = self._results[call.id] = answered[call.id]
-                self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied_ids)
+                self._guide.add_answer(call.name, result, is_denied=call.id in resumed.denied_ids)
 
     def _split_arguments(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""

@@ -67,8 +67,8 @@ class MessageDraft(ReplyUsage):
             elif key != "tool_calls":
                 merge_field(self._fields, key, value)
 
-    def take_usage(self, usage: Any) -> None:
-        """Takes a usage, if it reports any tokens."""
+    def add_usage(self, usage: Any) -> None:
+        """Adds a usage, if it reports any tokens."""
         counts = find_reported_counts(usage)
         if counts is not None:
             self.usage = usage
@@ -98,7 +98,7 @@ class MessageDraft(ReplyUsage):
         call.add(entry)
         return call
 
-    def take_calls(
+    def add_calls(
         self, entries: list[Any], gateway_tools: Collection[str], *, is_over: bool
     ) -> list[Json] | None:
         """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the given ones, unchanged.

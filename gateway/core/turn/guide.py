@@ -1,7 +1,7 @@
 """The guide of a turn: it decides which tools a model may call, which of its calls run, and when the turn ends.
 
 A guide serves one turn. The machine asks it in this order: `offer` once; then for each reply of the model `judge` for
-each gateway call, in the order of the calls, `take_result` for each result, and `decide_next`.
+each gateway call, in the order of the calls, `add_result` for each result, and `decide_next`.
 """
 
 from __future__ import annotations
@@ -114,14 +114,14 @@ class Guide(Protocol):
     def judge(self, call: ProposedCall) -> Verdict:
         """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
 
-    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
-        """Takes the result of a call that waited when the turn began: a person or the client has answered it.
+    def add_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+        """Adds the result of a call that waited when the turn began: a person or the client has answered it.
 
         No `judge` comes before it.
         """
 
-    def take_result(self, result: ToolResult) -> None:
-        """Takes the result of a call that was run. Calls of one reply may end in any order."""
+    def add_result(self, result: ToolResult) -> None:
+        """Adds the result of a call that was run. Calls of one reply may end in any order."""
 
     def decide_next(self) -> Offer | Stop:
         """Returns what follows a reply, when all of its calls have their results."""
@@ -150,10 +150,10 @@ class FreeGuide:
             return Forbidden(LIMIT_REACHED.format(rounds=self._max_rounds))
         return Allowed()
 
-    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+    def add_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._has_calls = True
 
-    def take_result(self, result: ToolResult) -> None:
+    def add_result(self, result: ToolResult) -> None:
         """Learns nothing: no result changes what follows."""
 
     def decide_next(self) -> Offer | Stop:

@@ -36,10 +36,10 @@ class NativeReader(Protocol):
     def background_id(self) -> str | None:
         """The id of a response that the upstream makes in the background; None: it does not."""
 
-    def take(self, event: Event) -> None:
+    def read(self, event: Event) -> None:
         """Reads the next event of a stream. One after the reply's end is ignored."""
 
-    def take_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> None:
         """Reads a whole reply."""
 
     def reply(self) -> NativeReply:

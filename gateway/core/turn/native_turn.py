@@ -89,10 +89,10 @@ class NativeTurn:
     def _on_received(self, batch: list[Event]) -> list[Command]:
         """Passes events on, and saves the turn before its end leaves."""
         data = b"".join(map(self._change.event, batch))
-        self.usage.take_events(data)
+        self.usage.read_events(data)
         sends = self._send(data)
         for event in batch:
-            self._reader.take(event)
+            self._reader.read(event)
             if event.name in ("error", RESPONSE_FAILED):
                 self._error = self._error or find_stream_exception(event.raw)
         if self._is_saved:
@@ -112,9 +112,9 @@ class NativeTurn:
             is_refused = is_permanent_refusal(self._status, body)
             whole = commands.SendWhole(self._status, self._headers, body)
             return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), _FINISH]
-        self.usage.take_body(body)
+        self.usage.read_body(body)
         body = self._change.change_body(body)
-        self._reader.take_whole(body)
+        self._reader.read_whole(body)
         return [commands.SendWhole(self._status, self._headers, body), *self._save([_FINISH])]
 
     def _send(self, data: bytes) -> list[Command]:

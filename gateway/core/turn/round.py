@@ -170,7 +170,7 @@ class Round:
         unanswered: ids of the calls that the client has to answer; the gateway answers all others.
         """
         self.stored = Stored.IN_EARLIER_TURN
-        self.draft.take_calls([*calls], AllBut(), is_over=True)
+        self.draft.add_calls([*calls], AllBut(), is_over=True)
         for call in self.draft.calls:
             if call.id in unanswered:
                 call.owner = CallOwner.CLIENT

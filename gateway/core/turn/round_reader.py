@@ -162,7 +162,7 @@ class RoundReader:
                     self._add_delta(make_delta(choice), choice.get("finish_reason"), calls=None)
         if len(self._draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
-        self._draft.take_usage(usage)
+        self._draft.add_usage(usage)
         return self._end_complete()
 
     def end(self) -> RoundEnd:
@@ -281,7 +281,7 @@ class RoundReader:
         usage = find_usage(chunk)
         turn_usage: Json | None = None
         if isinstance(usage, dict):
-            self._draft.take_usage(usage)
+            self._draft.add_usage(usage)
             if self._turn_usage is not None:
                 turn_usage = self._turn_usage(self._draft.usage)
         if not self._has_begun:
@@ -318,7 +318,7 @@ class RoundReader:
         draft.add(delta)
         pieces = delta.get("tool_calls")
         if pieces or (reason and self._has_gateway_tools):
-            return draft.take_calls(
+            return draft.add_calls(
                 pieces if isinstance(pieces, list) else [], self._terms.gateway_tools, is_over=bool(reason)
             )
         return calls
@@ -330,7 +330,7 @@ class RoundReader:
 
     def _end_complete(self) -> Complete:
         if self._draft.calls:
-            calls = self._draft.take_calls([], self._terms.gateway_tools, is_over=True)
+            calls = self._draft.add_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self._round.form is AS_EVENTS:
                 # Without a finish_reason only the end of the stream shows that these are the client's calls.
                 self._view.add_calls(calls)

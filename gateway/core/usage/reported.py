@@ -191,8 +191,8 @@ class ReplyUsage(Protocol):
 class UsageReader(ReplyUsage):
     """Reads one reply along, as it passes.
 
-    It is fed in one of three ways: a stream by `take_events`, a body that is held by `take_body`, another body by
-    `take_piece`, then `end`.
+    It is fed in one of three ways: a stream by `read_events`, a body that is held by `read_body`, another body by
+    `read_piece`, then `end`.
     """
 
     __slots__ = (
@@ -234,8 +234,8 @@ class UsageReader(ReplyUsage):
         self._count_held()
         return self._char_count
 
-    def take_events(self, data: bytes) -> None:
-        """Takes events of a stream, each of them whole."""
+    def read_events(self, data: bytes) -> None:
+        """Reads events of a stream, each of them whole."""
         self._held_events.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > MAX_HELD_BYTES:
@@ -244,12 +244,12 @@ class UsageReader(ReplyUsage):
             return
         for line in data.splitlines():
             if line.startswith(b"data:") and self._report_pattern.search(line) is not None:
-                self._take_event(line[5:])
+                self._read_event(line[5:])
 
-    def take_body(self, body: bytes) -> None:
-        """Takes a body that is whole."""
+    def read_body(self, body: bytes) -> None:
+        """Reads a body that is whole."""
         if len(body) > MAX_PARSED_BYTES:
-            self.take_piece(body)
+            self.read_piece(body)
             self.end()
         else:
             # It may be no JSON, as audio, or nested more deeply than msgspec reads.
@@ -261,8 +261,8 @@ class UsageReader(ReplyUsage):
         if self.counts is None:
             self._count_texts(self._body_texts, body)
 
-    def take_piece(self, data: bytes) -> None:
-        """Takes the next piece of a body that is not held."""
+    def read_piece(self, data: bytes) -> None:
+        """Reads the next piece of a body that is not held."""
         if len(self._first_bytes) < SEARCHED_BYTES:
             self._first_bytes += data[: SEARCHED_BYTES - len(self._first_bytes)]
         self._last_bytes = (self._last_bytes + data[-SEARCHED_BYTES:])[-SEARCHED_BYTES:]
@@ -274,8 +274,8 @@ class UsageReader(ReplyUsage):
             if fields and self.counts is None:
                 self._add_report(_read_object_at(searched, fields[-1].end()))
 
-    def _take_event(self, data: bytes) -> None:
-        """Takes an event's data, which has a usage wherever its dialect puts it."""
+    def _read_event(self, data: bytes) -> None:
+        """Reads an event's data, which has a usage wherever its dialect puts it."""
         event, _ = read_json(data)
         if not isinstance(event, dict):
             return
@@ -294,7 +294,7 @@ class UsageReader(ReplyUsage):
                 return
 
     def _add_report(self, usage: Any) -> None:
-        """Takes a report, which completes what came before."""
+        """Adds a report, which completes what came before."""
         if isinstance(usage, dict):
             self._reported = {
                 **self._reported,

@@ -1,4 +1,4 @@
-"""Takes the usage out of a stream for a client that has not asked for it, where the gateway has.
+"""Removes the usage from a stream for a client that has not asked for it, where the gateway has.
 
 An upstream that is asked for `stream_options.include_usage` adds a last chunk with usage alone, and `"usage": null` to
 each other one. (platform.openai.com/docs/api-reference/chat/create)

@@ -68,7 +68,7 @@ class GrowingBlocks:
         self._emit_delta({"type": "thinking_delta", "thinking": text})
 
     def add_call(self, piece: Json) -> None:
-        """Takes a piece of a call.
+        """Adds a piece of a call.
 
         A call is shown from its first arguments on, since its name is complete then, or from the reply's end on. While
         another call is open, the call waits.

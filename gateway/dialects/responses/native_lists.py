@@ -19,7 +19,7 @@ _TEXT_PART_TYPE: Final = "input_text"
 
 
 class ClientItems(ReplyChange):
-    """Takes notes out of a list of items, of a single item or of a response."""
+    """Removes notes from a list of items, of a single item or of a response."""
 
     def change_body(self, body: bytes) -> bytes:
         if _NOTE_START not in body:

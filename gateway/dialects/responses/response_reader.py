@@ -39,7 +39,7 @@ class ResponseReader:
         self._created_event = b""
         self._content_events: list[bytes] = []  # events with content, as long as no end has come
 
-    def take(self, event: Event) -> None:
+    def read(self, event: Event) -> None:
         if event.data is None or self.is_over:
             return
         # Some upstreams give all events the name "message", which stands for no name.
@@ -60,7 +60,7 @@ class ResponseReader:
             self._end = FINISHED if event_type in CONTINUABLE_END_EVENTS else End.FAILED
             self._response = _read_response(event.data)
 
-    def take_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> None:
         self.is_over = True
         self._response = decode_object(body)
         if self._may_be_later and self._note_pending(self._response):

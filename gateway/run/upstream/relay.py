@@ -68,7 +68,7 @@ async def relay(
                 await _pass_body(reader, sink, receipt, json_bytes)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
-                reader.take_body(body)
+                reader.read_body(body)
                 if change is not None and reply.status < 300:
                     body = change.change_body(body)
                 receipt.upstream_answered()
@@ -95,7 +95,7 @@ async def _pass_stream(
                     _start(reply, sink, receipt)
                 if chunk is not KEEP_ALIVE:
                     chunk = events.feed(chunk)
-                    reader.take_events(chunk)
+                    reader.read_events(chunk)
                     is_done = chunk.endswith(_DONE)
                     # Another endpoint may have taken over after the head.
                     if call.hides_usage:
@@ -108,7 +108,7 @@ async def _pass_stream(
     if not sink.has_started:
         _start(reply, sink, receipt)
     last_bytes = events.take_rest()
-    reader.take_events(last_bytes)
+    reader.read_events(last_bytes)
     await sink.write(without_usage(last_bytes) if call.hides_usage else last_bytes)
     reader.end()
     await sink.end()
@@ -125,22 +125,22 @@ async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_by
     if dict(reply.headers).get("content-type", "").startswith("application/json"):
         held = await _read_past(chunks, json_bytes)
         if 0 < len(held) <= json_bytes:
-            reader.take_body(held)
+            reader.read_body(held)
             receipt.upstream_answered()
             await _send_whole(reply, held, sink, receipt)
             return
         # The body is too large to hold, or empty. (The reply to a HEAD is empty, but has the length of a GET's.)
         _start(reply, sink, receipt)
-        reader.take_piece(held)
+        reader.read_piece(held)
         await sink.write(held)
     async for chunk in chunks:
         if not sink.has_started:
             _start(reply, sink, receipt)
-        reader.take_piece(chunk)
+        reader.read_piece(chunk)
         await sink.write(chunk)
     if not sink.has_started:
         _start(reply, sink, receipt)
-    reader.take_piece(b"")  # an empty body has come as well
+    reader.read_piece(b"")  # an empty body has come as well
     reader.end()
     await sink.end()
 
@@ -190,24 +190,24 @@ class _ReplyReader:
         has_usage = call.costs_tokens and call.status < 300
         self._usage = UsageReader(call.path) if has_usage else None
 
-    def take_events(self, data: bytes) -> None:
+    def read_events(self, data: bytes) -> None:
         """Reads whole events."""
         self.call.note_piece(data)
         if self._usage is not None and data:
-            self._usage.take_events(data)
+            self._usage.read_events(data)
             if (error := find_stream_exception(data)) is not None:
                 self._attempts.note_broken(error)
 
-    def take_body(self, body: bytes) -> None:
+    def read_body(self, body: bytes) -> None:
         self.call.note_piece(body)
         if self._usage is not None:
-            self._usage.take_body(body)
+            self._usage.read_body(body)
 
-    def take_piece(self, data: bytes) -> None:
+    def read_piece(self, data: bytes) -> None:
         """Reads the usage of a piece of a body."""
         self.call.note_piece(b"")
         if self._usage is not None:
-            self._usage.take_piece(data)
+            self._usage.read_piece(data)
 
     def end(self) -> None:
         if self._usage is not None:

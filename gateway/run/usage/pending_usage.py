@@ -65,7 +65,7 @@ class PendingUsage:
         id: the upstream's id of the response.
         """
         reader = UsageReader("/responses")
-        reader.take_body(response)
+        reader.read_body(response)
         if reader.counts is None or (awaited := self._awaited.pop((project, id), None)) is None:
             return
         payer, estimated_call = awaited

@@ -412,7 +412,7 @@ class _EventSender:
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
         response.sent_event_count += 1
-        response.output.take(event_type, data)
+        response.output.read(event_type, data)
         response.has_ended = is_end
 
     async def _refuse(self) -> None:

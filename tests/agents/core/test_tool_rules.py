@@ -141,7 +141,7 @@ def test_a_count_of_three_allows_three() -> None:
     verdicts = []
     for n in range(5):
         verdicts.append(type(guide.judge(ProposedCall(str(n), "a", {}))))
-        guide.take_result(ToolResult(str(n), "done"))
+        guide.add_result(ToolResult(str(n), "done"))
         guide.decide_next()
     assert verdicts == [Allowed, Allowed, Allowed, Forbidden, Forbidden]
 
@@ -157,7 +157,7 @@ def test_a_call_after_a_condition_waits_for_its_result() -> None:
     guide = RuleGuide(read_rules([CONDITIONAL]), TOOLS)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Allowed)
     assert isinstance(guide.judge(ProposedCall("2", "c", {})), Undecided)
-    guide.take_result(ToolResult("1", "3"))
+    guide.add_result(ToolResult("1", "3"))
     assert isinstance(guide.judge(ProposedCall("2", "c", {})), Allowed)
 
 
@@ -277,7 +277,7 @@ def test_a_reply_without_a_call_that_is_due_is_nudged() -> None:
 
 def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
     guide = RuleGuide(read_rules([REQUIRED]), TOOLS)
-    guide.take_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
+    guide.add_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
     assert isinstance(guide.decide_next(), Offer)  # the model hears of it
     assert guide.decide_next() == Stop(END)
 
@@ -286,7 +286,7 @@ def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
 def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: SpeakingStyle) -> None:
     """It is to call it again and again, up to its most steps."""
     guide = RuleGuide(read_rules([FIRST, APPROVAL]), TOOLS, style=style)
-    guide.take_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
+    guide.add_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
     follows = guide.decide_next()
     assert isinstance(follows, Offer)
     assert (follows.names, follows.must_call) == (("a",), False)
@@ -350,7 +350,7 @@ def test_an_unreadable_call_does_not_count() -> None:
 def test_a_heartbeat_is_a_bool_or_the_word(value: object, goes_on: bool) -> None:
     guide = RuleGuide([], TOOLS, style=MESSAGE)
     guide.judge(ProposedCall("1", "a", {}, {"request_heartbeat": value}))
-    guide.take_result(ToolResult("1", "done"))
+    guide.add_result(ToolResult("1", "done"))
     assert isinstance(guide.decide_next(), Offer) is goes_on
 
 
@@ -359,7 +359,7 @@ def test_a_turn_that_is_resumed_goes_on_counting() -> None:
     guide = RuleGuide(rules, TOOLS, called=called("a"))
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
     resumed = RuleGuide(rules, TOOLS, max_steps=1)
-    resumed.take_answer("a", ToolResult("1", "x"), is_denied=False)
+    resumed.add_answer("a", ToolResult("1", "x"), is_denied=False)
     follows = resumed.decide_next()  # the step was counted by the turn that began it
     assert isinstance(follows, Offer)
     assert follows.names == ("b", "c", "d")
@@ -555,7 +555,7 @@ def play(seed: int) -> StopReason:
             history.extend((name, result) for _, name, result in results)
             dice.shuffle(results)
             for id, _, result in results:
-                guide.take_result(ToolResult(id, result, dice.choice(["success", "error"])))
+                guide.add_result(ToolResult(id, result, dice.choice(["success", "error"])))
             running.clear()
 
         while wanted:

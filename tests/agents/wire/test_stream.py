@@ -114,7 +114,7 @@ def test_calls_that_wait_are_shown_at_the_end() -> None:
     made = view()
     draft = MessageDraft()
     # As the turn knows it; of the provider it had no id.
-    draft.take_calls([{"id": "c0", "function": {"name": "a", "arguments": "{}"}}], (), is_over=True)
+    draft.add_calls([{"id": "c0", "function": {"name": "a", "arguments": "{}"}}], (), is_over=True)
     made.show(chunk(tool_calls=[{"index": 0, "function": {"name": "a", "arguments": "{}"}}]))
     made.note_stop(StopReason.REQUIRES_APPROVAL, {"c0": "client"}, draft.calls)
     made.end((), None, b"")

@@ -12,7 +12,7 @@ def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
     """The ledger of one complete round."""
     draft = MessageDraft()
     draft.add({"content": text})
-    draft.take_usage(usage)
+    draft.add_usage(usage)
     return EMPTY_LEDGER.with_round(draft, len)
 
 

@@ -45,11 +45,11 @@ class WordsReader:
         self.words = ""
         self.is_over = False
 
-    def take(self, event: Event) -> None:
+    def read(self, event: Event) -> None:
         self.is_over = self.is_over or event.raw == b"end"
         self.words += "" if self.is_over else event.raw.decode()
 
-    def take_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> None:
         self.words, self.is_over = body.decode(), True
 
     def reply(self) -> NativeReply:

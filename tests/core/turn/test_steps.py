@@ -77,7 +77,7 @@ class Script(FreeGuide):
         left = self.verdicts.get(call.name)
         return left.pop(0) if left else Allowed()
 
-    def take_result(self, result: ToolResult) -> None:
+    def add_result(self, result: ToolResult) -> None:
         self.heard.append(result)
 
     def decide_next(self) -> Offer | Stop:

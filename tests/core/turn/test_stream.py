@@ -20,7 +20,7 @@ def draft_of(*deltas: dict[str, Any], ours: frozenset[str] = frozenset()) -> Mes
     for delta in deltas:
         draft.add(delta)
         if "tool_calls" in delta:
-            draft.take_calls(delta["tool_calls"], ours, is_over=False)
+            draft.add_calls(delta["tool_calls"], ours, is_over=False)
     return draft
 
 
@@ -155,8 +155,8 @@ def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
 def test_a_call_that_is_no_function_is_passed_on_at_once() -> None:
     draft, ours = MessageDraft(), frozenset({"memory_insert"})
     begun = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "memory_insert", "input": ""}}
-    assert draft.take_calls([begun], ours, is_over=False) is None
-    assert draft.take_calls([{"index": 0, "custom": {"input": "x"}}], ours, is_over=False) is None
+    assert draft.add_calls([begun], ours, is_over=False) is None
+    assert draft.add_calls([{"index": 0, "custom": {"input": "x"}}], ours, is_over=False) is None
 
 
 def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
@@ -164,8 +164,8 @@ def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
     draft, ours = MessageDraft(), frozenset({"memory_insert"})
     first = {"index": 0, "id": "a", "function": {"name": "mem", "arguments": ""}}
     second = {"index": 1, "id": "b", "function": {"name": "get", "arguments": "{}"}}
-    assert draft.take_calls([first, second], ours, is_over=False) == []
-    shown = draft.take_calls([{"index": 0, "function": {"name": "e"}}], ours, is_over=False)
+    assert draft.add_calls([first, second], ours, is_over=False) == []
+    shown = draft.add_calls([{"index": 0, "function": {"name": "e"}}], ours, is_over=False)
     assert shown is not None
     assert [(call["index"], call["function"]["name"]) for call in shown] == [(0, "meme"), (1, "get")]
 
@@ -191,7 +191,7 @@ def test_each_call_is_looked_at_once_however_many_follow(name: str) -> None:
     draft.calls = watched = Watched()
     for n in range(100):
         piece = {"index": n, "id": f"c{n}", "function": {"name": name, "arguments": "{}"}}
-        draft.take_calls([piece], NAMES, is_over=False)
+        draft.add_calls([piece], NAMES, is_over=False)
     assert watched.looks <= 200
 
 

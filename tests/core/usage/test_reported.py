@@ -134,7 +134,7 @@ def events(*data: Any) -> bytes:
 def test_a_stream_is_read_wherever_its_dialect_puts_the_usage(path: str, stream: bytes) -> None:
     reader = UsageReader(path)
     for event in stream.splitlines(keepends=True):
-        reader.take_events(event)
+        reader.read_events(event)
     assert reader.counts is not None
     assert reader.counts[:3] == (100, 20, 60)
 
@@ -142,14 +142,14 @@ def test_a_stream_is_read_wherever_its_dialect_puts_the_usage(path: str, stream:
 def test_a_stream_with_half_a_character_is_read() -> None:
     """Upstreams that cut a text by its tokens write such halves."""
     reader = UsageReader("/responses")
-    reader.take_events(rb'data: {"response":{"output":["\ud83d"],"usage":%b}}' % orjson.dumps(RESPONSE))
+    reader.read_events(rb'data: {"response":{"output":["\ud83d"],"usage":%b}}' % orjson.dumps(RESPONSE))
     assert reader.counts is not None
 
 
 def test_what_the_model_wrote_is_measured_in_characters() -> None:
     reader = UsageReader("/chat/completions")
-    reader.take_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
-    reader.take_events(events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a'}}]}}]}))
+    reader.read_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
+    reader.read_events(events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a'}}]}}]}))
     assert (reader.counts, reader.char_count) == (None, 9)
 
 
@@ -158,19 +158,19 @@ def test_of_a_long_stream_all_is_measured() -> None:
     event = events({"choices": [{"delta": {"content": "word "}}]})
     count = 2 * MAX_HELD_BYTES // len(event) + 1
     for _ in range(count):
-        reader.take_events(event)
+        reader.read_events(event)
     assert reader.char_count == 5 * count
 
 
 def test_a_usage_in_an_event_that_is_no_object_is_none() -> None:
     reader = UsageReader("/chat/completions")
-    reader.take_events(events([{"usage": CHAT}]))
+    reader.read_events(events([{"usage": CHAT}]))
     assert reader.counts is None
 
 
 def test_text_that_looks_like_usage_is_text() -> None:
     reader = UsageReader("/chat/completions")
-    reader.take_events(events({"choices": [{"delta": {"content": '"usage": {"prompt_tokens": 9}'}}]}))
+    reader.read_events(events({"choices": [{"delta": {"content": '"usage": {"prompt_tokens": 9}'}}]}))
     assert reader.counts is None
 
 
@@ -181,9 +181,9 @@ def test_of_a_large_body_only_its_ends_are_searched(is_first: bool) -> None:
     body = orjson.dumps({**usage, **vectors} if is_first else {**vectors, **usage})
     assert len(body) > MAX_PARSED_BYTES
     whole, pieces = UsageReader("/embeddings"), UsageReader("/embeddings")
-    whole.take_body(body)
+    whole.read_body(body)
     for at in range(0, len(body), 1000):
-        pieces.take_piece(body[at : at + 1000])
+        pieces.read_piece(body[at : at + 1000])
     pieces.end()
     assert whole.counts == pieces.counts == TokenCounts(8)
 
@@ -204,5 +204,5 @@ def test_only_calls_that_have_a_model_work_cost_tokens() -> None:
 )
 def test_a_body_that_cannot_be_read_reports_nothing(body: bytes) -> None:
     reader = UsageReader("/embeddings")
-    reader.take_body(body)
+    reader.read_body(body)
     assert (reader.counts, read_facts([body])) == (None, NO_FACTS)

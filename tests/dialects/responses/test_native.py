@@ -82,7 +82,7 @@ def test_a_stream_is_read_as_far_as_it_came(
 ) -> None:
     reader = ResponseReader()
     for each in events:
-        reader.take(each if is_named else each._replace(name=None))
+        reader.read(each if is_named else each._replace(name=None))
     reply = reader.reply()
     assert reply.end is end
     assert reply.shown_reply == (None if said is None else {"role": "assistant", "content": said})
@@ -91,9 +91,9 @@ def test_a_stream_is_read_as_far_as_it_came(
 
 def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
     reader = ResponseReader()
-    reader.take(CREATED)
+    reader.read(CREATED)
     assert reader.reply().ids == ("resp_1",)
-    reader.take(event("response.completed", response=response(SAID, CALL)))
+    reader.read(event("response.completed", response=response(SAID, CALL)))
     reply = reader.reply()
     assert reply.shown_reply == {"role": "assistant", "content": "Ok.", "tool_calls": [CALLED]}
     assert reply.ids == ("resp_1", "msg_1", "fc_1")
@@ -111,7 +111,7 @@ def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
 )
 def test_a_whole_reply_may_be_anything(body: bytes, end: End, said: str | None) -> None:
     reader = ResponseReader()
-    reader.take_whole(body)
+    reader.read_whole(body)
     reply = reader.reply()
     assert (reply.end, (reply.shown_reply or {}).get("content")) == (end, said)
 
@@ -246,11 +246,11 @@ def test_of_a_reply_without_an_end_so_much_is_read() -> None:
     """What is read at its end holds up all else, and a stream may go on for ever."""
     reader = ResponseReader()
     for _ in range(MAX_CONTENT_EVENTS + 10):
-        reader.take(delta("x"))
+        reader.read(delta("x"))
     reply = reader.reply()
     assert reply.end is End.CANCELLED
     assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_CONTENT_EVENTS}
-    reader.take(event("response.completed", response=response(SAID)))
+    reader.read(event("response.completed", response=response(SAID)))
     assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}
 
 

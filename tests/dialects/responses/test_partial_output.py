@@ -15,7 +15,7 @@ CALL = {"id": "fc_1", "type": "function_call", "name": "weather", "call_id": "c1
 def output_of(*events: tuple[str, Json | bytes]) -> list[Json]:
     output = PartialOutput()
     for kind, fields in events:
-        output.take(kind, fields if isinstance(fields, bytes) else orjson.dumps({"type": kind, **fields}))
+        output.read(kind, fields if isinstance(fields, bytes) else orjson.dumps({"type": kind, **fields}))
     found: list[Json] = orjson.loads(output.render())
     return found
 

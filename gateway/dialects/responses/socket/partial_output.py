@@ -46,8 +46,8 @@ class PartialOutput:
         self._texts: dict[tuple[int, int], list[str]] = {}
         self._remaining_bytes = MAX_BYTES
 
-    def take(self, event_type: str, data: bytes) -> None:
-        """Takes an event that was sent. An event that cannot be read is ignored."""
+    def read(self, event_type: str, data: bytes) -> None:
+        """Reads an event that was sent. An event that cannot be read is ignored."""
         if event_type not in (_ITEM_ADDED, _ITEM_DONE, _TEXT_DELTA):
             return
         # Once below 0, the count stays below 0: if a shorter event still counted, the text would have a gap.
