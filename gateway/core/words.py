@@ -26,6 +26,8 @@ _NO_WORD = re.compile(r"\W*+")
 _OPENING, _CLOSING = "[(*<", "])*>"
 # Two hours of speech, the words of which are counted in some milliseconds.
 _MAX_TRANSCRIPT_CHARS = 100_000
+# The last character of a question, in most scripts.
+QUESTION_MARKS = ("?", "？", "؟")
 # Fewer letters may be the beginning of a text by chance.
 MIN_HEARD_LETTERS = 4
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -58,10 +59,6 @@ def _split_exchange(exchange: Exchange) -> Iterator[PathElement]:
         yield PathElement(exchange, i, atoms, offsets[i])
     if exchange.reply is not None:
         yield PathElement(exchange, -1, exchange.reply, offsets[-1])
-
-
-def _depth(exchange: Exchange) -> int:
-    return exchange.depth
 
 
 class Tree:
@@ -294,7 +291,7 @@ class Tree:
         if not cache:
             cache.update((each.id, each.touched) for each in self)
             # The deepest first, so that each exchange has the times of its descendants when its parent takes its time.
-            for each in sorted(self, key=_depth, reverse=True):
+            for each in sorted(self, key=attrgetter("depth"), reverse=True):
                 parent = each.parent
                 if parent in cache and each.ended is not None and cache[parent] < cache[each.id]:
                     cache[parent] = cache[each.id]

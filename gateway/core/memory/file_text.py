@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Iterator
 from typing import Final
 
+# The most characters of a file's name with its directories. No measurement: those of real files are shorter.
+_MAX_NAME_CHARS: Final = 1000
 PART_CHARS = 2000  # the most characters of a part
 # Media types without text, by their beginnings: such a file may still decode as UTF-8.
 _BINARY_TYPES: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
@@ -55,4 +57,4 @@ def clean_file_name(name: str) -> str:
     No file is opened by this name. The directories distinguish files that have the same name otherwise.
     """
     parts = ("".join(filter(str.isprintable, part)).strip() for part in name.replace("\\", "/").split("/"))
-    return "/".join(part for part in parts if part not in ("", ".", ".."))[:1000].rstrip("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:_MAX_NAME_CHARS].rstrip("/")

@@ -21,6 +21,7 @@ from gateway.core.memory.orders import STATEMENT
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.tags import escape_tags
+from gateway.core.words import QUESTION_MARKS
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message, StandingFact
 
@@ -41,7 +42,6 @@ MAX_CHARS = 160
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 # Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
-_QUESTION_MARKS = ("?", "？", "؟")
 # Letters of Japanese and Korean, where a clause states something at its end.
 _VERB_LAST_SCRIPT = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
 # The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), before
@@ -217,7 +217,7 @@ def _find_sentences_in(text: str) -> Iterator[str]:
     """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
-        if sentence.endswith(_QUESTION_MARKS):
+        if sentence.endswith(QUESTION_MARKS):
             sentence = _cut_statement_before_question(sentence)
         if is_standing(sentence):
             yield sentence

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Literal, NamedTuple
@@ -46,7 +47,7 @@ class DiffPart(Struct, frozen=True):
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
     """Returns the parts of both texts in order. Those that are not inserted are the old text."""
-    shortest_first = (_WORD.findall, _SENTENCE.findall, _split_lines)
+    shortest_first = (_WORD.findall, _SENTENCE.findall, partial(str.splitlines, keepends=True))
     return _join_parts(_Comparison().compare(old, new, shortest_first))
 
 
@@ -82,10 +83,6 @@ class _Comparison:
             return
         yield DiffPart("del", old)
         yield DiffPart("ins", new)
-
-
-def _split_lines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
 
 
 class _Stretch(NamedTuple):

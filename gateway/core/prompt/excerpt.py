@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from gateway.core.words import list_folded_words
+from gateway.core.words import QUESTION_MARKS, list_folded_words
 
 # The most words of a query that an excerpt is chosen by. Not measured: it bounds the time for a long query; a question
 # has fewer.
@@ -28,7 +28,6 @@ _SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？
 # The first character of the scripts of Chinese, Japanese and Korean, and of those after them.
 UNSPACED_FROM = "\u2e80"
 _RUNS = re.compile(rf"[^\s{UNSPACED_FROM}-\U0010ffff]+|[{UNSPACED_FROM}-\U0010ffff]+")
-_QUESTION_MARKS = frozenset("?？؟")
 # Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 CUT = "..."
 
@@ -96,7 +95,7 @@ def make_excerpt(
         # A message without a word of the query was found because of other messages. Its statements are more useful than
         # its questions.
         shows_neighbours = False
-        statement_scores = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
+        statement_scores = [float(text[end - 1] not in QUESTION_MARKS) for _, end in pieces]
         if not all(statement_scores):
             scores = statement_scores
     if not any(scores):

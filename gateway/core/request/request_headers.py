@@ -48,6 +48,11 @@ _GATEWAY_HEADERS = [
 ]
 # The values of `Connection` that nearly every client sends; they name no header.
 _USUAL_CONNECTION_VALUES = (b"keep-alive", b"close")
+# The most characters of a name or value that an error quotes, and of a name that is cached. No measurement: the names
+# of headers are shorter.
+_QUOTED_CHARS = 64
+# Callers choose the names. Real clients send some dozens.
+_MAX_CACHED_NAMES = 1024
 # Name of a header -> the name as text, or "" if it does not pass. Clients send the same few names with every request.
 _cached_names: dict[bytes, str] = {}
 
@@ -66,7 +71,8 @@ def read_known_word(header: bytes, raw: bytes, known_words: Collection[str], exp
     text = read_header(raw, name).strip().lower()
     if text not in known_words:
         raise BadRequest(
-            f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
+            f"Invalid value for the header `{name}`: {text[:_QUOTED_CHARS]!r}; expected {expected}.",
+            param=name,
         )
     return text
 
@@ -121,7 +127,7 @@ def _read_passing_name(raw_name: bytes) -> str:
     _check_spelling(raw_name)
     passes = raw_name in _PASSED_NAMES or raw_name.startswith(_PASSED_PREFIXES)
     name = raw_name.decode("latin-1") if passes else ""
-    if len(raw_name) <= 64 and len(_cached_names) < 1024:  # callers choose the names
+    if len(raw_name) <= _QUOTED_CHARS and len(_cached_names) < _MAX_CACHED_NAMES:
         _cached_names[raw_name] = name
     return name
 
@@ -133,4 +139,5 @@ def _check_spelling(raw_name: bytes) -> None:
     name = raw_name.decode("latin-1")
     if name not in _GATEWAY_HEADERS:
         suggestion = find_nearest_name(name, _GATEWAY_HEADERS) or "one of " + ", ".join(_GATEWAY_HEADERS)
-        raise BadRequest(f"There is no header `{name[:64]}`; did you mean {suggestion}?", param=name[:64])
+        quoted = name[:_QUOTED_CHARS]
+        raise BadRequest(f"There is no header `{quoted}`; did you mean {suggestion}?", param=quoted)

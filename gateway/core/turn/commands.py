@@ -118,6 +118,9 @@ class Finish(Struct, frozen=True):
     """End the reply to the client; nothing follows."""
 
 
+FINISH: Final = Finish()
+
+
 Command = (
     SendHead
     | SendBody

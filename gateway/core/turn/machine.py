@@ -75,7 +75,6 @@ _STOP_BY_CUT_REASON = {
     "content_filter": StopReason.BAD_REPLY,
     BROKE: StopReason.UPSTREAM_ERROR,
 }
-_FINISH = commands.Finish()
 _FREE_CALL = commands.CallModel(messages=(), budget_tokens=None, offer=FREE_OFFER)
 
 
@@ -147,7 +146,7 @@ class Turn:
             case events.ReceivedWhole():
                 return self._on_received(self._reader.read_whole(event.body))
             case events.Saved():
-                return [*self._show_end(event), _FINISH]
+                return [*self._show_end(event), commands.FINISH]
             case events.ReplyEnded():
                 return self._on_received(self._reader.end())
             case events.ReplyFailed():
@@ -303,7 +302,7 @@ class Turn:
     def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # the command to save it was given
             self._state = DONE
-            return [commands.CloseUpstream(), _FINISH]
+            return [commands.CloseUpstream(), commands.FINISH]
         self._reader.end_texts()
         return [commands.CloseUpstream(), *self._end_unfinished(End.CANCELLED, StopReason.CANCELLED)]
 
@@ -343,7 +342,7 @@ class Turn:
             error_status=error_status,
         )
         self._state = DONE
-        return [commands.Save(outcome), _FINISH]
+        return [commands.Save(outcome), commands.FINISH]
 
     def _make_unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
         return self._maker.make_unfinished(end, reason, are_tools_running=self._state is RUNNING_TOOLS)
@@ -578,7 +577,7 @@ class Turn:
         save = commands.Save(finished.saved)
         if self.terms.holds_end:
             return [*self._sent.flush(self._round), save]
-        return [*self._show_end(events.Saved()), save, _FINISH]
+        return [*self._show_end(events.Saved()), save, commands.FINISH]
 
     def _show_end(self, saved: events.Saved) -> list[Command]:
         """Sends the end of the reply. `Finish` follows."""

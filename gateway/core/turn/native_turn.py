@@ -19,7 +19,6 @@ from gateway.core.turn.upstream_error import RESPONSE_FAILED, find_stream_except
 from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke
 
-_FINISH: Final = commands.Finish()
 _EARLY_END: Final = "The upstream's stream ended before its reply was complete"
 
 
@@ -82,7 +81,7 @@ class NativeTurn:
             case events.ReplyFailed(error):
                 return self._fail(error)
             case events.ClientLeft():
-                return [commands.CloseUpstream(), *self._save_unfinished(End.CANCELLED), _FINISH]
+                return [commands.CloseUpstream(), *self._save_unfinished(End.CANCELLED), commands.FINISH]
             case _:  # without tools and steps, their events never come
                 return []
 
@@ -111,11 +110,11 @@ class NativeTurn:
         if not 200 <= self._status < 300:
             is_refused = is_permanent_refusal(self._status, body)
             whole = commands.SendWhole(self._status, self._headers, body)
-            return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), _FINISH]
+            return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), commands.FINISH]
         self.usage.read_body(body)
         body = self._change.change_body(body)
         self._reader.read_whole(body)
-        return [commands.SendWhole(self._status, self._headers, body), *self._save([_FINISH])]
+        return [commands.SendWhole(self._status, self._headers, body), *self._save([commands.FINISH])]
 
     def _send(self, data: bytes) -> list[Command]:
         head = [] if self._has_begun else [commands.SendHead(self._status, self._headers)]
@@ -135,11 +134,11 @@ class NativeTurn:
     def _end_early(self, rest: bytes, error: GatewayError) -> list[Command]:
         """Ends a stream that has begun to be sent. error: why it may lack its end."""
         closing = [] if self._is_saved and error is not self._error else [commands.CloseUpstream(error)]
-        return [*self._send(rest), *closing, *self._save_unfinished(End.FAILED), _FINISH]
+        return [*self._send(rest), *closing, *self._save_unfinished(End.FAILED), commands.FINISH]
 
     def _fail(self, error: GatewayError) -> list[Command]:
         closing = commands.CloseUpstream(error)
-        return [commands.SendError(error), closing, *self._save_unfinished(End.FAILED), _FINISH]
+        return [commands.SendError(error), closing, *self._save_unfinished(End.FAILED), commands.FINISH]
 
     def _save_unfinished(self, end: End, *, is_refused: bool = False) -> list[Command]:
         """Saves what came of a reply that has no proper end, unless the turn or a background response's id is saved."""
