@@ -85,6 +85,10 @@ class _ConversationScreens(Struct, frozen=True):
             noted_since=self.views.retention.since,
             keep=count_noun(self.views.retention.days, "days"),
             can_be_merged=can_be_merged(page),
+            # The first message that each branch alone has.
+            beginnings=await self.views.conversations.load_branch_beginnings(
+                access.project, access.uid, page
+            ),
             # The exchanges of a page of all branches that do not follow the one above; None: it has one branch.
             followed=None if merged is None else merged.followed,
             is_cut=query.before is not None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -161,6 +162,31 @@ class MemoryPages(StoreGroup):
         """Returns the branches of a conversation, those spoken in last first."""
         rows = await connection.rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+
+    @long_reads
+    async def load_branch_beginnings(
+        self, connection: Connection, agent_row: int, conversation_row: int, ends: Sequence[int]
+    ) -> dict[int, int]:
+        """Returns the number of the first message that each branch alone has, by the row with which the branch ends.
+
+        A branch that is alone from further back than the deepest exchanges is left out.
+
+        ends: the `exchange_row` of branches of the conversation.
+        """
+        rows = await connection.rows(SQL["parents"], (agent_row, conversation_row, _DEEPEST))
+        # 0: a message was sent without those before it.
+        parents: dict[int, int] = {row: parent or 0 for row, parent in rows}
+        follower_counts = Counter(parents.values())
+        firsts: dict[int, int] = {}
+        for end in parents.keys() & {*ends}:
+            first = end
+            while follower_counts[parents[first]] == 1 and parents[first] in parents:
+                first = parents[first]
+            if not parents[first] or parents[first] in parents:
+                firsts[end] = first
+        refs = await load_rows(connection, SQL["exchange_refs"], sorted({*firsts.values()}), agent_row)
+        seqs = {row[0]: row[2] for row in refs}
+        return {end: seqs[first] for end, first in firsts.items()}
 
     @long_reads
     async def load_merged(

@@ -94,6 +94,11 @@ FROM deepest CROSS JOIN exchanges p ON p.id = deepest.id
 WHERE +p.agent = ?1 AND deepest.id NOT IN (SELECT k.parent FROM deepest k WHERE k.parent IS NOT NULL)
 ORDER BY last DESC, p.seq DESC LIMIT ?4
 
+-- name: parents
+-- Reads what each of the ?3 deepest exchanges of a conversation follows. (Only the index is read, which has no agent.)
+SELECT id, parent FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)
+ORDER BY depth DESC LIMIT ?3
+
 -- name: merged
 -- Reads the exchanges of all branches of a conversation with numbers below ?3, the newest first; ?4 exchanges at most,
 -- among its ?5 deepest.

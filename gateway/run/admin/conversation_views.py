@@ -168,6 +168,30 @@ class ConversationViews(Struct, frozen=True):
             next=next_page,
         )
 
+    async def load_branch_beginnings(
+        self, project: str | None, uid: str, page: ConversationPage
+    ) -> dict[int, int]:
+        """Returns the number of the first message that each branch of a conversation alone has, by the branch's number.
+
+        Empty if the conversation has one branch. A branch that is alone from very far back is left out.
+
+        page: any page of the conversation.
+        """
+        if len(page.branches) < 2:
+            return {}
+        memory = await get_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        conversation = await pages.find_conversation(memory.id, page.conversation.id)
+        if conversation is None:
+            raise _no_conversation()
+        branches = await pages.list_branches(memory.id, conversation.id)
+        beginnings = await pages.load_branch_beginnings(
+            memory.id, conversation.id, [each.exchange_row for each in branches]
+        )
+        return {
+            each.seq: beginnings[each.exchange_row] for each in branches if each.exchange_row in beginnings
+        }
+
     async def merge_branches(
         self,
         project: str | None,

@@ -1392,12 +1392,12 @@ def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -
     other = dataclasses.replace(begun, messages=[*begun.messages])
     begun.say("I go to Lyon.")
     other.say("I go to Nice.")
+    other.say("By bus.")
     memory = f"m/{memory_of(operator.world).uid}"
     (talk,) = operator.twin(f"{memory}/conversations")["items"]
     path = f"{memory}/c/{talk['id']}"
     shown = page(operator, path)
     assert '<nav aria-label="Branches"' in shown
-    assert "The application sent an earlier message again, as it was or changed" in shown
     branches = operator.twin(path)["branches"]
     assert [each["current"] for each in branches] == [True, False]
     for branch, place, elsewhere in zip(branches, ("Nice", "Lyon"), ("Lyon", "Nice"), strict=True):
@@ -1405,6 +1405,10 @@ def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -
         assert place in text
         assert elsewhere not in text
     assert f"?branch={branches[1]['id']}" in shown
+    # A forgotten message counts in no branch: each says with which message it begins anew.
+    operator.twin(f"{memory}/forget?message=6", {})
+    listed = re.findall(r"<li><a [^>]*branch=[^>]*>(.*?)</a>", page(operator, path))
+    assert [plain(each).partition(",")[0] for each in listed] == ["from message 5 on", "from message 3 on"]
 
 
 def test_a_reply_without_sources_says_how_long_they_are_kept(operator: Operator) -> None:
@@ -1455,7 +1459,10 @@ def test_a_conversation_with_branches_opens_with_all_its_messages(operator: Oper
         "What else?",
         "And an umbrella.",
     ]
-    assert read_chat(page(operator, path)) == everything
+    shown = page(operator, path)
+    assert read_chat(shown) == everything
+    listed = re.findall(r"<li><a [^>]*branch=[^>]*>(.*?)</a>", shown)
+    assert [plain(each).partition(" on")[0] for each in listed] == [f"from message {n}" for n in (7, 5, 3)]
     # A page goes on where the one before ended, also within a turn.
     last = page(operator, f"{path}?limit=3")
     assert read_chat(last) == everything[-4:]
