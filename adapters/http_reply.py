@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
 import aiohttp
 
-from adapters.errors import ProviderBroke, ProviderError, ProviderTimeout, ProviderTooLarge
+from adapters.errors import ProviderBroke, ProviderError, ProviderTooLarge
 from adapters.first_event import FirstEvent
 from adapters.headers import choose_response_headers
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota, ReplyReservation
+from adapters.reply_wait import ReplyWait
 from adapters.sse import EventDecoder
 from adapters.timeouts import Timeouts
 from adapters.types import Event, Header, is_event_stream
@@ -25,8 +25,6 @@ _BYTES_BEFORE_YIELD: Final = 1024 * 1024
 # Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
 _LINES_BEFORE_YIELD: Final = 2048
 _PIECE_BYTES: Final = 16 * 1024
-# How often a wait checks whether aiohttp has closed the connection without an error, as after a body that is no HTTP.
-_CHECK_INTERVAL_S: Final = 1.0
 # How server-sent events begin, after a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
 _FIELD_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BYTES_BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
@@ -44,11 +42,8 @@ class HttpReply:
         "_pace",
         "_reservation",
         "_response",
-        "_timeouts",
-        "_total_ends_at",
         "_unread",
-        "_wait_timer",
-        "_waits_since",
+        "_wait",
         "_yields_at",
         "headers",
         "is_stream",
@@ -65,20 +60,15 @@ class HttpReply:
     ) -> None:
         """Wraps a response. sent_at: when the request was sent, by the loop's clock."""
         self._pace = pace
-        self._total_ends_at = math.inf
-        if timeouts.total_s is not None:
-            self._total_ends_at = sent_at + timeouts.total_s
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500
         self.headers: tuple[Header, ...] = choose_response_headers(response.raw_headers)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
-        self._timeouts = timeouts
+        self._wait = ReplyWait(response, timeouts, sent_at, pace.loop)
         self._unread = b""  # bytes that were read too early
         self._bytes_taken = 0  # bytes taken from the response so far
         self._yields_at = _BYTES_BEFORE_YIELD  # at this number of bytes taken, other work of the loop goes on
-        self._waits_since: float | None = None
-        self._wait_timer: asyncio.TimerHandle | None = None
         self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
 
     async def detect_events(self) -> None:
@@ -231,13 +221,16 @@ class HttpReply:
                 data = content.read_nowait()
                 self._bytes_taken += len(data)
                 return self._limit_piece(data)
-            self._begin_wait()
-            data = await content.readany()
+            self._wait.begin()
+            try:
+                data = await content.readany()
+            finally:
+                self._wait.end()
             self._bytes_taken += len(data)
-            wait = self._pace.enter()
-            if wait is not None:
+            turn = self._pace.enter()
+            if turn is not None:
                 self._unread = data  # so that nothing is lost if this wait is cancelled
-                await wait
+                await turn
                 self._unread = b""
                 if content.exception() is None:  # an error comes after what came before it
                     later_data = content.read_nowait()
@@ -246,45 +239,9 @@ class HttpReply:
             return self._limit_piece(data)
         except TimeoutError as error:
             self._abort()
-            raise self._make_timeout_error() from error
+            raise self._wait.make_timeout_error() from error
         except (aiohttp.ClientError, OSError) as error:
             self._abort()
             raise ProviderBroke(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
             ) from error
-        finally:
-            self._waits_since = None
-
-    def _make_timeout_error(self) -> ProviderTimeout:
-        """Returns the error of a wait that took too long."""
-        timeouts = self._timeouts
-        if self._pace.loop.time() >= self._total_ends_at:
-            return ProviderTimeout(
-                f"the upstream's reply took longer than {timeouts.total_s} s", phase="total"
-            )
-        return ProviderTimeout(
-            f"the upstream was silent for {timeouts.between_chunks_s} s within its reply",
-            phase="between chunks",
-        )
-
-    def _begin_wait(self) -> None:
-        """Begins a wait. One timer checks the waits of a reply now and then; a timer for each would slow each event."""
-        loop = self._pace.loop
-        now = self._waits_since = loop.time()
-        if self._wait_timer is None:
-            late_at = min(now + self._timeouts.between_chunks_s, self._total_ends_at)
-            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_INTERVAL_S), self._check_wait)
-
-    def _check_wait(self) -> None:
-        self._wait_timer = None
-        if self._waits_since is None:
-            return
-        loop, content, connection = self._pace.loop, self._response.content, self._response.connection
-        now = loop.time()
-        late_at = min(self._waits_since + self._timeouts.between_chunks_s, self._total_ends_at)
-        if now >= late_at:
-            content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
-        elif connection is not None and connection.closed:
-            content.set_exception(aiohttp.ClientPayloadError("no HTTP within a body"))
-        else:
-            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_INTERVAL_S), self._check_wait)
