@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 from urllib.parse import quote
@@ -84,16 +84,16 @@ class ChatCall:
     # The value of the reply's header for memory; "": it is not known yet.
     memory_state: Literal[""] | MemoryState = ""
     # Is awaited if the upstream refuses the messages, before the client gets the error.
-    when_refused: Callable[[], Awaitable[None]] | None = None
+    when_refused: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
     # The request in its own dialect, if it goes upstream in its dialect whatever the endpoint is. (The `native_body` of
     # a `ChatRequest` goes only to endpoints that speak its dialect.)
     native: NativeRequest | None = None
     # The record of the turn, if the turn has to be stored and may go on in another process.
-    record: TurnRecord | None = None
+    record: TurnRecord | None = field(default=None, init=False)
     # The parts of the prompt that were left out because the upstream refuses them, as `x-mnemogate-adapted` names them.
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = field(default=(), init=False)
     # The number of requests that were made. One that is only sent again is not made again.
-    request_count: int = 0
+    request_count: int = field(default=0, init=False)
 
     @property
     def may_have_had_memory(self) -> bool:

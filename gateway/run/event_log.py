@@ -58,10 +58,10 @@ class EventLog:
     dialect: EventDialect
     # The attempt that makes the events; None: its run is not performed yet.
     job: Job | None = None
-    # No event follows.
-    is_over: bool = False
     # The number of the next event.
     next_number: int = 1
+    # No event follows.
+    is_over: bool = field(default=False, init=False)
     # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks
     # some of them; they are bounded by what the run still makes.
     _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -73,7 +73,7 @@ class NativeMemory(TreeMemory):
     # Writes the turn of a deferred reply that has ended.
     save_ended: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
     # The write of the turn without its reply, which the upstream makes in the background; None: there was none.
-    deferring: asyncio.Task[None] | None = None
+    deferring: asyncio.Task[None] | None = field(default=None, init=False)
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         if outcome.background_id is not None:

@@ -47,13 +47,13 @@ class ResponseLog(EventLog):
     # An earlier attempt has left events.
     has_events: bool = False
     # The number of this attempt's first event.
-    first_number: int = 0
+    first_number: int = field(default=0, init=False)
     # The events from the end of the response on. They are not added before the end is on disk.
-    last_events: bytes = b""
+    last_events: bytes = field(default=b"", init=False)
     # The response as it ended; None: it has not ended.
-    final: Json | None = None
+    final: Json | None = field(default=None, init=False)
     # None: no upstream has answered with an error.
-    error_reply: UpstreamErrorReply | None = None
+    error_reply: UpstreamErrorReply | None = field(default=None, init=False)
 
     async def write(self, data: bytes) -> None:
         end = self.dialect.end_in(data)

@@ -112,7 +112,7 @@ class ResponseMaker:
     limiter: Limiter
     runs: ResponseRuns
     # The logs of the responses that are being made here, by the rows of their runs.
-    logs: dict[int, ResponseLog] = field(default_factory=dict)
+    logs: dict[int, ResponseLog] = field(default_factory=dict, init=False)
     # The responses that were accepted here and that, for all this process knows, have not ended; by the same rows.
     _accepted: dict[int, _AcceptedResponse] = field(default_factory=dict, init=False)
     # When this process first left a response to other gateways, by the same rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -39,7 +39,7 @@ class RoundRequests:
     # The call of the model that the requests are for.
     model_call: CallModel
     # The endpoint that the prompt is for; None before `begin`.
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | None = field(default=None, init=False)
 
     def begin(self, endpoint: Endpoint) -> None:
         """Notes the endpoint that the prompt was made for, in the receipt too."""

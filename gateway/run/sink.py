@@ -51,9 +51,9 @@ class HeldSink:
     # The sink of the waiting client.
     outer: Sink
     # The status and the headers of an error that is still a status, or of the stream that was held; 0: none came yet.
-    status: int = 0
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytearray = field(default_factory=bytearray)
+    status: int = field(default=0, init=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), init=False)
+    body: bytearray = field(default_factory=bytearray, init=False)
 
     @property
     def has_started(self) -> bool:
@@ -132,7 +132,7 @@ class UnseenSink:
     `Sink` documents the methods.
     """
 
-    presence: Presence = field(default_factory=Presence)
+    presence: Presence = field(default_factory=Presence, init=False)
 
     @property
     def has_started(self) -> bool:

@@ -105,9 +105,9 @@ class TurnRun:
     run_terms: RunTerms = field(default_factory=RunTerms)
     # A machine of another kind, which itself bounds what is remembered of a stream; None: a `Turn` of these terms.
     machine: TurnMachine | None = None
-    # The status that the client got; 0: none yet.
-    status: int = 0
 
+    # The status that the client got; 0: none yet.
+    status: int = field(default=0, init=False)
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
     _requests: RoundRequests = field(init=False)

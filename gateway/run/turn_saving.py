@@ -88,9 +88,9 @@ class TurnSaving:
     # A later attempt resumes the turn as it is on disk, so a fault of the store ends this attempt.
     is_resumable: bool = False
     # The write of the turn has begun.
-    is_written: bool = False
+    is_written: bool = field(default=False, init=False)
     # The error that the client gets in place of the reply; None: the client gets the reply.
-    error: GatewayError | None = None
+    error: GatewayError | None = field(default=None, init=False)
     # The write of the newest step; None: no step was saved yet.
     _step_write: asyncio.Future[SavedStep] | None = field(default=None, init=False)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -78,7 +77,7 @@ class ModelAnswer(Struct, frozen=True):
 
 
 def find_background_route(settings: Settings) -> Route | None:
-    """Returns the route of our own calls; None: no model is named, and nothing that needs one is done.
+    """Returns the route of background calls; None: no model is named, and nothing that needs one is done.
 
     Raises: SettingsError: no upstream answers to the name.
     """
@@ -108,9 +107,7 @@ class BackgroundModel:
 
     def with_model(self, model: str) -> BackgroundModel:
         """Returns another model of the provider, which shares its connections and the bound on calls at a time."""
-        other = copy(self)
-        other.model = model
-        return other
+        return replace(self, model=model)
 
     async def ask(
         self,
@@ -200,7 +197,7 @@ class BackgroundModel:
             call.status, body = refused
         if call.status == 429:
             wait_s = read_retry_after(reply.headers, self.budget.now())
-            # "At once", or a date that is over by our clock, would be a loop.
+            # "At once", or a date that is over by this clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
             is_refused = call.status in REFUSAL_STATUSES and not is_account_refusal(call.status, body)
@@ -222,7 +219,7 @@ class BackgroundModels:
     # That of each `BackgroundModel`.
     budget: DailyBudget
     # The most calls of an upstream at a time.
-    concurrency: int = 2
+    concurrency: int
     _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict, init=False)
 
     def get_model(self, route: Route) -> BackgroundModel:

@@ -53,11 +53,11 @@ class JobContext:
     job: Job
     jobs: Jobs
     # True from the moment when the end is being committed.
-    ended: bool = False
+    ended: bool = field(default=False, init=False)
     # Set by the worker when the lease is lost: nothing of this attempt would be committed any more.
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     # The last heartbeat failed, since the database did not answer.
-    is_overdue: bool = False
+    is_overdue: bool = field(default=False, init=False)
 
     @property
     def agent_row(self) -> int:

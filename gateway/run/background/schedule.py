@@ -33,7 +33,7 @@ class _Activity:
     # The messages of these turns.
     messages: int = 0
     # The messages of the newest turn, if this turn does not count yet.
-    uncounted: int = 0
+    uncounted: int = field(default=0, init=False)
 
 
 @dataclass(eq=False)

@@ -31,8 +31,8 @@ class PeriodicTask:
     name: str
     # Does the work that is due. Returns the seconds until the next step is due; None: not before the task is woken.
     step: Callable[[], Awaitable[float | None]]
-    # Set by `run`. True: no time is known for the next step, because the last step is under way or has returned None.
-    sleeps_until_woken: bool = True
+    # True: no time is known for the next step, because the last step is under way or has returned None.
+    sleeps_until_woken: bool = field(default=True, init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:

@@ -37,11 +37,11 @@ class CallJournal:
     # Stores a text under its kind and number. Returns False if there is such a text, or if the turn has ended here.
     add: Callable[[RunTextKind, int, bytes], Awaitable[bool]]
     # (id, digest) of a call of an earlier attempt -> its answer; None: the call has no answer.
-    answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict)
+    answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict, init=False)
     # The numbers of the replies that are stored.
-    stored_replies: set[int] = field(default_factory=set)
+    stored_replies: set[int] = field(default_factory=set, init=False)
     # The number of the next call.
-    seq: int = 0
+    seq: int = field(default=0, init=False)
     # (number, reply) of the replies that are still to be stored.
     _unstored: list[tuple[int, bytes]] = field(default_factory=list, init=False)
     _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)

@@ -52,9 +52,10 @@ class MemorySearches(Struct, frozen=True):
     # The edits of the turn, which are in no index yet.
     block_edits: BlockEdits
     recall_tokens: int
-    embed_query: EmbedQuery | None = None
+    # None: memory is searched by words alone.
+    embed_query: EmbedQuery | None
     # Searches archives; None: only the memory's own passages are searched.
-    archives: ArchiveSearch | None = None
+    archives: ArchiveSearch | None
 
     async def look_up(self, lookup: Lookup) -> ToolAnswer:
         """Searches memory. Returns a line for each hit, the best first. Searches that are late are left out."""
