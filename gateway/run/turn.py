@@ -375,17 +375,18 @@ class TurnRun:
             next_commands += self._turn.feed(events.ToolFinished(answers[n].result(calls[n].call_id)))
         return next_commands
 
-    async def _await_tools(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
+    async def _await_tools(self, running: Coroutine[Any, Any, None]) -> None:
         """Waits for tools. If they take long, the client gets a filler meanwhile."""
         filler = self.terms.filler
         if filler is None or not self._sends_at_once:
-            return await self._with_comments(running)
+            await self._with_comments(running)
+            return
         task = asyncio.ensure_future(self._with_comments(running))
         try:
             await asyncio.wait([task], timeout=filler.after_ms / 1000)
             if not task.done():
                 await self._feed(events.ToolsLate())
-            return await task
+            await task
         finally:
             if not task.done():
                 task.cancel()

@@ -167,30 +167,26 @@ NO_TOOLS = NoTools()
 
 
 async def run_tools(
-    toolbox: Toolbox,
-    calls: Sequence[RunTool],
-    answers: dict[int, ToolAnswer] | None = None,
-    receipt: Receipt | None = None,
-) -> list[ToolAnswer]:
-    """Runs the calls of one round; calls of one serial group run one after another. Returns the answers in call order.
+    toolbox: Toolbox, calls: Sequence[RunTool], answers: dict[int, ToolAnswer], receipt: Receipt
+) -> None:
+    """Runs the calls of one round; calls of one serial group run one after another.
 
     Serial calls (`RunTool.is_serial`) are one group. A cancellation cancels the calls that still run, and waits for
     their end.
 
-    answers: takes each answer as it comes, by the position of its call.
+    answers: each answer is added as it comes, by the position of its call.
     receipt: of the request; each call is noted in it.
     """
     serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
         name = toolbox.serial_group(call) or ("serial" if call.is_serial else f"call {n}")
         serial_groups.setdefault(name, []).append(n)
-    results: dict[int, ToolAnswer] = {} if answers is None else answers
     slots = asyncio.Semaphore(MAX_PARALLEL)
 
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
             async with slots:
-                results[n] = await _run_and_note(toolbox, calls[n], receipt)
+                answers[n] = await _run_and_note(toolbox, calls[n], receipt)
 
     # One serial group needs no task: most rounds have one call.
     if len(serial_groups) == 1:
@@ -199,10 +195,9 @@ async def run_tools(
         async with asyncio.TaskGroup() as tasks:
             for serial_group in serial_groups.values():
                 tasks.create_task(run(serial_group))
-    return [results[n] for n in range(len(calls))]
 
 
-async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt | None) -> ToolAnswer:
+async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt) -> ToolAnswer:
     """Runs one call and notes it in the receipt, also if it is cancelled. Returns its answer."""
     started_at = time.perf_counter()
     failure = CANCELLED_FAILURE
@@ -211,17 +206,8 @@ async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt | None
         failure = "" if answer.status == "success" else answer.status
         return answer
     finally:
-        if receipt is not None:
-            ended_at = time.perf_counter()
-            receipt.steps.append(
-                GatewayStep(
-                    kind="execute_tool",
-                    started_at=started_at,
-                    ended_at=ended_at,
-                    name=call.name,
-                    failure=failure,
-                )
-            )
+        step = GatewayStep("execute_tool", started_at, time.perf_counter(), name=call.name, failure=failure)
+        receipt.steps.append(step)
 
 
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:

@@ -13,8 +13,8 @@ from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.tools import memory
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import run_tools
 from storage.records import Block
+from tests.gateway.tools.run_round import run_all
 
 OFFERED = {
     "mnemogate_memory_insert": "memory_insert",
@@ -62,7 +62,7 @@ async def test_edits_of_one_round_are_done_in_their_order() -> None:
     box = tools(block_edits)
     kept = RunTool("k", "archival_memory_insert", {"content": "kept"})
     wanted = [insert("a", "human", "one"), insert("b", "persona", "p"), kept, insert("c", "human", "two")]
-    results = await run_tools(box, wanted)
+    results = await run_all(box, wanted)
     assert [b.value for b in block_edits.blocks] == ["one\ntwo", "p"]
     assert [op.call_id for op in block_edits.edits] == ["a", "b", "k", "c"]
     assert all("changed" in result.content or "Stored" in result.content for result in results)
@@ -71,7 +71,7 @@ async def test_edits_of_one_round_are_done_in_their_order() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"label": 3, "new_string": "x"}, {"label": "human"}])
 async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[str, Any]) -> None:
     block_edits = BlockEdits([Block(1, "human", "", "", 100)])
-    (result,) = await run_tools(tools(block_edits), [RunTool("a", "mnemogate_memory_insert", arguments)])
+    (result,) = await run_all(tools(block_edits), [RunTool("a", "mnemogate_memory_insert", arguments)])
     assert result.content.startswith("Error:")
     assert result.status == "error"
     assert block_edits.edits == []

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import MAX_PARALLEL, NO_TOOLS, ToolAnswer, Toolbox, run_tools
+from gateway.run.tools.toolbox import MAX_PARALLEL, NO_TOOLS, ToolAnswer, Toolbox
 from storage.errors import Unavailable
+from tests.gateway.tools.run_round import run_all
 
 
 class Doors:
@@ -63,7 +64,7 @@ async def settle() -> None:
 
 async def test_independent_calls_run_side_by_side_and_answer_in_their_order() -> None:
     box = Doors()
-    running = asyncio.ensure_future(run_tools(box, calls("a", "b", "c")))
+    running = asyncio.ensure_future(run_all(box, calls("a", "b", "c")))
     await settle()
     assert box.begun == ["a", "b", "c"]
     for id in "cba":
@@ -75,7 +76,7 @@ async def test_independent_calls_run_side_by_side_and_answer_in_their_order() ->
 
 async def test_calls_of_one_lane_keep_their_order() -> None:
     box = Doors({"a": "block human", "c": "block human"})
-    running = asyncio.ensure_future(run_tools(box, calls("a", "b", "c")))
+    running = asyncio.ensure_future(run_all(box, calls("a", "b", "c")))
     box.door("b").set()
     box.door("c").set()
     await settle()
@@ -96,7 +97,7 @@ async def test_a_call_that_fails_is_reported_to_the_model_and_fails_no_other(
     for id in "ab":
         box.door(id).set()
     failing, fine = calls("a", fails=error), calls("b")
-    results = await run_tools(box, [*failing, *fine])
+    results = await run_all(box, [*failing, *fine])
     assert results[1] == ToolAnswer("done b")
     assert results[0].status == "error"
     assert results[0].content.startswith("Error:")
@@ -109,7 +110,7 @@ async def test_a_call_that_fails_is_reported_to_the_model_and_fails_no_other(
 @pytest.mark.parametrize("ids", [("a",), ("a", "b")])
 async def test_a_client_that_leaves_leaves_no_call_running(ids: tuple[str, ...]) -> None:
     box = Doors()
-    running = asyncio.ensure_future(run_tools(box, calls(*ids)))
+    running = asyncio.ensure_future(run_all(box, calls(*ids)))
     await settle()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -126,7 +127,7 @@ def test_a_test_double_is_a_toolbox() -> None:
 
 async def test_a_call_of_another_box_is_not_run() -> None:
     box = Doors()
-    (result,) = await run_tools(box, [RunTool("a", "walk", {})])
+    (result,) = await run_all(box, [RunTool("a", "walk", {})])
     assert result.content.startswith("Error:")
     assert box.begun == []
 
@@ -134,7 +135,7 @@ async def test_a_call_of_another_box_is_not_run() -> None:
 async def test_serial_calls_wait_for_each_other_and_for_no_other() -> None:
     box = Doors()
     made = [RunTool(id, "wait", {}, is_serial=id != "b") for id in "abc"]
-    running = asyncio.ensure_future(run_tools(box, made))
+    running = asyncio.ensure_future(run_all(box, made))
     await settle()
     assert box.begun == ["a", "b"]
     for id in "abc":
@@ -145,7 +146,7 @@ async def test_serial_calls_wait_for_each_other_and_for_no_other() -> None:
 async def test_only_so_many_calls_run_side_by_side() -> None:
     box = Doors()
     ids = [f"call{n}" for n in range(MAX_PARALLEL + 2)]
-    running = asyncio.ensure_future(run_tools(box, calls(*ids)))
+    running = asyncio.ensure_future(run_all(box, calls(*ids)))
     await settle()
     assert box.begun == ids[:MAX_PARALLEL]
     for id in ids:
@@ -155,7 +156,7 @@ async def test_only_so_many_calls_run_side_by_side() -> None:
 
 async def test_where_no_tools_are_offered_a_call_is_an_error() -> None:
     assert NO_TOOLS.definitions() == []
-    for answers in (await run_tools(NO_TOOLS, calls("a", "b")), [await NO_TOOLS.run(*calls("a"))]):
+    for answers in (await run_all(NO_TOOLS, calls("a", "b")), [await NO_TOOLS.run(*calls("a"))]):
         assert {(each.status, each.content) for each in answers} == {
             ("error", "Error: wait is not available at the moment.")
         }
