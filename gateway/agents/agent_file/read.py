@@ -145,7 +145,7 @@ class _FileReader:
             passages=self._read_passages(agent_extension.passages),
             uid=self._retained_uids.get(agent.id),
             identities=[*map(_read_identity, agent_extension.identities)],
-            created=read_moment(agent_extension.created_at, EXTENSION_FIELD),
+            created_at=read_moment(agent_extension.created_at, EXTENSION_FIELD),
         )
         if self._form.strip_messages:
             return portable
@@ -229,7 +229,7 @@ class _FileReader:
         return PortableConversation(
             uid=read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
             definition=with_body(ConversationDefinition(), body, at=0),
-            begun=self._read_time(conversation.created_at),
+            began_at=self._read_time(conversation.created_at),
             messages=self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
         )
 

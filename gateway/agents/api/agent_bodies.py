@@ -279,24 +279,24 @@ def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
     _copy_or_remove(settings.get("reasoning") or {}, "reasoning_effort", sampling)
 
 
-def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tuple[type, ...]]) -> None:
-    """Checks the fields that have an effect; the rest may be anything. Raises: Unprocessable."""
+def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Checks the values that have an effect; others may be anything. field: of the body. Raises: Unprocessable."""
     for name, allowed in types.items():
         value = values.get(name)
         if value is None:
             continue
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             words = " or ".join(allowed_type.__name__ for allowed_type in allowed)
-            raise Unprocessable(Fault(("body", where, name), f"Expected {words}", "type_error", value))
+            raise Unprocessable(Fault(("body", field, name), f"Expected {words}", "type_error", value))
         if name in _TOKEN_LIMITS and isinstance(value, int) and value < 1:
-            raise Unprocessable(Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value))
+            raise Unprocessable(Fault(("body", field, name), "Expected 'int' >= 1", "value_error", value))
 
 
 def _checked_window(config: Mapping[str, Any]) -> int:
     window: int = config["context_window"]
     if window < MIN_WINDOW:
-        at = ("body", "llm_config", "context_window")
-        raise Unprocessable(Fault(at, f"Expected 'int' >= {MIN_WINDOW}", "type_error", window))
+        path = ("body", "llm_config", "context_window")
+        raise Unprocessable(Fault(path, f"Expected 'int' >= {MIN_WINDOW}", "type_error", window))
     return window
 
 

@@ -165,7 +165,7 @@ class BlockRoutes:
     async def list_blocks(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
         """List blocks."""
         min_agents, max_agents = _read_agent_counts(query)
-        where = BlockFilter(
+        filter = BlockFilter(
             label=sent_or_none(query.label),
             label_text=sent_or_none(query.label_search),
             description_text=sent_or_none(query.description_search),
@@ -178,7 +178,7 @@ class BlockRoutes:
             with_hidden=query.show_hidden_blocks is True,
         )
         page = await read_page(query, partial(self._get_row, request.project))
-        return [render_block(entry) for entry in await self._blocks.list(request.project, where, page)]
+        return [render_block(entry) for entry in await self._blocks.list(request.project, filter, page)]
 
     async def count(self, request: ApiRequest) -> int:
         """Count blocks."""

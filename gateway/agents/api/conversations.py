@@ -237,14 +237,14 @@ class ConversationRoutes:
     ) -> list[dict[str, Any]]:
         """List conversations."""
         agent = await self._api.agents.find_sent(request.project, query.agent_id)
-        where = ConversationFilter(
+        filter = ConversationFilter(
             None if agent is None else agent.id,
             text=sent_or_none(query.summary_search),
             archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
         page = read_page_at(query, partial(uid_in, "conv"))
-        entries = await self._api.store.conversations.list(request.project, where, page)
+        entries = await self._api.store.conversations.list(request.project, filter, page)
         return [render_conversation(entry) for entry in entries]
 
     async def create(

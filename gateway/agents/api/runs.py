@@ -100,7 +100,7 @@ class RunRoutes:
         states = sent_or_none(query.statuses) or (
             [state.value for state in _LIVE] if query.active else list(RunState)
         )
-        where = RunFilter(
+        filter = RunFilter(
             agent_row=None if agent is None else agent.id,
             conversation_row=conversation_row,
             states=sorted({RunState(state) for state in states}),
@@ -108,7 +108,7 @@ class RunRoutes:
             stop=sent_or_none(query.stop_reason),
         )
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
-        return await self._render_runs(await self._runs.list_runs(request.project, where, page))
+        return await self._render_runs(await self._runs.list_runs(request.project, filter, page))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a run."""

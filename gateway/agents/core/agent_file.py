@@ -33,7 +33,7 @@ class PortableConversation(Struct, frozen=True):
     uid: str
     definition: ConversationDefinition
     # When the conversation began, in seconds since the epoch.
-    begun: float
+    began_at: float
     # The messages, oldest first.
     messages: Sequence[PortableMessage] = ()
 
@@ -97,7 +97,7 @@ class PortableAgent(Struct, frozen=True):
     uid: str | None = None
     identities: Sequence[PortableIdentity] = ()
     # When the agent was created, in seconds since the epoch; None for now.
-    created: float | None = None
+    created_at: float | None = None
 
 
 class AgentFile(Struct, frozen=True):

@@ -199,7 +199,7 @@ class AgentImport:
         lines = [
             *messages,
             _make_definition_line(
-                DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created
+                DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created_at
             ),
             *self._make_block_lines(agent, now),
             *_make_passage_lines(passages, next_seq),
@@ -294,23 +294,23 @@ def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int
     lines, next_seq = make_conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
     for conversation in agent.conversations:
         spoken, next_seq = make_conversation_lines(
-            conversation.messages, conversation.uid, None, begun=conversation.begun, first=next_seq
+            conversation.messages, conversation.uid, None, began_at=conversation.began_at, first=next_seq
         )
         definition = {
-            "kind": DefinitionKind.CONVERSATION, "uid": conversation.uid, "name": "", "created": conversation.begun,
-            "updated": conversation.begun, "body": conversation.definition.body(),
+            "kind": DefinitionKind.CONVERSATION, "uid": conversation.uid, "name": "", "created": conversation.began_at,
+            "updated": conversation.began_at, "body": conversation.definition.body(),
         }  # fmt: skip
         lines += [*spoken, {"definition": definition}]
     return lines, next_seq
 
 
 def _make_definition_line(
-    kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created: float | None = None
+    kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created_at: float | None = None
 ) -> dict[str, Any]:
-    """Returns the line of a memory's definition. created: in seconds since the epoch; None: `now`."""
+    """Returns the line of a memory's definition. created_at: in seconds since the epoch; None: `now`."""
     return {"definition": {
-        "kind": kind, "uid": "", "name": name, "created": now if created is None else created, "updated": now,
-        "body": body,
+        "kind": kind, "uid": "", "name": name, "created": now if created_at is None else created_at,
+        "updated": now, "body": body,
     }}  # fmt: skip
 
 

@@ -23,14 +23,14 @@ def make_conversation_lines(
     uid: str,
     key: str | None,
     *,
-    begun: float | None = None,
+    began_at: float | None = None,
     first: int = 1,
 ) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of a conversation, and the number after that of its last message.
 
     uid: its public id.
     key: its caller's name for it.
-    begun: when it began; None: with its first message, and without messages it has no lines.
+    began_at: when it began; None: with its first message, and without messages it has no lines.
     first: the number of its first message.
     """
     lines: list[dict[str, Any]] = []
@@ -40,12 +40,12 @@ def make_conversation_lines(
         lines.append({"exchange": line})
         prior = seq if line["full"] is not None else prior
         seq, parent = seq + len(inputs) + 1, seq
-    if begun is None:
+    if began_at is None:
         if not lines:
             return [], seq
-        begun = messages[0].at
+        began_at = messages[0].at
     conversation = {
-        "uid": uid, "key": key, "begun": begun, "last_at": messages[-1].at if lines else begun, "settled_at": 0.0,
+        "uid": uid, "key": key, "begun": began_at, "last_at": messages[-1].at if lines else began_at, "settled_at": 0.0,
         "is_stored": True,
     }  # fmt: skip
     return [{"conversation": conversation}, *lines], seq
@@ -95,8 +95,8 @@ def _exchange_line(
     inputs: Sequence[PortableMessage],
     reply: Sequence[PortableMessage],
 ) -> dict[str, Any]:
-    begun = (inputs or reply)[0].at
-    ended = max(begun, (reply or inputs)[-1].at)
+    began_at = (inputs or reply)[0].at
+    ended_at = max(began_at, (reply or inputs)[-1].at)
     shown_reply, rounds, model = None, None, ""
     if reply:
         model = f"{_IMPORT_UPSTREAM}/{reply[0].model}" if reply[0].model else ""
@@ -107,8 +107,9 @@ def _exchange_line(
         if spoken or len(reply) > 1:
             rounds = {"messages": [message.message for message in reply], "gateway_calls": [], "step": True}
     return {
-        "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
-        "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
+        "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": began_at,
+        "touched": began_at, "ended": ended_at, "stopped": None, "superseded": False, "continued": True,
+        "active": True, "edits": False,
         "opaque": any(has_provider_fields(message.message) for message in reply), "model": model,
         "merged": "", "head": 0, "state": "finished",
         "size": 0 if shown_reply is None else len(without_space(read_text(shown_reply))),

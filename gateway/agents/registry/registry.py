@@ -174,9 +174,9 @@ class Registry:
         """Returns an agent's memory and definition alone."""
         return await self._store.defined_agents.get(project, uid)
 
-    async def list(self, project: str, where: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
+    async def list(self, project: str, filter: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
         """Returns a page of agents. page: with uids as cursors."""
-        return await self._load_views(await self._store.defined_agents.list(project, where, page))
+        return await self._load_views(await self._store.defined_agents.list(project, filter, page))
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""

@@ -166,10 +166,10 @@ class AgentMessaging:
         recipients: list[Recipient] = []
         # A statement takes at most MAX_TAGS tags. With more, all agents are read: their tags are checked in any case.
         tags = match_all or match_some
-        where = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
+        filter = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
-            entries = await self.store.defined_agents.list(sender.project, where, page)
+            entries = await self.store.defined_agents.list(sender.project, filter, page)
             tags_of = await self.store.defined_agents.load_tags([entry.agent.id for entry in entries])
             recipients += [
                 Recipient(entry.agent.uid, entry.name)

@@ -94,7 +94,7 @@ class RunMemory:
     _edits: StepEdits = field(init=False)
     # The opening of a step that took too long to open.
     _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)
-    _step_begun: float = field(default=0.0, init=False)
+    _step_began_at: float = field(default=0.0, init=False)
     # What the prompt under way shows last of each block.
     _shown: Shown = field(default_factory=dict, init=False)
     # The characters that the run's steps have added to the conversation.
@@ -126,20 +126,20 @@ class RunMemory:
             write = replace(write, replaced=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
-    async def store_run(self, begun: float | None) -> None:
+    async def store_run(self, began_at: float | None) -> None:
         """Stores the run before its first step, so that it can be cancelled during the calls before that step.
 
-        begun: when the run began that this run replaces, as in `Run`; None: it replaces none.
+        began_at: when the run began that this run replaces, as in `Run`; None: it replaces none.
 
         Raises: RunOver if another run has taken its send; StoreError.
         """
         runs, agent_row = self.keeper.store.runs, self.context.agent.id
         if not self.run.is_stored:
             conversation_row = self.context.path[-1].conversation_row
-            draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=begun)
+            draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=began_at)
             self.run = await runs.create(draft, replaces=self.replaces)
-        elif begun is not None:  # the run was accepted, so all but this is stored
-            self.run = await runs.note_first_exchange(agent_row, self.run.id, begun)
+        elif began_at is not None:  # the run was accepted, so all but this is stored
+            self.run = await runs.note_first_exchange(agent_row, self.run.id, began_at)
 
     async def take_up(self, exchange: Exchange) -> None:
         """Continues with a step that an earlier attempt of this run has opened."""
@@ -216,7 +216,7 @@ class RunMemory:
             agent_row=context.agent.id,
             run_row=self.run.id,
             number=self.run.steps + 1,
-            begun=self._step_begun,
+            begun=self._step_began_at,
             ended=now,
             counts=counts,
             stop=result.stop,
@@ -399,10 +399,10 @@ class RunMemory:
             with suppress(StoreError):
                 self._adopt_opened(await asyncio.shield(opening), write.now, write.key)
 
-    def _adopt_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
+    def _adopt_opened(self, opened: StepOpened, opened_at: float, key: str | None) -> None:
         """Makes an open step the current step.
 
-        begun: when it was opened.
+        opened_at: when it was opened.
         key: the client's id of the conversation.
         """
         self.keeper.store.agents.cache(opened.agent)
@@ -418,7 +418,7 @@ class RunMemory:
             unended=None,
             exchange_row=exchange.id,
         )
-        self.opened, self._step_begun, self.after_results = exchange, begun, ()
+        self.opened, self._step_began_at, self.after_results = exchange, opened_at, ()
         self.run = opened.run or self.run
         self._edits.block_edits.edits.clear()
 

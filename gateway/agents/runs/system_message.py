@@ -65,15 +65,15 @@ class SystemMessageRenderer(Struct, frozen=True):
         project = agent.scope.project
         # Without a row, the first message of all conversations is read: the list of an agent has them all.
         conversation_row = None
-        begun = agent.created
+        began_at = agent.created
         spec = (await self.registry.resolver.resolve_uid(project, agent.uid)).spec
         if conversation_name != DEFAULT_CONVERSATION:
             entry = await self.store.conversations.get(project, conversation_name)
-            conversation_row, begun = entry.conversation.id, entry.begun
+            conversation_row, began_at = entry.conversation.id, entry.begun
             spec = await self.registry.resolver.with_conversation_settings(project, conversation_name, spec)
         text = (await self.agent_runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)
         first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.
-        at = first[0].exchange.begun - _BEFORE_S if first else begun
+        at = first[0].exchange.begun - _BEFORE_S if first else began_at
         return SystemMessage(make_system_id(agent, conversation_name), text, at, conversation_name)

@@ -90,7 +90,7 @@ class Child:
         assert stdin is not None  # both are pipes
         assert stdout is not None
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        began_at = loop.time()
         try:
             async with asyncio.timeout(self.remaining_s):
                 # A child that has ended is noticed by its missing answer.
@@ -109,7 +109,7 @@ class Child:
             )
             raise OutOfBounds("it takes too much memory") from error
         finally:
-            self.remaining_s -= loop.time() - begun
+            self.remaining_s -= loop.time() - began_at
 
 
 async def _start_process(function: str, limit_s: float) -> Process:

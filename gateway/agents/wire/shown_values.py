@@ -22,9 +22,9 @@ def render_time(at: float | None) -> str | None:
     return moment.isoformat(timespec="microseconds")
 
 
-def measure_ns(begun: float | None, ended: float | None) -> int | None:
+def measure_ns(began_at: float | None, ended_at: float | None) -> int | None:
     """Returns how long something took; None if it has not begun, or not ended. A clock may have been put back."""
-    return None if begun is None or ended is None else max(0, int((ended - begun) * 1e9))
+    return None if began_at is None or ended_at is None else max(0, int((ended_at - began_at) * 1e9))
 
 
 def split_lines(output: Any) -> list[str] | None:
