@@ -166,16 +166,16 @@ class _Attempt:
             if part.next_poll <= now:
                 await self._continue_part(part)
         await self._delete_data()
-        until_more = await self.submitter.submit_ready()
+        budget_wait_s = await self.submitter.submit_ready()
         waits = self._plan_polls()
-        if until_more is not None:
-            waits.append(until_more)
+        if budget_wait_s is not None:
+            waits.append(budget_wait_s)
         await self.outcomes.wait_for_deferred()
         if await batches.is_over(self.batch.id):
             await self._finish_cancelled()
         elif await items.has_open(self.batch.id):
             await self._log_progress()
-            if until_more is None and await items.count_in_part(self.batch.id, READY_PART):
+            if budget_wait_s is None and await items.count_in_part(self.batch.id, READY_PART):
                 waits.append(0.0)  # some items have become ready meanwhile
             raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:

@@ -16,7 +16,8 @@ from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
 from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ERROR, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
-from gateway.agents.batches.parts import MAX_TRIES, PartDraft, PartJournal, ProviderPart, SubmissionFailure
+from gateway.agents.batches.part_draft import PartDraft
+from gateway.agents.batches.parts import MAX_TRIES, PartJournal, ProviderPart, SubmissionFailure
 from gateway.agents.batches.results import PAGE_ITEMS, PartResults
 from gateway.core.dates import DAY_S
 from gateway.core.turn.stop_reason import StopReason
@@ -56,7 +57,7 @@ class PartSubmitter:
         return self.outcomes.batch
 
     async def submit_ready(self) -> float | None:
-        """Composes and submits the items that are ready. Returns None, or the seconds until it can be done."""
+        """Composes and submits the items that are ready. Returns None, or the seconds until the project has tokens."""
         store = self.outcomes.store
         if not await store.batch_items.count_in_part(self.batch.id, READY_PART):
             return None

@@ -18,7 +18,8 @@ from adapters.batch.openai import OpenAIBatches
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
-from gateway.agents.batches.parts import PartDraft, PartJournal
+from gateway.agents.batches.part_draft import PartDraft
+from gateway.agents.batches.parts import PartJournal
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.registry import registry
 from gateway.agents.tools.defined_tools import DefinedTools

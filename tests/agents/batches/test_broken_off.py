@@ -21,7 +21,7 @@ from gateway.agents.batches import results as batch_results
 from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
-from gateway.agents.batches.parts import PartDraft
+from gateway.agents.batches.part_draft import PartDraft
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.background import tasks
 from gateway.settings import BatchSettings

@@ -1,0 +1,56 @@
+"""A part of a batch while its requests are composed, before it is submitted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from adapters.batch.batch_provider import BatchProvider
+from storage.batch_records import AssignedItem
+
+
+@dataclass(slots=True)
+class PartDraft:
+    """A part that is being composed. Its requests are in a file without a name, which ends with the process."""
+
+    upstream: str
+    model: str
+    items: list[AssignedItem] = field(default_factory=list)
+    size: int = 0
+    _file: BinaryIO | None = field(default=None, init=False)
+
+    def add(self, line: bytes, item: AssignedItem) -> None:
+        """Adds the request of an item. line: as the file has it."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file.write(line)
+        self.size += len(line)
+        self.items.append(item)
+
+    def is_full(self, provider: BatchProvider, extra_bytes: int) -> bool:
+        """Returns whether there is no room for another request of so many bytes."""
+        return self.size + extra_bytes > provider.max_bytes or len(self.items) >= provider.max_requests
+
+    def leave_out(self, run_rows: Collection[int]) -> None:
+        """Leaves out the requests of the items of some runs. Reads all requests and writes the others again."""
+        items = self.items
+        with self.hand_over() as file:
+            self.items, self.size = [], 0
+            for line, item in zip(file, items, strict=True):
+                if item.run_row not in run_rows:
+                    self.add(line, item)
+
+    def hand_over(self) -> BinaryIO:
+        """Returns the file; the caller closes it."""
+        file, self._file = self._file, None
+        assert file is not None  # only a draft with items is handed over, once
+        file.seek(0)
+        return file
+
+    def release(self) -> None:
+        """Closes the file, unless it was handed over."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
