@@ -12,6 +12,7 @@ from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoun
 from letta_client.types import Folder
 
 from gateway.agents.api._route import uid_in
+from gateway.agents.files.folder_contents import FolderContents
 from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import SEARCH_UNAVAILABLE
 from gateway.run.tools.searches import INCOMPLETE
@@ -182,7 +183,7 @@ def test_a_file_that_cannot_be_saved_replaces_none(
     assert files.retrieve(first.id, folder_id=made.id, include_content=True).content == PLAN
     # One that was not removed is removed with the next.
     with monkeypatch.context() as patch:
-        patch.setattr(Folders, "remove", write)
+        patch.setattr(FolderContents, "remove", write)
         with pytest.raises(APIStatusError):
             again("two")
     assert len(list(files.list(made.id))) == 2

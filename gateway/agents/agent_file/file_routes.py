@@ -21,7 +21,7 @@ from gateway.agents.api.folder_files import render_file
 from gateway.agents.api.folders import render_folder
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
-from gateway.agents.files.folders import Folders
+from gateway.agents.files.folder_contents import FolderContents
 from gateway.agents.wire.sent_values import sent_or
 from gateway.agents.wire.struct_fields import Maybe, NoEffect, UrlQuery
 from gateway.core import ids
@@ -49,10 +49,10 @@ class AgentFileRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._folders = Folders(api.store, api.registry, api.now)
+        self._contents = FolderContents(api.store, api.now)
         self._export = AgentExport(api.store)
         self._services = ImportServices(
-            api.store, api.registry, self._folders, api.agent_runs.defined_tools, api.now
+            api.store, api.registry, self._contents, api.agent_runs.defined_tools, api.now
         )
 
     def routes(self) -> list[AgentsRoute]:
@@ -85,9 +85,10 @@ class AgentFileRoutes:
 
     async def _export_folder(self, folder: Definition) -> ExportedFolder:
         """Returns a folder with the texts of its completed files."""
-        files = await self._folders.list(folder, Page(limit=MAX_FOLDER_FILES, newest_first=False))
+        page: Page[int] = Page(limit=MAX_FOLDER_FILES, newest_first=False)
+        files = await self._api.store.files.list(folder.memory_row, page)
         completed = [file for file in files if file.state is FileState.COMPLETED]
-        views = await self._folders.view(folder, completed, with_content=True)
+        views = await self._contents.view(folder, completed, with_content=True)
         return ExportedFolder(render_folder(folder), [render_file(folder, view) for view in views])
 
     async def import_agents(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:

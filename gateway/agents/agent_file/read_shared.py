@@ -105,9 +105,6 @@ def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, Port
             "embedding_config": source.embedding_config,
         }
         folders[source.id] = PortableFolder(
-            source.name,
-            without_none(body),
-            files[source.id],
-            retained_uids.get(source.id),
+            source.name, without_none(body), files[source.id], retained_uids.get(source.id)
         )
     return folders

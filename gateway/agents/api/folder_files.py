@@ -11,7 +11,8 @@ from gateway.agents.api._query import PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import render_passage
-from gateway.agents.files.folders import FileView, Folders, SentFile
+from gateway.agents.files.folder_contents import FileView, FolderContents, SentFile
+from gateway.agents.files.folders import Folders
 from gateway.agents.registry.memory_passages import MemoryPassages
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.shown_values import render_time
@@ -19,7 +20,7 @@ from gateway.agents.wire.struct_fields import Form, Maybe, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest
-from storage.definition_records import Definition
+from storage.definition_records import Definition, DefinitionKind
 from storage.file_records import FileState, StoredFile
 from storage.listing import PassageFilter
 
@@ -102,9 +103,10 @@ def render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
 class FolderFileRoutes:
     """The routes of the files of folders."""
 
-    def __init__(self, api: AgentsApi) -> None:
+    def __init__(self, api: AgentsApi, folders: Folders) -> None:
         self._api = api
-        self._folders = Folders(api.store, api.registry, api.now)
+        self._folders = folders
+        self._contents = FolderContents(api.store, api.now)
         self._passages = MemoryPassages(api.store)
 
     def routes_of(self, folder: str) -> list[AgentsRoute]:
@@ -123,7 +125,7 @@ class FolderFileRoutes:
 
     async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
         """Save a file."""
-        folder = await self._get_folder(request)
+        folder = await self.get_folder(request)
         file = request.file
         assert file is not None  # the body is an `UploadForm`
         # Some clients send the whole path that the file has on their machine.
@@ -132,35 +134,35 @@ class FolderFileRoutes:
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)
-        stored, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
+        stored, is_new = await self._contents.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
-        (view,) = await self._folders.view(folder, [stored])
+        (view,) = await self._contents.view(folder, [stored])
         return render_file(folder, view)
 
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
-        folder = await self._get_folder(request)
+        folder = await self.get_folder(request)
         page = await read_page(query, partial(self._get_file_row, folder))
-        files = await self._folders.list(folder, page)
-        views = await self._folders.view(folder, files, with_content=query.include_content)
+        files = await self._api.store.files.list(folder.memory_row, page)
+        views = await self._contents.view(folder, files, with_content=query.include_content)
         return [render_file(folder, view) for view in views]
 
     async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
         """Return a file."""
-        folder = await self._get_folder(request)
-        file = await self._folders.get_file(folder, request.uid("file", "file_id"))
-        (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
+        folder = await self.get_folder(request)
+        file = await self._get_file(folder, request.uid("file", "file_id"))
+        (view,) = await self._contents.view(folder, [file], with_content=query.include_content)
         return render_file(folder, view)
 
     async def delete_file(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a file."""
-        folder = await self._get_folder(request)
-        await self._folders.remove(await self._folders.get_file(folder, request.uid("file", "file_id")))
+        folder = await self.get_folder(request)
+        await self._contents.remove(await self._get_file(folder, request.uid("file", "file_id")))
         return {"message": "The file is forgotten."}
 
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
-        folder = await self._get_folder(request)
+        folder = await self.get_folder(request)
         page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
         passages = await self._passages.list_page(
             await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
@@ -177,8 +179,13 @@ class FolderFileRoutes:
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
-    async def _get_folder(self, request: ApiRequest) -> Definition:
-        return await self._folders.get(request.project, request.uid("source", "folder_id"))
+    async def get_folder(self, request: ApiRequest) -> Definition:
+        """Returns the folder in the path of a request. Raises: UnknownId, NotFound."""
+        uid = request.uid("source", "folder_id")
+        return await self._api.store.definitions.get(request.project, DefinitionKind.FOLDER, uid)
+
+    async def _get_file(self, folder: Definition, uid: str) -> StoredFile:
+        return await self._api.store.files.get(folder.memory_row, uid)
 
     async def _get_file_row(self, folder: Definition, id: str) -> int:
-        return (await self._folders.get_file(folder, uid_in("file", id))).id
+        return (await self._get_file(folder, uid_in("file", id))).id

@@ -16,14 +16,13 @@ from gateway.agents.api.model import render_embedder
 from gateway.agents.files.folders import Folders
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core import ids
-from gateway.errors import Conflict, UnknownId
+from gateway.errors import UnknownId
 from storage.definition_records import Definition, DefinitionKind
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _KIND: Final = DefinitionKind.FOLDER
-_NO_OPEN_FILES = refused("Files are searched, not held in the prompt, so none is open.")
 
 
 class UpdateFolder(Body):
@@ -80,16 +79,12 @@ class FolderRoutes:
         self._api = api
         self._definitions = api.store.definitions
         self._folders = Folders(api.store, api.registry, api.now)
-        self._files = FolderFileRoutes(api)
+        self._files = FolderFileRoutes(api, self._folders)
 
     def routes(self) -> list[AgentsRoute]:
         """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
         sources = [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._routes_of("sources")]
-        return [
-            *self._routes_of("folders"),
-            *sources,
-            *self._files.routes_of_agents(),
-        ]
+        return [*self._routes_of("folders"), *sources, *self._files.routes_of_agents()]
 
     def _routes_of(self, name: str) -> list[AgentsRoute]:
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
@@ -136,29 +131,23 @@ class FolderRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a folder."""
-        return render_folder(await self._get_folder(request))
+        return render_folder(await self._files.get_folder(request))
 
     async def update(self, request: ApiRequest, body: UpdateFolder) -> dict[str, Any]:
         """Change a folder."""
-        folder = await self._get_folder(request)
+        folder = await self._files.get_folder(request)
         sent = sent_fields(body)
         stored = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
-        name = sent_or_none(body.name)
-        if name is not None and name != folder.name:
-            same_name = await self._definitions.find_by_name(request.project, _KIND, name)
-            if same_name:
-                raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        changed = await self._definitions.change(folder, stored, at=self._api.now(), name=name)
-        return render_folder(changed)
+        return render_folder(await self._folders.change(folder, sent_or_none(body.name), stored))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a folder with its files, and take it from all agents."""
-        await self._folders.delete(await self._get_folder(request))
+        await self._folders.delete(await self._files.get_folder(request))
         return {"message": "The folder is deleted, and its files are forgotten."}
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
-        rows = await self._folders.list_agent_rows(await self._get_folder(request))
+        rows = await self._folders.list_agent_rows(await self._files.get_folder(request))
         return [agent["id"] for agent in await self._api.agents.list_page(request.project, rows, query)]
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
@@ -168,13 +157,14 @@ class FolderRoutes:
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
-        await self._folders.attach(await self._api.agents.get_entry(request), await self._get_folder(request))
+        await self._folders.attach(
+            await self._api.agents.get_entry(request), await self._files.get_folder(request)
+        )
         return await self._api.agents.render_requested(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a folder from an agent, and with the last one the tools that read files."""
-        await self._folders.detach(await self._api.agents.get_entry(request), await self._get_folder(request))
+        await self._folders.detach(
+            await self._api.agents.get_entry(request), await self._files.get_folder(request)
+        )
         return await self._api.agents.render_requested(request)
-
-    async def _get_folder(self, request: ApiRequest) -> Definition:
-        return await self._folders.get(request.project, request.uid("source", "folder_id"))

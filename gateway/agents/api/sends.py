@@ -51,12 +51,7 @@ class Sends:
         self._api = api
 
     async def reply_to(
-        self,
-        request: ApiRequest,
-        body: Send,
-        run_request: RunRequest,
-        *,
-        is_stream: bool,
+        self, request: ApiRequest, body: Send, run_request: RunRequest, *, is_stream: bool
     ) -> dict[str, Any] | SendReply | RunStream:
         """Returns the reply to a send: one that writes itself, or that of a run in the background."""
         if sent_or_none(body.callback_url) and not body.background:

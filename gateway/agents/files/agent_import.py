@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
 from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
 from gateway.agents.files.file_exchanges import make_conversation_lines
-from gateway.agents.files.folders import Folders, SentFile
+from gateway.agents.files.folder_contents import FolderContents, SentFile
 from gateway.agents.registry.memory_scope import make_scope
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import ToolView
@@ -45,7 +45,7 @@ class ImportServices(Struct, frozen=True):
 
     store: Store
     registry: Registry
-    folders: Folders
+    contents: FolderContents
     defined_tools: DefinedTools
     now: Callable[[], float]
 
@@ -59,7 +59,7 @@ class AgentImport:
     def __init__(self, services: ImportServices, project: str, file: AgentFile) -> None:
         self._store = services.store
         self._registry = services.registry
-        self._folder_files = services.folders
+        self._contents = services.contents
         self._defined_tools = services.defined_tools
         self._now = services.now
         self._project = project
@@ -170,7 +170,7 @@ class AgentImport:
         for file in folder.files:
             # Letta's server reads PDFs and the like: what it carries is their text.
             sent = SentFile(file.name, file.mime_type, file.text.encode())
-            await self._folder_files.save(memory.id, sent, file.text, "suffix")
+            await self._contents.save(memory.id, sent, file.text, "suffix")
         next_seq = 1 + await asyncio.to_thread(_count_passages, folder)
         await self._store.import_writer.finish(memory, next_seq)
         return uid

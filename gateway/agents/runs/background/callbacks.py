@@ -27,12 +27,7 @@ CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
 def enqueue_callback(
-    store: Store,
-    url: str,
-    id: str,
-    *,
-    run: Run | None = None,
-    body: Mapping[str, object] | None = None,
+    store: Store, url: str, id: str, *, run: Run | None = None, body: Mapping[str, object] | None = None
 ) -> Effect:
     """Returns an effect that enqueues a callback in the transaction of a job.
 

@@ -1,0 +1,126 @@
+"""The files in folders: the text of each is saved in passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Literal
+
+from msgspec import Struct
+
+from gateway.core import ids
+from gateway.core.memory.file_text import decode_text, split_text
+from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
+from storage.commands import ForgetTarget
+from storage.definition_records import Definition
+from storage.errors import StoreError
+from storage.file_records import FileState, OnTakenName, StoredFile
+from storage.sql.store import Store
+
+# The size of a file, at most.
+MAX_BYTES = 10_000_000
+# Parts of a file that one transaction writes.
+_PARTS_WRITTEN = 64
+
+# What becomes of a file with a name that is taken.
+Handling = Literal["skip", "error", "suffix", "replace"]
+_ON_TAKEN_NAME: Mapping[Handling, OnTakenName] = {
+    "skip": "refuse", "error": "refuse", "suffix": "rename", "replace": "replace"
+}  # fmt: skip
+
+
+class SentFile(Struct, frozen=True):
+    """An uploaded file. Raises: BodyTooLarge."""
+
+    name: str
+    # The media type, as the client named it.
+    type: str
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.data) > MAX_BYTES:
+            raise BodyTooLarge(f"A file has at most {MAX_BYTES} bytes; this one has {len(self.data)}.")
+
+
+class FileView(Struct, frozen=True):
+    """A file as lists show it."""
+
+    file: StoredFile
+    # The number of passages that hold its text.
+    parts: int
+    # Its text; None: it was not asked for.
+    content: str | None = None
+
+
+class FolderContents(Struct, frozen=True):
+    """Saves, shows and forgets the files in folders. Raises besides what the methods name: as `Folders` does."""
+
+    store: Store
+    now: Callable[[], float]
+
+    async def upload(
+        self, folder: Definition, upload: SentFile, handling: Handling
+    ) -> tuple[StoredFile, bool]:
+        """Saves a file. handling: of a name that is taken. Returns the file, and whether it is a new one.
+
+        Raises: UnsupportedFile if it is no text; Conflict if the name is taken.
+        """
+        text = decode_text(upload.data, upload.type)
+        if text is None:
+            raise UnsupportedFile(
+                f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
+            )
+        return await self.save(folder.memory_row, upload, text, handling)
+
+    async def save(
+        self, memory_row: int, upload: SentFile, text: str, handling: Handling
+    ) -> tuple[StoredFile, bool]:
+        """Saves a file with a known text, whatever its type, as `upload` does.
+
+        memory_row: the row of the folder's memory.
+
+        Raises: Conflict if the name is taken.
+        """
+        if handling in ("skip", "error"):
+            namesake = await self.store.files.find_by_name(memory_row, upload.name)
+            if namesake is not None and handling == "skip":
+                return namesake, False
+            if namesake is not None:
+                raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
+        draft = StoredFile(
+            id=0, uid=ids.new_uid(), memory_row=memory_row, state=FileState.PARSING, bytes=len(upload.data),
+            created=self.now(), type=upload.type, name=upload.name,
+        )  # fmt: skip
+        file = await self.store.files.add(draft, on_taken_name=_ON_TAKEN_NAME[handling])
+        try:
+            parts = split_text(text)
+            while some_parts := list(islice(parts, _PARTS_WRITTEN)):
+                await self.store.files.add_parts(file, some_parts)
+            file = await self.store.files.complete(file)
+        except BaseException:
+            # What cannot be forgotten now is forgotten at the next start.
+            with suppress(StoreError):
+                await self.remove(file)
+            raise
+        if handling == "replace":
+            # Only now, so that the earlier file or the new one is there whatever goes wrong.
+            for earlier in await self.store.files.find_replaced(file):
+                await self.remove(earlier)
+        return file, True
+
+    async def view(
+        self, folder: Definition, files: Sequence[StoredFile], *, with_content: bool = False
+    ) -> Sequence[FileView]:
+        """Returns files of a folder as lists show them."""
+        counts = await self.store.files.count_parts(folder.memory_row, [file.id for file in files])
+        return [
+            FileView(
+                file, counts.get(file.id, 0), await self.store.files.load_text(file) if with_content else None
+            )
+            for file in files
+        ]
+
+    async def remove(self, file: StoredFile) -> None:
+        """Forgets a file; it is not found any more at once."""
+        await self.store.forgetting.forget(file.memory_row, ForgetTarget(files=[file.id]))
