@@ -140,7 +140,7 @@ class AgentServices:
         return make_routes(api, bodies)
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
-        """Takes up the runs that an earlier process left, and returns the tasks that were started.
+        """Continues the runs that an earlier process left, and returns the tasks that were started.
 
         performs_jobs: this process performs jobs. If not, it only makes them due, for another process.
         """

@@ -32,6 +32,10 @@ from storage.file_records import MAX_FOLDER_FILES, FileState
 from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION
 
+# The most characters of the header that names what is left out: servers before the gateway refuse long ones, nginx
+# all beyond 4 or 8 KB together.
+_MAX_HEADER_CHARS = 2000
+
 
 class ExportQuery(UrlQuery):
     """The query of an export."""
@@ -107,7 +111,7 @@ class AgentFileRoutes:
         left_out = importing.left_out
         if left_out:
             names = ",".join(quote(name, safe="") for name in left_out)
-            request.headers["x-mnemogate-left-out"] = names[:2000]
+            request.headers["x-mnemogate-left-out"] = names[:_MAX_HEADER_CHARS]
         # The body names the parts as well, for programs that read no headers.
         extension = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.make_id("agent", uid) for uid in uids], **extension}

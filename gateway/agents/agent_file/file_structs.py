@@ -116,7 +116,7 @@ class FileSleeptime(msgspec.Struct):
     frequency: Count | None = None
 
 
-class GroupConfig(msgspec.Struct):
+class FileGroupConfig(msgspec.Struct):
     manager_type: str | None = None
     manager_agent_id: str | None = None
     sleeptime_agent_frequency: Count | None = None
@@ -124,7 +124,7 @@ class GroupConfig(msgspec.Struct):
 
 class FileGroup(msgspec.Struct):
     agent_ids: list[str] = []
-    manager_config: GroupConfig | None = None
+    manager_config: FileGroupConfig | None = None
 
 
 class FileIdentity(CreateIdentity, kw_only=True):

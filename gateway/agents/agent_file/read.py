@@ -249,7 +249,7 @@ class _FileReader:
 
 def _parse_file(data: bytes) -> dict[str, Any]:
     """Returns the object that a file holds. Raises: Unprocessable."""
-    data = data.removeprefix(BOM_UTF8)  # editors on Windows write it in front
+    data = data.removeprefix(BOM_UTF8)  # editors on Windows begin files with it
     _check_lists(data)
     json = parse(data, FILE_FIELD)
     if isinstance(json, str):

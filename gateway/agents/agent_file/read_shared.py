@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileSleeptime, GroupConfig
+from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileGroupConfig, FileSleeptime
 from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.core.agent_file import PortableFile, PortableFolder
 from gateway.agents.wire.faults import Unprocessable
@@ -56,26 +56,29 @@ class FileGroups(Struct, frozen=True):
     """The groups of a file."""
 
     # How sleeptime agents read an agent, by the agent's id.
-    sleeptimes: dict[str, FileSleeptime]
+    sleeptimes: Mapping[str, FileSleeptime]
     # The ids of those sleeptime agents.
-    sleeper_ids: set[str]
+    sleeper_ids: Set[str]
     # The names of other groups.
-    left_out: list[str]
+    left_out: Sequence[str]
 
 
 def read_groups(file: File) -> FileGroups:
+    """Returns the groups of a file. Those of sleeptime agents alone are known here."""
     agent_ids = {str(agent.get("id")) for agent in file.agents}
-    groups = FileGroups({}, set(), [])
+    sleeptimes: dict[str, FileSleeptime] = {}
+    sleeper_ids: set[str] = set()
+    left_out: list[str] = []
     for n, group in enumerate(file.groups):
-        config = group.manager_config or GroupConfig()
+        config = group.manager_config or FileGroupConfig()
         manager = config.manager_agent_id
         is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
         if is_sleeptime and manager is not None and manager in agent_ids:
-            groups.sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
-            groups.sleeper_ids.update(agent_ids & {*group.agent_ids} - {manager})
+            sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
+            sleeper_ids.update(agent_ids & {*group.agent_ids} - {manager})
         else:
-            groups.left_out.append(f"groups.{n}")
-    return groups
+            left_out.append(f"groups.{n}")
+    return FileGroups(sleeptimes, sleeper_ids, left_out)
 
 
 def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:

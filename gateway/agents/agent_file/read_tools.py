@@ -28,31 +28,33 @@ class ToolsOfFile(Struct, frozen=True):
     """The tools of a file."""
 
     # The tools that the file defines, by name.
-    definitions: dict[str, ToolDefinition]
+    definitions: Mapping[str, ToolDefinition]
     # The names of all tools by their ids in the file; None: the gateway has no such tool.
-    names: dict[str, str | None]
-    # The names of what cannot be taken over.
-    left_out: list[str]
+    names: Mapping[str, str | None]
+    # The names of what is not imported.
+    left_out: Sequence[str]
 
 
 def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
     """Returns the tools of a file. is_own: Mnemogate wrote it. Raises: Unprocessable."""
-    file_tools = ToolsOfFile({}, {}, [])
-    for n, raw in enumerate(tools):
-        path = (*FILE_FIELD, "tools", n)
+    definitions: dict[str, ToolDefinition] = {}
+    names: dict[str, str | None] = {}
+    left_out: list[str] = []
+    for index, raw in enumerate(tools):
+        path = (*FILE_FIELD, "tools", index)
         tool = convert(raw, FileTool, path)
-        # The file has only the names of other tools: they are the gateway's own, or those of the project's MCP servers.
+        # Of other tools the file has only names: those of the gateway, or of the project's MCP servers.
         is_file_tool = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
         if is_file_tool and tool.tool_type != "custom":
-            file_tools.names[tool.id] = None
-            file_tools.left_out.append(f"tools.{tool.name}")
+            names[tool.id] = None
+            left_out.append(f"tools.{tool.name}")
             continue
-        file_tools.names[tool.id] = tool.name
+        names[tool.id] = tool.name
         if is_file_tool:
-            file_tools.definitions[tool.name] = _make_definition(tool, raw, path, is_own=is_own)
+            definitions[tool.name] = _make_definition(tool, raw, path, is_own=is_own)
             if raw.get("pip_requirements") or raw.get("npm_requirements"):
-                file_tools.left_out.append(f"tools.{tool.name}.requirements")
-    return file_tools
+                left_out.append(f"tools.{tool.name}.requirements")
+    return ToolsOfFile(definitions, names, left_out)
 
 
 def _make_definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_own: bool) -> ToolDefinition:

@@ -32,16 +32,9 @@ from storage.sql.store import Store
 # The settings that are shown even where they are null, besides the reasoning effort.
 _COMMON_SETTINGS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
 # Left out where they have no value: Letta's server refuses an agent file in which one of them is null.
-_NEVER_NULL = frozenset(
-    (
-        "temperature",
-        "enable_reasoner",
-        "max_reasoning_tokens",
-        "strict",
-        "return_logprobs",
-        "return_token_ids",
-    )
-)
+_NEVER_NULL = frozenset((
+    "temperature", "enable_reasoner", "max_reasoning_tokens", "strict", "return_logprobs", "return_token_ids",
+))  # fmt: skip
 
 
 def render_agent(

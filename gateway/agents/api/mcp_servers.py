@@ -27,7 +27,8 @@ from storage.definition_records import Definition
 from storage.listing import Page
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
-# The most servers that one list returns.
+# The most servers that one list returns, the first that were made; it has no pages. Not measured: far more than a
+# project needs.
 _MAX_SERVERS = 1000
 
 
@@ -54,14 +55,14 @@ class RefreshQuery(UrlQuery):
     agent_id: NoEffect[str] = UNSET
 
 
-def check_name(name: str) -> None:
+def _check_server_name(name: str) -> None:
     """Checks the name of a server, with which the names of its tools begin. Raises: Unprocessable."""
     if not re.fullmatch(r"[A-Za-z0-9_. -]+", name):
         message = "Expected letters, digits, spaces, '_', '.' or '-'"
         raise Unprocessable(Fault(("body", "server_name"), message, "value_error", name))
 
 
-def render_server(stored: Definition) -> dict[str, Any]:
+def _render_server(stored: Definition) -> dict[str, Any]:
     """Returns a server as it is shown, its secrets masked."""
     server = McpServerDefinition.of(stored.body)
     shown: dict[str, Any] = {"id": ids.make_id("mcp_server", stored.uid), "server_name": stored.name}
@@ -90,8 +91,9 @@ class McpServerRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._tools = tools = api.agent_runs.defined_tools
-        self._servers = McpRegistry(api.store, api.registry.tools, tools.mcp, tools.secrets, api.now)
+        self._defined_tools = api.agent_runs.defined_tools
+        mcp, secrets = self._defined_tools.mcp, self._defined_tools.secrets
+        self._servers = McpRegistry(api.store, api.registry.tools, mcp, secrets, api.now)
 
     def routes(self) -> list[AgentsRoute]:
         servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
@@ -105,36 +107,36 @@ class McpServerRoutes:
             AgentsRoute("PATCH", f"{server}/refresh", self.refresh),
             AgentsRoute("GET", tools, self.list_tools),
             AgentsRoute("GET", tool, self.retrieve_tool),
-            AgentsRoute("POST", f"{tool}/run", self.run),
+            AgentsRoute("POST", f"{tool}/run", self.run_tool),
         ]
 
     async def list_servers(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
         page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
-        return [render_server(server) for server in await self._servers.list(request.project, page)]
+        return [_render_server(server) for server in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
         """Name an MCP server, and make its tools."""
-        check_name(body.server_name)
+        _check_server_name(body.server_name)
         config = parse_config(body.config)
-        return render_server(await self._servers.create(request.project, body.server_name, config))
+        return _render_server(await self._servers.create(request.project, body.server_name, config))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an MCP server."""
-        return render_server(await self._servers.get(request.project, _server_uid(request)))
+        return _render_server(await self._servers.get(request.project, _server_uid(request)))
 
     async def update(self, request: ApiRequest, body: UpdateMcpServer) -> dict[str, Any]:
         """Change an MCP server, and its tools with it."""
         name, config = sent_or_none(body.server_name), sent_or_none(body.config)
         if name is not None:
-            check_name(name)
+            _check_server_name(name)
         changed = await self._servers.change(
             request.project,
             _server_uid(request),
             name,
             None if config is None else partial(parse_config, config),
         )
-        return render_server(changed)
+        return _render_server(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an MCP server with its tools, which all agents lose."""
@@ -154,12 +156,13 @@ class McpServerRoutes:
         """Return a tool of an MCP server."""
         return render_tool(await self._get_tool(request))
 
-    async def run(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
+    async def run_tool(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call a tool of an MCP server by hand."""
+        # The body was checked as a `ManualCall`; `call_by_hand` reads its bytes again.
         tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
         definition = ToolDefinition.of(tool.definition.body)
-        return render_call_result(await call_by_hand(self._tools, request, tool.name, definition))
+        return render_call_result(await call_by_hand(self._defined_tools, request, tool.name, definition))
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""

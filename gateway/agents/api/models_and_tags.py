@@ -63,7 +63,7 @@ class ModelAndTagRoutes:
 
 
 def _matches(model: dict[str, Any], query: ModelsQuery) -> bool:
-    """Tells whether a model has the provider that a query asks for. A field that was not sent matches all."""
+    """Returns whether a model has the provider that a query asks for. A field that was not sent matches all."""
     categories = sent_or_none(query.provider_category)
     return (
         sent_or_none(query.provider_name) in (None, model["provider_name"])

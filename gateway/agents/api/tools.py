@@ -188,6 +188,7 @@ class ToolRoutes:
 
     async def call_tool(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call an agent's tool by hand, and write what it changes in blocks."""
+        # The body was checked as a `ManualCall`; `call_by_hand` reads its bytes again.
         view = await self._api.agents.get_view(request)
         name = request.path["tool_name"]
         definition = _get_tool(view, name).definition

@@ -325,7 +325,7 @@ class _Attempt:
             await self.submitter.fail(part, message)
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
-        """Takes the results that a part has. Raises: ProviderError."""
+        """Writes the results that a provider has of a part. Raises: ProviderError."""
         assert part.id is not None  # the caller has submitted it
         state = await provider.poll(part.id)
         if state.has_results:

@@ -69,7 +69,7 @@ class Folders:
         return await self._store.attached.load_agents_with(folder.project, _KIND, folder.memory_row)
 
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
-        """Gives an agent a folder, and the tools that read files.
+        """Attaches a folder to an agent, and the tools that read files.
 
         Raises: OverLimit if it has too many; Conflict for a profile's memory.
         """
@@ -78,7 +78,7 @@ class Folders:
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
-        """Takes a folder from an agent, and with the last one the tools that read files."""
+        """Detaches a folder from an agent, and with the last one the tools that read files."""
         await self._attached.detach([entry.agent.id], folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
 

@@ -353,7 +353,7 @@ class Registry:
         return await self._change_tools(project, uid, tool_uid, self._store.attached.attach)
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
-        """Takes a tool from an agent, if it has it. Raises: Conflict for a profile's memory."""
+        """Detaches a tool from an agent, if it is attached. Raises: Conflict for a profile's memory."""
         return await self._change_tools(project, uid, tool_uid, self._store.attached.detach)
 
     async def _change_tools(

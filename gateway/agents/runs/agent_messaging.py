@@ -187,7 +187,7 @@ class AgentMessaging:
         """Sends an agent a message, and returns its answer; an error is an answer, too.
 
         sender: the turn that waits for the answer; its slot is released.
-        recipient: as `find` returns it.
+        recipient: as `get_recipient` returns it.
         """
         return await self._ask_until(sender, recipient, text, self._make_deadline())
 
@@ -281,7 +281,7 @@ class AgentMessaging:
         """Sends an agent a message, and does not wait. The answer says that the message is stored, or has an error.
 
         sender: the turn that sends the message.
-        recipient: as `find` returns it.
+        recipient: as `get_recipient` returns it.
         """
         name = recipient.name
         if sender.waiter.depth >= MAX_DEPTH:

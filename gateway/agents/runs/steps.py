@@ -510,7 +510,7 @@ class RunMemory:
         )  # fmt: skip
 
     def _adopt_end(self, run: Run) -> None:
-        """Takes over the end of the stored run."""
+        """Gives `run` the end of the stored run."""
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _notify_services(self, prompt: Prompt) -> None:

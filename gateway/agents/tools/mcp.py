@@ -30,7 +30,8 @@ from gateway.settings import ToolHeader, ToolSettings
 if TYPE_CHECKING:
     from mcp import Client
 
-TIMEOUT_S = 30.0  # of one call, from connecting to closing
+# Seconds of one call, from connecting to closing. Not measured: the model and its user wait for as long.
+TIMEOUT_S = 30.0
 # The most tools of one server that can be called, and of those that cannot.
 MAX_TOOLS = 500
 # The most pages of a server's tools: a server could have an endless list. Not measured: far more than `MAX_TOOLS` tools
@@ -41,6 +42,8 @@ MISSING_EXTRA = (
     "uv sync --extra mcp"
 )
 NO_SECRETS = McpSecrets()
+# The characters of a server's error that are shown: enough for a sentence.
+_MAX_ERROR_CHARS = 200
 # The length of a word that is masked; chosen, not measured, as any value from 6 to 12 behaves alike.
 _MIN_SECRET_CHARS = 8
 # Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
@@ -228,7 +231,7 @@ def _unwrap_error(error: BaseException) -> BaseException:
 
 def _render_error(error: BaseException, host_errors: Sequence[HostError], mask: Callable[[str], str]) -> str:
     """Returns why a session failed, for the user who named the server. mask: removes the secrets from a text."""
-    text = mask(" ".join(str(error).split()))[:200]
+    text = mask(" ".join(str(error).split()))[:_MAX_ERROR_CHARS]
     for host_error in host_errors:
         # A status alone says less than the server's own message.
         if not isinstance(host_error, StatusFault) or text in _STATUS_MESSAGES:

@@ -30,7 +30,8 @@ from gateway.agents.tools.mcp_report import SessionReport
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-LIMIT_BYTES = 1_000_000  # of one reply
+# The most bytes of one reply. Not measured: it bounds the memory that a faulty server can take.
+LIMIT_BYTES = 1_000_000
 REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
 # Seconds for the request that ends a session, which some servers never answer. Not measured: the results of the call
 # wait for it.
