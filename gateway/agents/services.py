@@ -24,6 +24,7 @@ from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import CallbackJobs
 from gateway.agents.runs.background.run_service import RunService
+from gateway.agents.runs.reading_run import ReadingServices
 from gateway.agents.runs.sleeptime import Sleeping, make_schedule
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
@@ -80,14 +81,10 @@ class AgentServices:
         # The agents as chat completions use them.
         self.chat = ChatAgents(registry, agent_runs, failover.context_windows)
         # Performs the runs of sleeptime agents.
-        self.sleeping = Sleeping(
-            keeper,
-            registry,
-            agent_runs,
-            background_services.budget,
-            background_services.models,
-            count_attempt,
+        reading_services = ReadingServices(
+            keeper, agent_runs, background_services.budget, background_services.models
         )
+        self.sleeping = Sleeping(reading_services, registry, count_attempt)
         sleeptime_profiles = [spec.name for spec in specs if spec.sleeptime is not None]
         schedule = make_schedule(store, settings.memory.idle_s, now, sleeptime_profiles)
         background_services.add_sleeptime(schedule)

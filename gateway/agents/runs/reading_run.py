@@ -1,0 +1,241 @@
+"""One run of a sleeptime agent: the messages that it reads, the call of its model, and what is read after a failure."""
+
+from __future__ import annotations
+
+import logging
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.agents.registry.resolved_agents import ResolvedAgent
+from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.begin import MessageGone
+from gateway.agents.runs.run import AcceptedRun, RunRequest
+from gateway.agents.runs.step_result import ERROR_WITHHELD, UPSTREAM_FAULTS
+from gateway.core.memory.transcript import clean_messages, render_transcript
+from gateway.core.turn.client_view import UnseenView
+from gateway.core.turn.stop_reason import StopReason
+from gateway.errors import GatewayError
+from gateway.run.background.background_model import BackgroundModels
+from gateway.run.background.budget import DailyBudget
+from gateway.run.background.job_context import JobContext, JobFailed
+from gateway.run.background.learner import BATCH_CHARS
+from gateway.run.background.worker import WorkerLimits
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.queue import QueueTicket
+from gateway.run.sink import UnseenSink
+from gateway.run.upstream.route import make_agent_route
+from storage.commands import Unread
+from storage.listing import OpenReading, ReaderEntry
+from storage.records import Agent
+from storage.run_commands import ReadSpan, RunEnd
+from storage.run_records import Run, RunState, RunTextKind
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+MAX_STEPS = 10
+# A longer message is cut in its middle, so that a message that fits no window does not block the next ones.
+MESSAGE_CHARS = 200_000
+# How often a failed run is tried again, each time with half as much to read.
+_HALVINGS = 3
+# Enough that summaries and learning do not wait for these runs, with fewer connections than clients' runs have.
+LIMITS = WorkerLimits(concurrency=8)
+
+
+class UnreadBatch(Struct, frozen=True):
+    """The messages of a memory that a run reads."""
+
+    span: ReadSpan
+    # The memory has more to be read after the span.
+    is_more: bool
+    # The message for the agent; "" if the span has no words for a model.
+    text: str = ""
+
+
+class ReadingServices(Struct, frozen=True):
+    """The services that runs of sleeptime agents use."""
+
+    keeper: MemoryKeeper
+    agent_runs: AgentRuns
+    budget: DailyBudget
+    models: BackgroundModels
+
+    @property
+    def store(self) -> Store:
+        return self.keeper.store
+
+
+class ReadingRun(Struct, frozen=True):
+    """One run of a sleeptime agent, in one attempt of the job of the memory that it reads."""
+
+    services: ReadingServices
+    job: JobContext
+    # The memory that is read.
+    memory: Agent
+    # The agent that reads, as a reader of the memory and as its runs use it.
+    reader: ReaderEntry
+    resolved: ResolvedAgent
+    reading: OpenReading
+
+    @property
+    def run(self) -> Run:
+        return self.reading.run
+
+    async def perform(self) -> UnreadBatch | None:
+        """Performs the run to its end. Returns what it has read; None if it has read nothing.
+
+        Raises: JobFailed, Postponed, StoreError.
+        """
+        run, store = self.run, self.services.store
+        batch = await self._find_batch()
+        if batch is None:
+            await self._fail(StopReason.ERROR)
+        elif run.state is RunState.CREATED and not batch.text:
+            end = RunEnd(
+                run.agent_row, run.id, RunState.COMPLETED, StopReason.END_TURN, self.services.keeper.now(),
+                reading=batch.span, job=self.job.job,
+            )  # fmt: skip
+            await store.stored_paths.end(end)
+        else:
+            await self.services.budget.check(self.memory.scope.project)
+            await self._ask_or_fail(batch)
+        ended, is_refused = await self._load_ended()
+        if batch is not None and is_refused:
+            batch = await self._shrink_refused(batch)
+        await store.sleepers.empty_reading(run.agent_row, run.conversation_row)
+        is_read = batch is not None and batch.span.upto > batch.span.cursor
+        return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
+
+    async def _ask_or_fail(self, batch: UnreadBatch) -> None:
+        """Asks the agent to read. Fails its run if it cannot be asked. Raises: JobFailed: it is to be asked again."""
+        try:
+            await self._ask(batch)
+        except MessageGone:
+            await self._fail(StopReason.ERROR)
+        except GatewayError as error:
+            if self.job.job.tries < LIMITS.tries:
+                raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
+            await self._fail(StopReason.ERROR, error.message)
+
+    async def _shrink_refused(self, batch: UnreadBatch) -> UnreadBatch | None:
+        """Returns the batch after a model has refused it, if a smaller part is to be read next or the batch is skipped.
+
+        A batch is skipped if it cannot be made smaller, and the model has answered the agent before and answers a
+        greeting now. Otherwise the model may refuse everything, because of its settings or its account: returns None.
+        """
+        store = self.services.store
+        if await self._count_failed() < _HALVINGS:
+            return replace(batch, is_more=True)
+        if not await store.runs.has_answered(self.run) or not await self._answers():
+            return None
+        await self.job.commit(store.sleepers.advance_effect(batch.span, self.services.keeper.now()))
+        _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
+        return batch
+
+    async def _answers(self) -> bool:
+        """Returns whether the model of the agent answers a greeting."""
+        models = self.services.models
+        model = models.get_model(make_agent_route(models.settings, self.resolved.spec))
+        greeting = {"role": "user", "content": "Hello."}
+        try:
+            await model.ask(self.resolved.scope.project, [greeting], agent_row=self.run.agent_row)
+        except JobFailed:
+            return False
+        return True
+
+    async def _count_failed(self) -> int:
+        return await self.services.store.runs.count_failed_before(self.run, _HALVINGS)
+
+    async def _find_batch(self) -> UnreadBatch | None:
+        """Returns the messages that the run reads, unread or noted by its first step, or None if they are gone."""
+        run, memory, reader = self.run, self.memory, self.reader
+        if run.state is not RunState.CREATED:
+            texts = await self.services.store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
+            noted = orjson.loads(texts[0].data) if texts else {}
+            if "upto" not in noted:
+                return None
+            span = ReadSpan(memory.id, reader.sleeper_row, noted["cursor"], noted["upto"], noted["exchanges"])
+            return UnreadBatch(span, noted["is_more"])
+        window = self.resolved.spec.context_window
+        failed = await self._count_failed()
+        # A quarter of the window, and a message half of it at most: a token has some four characters.
+        batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
+        message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
+        unread = await read_unread(self.services.keeper, memory, reader, batch_chars)
+        messages = clean_messages(
+            unread.messages,
+            max_chars=message_chars,
+            keeps_secrets=self.services.keeper.settings.learn_secrets,
+            keeps_repeats=True,
+        )
+        exchanges = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
+        span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchanges)
+        transcript = render_transcript(messages, unread.tools_used) if messages else ""
+        return UnreadBatch(span, unread.is_more, transcript)
+
+    async def _ask(self, batch: UnreadBatch) -> None:
+        """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
+        span, spec, conversation_name = batch.span, self.resolved.spec, self.reading.conversation_name
+        request = RunRequest(
+            spec,
+            self.resolved.scope,
+            conversation_name,
+            messages=({"role": "user", "content": batch.text},),
+            fields=spec.definition.sampling,
+            max_steps=MAX_STEPS,
+            reading=span,
+        )
+        noted = {
+            "cursor": span.cursor, "upto": span.upto, "exchanges": span.exchanges, "is_more": batch.is_more,
+        }  # fmt: skip
+        with QueueTicket() as ticket:
+            await self.services.keeper.queues.enter((spec.uid, conversation_name), ticket)
+            accepted = AcceptedRun(self.run, orjson.dumps(noted), self.job.job)
+            await self.services.agent_runs.perform_accepted(
+                request, accepted, ticket, lambda _: UnseenView, UnseenSink()
+            )
+
+    async def _load_ended(self) -> tuple[Run, bool]:
+        """Counts the tokens of the run, which has ended. Returns it as stored, and whether its model refused to read.
+
+        Raises: JobFailed if an upstream failed, and the run goes on.
+        """
+        run = self.run
+        ended = await self.services.store.runs.find_run(run.agent_row, run.id)
+        if ended is None:
+            raise JobFailed("the sleeptime agent is gone")
+        if tokens := _count_tokens(ended) - _count_tokens(run):
+            self.services.budget.count_call("ok", tokens)  # the receipt of the run has them
+        if ended.is_over:
+            # After any other fault of an upstream the run would not have ended.
+            return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
+        if self.job.job.tries < LIMITS.tries:
+            raise JobFailed("the upstream of a sleeptime agent failed")
+        return await self._fail(StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
+
+    async def _fail(self, stop: StopReason, error_message: str = "") -> Run:
+        run, state, now = self.run, RunState.FAILED, self.services.keeper.now()
+        return await self.services.store.runs.end_run(
+            run.agent_row, run.id, state, stop, now, error_message=error_message, job=self.job.job
+        )
+
+
+async def read_unread(keeper: MemoryKeeper, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
+    """Returns the next messages of a memory that an agent has not read. Raises: JobFailed if the memory is gone."""
+    unread = await keeper.store.readers.find_unread(
+        memory.id,
+        reader.sleeper_row,
+        now=keeper.now(),
+        idle_s=keeper.settings.idle_s,
+        limit_chars=limit_chars,
+        message_chars=MESSAGE_CHARS,
+    )
+    if unread is None:
+        raise JobFailed("the memory is gone")
+    return unread
+
+
+def _count_tokens(run: Run) -> int:
+    return run.counts.prompt + run.counts.completion
