@@ -100,12 +100,13 @@ class AgentFileRoutes:
         assert request.file is not None  # the body is an `ImportForm`
         # In a thread, since it may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())
-        agents = [
-            replace(each, definition=self._with_model(request, each.definition)) for each in file.agents
-        ]
-        for agent in agents:
+        agents = []
+        for agent in file.agents:
+            model = agent.definition.model or self._api.choose_first_model(request)
+            definition = replace(agent.definition, model=model)
             conversation_models = {conversation.definition.model for conversation in agent.conversations}
-            self._api.check_models(request, list_models(agent.definition) | conversation_models)
+            self._api.check_models(request, list_models(definition) | conversation_models)
+            agents.append(replace(agent, definition=definition))
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))
         uids = await importing.run(overrides_tools=form.override_existing_tools)
         left_out = importing.left_out
@@ -115,6 +116,3 @@ class AgentFileRoutes:
         # The body names the parts as well, for programs that read no headers.
         extension = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.make_id("agent", uid) for uid in uids], **extension}
-
-    def _with_model(self, request: ApiRequest, definition: AgentDefinition) -> AgentDefinition:
-        return replace(definition, model=definition.model or self._api.choose_first_model(request))

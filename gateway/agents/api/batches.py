@@ -186,39 +186,46 @@ class BatchRoutes:
         batch = await self._api.batches.accept(
             request.project, items, callback, has_credential=caller.credential is not None
         )
-        return render_batch(*await self._api.batches.get(request.project, batch.uid))
+        return await self._render(await self._api.store.batches.get(request.project, batch.uid))
 
     async def list_batches(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
         """List batches."""
         _refuse_anthropic(request)
         page = await read_page(query, partial(self._get_batch_row, request.project))
-        return [render_batch(*pair) for pair in await self._api.batches.list(request.project, page)]
+        return [
+            await self._render(batch) for batch in await self._api.store.batches.list(request.project, page)
+        ]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a batch, with counts of its items."""
-        return render_batch(*await self._api.batches.get(request.project, request.uid("job", "batch_id")))
+        return await self._render(await self._get_batch(request))
 
     async def cancel(self, request: ApiRequest) -> dict[str, Any]:
         """Cancel what has not ended of a batch."""
-        return render_batch(*await self._api.batches.cancel(request.project, request.uid("job", "batch_id")))
+        batch = await self._get_batch(request)
+        if not batch.is_over:
+            batch = await self._api.store.batches.cancel(batch, self._api.now())
+        return await self._render(batch)
 
     async def list_items(self, request: ApiRequest, query: BatchItemsQuery) -> list[dict[str, Any]]:
         """List the items of a batch."""
-        batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
-        after = 0
+        batch = await self._get_batch(request)
+        stored, after = self._api.store.batch_items, 0
         if (uid := uid_or_none("run", query.after)) is not None:
-            item = await self._api.store.batch_items.find(batch.id, uid)
+            item = await stored.find(batch.id, uid)
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
-        return [render_item(*pair) for pair in await self._api.batches.items(batch, after, query.limit)]
+        items = await stored.list(batch.id, after=after, limit=query.limit)
+        errors = await stored.load_error_messages(batch.id, after, items[-1].id) if items else {}
+        return [render_item(item, errors.get(item.id, "")) for item in items]
 
     async def list_messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
         """List what the agents of a batch were told and said.
 
         Of one agent they are listed whole: `after` and `limit` are ignored.
         """
-        batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
+        batch = await self._get_batch(request)
         showing = read_showing(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batch_items.find_of_agent(batch.id, uid)
@@ -266,6 +273,12 @@ class BatchRoutes:
             return []
         shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
         return [{**message, "agent_id": ids.make_id("agent", agent.uid)} for message in shown]
+
+    async def _render(self, batch: Batch) -> dict[str, Any]:
+        return render_batch(batch, await self._api.store.batch_items.count(batch.id))
+
+    async def _get_batch(self, request: ApiRequest) -> Batch:
+        return await self._api.store.batches.get(request.project, request.uid("job", "batch_id"))
 
     async def _get_batch_row(self, project: str, id: str) -> int:
         return (await self._api.store.batches.get(project, uid_in("job", id))).id

@@ -18,9 +18,8 @@ from gateway.errors import BadRequest, UnknownModel
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import make_agent_route
 from gateway.settings import Settings
-from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
+from storage.batch_records import Batch, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
-from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import Run, RunState
 from storage.sql.store import Store
@@ -45,7 +44,7 @@ class RequestedItem(Struct, frozen=True):
 
 
 class BatchRequests(Struct, frozen=True):
-    """Accepts, lists and cancels batches."""
+    """Accepts batches."""
 
     store: Store
     settings: Settings
@@ -143,26 +142,3 @@ class BatchRequests(Struct, frozen=True):
             created=now, background=True,
         )  # fmt: skip
         return ItemDraft(run, request.dump(), ids.new_uid())
-
-    async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
-        """Returns a batch, and the counts of its items. Raises: NotFound."""
-        batch = await self.store.batches.get(project, uid)
-        return batch, await self.store.batch_items.count(batch.id)
-
-    async def list(self, project: str | None, page: Page[int]) -> list[tuple[Batch, BatchCounts]]:
-        batches = await self.store.batches.list(project, page)
-        return [(batch, await self.store.batch_items.count(batch.id)) for batch in batches]
-
-    async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
-        """Returns a page of a batch's items, each with why it failed, or ""."""
-        stored = self.store.batch_items
-        rows = await stored.list(batch.id, after=after, limit=limit)
-        messages = await stored.load_error_messages(batch.id, after, rows[-1].id) if rows else {}
-        return [(item, messages.get(item.id, "")) for item in rows]
-
-    async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
-        """Cancels a batch, unless it has ended. Raises: NotFound."""
-        batch = await self.store.batches.get(project, uid)
-        if not batch.is_over:
-            batch = await self.store.batches.cancel(batch, self.now())
-        return batch, await self.store.batch_items.count(batch.id)

@@ -241,11 +241,9 @@ class AgentMessages:
     ) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first, at most `NUMBERS`."""
         stored = await find_conversation(self._store, agent, conversation_name)
-        return (
-            []
-            if stored is None
-            else await self._store.messages.list_window_numbers(agent.id, stored.id, NUMBERS)
-        )
+        if stored is None:
+            return []
+        return await self._store.messages.list_window_numbers(agent.id, stored.id, NUMBERS)
 
     async def list_numbers_by_agent(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
         """Returns `list_numbers` of the own conversations of several agents, by the rows of the agents."""
