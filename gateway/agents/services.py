@@ -123,7 +123,9 @@ class AgentServices:
             settings=self._settings,
             store=self._store,
             registry=registry,
-            agents=AgentLookup(registry, partial(render_agents, self._store, self._settings, self._now)),
+            agents=AgentLookup(
+                self._store, registry, partial(render_agents, self._store, self._settings, self._now)
+            ),
             agent_runs=self.agent_runs,
             background_runs=self.background_runs,
             batches=batches,

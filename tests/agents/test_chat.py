@@ -12,7 +12,8 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
+from gateway.agents.registry.agent_views import AgentView
+from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
 from gateway.agents.runs.steps import RunMemory
 from gateway.core.definition import AgentDefinition
 from storage.errors import Unavailable

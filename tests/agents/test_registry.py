@@ -11,8 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import KINDS, MULTI_AGENT_TOOLS, find_built_in, hash_built_in
+from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.registry.conversation_registry import AgentConversations, read_definition
-from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
+from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition

@@ -15,7 +15,7 @@ from gateway.agents.api.model import choose_provider_type, render_embedder
 from gateway.agents.api.tool_json import render_tool
 from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.agent_models import find_context_window
-from gateway.agents.registry.registry import AgentView
+from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import make_system_id

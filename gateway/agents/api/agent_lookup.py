@@ -10,17 +10,20 @@ from msgspec import Struct
 from gateway.agents.api._paging import read_page
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, uid_in
-from gateway.agents.registry.registry import AgentView, Registry
+from gateway.agents.registry.agent_views import AgentView
+from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from storage.listing import AgentEntry
 from storage.records import Agent
+from storage.sql.store import Store
 
 
 class AgentLookup(Struct, frozen=True):
     """Gets agents by the ids in requests. Methods that get one agent raise UnknownId and NotFound."""
 
+    store: Store
     registry: Registry
     # Makes the JSON of agents. Injected, since the modules that make it import this one.
     make_json: Callable[[Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
@@ -31,11 +34,11 @@ class AgentLookup(Struct, frozen=True):
 
     async def get_entry(self, request: ApiRequest) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path."""
-        return await self.registry.get_entry(request.project, request.uid("agent", "agent_id"))
+        return await self.store.defined_agents.get(request.project, request.uid("agent", "agent_id"))
 
     async def get_by_id(self, project: str, id: str) -> Agent:
         """Returns the memory of the agent with a public id."""
-        return (await self.registry.get_entry(project, uid_in("agent", id))).agent
+        return (await self.store.defined_agents.get(project, uid_in("agent", id))).agent
 
     async def find_sent(self, project: str, id: Maybe[str]) -> Agent | None:
         """Returns the memory of the agent that a parameter names; None: it was not sent."""

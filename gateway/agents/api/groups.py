@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, choose_kind
-from gateway.agents.registry.registry import AgentEdit, AgentView
+from gateway.agents.registry.agent_views import AgentView
+from gateway.agents.registry.registry import AgentEdit
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import NO_TEMPLATE

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import UNSET
 
 from gateway.agents.api._route import ApiRequest
-from gateway.agents.registry.registry import AgentView
+from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.tools.defined_tools import DefinedTools
 from gateway.agents.wire.struct_fields import Body, Maybe

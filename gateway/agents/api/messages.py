@@ -153,7 +153,7 @@ class MessageRoutes:
             agent, conversation_name = await self._api.system_messages.find_owner(project, ref.uid)
             view = await self._api.system_messages.render(agent, conversation_name)
         else:
-            agent = (await self._api.registry.get_entry(project, ref.uid)).agent
+            agent = (await self._api.store.defined_agents.get(project, ref.uid)).agent
             view = await self._messages.get(agent, ref)
         return MessageRenderer(self._api.store, agent, Showing()).render_message(view)
 

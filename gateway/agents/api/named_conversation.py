@@ -35,7 +35,7 @@ async def get_named_conversation(
     """
     owner_uid = agent_uid if id == DEFAULT_CONVERSATION else ids.parse_uid("agent", id)
     if owner_uid is not None:
-        agent = (await api.registry.get_entry(project, owner_uid)).agent
+        agent = (await api.store.defined_agents.get(project, owner_uid)).agent
         named = NamedConversation(agent, DEFAULT_CONVERSATION, None)
     elif id == DEFAULT_CONVERSATION:
         raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")

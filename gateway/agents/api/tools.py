@@ -24,7 +24,8 @@ from gateway.agents.api.tool_bodies import (
     with_source,
 )
 from gateway.agents.api.tool_json import render_call_result, render_source_result, render_tool
-from gateway.agents.registry.registry import AgentEdit, AgentView
+from gateway.agents.registry.agent_views import AgentView
+from gateway.agents.registry.registry import AgentEdit
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable

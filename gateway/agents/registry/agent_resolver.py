@@ -75,7 +75,7 @@ class AgentResolver(Struct, frozen=True):
         if resolved is not None:
             return resolved
         agent = (await self.store.defined_agents.get(project, uid)).agent
-        return ResolvedAgent(self.make_profile_spec(agent), agent.scope)
+        return ResolvedAgent(make_profile_spec(self.profiles, agent), agent.scope)
 
     async def resolve_for_send(
         self, project: str, uid: str, conversation_name: str, *, model: str | None, system: str | None
@@ -145,10 +145,10 @@ class AgentResolver(Struct, frozen=True):
             sleeptime=find_sleeptime(defined),
         )
 
-    def make_profile_spec(self, agent: Agent) -> AgentSpec:
-        """Returns the spec of a user's memory."""
-        profile = agent.scope.profile
-        return self.profiles.get(profile, AgentSpec(profile))
+
+def make_profile_spec(profiles: Mapping[str, AgentSpec], agent: Agent) -> AgentSpec:
+    """Returns the spec of a user's memory: its profile's, or one without settings. profiles: by name."""
+    return profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
 
 
 def _make_agent_tool(tool: ToolView) -> AgentTool:

@@ -13,10 +13,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
+from gateway.agents.core.kinds import MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
 from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.registry.agent_models import check_model
 from gateway.agents.registry.agent_resolver import AgentResolver
+from gateway.agents.registry.agent_views import AgentView, AgentViews
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.agents.registry.sleepers import SleeperRegistry
@@ -27,9 +28,8 @@ from gateway.agents.registry.tool_registry import (
     number_file_tools,
     number_tool,
 )
-from gateway.core.agent import AgentSpec, render_filler
+from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition
-from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import Conflict
 from gateway.run.store_errors import retry_overtaken
@@ -37,9 +37,8 @@ from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import POLL_S
 from storage.definition_records import Definition, DefinitionKind
-from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, Page, ReaderEntry
-from storage.records import Agent, Block
-from storage.run_records import Run
+from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, Page
+from storage.records import Block
 from storage.sql.store import Store
 
 
@@ -84,23 +83,6 @@ class AgentEdit(AgentParts, frozen=True):
     edit: Callable[[AgentDefinition], AgentDefinition] | None = None
 
 
-class AgentView(Struct, frozen=True):
-    """An agent as the agents API shows it."""
-
-    agent: Agent
-    # The stored definition; for a user's memory, a definition made of its profile.
-    definition: Definition
-    blocks: Sequence[BlockEntry]
-    tools: Sequence[ToolView]
-    tags: Sequence[str]
-    # The newest run; None: there was none.
-    last_run: Run | None
-    # The sleeptime agents that read its messages.
-    readers: Sequence[ReaderEntry] = ()
-    folders: Sequence[Definition] = ()
-    identities: Sequence[Definition] = ()
-
-
 class Registry:
     """Agents and tools of all projects. project: of the caller; nothing of another project is found.
 
@@ -118,6 +100,7 @@ class Registry:
         self._cache = ResolvedAgentCache(POLL_S if store.database.is_shared else inf)
         self.tools = ToolRegistry(store, self._cache, now)
         self.resolver = AgentResolver(store, settings, self._profiles, self.tools, self._cache)
+        self._views = AgentViews(store, self.tools, self._profiles)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.add_recovery_listener(self._cache.clear)
 
@@ -167,21 +150,17 @@ class Registry:
 
     async def get(self, project: str, uid: str) -> AgentView:
         """Returns an agent with all that belongs to it."""
-        (view,) = await self._load_views([await self._store.defined_agents.get(project, uid)])
+        (view,) = await self._views.load([await self._store.defined_agents.get(project, uid)])
         return view
-
-    async def get_entry(self, project: str, uid: str) -> AgentEntry:
-        """Returns an agent's memory and definition alone."""
-        return await self._store.defined_agents.get(project, uid)
 
     async def list(self, project: str, filter: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
         """Returns a page of agents. page: with uids as cursors."""
-        return await self._load_views(await self._store.defined_agents.list(project, filter, page))
+        return await self._views.load(await self._store.defined_agents.list(project, filter, page))
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
         entries = await self._store.defined_agents.load_entries(agent_rows)
-        return await self._load_views([entry for entry in entries if entry.agent.scope.project == project])
+        return await self._views.load([entry for entry in entries if entry.agent.scope.project == project])
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
@@ -281,72 +260,10 @@ class Registry:
             )
         return entry.definition
 
-    async def _load_views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
-        agents = [entry.agent.id for entry in entries]
-        tags = await self._store.defined_agents.load_tags(agents)
-        tools = await self.tools.of(
-            await self._store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
-        )
-        blocks = await self._store.named_blocks.load_visible(agents)
-        runs = await self._store.runs.load_newest_runs(agents)
-        readers = await self._store.readers.load_by_memory(agents)
-        folders = await self._load_attached(agents, DefinitionKind.FOLDER)
-        identities = await self._load_attached(agents, DefinitionKind.IDENTITY)
-        views = []
-        for entry in entries:
-            row = entry.agent.id
-            definition = entry.definition or self._make_profile(entry)
-            view = AgentView(
-                entry.agent, definition, blocks[row], tools[row], tags[row], runs.get(row), readers[row], folders[row],
-                identities[row],
-            )  # fmt: skip
-            views.append(view if entry.definition else self._with_profile_parts(view))
-        return views
-
     async def _load_rows(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
         """Returns the rows under which definitions with these uids are attached. Raises: NotFound."""
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
         return [definition.memory_row or definition.id for definition in definitions]
-
-    async def _load_attached(
-        self, agent_rows: Sequence[int], kind: DefinitionKind
-    ) -> dict[int, Sequence[Definition]]:
-        """Returns the folders or the identities of each of these agents."""
-        targets = await self._store.attached.load_targets_of_agents(agent_rows, kind)
-        rows = sorted({row for tool_rows in targets.values() for row in tool_rows})
-        definitions = self._store.definitions
-        by_row: dict[int, Definition] = {}
-        if rows and kind is DefinitionKind.IDENTITY:
-            by_row = await definitions.find_by_ids(rows)
-        elif rows:
-            by_row = await definitions.find_by_memories(kind, rows)
-        return {
-            agent: [by_row[row] for row in tool_rows if row in by_row] for agent, tool_rows in targets.items()
-        }
-
-    def _make_profile(self, entry: AgentEntry) -> Definition:
-        """Returns the definition that shows a user's memory: that of its profile."""
-        agent = entry.agent
-        spec = self.resolver.make_profile_spec(entry.agent)
-        model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
-        definition = AgentDefinition(
-            DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
-            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=render_filler(spec.filler),
-        )  # fmt: skip
-        return Definition(
-            id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,
-            name=entry.name, version=1, created=agent.created, updated=agent.created, body=definition.body(),
-        )  # fmt: skip
-
-    def _with_profile_parts(self, view: AgentView) -> AgentView:
-        """Returns the view of a user's memory with the tools and tags that its profile implies."""
-        scope = view.agent.scope
-        names = MEMORY_TOOLS if self.resolver.make_profile_spec(view.agent).offers_tools else ()
-        return replace(
-            view,
-            tools=[*view.tools, *map(make_built_in, names)],
-            tags=[f"profile:{scope.profile}", scope.subject, *view.tags],
-        )
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Attaches a tool; if it is attached already, its position stays. Raises: Conflict for a profile's memory."""
@@ -359,7 +276,10 @@ class Registry:
     async def _change_tools(
         self, project: str, uid: str, tool_uid: str, write: Callable[..., Awaitable[object]]
     ) -> AgentView:
-        entry, tool = await self.get_entry(project, uid), await self.tools.get(project, tool_uid)
+        entry, tool = (
+            await self._store.defined_agents.get(project, uid),
+            await self.tools.get(project, tool_uid),
+        )
         self.require_definition(entry)
         await write(entry.agent.id, DefinitionKind.TOOL, number_tool(tool), at=self._now())
         self._cache.clear()

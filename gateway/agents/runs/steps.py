@@ -212,34 +212,19 @@ class RunMemory:
             exchange = mark_refused(exchange, context.path)
         counts = find_reported_counts(result.usage) or TokenCounts()
         step = RunStep(
-            exchange_row=exchange.id,
-            agent_row=context.agent.id,
-            run_row=self.run.id,
-            number=self.run.steps + 1,
-            begun=self._step_began_at,
-            ended=now,
-            counts=counts,
-            stop=result.stop,
-            error=result.error,
-            waiting=dict(result.waiting),
-        )
+            exchange_row=exchange.id, agent_row=context.agent.id, run_row=self.run.id,
+            number=self.run.steps + 1, begun=self._step_began_at, ended=now, counts=counts, stop=result.stop,
+            error=result.error, waiting=dict(result.waiting),
+        )  # fmt: skip
         accepts = self._list_due(exchange, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
         results = number_results(exchange, result.results)
         write = StepEnd(
-            context.agent,
-            exchange,
-            step,
-            results,
-            reading=self.reading,
-            accepts=accepts,
-            error_message=result.error_message,
-            error_status=result.error_status,
-            recall=recall,
-            job=self.job,
-        )
+            context.agent, exchange, step, results, reading=self.reading, accepts=accepts,
+            error_message=result.error_message, error_status=result.error_status, recall=recall, job=self.job,
+        )  # fmt: skip
         self.started_run_uids += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last_counts = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
@@ -482,19 +467,11 @@ class RunMemory:
         async def end(results: Sequence[ToolResult]) -> Run:
             exchange = self.context.path[-1]
             write = RunEnd(
-                self.context.agent.id,
-                self.run.id,
-                RunState.COMPLETED,
-                stop,
-                self.keeper.now(),
-                exchange_row=exchange.id,
-                epoch=self.context.agent.epoch,
-                job=self.job,
-                waiting=outcome.waiting,
-                results=number_results(exchange, results),
-                edits=self._edits.merge(exchange.id),
-                versions=self._edits.versions_read,
-            )
+                self.context.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(),
+                exchange_row=exchange.id, epoch=self.context.agent.epoch, job=self.job,
+                waiting=outcome.waiting, results=number_results(exchange, results),
+                edits=self._edits.merge(exchange.id), versions=self._edits.versions_read,
+            )  # fmt: skip
             return await asyncio.shield(self.keeper.store.stored_paths.end(write))
 
         self._adopt_end(await self._write_with_edits(outcome.results, end))

@@ -55,7 +55,7 @@ class SystemMessageRenderer(Struct, frozen=True):
         uid: the part of the message's id that names its owner.
         """
         try:
-            return (await self.registry.get_entry(project, uid)).agent, DEFAULT_CONVERSATION
+            return (await self.store.defined_agents.get(project, uid)).agent, DEFAULT_CONVERSATION
         except NotFound:
             entry = await self.store.conversations.get(project, uid)
             return entry.agent, entry.conversation.name

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, define_agent, with_update
 from gateway.agents.api.agent_json import render_agent
-from gateway.agents.registry.registry import AgentView
+from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.definition import AgentDefinition

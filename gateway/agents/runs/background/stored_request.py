@@ -58,21 +58,12 @@ class StoredRequest(Struct, frozen=True):
         run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None, replaces: int | None
     ) -> StoredRequest:
         return StoredRequest(
-            messages=run_request.messages,
-            decisions=run_request.decisions,
-            fields=run_request.fields,
-            max_steps=run_request.max_steps,
-            model=run_request.model,
-            system=run_request.system,
-            shown=shown,
-            callback=callback,
-            spares_pauses=run_request.spares_pauses,
-            client_tools=run_request.client_tools,
-            models=run_request.forwarded.models,
-            key_id=run_request.forwarded.key_id,
-            digest=digest.hex(),
+            messages=run_request.messages, decisions=run_request.decisions, fields=run_request.fields,
+            max_steps=run_request.max_steps, model=run_request.model, system=run_request.system, shown=shown,
+            callback=callback, spares_pauses=run_request.spares_pauses, client_tools=run_request.client_tools,
+            models=run_request.forwarded.models, key_id=run_request.forwarded.key_id, digest=digest.hex(),
             replaces=replaces or 0,
-        )
+        )  # fmt: skip
 
     @staticmethod
     def decode(data: bytes) -> StoredRequest:
@@ -87,16 +78,8 @@ class StoredRequest(Struct, frozen=True):
     ) -> RunRequest:
         """Returns the request as it was made. resolved: the agent, with the model and prompt of this request."""
         return RunRequest(
-            resolved.spec,
-            resolved.scope,
-            conversation_name,
-            messages=self.messages,
-            decisions=self.decisions,
-            fields=self.fields or {},
-            client_tools=self.client_tools,
-            max_steps=self.max_steps,
-            forwarded=replace(forwarded, models=self.models, key_id=self.key_id),
-            model=self.model,
-            system=self.system,
-            spares_pauses=self.spares_pauses,
-        )
+            resolved.spec, resolved.scope, conversation_name, messages=self.messages, decisions=self.decisions,
+            fields=self.fields or {}, client_tools=self.client_tools, max_steps=self.max_steps,
+            forwarded=replace(forwarded, models=self.models, key_id=self.key_id), model=self.model,
+            system=self.system, spares_pauses=self.spares_pauses,
+        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Agents as the agents API shows them: an agent of its own, or the memory of a profile's user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.agents.core.kinds import DEFAULT_KIND
+from gateway.agents.registry.agent_resolver import make_profile_spec
+from gateway.agents.registry.tool_registry import ToolRegistry, ToolView, make_built_in
+from gateway.core.agent import AgentSpec, render_filler
+from gateway.core.definition import AgentDefinition
+from gateway.core.memory.memory_tools import MEMORY_TOOLS
+from storage.definition_records import Definition, DefinitionKind
+from storage.listing import AgentEntry, BlockEntry, ReaderEntry
+from storage.records import Agent
+from storage.run_records import Run
+from storage.sql.store import Store
+
+
+class AgentView(Struct, frozen=True):
+    """An agent as the agents API shows it."""
+
+    agent: Agent
+    # The stored definition; for a user's memory, a definition made of its profile.
+    definition: Definition
+    blocks: Sequence[BlockEntry]
+    tools: Sequence[ToolView]
+    tags: Sequence[str]
+    # The newest run; None: there was none.
+    last_run: Run | None
+    # The sleeptime agents that read its messages.
+    readers: Sequence[ReaderEntry] = ()
+    folders: Sequence[Definition] = ()
+    identities: Sequence[Definition] = ()
+
+
+class AgentViews(Struct, frozen=True):
+    """Loads what belongs to agents, for all of a list at once. Raises: Unavailable, as the store does."""
+
+    store: Store
+    tools: ToolRegistry
+    # The profiles of the settings, by name.
+    profiles: Mapping[str, AgentSpec]
+
+    async def load(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
+        """Returns agents with all that belongs to them, in the order of `entries`."""
+        agents = [entry.agent.id for entry in entries]
+        tags = await self.store.defined_agents.load_tags(agents)
+        tools = await self.tools.of(
+            await self.store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
+        )
+        blocks = await self.store.named_blocks.load_visible(agents)
+        runs = await self.store.runs.load_newest_runs(agents)
+        readers = await self.store.readers.load_by_memory(agents)
+        folders = await self._load_attached(agents, DefinitionKind.FOLDER)
+        identities = await self._load_attached(agents, DefinitionKind.IDENTITY)
+        views = []
+        for entry in entries:
+            row = entry.agent.id
+            definition = entry.definition or self._make_profile(entry)
+            view = AgentView(
+                entry.agent, definition, blocks[row], tools[row], tags[row], runs.get(row), readers[row], folders[row],
+                identities[row],
+            )  # fmt: skip
+            views.append(view if entry.definition else self._with_profile_parts(view))
+        return views
+
+    async def _load_attached(
+        self, agent_rows: Sequence[int], kind: DefinitionKind
+    ) -> dict[int, Sequence[Definition]]:
+        """Returns the folders or the identities of each of these agents."""
+        targets = await self.store.attached.load_targets_of_agents(agent_rows, kind)
+        rows = sorted({row for tool_rows in targets.values() for row in tool_rows})
+        definitions = self.store.definitions
+        by_row: dict[int, Definition] = {}
+        if rows and kind is DefinitionKind.IDENTITY:
+            by_row = await definitions.find_by_ids(rows)
+        elif rows:
+            by_row = await definitions.find_by_memories(kind, rows)
+        return {
+            agent: [by_row[row] for row in tool_rows if row in by_row] for agent, tool_rows in targets.items()
+        }
+
+    def _make_profile(self, entry: AgentEntry) -> Definition:
+        """Returns the definition that shows a user's memory: that of its profile."""
+        agent = entry.agent
+        spec = make_profile_spec(self.profiles, agent)
+        model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
+        definition = AgentDefinition(
+            DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=render_filler(spec.filler),
+        )  # fmt: skip
+        return Definition(
+            id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,
+            name=entry.name, version=1, created=agent.created, updated=agent.created, body=definition.body(),
+        )  # fmt: skip
+
+    def _with_profile_parts(self, view: AgentView) -> AgentView:
+        """Returns the view of a user's memory with the tools and tags that its profile implies."""
+        scope = view.agent.scope
+        names = MEMORY_TOOLS if make_profile_spec(self.profiles, view.agent).offers_tools else ()
+        return replace(
+            view,
+            tools=[*view.tools, *map(make_built_in, names)],
+            tags=[f"profile:{scope.profile}", scope.subject, *view.tags],
+        )
