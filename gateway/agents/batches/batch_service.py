@@ -12,7 +12,7 @@ from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
 from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.background.worker import Worker, WorkerLimits, make_receipt_opener
+from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits, make_receipt_opener
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.receipts import Receipts
 from gateway.settings import BatchSettings
@@ -45,7 +45,7 @@ class BatchService:
         self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over
         # days, so the wait for the next attempt grows no longer than that for a poll.
-        limits = WorkerLimits(concurrency=4, tries=1_000_000, backoff_max_s=settings.poll_s)
+        limits = WorkerLimits(concurrency=4, tries=UNLIMITED_TRIES, backoff_max_s=settings.poll_s)
         self._worker = Worker(
             store.jobs,
             {BATCH_JOB: jobs.run},

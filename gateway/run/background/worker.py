@@ -46,6 +46,8 @@ _OUTCOMES = {
     "dropped": "it is dropped, since its memory has changed",
     "lost": "it was cancelled, forgotten or taken over meanwhile",
 }
+# `WorkerLimits.tries` of jobs that no worker gives up: their handlers do, since they have to end what the job is about.
+UNLIMITED_TRIES = 1_000_000
 
 
 # `WorkerLimits.tries` where the handler itself counts the attempts, since it has more to end than the job.
