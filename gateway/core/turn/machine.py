@@ -65,7 +65,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import make_openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError
 from storage.run_records import WaitKind
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
@@ -249,26 +249,10 @@ class Turn:
                 End.FAILED, reason, message, is_refused=is_refused, error_status=status
             )
             return [*shown_commands, *ending]
-        answer = self._make_error_answer(body, fields)
+        answer = self._sent.make_error_answer(self._round, body, fields)
         if isinstance(answer, commands.SendError):
             message = answer.error.message
         return [answer, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
-
-    def _make_error_answer(self, body: bytes, error: Json) -> commands.SendWhole | commands.SendError:
-        """Returns the answer with the upstream's error; an error of the gateway's if a 200 is no chat completion.
-
-        body: of the upstream's reply.
-        error: what the body says, as OpenAI's error object.
-        """
-        status, headers = self._round.status, self._round.headers
-        client_body = self._view.render_error_body(status, body)
-        if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
-            client_body = self._view.render_error_body(status, orjson.dumps({"error": error}))
-        if client_body is None:
-            return commands.SendError(UpstreamBroke("The upstream's answer is not a chat completion."))
-        if client_body != body:  # in a dialect's own form, whatever form it came in
-            headers = with_content_type(headers, JSON_TYPE)
-        return commands.SendWhole(status, headers, client_body)
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""

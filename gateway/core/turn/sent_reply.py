@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from adapters.types import EVENT_STREAM_TYPE, Header, with_content_type
+import orjson
+
+from adapters.types import EVENT_STREAM_TYPE, JSON_TYPE, Header, Json, with_content_type
 from gateway.core.turn import commands
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command
 from gateway.core.turn.round import AS_BODY, AS_EVENTS, EVENT_STREAM, Round
 from gateway.core.turn.states import READING, RUNNING_TOOLS, TurnState
 from gateway.core.turn.terms import TurnTerms
+from gateway.errors import UpstreamBroke
 
 
 class SentReply:
@@ -51,6 +54,24 @@ class SentReply:
     def list_headers(self, round: Round, content_type: str) -> tuple[Header, ...]:
         """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
         return round.headers if self._view.speaks_chat else with_content_type(round.headers, content_type)
+
+    def make_error_answer(
+        self, round: Round, body: bytes, error: Json
+    ) -> commands.SendWhole | commands.SendError:
+        """Returns the answer with the upstream's error; an error of the gateway's if a 200 is no chat completion.
+
+        body: of the upstream's reply.
+        error: what the body says, as OpenAI's error object.
+        """
+        status, headers = round.status, round.headers
+        client_body = self._view.render_error_body(status, body)
+        if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
+            client_body = self._view.render_error_body(status, orjson.dumps({"error": error}))
+        if client_body is None:
+            return commands.SendError(UpstreamBroke("The upstream's answer is not a chat completion."))
+        if client_body != body:  # in a dialect's own form, whatever form it came in
+            headers = with_content_type(headers, JSON_TYPE)
+        return commands.SendWhole(status, headers, client_body)
 
     def _begin(self, round: Round) -> commands.SendHead:
         """Returns the head."""
