@@ -22,15 +22,9 @@ from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_views import BlockPage, find_correction
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
+from gateway.run.admin.forgetting_preview import MAX_TEXTS, ForgetPreview, TargetKind, TargetValue
 from gateway.run.admin.lost_words import LostWords
-from gateway.run.admin.memory_forgetting import (
-    MAX_TEXTS,
-    ForgetPreview,
-    ForgetResult,
-    MemoryForgetting,
-    TargetKind,
-    TargetValue,
-)
+from gateway.run.admin.memory_forgetting import ForgetResult, MemoryForgetting
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
@@ -190,7 +184,7 @@ class _ForgetScreens(Struct, frozen=True):
         access = make_access(request)
         _check_may_target(access, query)
         if request.is_twin:
-            preview = await self.forgetting.preview(access.project, access.uid, *query.target)
+            preview = await self.forgetting.previews.show(access.project, access.uid, *query.target)
             await request.note_read(access.uid)
             return access.twin(preview)
         if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
@@ -235,7 +229,7 @@ class _ForgetScreens(Struct, frozen=True):
         if kind == "all":
             return _BeforeForgetting(name)
         sought_words = await self._read_sought_words(access, came_from)
-        stays = await self.forgetting.list_remaining(
+        stays = await self.forgetting.previews.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
         )
         blocks = await self.views.blocks.list_all(access.project, access.uid)
@@ -386,7 +380,7 @@ class _ForgetScreens(Struct, frozen=True):
     ) -> _ShownPreview:
         """Returns what a forgetting takes, and how it changes blocks."""
         preview = access.filter(
-            await self.forgetting.preview(access.project, access.uid, kind, value, words=sought_words)
+            await self.forgetting.previews.show(access.project, access.uid, kind, value, words=sought_words)
         )
         if sought_words and not access.is_person:
             blocks = await self._list_staying_blocks(access, preview)

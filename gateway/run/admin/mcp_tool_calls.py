@@ -208,7 +208,7 @@ class McpTools(Struct, frozen=True):
         agent = call.get_memory_with_id(arguments.id)
         forgetting = self.forgetting
         with _name_id_in_error(arguments.id):
-            preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
+            preview = await forgetting.previews.show(call.caller.project, agent.uid, kind, seq)
             goes = {name: count for name, count in asdict(preview.will_go).items() if count != 0}
             if not arguments.confirm:
                 word = make_confirm_word(agent.secret, arguments.id, self.now())

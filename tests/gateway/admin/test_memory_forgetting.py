@@ -12,7 +12,8 @@ from msgspec import UNSET
 from gateway.errors import Conflict, UnknownId
 from gateway.operations import make_operations
 from gateway.run.admin.editor import Editor
-from gateway.run.admin.memory_forgetting import MemoryForgetting, TargetKind
+from gateway.run.admin.forgetting_preview import TargetKind
+from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.background.retention import make_retention
 from storage.commands import Learned, LearnedFact
 from storage.errors import Busy
@@ -61,12 +62,12 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
         world, f"Alice has a cat called {SECRET}.", rows(world)[0], f"Cats\nAlice has a cat called {SECRET}."
     )
     of, call, forget = memory(world), world.gateway.call, forgetting(world)
-    talk = call(forget.preview(None, of.uid, "conversation", "conv-19"))
+    talk = call(forget.previews.show(None, of.uid, "conversation", "conv-19"))
     counts = talk.will_go
     assert (counts.messages, counts.facts, counts.passages, counts.versions) == (4, 1, 0, 1)
     assert (counts.summaries, counts.notes, talk.confirm) == (0, 1, "4")
     assert talk.command.startswith("mnemogate memory forget --profile=helper --user=alice --in=conv-19")
-    message = call(forget.preview(None, of.uid, "message", 1))
+    message = call(forget.previews.show(None, of.uid, "message", 1))
     assert (message.will_go.messages, message.will_go.facts, message.confirm) == (1, 1, None)
     for preview in (talk, message):
         assert [(each.seq, each.text) for each in preview.facts or ()] == [
@@ -76,11 +77,11 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
     assert any("message 2" in text for text in texts)
     assert any("in other words" in text for text in texts)
     assert all(each.href for each in message.stays)
-    fact = call(forget.preview(None, of.uid, "fact", seq))
+    fact = call(forget.previews.show(None, of.uid, "fact", seq))
     assert (fact.will_go.messages, fact.will_go.facts, fact.will_go.versions) == (0, 1, 1)
     assert "Message 1" in fact.stays[0].text
     assert fact.stays[0].quote == f"My cat is called {SECRET}."
-    whole = call(forget.preview(None, of.uid, "all"))
+    whole = call(forget.previews.show(None, of.uid, "all"))
     assert (whole.will_go.messages, whole.will_go.facts, whole.confirm) == (6, 1, "6")
     assert (fact.facts, whole.facts) == (UNSET, UNSET)
     missing: list[tuple[TargetKind, int | str]] = [
@@ -91,9 +92,9 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
     ]
     for kind, value in missing:
         with pytest.raises(UnknownId):
-            call(forget.preview(None, of.uid, kind, value))
+            call(forget.previews.show(None, of.uid, kind, value))
     with pytest.raises(UnknownId, match="There is no such memory"):
-        call(forget.preview("other", of.uid, "all"))
+        call(forget.previews.show("other", of.uid, "all"))
 
 
 def test_another_number_than_now_forgets_nothing(world: World) -> None:
@@ -131,7 +132,7 @@ def test_what_was_forgotten_is_nowhere_afterwards(world: World, kind: Any) -> No
     world.pass_time(60)
     of, call, forget = memory(world), world.gateway.call, forgetting(world)
     value = "conv-19" if kind == "conversation" else None
-    preview = call(forget.preview(None, of.uid, kind, value))
+    preview = call(forget.previews.show(None, of.uid, kind, value))
     done = call(forget.forget(OPERATOR, of.uid, kind, value, confirm=preview.confirm))
     assert (done.done, done.swept, done.messages) == (True, True, int(preview.confirm or 0))
     assert SECRET.encode() not in world.data()
@@ -177,7 +178,7 @@ def test_a_forgetting_that_the_store_breaks_off_goes_on_by_itself(
 def test_the_command_line_forgets_as_the_preview_names_it(world: World) -> None:
     speak(world, f"My cat is called {SECRET}.", talk="conv-19")
     of, call = memory(world), world.gateway.call
-    preview = call(forgetting(world).preview(None, of.uid, "message", 1))
+    preview = call(forgetting(world).previews.show(None, of.uid, "message", 1))
     assert preview.command == "mnemogate memory forget --profile=helper --user=alice --message=1"
     operations = make_operations(world.gateway.app.services.settings, world.store)
     named = {"project": "default", "profile": "helper", "user": "alice", "message": 1}
