@@ -252,7 +252,7 @@ def make_operations(
             "memory-correct": edits.correct,
             "memory-mute": edits.mute,
             "memory-why": requests.why,
-            "requests": requests.show_all,
+            "requests": requests.lists.show_all,
             "usage": usage.show,
             "limits-list": limits.show_all,
             "limits-add": limits.add,

@@ -10,8 +10,8 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     async def overview(request: ScreenRequest, query: NoFields) -> View:
         record = await operations.overview.show(request.visitor.project)
         context = {
-            "resent": operations.requests.find_resent(record.replies),
-            "unsearched": operations.requests.find_unsearched(record.replies),
+            "resent": operations.requests.logged.find_resent(record.replies),
+            "unsearched": operations.requests.logged.find_unsearched(record.replies),
         }
         return View(record, "overview.html", "Overview", context)
 

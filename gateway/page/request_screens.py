@@ -31,7 +31,7 @@ from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionR
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.question_views import Question
 from gateway.run.admin.reply_words import find_lines, select_words_without
-from gateway.run.admin.request_operations import RequestPage
+from gateway.run.admin.request_lists import RequestPage
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord
 from storage.search.text_words import find_spans_with_words
 
@@ -67,7 +67,7 @@ class _RequestScreens(Struct, frozen=True):
 
     async def show_list(self, request: ScreenRequest, query: _RequestsQuery) -> View:
         requests, memories = self.operations.requests, self.operations.memories
-        page = await requests.list(
+        page = await requests.lists.read_page(
             memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
         memory_name = paused = None
@@ -83,8 +83,8 @@ class _RequestScreens(Struct, frozen=True):
             "memory_name": memory_name,
             "paused": paused,
             "questions": questions,
-            "resent": requests.find_resent(page.items),
-            "unsearched": requests.find_unsearched(page.items),
+            "resent": requests.logged.find_resent(page.items),
+            "unsearched": requests.logged.find_unsearched(page.items),
             # With the words of all people each new row would be another read in the audit.
             "is_live": query.after is None and (query.memory is not None or not query.words),
             "keep": count_noun(requests.retention.days, "days"),
@@ -103,7 +103,7 @@ class _RequestScreens(Struct, frozen=True):
         if query.memory is not None:
             if request.is_twin and not query.words:
                 return None
-            logged = requests.find_logged(query.memory, ids)
+            logged = requests.logged.find(query.memory, ids)
             return await views.load_questions(request.visitor.project, query.memory, ids, logged)
         if not query.words:
             return None
@@ -113,7 +113,7 @@ class _RequestScreens(Struct, frozen=True):
             memories_by_id[each.id].add(each.memory)
         logged = [
             each
-            for each in requests.find_logged(None, ids)
+            for each in requests.logged.find(None, ids)
             if each.memory_uid and memories_by_id[each.id] == {each.memory_uid}
         ]
         questions = await views.load_questions_of_all(logged)
@@ -151,7 +151,7 @@ class _RequestScreens(Struct, frozen=True):
             "parts": WINDOW_PARTS,
             "free": FREE_PART,
             "turn": turn.messages,
-            "later": self.operations.requests.list_later(id, explained.memory),
+            "later": self.operations.requests.logged.list_later(id, explained.memory),
             "repeated": repeated,
             "reply_parts": reply_parts,
             "block_lines": await self._find_block_lines(explained, blocks, reply_parts),

@@ -115,7 +115,7 @@ class OverviewOperation(Struct, frozen=True):
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] | None = None
         try:
-            replies = (await self.requests.list(project=project, limit=_LISTED_RECORDS)).items
+            replies = (await self.requests.lists.read_page(project=project, limit=_LISTED_RECORDS)).items
             counts = await self.store.jobs.count_by_state(project)
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)

@@ -6,14 +6,13 @@ A request that searched memory is explained by the stored record of its recall, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec import UNSET
 
 from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import render_minute
-from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.request_records import ExplainedRequest, PartTokens, WindowRecord
+from gateway.run.admin.request_summaries import summarize_logged
 from gateway.run.request_log import LoggedRequest
 from storage.recall_record import LEFT_OUT_REASONS, PROMPT_PARTS, RecallOutcome, RecallRecord, unpack
 from storage.records import REPLY, Exchange
@@ -169,21 +168,3 @@ def _render_repeat_sentence(exchange: Exchange, first: RecallRecord | None) -> s
     if any(not entry.reason for entry in first.entries):
         return f"{repeated}. What it had was forgotten since."
     return f"{repeated}. The first time nothing was recalled: {_render_outcome(first.outcome)}."
-
-
-def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
-    """Returns the fields of `RequestSummary` of a request of the log."""
-    return {
-        "id": logged.id,
-        "at": logged.started_at,
-        "memory": logged.memory_uid,
-        "name": None if logged.scope is None else name_of(logged.scope),
-        "mode": logged.mode,
-        "model": logged.model,
-        "upstream": logged.upstream,
-        "status": logged.status,
-        "streamed": logged.is_streamed,
-        "ms": logged.ms,
-        "added_ms": logged.added_ms,
-        "recalled_tokens": logged.recalled_tokens,
-    }

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import ServingParts, make_operations, make_request_operations
-from gateway.run.admin import request_operations
+from gateway.run.admin import request_lists
 from gateway.run.admin.audit_operations import AuditFilter, AuditOperations
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation, OverviewRecord
@@ -144,7 +144,7 @@ def test_a_request_that_ends_late_hides_none_that_began_after_it(world: World) -
     operations = RequestOperations(world.store, RecallRetention(world.clock, 7.0), log)
     found, after = [], None
     for _ in receipts:
-        page = world.gateway.call(operations.list(after=after, limit=1))
+        page = world.gateway.call(operations.lists.read_page(after=after, limit=1))
         found += [each.id for each in page.items]
         after = page.next
     assert (found, after) == (["request-2", "request-1", "request-0"], None)
@@ -158,18 +158,18 @@ def test_a_page_of_requests_makes_no_more_of_them_than_it_shows(
     for n in range(200):
         log.begin(receipt := Receipt(0.0, f"request-{n}"), "default", "model", is_streamed=True)
         log.end(receipt, 200)
-    make = request_operations._record_of_logged
+    make = request_lists.make_logged_record
 
     def count(each: LoggedRequest) -> RequestRecord:
         made.append(each.id)
         return make(each)
 
-    monkeypatch.setattr(request_operations, "_record_of_logged", count)
+    monkeypatch.setattr(request_lists, "make_logged_record", count)
     operations = RequestOperations(world.store, RecallRetention(world.clock, 7.0), log)
-    page = world.gateway.call(operations.list(limit=10))
+    page = world.gateway.call(operations.lists.read_page(limit=10))
     assert [each.id for each in page.items] == [f"request-{n}" for n in range(199, 189, -1)]
     assert len(made) == 11
-    page = world.gateway.call(operations.list(after=page.next, limit=10))
+    page = world.gateway.call(operations.lists.read_page(after=page.next, limit=10))
     assert [each.id for each in page.items] == [f"request-{n}" for n in range(189, 179, -1)]
 
 
@@ -185,7 +185,7 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
     def pages(operations: RequestOperations, limit: int) -> list[str]:
         found, after = [], None
         while True:
-            page = world.gateway.call(operations.list(memory=uid, after=after, limit=limit))
+            page = world.gateway.call(operations.lists.read_page(memory=uid, after=after, limit=limit))
             assert len(page.items) <= limit
             found += [each.id for each in page.items]
             if page.next is None:
@@ -208,12 +208,12 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
     for limit in (1, 2, 50):
         assert sorted(pages(later, limit)) == sorted(ids[1:])
     with pytest.raises(UnknownId):
-        world.gateway.call(operations.list(memory=uid, project="other"))
+        world.gateway.call(operations.lists.read_page(memory=uid, project="other"))
     with pytest.raises(UnknownId):
-        world.gateway.call(operations.list(memory="agent-none"))
+        world.gateway.call(operations.lists.read_page(memory="agent-none"))
     for after in ("", "1", "x.y", "1.-1", "٣.1", "9" * 40 + ".1"):
         with pytest.raises(BadRequest):
-            world.gateway.call(operations.list(after=after))
+            world.gateway.call(operations.lists.read_page(after=after))
 
 
 @pytest.mark.both
@@ -239,11 +239,11 @@ def test_requests_are_listed_while_the_database_is_down(
 
     with monkeypatch.context() as down:
         down.setattr(world.store.overview, "load_scopes", fail)
-        found = world.gateway.call(requests_of(world).list())
+        found = world.gateway.call(requests_of(world).lists.read_page())
         # Whether the memory of the first one was forgotten after it cannot be known.
         assert [each.id for each in found.items] == [later, nobodys]
         assert [each.id for each in overview(world).replies] == [later, nobodys]
-    assert len(world.gateway.call(requests_of(world).list()).items) >= 3
+    assert len(world.gateway.call(requests_of(world).lists.read_page()).items) >= 3
 
 
 @pytest.mark.both
@@ -251,7 +251,7 @@ def test_a_request_with_a_long_id_of_its_client_is_listed_once(world: World) -> 
     ids = [f"{n}" * 100 for n in range(2)]
     for id in ids:
         reply = ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-request-id": id})
-    found = world.gateway.call(requests_of(world).list(memory=reply["x-mnemogate-agent"]))
+    found = world.gateway.call(requests_of(world).lists.read_page(memory=reply["x-mnemogate-agent"]))
     assert [each.id for each in found.items] == ids[::-1]
 
 

@@ -263,17 +263,17 @@ def test_requests_are_listed_the_newest_first(world: World) -> None:
     operations = make_request_operations(
         world.gateway.app.services.settings, world.store, world.gateway.app.services.requests
     )
-    page = world.gateway.call(operations.list(limit=2))
+    page = world.gateway.call(operations.lists.read_page(limit=2))
     assert [(each.name, each.status) for each in page.items] == [("bob", 200), ("alice", 200)]
     assert page.items[1].id == second
     assert page.items[1].recalled == 1
-    rest = world.gateway.call(operations.list(after=page.next))
+    rest = world.gateway.call(operations.lists.read_page(after=page.next))
     assert [each.id for each in rest.items] == [first]
     assert rest.next is None
     uid = page.items[1].memory
-    noted = world.gateway.call(operations.list(memory=uid, limit=1))
+    noted = world.gateway.call(operations.lists.read_page(memory=uid, limit=1))
     assert [each.id for each in noted.items] == [second]
-    older = world.gateway.call(operations.list(memory=uid, after=noted.next))
+    older = world.gateway.call(operations.lists.read_page(memory=uid, after=noted.next))
     assert [each.id for each in older.items] == [first]
 
     async def wipe() -> None:
@@ -281,5 +281,5 @@ def test_requests_are_listed_the_newest_first(world: World) -> None:
         await world.store.forgetting.forget(found.id, ForgetTarget(is_all=True))
 
     world.gateway.call(wipe())
-    page = world.gateway.call(operations.list())
+    page = world.gateway.call(operations.lists.read_page())
     assert [each.name for each in page.items] == ["bob"]

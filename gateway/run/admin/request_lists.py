@@ -1,0 +1,176 @@
+"""Lists of requests: those of the log, and for one memory also older ones, of which the store has the recalls."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from heapq import merge
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from gateway.run.admin.list_page import make_cursor_error
+from gateway.run.admin.logged_requests import find_forgotten_memories
+from gateway.run.admin.memory_by_uid import get_agent
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.recall_retention import RecallRetention
+from gateway.run.admin.request_records import RequestRecord
+from gateway.run.admin.request_summaries import make_logged_record, make_recall_record
+from gateway.run.request_log import LoggedRequest, RequestLog
+from storage.errors import StoreError
+from storage.listing import LAST_NUMBER
+from storage.recall_record import pack_request_id
+from storage.sql.store import Store
+
+# Lines of an answer to the command line.
+_PAGE_LINES = 200
+_NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
+
+
+class RequestPage(Struct, frozen=True):
+    """A page of requests, the newest first."""
+
+    items: tuple[RequestRecord, ...]
+    # `after` of the next page.
+    next: str | None
+    # The requests that are being answered now.
+    in_flight: tuple[RequestRecord, ...] = ()
+    # The id of the process that serves; None: no process serves.
+    process: int | None = None
+
+
+class _ListedRequest(NamedTuple):
+    """A request of a list, from the log or from the store."""
+
+    record: RequestRecord
+    # The number of the request in the log; None: the request is from the store.
+    number: int | None = None
+    # The row of its exchange; None: the request is from the log.
+    exchange_row: int | None = None
+
+
+class _PageEnd(NamedTuple):
+    """Where a page ends in the log and in the store. The requests of the next page have lower numbers."""
+
+    number: int = LAST_NUMBER
+    exchange_row: int = LAST_NUMBER
+
+    def after(self, page: Iterable[_ListedRequest]) -> _PageEnd:
+        """Returns the end of a page that begins at this end."""
+        return _PageEnd(
+            min((each.number for each in page if each.number is not None), default=self.number),
+            min(
+                (each.exchange_row for each in page if each.exchange_row is not None),
+                default=self.exchange_row,
+            ),
+        )
+
+
+class RequestLists(Struct, frozen=True):
+    """Lists requests, the newest first."""
+
+    store: Store
+    # Older recalls are not listed.
+    retention: RecallRetention
+    # None: no process serves.
+    log: RequestLog | None
+
+    async def read_page(
+        self,
+        *,
+        memory: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> RequestPage:
+        """Returns a page of requests: of the log, and for one memory also older requests from the store.
+
+        memory: the uid of the memory that the requests have read; None: any memory.
+        after: `next` of the previous page; None: the first page.
+
+        Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read.
+        """
+        start = _read_page_end(after)
+        agent = None
+        logged: Sequence[LoggedRequest] = ()
+        if memory is not None:
+            agent = await get_agent(self.store, project, memory, param="memory")
+            if self.log is not None:
+                logged = self.log.ended(project=project, memory=memory)
+        elif self.log is not None:
+            logged = await self._list_logged(self.log, project)
+        # Only the requests of the page become records, not all 2,000 of the log: this runs in the event loop.
+        older = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
+        listed = [_ListedRequest(make_logged_record(each), number=each.number) for each in older]
+        if agent is not None:
+            ids_in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
+            stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=ids_in_log)
+            # Merged and not sorted: the next page continues each list after a number, so the order of each has to stay.
+            listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
+        page = listed[:limit]
+        end = start.after(page)
+        in_flight: Sequence[LoggedRequest] = ()
+        if self.log is not None and after is None:
+            in_flight = self.log.in_flight(project=project, memory=memory)
+        return RequestPage(
+            items=tuple(each.record for each in page),
+            next=f"{end.number}.{end.exchange_row}" if len(listed) > limit else None,
+            in_flight=tuple(map(make_logged_record, in_flight)),
+            process=None if self.log is None else os.getpid(),
+        )
+
+    async def show_all(self, raw: RawArguments) -> dict[str, Any]:
+        """Lists requests for the command line: {"lines", "next"}. from: the answer's `next`."""
+        arguments = Arguments(raw)
+        page = await self.read_page(
+            memory=arguments.optional_text("memory"),
+            project=arguments.optional_text("project"),
+            after=arguments.optional_text("from"),
+            limit=_PAGE_LINES,
+        )
+        return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
+
+    async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
+        """Returns the requests of the log that have ended. Drops requests from the log if their memories are gone.
+
+        While the store is down, requests of memories that may be gone are left out.
+        """
+        try:
+            log.drop_memories(await find_forgotten_memories(self.store, log, log.ended()))
+        except StoreError:
+            return [
+                each
+                for each in log.ended(project=project)
+                if each.memory_uid is None or not log.is_before_forgetting(each)
+            ]
+        return log.ended(project=project)
+
+    async def _list_stored(
+        self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]
+    ) -> Sequence[_ListedRequest]:
+        """Returns a memory's requests with a stored recall, the newest first. without: packed ids to leave out."""
+        listed: list[_ListedRequest] = []
+        while len(listed) < limit:
+            page = await self.store.recalls.list(agent_row, self.retention.since, before=before, limit=limit)
+            listed += [
+                _ListedRequest(make_recall_record(each), exchange_row=each.exchange_row)
+                for each in page
+                if each.packed_request not in without
+            ]
+            if len(page) < limit:
+                break
+            before = page[-1].exchange_row
+        return listed[:limit]
+
+
+def _read_page_end(after: str | None) -> _PageEnd:
+    """Reads `next` of the previous page; None: the first page is asked for. Raises: BadRequest."""
+    if after is None:
+        return _PageEnd()
+    number, _, exchange_row = after.partition(".")
+    if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange_row)):
+        raise make_cursor_error()
+    return _PageEnd(int(number), int(exchange_row))
