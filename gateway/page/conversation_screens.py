@@ -57,7 +57,7 @@ class _ConversationScreens(Struct, frozen=True):
     async def _show_message(self, request: ScreenRequest, access: MemoryAccess, seq: int) -> Download:
         """Returns the text of one message as a file."""
         id = str(request.params["id"])
-        return _make_text_file(await self.views.conversations.read_text(access.project, access.uid, id, seq))
+        return _make_text_file(await self.views.messages.read_text(access.project, access.uid, id, seq))
 
     async def _show_chat(self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery) -> View:
         """Returns the screen of a branch, or of all branches."""

@@ -284,7 +284,7 @@ class _MemoryScreens(Struct, frozen=True):
             paused=memory.paused_at,
             standing=standing,
             outdated=outdated,
-            speakers=await self.views.conversations.load_speakers(access.project, access.uid, hits),
+            speakers=await self.views.messages.load_speakers(access.project, access.uid, hits),
         )
 
     async def search_words(self, request: ScreenRequest, query: WordsQuery) -> View:

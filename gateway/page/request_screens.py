@@ -207,8 +207,8 @@ class _RequestScreens(Struct, frozen=True):
         """Returns the messages of a request's exchange, as far as they are stored."""
         if explained.memory is None or explained.exchange is None:
             return []
-        conversations = self.operations.memories.conversations
-        reading = conversations.read_exchange(None, explained.memory, explained.exchange)
+        views = self.operations.memories.messages
+        reading = views.read_exchange(None, explained.memory, explained.exchange)
         return await _or_if_forgotten(reading, [])
 
     async def _add_texts_before(self, explained: ExplainedRequest, words: str) -> ExplainedRequest:
@@ -245,8 +245,8 @@ class _RequestScreens(Struct, frozen=True):
         hits = (*explained.chosen, *explained.left_out)
         if explained.memory is None or not hits:
             return {}
-        conversations = self.operations.memories.conversations
-        return await _or_if_forgotten(conversations.load_speakers(None, explained.memory, hits), {})
+        views = self.operations.memories.messages
+        return await _or_if_forgotten(views.load_speakers(None, explained.memory, hits), {})
 
     async def _load_blocks(self, explained: ExplainedRequest) -> BlocksSince:
         """Returns the blocks as they are now, and which have changed since the request."""

@@ -102,10 +102,10 @@ def test_an_operator_reads_a_long_message_of_its_past_whole(world: LettaWorld) -
     assert len(talks) == 2
     for talk in talks:
         first = call(views.conversations.show(None, memory.uid, talk.id)).items[0]
-        assert call(views.conversations.read_text(None, memory.uid, talk.id, first.seq)) == "x" * 5_000
+        assert call(views.messages.read_text(None, memory.uid, talk.id, first.seq)) == "x" * 5_000
     own = call(views.conversations.show(None, memory.uid, talks[0].id)).items[-1]
     with pytest.raises(UnknownId):
-        call(views.conversations.read_text(None, memory.uid, talks[1].id, own.seq))
+        call(views.messages.read_text(None, memory.uid, talks[1].id, own.seq))
 
 
 def test_the_agents_own_is_forked_with_and_without_a_body(world: LettaWorld) -> None:

@@ -1,4 +1,4 @@
-"""Views of conversations: a list of conversations, a page of one conversation, and messages around a message."""
+"""Views of conversations: a list of conversations, and a page of one conversation, of a branch or of all."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from gateway.run.admin.list_page import (
     parse_page_end,
 )
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import name_user_role
 from gateway.run.admin.memory_records import MessageRecord
+from gateway.run.admin.message_views import find_exchange_row
 from gateway.run.admin.recall_retention import RecallRetention
-from gateway.run.admin.request_records import HitRecord
 from storage.listing import LAST_NUMBER, SizedConversation
 from storage.records import Exchange
 from storage.sql.store import Store
@@ -87,18 +86,10 @@ class LaterMessages(Struct, frozen=True):
     first: int
 
 
-class MessagesAround(Struct, frozen=True):
-    """Messages of a conversation, oldest first."""
-
-    # The id of the conversation.
-    conversation: str
-    items: tuple[MessageRecord, ...]
-
-
 class ConversationViews(Struct, frozen=True):
     """Reads the conversations of a memory.
 
-    The methods raise UnknownId where there is no such memory, conversation or message.
+    The methods raise UnknownId where there is no such memory or conversation.
     """
 
     store: Store
@@ -151,7 +142,7 @@ class ConversationViews(Struct, frozen=True):
             branch = current.seq
         # The page ends before this message, or with the branch. A number of another conversation is refused.
         end_seq = parse_cursor(before, branch, "before")
-        end_row = await self._exchange_of(memory.id, conversation.id, end_seq)
+        end_row = await find_exchange_row(self.store, memory.id, conversation.id, end_seq)
         if end_row is None:
             raise _no_conversation()
         path = await pages.load_path(memory.id, end_row, limit=limit + 2)
@@ -241,18 +232,6 @@ class ConversationViews(Struct, frozen=True):
             next_page = str(exchanges[-1].seq)
         return MergedBranches(replace(page, branch=None, items=items, next=next_page), followed)
 
-    async def _exchange_of(self, agent_row: int, conversation_row: int, seq: int) -> int | None:
-        """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
-
-        A forked conversation also has the messages of the conversations from which it was forked.
-        """
-        rows = await self.store.memory_pages.find_exchange_of_message(agent_row, seq)
-        if rows is None or rows.conversation_row not in await self.store.messages.load_past(
-            agent_row, conversation_row
-        ):
-            return None
-        return rows.exchange_row
-
     async def _list_newest_first(
         self, agent_row: int, path: Sequence[Exchange], before: int | None
     ) -> Iterator[MessageRecord]:
@@ -268,23 +247,6 @@ class ConversationViews(Struct, frozen=True):
             for record in reversed(make_message_records(exchange, requests.get(exchange.id)))
             if before is None or record.seq < before
         )
-
-    async def read_exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
-        """Returns the messages of an exchange, whole and in order. Each message of a user has a name.
-
-        seq: the number of its first message.
-        """
-        memory = await get_memory(self.store, project, uid)
-        pages = self.store.memory_pages
-        rows = await pages.find_exchange_of_message(memory.id, seq)
-        path = [] if rows is None else await pages.load_path(memory.id, rows.exchange_row, limit=1)
-        return [
-            replace(record, speaker=record.speaker or name_user_role(memory.scope))
-            if record.role == "user"
-            else record
-            for exchange in path
-            for record in make_message_records(exchange, None, is_whole=True)
-        ]
 
     async def find_later(
         self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE_LIMIT
@@ -316,58 +278,6 @@ class ConversationViews(Struct, frozen=True):
         if next_ref is None or end_ref is None:
             return None
         return LaterMessages(end_ref.seq, None, next_ref.seq)
-
-    async def read_around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
-        """Returns a message with messages before and after it on its path, oldest first. limit: the most messages."""
-        memory = await get_memory(self.store, project, uid)
-        pages = self.store.memory_pages
-        rows = await pages.find_exchange_of_message(memory.id, seq)
-        if rows is None:
-            raise _no_message()
-        end_row = await pages.find_following(memory.id, *rows, steps=limit // 2)
-        ref = (await pages.load_exchange_refs(memory.id, [rows.exchange_row])).get(rows.exchange_row)
-        if end_row is None or ref is None:
-            raise _no_message()
-        path = await pages.load_path(memory.id, end_row, limit=2 * limit)
-        records = [
-            record
-            for exchange in reversed(path)
-            for record in make_message_records(exchange, None)
-            if record.text is not None
-        ]
-        index = next((index for index, record in enumerate(records) if record.seq == seq), None)
-        if index is None:
-            raise _no_message()
-        start = max(0, min(index - limit // 2, len(records) - limit))
-        return MessagesAround(ref.conversation_uid, tuple(records[start : start + limit]))
-
-    async def read_text(self, project: str | None, uid: str, id: str, seq: int) -> str:
-        """Returns the whole text of a message of a conversation."""
-        memory = await get_memory(self.store, project, uid)
-        pages = self.store.memory_pages
-        conversation = await pages.find_conversation(memory.id, id)
-        row = None if conversation is None else await self._exchange_of(memory.id, conversation.id, seq)
-        if row is None:
-            raise _no_message()
-        (exchange,) = await pages.load_path(memory.id, row, limit=1)
-        records = make_message_records(exchange, None, is_whole=True)
-        text = next((record.text for record in records if record.seq == seq), None)
-        if text is None:
-            raise _no_message()
-        return text
-
-    async def load_speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
-        """Returns the speakers of the messages among hits, by the messages' numbers.
-
-        A speaker without a name is called by the name of the memory's user, else by the role.
-        """
-        memory = await get_memory(self.store, project, uid)
-        seqs = sorted({hit.seq for hit in hits if hit.kind == "message" and hit.text is not None})
-        messages = await self.store.recall.load(memory.id, seqs)
-        names = {"user": name_user_role(memory.scope)}
-        return {
-            seq: message.speaker or names.get(message.role, message.role) for seq, message in messages.items()
-        }
 
 
 def make_conversation_record(conversation: SizedConversation) -> ConversationRecord:
@@ -416,7 +326,3 @@ def _count_chars(record: MessageRecord) -> int:
 
 def _no_conversation() -> UnknownId:
     return UnknownId("There is no such conversation.")
-
-
-def _no_message() -> UnknownId:
-    return UnknownId("There is no such message.")

@@ -146,7 +146,7 @@ class McpTools(Struct, frozen=True):
             seq = parse_id(arguments.around, ("message",), argument="around").seq
             agent = call.get_memory_with_id(arguments.around)
             with _name_id_in_error(arguments.around):
-                around = await views.conversations.read_around(project, agent.uid, seq, arguments.limit)
+                around = await views.messages.read_around(project, agent.uid, seq, arguments.limit)
             if arguments.conversation not in ("", around.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
             return ConversationResult(

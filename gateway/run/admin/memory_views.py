@@ -1,7 +1,7 @@
 """Views of memories: lists of memories, and a memory with its blocks and its newest facts, conversations and passages.
 
 Each operation only reads, and only the memory that is named. The command line prints the records, a template of the
-page renders them. Blocks, facts, conversations and questions have views of their own: the fields of `MemoryViews`.
+page renders them. The fields of `MemoryViews` are the views of blocks, facts and the like.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gateway.run.admin.list_page import (
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
+from gateway.run.admin.message_views import MessageViews
 from gateway.run.admin.question_views import QuestionViews
 from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.run_operations import RunSummary
@@ -93,6 +94,7 @@ class MemoryViews:
         self.facts = FactViews(store)
         self.retention = RecallRetention(now, keep_why_days)
         self.conversations = ConversationViews(store, self.retention)
+        self.messages = MessageViews(store)
         self.questions = QuestionViews(store, self.retention)
 
     async def list_page(

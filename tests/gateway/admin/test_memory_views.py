@@ -141,7 +141,7 @@ def test_another_projects_memory_is_no_such_memory(world: World) -> None:
         read.blocks.show("other", uid, "human"),
         read.facts.show("other", uid, 1),
         read.conversations.show("other", uid, "conv-19"),
-        read.conversations.read_text("other", uid, "conv-19", 1),
+        read.messages.read_text("other", uid, "conv-19", 1),
         trials(world).try_recall("other", uid, "Hello"),
     ]
     for work in works:
@@ -239,7 +239,7 @@ def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(worl
     short = call(read.conversations.show(None, of.uid, "conv-19", max_chars=20))
     assert 0 < len(short.items) < len(page.items)
     assert short.next is not None
-    assert call(read.conversations.read_text(None, of.uid, "conv-19", page.items[0].seq)) == "Message 1."
+    assert call(read.messages.read_text(None, of.uid, "conv-19", page.items[0].seq)) == "Message 1."
     for name in ("conv-20", "0" * 32):
         with pytest.raises(UnknownId):
             call(read.conversations.show(None, of.uid, name))
@@ -264,7 +264,7 @@ def test_long_texts_are_cut_images_are_a_line_and_off_the_record_is_a_gap(world:
     assert (first.text, first.images) == ("Look:\nimage, 1.2 MB", 1)
     assert long.text is not None
     assert len(long.text) == 4_001
-    assert call(read.conversations.read_text(None, of.uid, "conv-19", long.seq)) == "x" * 5_000
+    assert call(read.messages.read_text(None, of.uid, "conv-19", long.seq)) == "x" * 5_000
     assert b"Between us." not in world.data()
     gaps = [
         m
