@@ -108,7 +108,7 @@ class Commands:
 
     def migrate(self) -> None:
         with loading():
-            from gateway.serve import migrate
+            from gateway.offline_work import migrate
 
         asyncio.run(migrate(self.settings))
         print(f"{self.settings.database.shown} has the schema of this version.", file=sys.stderr)

@@ -1,22 +1,32 @@
-"""Work on a database that no gateway serves: the import of a file, and the move to another database."""
+"""Work on a database that no gateway serves: operations, imports of files, migrations, and moves to other databases."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from msgspec.structs import replace
 
+from gateway.errors import GatewayError
+from gateway.limits import Limits
+from gateway.metrics import Metrics
 from gateway.open_database import database_session
-from gateway.operations import list_embedding_jobs, make_import_operations
+from gateway.operations import list_embedding_jobs, make_import_operations, make_mcp_memory, make_operations
+from gateway.provider_factory import make_embedder
 from gateway.run.admin.import_operations import open_file
 from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.operation_arguments import RawArguments
+from gateway.run.background.embedder import MeteredEmbedder
+from gateway.run.background.question_embedder import QuestionEmbedder
+from gateway.run.usage.accounting import Accounting
 from gateway.settings import DatabaseSettings, Settings
 
 # The pause between two reports of an import: a progress bar needs no more.
 _REPORT_S = 0.2
+# How long the calls of MCP that an operation has begun may take to end.
+_DRAIN_S = 5.0
 
 
 async def import_file(
@@ -68,3 +78,33 @@ async def move_store(
         database_session(replace(settings, database=target)) as target_store,
     ):
         return await Move(source_store, target_store, list_embedding_jobs(settings)).run(report)
+
+
+async def migrate(settings: Settings) -> None:
+    """Brings the database to the present schema. Raises: GatewayError."""
+    async with database_session(settings) as store:
+        health = store.health
+        if not health.is_up:
+            raise GatewayError(health.error or f"the database is {health.status}")
+
+
+async def perform_operation(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
+    """Returns the answer of an operation. Raises: GatewayError."""
+    async with database_session(settings) as store, AsyncExitStack() as stack:
+        accounting = Accounting(settings, store, store.read_shared_clock, Metrics(), Limits().limit_read_s)
+        embed_query = None
+        is_search = arguments.get("query") or arguments.get("tool") == "memory_search"
+        embedder = make_embedder(settings) if is_search else None
+        if embedder is not None:
+            stack.push_async_callback(embedder.aclose)
+            metered_embedder = MeteredEmbedder(embedder, accounting.meter)
+            await metered_embedder.warm()
+            embed_query = QuestionEmbedder(
+                store, metered_embedder, settings.memory.embedder_wait_ms
+            ).embed_query
+        mcp = make_mcp_memory(settings, store, embed_query, store.read_shared_clock, accounting)
+        operations = make_operations(settings, store, embed_query, mcp=mcp)
+        answer = await operations.perform(operation, arguments)
+        await mcp.drain(_DRAIN_S)
+        await accounting.meter.write()
+        return answer

@@ -90,9 +90,9 @@ class OperationClient:
                 f"There is no database at {database.shown}; --db or database.path says where it is."
             )
         with loading():
-            from gateway.serve import perform_without_server
+            from gateway.offline_work import perform_operation
 
-        answer = asyncio.run(perform_without_server(self._settings, operation, arguments))
+        answer = asyncio.run(perform_operation(self._settings, operation, arguments))
         if not is_there:
             print(f"There was no database: {database.shown} is new.", file=sys.stderr)
         return answer

@@ -14,11 +14,10 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from types import FrameType
-from typing import Any
 
 from gateway import event_loop
 from gateway.agents.services import AgentServices
@@ -26,14 +25,8 @@ from gateway.app import Gateway, WorkerHealth
 from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.log import configure_logging
-from gateway.metrics import Metrics
-from gateway.open_database import database_session, find_network_warning, name_location_setting, open_database
-from gateway.operations import make_mcp_memory, make_operations
-from gateway.provider_factory import make_embedder
+from gateway.open_database import find_network_warning, name_location_setting, open_database
 from gateway.run.admin.serving import AdminFile
-from gateway.run.background.embedder import MeteredEmbedder
-from gateway.run.background.question_embedder import QuestionEmbedder
-from gateway.run.usage.accounting import Accounting
 from gateway.services import Services, install_keys
 from gateway.settings import Settings, is_loopback
 from gateway.start_notice import describe_start
@@ -45,9 +38,6 @@ from storage.errors import Owned, StoreError, Unavailable, is_known
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-
-# How long the calls of MCP that an operation has begun may take to end.
-DRAIN_S = 5.0
 
 
 def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bool = True) -> int:
@@ -74,36 +64,6 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
     configure_logging()
     _require_shared_database(settings, "a worker of its own")
     return event_loop.run(_run_worker(settings, limits, read_otlp_settings(os.environ), listens=listens))
-
-
-async def migrate(settings: Settings) -> None:
-    """Brings the database to the present schema. Raises: GatewayError."""
-    async with database_session(settings) as store:
-        health = store.health
-        if not health.is_up:
-            raise GatewayError(health.error or f"the database is {health.status}")
-
-
-async def perform_without_server(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
-    """Performs one operation on the database, without a server. Raises: GatewayError."""
-    async with database_session(settings) as store, AsyncExitStack() as stack:
-        accounting = Accounting(settings, store, store.read_shared_clock, Metrics(), Limits().limit_read_s)
-        embed_query = None
-        is_search = arguments.get("query") or arguments.get("tool") == "memory_search"
-        embedder = make_embedder(settings) if is_search else None
-        if embedder is not None:
-            stack.push_async_callback(embedder.aclose)
-            metered_embedder = MeteredEmbedder(embedder, accounting.meter)
-            await metered_embedder.warm()
-            embed_query = QuestionEmbedder(
-                store, metered_embedder, settings.memory.embedder_wait_ms
-            ).embed_query
-        mcp = make_mcp_memory(settings, store, embed_query, store.read_shared_clock, accounting)
-        operations = make_operations(settings, store, embed_query, mcp=mcp)
-        answer = await operations.perform(operation, arguments)
-        await mcp.drain(DRAIN_S)
-        await accounting.meter.write()
-        return answer
 
 
 def read_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:

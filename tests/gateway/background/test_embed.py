@@ -20,6 +20,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note_query import QUERY_CHARS
 from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
+from gateway.offline_work import perform_operation
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
@@ -35,7 +36,6 @@ from gateway.run.background.question_embedder import QuestionEmbedder
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import STREAM_TIME_PARTS
 from gateway.run.memory.trial import TrialRunner
-from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.errors import Broken
@@ -267,14 +267,14 @@ def test_the_operators_search_uses_it_without_a_gateway_too(
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
         whose = {"project": "default", "user": "alice"}
         before = count_background_tokens(here)
-        shown = asyncio.run(perform_without_server(here, "memory-show", {**whose, "query": question}))
+        shown = asyncio.run(perform_operation(here, "memory-show", {**whose, "query": question}))
         assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_recalled
         assert count_background_tokens(here) > before
 
 
 def count_background_tokens(settings: Settings) -> int:
     """Returns the background tokens of all days, projects and models."""
-    usage = asyncio.run(perform_without_server(settings, "usage", {}))
+    usage = asyncio.run(perform_operation(settings, "usage", {}))
     return sum(row["background_input_tokens"] for row in usage["data"])
 
 
