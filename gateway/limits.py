@@ -6,10 +6,7 @@ from msgspec import Struct
 
 
 class Limits(Struct, frozen=True):
-    """Times are in seconds, sizes in bytes.
-
-    models_refresh_s: 0 means never.
-    """
+    """Times are in seconds, sizes in bytes."""
 
     # A client that needs longer for its request's head holds a connection and sends nothing: a slow-loris attack.
     header_timeout_s: float = 20.0
@@ -27,7 +24,7 @@ class Limits(Struct, frozen=True):
     # The size of a reply that is remembered as it streams; in memory it takes five times as much. 128,000 tokens that
     # come one by one are 40 MB.
     streamed_bytes: int = 128 * 1024 * 1024
-    # Upstreams change their lists of models a few times a month, and a list costs them next to nothing.
+    # Upstreams change their lists of models a few times a month, and a list costs them next to nothing. 0: never.
     models_refresh_s: float = 300.0
     # How long the end of a reply waits for its commit. A commit takes a few milliseconds, a busy disk a hundred.
     commit_wait_s: float = 0.25

@@ -6,12 +6,12 @@ What a mask covers is decided here for all who mask, of which only the first two
     web/middleware.py            id, path and model of an access line
     run/request_log.py           id and model of the last requests, also where one is looked up
     run/receipt.py               the model's name that is stored with a turn (`Exchange.model`)
-    run/usage/meter.py           the model's name of the counters of usage, which are stored
+    run/usage/unwritten_counters.py  the model's name of the counters of usage, which are stored
     core/usage/gen_ai.py         the model's name in metrics and spans
 
 Whatever is masked here is renamed in what is stored as well, so what only logs have to mask does not belong here, but
 into the values of a line before they become JSON: those of `JsonFormatter.format` (log.py) and, of an access line,
-`Edge._log_access` (web/middleware.py). What a person said is in no log at all. Words that are forgotten or secret are
+`Edge._log_access` (web/middleware.py). What a person wrote is in no log at all. Words that are forgotten or secret are
 another matter (`storage/sql/erase.py`, `core/memory/secret_texts.py`), and so are the secrets of an MCP server in its
 own errors (`agents/tools/mcp.py`).
 """

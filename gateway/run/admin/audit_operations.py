@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion
-from gateway.run.admin.list_page import ListPage, make_next_cursor, parse_cursor
+from gateway.run.admin.list_page import PAGE_LINES, ListPage, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
@@ -24,8 +24,6 @@ _EDITS = ("edit", "undo", "restore")
 # How many of a memory's last entries are searched for the actor of an action.
 _NEWEST_ENTRIES = 200
 ACTIONS: tuple[AuditAction, ...] = get_args(AuditAction)
-# The most lines of an answer to the command line.
-PAGE_LINES = 200
 
 
 class AuditRecord(Struct, frozen=True):

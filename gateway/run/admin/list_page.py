@@ -16,6 +16,8 @@ _First = TypeVar("_First", int, None)
 
 # The items of a page where the client names no limit, and the highest limit.
 PAGE_LIMIT, MAX_PAGE_LIMIT = 50, 200
+# The lines of a page of the command line, which asks for one page after the other.
+PAGE_LINES = 200
 
 
 class ListPage(Struct, Generic[_Item], frozen=True):

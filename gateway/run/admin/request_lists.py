@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from gateway.run.admin.list_page import make_cursor_error
+from gateway.run.admin.list_page import PAGE_LINES, make_cursor_error
 from gateway.run.admin.logged_requests import find_forgotten_memories
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
@@ -25,8 +25,6 @@ from storage.listing import LAST_NUMBER
 from storage.recall_record import pack_request_id
 from storage.sql.store import Store
 
-# Lines of an answer to the command line.
-_PAGE_LINES = 200
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 
 
@@ -129,7 +127,7 @@ class RequestLists(Struct, frozen=True):
             memory=arguments.optional_text("memory"),
             project=arguments.optional_text("project"),
             after=arguments.optional_text("from"),
-            limit=_PAGE_LINES,
+            limit=PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
