@@ -2,12 +2,12 @@
 
 What a mask covers is decided here for all who mask, of which only the first two are logs:
 
-    log.py                       each line of the log but access lines
-    web/middleware.py            id, path and model of an access line
-    run/request_log.py           id and model of the last requests, also where one is looked up
-    run/receipt.py               the model's name that is stored with a turn (`Exchange.model`)
+    log.py                           each line of the log but access lines
+    web/middleware.py                id, path and model of an access line
+    run/request_log.py               id and model of the last requests, also where one is looked up
+    run/receipt.py                   the model's name that is stored with a turn (`Exchange.model`)
     run/usage/unwritten_counters.py  the model's name of the counters of usage, which are stored
-    core/usage/gen_ai.py         the model's name in metrics and spans
+    core/usage/gen_ai.py             the model's name in metrics and spans
 
 Whatever is masked here is renamed in what is stored as well, so what only logs have to mask does not belong here, but
 into the values of a line before they become JSON: those of `JsonFormatter.format` (log.py) and, of an access line,

@@ -190,7 +190,7 @@ class _BlockScreens(Struct, frozen=True):
         changes = await asyncio.to_thread(_diff_versions, block_page)
         undo = redo = None
         if not access.is_person and access.may("correct"):
-            undos, redos = await self.views.blocks.list_undos(access.project, access.uid, label)
+            undos, redos = await self.views.blocks.versions.list_undos(access.project, access.uid, label)
             undo, redo = undos.get(label), redos.get(label)
         remaining = await self._find_remaining(block_page, access, words)
         editors = {} if access.is_person else await self.audit.load_editors(access.uid, label)

@@ -31,7 +31,7 @@ from gateway.page.screen import (
     View,
 )
 from gateway.page.shown_text import shorten_diff
-from gateway.run.admin.block_views import BlockDiff
+from gateway.run.admin.block_versions import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.memory_edits import FactExists
 from gateway.run.admin.memory_export import ReadablePart
@@ -229,7 +229,7 @@ class _MemoryScreens(Struct, frozen=True):
             learning = await self.operations.work.get_learning(access.project, access.uid)
         undos = redos = dict[str, BlockDiff]()
         if access.may("correct"):
-            undos, redos = await self.views.blocks.list_undos(access.project, access.uid)
+            undos, redos = await self.views.blocks.versions.list_undos(access.project, access.uid)
         return access.view(
             page,
             "memory.html",

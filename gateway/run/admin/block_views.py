@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
@@ -10,8 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.memory.mcp_tools import describe_mcp_origin
-from gateway.core.memory.word_diff import DiffPart, diff_words
-from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.block_versions import BlockDiff, BlockVersions, get_block
 from gateway.run.admin.list_page import PAGE_LIMIT, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import (
@@ -23,37 +21,12 @@ from gateway.run.admin.memory_records import (
 )
 from gateway.run.admin.source_records import list_sources
 from storage.batch_records import parse_call_origin
-from storage.listing import LAST_NUMBER, FoundMemory, ShownBlock
+from storage.listing import LAST_NUMBER, ShownBlock
 from storage.records import Block, Revision, list_lost_lines
 from storage.sql.store import Store
 
 # The origins of versions that correct the version before.
 _CORRECTIONS = ("operator", "person", "undo")
-
-
-class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
-    """The difference of two versions of a block."""
-
-    # The numbers of the versions.
-    from_: int
-    to: int
-    parts: tuple[DiffPart, ...]
-
-
-class BlockUndos(NamedTuple):
-    """The changes that undos and redos of blocks would make, by the labels of the blocks that have any."""
-
-    undos: dict[str, BlockDiff]
-    # Each takes back the undo that was the block's last change.
-    redos: dict[str, BlockDiff]
-
-
-class EarlierVersion(NamedTuple):
-    """An earlier version of a block."""
-
-    block: Block
-    version: int
-    value: str
 
 
 class BlockPage(Struct, frozen=True):
@@ -98,6 +71,11 @@ class BlockViews(Struct, frozen=True):
 
     store: Store
 
+    @property
+    def versions(self) -> BlockVersions:
+        """The versions of blocks."""
+        return BlockVersions(self.store)
+
     async def show(
         self,
         project: str | None,
@@ -117,7 +95,7 @@ class BlockViews(Struct, frozen=True):
         Raises: BadRequest: there is no such version.
         """
         memory = await get_memory(self.store, project, uid)
-        shown_block = await self._get_block(memory.id, label)
+        shown_block = await get_block(self.store, memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = parse_cursor(after, LAST_NUMBER)
         versions = await self.store.blocks.list_revisions(
@@ -129,7 +107,7 @@ class BlockViews(Struct, frozen=True):
             _make_block_record(shown_block, pending_labels.count(label)),
             tuple(map(_make_version_record, versions[:limit], sources)),
             make_next_cursor(versions, limit, lambda version: str(version.version)),
-            await self._compare_versions(shown_block.block.id, from_, to),
+            await self.versions.compare(shown_block.block.id, from_, to),
         )
 
     async def find_origins(
@@ -143,44 +121,6 @@ class BlockViews(Struct, frozen=True):
         """
         page = await self.show(None, uid, label, after=None if version is None else str(version + 1))
         return [_find_origin(page, line) for line in lines]
-
-    async def list_undos(self, project: str | None, uid: str, label: str | None = None) -> BlockUndos:
-        """Returns what an undo of each block would change, and what a redo would.
-
-        label: only the block with this label is compared; None: all blocks are.
-        """
-        memory = await get_memory(self.store, project, uid)
-        shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
-        undos: list[EarlierVersion] = []
-        redos: list[EarlierVersion] = []
-        for shown in shown_blocks:
-            block = shown.block
-            if label not in (None, block.label):
-                continue
-            if undo := await self.store.blocks.find_undone(block):
-                undos.append(EarlierVersion(block, undo.version, undo.value))
-            if shown.origin == "undo" and (redo := await self._find_last_version(block.id, block.version)):
-                redos.append(EarlierVersion(block, redo.version, redo.value))
-        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        return await asyncio.to_thread(lambda: BlockUndos(_compare_blocks(undos), _compare_blocks(redos)))
-
-    async def get_earlier(self, memory: FoundMemory, name: str) -> EarlierVersion:
-        """Returns an earlier version of a block that has lines which the block has no longer.
-
-        name: LABEL/NUMBER.
-
-        Raises: UnknownId: there is no such version, or the block has all its lines.
-        """
-        label, _, number = name.rpartition("/")
-        block = (await self._get_block(memory.id, label)).block
-        revision = await self._find_last_version(block.id, int(number) + 1)
-        if revision is None or revision.version != int(number):
-            raise UnknownId(f"The block has no version {number}.")
-        if not list_lost_lines(revision.value, block.value):
-            raise UnknownId(
-                f"Version {number} has no line that the block does not have now. Take out of the block what is wrong."
-            )
-        return EarlierVersion(block, revision.version, revision.value)
 
     async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
@@ -212,44 +152,6 @@ class BlockViews(Struct, frozen=True):
             _make_block_record(shown, pending_labels.count(shown.block.label)) for shown in shown_blocks
         )
 
-    async def _get_block(self, agent_row: int, label: str) -> ShownBlock:
-        blocks = await self.store.memory_pages.list_blocks(agent_row)
-        shown_block = next((shown for shown in blocks if shown.block.label == label), None)
-        if shown_block is None:
-            raise UnknownId("There is no such block.")
-        return shown_block
-
-    async def _compare_versions(self, block_row: int, from_: int | None, to: int | None) -> BlockDiff | None:
-        """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
-        newer: Revision | None
-        older: Revision | None
-        if to is None:
-            newer = await self._find_last_version(block_row)
-        else:
-            newer = await self._get_version(block_row, to, "to")
-        if newer is None:
-            return None
-        if from_ is None:
-            older = await self._find_last_version(block_row, newer.version)
-        else:
-            older = await self._get_version(block_row, from_, "from")
-        if older is None:
-            return None
-        parts = await asyncio.to_thread(diff_words, older.value, newer.value)
-        return BlockDiff(older.version, newer.version, parts)
-
-    async def _find_last_version(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
-        versions = await self.store.blocks.list_revisions(
-            block_row, before=before, limit=1, with_forgotten=False
-        )
-        return versions[0] if versions else None
-
-    async def _get_version(self, block_row: int, version: int, param: str) -> Revision:
-        revision = await self._find_last_version(block_row, version + 1)
-        if revision is None or revision.version != version:
-            raise BadRequest(f"The block has no version {version}.", param=param)
-        return revision
-
 
 def _find_origin(page: BlockPage, line: str) -> VersionRecord | None:
     """Returns since which version a block has had a line of the first version of a page; None: an older one."""
@@ -272,14 +174,6 @@ def find_correction(page: BlockPage) -> BlockCorrection | None:
 def list_with_lost_lines(page: BlockPage) -> set[int]:
     """Returns the numbers of the versions of a page with lines that the block no longer has."""
     return {each.version for each in page.versions if list_lost_lines(each.value, page.block.value)}
-
-
-def _compare_blocks(earlier: Sequence[EarlierVersion]) -> dict[str, BlockDiff]:
-    """Returns how blocks differ from earlier versions of them, by the blocks' labels."""
-    return {
-        block.label: BlockDiff(block.version, version, diff_words(block.value, value))
-        for block, version, value in earlier
-    }
 
 
 def _make_changed_block(before: Revision | None, block: Block) -> ChangedBlock:

@@ -147,7 +147,7 @@ class ForgettingPreviews(Struct, frozen=True):
         if kind == "all":
             return ForgetTarget(is_all=True)
         if kind == "version":
-            earlier = await self.views.blocks.get_earlier(memory, str(value))
+            earlier = await self.views.blocks.versions.get_earlier(memory, str(value))
             return ForgetTarget(version=(earlier.block.id, earlier.version))
         if isinstance(value, tuple):
             return _target_of(await self._load_texts(memory, value))
@@ -243,7 +243,7 @@ class ForgettingPreviews(Struct, frozen=True):
             case "passage":
                 return _TargetDetails(id=str(value), messages=0, stays=[remaining.make_other_mentions(None)])
             case "version":
-                earlier = await self.views.blocks.get_earlier(memory, str(value))
+                earlier = await self.views.blocks.versions.get_earlier(memory, str(value))
                 lines = list_lost_lines(earlier.value, earlier.block.value)
                 return _TargetDetails(
                     id=str(value),

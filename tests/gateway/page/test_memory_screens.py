@@ -706,7 +706,7 @@ def test_a_block_that_no_form_takes_is_shown_without_one(upstream: StrictUpstrea
         assert "<textarea" in page(operator, path)
 
 
-@pytest.mark.parametrize("module", ["gateway.page.block_screens", "gateway.run.admin.block_views"])
+@pytest.mark.parametrize("module", ["gateway.page.block_screens", "gateway.run.admin.block_versions"])
 def test_a_difference_of_long_texts_holds_up_nothing_else(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
