@@ -41,6 +41,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
+from gateway.run.admin.word_counts import WordCounts
 from gateway.run.admin.word_search import WordSearches
 from gateway.run.admin.work_operations import WorkOperations
 from gateway.run.background.embed import EMBED_JOB
@@ -109,7 +110,7 @@ def make_page_operations(
     async def newest_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
         return (await memories.list_page(project, limit=limit)).items
 
-    word_searches = WordSearches(memories)
+    word_counts = WordCounts(memories)
     return PageOperations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
@@ -134,8 +135,9 @@ def make_page_operations(
         edits=MemoryEdits(store, log.now),
         memories=memories,
         trials=RecallTrials(store, make_trial_runner(settings, store, log.now, embed_query)),
-        words=word_searches,
-        lost_words=LostWords(word_searches),
+        words=WordSearches(memories),
+        word_counts=word_counts,
+        lost_words=LostWords(word_counts),
         forgetting=MemoryForgetting(store, memories, log.now),
         export=MemoryExport(store, TransferOperations(store), memories),
     )

@@ -36,7 +36,7 @@ from gateway.run.admin.block_views import BlockPage, find_correction, list_with_
 from gateway.run.admin.lost_words import LostWords, are_taken_out
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.word_search import Remaining, WordSearches
+from gateway.run.admin.word_counts import Remaining, WordCounts
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # The longest text for which there is always room in a form, in characters: each takes 12 bytes at most.
@@ -96,7 +96,7 @@ class _BlockScreens(Struct, frozen=True):
 
     views: MemoryViews
     edits: MemoryEdits
-    word_searches: WordSearches
+    word_counts: WordCounts
     lost_words: LostWords
     audit: AuditOperations
 
@@ -229,7 +229,7 @@ class _BlockScreens(Struct, frozen=True):
             return None
         texts: Remaining | None
         if words and not access.is_person:
-            texts = await self.word_searches.count_remaining(access.project, access.uid, words)
+            texts = await self.word_counts.count_remaining(access.project, access.uid, words)
             is_taken_out = await are_taken_out(words, correction.old, correction.new)
         else:
             found = await self.lost_words.count_remaining(
@@ -269,7 +269,7 @@ class _BlockScreens(Struct, frozen=True):
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     block_screens = _BlockScreens(
-        operations.memories, operations.edits, operations.words, operations.lost_words, operations.audit
+        operations.memories, operations.edits, operations.word_counts, operations.lost_words, operations.audit
     )
     screens_for_all: list[Screen | Action] = [
         routes.make_screen("b/{label}", block_screens.show, BlockQuery),

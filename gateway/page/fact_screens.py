@@ -18,7 +18,7 @@ from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.word_search import Remaining
+from gateway.run.admin.word_counts import Remaining
 
 
 class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):

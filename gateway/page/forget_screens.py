@@ -30,7 +30,9 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import parse_part
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.remaining_texts import RemainingRecord
-from gateway.run.admin.word_search import TextWithWords, WordSearches
+from gateway.run.admin.texts_with_words import TextWithWords
+from gateway.run.admin.word_counts import WordCounts
+from gateway.run.admin.word_search import WordSearches
 from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -177,6 +179,7 @@ class _ForgetScreens(Struct, frozen=True):
     views: MemoryViews
     forgetting: MemoryForgetting
     word_searches: WordSearches
+    word_counts: WordCounts
     lost_words: LostWords
     trials: RecallTrials
 
@@ -248,7 +251,7 @@ class _ForgetScreens(Struct, frozen=True):
         correction = "" if is_all else await self._read_correction(access, query, came_from)
         remaining = hidden = almost = None
         if sought_words:
-            remaining = await self.word_searches.count_remaining(access.project, access.uid, sought_words)
+            remaining = await self.word_counts.count_remaining(access.project, access.uid, sought_words)
         if remaining is not None:
             hidden = await self.word_searches.hidden_texts.search(access.project, access.uid, sought_words)
         texts = remaining.items if remaining else ()
@@ -258,7 +261,7 @@ class _ForgetScreens(Struct, frozen=True):
         # What was written by hand, maybe a moment ago, is not to go with a second press of the same button.
         next_texts = [each for each in texts if each.seq not in written]
         if remaining is not None and not remaining.total:
-            almost = await self.word_searches.count_almost(access.project, access.uid, sought_words)
+            almost = await self.word_counts.count_almost(access.project, access.uid, sought_words)
         changed_blocks = []
         if before.blocks:
             blocks = await self.views.blocks.list_all(access.project, access.uid)
@@ -469,7 +472,12 @@ def _choose_searched_name(name: str, name_line: str | None) -> str:
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     forget = _ForgetScreens(
-        operations.memories, operations.forgetting, operations.words, operations.lost_words, operations.trials
+        operations.memories,
+        operations.forgetting,
+        operations.words,
+        operations.word_counts,
+        operations.lost_words,
+        operations.trials,
     )
     return [
         routes.make_screen("forget", forget.show_preview, ForgetQuery, right="forget"),

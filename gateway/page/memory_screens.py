@@ -41,7 +41,7 @@ from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import quote_shell_word
 from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.trial_changes import describe_changes
-from gateway.run.admin.word_search import Remaining
+from gateway.run.admin.word_counts import Remaining
 from gateway.settings import DEFAULT_PROFILE
 from storage.search.text_words import find_spans_with_words
 
@@ -304,11 +304,11 @@ class _MemoryScreens(Struct, frozen=True):
         alone: list[tuple[str, Remaining | None]] = []
         has_found = search.items or search.blocks or search.next
         if search.words[1:] and not (access.is_person or has_found or query.after):
-            alone = await self.operations.words.count_alone(access.project, access.uid, search.words)
+            alone = await self.operations.word_counts.count_alone(access.project, access.uid, search.words)
         almost: Remaining | None = None
         if not (search.next or query.after):
             almost = access.filter(
-                await self.operations.words.count_almost(access.project, access.uid, query.q, search)
+                await self.operations.word_counts.count_almost(access.project, access.uid, query.q, search)
             )
         return access.view(
             search,

@@ -17,6 +17,7 @@ from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.word_counts import WordCounts
 from gateway.run.admin.word_search import WordSearches
 from gateway.run.admin.work_operations import WorkOperations
 
@@ -36,6 +37,7 @@ class PageOperations(Struct, frozen=True):
     memories: MemoryViews
     trials: RecallTrials
     words: WordSearches
+    word_counts: WordCounts
     lost_words: LostWords
     forgetting: MemoryForgetting
     export: MemoryExport

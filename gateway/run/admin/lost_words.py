@@ -17,13 +17,8 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.request_records import HitRecord
-from gateway.run.admin.word_search import (
-    MAX_WORDS_ALONE,
-    Remaining,
-    TextWithWords,
-    WordSearches,
-    list_all_but_one,
-)
+from gateway.run.admin.texts_with_words import TextWithWords
+from gateway.run.admin.word_counts import MAX_WORDS_ALONE, Remaining, WordCounts, list_all_but_one
 from storage.records import Agent, Fact
 from storage.search.text_words import has_words, list_lost_words, list_uncommon_words
 
@@ -48,14 +43,14 @@ class OutdatedHit(NamedTuple):
 class LostWords(Struct, frozen=True):
     """Finds words that texts have lost by corrections. Nothing is written. All methods raise UnknownId and StoreError.
 
-    project: as in `WordSearches`.
+    project: as in `WordCounts`.
     """
 
-    word_searches: WordSearches
+    word_counts: WordCounts
 
     @property
     def _views(self) -> MemoryViews:
-        return self.word_searches.views
+        return self.word_counts.views
 
     async def collect(self, project: str | None, uid: str, page: FactPage) -> str:
         """Returns the words that corrections have taken out of a fact, as a query; "" if they have taken out none.
@@ -107,14 +102,14 @@ class LostWords(Struct, frozen=True):
         lost = await self._list_lost(agent, old_texts, new_text)
         if not lost:
             return None
-        blocks = await self._views.blocks.list_all(project, uid)
+        blocks = await self._views.blocks.list_of_memory(agent.id)
         whole_queries = list(dict.fromkeys(" ".join(words) for words in lost))[:MAX_WORDS_ALONE]
-        with_all_words = await self.word_searches.count(agent, blocks, whole_queries)
+        with_all_words = await self.word_counts.count(agent, blocks, whole_queries)
         few_words = [words for words in lost if len(words) <= _FEW_LOST_WORDS]
         single_words = list(dict.fromkeys(word for words in few_words for word in words))[:MAX_WORDS_ALONE]
         if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
             return with_all_words
-        with_one_word = await self.word_searches.count(agent, blocks, single_words)
+        with_one_word = await self.word_counts.count(agent, blocks, single_words)
         return with_one_word and await self._mark_kept_words(agent, with_one_word, new_text)
 
     async def count_with_old_words(
@@ -134,8 +129,8 @@ class LostWords(Struct, frozen=True):
         words = await asyncio.to_thread(_list_telling, agent, old, facts)
         if not 0 < len(words) <= MAX_WORDS_ALONE:
             return None
-        blocks = await self._views.blocks.list_all(project, uid)
-        return await self.word_searches.count(
+        blocks = await self._views.blocks.list_of_memory(agent.id)
+        return await self.word_counts.count(
             agent,
             [block for block in blocks if block.label != corrected],
             list_all_but_one(words),

@@ -1,0 +1,83 @@
+"""Texts of a memory that have some words, each with the part around the words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec import UNSET, Struct, UnsetType
+
+from gateway.run.admin.hidden_texts import AROUND_CHARS
+from gateway.run.admin.memory_records import BlockRecord, SourceRecord, get_source_kind, read_speaker
+from gateway.run.admin.page_paths import make_text_href
+from storage.listing import ExchangeRef
+from storage.records import MUTED, Agent, Message
+from storage.search.text_words import cut_around_words, has_words
+from storage.sql.store import Store
+
+# How long the index may be read for a page with another subject, which only shows which texts have the words.
+SHORT_DEADLINE_MS = 250.0
+# The most texts that such a page shows.
+SHOWN_TEXTS = 5
+
+
+class TextWithWords(SourceRecord, frozen=True, kw_only=True):
+    """A text that has the words. `text`: the part of it around them."""
+
+    # The fact is not mentioned in replies; not set: the text is no such fact.
+    muted: bool | UnsetType = UNSET
+    # Until when the fact was true; not set: the text is no fact that has ended.
+    until: float | UnsetType = UNSET
+    # The value that `FactRecord` has.
+    taken_back: bool | UnsetType = UNSET
+    # With a word that a correction took out: a word that the corrected text has as well; not set: it has none.
+    kept_word: str | UnsetType = UNSET
+
+
+class BlockWithWords(Struct, frozen=True):
+    """A block that has the words. text: the part of it around them."""
+
+    label: str
+    text: str
+
+
+async def make_text_records(
+    store: Store, agent: Agent, messages: Sequence[Message], query: str
+) -> tuple[TextWithWords, ...]:
+    """Returns texts that have some words of a query."""
+    exchanges = sorted({message.exchange_row for message in messages if message.source == "message"})
+    pages = store.memory_pages
+    refs = await pages.load_exchange_refs(agent.id, exchanges) if exchanges else {}
+    # In a thread, since a long text takes some milliseconds.
+    return await asyncio.to_thread(
+        lambda: tuple(
+            make_text_record(agent.uid, message, refs.get(message.exchange_row), query)
+            for message in messages
+        )
+    )
+
+
+async def find_blocks_with(blocks: Sequence[BlockRecord], query: str) -> tuple[BlockWithWords, ...]:
+    """Returns the blocks that have all words of a query."""
+    # In a thread, since a long text takes some milliseconds.
+    return await asyncio.to_thread(
+        lambda: tuple(
+            BlockWithWords(block.label, cut_around_words(block.value, query, AROUND_CHARS))
+            for block in blocks
+            if has_words(block.value, query)
+        )
+    )
+
+
+def make_text_record(uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:
+    """Returns a text that has some words of a query. ref: of its exchange; None: it is no message, or is unknown."""
+    text = cut_around_words(message.text, query, AROUND_CHARS)
+    return TextWithWords(
+        get_source_kind(message),
+        message.seq,
+        text,
+        message.at,
+        href=make_text_href(uid, message, ref),
+        speaker=read_speaker(message),
+        muted=message.source == MUTED or UNSET,
+    )
