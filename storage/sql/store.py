@@ -48,7 +48,8 @@ from storage.sql.limits import UsageLimits
 from storage.sql.links import Links
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.memory_pages import MemoryPages
-from storage.sql.moving import MoveSource, MoveTarget
+from storage.sql.move_source import MoveSource
+from storage.sql.move_target import MoveTarget
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.people_search import PeopleSearch

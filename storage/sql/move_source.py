@@ -1,0 +1,152 @@
+"""Reads a store that is moved into another: the list of its memories, and everything that no memory's export contains.
+
+The latter are gateway keys, limits, usage, definitions of tools, servers and identities, blocks that no memory owns,
+and the links of memories.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+import orjson
+
+from storage.database import Connection
+from storage.records import Agent, Scope
+from storage.sql.agents import find_agent_by_id, find_numbers, make_agent_record
+from storage.sql.group import StoreGroup, as_method, long_reads, reads
+from storage.sql.moved_records import (
+    ExchangeAddress,
+    MovedBlock,
+    MovedDefinition,
+    MovedKey,
+    MovedLinks,
+    MovedReader,
+    MovedVersion,
+)
+from storage.sql.rebuild import BlockVersion, load_versions
+from storage.sql.statements import load
+from storage.sql.transfer_definitions import read_attached
+from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageRow
+
+SQL = load("moving.sql")
+
+# The rows that one statement reads. Not measured: all pages are read in any case.
+PAGE_ROWS = 64
+# More rows than a memory can have attached.
+_NO_LIMIT = 1 << 31
+
+
+async def load_key_numbers(connection: Connection) -> dict[bytes, int]:
+    """Returns the numbers of all gateway keys by the digests of their secrets, and of those before a rotation."""
+    return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
+
+
+class UnfinishedWork(NamedTuple):
+    """The numbers of batches and of runs that have not ended."""
+
+    batches: int
+    runs: int
+
+
+class MoveSource(StoreGroup):
+    """The store that is moved. It is only read."""
+
+    @reads
+    async def count_unfinished(self, connection: Connection) -> UnfinishedWork:
+        """Returns how many batches and how many runs have not ended."""
+        row = await connection.row(SQL["unfinished"])
+        assert row is not None  # counts have one row
+        return UnfinishedWork(row[0], row[1])
+
+    @reads
+    async def count(self, connection: Connection) -> int:
+        """Returns how many memories there are."""
+        return int(await connection.value(SQL["memories_count"]))
+
+    @reads
+    async def list_agents(self, connection: Connection, after: int) -> list[Agent]:
+        """Returns a page of the memories, the oldest first."""
+        rows = await connection.rows(SQL["memories"], (after, PAGE_ROWS))
+        return [make_agent_record(row) for row in rows]
+
+    @reads
+    async def compute_state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
+        """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
+        memory, numbers = (
+            await find_agent_by_id(connection, agent_row),
+            await find_numbers(connection, agent_row),
+        )
+        if memory is None or numbers is None:
+            return None
+        # A plain tuple, as the digests of earlier moves were made of one.
+        parts = (tuple(numbers.version), numbers.stamp, memory.paused_at)
+        return blake2b(repr(parts).encode(), key=memory.secret, digest_size=16).digest()
+
+    @reads
+    async def list_keys(self, connection: Connection) -> list[MovedKey]:
+        """Returns all gateway keys."""
+        return [MovedKey(*row) for row in await connection.rows(SQL["keys"])]
+
+    load_key_numbers = reads(as_method(load_key_numbers))
+
+    @long_reads
+    async def list_usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
+        """Returns a page of usage."""
+        rows = await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
+        key_width = len(after)
+        return [(UsageKey(*row[:key_width]), tuple(row[key_width:])) for row in rows]
+
+    @long_reads
+    async def list_definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
+        """Returns a page of tools, servers and identities. after: the `id` with which the page before ends."""
+        return [
+            MovedDefinition(*row) for row in await connection.rows(SQL["definitions"], (after, PAGE_ROWS))
+        ]
+
+    @long_reads
+    async def list_blocks(self, connection: Connection, after: int) -> list[MovedBlock]:
+        """Returns a page of the blocks that no memory owns. after: the `id` with which the page before ends."""
+        blocks = []
+        for row in await connection.rows(SQL["blocks"], (after, PAGE_ROWS)):
+            id, project, profile, label, description, limit, read_only, uid, body = row
+            block = MovedBlock(
+                id,
+                project,
+                profile,
+                label,
+                description,
+                limit,
+                read_only,
+                uid,
+                details=orjson.loads(body or b"{}"),
+                versions=[
+                    await _make_moved_version(connection, version)
+                    for version in await load_versions(connection, id)
+                ],
+            )
+            blocks.append(block)
+        return blocks
+
+    @long_reads
+    async def load_links(self, connection: Connection, agent_row: int) -> MovedLinks:
+        """Returns the links of a memory."""
+        attached = [fields for _, fields in await read_attached(connection, agent_row, 0, _NO_LIMIT)]
+        rows = await connection.rows(SQL["readers"], (agent_row,))
+        return MovedLinks(attached, [MovedReader(Scope(*row[:3]), row[3], row[4]) for row in rows])
+
+
+async def _make_moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
+    """Returns a version as it is moved."""
+    sources = [await _find_address(connection, id) for id in orjson.loads(version.sources)]
+    addresses = [address for address in sources if address is not None]
+    address = None if version.exchange_row is None else await _find_address(connection, version.exchange_row)
+    return MovedVersion(
+        version.number, version.restores, version.at, version.origin, address, addresses, version.value
+    )
+
+
+async def _find_address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
+    """Returns the address of the exchange of a row; None if it is gone."""
+    row = await connection.row(SQL["exchange_address"], (exchange_row,))
+    return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])

@@ -1,0 +1,108 @@
+"""The values, besides memories, that move from one store to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from storage.records import Scope
+
+
+class MovedKey(NamedTuple):
+    """A gateway key without its row, which differs between stores. The order is that of the statement `keys`."""
+
+    project: str
+    name: str
+    # The SHA-256 of the key's secret.
+    digest: bytes
+    # The first characters of the secret, which lists show.
+    prefix: str
+    created_at: float
+    revoked_at: float | None
+    memory: str | None
+    opens: str | None
+    used_at: float | None
+    expires_at: float | None
+    # Patterns of models, as JSON; None: it may ask for every model.
+    models: str | None
+    user: str | None
+    # The SHA-256 of the secret before the last rotation, valid until `old_expires_at`; None: it was not rotated.
+    old_digest: bytes | None
+    old_expires_at: float | None
+    installed: bool
+
+
+class MovedDefinition(NamedTuple):
+    """A tool, a server or an identity, in the order of the statement `definitions`."""
+
+    # The row of the definition in the source.
+    id: int
+    project: str
+    kind: str
+    uid: str
+    name: str
+    created_at: float
+    # The body of the definition, as JSON.
+    body: bytes
+
+
+class ExchangeAddress(Struct, frozen=True):
+    """Identifies an exchange in every store, where its row differs."""
+
+    # The scope of its memory.
+    scope: Scope
+    # The exchange's number in that memory.
+    seq: int
+
+
+class MovedVersion(Struct, frozen=True):
+    """A value that a block had, with the exchanges that it came from, as far as they exist."""
+
+    version: int
+    # The version that this one restored; None: it restored none.
+    restores: int | None
+    at: float
+    origin: str
+    exchange: ExchangeAddress | None
+    sources: Sequence[ExchangeAddress]
+    value: str
+
+
+class MovedBlock(Struct, frozen=True):
+    """A block that no memory owns."""
+
+    # The row of the block in the source.
+    id: int
+    project: str
+    # The profile of the users that share it, or "".
+    profile: str
+    label: str
+    description: str
+    limit: int
+    read_only: bool
+    uid: str
+    # The body of its definition; empty: it has none.
+    details: dict[str, Any]
+    # The values that it had, oldest first.
+    versions: Sequence[MovedVersion]
+
+
+class MovedReader(NamedTuple):
+    """A sleeptime agent that reads a memory."""
+
+    scope: Scope
+    # The number of the last message that it has read.
+    seq: int
+    # When it read that message.
+    at: float
+
+
+class MovedLinks(Struct, frozen=True):
+    """The links of a memory."""
+
+    # What it has attached, in order.
+    attached: Sequence[dict[str, Any]]
+    # The sleeptime agents that read the memory.
+    readers: Sequence[MovedReader]
