@@ -34,7 +34,7 @@ from gateway.web.forwarding import ForwardingParts, make_forwarding_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import make_import_routes
 from gateway.web.manage.key_routes import make_key_routes
-from gateway.web.manage.record_routes import LIMITS_PATH, record_routes
+from gateway.web.manage.record_routes import LIMITS_PATH, ManagedRoutes, make_record_routes
 from gateway.web.manage.usage_routes import make_usage_routes
 from gateway.web.memory_api import make_memory_routes
 from gateway.web.messages import CountRoute, MessagesRoute
@@ -179,15 +179,15 @@ def _make_manage_routes(services: Services, bodies: BodyReader, access: Access) 
     settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
     limits = make_limit_operations(settings, store)
     max_upload_bytes, timeout_s = settings.server.max_upload_bytes, services.limits.body_timeout_s
+    managed = ManagedRoutes(access, bodies)
     return [
         *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
-        *record_routes(LIMITS_PATH, limits, access, bodies),
-        *make_import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
+        *make_record_routes(LIMITS_PATH, limits, managed),
+        *make_import_routes(services.imports, managed, max_upload_bytes, timeout_s),
         *make_key_routes(
             KeyManagement(store.keys, limits),
             KeyReport(store.usage, accounting.meter, accounting.limiter, now),
-            access,
-            bodies,
+            managed,
         ),
     ]
 

@@ -13,10 +13,9 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.import_operations import UNDO_WAIT_S, ImportOperations
 from gateway.run.store_errors import map_store_errors
-from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.record_routes import make_managed_route
+from gateway.web.manage.access import Manager
+from gateway.web.manage.record_routes import ManagedRoutes
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 from gateway.web.upload import UploadBody
@@ -28,14 +27,14 @@ _FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": F
 
 
 def make_import_routes(
-    operations: ImportOperations, access: Access, bodies: BodyReader, limit_bytes: int, timeout_s: float
+    operations: ImportOperations, managed: ManagedRoutes, limit_bytes: int, timeout_s: float
 ) -> list[Route]:
     """Returns the routes of imports. limit_bytes, timeout_s: the bounds of a file that is sent."""
 
     async def begin(request: Request) -> Response:
         get_request_info(request.scope).route = "manage"
         query = read_query(request.scope)
-        manager = await access.admit(request, writes=True)
+        manager = await managed.access.admit(request, writes=True)
         import_request = operations.read_request(_with_flags(query), visible_project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         file = await _store_body(body)
@@ -58,9 +57,9 @@ def make_import_routes(
     import_path = f"{IMPORTS_PATH}/{{id}}"
     return [
         Route(IMPORTS_PATH, begin, methods=["POST"]),
-        make_managed_route(IMPORTS_PATH, "GET", show_all, access, bodies),
-        make_managed_route(import_path, "GET", show, access, bodies),
-        make_managed_route(import_path, "DELETE", undo, access, bodies),
+        managed.make(IMPORTS_PATH, "GET", show_all),
+        managed.make(import_path, "GET", show),
+        managed.make(import_path, "DELETE", undo),
     ]
 
 

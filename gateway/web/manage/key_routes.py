@@ -11,19 +11,16 @@ from starlette.routing import Route
 from gateway.errors import NotAllowed
 from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.store_errors import map_store_errors
-from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
-from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.record_routes import KEYS_PATH, make_managed_route, read_record_number, record_routes
+from gateway.web.manage.access import Manager
+from gateway.web.manage.record_routes import KEYS_PATH, ManagedRoutes, make_record_routes, read_record_number
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
 ME_PATH: Final = "/v1/manage/me"
 
 
-def make_key_routes(
-    operations: KeyManagement, report: KeyReport, access: Access, bodies: BodyReader
-) -> list[Route]:
+def make_key_routes(operations: KeyManagement, report: KeyReport, managed: ManagedRoutes) -> list[Route]:
     """Returns the routes of keys, and the route for their holders."""
 
     async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +28,7 @@ def make_key_routes(
 
     async def show_own_key(request: Request) -> Response:
         get_request_info(request.scope).route = "manage"
-        key = await access.get_key(request)
+        key = await managed.access.get_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
         user = read_query(request.scope).get("user") or key.user or ""
@@ -42,7 +39,7 @@ def make_key_routes(
         return JsonResponse(shown)
 
     return [
-        *record_routes(KEYS_PATH, operations, access, bodies),
-        make_managed_route(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
+        *make_record_routes(KEYS_PATH, operations, managed),
+        managed.make(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate),
         Route(ME_PATH, show_own_key, methods=["GET"]),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -38,7 +39,33 @@ class RecordOperations(Protocol):
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]: ...
 
 
-def record_routes(path: str, operations: RecordOperations, access: Access, bodies: BodyReader) -> list[Route]:
+class ManagedRoutes(Struct, frozen=True):
+    """Makes routes that answer with a JSON object. A request's body is one, too; without a body it counts as empty."""
+
+    access: Access
+    bodies: BodyReader
+
+    def make(self, path: str, method: str, perform: _Perform, *, status: int = 200) -> Route:
+        """Returns a route.
+
+        perform: performs the operation; it gets the caller, the request and its body, and returns the reply's body.
+        """
+
+        async def answer(request: Request) -> Response:
+            get_request_info(request.scope).route = "manage"
+            # Each method other than GET changes something.
+            manager = await self.access.admit(request, writes=method != "GET")
+            async with self.bodies.read(request.scope, request.receive) as raw:
+                body = await parse_object(bytes(raw)) if raw else {}
+            check_no_nul(body)
+            with map_store_errors():
+                answer_body = await perform(manager, request, body)
+            return JsonResponse(answer_body, status)
+
+        return Route(path, answer, methods=[method])
+
+
+def make_record_routes(path: str, operations: RecordOperations, managed: ManagedRoutes) -> list[Route]:
     """Returns the routes of one kind of record. path: that of the list of all records."""
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
@@ -58,34 +85,12 @@ def record_routes(path: str, operations: RecordOperations, access: Access, bodie
 
     record_path = f"{path}/{{id}}"
     return [
-        make_managed_route(path, "GET", show_all, access, bodies),
-        make_managed_route(path, "POST", add, access, bodies, status=201),
-        make_managed_route(record_path, "GET", show, access, bodies),
-        make_managed_route(record_path, "PATCH", change, access, bodies),
-        make_managed_route(record_path, "DELETE", remove, access, bodies),
+        managed.make(path, "GET", show_all),
+        managed.make(path, "POST", add, status=201),
+        managed.make(record_path, "GET", show),
+        managed.make(record_path, "PATCH", change),
+        managed.make(record_path, "DELETE", remove),
     ]
-
-
-def make_managed_route(
-    path: str, method: str, perform: _Perform, access: Access, bodies: BodyReader, *, status: int = 200
-) -> Route:
-    """Returns a route that answers with a JSON object. A request's body is one, too; without a body it counts as empty.
-
-    perform: performs the operation; it gets the caller, the request and its body, and returns the reply's body.
-    """
-
-    async def answer(request: Request) -> Response:
-        get_request_info(request.scope).route = "manage"
-        # Each method other than GET changes something.
-        manager = await access.admit(request, writes=method != "GET")
-        async with bodies.read(request.scope, request.receive) as raw:
-            body = await parse_object(bytes(raw)) if raw else {}
-        check_no_nul(body)
-        with map_store_errors():
-            answer_body = await perform(manager, request, body)
-        return JsonResponse(answer_body, status)
-
-    return Route(path, answer, methods=[method])
 
 
 def read_record_number(request: Request) -> int:
