@@ -255,6 +255,9 @@ class _MemoryScreens(Struct, frozen=True):
             )
         if request.is_twin:
             return access.twin(trial)
+        all_blocks = await self.views.blocks.list_all(access.project, access.uid)
+        blocks = {each.label: each.value for each in all_blocks if each.value}
+        standing = await self.views.facts.list_standing(access.uid)
         if not query.q.strip():
             last_questions = await self.views.questions.list_last_questions(
                 access.project, access.uid, _LAST_QUESTIONS
@@ -266,10 +269,10 @@ class _MemoryScreens(Struct, frozen=True):
                 memory_name=memory.name,
                 paused=memory.paused_at,
                 last_questions=last_questions,
+                blocks=blocks,
+                standing=standing,
             )
-        blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
-        standing = await self.views.facts.list_standing(access.uid)
         outdated = await self.operations.lost_words.find_outdated(
             access.project, access.uid, standing, trial.chosen
         )
@@ -279,7 +282,7 @@ class _MemoryScreens(Struct, frozen=True):
             "What would be recalled",
             memory_name=memory.name,
             has_embedder=self.operations.trials.has_embedder,
-            blocks={each.label: each.value for each in blocks if each.value},
+            blocks=blocks,
             after=query.after,
             paused=memory.paused_at,
             standing=standing,

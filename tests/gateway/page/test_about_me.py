@@ -271,6 +271,10 @@ def test_a_pause_holds_whatever_requests_say(world: World) -> None:
     assert person.twin("/pause", {"paused": True}) == {"paused": True}
     assert person.twin()["paused"]
     assert "Memory is paused" in person.page()
+    # Whoever may only read is not left without a way.
+    reader = person_of(world, rights=["see"]).page()
+    assert "Those who run the application can resume it." in reader
+    assert "ask those who run the application to correct it" in reader
     stored = person.twin()["conversations"]
     for mode in ("on", "read", "strict", "off"):
         said = world.post(
