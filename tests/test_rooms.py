@@ -208,7 +208,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"memory", "sink", "store_errors"},
         {"request_log", "turn_services", "usage"},
         {"receipts"},
-        {"earlier_replies", "receipt", "request_context", "request_figures", "pending"},
+        {"clock_jumps", "earlier_replies", "receipt", "request_context", "request_figures", "pending"},
         {"upstream_call"},
     ],
     "gateway.web": [

@@ -7,14 +7,13 @@ job once a day. A forgetting that was broken off goes on within a minute, since 
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.core.dates import DAY_S
 from gateway.run.background.tasks import PeriodicTask
+from gateway.run.clock_jumps import ClockJumps, read_steady_clock
 from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
@@ -38,11 +37,6 @@ _LOOK_S = 60.0
 # A forgetting would end the open runs of its memory, so it waits for them at most this long. Not measured: it comes at
 # most this much later than its setting says.
 _RUN_WAIT_S = DAY_S
-# A clock that jumps by more is wrong, or was. Nothing is forgotten by age for as long again: a clock that stands a year
-# ahead would take a year too much. Not measured: retention counts in days, so smaller jumps change little.
-_JUMP_S = DAY_S
-# It is never set. On Linux it goes on while the machine sleeps.
-_STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # An upload that is younger may be under way in another process.
 YOUNG_S = 3600.0
 # An import in which nothing came for so long was broken off.
@@ -83,19 +77,16 @@ class Retention:
     # How long the records of what operators did are retained.
     audit_days: float = 90.0
     # Seconds since any moment, by a clock that is never set.
-    steady_now: Callable[[], float] = lambda: time.clock_gettime(_STEADY_CLOCK)
+    steady_now: Callable[[], float] = read_steady_clock
     # When this process has started.
     _started: float = field(init=False)
     # The last period, counted since the epoch, in which this process has searched or enqueued the job.
     _period: int = field(default=-1, init=False)
-    # The seconds that `now` was ahead of `steady_now` at the last look.
-    _ahead: float = field(init=False)
-    # Until then, by `steady_now`, nothing is forgotten by age.
-    _waits_until: float = field(default=-math.inf, init=False)
+    _clock_jumps: ClockJumps = field(init=False)
 
     def __post_init__(self) -> None:
         self._started = self.now()
-        self._ahead = self._started - self.steady_now()
+        self._clock_jumps = ClockJumps(self.now, self.steady_now)
 
     def run(self) -> Coroutine[Any, Any, None]:
         """Runs until it is cancelled."""
@@ -111,7 +102,7 @@ class Retention:
         self.store.begin_work()
         is_shared = self.store.database.is_shared
         period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
-        is_due = period != self._period and not self._waits_for_clock()
+        is_due = period != self._period and not self._clock_jumps.look()
         if is_due or await self.store.forgetting.list_unfinished():
             key = str(period) if is_due else _RESUME
             if is_shared:
@@ -122,23 +113,10 @@ class Retention:
                 self._period = period
         return _LOOK_S
 
-    def _waits_for_clock(self) -> bool:
-        """Returns whether the clock has jumped not long ago, so that what it shows as too old may be young."""
-        steady = self.steady_now()
-        jump = self.now() - steady - self._ahead
-        self._ahead += jump
-        if abs(jump) > _JUMP_S:
-            self._waits_until = steady + _JUMP_S
-            _log.warning(
-                "The clock has jumped by %.1f days, so nothing is forgotten by age for a day. Check that it is right.",
-                jump / DAY_S,
-            )
-        return steady < self._waits_until
-
     async def perform(self, key: str) -> None:
         """Performs the job with a key."""
         # The process that has enqueued the job may have another clock.
-        if key != _RESUME and not self._waits_for_clock():
+        if key != _RESUME and not self._clock_jumps.look():
             await self.step()
         elif await self._resume_unfinished():
             await self.store.forgetting.sweep()

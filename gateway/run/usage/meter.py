@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import Amounts, count_used_amounts
+from gateway.run.clock_jumps import ClockJumps
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.run.upstream_call import UpstreamCall
 from gateway.run.usage.part_writer import PartWriter
@@ -90,6 +91,7 @@ class Meter:
         self.find_price = make_price_finder(settings)
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
+        self.clock_jumps = ClockJumps(now)
         # What is not written yet.
         self.counters = UnwrittenCounters()
         # The tokens of background calls. The users of their memories are looked up when the tokens are written.
@@ -285,7 +287,9 @@ class Meter:
                     counters[QUESTIONS] += used.prompt + used.completion
 
     async def _anonymize_old(self) -> None:
-        """Removes the names of users from the counters that are too old."""
+        """Removes the names of users from the counters that are too old, unless the clock has just jumped."""
+        if self.clock_jumps.look():
+            return
         before = self._today - self._keep_days
         while (day := await self._usage.find_oldest_day_of_users(before)) is not None:
             while await self._usage.anonymize_day(day):

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
+from gateway.run.clock_jumps import ClockJumps
 from gateway.run.usage import meter, part_writer, unwritten_counters
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.run_records import TokenCounts
@@ -317,10 +318,26 @@ def test_users_are_folded_when_they_are_old(world: World) -> None:
     world.upstream.queue(say("Hi.", usage=usage(10, 1)))
     world.chat(user="alice").say("Hi")
     day = total(world, by="day,user")["day"]
+    accounts = world.gateway.app.services.accounting.meter
+    accounts.clock_jumps = ClockJumps(world.clock, steady_now=world.clock)  # these days pass
     world.clock.sleep(63 * 86_400)
-    world.gateway.call(world.gateway.app.services.accounting.meter._anonymize_old())
+    world.gateway.call(accounts._anonymize_old())
     found = total(world, by="day,user", **{"from": day, "to": day})
     assert (found["user"], found["input_tokens"]) == (FORGOTTEN_USER, 10)
+
+
+def test_a_clock_that_jumps_ahead_takes_no_users_out_of_usage_for_a_day(world: World) -> None:
+    world.chat(user="alice").say("Hi")
+    assert total(world, by="user")["user"] == "alice"
+    accounts, steady = world.gateway.app.services.accounting.meter, Clock()
+    accounts.clock_jumps = ClockJumps(world.clock, steady_now=steady)
+    users = 'SELECT DISTINCT "user" FROM usage'
+    world.clock.sleep(365 * 86_400)
+    world.gateway.call(accounts._anonymize_old())
+    assert world.query(users) == ["alice"]
+    steady.sleep(86_400)
+    world.gateway.call(accounts._anonymize_old())
+    assert world.query(users) == [FORGOTTEN_USER]
 
 
 @pytest.mark.both
