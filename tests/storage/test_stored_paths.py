@@ -28,7 +28,7 @@ from storage.job_records import NO_AGENT, Job
 from storage.records import Agent, Evicted, Exchange, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.run_records import Run, RunState, RunStep, TokenCounts
-from storage.sql import stored_paths
+from storage.sql import step_writes
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -202,14 +202,14 @@ async def long_path(writer: Writer, steps: int) -> None:
             opening = replace(
                 planned, conversation_row=conversation, rev=rev + n - 1, run=run, section=section
             )
-            opened = await stored_paths.open_step(connection, opening, RULES)
+            opened = await step_writes.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
                 opened.exchange, MessageHasher(writer.agent.secret), path[-1].path_hash,
                 full_reply=[assistant("Yes.")], shown_reply=None, model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
-            await stored_paths.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))
+            await step_writes.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))
             path = [*path, e][-10:]
         return path
 

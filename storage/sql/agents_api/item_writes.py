@@ -27,7 +27,7 @@ from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import add_step, end_run
 from storage.sql.blocks import write_block
 from storage.sql.statements import load
-from storage.sql.stored_paths import open_step, write_edits
+from storage.sql.step_writes import open_step, write_edits
 from storage.sql.turn_edits import add_edit
 
 SQL = load("agents_api/batch_items.sql")
