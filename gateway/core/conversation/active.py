@@ -12,7 +12,12 @@ from typing import Literal, NamedTuple
 import orjson
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import is_tombstone, list_input_atoms, read_off_record_part
+from gateway.core.conversation.exchange import (
+    is_same_input,
+    is_tombstone,
+    list_input_atoms,
+    read_off_record_part,
+)
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import PathElement, Tree
@@ -157,7 +162,7 @@ def _judge_alternatives(
 ) -> _Judged | None:
     """Returns which of two alternatives wins, mostly the one touched last; None: neither supersedes the other."""
     old, new = _order_by_touch(tree, exchange, other, now)
-    is_same = tree.is_same_input(other, exchange)
+    is_same = is_same_input(other, exchange)
     # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
     if read_off_record_part(new) > read_off_record_part(old) and (is_same or not tree.extends(new, old)):
         return None

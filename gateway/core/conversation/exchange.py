@@ -107,3 +107,8 @@ def read_moved_at(exchange: Exchange) -> float:
     """Returns when an exchange last moved its conversation: when it ended or was cut, else when it began."""
     end = exchange.stopped if exchange.ended is None else exchange.ended
     return end if end is not None else exchange.begun
+
+
+def is_same_input(a: Exchange, b: Exchange) -> bool:
+    """Returns whether two exchanges have the same messages and media, whichever messages the media are in."""
+    return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]

@@ -10,7 +10,12 @@ from collections.abc import Set
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.exchange import count_atoms_to_end, ends_off_record, is_tombstone
+from gateway.core.conversation.exchange import (
+    count_atoms_to_end,
+    ends_off_record,
+    is_same_input,
+    is_tombstone,
+)
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.off_record import find_recorded_indices, find_redactions, is_asked_again
 from gateway.core.conversation.plan import Plan, find_opening
@@ -129,9 +134,7 @@ def _find_recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) 
             continue
         # The new exchange will supersede a sibling that it extends, unless the sibling was continued.
         will_stay = (
-            tree.is_continued(other)
-            or tree.is_same_input(other, exchange)
-            or not tree.extends(exchange, other)
+            tree.is_continued(other) or is_same_input(other, exchange) or not tree.extends(exchange, other)
         )
         if will_stay:
             only_here = {

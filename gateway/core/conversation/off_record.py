@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 
 from gateway.core.conversation.canonical import is_user, is_user_or_text
-from gateway.core.conversation.exchange import ends_off_record, is_tombstone
+from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from storage.records import REPLY, Atom, Exchange, State, message_key
@@ -36,7 +36,7 @@ def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_h
     itself. A request off the record that began later, to ask about the same message, does not count either.
     """
     lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
-    return tree.is_same_input(other, exchange) and not lacks_content
+    return is_same_input(other, exchange) and not lacks_content
 
 
 def find_recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
-from gateway.core.conversation.exchange import count_atoms_to_end, is_tombstone
+from gateway.core.conversation.exchange import count_atoms_to_end, is_same_input, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
@@ -219,7 +219,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         if query.now - end > query.idle_s:
             return False
         # What was off the record is so when it is asked again, whatever continued it meanwhile.
-        is_off = opening.state is State.OFF and tree.is_same_input(opening, exchange)
+        is_off = opening.state is State.OFF and is_same_input(opening, exchange)
         return end > query.now or is_off or not tree.is_continued(opening)
 
     repeated = [opening for opening in openings if is_free(opening) and tree.extends(exchange, opening)]

@@ -17,7 +17,7 @@ from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.apply_amendments import amend, hash_path_to, revive
 from gateway.core.conversation.canonical import is_assistant, is_user
-from gateway.core.conversation.exchange import is_tombstone, read_off_record_part
+from gateway.core.conversation.exchange import is_same_input, is_tombstone, read_off_record_part
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.new_exchange import make_exchange
 from gateway.core.conversation.omitted_front import with_amendments
@@ -182,7 +182,7 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
     for other in tree.list_siblings(exchange):
-        if other.ended is None or other.reply != exchange.reply or not tree.is_same_input(other, exchange):
+        if other.ended is None or other.reply != exchange.reply or not is_same_input(other, exchange):
             continue
         if read_off_record_part(other) == read_off_record_part(exchange):
             return other

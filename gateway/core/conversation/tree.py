@@ -332,10 +332,6 @@ class Tree:
             return False
         return is_grown_transcript(read_text(new_messages[last]), read_text(old_messages[last]))
 
-    def is_same_input(self, a: Exchange, b: Exchange) -> bool:
-        """Returns whether two exchanges have the same messages and media, whichever messages the media are in."""
-        return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]
-
     def are_apart(self, a: Exchange, b: Exchange) -> bool:
         """Returns whether one of the two had ended before the other began."""
         return self.read_turn_end(a) <= b.begun or self.read_turn_end(b) <= a.begun
