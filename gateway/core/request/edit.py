@@ -92,7 +92,7 @@ class BodyEdit:
     def append_system(self, text: str) -> None:
         """Puts `text`, after an empty line, at the end of the leading system (or developer) message.
 
-        It is a part of its own where the content is a list, and a new message in front where there is no such message.
+        It is a part of its own where the content is a list, and a new first message where there is no such message.
         """
         self._system_texts.append(without_surrogates(text))
 

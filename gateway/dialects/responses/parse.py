@@ -36,10 +36,9 @@ from gateway.dialects.responses.request_fields import (
     SEALED_THOUGHTS,
     add_translated,
     check_fields,
-    check_include,
     echo_fields,
     may_be_truncated,
-    read_strings,
+    read_include,
     wants_thoughts,
 )
 from gateway.dialects.responses.response_ids import parse_turn_name
@@ -143,8 +142,7 @@ def parse(
     json = read_object(body)
     check_fields(json, repeated_keys)
     translated = _read_messages(json, max_messages, upstream_tools, waiting_items, needs_input=needs_input)
-    included = read_strings(json, "include")
-    check_include(included)
+    included = read_include(json)
     tools = read_tools(json, upstream_tools, translated.left_out, waiting_items, found_tools)
     chat_json: Json = {"model": json.get("model"), "messages": translated.messages}
     if LOGPROBS in included or json.get("top_logprobs") is not None:

@@ -125,17 +125,18 @@ def add_translated(chat_json: Json, json: Json) -> None:
         _remove_tool_choices(chat_json)
 
 
-def read_strings(json: Json, key: str) -> list[str]:
-    """Returns the texts of a field that is a list of texts. Raises: BadRequest."""
-    values = read_optional(json, key, list) or []
-    for index, value in enumerate(values):
+def read_include(json: Json) -> list[str]:
+    """Returns the `include` of a request. Raises: BadRequest."""
+    include = read_optional(json, "include", list) or []
+    for index, value in enumerate(include):
         if not isinstance(value, str):
-            raise make_wrong_type_error(f"{key}[{index}]", "a string", value)
-    return values
+            raise make_wrong_type_error(f"include[{index}]", "a string", value)
+    _check_include(include)
+    return include
 
 
-def check_include(include: Sequence[str]) -> None:
-    """Checks the `include` of a request. Raises: BadRequest: OpenAI does not take one of its values."""
+def _check_include(include: Sequence[str]) -> None:
+    """Raises: BadRequest: OpenAI does not take one of the values."""
     for index, value in enumerate(include):
         if value not in _INCLUDE_VALUES:
             raise make_unknown_value_error(f"include[{index}]", value, ", ".join(sorted(_INCLUDE_VALUES)))
@@ -144,7 +145,7 @@ def check_include(include: Sequence[str]) -> None:
 def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
     """Returns whether a query asks for thoughts in the form in which they can be sent back. Raises: BadRequest."""
     include = [*query.get("include", ()), *query.get("include[]", ())]
-    check_include(include)
+    _check_include(include)
     return SEALED_THOUGHTS in include
 
 
