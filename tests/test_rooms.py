@@ -194,6 +194,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.run": [
         {"admin", "background_responses"},
         {"response_maker"},
+        {"response_attempt"},
         {"background", "native_chat", "response_compaction"},
         {"chat", "native_memory"},
         {"chat_memory", "model_routes"},

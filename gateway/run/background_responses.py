@@ -27,7 +27,8 @@ from gateway.run.memory.leases import lock_name
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
-from gateway.run.response_maker import FORGOTTEN_ERROR, MAX_ACCEPTED_RESPONSES, RESPONSE_JOB, ResponseMaker
+from gateway.run.response_attempt import FORGOTTEN_ERROR, ResponseServices
+from gateway.run.response_maker import MAX_ACCEPTED_RESPONSES, RESPONSE_JOB, ResponseMaker
 from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialect
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
@@ -77,13 +78,9 @@ class BackgroundResponses:
     def __post_init__(self) -> None:
         self.runs = ResponseRuns(self.store, self.chat.turns, self.dialect)
         self.maker = ResponseMaker(
-            store=self.store,
-            chat=self.chat,
-            dialect=self.dialect,
-            now=self.now,
-            receipts=self.receipts,
-            limiter=self.limiter,
-            runs=self.runs,
+            ResponseServices(
+                self.store, self.chat, self.dialect, self.now, self.receipts, self.limiter, self.runs
+            )
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

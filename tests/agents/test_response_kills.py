@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.calls import INTERRUPTED_RESULT
-from gateway.run.response_maker import FORGOTTEN_ERROR
+from gateway.run.response_attempt import FORGOTTEN_ERROR
 from tests.agents.kills import Killed, Serving, wait_for
 from tests.doubles.upstream import Call, Reply, Seen, call_tools, say
 
