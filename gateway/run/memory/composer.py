@@ -14,7 +14,7 @@ from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
-from gateway.core.prompt.eviction import NO_EVICTION, Eviction, locate_window_start
+from gateway.core.prompt.eviction import Eviction, locate_window_start
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import (
     Section,
@@ -35,7 +35,7 @@ from gateway.run.memory.noted_message import NotedMessage, find_noted_message
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import Recaller, render_changes
-from gateway.run.memory.recall_result import NO_RECALL, RecallResult
+from gateway.run.memory.recall_result import RecallResult
 from storage.errors import StoreError
 from storage.sql.store import Store
 
@@ -99,11 +99,8 @@ class Composer(Struct, frozen=True):
             system=section.text,
             tools=tools,
             composition=composition,
-            eviction=NO_EVICTION,
-            window=WHOLE_WINDOW,
             section=section,
             new_notes={} if plan.off_record else notes,
-            recall=NO_RECALL,
             tools_first=not request.spec.is_profile or context.is_agent_conversation,
         )
         prompt = await self._fit(context, prompt, takes_note=noted is not None)

@@ -16,7 +16,7 @@ from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import ROOMY_SHARE
 from gateway.core.prompt.window import Window, fit_window, reserve_for_reply
 from gateway.errors import ContextExceeded
-from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
+from gateway.run.memory.fitted_window import NO_NOTE, WHOLE_WINDOW, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import with_counter
 from gateway.run.memory.window_room import PromptEntry, UsableSummary, WindowRoom
@@ -55,7 +55,7 @@ async def fit_prompt(
         bool(context_window) and may_exceed(prompt, context_window or 0, added_tokens)
     )
     if prompt.eviction.evicted is None and not may_fill:
-        return FittedWindow()
+        return WHOLE_WINDOW
     make_room = partial(WindowRoom, prompt, newer_system=newer_system, note=note, rounds=rounds)
     if context_window is None:
         return _fit(make_room(estimate_tokens))
@@ -145,16 +145,12 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     texts = (prompt.system, *composition.notes.values())
     extra = len(orjson.dumps([*added, *prompt.tools])) + sum(map(len, map(str.encode, texts)))
     extra += sum(
-        count_message_tokens(message, _no_tokens)
+        count_message_tokens(message, lambda _: 0)
         for message in (*request.messages, *added)
         if isinstance(message.get("content"), list)
     )
     reserve = reserve_for_reply(context_tokens, request.max_tokens)
     return len(request.raw) + extra + more_tokens + reserve > context_tokens
-
-
-def _no_tokens(text: str) -> int:
-    return 0
 
 
 def is_crowded(prompt: Prompt) -> bool:

@@ -17,7 +17,7 @@ from gateway.core.conversation.portable_message import (
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.composition import Composition, list_rounds_without_results
-from gateway.core.prompt.eviction import Eviction
+from gateway.core.prompt.eviction import NO_EVICTION, Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import is_mark_named
@@ -80,10 +80,10 @@ class Prompt(Struct, frozen=True):
     tools: Sequence[dict[str, Any]] = ()
     composition: Composition = field(default_factory=Composition)
     # The messages that may leave the window or have left it; empty if the prompt is short.
-    eviction: Eviction = field(default_factory=Eviction)
-    window: FittedWindow = field(default_factory=FittedWindow)
+    eviction: Eviction = NO_EVICTION
+    window: FittedWindow = WHOLE_WINDOW
     # The memory section that `system` ends with.
-    section: Section = field(default_factory=lambda: NO_SECTION)
+    section: Section = NO_SECTION
     # The notes of the new messages, by the index among these. They are written with the turn. (`composition` has all
     # notes that the prompt shows, also those of earlier messages.)
     new_notes: Mapping[int, str] = field(default_factory=dict)
