@@ -20,14 +20,6 @@ from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adapters.sse import EventDecoder
-from gateway.core.request.request_headers import RawHeaders
-from gateway.dialects.responses.event_names import (
-    CONTINUABLE_END_EVENTS,
-    CREATED_EVENT,
-    END_EVENTS,
-    ERROR_EVENT,
-)
 from gateway.dialects.responses.socket import server_events
 from gateway.dialects.responses.socket.client_events import (
     CancelEvent,
@@ -36,13 +28,14 @@ from gateway.dialects.responses.socket.client_events import (
     SteerEvent,
     read_client_event,
 )
-from gateway.dialects.responses.socket.unstored import PendingResponse, UnstoredResponses
+from gateway.dialects.responses.socket.unstored import PendingResponse
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader
-from gateway.web.raw_headers import find_header
 from gateway.web.request_info import get_request_info
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
+from gateway.web.sockets.response_sender import ResponseSender
+from gateway.web.sockets.socket_client import SocketClient
 from gateway.web.sockets.socket_request import BodyReceiver, choose_repeated_headers, make_request_scope
 from storage.errors import StoreError
 
@@ -51,10 +44,8 @@ RESPONSES_PATH: Final = "/v1/responses"
 _SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
 # The most responses of one connection that are under way or wait. Clients seen so far ask for one or two at a time.
 _MAX_UNDER_WAY: Final = 32
-# Close codes (RFC 6455 7.4, and its registry at IANA).
+# A close code (RFC 6455 7.4).
 _POLICY_VIOLATION: Final = 1008
-_SERVICE_RESTART: Final = 1012
-_RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
 _log = logging.getLogger("mnemogate")
 
 # Responses that come one after another; the first is under way.
@@ -133,14 +124,12 @@ class _Session:
         self._handshake = handshake
         self._scope = scope
         self._receive = receive
-        self._send = send
+        self._client = SocketClient(send, sockets.bodies.limit_bytes)
         self._connection = scope["state"]["connection"]
-        self.unstored = UnstoredResponses(sockets.bodies.limit_bytes)
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_ended = _EndedResponse()
         self._has_stopped = False  # no further response begins
-        self._is_closed = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
         self._query = urlencode(query).encode()
@@ -151,39 +140,23 @@ class _Session:
         self._connection.on_shutdown = self._close_when_idle
         self._connection.arrival = Arrival(self._sockets.bodies, self._refuse_slow_message)
         if self._sockets.is_draining():
-            await self._close()
+            await self._client.close()
         try:
             while (message := await self._receive())["type"] == "websocket.receive":
                 try:
                     event = read_client_event(message["bytes"])
                 except GatewayError as error:
-                    await self.send_event(server_events.make_error_event(error))
+                    await self._client.send_event(server_events.make_error_event(error))
                 else:
                     await self._handle(event)
         except asyncio.CancelledError:
             # Not raised again, as at the edge: uvicorn would log the trace of a cancelled task.
             await self._abort_responses()
         finally:
-            self._has_stopped = self._is_closed = True
+            self._has_stopped = self._client.is_closed = True
             for queue in self._queues.values():
                 queue[0].connection.leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def send_failure(self, request: CreateEvent, event: bytes) -> None:
-        """Sends the error that a response ends with, and drops the unstored response that it continued."""
-        self.unstored.drop(request.previous_id)
-        await self.send_event(event, request.stream_id)
-
-    async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
-        """Sends an event, unless the client has gone."""
-        if not self._is_closed:
-            with suppress(OSError):  # the client is closing the connection; `run` receives that next
-                await self._send(
-                    {
-                        "type": "websocket.send",
-                        "text": server_events.with_stream_id(event, stream_id).decode(errors="replace"),
-                    }
-                )
 
     async def _abort_responses(self) -> None:
         """Ends the session at once, when the server's `shutdown_s` is over. Each response under way gets an error."""
@@ -193,7 +166,7 @@ class _Session:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._close()
+        await self._client.close()
 
     def _refuse_slow_message(self) -> None:
         self._connection.fail(_POLICY_VIOLATION, "The message did not arrive in time. Send it faster.")
@@ -203,12 +176,12 @@ class _Session:
             case CancelEvent():
                 self._cancel(event)
             case SteerEvent():
-                await self.send_event(server_events.make_steer_refusal_event(event))
+                await self._client.send_event(server_events.make_steer_refusal_event(event))
             case CreateEvent():
                 try:
                     self._enqueue(event)
                 except GatewayError as error:
-                    await self.send_event(server_events.make_error_event(error), event.stream_id)
+                    await self._client.send_event(server_events.make_error_event(error), event.stream_id)
 
     def _enqueue(self, request: CreateEvent) -> None:
         if self._sockets.is_draining():
@@ -268,13 +241,7 @@ class _Session:
     def _close_when_idle(self) -> None:
         """Closes the connection if no response is under way or waits; else `_serve` closes it after the last one."""
         if not self._queues:
-            self._start_task(self._close())
-
-    async def _close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            with suppress(OSError):
-                await self._send({"type": "websocket.close", "code": _SERVICE_RESTART})
+            self._start_task(self._client.close())
 
     async def _serve(self, stream_id: str | None, queue: _Queue) -> None:
         """Makes the responses of a queue one after another, until it is empty."""
@@ -289,7 +256,7 @@ class _Session:
             for unserved in queue:  # the queue is not empty where a response has failed
                 unserved.quota.release()
         if not self._queues and self._sockets.is_draining():
-            await self._close()
+            await self._client.close()
 
     async def _respond(self, response: QueuedResponse) -> None:
         """Makes a response: sends its events to the client, the last one included."""
@@ -299,18 +266,18 @@ class _Session:
         try:
             user = self._sockets.read_user(self._handshake, request.fields)
         except GatewayError as error:
-            await self.send_failure(request, server_events.make_error_event(error))
+            await self._client.send_failure(request, server_events.make_error_event(error))
             return
         await self._drop_forgotten(request.previous_id)
-        body, pending = self.unstored.translate(request, user)
+        body, pending = self._client.unstored.translate(request, user)
         if not request.is_generated:
             first_event, end_event = server_events.make_ungenerated_response(request)
-            await self.send_event(first_event, request.stream_id)
-            await self.send_event(end_event, request.stream_id)
-            self.unstored.cache(pending, server_events.read_response(end_event))
+            await self._client.send_event(first_event, request.stream_id)
+            await self._client.send_event(end_event, request.stream_id)
+            self._client.unstored.cache(pending, server_events.read_response(end_event))
             return
         scope = self._post_scope(response.connection, len(body), pending.memories)
-        await self._sockets.edge(scope, BodyReceiver(body), _EventSender(self, pending, response))
+        await self._sockets.edge(scope, BodyReceiver(body), ResponseSender(self._client, pending, response))
         if (receipt := get_request_info(scope).receipt) is not None:
             if receipt.agent_row:
                 pending.memories.add(receipt.agent_row)
@@ -319,7 +286,7 @@ class _Session:
         if response.is_cancelled and not response.has_ended:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:
-            await self.send_failure(
+            await self._client.send_failure(
                 request, server_events.make_error_event(UpstreamBroke("The reply ended in the middle."))
             )
 
@@ -347,9 +314,9 @@ class _Session:
         previous_id: the id of the response that is continued; None: the request continues no response.
         """
         with suppress(StoreError):
-            for agent_row in self.unstored.list_memories(previous_id):
+            for agent_row in self._client.unstored.list_memories(previous_id):
                 if not await self._sockets.has_memory(agent_row):
-                    self.unstored.drop_memory(agent_row)
+                    self._client.unstored.drop_memory(agent_row)
 
     async def _end_cancelled(self, response: QueuedResponse, pending: PendingResponse) -> None:
         """Sends the end of a response that its client has cancelled, with the output until then."""
@@ -361,66 +328,5 @@ class _Session:
         end_event = server_events.make_cancelled_event(
             first_response, response.output.render(), response.sent_event_count
         )
-        self.unstored.cache(pending, server_events.read_response(end_event))
-        await self.send_event(end_event, request.stream_id)
-
-
-class _EventSender:
-    """The ASGI `send` of one request. It sends the reply on as events of the socket."""
-
-    def __init__(self, session: _Session, pending: PendingResponse, response: QueuedResponse) -> None:
-        self._session = session
-        self._stream_id = response.request.stream_id
-        self._pending = pending
-        self._response = response
-        self._decoder = EventDecoder()
-        self._status = 0
-        self._headers: RawHeaders = ()
-        self._is_stream = False
-        self._body = bytearray()  # of an answer that is no stream
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._status, self._headers = message["status"], message["headers"]
-            content_type = find_header(self._headers, b"content-type") or b""
-            self._is_stream = self._status == 200 and content_type.startswith(b"text/event-stream")
-        elif self._is_stream:
-            for event in self._decoder.feed(message["body"]):
-                if event.data is not None:
-                    await self._note_and_send(
-                        server_events.read_event_type(event.name, event.data), event.data
-                    )
-        else:
-            self._body += message["body"]
-            if not message.get("more_body", False):
-                await self._refuse()
-
-    async def _note_and_send(self, event_type: str, data: bytes) -> None:
-        response = self._response
-        if response.has_ended or data == b"[DONE]":
-            return
-        is_end = event_type in END_EVENTS
-        if event_type == CREATED_EVENT:
-            response.begin(server_events.read_response(data))
-        elif event_type in CONTINUABLE_END_EVENTS:
-            self._session.unstored.cache(self._pending, server_events.read_response(data))
-        elif is_end:
-            # A failed turn drops the response that it continued, as at OpenAI.
-            self._session.unstored.drop(response.request.previous_id)
-            if event_type == ERROR_EVENT:
-                data = server_events.make_break_event(data)
-        await self._session.send_event(data, self._stream_id)
-        # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
-        response.sent_event_count += 1
-        response.output.read(event_type, data)
-        response.has_ended = is_end
-
-    async def _refuse(self) -> None:
-        self._response.has_ended = True
-        # The request asked for a stream, so a success that is no stream is an error.
-        status = self._status if self._status >= 400 else 502
-        headers = {
-            name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
-        }
-        refusal = server_events.make_refusal_event(status, bytes(self._body), headers)
-        await self._session.send_failure(self._response.request, refusal)
+        self._client.unstored.cache(pending, server_events.read_response(end_event))
+        await self._client.send_event(end_event, request.stream_id)
