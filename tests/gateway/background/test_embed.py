@@ -461,7 +461,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
         made.rest()
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
-        for module in ("recall", "query_vectors"):
+        for module in ("note_search", "recall", "query_vectors"):
             monkeypatch.setattr(f"gateway.run.memory.{module}.time", clock)
         vector_of, compare, search = QueryVectors.find_vector, Recall.compare, Recall.search
 
