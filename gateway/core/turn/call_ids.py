@@ -11,12 +11,12 @@ from gateway.core.turn.tool_call import ToolCall
 # The characters that some provider refuses in a tool's name, and the most that all take
 # (platform.openai.com/docs/guides/function-calling).
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_NAME_CHARS: Final = 64
+MAX_NAME_CHARS: Final = 64
 
 
 def make_valid_tool_name(name: str) -> str:
     """Returns a name of a call as every provider takes it."""
-    return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or "_"
+    return _NOT_IN_NAMES.sub("_", name)[:MAX_NAME_CHARS] or "_"
 
 
 def assign_call_ids(

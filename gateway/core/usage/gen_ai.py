@@ -44,7 +44,7 @@ FINISH_REASONS: Final = frozenset(
 )
 # The most characters of a model's name, and the most names: clients can make up both. Not measured: real names are
 # shorter, and each name is a series of the metrics.
-_MODEL_CHARS: Final = 128
+MODEL_CHARS: Final = 128
 _MAX_LABELS: Final = 200
 
 
@@ -84,9 +84,9 @@ class ModelNames:
         status: of the upstream's response; 0: there was none.
         """
         if model in self._configured:
-            return model[:_MODEL_CHARS]
-        name = model[:_MODEL_CHARS].encode(errors="replace")
-        return model[:_MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
+            return model[:MODEL_CHARS]
+        name = model[:MODEL_CHARS].encode(errors="replace")
+        return model[:MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
 
     def label(self, model: str, status: int) -> str:
         """Returns the model's name as a label: `other` once there are too many names."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from adapters.types import Event
-from gateway.core.usage.gen_ai import FINISH_REASONS, OTHER
+from gateway.core.usage.gen_ai import FINISH_REASONS, MODEL_CHARS, OTHER
 
 # A piece of a reply as it passes: bytes of whole events or of a whole body, or events that were decoded.
 Piece = bytes | Sequence[Event]
@@ -22,8 +22,6 @@ Piece = bytes | Sequence[Event]
 _READ_BYTES: Final = 64 * 1024
 # The ids that upstreams make have no blanks, and no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
-# The most characters of a model's name: more than a real one has.
-_MODEL_CHARS: Final = 128
 _END_FIELD: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
 
 
@@ -79,7 +77,7 @@ def read_facts(pieces: Iterable[Piece]) -> ReplyFacts:
         if not id and isinstance(reply.id, str) and _ID.fullmatch(reply.id):
             id = reply.id
         if not model and isinstance(reply.model, str):
-            model = reply.model[:_MODEL_CHARS]
+            model = reply.model[:MODEL_CHARS]
         reasons += _list_reasons(fields)
     return ReplyFacts(id, model, tuple(reasons))
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from msgspec import Struct
 
-# The most characters of a function's name, as OpenAI's errors show.
-MAX_NAME_CHARS: Final = 64
+from gateway.core.turn.call_ids import MAX_NAME_CHARS
+
 # The bytes of the hash in a name that was cut: enough for the few tools of a request.
 _HASH_BYTES: Final = 4
 

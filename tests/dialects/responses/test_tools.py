@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.dialects.responses.call_form import MAX_NAME_CHARS, UpstreamTools, make_flat_name
+from gateway.core.turn.call_ids import MAX_NAME_CHARS
+from gateway.dialects.responses.call_form import UpstreamTools, make_flat_name
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.errors import BadRequest
