@@ -1747,6 +1747,10 @@ def test_the_last_question_is_tried_though_its_replies_are_forgotten(
     assert "What may I not eat?" in tried
     # The blocks do not depend on what is asked.
     assert "Whatever is asked, the model is told the memory blocks: human Eats nuts." in tried
+    # While memory is paused, no reply is told them.
+    person_of(operator.world).send("pause", paused="true")
+    paused = plain(page(operator, f"m/{agent.uid}/search"))
+    assert ("no reply recalls anything" in paused, "Whatever is asked" in paused) == (True, False)
 
 
 def test_a_fact_that_is_forgotten_meanwhile_does_not_break_a_trial(operator: Operator) -> None:
