@@ -74,13 +74,13 @@ class IndexingService:
         Returns None if no memory has grown.
         """
         await self._look_up_backlogs()
-        started = self._clock()
+        started_at = self._clock()
         if not self._urgent:
             if not self._grown:
                 return None
-            due = next(iter(self._grown.values())) + _QUIET_S
-            if due > started:
-                return due - started
+            due_at = next(iter(self._grown.values())) + _QUIET_S
+            if due_at > started_at:
+                return due_at - started_at
         agent_row = next(iter(self._urgent or self._grown))
         self._urgent.pop(agent_row, None)
         self._grown.pop(agent_row, None)
@@ -95,7 +95,7 @@ class IndexingService:
             _log.exception(
                 "The search index of memory %d could not be updated, by a fault in the gateway.", agent_row
             )
-        return 0.0 if self._urgent else (self._clock() - started) * _PAUSE_RATIO
+        return 0.0 if self._urgent else (self._clock() - started_at) * _PAUSE_RATIO
 
     async def _look_up_backlogs(self) -> None:
         """Schedules those of the unchecked memories whose index lacks enough messages."""
