@@ -235,7 +235,7 @@ class _ForgetScreens(Struct, frozen=True):
         stays = await self.forgetting.previews.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
         )
-        blocks = await self.views.blocks.list_all(access.project, access.uid)
+        blocks = await self.views.blocks.list_by_uid(access.project, access.uid)
         return _BeforeForgetting(name, sought_words, stays, {each.label: each.value for each in blocks})
 
     async def _make_result_view(
@@ -264,7 +264,7 @@ class _ForgetScreens(Struct, frozen=True):
             almost = await self.word_counts.count_almost(access.project, access.uid, sought_words)
         changed_blocks = []
         if before.blocks:
-            blocks = await self.views.blocks.list_all(access.project, access.uid)
+            blocks = await self.views.blocks.list_by_uid(access.project, access.uid)
             changed_blocks = [each for each in blocks if each.value != before.blocks.get(each.label)]
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
@@ -413,7 +413,7 @@ class _ForgetScreens(Struct, frozen=True):
                 access.path("b", each.label),
                 quote=shorten(each.value, _BLOCK_CHARS),
             )
-            for each in await self.views.blocks.list_all(access.project, access.uid)
+            for each in await self.views.blocks.list_by_uid(access.project, access.uid)
             if each.value
         ]
 

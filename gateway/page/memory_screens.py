@@ -255,7 +255,7 @@ class _MemoryScreens(Struct, frozen=True):
             )
         if request.is_twin:
             return access.twin(trial)
-        all_blocks = await self.views.blocks.list_all(access.project, access.uid)
+        all_blocks = await self.views.blocks.list_by_uid(access.project, access.uid)
         blocks = {each.label: each.value for each in all_blocks if each.value}
         standing = await self.views.facts.list_standing(access.uid)
         if not query.q.strip():

@@ -122,9 +122,9 @@ class BlockViews(Struct, frozen=True):
         page = await self.show(None, uid, label, after=None if version is None else str(version + 1))
         return [_find_origin(page, line) for line in lines]
 
-    async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
+    async def list_by_uid(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
-        return await self.list_of_memory((await get_memory(self.store, project, uid)).id)
+        return await self.list_by_row((await get_memory(self.store, project, uid)).id)
 
     async def list_changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
@@ -144,8 +144,8 @@ class BlockViews(Struct, frozen=True):
             },
         )
 
-    async def list_of_memory(self, agent_row: int) -> tuple[BlockRecord, ...]:
-        """Returns the same as `list_all`, for the row of a memory."""
+    async def list_by_row(self, agent_row: int) -> tuple[BlockRecord, ...]:
+        """Returns the same as `list_by_uid`, for the row of a memory."""
         pending_labels = await self.store.turn_edits.list_pending_labels(agent_row)
         shown_blocks = await self.store.memory_pages.list_blocks(agent_row)
         return tuple(

@@ -230,7 +230,7 @@ class ForgettingPreviews(Struct, frozen=True):
                 if conversation is None or not conversation.messages:
                     raise _unknown(kind)
                 uid = conversation.uid
-                openings = await self.views.questions.load_openings_of(memory.id, [uid])
+                openings = await self.views.questions.load_openings_by_row(memory.id, [uid])
                 stays = [remaining.make_other_mentions(None)]
                 return _TargetDetails(
                     id=uid, messages=conversation.messages, stays=stays, text=openings.get(uid)

@@ -102,7 +102,7 @@ class LostWords(Struct, frozen=True):
         lost = await self._list_lost(agent, old_texts, new_text)
         if not lost:
             return None
-        blocks = await self._views.blocks.list_of_memory(agent.id)
+        blocks = await self._views.blocks.list_by_row(agent.id)
         whole_queries = list(dict.fromkeys(" ".join(words) for words in lost))[:MAX_WORDS_ALONE]
         with_all_words = await self.word_counts.count(agent, blocks, whole_queries)
         few_words = [words for words in lost if len(words) <= _FEW_LOST_WORDS]
@@ -129,7 +129,7 @@ class LostWords(Struct, frozen=True):
         words = await asyncio.to_thread(_list_telling, agent, old, facts)
         if not 0 < len(words) <= MAX_WORDS_ALONE:
             return None
-        blocks = await self._views.blocks.list_of_memory(agent.id)
+        blocks = await self._views.blocks.list_by_row(agent.id)
         return await self.word_counts.count(
             agent,
             [block for block in blocks if block.label != corrected],

@@ -146,7 +146,7 @@ class MemoryViews:
         )
         return MemoryPage(
             memory=make_memory_record(memory),
-            blocks=await self.blocks.list_of_memory(memory.id),
+            blocks=await self.blocks.list_by_row(memory.id),
             facts=await self.facts.make_records(memory, facts),
             conversations=tuple(map(make_conversation_record, conversations)),
             passages=tuple(make_passage_record(uid, passage) for passage in passages),

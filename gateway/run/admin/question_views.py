@@ -45,9 +45,9 @@ class QuestionViews(Struct, frozen=True):
     ) -> dict[str, str]:
         """Returns the user's first words in conversations, by the conversations' ids, where the words may be seen."""
         memory = await get_memory(self.store, project, uid)
-        return await self.load_openings_of(memory.id, conversations)
+        return await self.load_openings_by_row(memory.id, conversations)
 
-    async def load_openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
+    async def load_openings_by_row(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
         """Returns the same as `load_openings`, for the row of a memory."""
         openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}

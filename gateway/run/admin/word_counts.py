@@ -68,7 +68,7 @@ class WordCounts(Struct, frozen=True):
         if not words:
             return None
         agent = await get_agent(self.views.store, project, uid)
-        return await self.count(agent, await self.views.blocks.list_of_memory(agent.id), [words])
+        return await self.count(agent, await self.views.blocks.list_by_row(agent.id), [words])
 
     async def count_alone(
         self, project: str | None, uid: str, words: Sequence[str]
@@ -78,7 +78,7 @@ class WordCounts(Struct, frozen=True):
         None: a search took too long, or the only texts may be not indexed yet.
         """
         agent = await get_agent(self.views.store, project, uid)
-        blocks = await self.views.blocks.list_of_memory(agent.id)
+        blocks = await self.views.blocks.list_by_row(agent.id)
         return [(word, await self.count(agent, blocks, [word])) for word in words[:MAX_WORDS_ALONE]]
 
     async def count_almost(
@@ -94,7 +94,7 @@ class WordCounts(Struct, frozen=True):
         if not _FEWEST_ALMOST <= len(words) <= MAX_WORDS_ALONE:
             return None
         agent = await get_agent(self.views.store, project, uid)
-        blocks = await self.views.blocks.list_of_memory(agent.id)
+        blocks = await self.views.blocks.list_by_row(agent.id)
         found_labels = {block.label for block in found.blocks} if found else set()
         return await self.count(
             agent,

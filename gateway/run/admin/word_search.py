@@ -125,7 +125,7 @@ class WordSearches(Struct, frozen=True):
         ended_facts: Sequence[Fact] = ()
         hidden = HiddenTexts()
         if after is None:
-            blocks = await self.views.blocks.list_of_memory(agent.id)
+            blocks = await self.views.blocks.list_by_row(agent.id)
             hidden = HiddenTexts(is_complete=False)
             if finds_hidden:
                 hidden = await self.hidden_texts.search_unindexed(agent, query)
