@@ -250,7 +250,9 @@ class ImportOperations:
         if stored.status != "undone":
             task = self._undoing.get(uid)
             if task is None:
-                task = self._undoing[uid] = asyncio.create_task(self._forget_imported(stored))
+                task = self._undoing[uid] = asyncio.create_task(
+                    self.store.forgetting.forget(stored.agent_row, ForgetTarget(imported=stored.id))
+                )
                 task.add_done_callback(lambda _: self._undoing.pop(uid, None))
             await asyncio.wait([task], timeout=wait_s)
             if task.done():
@@ -268,9 +270,6 @@ class ImportOperations:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _forget_imported(self, stored: StoredImport) -> None:
-        await self.store.forgetting.forget(stored.agent_row, ForgetTarget(imported=stored.id))
 
     async def _find_or_begin_memory(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)

@@ -38,10 +38,6 @@ def _render_key_state(key: Record) -> str:
     return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
 
 
-def _render_key_expiry(key: Record) -> str:
-    return _time_text(key["expires"]) if key["expires"] else ""
-
-
 def _time_text(seconds: float, form: str = _MINUTES) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
@@ -98,7 +94,7 @@ KEYS = RecordList(
             lambda key: key["opens"] or "",
             lambda key: f"{key['opens']} only" if key["opens"] else None,
         ),
-        _make_labelled_column("expires", _render_key_expiry),
+        _make_labelled_column("expires", lambda key: _time_text(key["expires"]) if key["expires"] else ""),
         _make_labelled_column("models", lambda key: ",".join(key["models"] or ())),
         _make_labelled_column("user", lambda key: key["user"] or ""),
     ),
