@@ -19,6 +19,7 @@ from letta_client.types.agents import Run
 
 from gateway.agents.runs.background import remote_runs, run_service
 from gateway.agents.runs.background.background_runs import BackgroundRuns
+from gateway.agents.runs.background.run_follower import RunFollower
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.core.ids import make_id, new_uid, parse_uid
@@ -472,13 +473,13 @@ def test_a_live_send_again_in_the_background_waits_for_the_same_answer(
     gate, waits = Gate(), Gate()
     arrived = world.upstream.arrived(1)
     world.upstream.queue(say("Once.", hold_before_headers=gate))
-    wait_for_end = BackgroundRuns.wait_for_end
+    wait_for_end = RunFollower.wait_for_end
 
-    async def note_wait(runs: BackgroundRuns, run: StoredRun) -> StoredRun:
+    async def note_wait(runs: RunFollower, run: StoredRun) -> StoredRun:
         waits.open()
         return await wait_for_end(runs, run)
 
-    monkeypatch.setattr(BackgroundRuns, "wait_for_end", note_wait)
+    monkeypatch.setattr(RunFollower, "wait_for_end", note_wait)
     message: Any = {"role": "user", "content": "Work.", "otid": "o1"}
     create = world.letta.agents.messages.create
     with ThreadPoolExecutor(2) as pool:

@@ -65,7 +65,7 @@ class Sends:
         run = await self.accept(request, body, run_request, by_token=is_stream and body.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
-        run = await self._api.background_runs.wait_for_end(run)
+        run = await self._api.background_runs.follower.wait_for_end(run)
         return await render_run_result(self._api, run, read_showing(body))
 
     async def accept(

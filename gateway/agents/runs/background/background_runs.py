@@ -25,6 +25,7 @@ from gateway.agents.runs.background.acceptance import RunAcceptance
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_dialect import RunDialect
+from gateway.agents.runs.background.run_follower import RunFollower
 from gateway.agents.runs.background.run_logs import DELETED_ERROR, RunLogs
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone
@@ -86,8 +87,9 @@ class BackgroundRuns:
         self._open = OpenRuns(keeper.queues)
         self._ends = agent_runs.ends
         self._logs = RunLogs(keeper.store, dialect)
-        self._remote_runs = RemoteRuns(keeper.store, dialect)
         self.acceptance = RunAcceptance(agent_runs, keeper, self._open, self._logs)
+        remote_runs = RemoteRuns(keeper.store, dialect)
+        self.follower = RunFollower(self._open, self._logs, self._ends, remote_runs, dialect)
         self._ends.add_end_listener(self._stop_and_close, keeper.store.jobs.wake_here)
 
     async def perform(self, job: Job, run_row: int) -> PerformedRun | None:
@@ -234,40 +236,6 @@ class BackgroundRuns:
             if open_run.log is not None:
                 open_run.log.abandon()
             self._open.close(open_run)
-
-    async def wait_for_end(self, run: Run) -> Run:
-        """Waits for the end of a run. Returns the run as it is then.
-
-        run: also a live run of the same send, which is not open here.
-        """
-        if not self._ends.is_shared and (open_run := self._open.find(run.uid)) is not None:
-            await open_run.ended.wait()
-        return await self._ends.wait_for(run)
-
-    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
-        """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.
-
-        Raises: StoreError.
-        """
-        with self._ends.awaiting(run):
-            open_run = self._open.find(run.uid)
-            log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
-            last_event = b""
-            is_logged = log is not None
-            if log is not None:
-                async for last_event in log.read_after(after):
-                    yield last_event
-                await log.flush()
-                after = max(after, log.next_number - 1)
-            if self._ends.is_shared and not self._dialect.is_end(last_event):
-                # Another attempt goes on, perhaps in another process.
-                async for number, last_event in self._remote_runs.events(run, after):
-                    after, is_logged = number, True
-                    yield last_event
-            if not self._dialect.is_end(last_event):
-                ended = await self.wait_for_end(run)
-                async for event in self._logs.read_ended(ended, after, is_logged=is_logged):
-                    yield event
 
     # -- one attempt
 

@@ -1,0 +1,59 @@
+"""Reads runs in the background for clients, whichever process performs them: their events, and their ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+
+from gateway.agents.runs.background.ends import RunEnds
+from gateway.agents.runs.background.open_runs import OpenRuns
+from gateway.agents.runs.background.remote_runs import RemoteRuns
+from gateway.agents.runs.background.run_dialect import RunDialect
+from gateway.agents.runs.background.run_logs import RunLogs
+from storage.run_records import Run
+
+
+class RunFollower(Struct, frozen=True):
+    """Follows runs for their readers."""
+
+    open_runs: OpenRuns
+    logs: RunLogs
+    ends: RunEnds
+    remote_runs: RemoteRuns
+    # The dialect in which events are logged.
+    dialect: RunDialect
+
+    async def wait_for_end(self, run: Run) -> Run:
+        """Waits for the end of a run. Returns the run as it is then.
+
+        run: also a live run of the same send, which is not open here.
+        """
+        if not self.ends.is_shared and (open_run := self.open_runs.find(run.uid)) is not None:
+            await open_run.ended.wait()
+        return await self.ends.wait_for(run)
+
+    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.
+
+        Raises: StoreError.
+        """
+        with self.ends.awaiting(run):
+            open_run = self.open_runs.find(run.uid)
+            log = None if open_run is None else open_run.log or await self.logs.open_ahead(open_run, run)
+            last_event = b""
+            is_logged = log is not None
+            if log is not None:
+                async for last_event in log.read_after(after):
+                    yield last_event
+                await log.flush()
+                after = max(after, log.next_number - 1)
+            if self.ends.is_shared and not self.dialect.is_end(last_event):
+                # Another attempt goes on, perhaps in another process.
+                async for number, last_event in self.remote_runs.events(run, after):
+                    after, is_logged = number, True
+                    yield last_event
+            if not self.dialect.is_end(last_event):
+                ended = await self.wait_for_end(run)
+                async for event in self.logs.read_ended(ended, after, is_logged=is_logged):
+                    yield event
