@@ -137,18 +137,10 @@ class ItemTurns:
         toolbox = self.toolboxes.make_for_item(context, block_edits, run, journal)
         replayed_tools = ReplayedTools(toolbox, stored_replies, texts.rounds, self._slots)
         return ItemTurn(
-            item=item,
-            run=run,
-            texts=texts,
-            memory_request=memory_request,
-            context=context,
-            block_edits=block_edits,
-            toolbox=replayed_tools,
-            replies=stored_replies,
-            route=route,
-            earlier_insert_count=len(inserts),
-            now=self.keeper.now,
-        )
+            item=item, run=run, texts=texts, memory_request=memory_request, context=context,
+            block_edits=block_edits, toolbox=replayed_tools, replies=stored_replies, route=route,
+            earlier_insert_count=len(inserts), now=self.keeper.now,
+        )  # fmt: skip
 
     async def _read_context(
         self, item: BatchItem, memory_request: MemoryRequest, request: ItemRequest
@@ -279,15 +271,9 @@ class ItemTurns:
             "counts": list(counts),
         }
         return ItemRound(
-            item,
-            number=len(turn.texts.rounds),
-            data=data,
-            edits=merged,
-            versions=versions,
-            tokens=counts.prompt + counts.completion,
-            now=self.keeper.now(),
-            output=counts.completion,
-        )
+            item, number=len(turn.texts.rounds), data=data, edits=merged, versions=versions,
+            tokens=counts.prompt + counts.completion, now=self.keeper.now(), output=counts.completion,
+        )  # fmt: skip
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
         """Returns the reply to an item's last request if some of the reply's calls were begun, else None.
@@ -308,15 +294,9 @@ class ItemTurns:
         """
         counts = _counts_of(read_json(reply)[0])
         end_without_turn = ItemEnd(
-            item,
-            failure.state,
-            failure.stop,
-            self.keeper.now(),
-            error_message=failure.message,
-            epoch=item.epoch,
-            tokens=counts.prompt + counts.completion,
-            output=counts.completion,
-        )
+            item, failure.state, failure.stop, self.keeper.now(), error_message=failure.message,
+            epoch=item.epoch, tokens=counts.prompt + counts.completion, output=counts.completion,
+        )  # fmt: skip
         try:
             turn = await self.open_turn(item, failure=ProviderError(failure.message))
             if not turn.texts.rounds:
@@ -347,16 +327,10 @@ class ItemTurns:
         tokens = counts.prompt + counts.completion
         now = keeper.now()
         end = ItemEnd(
-            turn.item,
-            ending.state,
-            ending.stop,
-            now,
-            error_message=ending.message,
-            epoch=turn.item.epoch,
-            tokens=tokens,
-            output=counts.completion,
+            turn.item, ending.state, ending.stop, now, error_message=ending.message, epoch=turn.item.epoch,
+            tokens=tokens, output=counts.completion,
             rounds=len(turn.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
-        )
+        )  # fmt: skip
         if outcome is None or not (outcome.full_reply or outcome.text):
             return end
         messages = turn.texts.request.messages
