@@ -7,20 +7,32 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gateway.agents.batches.item_texts import NEEDS_APPROVAL, UNKNOWN_TOOL, RequestState
+from gateway.agents.batches.item_texts import (
+    AGENT_GONE,
+    NEEDS_APPROVAL,
+    UNKNOWN_TOOL,
+    RequestState,
+    load_written_edit,
+)
 from gateway.agents.batches.item_turn import ItemTurn
-from gateway.agents.runs.stored_conversation import make_step_open
+from gateway.agents.runs.stored_conversation import make_step_open, read_stored_context
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
+from gateway.core.conversation.wire_message import read_text
+from gateway.core.memory.edits import make_block_merge
+from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.section import Section
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from gateway.run.memory.fitted_window import FittedWindow
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
+from storage.batch_records import ItemEnd
 from storage.commands import BlockMerge
+from storage.errors import NotFound
 from storage.run_commands import StepOpen
-from storage.run_records import RunState, TokenCounts
+from storage.run_records import RunState, RunStep, TokenCounts
 
 
 class ItemEnding(Struct, frozen=True, kw_only=True):
@@ -65,7 +77,48 @@ def make_ending(
     )
 
 
-def make_turn(
+async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
+    """Returns the end of an item, with its turn after the last one of its conversation. Raises: StoreError.
+
+    The caller must be in the queue of the conversation from before this call until the write.
+    """
+    turn = ending.turn
+    outcome = turn.outcome
+    counts = ending.last_counts
+    tokens = counts.prompt + counts.completion
+    now = keeper.now()
+    end = ItemEnd(
+        turn.item, ending.state, ending.stop, now, error_message=ending.message, epoch=turn.item.epoch,
+        tokens=tokens, output=counts.completion,
+        rounds=len(turn.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
+    )  # fmt: skip
+    if outcome is None or not (outcome.full_reply or outcome.text):
+        return end
+    messages = turn.texts.request.messages
+    state = turn.texts.state
+    assert state is not None  # there was a request, since there is a reply
+    try:
+        context = await read_stored_context(
+            keeper.store, turn.memory_request, messages, keeper.settings.idle_s
+        )
+    except NotFound:
+        return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
+    inserts = [edit for edit in turn.block_edits.edits if edit.op in STORED_SOURCES]
+    step = RunStep(
+        exchange_row=0, agent_row=turn.run.agent_row, run_row=turn.run.id, number=1, begun=state.began, ended=now,
+        counts=turn.counts(counts),
+    )  # fmt: skip
+    return replace(
+        end,
+        turn=_make_turn(turn, outcome, context, state, now),
+        step=step,
+        edits=[load_written_edit(edit) for round in turn.texts.rounds for edit in round["edits"]],
+        merged=replace(make_block_merge((), inserts), writes=ending.merged.writes),
+        versions=ending.versions,
+    )
+
+
+def _make_turn(
     turn: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
 ) -> StepOpen:
     """Returns an item's turn as the exchange after the last one of its conversation. context: as it is now."""
@@ -92,3 +145,17 @@ def make_turn(
         now=now,
     )
     return replace(write, exchange=exchange)
+
+
+def report_end(keeper: MemoryKeeper, ending: ItemEnding) -> None:
+    """Notifies the background services of an item's turn."""
+    turn = ending.turn
+    context, outcome = turn.context, turn.outcome
+    if outcome is None:
+        return
+    messages = turn.texts.request.messages
+    chars = sum(len(read_text(message)) for message in messages) + len(outcome.text)
+    keeper.writer.report_lag(context.agent.id, context.snapshot, chars)
+    keeper.events.turn_stored(
+        context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq
+    )

@@ -78,9 +78,7 @@ class ItemTurn:
         raise AssertionError("the turn of an item is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        self.outcome = (
-            outcome  # `ItemTurns.compose_end` writes it, while it holds the queue of its conversation
-        )
+        self.outcome = outcome  # `compose_end` writes it, while it holds the queue of its conversation
         return asyncio.sleep(0)
 
     def counts(self, last_counts: TokenCounts) -> TokenCounts:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
-from gateway.agents.batches.item_ending import ItemEnding, make_ending, make_turn
+from gateway.agents.batches.item_ending import ItemEnding, make_ending
 from gateway.agents.batches.item_texts import (
     AGENT_CHANGED,
     AGENT_GONE,
@@ -30,7 +30,6 @@ from gateway.agents.batches.item_texts import (
     RequestState,
     dump_edit,
     load_edit,
-    load_written_edit,
 )
 from gateway.agents.batches.item_turn import ItemTurn
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
@@ -41,7 +40,6 @@ from gateway.agents.runs.stored_conversation import read_stored_context, rewind_
 from gateway.agents.runs.turn_guide import is_overfull, make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import STORED_SOURCES
@@ -73,7 +71,7 @@ from gateway.run.upstream.route import Route, make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
 from storage.errors import NotFound, StoreError
-from storage.run_records import RunState, RunStep, RunTextKind, TokenCounts
+from storage.run_records import RunTextKind, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
@@ -313,60 +311,6 @@ class ItemTurns:
             return replace(end_without_turn, error_message=INTERNAL_ERROR, epoch=None)
         return ItemEnding(
             turn=turn, state=failure.state, stop=failure.stop, message=failure.message, last_counts=counts
-        )
-
-    async def compose_end(self, ending: ItemEnding) -> ItemEnd:
-        """Returns the end of an item, with its turn after the last one of its conversation. Raises: StoreError.
-
-        The caller must be in the queue of the conversation from before this call until the write.
-        """
-        turn = ending.turn
-        keeper = self.keeper
-        outcome = turn.outcome
-        counts = ending.last_counts
-        tokens = counts.prompt + counts.completion
-        now = keeper.now()
-        end = ItemEnd(
-            turn.item, ending.state, ending.stop, now, error_message=ending.message, epoch=turn.item.epoch,
-            tokens=tokens, output=counts.completion,
-            rounds=len(turn.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
-        )  # fmt: skip
-        if outcome is None or not (outcome.full_reply or outcome.text):
-            return end
-        messages = turn.texts.request.messages
-        state = turn.texts.state
-        assert state is not None  # there was a request, since there is a reply
-        try:
-            context = await read_stored_context(
-                keeper.store, turn.memory_request, messages, keeper.settings.idle_s
-            )
-        except NotFound:
-            return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
-        inserts = [edit for edit in turn.block_edits.edits if edit.op in STORED_SOURCES]
-        step = RunStep(
-            exchange_row=0, agent_row=turn.run.agent_row, run_row=turn.run.id, number=1, begun=state.began, ended=now,
-            counts=turn.counts(counts),
-        )  # fmt: skip
-        return replace(
-            end,
-            turn=make_turn(turn, outcome, context, state, now),
-            step=step,
-            edits=[load_written_edit(edit) for round in turn.texts.rounds for edit in round["edits"]],
-            merged=replace(edits.make_block_merge((), inserts), writes=ending.merged.writes),
-            versions=ending.versions,
-        )
-
-    def report(self, ending: ItemEnding) -> None:
-        """Notifies the background services of an item's turn."""
-        turn, keeper = ending.turn, self.keeper
-        context, outcome = turn.context, turn.outcome
-        if outcome is None:
-            return
-        messages = turn.texts.request.messages
-        chars = sum(len(read_text(message)) for message in messages) + len(outcome.text)
-        keeper.writer.report_lag(context.agent.id, context.snapshot, chars)
-        keeper.events.turn_stored(
-            context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq
         )
 
 

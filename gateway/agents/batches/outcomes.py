@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gateway.agents.batches.item_ending import ItemEnding
+from gateway.agents.batches.item_ending import ItemEnding, compose_end, report_end
 from gateway.agents.batches.item_texts import ItemFailed
 from gateway.agents.batches.items import ItemTurns
 from gateway.core.dates import DAY_S
@@ -68,7 +68,7 @@ class ItemOutcomes:
                 if not isinstance(outcome, ItemEnding):
                     writes.append(outcome)
                 elif await queues.try_enter(outcome.turn.serial_group, stack.enter_context(QueueTicket())):
-                    writes.append(await self.turns.compose_end(outcome))
+                    writes.append(await compose_end(self.keeper, outcome))
                     endings.append(outcome)
                     # Live turns come in between.
                     await asyncio.sleep(0)
@@ -82,7 +82,7 @@ class ItemOutcomes:
                 pass
             else:
                 for ending in endings:
-                    self.turns.report(ending)
+                    report_end(self.keeper, ending)
                 return
         # Two of the items have changed one block, or another writer was faster. Now each is made and written by itself.
         for work in written_works:
@@ -119,8 +119,8 @@ class ItemOutcomes:
         with QueueTicket() as ticket:
             if isinstance(outcome, ItemEnding):
                 await self.keeper.queues.enter(outcome.turn.serial_group, ticket)
-                await self.write([await self.turns.compose_end(outcome)])
-                self.turns.report(outcome)
+                await self.write([await compose_end(self.keeper, outcome)])
+                report_end(self.keeper, outcome)
             else:
                 await self.write([outcome])
 

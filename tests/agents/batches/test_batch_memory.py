@@ -15,7 +15,9 @@ import orjson
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
+from gateway.agents.batches import item_ending
 from gateway.agents.batches import job as batch_job
+from gateway.agents.batches import outcomes as batch_outcomes
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.part_draft import PartDraft
@@ -192,7 +194,7 @@ def test_results_for_a_forgotten_memory_are_not_stored(
         if when == "it comes":
             forget()
         else:
-            monkeypatch.setattr(ItemTurns, "compose_end", forgetting(ItemTurns.compose_end))
+            monkeypatch.setattr(batch_outcomes, "compose_end", forgetting(item_ending.compose_end))
             monkeypatch.setattr(ItemOutcomes, "write", forgetting(ItemOutcomes.write))
         s.openai.finish()
         assert s.ended(batch)["counts"]["failed"] == 1

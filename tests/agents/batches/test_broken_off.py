@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from adapters.batch import local
 from adapters.batch.local import LocalBatches
-from gateway.agents.batches import accept, batch_service, parts
+from gateway.agents.batches import accept, batch_service, item_ending, parts
 from gateway.agents.batches import job as batch_job
+from gateway.agents.batches import outcomes as batch_outcomes
 from gateway.agents.batches import results as batch_results
 from gateway.agents.batches.item_ending import ItemEnding
 from gateway.agents.batches.items import ItemTurns
@@ -24,6 +25,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.background import tasks
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
@@ -443,14 +445,14 @@ def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
 def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ItemTurns.compose_end
+    real = item_ending.compose_end
 
-    async def compose_end(turns: ItemTurns, ending: ItemEnding) -> ItemEnd:
+    async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
         if ending.turn.item.conversation_name != DEFAULT_CONVERSATION:
             await asyncio.to_thread(s.world.letta.conversations.delete, conversation)
-        return await real(turns, ending)
+        return await real(keeper, ending)
 
-    monkeypatch.setattr(ItemTurns, "compose_end", compose_end)
+    monkeypatch.setattr(batch_outcomes, "compose_end", compose_end)
     with scene(tmp_path) as s:
         agents = s.agents(2, "up/m")
         conversation = s.world.letta.conversations.create(agent_id=agents[0]).id
