@@ -129,21 +129,12 @@ class AgentResolver(Struct, frozen=True):
         upstream, model = split_model(self.settings, defined.model)
         kind = choose_kind(defined.kind)
         return AgentSpec(
-            name=definition.name,
-            system=_render_prompt(defined, tools),
-            model=model,
-            upstream=upstream,
-            has_callers_model=True,
-            context_window=defined.context_window,
-            offers_tools=bool(tools),
-            rebuilds_section=defined.rebuilds,
-            filler=parse_filler(defined.filler or kind.filler),
-            uid=definition.uid,
-            style=kind.style,
-            tools=tuple(_make_agent_tool(tool) for tool in tools),
-            definition=defined,
-            sleeptime=find_sleeptime(defined),
-        )
+            name=definition.name, system=_render_prompt(defined, tools), model=model, upstream=upstream,
+            has_callers_model=True, context_window=defined.context_window, offers_tools=bool(tools),
+            rebuilds_section=defined.rebuilds, filler=parse_filler(defined.filler or kind.filler),
+            uid=definition.uid, style=kind.style, tools=tuple(_make_agent_tool(tool) for tool in tools),
+            definition=defined, sleeptime=find_sleeptime(defined),
+        )  # fmt: skip
 
 
 def make_profile_spec(profiles: Mapping[str, AgentSpec], agent: Agent) -> AgentSpec:

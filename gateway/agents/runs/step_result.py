@@ -67,17 +67,10 @@ class StepResult(Struct, frozen=True):
         if error_message and withholds_error:
             error_message = ERROR_WITHHELD
         return StepResult(
-            full_reply,
-            shown_reply if full_reply else None,
-            outcome.step_usage,
-            waiting=outcome.waiting,
-            results=outcome.results if outcome.waiting else (),
-            stop=stop,
-            error=error,
-            is_refused=outcome.is_refused,
-            error_message=error_message,
-            error_status=outcome.error_status,
-        )
+            full_reply, shown_reply if full_reply else None, outcome.step_usage, waiting=outcome.waiting,
+            results=outcome.results if outcome.waiting else (), stop=stop, error=error,
+            is_refused=outcome.is_refused, error_message=error_message, error_status=outcome.error_status,
+        )  # fmt: skip
 
 
 def choose_end(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:

@@ -97,16 +97,10 @@ class Toolboxes:
             row = run.id if run is not None and run.is_stored else None
             agent_sender = AgentOutbox(self._messaging, replace(sender, run_row=row))
         return AgentTools(
-            memory,
-            self._defined_tools,
-            request.spec,
-            client_tools=request.chat.tool_names,
-            window=request.target.context_window,
-            run_uid=None if run is None else run.uid,
-            step=step,
-            agent_sender=agent_sender,
-            call_record=call_record,
-        )
+            memory, self._defined_tools, request.spec, client_tools=request.chat.tool_names,
+            window=request.target.context_window, run_uid=None if run is None else run.uid, step=step,
+            agent_sender=agent_sender, call_record=call_record,
+        )  # fmt: skip
 
 
 class _Continuation(Struct, frozen=True):
