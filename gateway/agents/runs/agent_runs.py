@@ -28,14 +28,7 @@ from gateway.agents.runs.calls.call_record import is_awaiting_answers
 from gateway.agents.runs.calls.called_tools import list_path_calls
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.live_runs import LiveRuns
-from gateway.agents.runs.resend import (
-    EarlierSend,
-    SendMarks,
-    find_candidate,
-    find_end,
-    hash_otid,
-    match_earlier_send,
-)
+from gateway.agents.runs.resend import EarlierSend, SendMatcher, find_end, hash_otid
 from gateway.agents.runs.run import (
     AcceptedRun,
     RoutedSend,
@@ -213,8 +206,10 @@ class AgentRuns:
             await self._refuse_if_waiting(send)
             if accepted.replaces is not None:
                 agent = await self._agent_of(send)
-                marks = SendMarks(agent, send.conversation_name, send, accepted.run.otid)
-                earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
+                matcher = SendMatcher(
+                    self.keeper.store, agent, send.conversation_name, send, accepted.run.otid
+                )
+                earlier = await matcher.match(accepted.replaces)
                 send = _replace_earlier(send, earlier)
         reading = run_request.reading
         read_memory_row = 0 if reading is None else reading.memory_row
@@ -331,13 +326,14 @@ class AgentRuns:
             if not count:
                 return None
             send = replace(send, messages=send.messages[-count:])
-        marks = SendMarks(agent, conversation_name, send, hash_otid(agent, conversation_name, send.otid))
-        run = await find_candidate(self.keeper.store, marks, self.keeper.now())
+        otid = hash_otid(agent, conversation_name, send.otid)
+        matcher = SendMatcher(self.keeper.store, agent, conversation_name, send, otid)
+        run = await matcher.find_candidate(self.keeper.now())
         if run is not None and not run.is_over:
             run = await self._abandoned.end_if_abandoned(run, (agent.uid, conversation_name))
         if run is None or not run.is_over:
             return None
-        return await match_earlier_send(self.keeper.store, marks, run)
+        return await matcher.match(run)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
         """Raises: Conflict if calls of the conversation wait for answers, and the send must not deny these calls."""

@@ -27,17 +27,6 @@ from storage.sql.store import Store
 RETRY_WINDOW_S = 600.0
 
 
-class SendMarks(Struct, frozen=True):
-    """The marks by which a send is known again."""
-
-    agent: Agent
-    conversation_name: str
-    # The send, with the messages or the answers to calls by which it is known.
-    send: RunRequest
-    # `hash_otid` of the send. None: a send is the same if it has the messages or answers of the newest run.
-    otid: bytes | None
-
-
 class EarlierSend(Struct, frozen=True):
     """A send that came before, and its run."""
 
@@ -77,100 +66,150 @@ def hash_otid(agent: Agent, conversation_name: str, otid: str | None) -> bytes |
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
-async def find_candidate(store: Store, marks: SendMarks, now: float) -> Run | None:
-    """Returns the run that may be the send's: the run with its otid, otherwise the newest run of its conversation.
-
-    Returns None if there is no such run, or it was answered long ago.
-
-    now: seconds since the epoch.
-
-    Raises: StoreError.
-    """
-    if marks.otid is not None:
-        return await store.runs.find_run_by_otid(marks.agent.id, marks.otid)
-    conversation = await store.stored_paths.find_conversation(marks.agent, marks.conversation_name)
-    run = None if conversation is None else await store.runs.find_newest_run(marks.agent.id, conversation.id)
-    if run is None or run.state is not RunState.COMPLETED or run.ended is None:
-        return run
-    return run if run.ended >= now - RETRY_WINDOW_S else None
-
-
-async def match_earlier_send(store: Store, marks: SendMarks, run: Run) -> EarlierSend | None:
-    """Returns the send of an ended run, if these marks are of it. Raises: StoreError."""
-    ended = await _ended_run(store, marks, run)
-    if marks.send.decisions:
-        return await _find_answers(store, marks, ended)
-    return await _find_messages(store, marks, ended)
-
-
 async def find_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
     """Returns the path of a conversation, with its last exchange alone."""
     return await store.stored_paths.load_path(agent, name, 1)
 
 
-async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
-    entries = await store.runs.load_steps(run)
-    stored = [await store.turns.find_exchange(marks.agent, entry.step.exchange_row) for entry in entries]
-    steps = tuple(exchange for exchange in stored if exchange is not None)
-    is_completed = run.state is RunState.COMPLETED
-    answered = tuple(await load_exchanges_of_run(store, marks.agent, run)) if is_completed else steps
-    is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    first_exchange = next(iter(answered), None)
-    if first_exchange is None and run.begun is not None:
-        # The process died during the run's first call of the model, or the run began with calls of another run's step.
-        row = await store.runs.find_first_exchange(run)
-        first_exchange = None if row is None else await store.turns.find_exchange(marks.agent, row)
-    first_exchanges = [] if first_exchange is None else await _load_first(store, marks, first_exchange)
-    return _EndedRun(run, answered, is_cut, first_exchanges)
+class SendMatcher(Struct, frozen=True):
+    """Finds the send that came before, if a send repeats it."""
 
+    store: Store
+    agent: Agent
+    conversation_name: str
+    # The send, with the messages or the answers to calls by which it is known.
+    send: RunRequest
+    # `hash_otid` of the send. None: a send is the same if it has the messages or answers of the newest run.
+    otid: bytes | None
 
-async def _find_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
-    """Returns the earlier send of answers to calls."""
-    run, is_completed = ended.run, ended.is_completed
-    if any([await _is_answered(store, marks, exchange) for exchange in ended.first_exchanges]):
-        # A model cannot be asked again after its own reply.
-        return EarlierSend(run, ended.answered, is_completed or ended.is_cut, needs_messages=False)
-    return None if marks.otid is None else EarlierSend(run, ended.answered, is_completed, needs_messages=True)
+    async def find_candidate(self, now: float) -> Run | None:
+        """Returns the run that may be the send's: the run with its otid, otherwise the newest run of its conversation.
 
+        Returns None if there is no such run, or it was answered long ago.
 
-async def _find_messages(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
-    """Returns the earlier send of messages."""
-    run, first_exchanges = ended.run, ended.first_exchanges
-    if not first_exchanges or not _begins_with(first_exchanges, marks):
-        # Under the same id this is another send, which takes the id over.
-        return None if marks.otid is None else EarlierSend(run, (), is_answered=False, needs_messages=True)
-    if ended.is_completed:
-        return EarlierSend(run, ended.answered, is_answered=True, needs_messages=False)
-    # If a part of a reply was sent, the message is stored and answered again.
-    needs_messages = ended.is_cut or await _is_passed(store, marks, ended)
-    return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
+        now: seconds since the epoch.
 
+        Raises: StoreError.
+        """
+        if self.otid is not None:
+            return await self.store.runs.find_run_by_otid(self.agent.id, self.otid)
+        conversation = await self.store.stored_paths.find_conversation(self.agent, self.conversation_name)
+        if conversation is None:
+            return None
+        run = await self.store.runs.find_newest_run(self.agent.id, conversation.id)
+        if run is None or run.state is not RunState.COMPLETED or run.ended is None:
+            return run
+        return run if run.ended >= now - RETRY_WINDOW_S else None
 
-def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
-    """Returns whether a run began with the messages of the send. first_exchanges: of the run, newest first."""
-    if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
-        return True  # it took the place and the otid of another run
-    atoms, send = MessageHasher(marks.agent.secret).make_atoms, marks.send
-    sent_atoms = tuple(map(atoms, send.messages))
-    initial_atoms = tuple(map(atoms, send.spec.initial_messages))
-    return first_exchanges[-1].inputs in (sent_atoms, initial_atoms + sent_atoms)
+    async def match(self, run: Run) -> EarlierSend | None:
+        """Returns the send of an ended run, if it is this one's. Raises: StoreError."""
+        ended = await self._load_ended(run)
+        if self.send.decisions:
+            return await self._find_answers(ended)
+        return await self._find_messages(ended)
 
+    async def _load_ended(self, run: Run) -> _EndedRun:
+        entries = await self.store.runs.load_steps(run)
+        rows = [entry.step.exchange_row for entry in entries]
+        stored = [await self.store.turns.find_exchange(self.agent, row) for row in rows]
+        steps = tuple(exchange for exchange in stored if exchange is not None)
+        is_completed = run.state is RunState.COMPLETED
+        answered = tuple(await load_exchanges_of_run(self.store, self.agent, run)) if is_completed else steps
+        is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
+        first_exchange = next(iter(answered), None)
+        if first_exchange is None and run.begun is not None:
+            # The process died during the first call of the model, or the run began with calls of another run's step.
+            row = await self.store.runs.find_first_exchange(run)
+            first_exchange = None if row is None else await self.store.turns.find_exchange(self.agent, row)
+        first_exchanges = [] if first_exchange is None else await self._load_first(first_exchange)
+        return _EndedRun(run, answered, is_cut, first_exchanges)
 
-async def _load_first(store: Store, marks: SendMarks, first: Exchange) -> list[Exchange]:
-    """Returns the first exchange of a run, and the exchanges before it that it replaced, newest first.
+    async def _find_answers(self, ended: _EndedRun) -> EarlierSend | None:
+        """Returns the earlier send of answers to calls."""
+        run, is_completed = ended.run, ended.is_completed
+        if any([await self._is_answered(exchange) for exchange in ended.first_exchanges]):
+            # A model cannot be asked again after its own reply.
+            return EarlierSend(run, ended.answered, is_completed or ended.is_cut, needs_messages=False)
+        if self.otid is None:
+            return None
+        return EarlierSend(run, ended.answered, is_completed, needs_messages=True)
 
-    An exchange without messages takes the place of the failed exchange before it. The last exchange that is returned
-    has messages or answers to calls.
-    """
-    exchanges = [first]
-    while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
-        above = await store.turns.find_exchange(marks.agent, exchanges[-1].parent)
-        if above is None or above.conversation_row != first.conversation_row:
-            break
-        if await _has_waited(store, marks.agent, above):
-            break
-        exchanges.append(above)
-    return exchanges
+    async def _find_messages(self, ended: _EndedRun) -> EarlierSend | None:
+        """Returns the earlier send of messages."""
+        run, first_exchanges = ended.run, ended.first_exchanges
+        if not first_exchanges or not self._begins_with(first_exchanges):
+            # Under the same id this is another send, which takes the id over.
+            return None if self.otid is None else EarlierSend(run, (), is_answered=False, needs_messages=True)
+        if ended.is_completed:
+            return EarlierSend(run, ended.answered, is_answered=True, needs_messages=False)
+        # If a part of a reply was sent, the message is stored and answered again.
+        needs_messages = ended.is_cut or await self._is_passed(ended)
+        return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
+
+    def _begins_with(self, first_exchanges: Sequence[Exchange]) -> bool:
+        """Returns whether a run began with the messages of the send. first_exchanges: of the run, newest first."""
+        if self.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
+            return True  # it took the place and the otid of another run
+        atoms, send = MessageHasher(self.agent.secret).make_atoms, self.send
+        sent_atoms = tuple(map(atoms, send.messages))
+        initial_atoms = tuple(map(atoms, send.spec.initial_messages))
+        return first_exchanges[-1].inputs in (sent_atoms, initial_atoms + sent_atoms)
+
+    async def _load_first(self, first: Exchange) -> list[Exchange]:
+        """Returns the first exchange of a run, and the exchanges before it that it replaced, newest first.
+
+        An exchange without messages takes the place of the failed exchange before it. The last exchange that is
+        returned has messages or answers to calls.
+        """
+        exchanges = [first]
+        while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
+            above = await self.store.turns.find_exchange(self.agent, exchanges[-1].parent)
+            if above is None or above.conversation_row != first.conversation_row:
+                break
+            if await _has_waited(self.store, self.agent, above):
+                break
+            exchanges.append(above)
+        return exchanges
+
+    async def _is_answered(self, exchange: Exchange) -> bool:
+        """Returns whether an exchange begins with the results of the send's decisions.
+
+        A model may give its calls the same ids again, so results may be for the calls that wait now. A permission is
+        never for these: perhaps no person has seen yet what waits now.
+        """
+        messages = [listed.message for listed in list_messages(exchange)]
+        results = [message for message in messages if message.get("role") == "tool"]
+        call_ids = {result.get("tool_call_id") for result in results}
+        request = await _find_approval_request(self.store, self.agent, exchange)
+        step = await self.store.runs.find_waiting_step(self.agent.id, exchange.conversation_row)
+        # A step stays known as waiting after its calls are answered, until another step waits.
+        waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
+        for decision in self.send.decisions:
+            if decision.request is not None and request != parse_ref("message", decision.request):
+                return False
+            if decision.call_id is None:
+                # The decision was about all calls that a person had to allow.
+                if not any(read_private(result).get("approval") for result in results):
+                    return False
+            elif decision.call_id not in call_ids or (
+                decision.result is not None and decision.call_id in waits
+            ):
+                return False
+        return True
+
+    async def _is_passed(self, ended: _EndedRun) -> bool:
+        """Returns whether a model that is asked now would not answer a run's message.
+
+        Either the upstream has refused the message or a later one, so that the message is in no prompt, or another send
+        was answered since.
+        """
+        exchange = ended.first_exchanges[0]
+        end = await find_end(self.store, self.agent, self.conversation_name)
+        path = () if end is None else end.path
+        if exchange.superseded or exchange.id in find_refused_ids(path):
+            return True
+        run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.answered)}
+        return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])
 
 
 async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
@@ -182,46 +221,7 @@ async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
         return False
 
 
-async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bool:
-    """Returns whether an exchange begins with the results of the send's decisions.
-
-    A model may give its calls the same ids again, so results may be for the calls that wait now. A permission is never
-    for these: perhaps no person has seen yet what waits now.
-    """
-    results = [listed.message for listed in list_messages(exchange) if listed.message.get("role") == "tool"]
-    call_ids = {result.get("tool_call_id") for result in results}
-    request = await _find_approval_request(store, marks.agent, exchange)
-    step = await store.runs.find_waiting_step(marks.agent.id, exchange.conversation_row)
-    # A step stays known as waiting after its calls are answered, until another step waits.
-    waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
-    for decision in marks.send.decisions:
-        if decision.request is not None and request != parse_ref("message", decision.request):
-            return False
-        if decision.call_id is None:
-            # The decision was about all calls that a person had to allow.
-            if not any(read_private(result).get("approval") for result in results):
-                return False
-        elif decision.call_id not in call_ids or (decision.result is not None and decision.call_id in waits):
-            return False
-    return True
-
-
 async def _find_approval_request(store: Store, agent: Agent, exchange: Exchange) -> ObjectRef | None:
     """Returns the reference to the message with the calls that the first results of an exchange answer."""
     above = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
     return None if above is None else ObjectRef(agent.uid, above.reply_seq)
-
-
-async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
-    """Returns whether a model that is asked now would not answer a run's message.
-
-    Either the upstream has refused the message or a later one, so that the message is in no prompt, or another send was
-    answered since.
-    """
-    exchange = ended.first_exchanges[0]
-    end = await find_end(store, marks.agent, marks.conversation_name)
-    path = () if end is None else end.path
-    if exchange.superseded or exchange.id in find_refused_ids(path):
-        return True
-    run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.answered)}
-    return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])

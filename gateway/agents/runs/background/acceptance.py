@@ -10,7 +10,7 @@ from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
-from gateway.agents.runs.resend import EarlierSend, SendMarks, find_candidate, hash_otid, match_earlier_send
+from gateway.agents.runs.resend import EarlierSend, SendMatcher, hash_otid
 from gateway.agents.runs.run import RunRequest
 from gateway.core.ids import new_uid
 from gateway.run.memory.conversation_uid import make_conversation_uid
@@ -57,9 +57,9 @@ class RunAcceptance:
         stored = await find_conversation(store, agent, run_request.conversation_name)
         # A conversation that has not begun has no row.
         name, conversation_row = (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
-        marks = SendMarks(agent, name, run_request, hash_otid(agent, name, run_request.otid))
+        matcher = SendMatcher(store, agent, name, run_request, hash_otid(agent, name, run_request.otid))
         digest = send_digest(agent, run_request)
-        earlier = await self._find_earlier(marks, digest)
+        earlier = await self._find_earlier(matcher, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
@@ -69,7 +69,7 @@ class RunAcceptance:
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
             created=self.keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
-            otid=marks.otid,
+            otid=matcher.otid,
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
@@ -99,20 +99,20 @@ class RunAcceptance:
             self.logs.begin(open_run.log, accepted)
         return accepted
 
-    async def _find_earlier(self, marks: SendMarks, digest: bytes) -> EarlierSend | None:
+    async def _find_earlier(self, matcher: SendMatcher, digest: bytes) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
 
         digest: as `send_digest`.
         """
-        if marks.otid is None and not marks.send.is_retry:
+        if matcher.otid is None and not matcher.send.is_retry:
             return None
-        run = await find_candidate(self.keeper.store, marks, self.keeper.now())
+        run = await matcher.find_candidate(self.keeper.now())
         if run is None:
             return None
         if not run.is_over:
-            is_same = marks.otid is not None or await self._has_digest(run, digest)
+            is_same = matcher.otid is not None or await self._has_digest(run, digest)
             return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
-        return await match_earlier_send(self.keeper.store, marks, run)
+        return await matcher.match(run)
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
         """Returns whether the stored request of a run has this digest."""
