@@ -91,14 +91,9 @@ class AgentServices:
         item_turns = ItemTurns(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper,
-            item_turns,
-            self._batch_providers,
-            settings.batch,
-            turns.metrics,
-            count_attempt,
+            keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, count_attempt,
             accounting.receipts,
-        )
+        )  # fmt: skip
         run_events = RunEvents(store, now)
         # Accepts runs that go on without their clients. `run_service` performs them.
         self.background_runs = BackgroundRuns(agent_runs, registry.resolver, keeper, run_events)

@@ -116,14 +116,9 @@ class _FileReader:
                 agents.append(self._read_agent(agent, raw, n))
         block_uids = {key: uid for key, uid in self._retained_uids.items() if key in self._blocks}
         return AgentFile(
-            agents,
-            tools=self._tools.definitions,
-            blocks=self._blocks,
-            folders=self._folders,
-            archives=self._archives,
-            block_uids=block_uids,
-            left_out=self._left_out,
-        )
+            agents, tools=self._tools.definitions, blocks=self._blocks, folders=self._folders,
+            archives=self._archives, block_uids=block_uids, left_out=self._left_out,
+        )  # fmt: skip
 
     def _read_agent(self, agent: FileAgent, raw: Mapping[str, Any], n: int) -> PortableAgent:
         """Returns the agent with the index n in the file. raw: the agent as JSON."""

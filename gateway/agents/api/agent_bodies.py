@@ -17,7 +17,7 @@ from gateway.agents.api.groups import WindowFields, check_window
 from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.send import read_initial_messages
+from gateway.agents.wire.send_content import read_initial_messages
 from gateway.agents.wire.sent_values import sent_fields, sent_or, without_none
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,

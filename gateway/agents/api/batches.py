@@ -23,7 +23,8 @@ from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, read_showing
 from gateway.agents.wire.run_json import render_usage
-from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
+from gateway.agents.wire.send import MaxSteps, MessageType, Send
+from gateway.agents.wire.send_content import read_send
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused

@@ -19,7 +19,8 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import render_run_states
-from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text
+from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage
+from gateway.agents.wire.send_content import read_new_text
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids

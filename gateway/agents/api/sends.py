@@ -22,7 +22,8 @@ from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
 from gateway.agents.wire.run_json import end_events, render_result
 from gateway.agents.wire.run_stream import make_ping
-from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
+from gateway.agents.wire.send import ClientTool, Send
+from gateway.agents.wire.send_content import read_send, with_skills
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.memory_mode import refuse_unstored

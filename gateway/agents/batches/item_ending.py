@@ -67,14 +67,9 @@ def make_ending(
         message = UNKNOWN_TOOL if "client" in outcome.waiting.values() else NEEDS_APPROVAL
     is_good = stop.is_proper and not outcome.waiting
     return ItemEnding(
-        turn=turn,
-        state=RunState.COMPLETED if is_good else RunState.FAILED,
-        stop=stop,
-        message="" if is_good else message,
-        last_counts=last_counts,
-        merged=merged,
-        versions=versions,
-    )
+        turn=turn, state=RunState.COMPLETED if is_good else RunState.FAILED, stop=stop,
+        message="" if is_good else message, last_counts=last_counts, merged=merged, versions=versions,
+    )  # fmt: skip
 
 
 async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:

@@ -43,15 +43,9 @@ def make_schedule(store: Store, idle_s: float, now: Callable[[], float], profile
     profiles: those of the settings with `sleeptime`.
     """
     return Schedule(
-        "sleeptime",
-        SLEEP_JOB,
-        store.jobs,
-        lambda limit: store.readers.load_unslept(limit, profiles),
-        every=SLEEP_EVERY,
-        idle_s=idle_s + MARGIN_S,
-        now=now,
-        leaves_out_last=True,
-    )
+        "sleeptime", SLEEP_JOB, store.jobs, lambda limit: store.readers.load_unslept(limit, profiles),
+        every=SLEEP_EVERY, idle_s=idle_s + MARGIN_S, now=now, leaves_out_last=True,
+    )  # fmt: skip
 
 
 class Sleeping:

@@ -1,30 +1,16 @@
-"""A send to an agent: the structs of its body, and its content as the gateway stores it.
-
-The messages of a send are of two kinds, which are separated here: plain messages, and answers to calls that a paused
-run waits for (approvals, and results of the client's tools).
-"""
+"""The structs of a send's body, and of other bodies with messages. `send_content.py` reads what a send has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import replace
+from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
-from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_or_none
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, convert, refused
-from gateway.checked import Fault, Path
-from gateway.core.conversation.private import make_framed_system_message, with_name, with_private
-from gateway.core.conversation.wire_message import WireMessage
-from gateway.errors import BadRequest
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, refused
 
 # The steps of one send, at most. Not measured: it bounds the calls of a model that goes on without end.
 MaxSteps = Annotated[int, Meta(ge=1, le=200)]
-_MAX_MESSAGES = 1_000
 
 _GROUP = refused("Send to an agent; the agents of its group read the messages that it gets.")
 _STORED_SIGNATURE = refused("The signatures of thoughts are stored with these.")
@@ -131,13 +117,6 @@ class ClientSkill(Body):
     location: str
 
 
-_STRUCTS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
-    "message": PlainMessage,
-    "approval": Approvals,
-    "tool_return": ToolReturns,
-}
-
-
 class Send(Body):
     """A send to an agent or to one of its conversations."""
 
@@ -179,219 +158,3 @@ class ResetMessages(Body):
 
 class CancelRuns(Body):
     run_ids: Maybe[list[str]] = UNSET
-
-
-# -- the content of a send
-
-
-class SendContent(Struct, frozen=True):
-    """The content of a send."""
-
-    # New messages, as they are stored.
-    messages: tuple[WireMessage, ...] = ()
-    # Answers to waiting calls, which come before the messages.
-    answers: tuple[CallDecision, ...] = ()
-    # The client's id of the send, by which it is recognised when it is sent again.
-    otid: str | None = None
-
-
-def read_initial_messages(sent: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
-    """Returns the first messages of an agent's conversations, as they are stored. Raises: Unprocessable."""
-    path = ("body", "initial_message_sequence")
-    return tuple(_read_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(sent))
-
-
-def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
-    """Returns a system prompt that lists the client's skills at its end."""
-    lines = [" ".join(f"- {skill.name} ({skill.location}): {skill.description}".split()) for skill in skills]
-    listed = "\n".join(("<available_skills>", *lines, "</available_skills>"))
-    return f"{system}\n\n{listed}" if system else listed
-
-
-def read_new_text(update: UpdateMessage) -> str:
-    """Returns the text of an update of a message. Raises: Unprocessable."""
-    content = update.content
-    if isinstance(content, UnsetType) or content is None:
-        raise Unprocessable(Fault(("body", "content"), "Field required", "missing"))
-    text = _read_text(content)
-    if not text:
-        raise Unprocessable(Fault(("body", "content"), "Expected a text; delete a message to forget it"))
-    return text
-
-
-def read_send(send: Send) -> SendContent:
-    """Returns the content of a send. Raises: Unprocessable, BadRequest."""
-    _check_tool_names(send.client_tools or ())
-    if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
-        raise Unprocessable(Fault(("body", "input"), "Give either 'messages' or 'input', not both"))
-    if isinstance(send.input, str | list):
-        whole = {"role": "user", "content": send.input}
-        return SendContent((_read_message(_read_plain(whole, ("body", "input"))),))
-    sent = sent_or_none(send.messages)
-    if not sent:
-        raise Unprocessable(Fault(("body", "messages"), "Field required", "missing"))
-    if len(sent) > _MAX_MESSAGES:
-        raise Unprocessable(Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send"))
-    messages = [_read_any(fields, ("body", "messages", n)) for n, fields in enumerate(sent)]
-    plain = [message for message in messages if isinstance(message, PlainMessage)]
-    otids = (sent_or_none(message.otid) for message in messages)
-    otid = next((message_otid for message_otid in otids if message_otid is not None), None)
-    answers: list[CallDecision] = []
-    for n, message in enumerate(messages):
-        if not isinstance(message, PlainMessage):
-            answers += _read_decisions(message, ("body", "messages", n))
-    return SendContent(tuple(map(_read_message, plain)), tuple(answers), otid)
-
-
-def _check_tool_names(tools: Sequence[ClientTool]) -> None:
-    names: set[str] = set()
-    for n, tool in enumerate(tools):
-        if tool.name in names:
-            message = f"Another of the tools is named {tool.name!r}, and a call says no more than the name"
-            raise Unprocessable(Fault(("body", "client_tools", n, "name"), message))
-        names.add(tool.name)
-
-
-def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | ToolReturns:
-    """Returns an input message of any type. Raises: Unprocessable."""
-    name = sent.get("type") or "message"
-    kind = _STRUCTS.get(name) if isinstance(name, str) else None
-    if kind is None:
-        names = ", ".join(f"'{message_type}'" for message_type in _STRUCTS)
-        raise Unprocessable(Fault((*path, "type"), f"Input should be one of {names}", "literal_error", name))
-    return convert(_with_part_types({**sent, "type": name}), kind, path)
-
-
-def _read_plain(sent: dict[str, Any], path: Path) -> PlainMessage:
-    return convert(_with_part_types({**sent, "type": "message"}), PlainMessage, path)
-
-
-# The type of a part that names none, by the first of these fields that it has.
-_TYPE_BY_FIELD = (
-    ("text", "text"),
-    ("source", "image"),
-    ("tool_return", "tool"),
-    ("approve", "approval"),
-    ("url", "url"),
-    ("data", "base64"),
-)
-
-
-def _with_part_types(sent: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with the types that its parts lack, since clients may leave them out.
-
-    Letta 0.6 named a message's content `text`.
-    """
-    if "text" in sent and "content" not in sent:
-        sent = {("content" if key == "text" else key): value for key, value in sent.items()}
-    lists = ("content", "approvals", "tool_returns")
-    return {
-        key: [_with_type(part) for part in value] if key in lists and isinstance(value, list) else value
-        for key, value in sent.items()
-    }
-
-
-def _with_type(part: Any) -> Any:
-    """Returns a part that names its type, as do the source of an image and the parts of a tool's result in it."""
-    if not isinstance(part, dict):
-        return part
-    if isinstance(returned := part.get("tool_return"), list):
-        part = {**part, "tool_return": [*map(_with_type, returned)]}
-    if isinstance(source := part.get("source"), dict):
-        part = {**part, "source": _with_type(source)}
-    if part.get("type"):
-        return part
-    name = next((name for key, name in _TYPE_BY_FIELD if key in part), None)
-    return part if name is None else {**part, "type": name}
-
-
-def _read_content(content: str | Parts) -> Any:
-    if isinstance(content, str):
-        return content
-    parts = [_read_part(part) for part in content]
-    # Most lists are one text, and every provider takes that as a string.
-    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
-
-
-def _read_part(part: TextPart | ImagePart) -> dict[str, Any]:
-    """Returns a part of a content as it is stored."""
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    source = part.source
-    if isinstance(source, UrlSource):
-        return {"type": "image_url", "image_url": {"url": source.url}}
-    image: dict[str, Any] = {"url": f"data:{source.media_type};base64,{source.data}"}
-    if (detail := sent_or_none(source.detail)) is not None:
-        image["detail"] = detail
-    return {"type": "image_url", "image_url": image}
-
-
-def _read_message(plain: PlainMessage) -> WireMessage:
-    """Returns an input message as it is stored. Raises: BadRequest."""
-    private = {"otid": plain.otid or None, "sender": plain.sender_id or None}
-    if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
-        raise BadRequest(
-            f"A message of the role {plain.role!r} is text; send images as the user's.", param="content"
-        )
-    if plain.role == "system":
-        return make_framed_system_message(_read_text(plain.content), **private)
-    message: WireMessage = {"role": plain.role, "content": _read_content(plain.content)}
-    return with_private(with_name(message, plain.name or ""), **private)
-
-
-def _read_text(content: str | Parts | list[TextPart]) -> str:
-    """Returns the text of a content. Each part is a line."""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.text for part in content if isinstance(part, TextPart))
-
-
-def _read_decisions(message: Approvals | ToolReturns, path: Path) -> list[CallDecision]:
-    """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
-    if isinstance(message, ToolReturns):
-        field, decisions = "tool_returns", [*map(_read_tool_decision, message.tool_returns)]
-    elif message.approvals or (approve := sent_or_none(message.approve)) is None:
-        field, decisions = "approvals", [*map(_read_decision, message.approvals or ())]
-    else:
-        field, decisions = "approve", [CallDecision(None, approve, message.reason or None)]
-    if not decisions:
-        raise Unprocessable(Fault((*path, field), "Expected at least one answer", "missing"))
-    request = None if isinstance(message, ToolReturns) else message.approval_request_id or None
-    return [replace(decision, request=request) for decision in decisions]
-
-
-def _read_decision(answer: Decision | ToolReturn) -> CallDecision:
-    if isinstance(answer, ToolReturn):
-        return _read_tool_decision(answer)
-    return CallDecision(answer.tool_call_id, answer.approve, answer.reason or None)
-
-
-def _read_result_text(content: str | Parts) -> str:
-    """Returns the text of a result.
-
-    In chat completions the message of a tool has no images, so a text in their place states how many there were.
-    """
-    text = _read_text(content)
-    images = 0 if isinstance(content, str) else sum(isinstance(part, ImagePart) for part in content)
-    if not images:
-        return text
-    # These are the words of Letta's server.
-    omitted = "[Image omitted]" if images == 1 else f"[{images} images omitted]"
-    return f"{text} {omitted}" if text else omitted
-
-
-def _read_tool_decision(tool_return: ToolReturn) -> CallDecision:
-    """Returns the result of a call that the client made, as a decision about the call."""
-    message: WireMessage = {
-        "role": "tool",
-        "tool_call_id": tool_return.tool_call_id,
-        "content": _read_result_text(tool_return.tool_return),
-    }
-    output = {
-        name: "\n".join(lines)
-        for name, lines in (("stdout", tool_return.stdout), ("stderr", tool_return.stderr))
-        if isinstance(lines, list) and lines
-    }
-    return CallDecision(
-        tool_return.tool_call_id, result=with_private(message, status=tool_return.status, **output)
-    )

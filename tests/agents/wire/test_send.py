@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.send import Send, SendContent, UpdateMessage, read_new_text, read_send
+from gateway.agents.wire.send import Send, UpdateMessage
+from gateway.agents.wire.send_content import SendContent, read_new_text, read_send
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.conversation.private import read_private, read_system_text
 from gateway.errors import BadRequest
