@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import orjson
@@ -244,6 +245,21 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     again = export(world, id)
     (twin,) = bring_in(world, again)
     assert timeless(export(world, twin)) == timeless(again)
+
+
+def test_the_header_has_whole_names_of_what_is_left_out_and_the_body_all(world: LettaWorld) -> None:
+    names = ["ö" * 60 + str(n) for n in range(12)]
+
+    def with_skills(file: File) -> None:
+        file["skills"] = [{"name": name} for name in names]
+
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", changed(with_skills)))
+    shown = [unquote(name).removeprefix("skills.") for name in raw.headers["x-mnemogate-left-out"].split(",")]
+    shown_skills = [name for name in shown if "." not in name]
+    left_out = orjson.loads(raw.read())["mnemogate"]["left_out"]
+    assert shown_skills
+    assert set(shown_skills) <= set(names)
+    assert {f"skills.{name}" for name in names} <= set(left_out)
 
 
 def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:

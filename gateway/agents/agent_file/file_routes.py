@@ -112,7 +112,9 @@ class AgentFileRoutes:
         left_out = importing.left_out
         if left_out:
             names = ",".join(quote(name, safe="") for name in left_out)
-            request.headers["x-mnemogate-left-out"] = names[:_MAX_HEADER_CHARS]
+            if len(names) > _MAX_HEADER_CHARS:
+                names = names[:_MAX_HEADER_CHARS].rpartition(",")[0]
+            request.headers["x-mnemogate-left-out"] = names
         # The body names the parts as well, for programs that read no headers.
         extension = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.make_id("agent", uid) for uid in uids], **extension}
