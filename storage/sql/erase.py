@@ -248,7 +248,7 @@ async def _rebuild_all(
 
 
 async def _shorten_versions(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Takes the lines of a named version that its block no longer has out of all versions of the block."""
+    """Removes the lines of a named version that its block no longer has from all versions of the block."""
     if work.target.version is not None:
         named_row, number = work.target.version
         for block_row, owner in await _load_blocks_seen(connection, work):

@@ -160,7 +160,7 @@ def collect_lost_lines(versions: Sequence[BlockVersion], number: int) -> LostLin
 
 
 async def remove_lost_lines(connection: Connection, block_row: int, number: int, now: float) -> bool:
-    """Takes the lines of a version that the block no longer has out of all versions. Returns False if there are none.
+    """Removes the lines of a version that the block no longer has from all versions. Returns False if there are none.
 
     The versions stay with what else they say, so that each line keeps its sources.
     """

@@ -80,7 +80,7 @@ class Summaries(StoreGroup):
     ) -> None:
         """Returns the effect that adds a summary. An existing one stays."""
         await connection.lock(agent_row)
-        await connection.run(SQL["insert"], (agent_row, exchange.id, at, tokens, model, text))
+        await _insert_summary(connection, agent_row, Summary(0, exchange, text, tokens, at, model))
 
     @writes
     async def put(
@@ -106,8 +106,7 @@ class Summaries(StoreGroup):
             (conversation.id, agent.id, conversation.rev, conversation.last_exchange),
         ):
             raise WriteConflict("the conversation has gone on meanwhile")
-        values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
-        await connection.run(SQL["insert"], values)
+        await _insert_summary(connection, agent.id, summary)
         last = await exchanges.find_exchange(connection, agent.id, conversation.last_exchange)
         if last is None:
             raise WriteConflict("the conversation has gone on meanwhile")
@@ -121,6 +120,11 @@ class Summaries(StoreGroup):
         return [
             _make_summary(row) for row in await load_rows(connection, SQL["of_exchanges"], ids, agent_row)
         ]
+
+
+async def _insert_summary(connection: Connection, agent_row: int, summary: Summary) -> None:
+    values = (agent_row, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
+    await connection.run(SQL["insert"], values)
 
 
 def _make_summary(row: Row) -> Summary:
