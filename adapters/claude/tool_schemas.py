@@ -9,6 +9,8 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.schema_unions import UnionMerger
 from adapters.types import Json
 
+# The most characters of a refused choice that the error quotes. Not measured: enough to recognise it.
+_QUOTED_CHARS: Final = 100
 _EMPTY_SCHEMA: Final[Json] = {"type": "object", "properties": {}}
 # The fields of a function that are translated here; others pass.
 _TRANSLATED_FIELDS: Final = ("name", "description", "parameters", "strict")
@@ -121,4 +123,6 @@ def _translate_choice(choice: Any) -> Json:
             return {"type": "tool", "name": name}
         case {"type": "auto" | "any" | "tool" | "none"}:
             return dict(choice)
-    raise Untranslatable(f"This `tool_choice` is not supported here: {str(choice)[:100]}.", "tool_choice")
+    raise Untranslatable(
+        f"This `tool_choice` is not supported here: {str(choice)[:_QUOTED_CHARS]}.", "tool_choice"
+    )

@@ -23,6 +23,8 @@ LARGE_BYTES = 64 * 1024
 # Bodies over this size are parsed in a thread. Parsing takes some 8 ms a MiB, so that smaller ones hold other requests
 # up for less than a reply takes by itself.
 _LOOP_BYTES = 1024 * 1024
+# The digits of a content-length that are read: 20 are above any limit, and Python would parse thousands of them.
+_MAX_LENGTH_DIGITS = 20
 # A body that arrives more slowly runs out of time. Not measured: it is the pace of a poor mobile network; with less a
 # sender that stalls holds its connection longer.
 SLOWEST_BYTES_PER_S = 16 * 1024
@@ -171,8 +173,7 @@ def read_content_length(scope: Scope) -> int | None:
         return None
     if not value.isdigit():
         raise BadRequest("The content-length header is not a number.", param="content-length")
-    # Twenty digits are above any limit. Without the cut Python would parse numbers of many thousand digits.
-    return int(value[:20])
+    return int(value[:_MAX_LENGTH_DIGITS])
 
 
 def _make_too_large_error(limit: int, size: int | None = None) -> BodyTooLarge:
