@@ -236,6 +236,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {
             "block_screens",
             "conversation_screens",
+            "export_screens",
             "fact_screens",
             "forget_screens",
             "key_screens",
@@ -244,6 +245,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "people_screens",
             "request_screens",
             "run_screens",
+            "trial_screens",
             "work_screens",
         },
         {"memory_access", "memory_routes", "reply_sources", "sessions", "window_bar"},

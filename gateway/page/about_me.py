@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.page import block_screens, conversation_screens, fact_screens, forget_screens, memory_screens
+from gateway.page import (
+    block_screens,
+    conversation_screens,
+    export_screens,
+    fact_screens,
+    forget_screens,
+    memory_screens,
+)
 from gateway.page.memory_access import make_access
 from gateway.page.memory_routes import PERSON_ROUTES
 from gateway.page.page_operations import PageOperations
@@ -85,6 +92,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         PERSON_ROUTES.make_screen("", person.show),
         PERSON_ROUTES.make_action("pause", person.pause, PauseForm, "pause"),
         *memory_screens.screens(operations, PERSON_ROUTES),
+        *export_screens.screens(operations, PERSON_ROUTES),
         *block_screens.screens(operations, PERSON_ROUTES),
         *fact_screens.screens(operations, PERSON_ROUTES),
         *conversation_screens.screens(operations, PERSON_ROUTES),

@@ -1,24 +1,66 @@
-"""The screen of a fact with its history and its sources, and its changes: corrected, muted, told before each reply."""
+"""The facts of a memory: their list, the screen of each with its history and its sources, and their changes.
+
+A fact is added, corrected, muted, or shown before each reply.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from urllib.parse import urlencode
+from typing import ClassVar
+from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 
+from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import MemoryAccess, make_access
+from gateway.page.memory_access import MemoryAccess, make_access, open_memory
 from gateway.page.memory_routes import OPERATOR_ROUTES, MemoryRoutes
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import read_searched_words, safe_next
-from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
+from gateway.page.screen import (
+    ALWAYS_SAVED,
+    SAVED,
+    Action,
+    ActionResult,
+    Answer,
+    ListQuery,
+    Screen,
+    ScreenRequest,
+    View,
+)
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.lost_words import LostWords
-from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_edits import FactExists, MemoryEdits
+from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_counts import Remaining
+
+
+class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which facts are listed."""
+
+    # Also the facts that are no longer true.
+    all: bool = False
+    # Only the facts that were true at this time: seconds since the epoch, or a day, which stands for its end.
+    as_of: str | None = None
+    # The fields of a new fact's form that were sent after the session had ended, as in `AddFactForm`.
+    always: bool = False
+    back: str = ""
+
+
+class AddFactForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The new fact."""
+
+    # The fields that `FactsQuery` takes over if the session has ended. The text is copied.
+    resumed: ClassVar = {"always": "always", "back": "back"}
+
+    text: str
+    # The fact is shown to the model before each reply.
+    always: bool = False
+    # The screen to go on with from the fact's own screen, relative to /ui/.
+    back: str = ""
 
 
 class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,11 +95,25 @@ class AlwaysForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _FactScreens(Struct, frozen=True):
-    """The screen of a fact and the changes of facts. The methods are called with a request."""
+    """The screens and the changes of facts. The methods are called with a request."""
 
     views: MemoryViews
     edits: MemoryEdits
     lost_words: LostWords
+
+    async def show_list(self, request: ScreenRequest, query: FactsQuery) -> View:
+        resumed = AddFactForm("", query.always, query.back) if query.always or query.back else None
+        return await self._make_list_view(request, query, unsaved=resumed)
+
+    async def add(self, request: ScreenRequest, form: AddFactForm) -> Answer:
+        access = make_access(request)
+        try:
+            fact = await self.edits.add_fact(access.editor, access.uid, form.text, always=form.always)
+        except (BadRequest, Conflict) as error:
+            return await self._make_list_view(request, FactsQuery(), unsaved=form, error=error)
+        page = await self.views.facts.show(access.project, access.uid, fact.seq)
+        query = f"?back={quote(form.back, safe='')}" if form.back else ""
+        return ActionResult(access.filter(page.fact), access.path("f", fact.seq) + query + SAVED)
 
     async def show(self, request: ScreenRequest, query: FactQuery) -> View:
         access, seq = make_access(request), _read_fact_seq(request)
@@ -103,6 +159,41 @@ class _FactScreens(Struct, frozen=True):
         page = await self.views.facts.show(access.project, access.uid, seq)
         screen = request.referrer or access.path("f", seq)
         return ActionResult(access.filter(page.fact), screen + ALWAYS_SAVED)
+
+    async def _make_list_view(
+        self,
+        request: ScreenRequest,
+        query: FactsQuery,
+        *,
+        unsaved: AddFactForm | None = None,
+        error: GatewayError | None = None,
+    ) -> View:
+        """Returns a list of facts.
+
+        unsaved: the form of a new fact that was refused, or sent after the session had ended.
+        error: why it was refused.
+        """
+        access, memory = await open_memory(request, self.views)
+        page = await self.views.facts.list_page(
+            access.project,
+            access.uid,
+            is_all=query.all,
+            as_of=_parse_time(query.as_of) if query.as_of else None,
+            after=query.after,
+            limit=query.limit,
+        )
+        return access.view(
+            page,
+            "facts.html",
+            "Facts",
+            error,
+            unsaved=unsaved,
+            # The number of the fact that has the text of a new one already.
+            existing=error.seq if isinstance(error, FactExists) else None,
+            memory_name=name_of(memory.scope),
+            is_all=query.all,
+            as_of=query.as_of,
+        )
 
     async def _redirect(self, access: MemoryAccess, seq: int, form: CorrectForm, words: str) -> ActionResult:
         """Answers a correction that was made.
@@ -205,13 +296,30 @@ class _FactScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    fact = _FactScreens(operations.memories, operations.edits, operations.lost_words)
+    facts = _FactScreens(operations.memories, operations.edits, operations.lost_words)
     return [
-        routes.make_screen("f/{seq:int}", fact.show, FactQuery),
-        routes.make_action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
-        routes.make_action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
-        routes.make_action("f/{seq:int}/always", fact.set_always, AlwaysForm, "correct"),
+        routes.make_screen("facts", facts.show_list, FactsQuery),
+        routes.make_action("facts", facts.add, AddFactForm, "correct"),
+        routes.make_screen("f/{seq:int}", facts.show, FactQuery),
+        routes.make_action("f/{seq:int}/correct", facts.correct, CorrectForm, "correct"),
+        routes.make_action("f/{seq:int}/mute", facts.mute, MuteForm, "correct"),
+        routes.make_action("f/{seq:int}/always", facts.set_always, AlwaysForm, "correct"),
     ]
+
+
+def _parse_time(text: str) -> float:
+    """Returns seconds since the epoch. text: their number, or a day (2026-11-24), for its end. Raises: BadRequest."""
+    try:
+        if "-" not in text[1:]:  # before the digits it is the sign of a number
+            seconds = float(text)
+            if not math.isfinite(seconds):
+                raise ValueError(text)
+            return seconds
+        return parse_moment(text, is_end=True)
+    except ValueError as error:
+        raise BadRequest(
+            "as_of is a number of seconds since 1970, or a day like 2026-11-24.", param="as_of"
+        ) from error
 
 
 def _find_restored(page: FactPage, replaced: Sequence[FactRecord]) -> FactRecord | None:

@@ -14,7 +14,9 @@ from gateway.errors import GatewayError
 from gateway.page.screen import ScreenRequest, View
 from gateway.run.admin.editor import Editor
 from gateway.run.admin.link_operations import Right
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
+from storage.listing import FoundMemory
 
 T = TypeVar("T")
 # Fields of records that only operators see: the request that a reply answers, a command.
@@ -112,3 +114,14 @@ def make_access(request: ScreenRequest) -> MemoryAccess:
         )
     base = ("me", str(request.params["token"]))
     return MemoryAccess(link.memory_uid, base=base, editor=visitor.editor, rights=link.rights, may_write=True)
+
+
+async def open_memory(request: ScreenRequest, views: MemoryViews) -> tuple[MemoryAccess, FoundMemory]:
+    """Notes in the audit that a request reads its memory. Returns the access to the memory, and the memory.
+
+    Raises: UnknownId: there is no such memory.
+    """
+    access = make_access(request)
+    memory = await views.get(access.project, access.uid)
+    await request.note_read(access.uid)
+    return access, memory

@@ -7,6 +7,7 @@ from gateway.page import (
     audit_screen,
     block_screens,
     conversation_screens,
+    export_screens,
     fact_screens,
     forget_screens,
     key_screens,
@@ -15,6 +16,7 @@ from gateway.page import (
     people_screens,
     request_screens,
     run_screens,
+    trial_screens,
     work_screens,
 )
 from gateway.page.page_operations import PageOperations
@@ -27,6 +29,8 @@ def list_routes(operations: PageOperations) -> list[Screen | Action]:
         *audit_screen.screens(operations),
         *people_screens.screens(operations),
         *memory_screens.screens(operations),
+        *export_screens.screens(operations),
+        *trial_screens.screens(operations),
         *block_screens.screens(operations),
         *fact_screens.screens(operations),
         *conversation_screens.screens(operations),
