@@ -21,12 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import load
-import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import STREAM_HEAD, Mock, chunk_event, http_chunk
 
+from scripts import load, mock_upstream
+from scripts.mock_upstream import STREAM_HEAD, Mock, chunk_event, http_chunk
 from tests.agents.letta import letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 

@@ -15,11 +15,11 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-import load
-import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import STREAM_HEAD, Mock, http_chunk
+
+from scripts import load, mock_upstream
+from scripts.mock_upstream import STREAM_HEAD, Mock, http_chunk
 
 EVENTS = 400
 GAP_S = 0.001

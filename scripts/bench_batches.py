@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import load
 import orjson
 
+from scripts import load
 from tests.agents.batches.test_batches import PATH, append, asked, results
 from tests.doubles.batches import Fate, OpenAIBatchServer
 from tests.gateway.process import Process, serving

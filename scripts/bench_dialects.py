@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import load
-import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import WORDS, Mock, json_response
+
+from scripts import load, mock_upstream
+from scripts.mock_upstream import WORDS, Mock, json_response
 
 WARM_TURNS, MEASURED_TURNS = 3, 3
 GOAL_MS = 0.2  # more than chat completions add

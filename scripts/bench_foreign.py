@@ -46,15 +46,14 @@ async def fill(store: Store, agent: Agent, messages: int, seed: int) -> None:
 
 async def crowd(store: Store, model: Agent, agents: int) -> None:
     """Copies one agent's rows to new agents."""
-    rows = store.database.reader.run(lambda c: c.execute("PRAGMA table_info(exchanges)").fetchall())
+    rows = await store.database.read(lambda c: c.rows("PRAGMA table_info(exchanges)"))
     columns = ", ".join(row[1] for row in rows if row[1] not in ("id", "agent"))
     exchanges = f"INSERT INTO exchanges (agent, {columns}) SELECT ?, {columns} FROM exchanges WHERE agent = ?"
     terms = "INSERT INTO terms (agent, chunk, data) SELECT ?, chunk, data FROM terms WHERE agent = ?"
     for number in range(agents):
         both = ((await new_agent(store, f"x{number}", model.secret)).id, model.id)
-        await store.database.writer.submit(
-            lambda c, both=both: (c.execute(exchanges, both), c.execute(terms, both))
-        )
+        await store.database.write(lambda c, both=both: c.run(exchanges, both))
+        await store.database.write(lambda c, both=both: c.run(terms, both))
 
 
 async def measure(store: Store, agent: Agent) -> list[float]:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import aiohttp
 import httpx
-import load
 import uvloop
+
+from scripts import load
 
 BODY = b'{"model":"bench","messages":[{"role":"user","content":"Say something."}]}'
 STREAMED = BODY[:-1] + b',"stream":true}'

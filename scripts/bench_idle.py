@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import load
 import uvloop
+
+from scripts import load
 
 GOAL = 0.01  # of a core
 USERS = 100

@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import bench_dialects
-import bench_load
-import load
 import uvloop
+
+from scripts import bench_dialects, bench_load, load
 
 CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null")
 WORKERS = 4

@@ -28,9 +28,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
-import load
 import orjson
 import uvloop
+
+from scripts import load
 
 # Turns of a user's earlier conversation; of the measured one, those before the measurement and those in it.
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3

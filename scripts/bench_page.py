@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import load
 import uvloop
 
 from gateway.core.memory.rules import RULES
+from scripts import load
 from scripts.bench_two import SEED, vocabulary
 from scripts.fill import copy_to_postgres, new_agent, write_conversation
 from storage.commands import Learned, LearnedFact, RecallRow

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
-import load
 import orjson
 import uvloop
 
@@ -38,6 +37,7 @@ from gateway.run.memory.prompt import EndpointForm
 from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
+from scripts import load
 from scripts.bench_recall import NoServices
 from scripts.fill import new_agent, write_conversation
 from storage.open import open_store

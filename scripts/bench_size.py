@@ -21,8 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import load
-
+from scripts import load
 from scripts.bench_long import Client
 from scripts.talk import vocabulary as v
 from scripts.talk.dialogue import USER, make_dialogue

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
-import load
 import uvloop
 
 from gateway.core.memory.rules import RULES
+from scripts import load
 from scripts.fill import new_agent, write_conversation
 from storage.open import is_url, open_store
 from tests.postgres import server

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import load
-import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import STREAM_HEAD, Mock, chunk_event, http_chunk
+
+from scripts import load, mock_upstream
+from scripts.mock_upstream import STREAM_HEAD, Mock, chunk_event, http_chunk
 
 SETTINGS = """\
 [server]
@@ -129,6 +129,7 @@ class Calls:
 class Listener(load.LoadConnection):
     """A connection that pauses between turns, and notes when the answer after a filler begins."""
 
+    flow: Calls
     # `time.perf_counter()` at the first word of the answer; 0: it has not come.
     answered_at = 0.0
 

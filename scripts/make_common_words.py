@@ -89,7 +89,7 @@ def shares_of(words: Iterable[tuple[str, float]]) -> Counter[str]:
         # Words that the index leaves out still show the language of a text.
         for term in (set(words_of(word)) or {word}) if share >= MIN_SHARE else ():
             if not any(c.isdigit() for c in term):
-                shares[term] += share
+                shares[term] += share  # type: ignore[assignment]  # the counts of a Counter may be fractions
     return shares
 
 

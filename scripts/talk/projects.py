@@ -145,7 +145,7 @@ def projects(
         maker = _SessionMaker(pick, list(sentences), list(other_sessions), is_short=is_short)
         sessions = maker.make_sessions(projects_of_half)
         history, seqs_by_mark = history_of(sorted(sessions, key=lambda session: session[0]))
-        questions = []
+        questions: list[AskedMessage] = []
         for index, project in enumerate(projects_of_half):
             all_steps = _ALL_STEPS[(number + index) % len(_ALL_STEPS)]
             seqs = [seqs_by_mark[_mark(project, index, step)] for step in range(len(project.steps))]

@@ -93,11 +93,11 @@ def wishes(sentences: Sequence[str], half: int) -> Iterator[MemoryCase]:
     for number in range(_MEMORIES):
         pick = random.Random(f"wishes {half} {number}")
         statements: list[tuple[int | None, str]] = []
-        for mark, (wish, _) in enumerate(pairs):
+        for number, (wish, _) in enumerate(pairs):
             # A wish stands alone, or within what else is said.
             before, after = pick.choice(((0, 0), (0, 1), (1, 0), (1, 1)))
             parts = [*pick.sample(sentences, before), wish, *pick.sample(sentences, after)]
-            statements.append((mark, " ".join(parts)))
+            statements.append((number, " ".join(parts)))
         statements += [
             (None, " ".join(pick.sample(sentences, pick.randint(1, 2)))) for _ in range(_OTHERS * len(pairs))
         ]
