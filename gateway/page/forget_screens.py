@@ -267,8 +267,8 @@ class _ForgetScreens(Struct, frozen=True):
             blocks = await self.views.blocks.list_by_uid(access.project, access.uid)
             changed_blocks = [each for each in blocks if each.value != before.blocks.get(each.label)]
         next_preview = None
-        # Whoever ticked some texts of a list may have left the others on purpose.
-        if next_texts and query.target.kind != "texts":
+        # Whoever ticked some texts of a list, or an earlier version of a block, may have left the others on purpose.
+        if next_texts and query.target.kind not in ("texts", "version"):
             next_preview = await self._preview_next(access, next_texts[0], sought_words)
         next_numbers = {each.seq for each in next_texts}
         return access.view(

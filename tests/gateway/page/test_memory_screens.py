@@ -680,6 +680,17 @@ def test_an_earlier_version_of_a_block_is_forgotten_by_itself(operator: Operator
     assert named == ["block human, version 2"]
 
 
+def test_no_message_is_next_after_a_version(operator: Operator) -> None:
+    """A version is forgotten by itself because the messages that say the same are to stay."""
+    agent = speak(operator.world, "My nephew is allergic.")
+    learn(operator.world, agent, block=f"Name: Maria.\nAllergic to {SECRET}.")
+    operator.twin(f"m/{agent.uid}/b/human", {"value": "Name: Maria.", "version": 2})
+    found = f"m/{agent.uid}/words?q=allergic"
+    gone = plain(operator.post(f"m/{agent.uid}/forget?version=human/2", came_from=found).body.decode())
+    assert "My nephew is allergic." in gone
+    assert "Next: message" not in gone
+
+
 def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, tmp_path: Path) -> None:
     """A form writes an emoji as twelve bytes."""
     profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=100_000),))
