@@ -86,7 +86,8 @@ class ResponseMaker:
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up in the end.
         is_given_up = job.job.tries > MAX_TRIES
-        request = None if is_given_up else await self.services.runs.find_request(run)
+        stored = None if is_given_up else await self.services.runs.find_request(run)
+        request = None if stored is None else self.services.dialect.restore(stored, run.uid, run.created)
         shown = await self.services.runs.find_response(run)
         if shown is None or (request is None and not is_given_up):
             await self.services.store.runs.end_run(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 import orjson
 from msgspec import Struct
@@ -35,18 +35,6 @@ class BackgroundRequest(Protocol):
     @property
     def conversation_id(self) -> str | None:
         """The conversation that the request continues; None: it names no conversation."""
-
-    @property
-    def previous_id(self) -> str | None:
-        """The id of the response that the request continues."""
-
-    @property
-    def messages(self) -> Sequence[Json]:
-        """The messages of the input, without those that the input only names by their ids."""
-
-    @property
-    def forms(self) -> Mapping[str, Any]:
-        """The forms of the tools' calls in the request's dialect."""
 
     @property
     def waiting_ids(self) -> Collection[str]:
@@ -155,10 +143,9 @@ class ResponseRuns(Struct, frozen=True):
         ]
         return [NamedTurn(name, begun.listed.exchange) for name, begun in found if begun is not None]
 
-    async def find_request(self, run: Run) -> BackgroundRequest | None:
+    async def find_request(self, run: Run) -> bytes | None:
         """Returns the request of a response; None: the request is no longer stored. Raises: MemoryUnavailable."""
-        stored = await self._find_text(run, RunTextKind.REQUEST)
-        return None if stored is None else self.dialect.restore(stored, run.uid, run.created)
+        return await self._find_text(run, RunTextKind.REQUEST)
 
     async def _find_text(self, run: Run, kind: RunTextKind) -> bytes | None:
         """Returns a text of a run; None: it is no longer stored."""

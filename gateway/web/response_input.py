@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from adapters.types import Json
 from gateway.core.conversation.directions import list_directions
 from gateway.core.conversation.wire_message import is_system
+from gateway.dialects.responses.background import StoredResponseRequest
 from gateway.dialects.responses.items import ItemGroup, ItemList, list_page
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_name
@@ -52,12 +53,14 @@ class ResponseInput:
         self, run: Run, owner: ResponseOwner, *, shows_sealed_thoughts: bool
     ) -> list[ItemGroup]:
         """Returns the input of a response in the background that has no turn yet, read from its request."""
-        request = await self.finder.background.runs.find_request(run)
-        if request is None:
+        stored = await self.finder.background.runs.find_request(run)
+        if stored is None:
             return []
+        request = StoredResponseRequest.decode(stored).read()
+        messages = request.sent_messages
         groups: list[ItemGroup] = []
         input_items = ItemList()
-        previous_name = parse_turn_name(request.previous_id or "")
+        previous_name = parse_turn_name(request.echo["previous_response_id"] or "")
         previous = None
         if previous_name is not None:
             previous = await self.finder.find_turn(owner, previous_name)
@@ -66,10 +69,8 @@ class ResponseInput:
                 previous, owner, has_last_reply=True, shows_sealed_thoughts=shows_sealed_thoughts
             )
             input_items.record_calls(previous.turn.reply)
-        inputs = [message for message in request.messages if not is_system(message)]
-        input_items.add_inputs(
-            run.uid, [*enumerate(inputs)], list_directions(request.messages), request.forms
-        )
+        inputs = [message for message in messages if not is_system(message)]
+        input_items.add_inputs(run.uid, [*enumerate(inputs)], list_directions(messages), request.forms)
         groups += await self._group_system(request.conversation_id, owner)
         return [*groups, ItemGroup(lambda: input_items.items, run.uid)]
 

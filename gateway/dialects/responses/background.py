@@ -17,7 +17,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
-from gateway.dialects.responses.call_form import CallForm, UpstreamTools
+from gateway.dialects.responses.call_form import UpstreamTools
 from gateway.dialects.responses.errors import make_error_fields, make_response_error
 from gateway.dialects.responses.event_names import END_EVENTS
 from gateway.dialects.responses.growing_response import ResponseTerms
@@ -48,6 +48,10 @@ class StoredResponseRequest(Struct, frozen=True):
     # The tools that searches have found in messages to which the request only refers.
     found_tools: list[Json] = field(default_factory=list)
 
+    @staticmethod
+    def decode(stored: bytes) -> StoredResponseRequest:
+        return msgspec.json.decode(stored, type=StoredResponseRequest)
+
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
@@ -69,7 +73,7 @@ class StoredResponseRequest(Struct, frozen=True):
 
 
 class RestoredRequest(Struct, frozen=True):
-    """A stored request that is performed. Implements `gateway.run.background_responses.BackgroundRequest`."""
+    """A stored request that is performed. Implements `gateway.run.response_runs.BackgroundRequest`."""
 
     stored: StoredResponseRequest
     request: ResponsesRequest
@@ -87,19 +91,6 @@ class RestoredRequest(Struct, frozen=True):
     @property
     def conversation_id(self) -> str | None:
         return self.request.conversation_id
-
-    @property
-    def previous_id(self) -> str | None:
-        id: str | None = self.request.echo["previous_response_id"]
-        return id
-
-    @property
-    def messages(self) -> Sequence[Json]:
-        return self.request.sent_messages
-
-    @property
-    def forms(self) -> dict[str, CallForm]:
-        return self.request.forms
 
     @property
     def waiting_ids(self) -> frozenset[str]:
@@ -136,7 +127,7 @@ class RestoredRequest(Struct, frozen=True):
 
 
 class ShownResponses:
-    """Shows responses in this dialect. Implements `gateway.run.background_responses.ResponsesDialect`."""
+    """Shows responses in this dialect. Implements `gateway.run.response_runs.ResponsesDialect`."""
 
     def restore(self, stored: bytes, tag: str, created_at: float) -> RestoredRequest:
         """Returns a stored request.
@@ -144,7 +135,7 @@ class ShownResponses:
         tag: the part that the response's ids share.
         created_at: when the response was accepted, in seconds since the epoch.
         """
-        stored_request = msgspec.json.decode(stored, type=StoredResponseRequest)
+        stored_request = StoredResponseRequest.decode(stored)
         return RestoredRequest(stored_request, stored_request.read(), tag, int(created_at))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
