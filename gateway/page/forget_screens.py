@@ -19,6 +19,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import read_query_field, safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shorten_diff
+from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.block_views import BlockPage, find_correction
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
@@ -507,8 +508,8 @@ def _make_heading(preview: ForgetPreview, name: str) -> str:
     if target.kind == "exchange":
         return f"Forget message {target.id} and its reply"
     if target.kind == "version":
-        label, _, number = target.id.rpartition("/")
-        return f"Forget version {number} of {label}"
+        label, version = VersionId.parse(target.id)
+        return f"Forget version {version} of {label}"
     if preview.texts:
         return f"Forget {len(preview.texts)} {'text' if len(preview.texts) == 1 else 'texts'}"
     return f"Forget {target.kind} {target.id}"
@@ -554,7 +555,7 @@ def _choose_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
         case "conversation":
             return access.path("c", preview.target.id)
         case "version":
-            return access.path("b", preview.target.id.rpartition("/")[0])
+            return access.path("b", VersionId.parse(preview.target.id).label)
         case "message" | "exchange":
             hrefs = [each.href for each in preview.stays if each.href is not None and "/c/" in each.href]
             return hrefs[0] if hrefs else access.path()

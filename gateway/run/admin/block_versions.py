@@ -33,6 +33,22 @@ class BlockUndos(NamedTuple):
     redos: dict[str, BlockDiff]
 
 
+class VersionId(NamedTuple):
+    """The block and the number of an earlier version. Its `str` is LABEL/NUMBER."""
+
+    label: str
+    version: int
+
+    @classmethod
+    def parse(cls, text: str) -> VersionId:
+        """Parses LABEL/NUMBER. Raises: ValueError."""
+        label, _, number = text.rpartition("/")  # a label may have slashes
+        return cls(label, int(number))
+
+    def __str__(self) -> str:
+        return f"{self.label}/{self.version}"
+
+
 class EarlierVersion(NamedTuple):
     """An earlier version of a block."""
 
@@ -66,21 +82,19 @@ class BlockVersions(Struct, frozen=True):
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         return await asyncio.to_thread(lambda: BlockUndos(_compare_blocks(undos), _compare_blocks(redos)))
 
-    async def get_earlier(self, memory: FoundMemory, name: str) -> EarlierVersion:
+    async def get_earlier(self, memory: FoundMemory, id: VersionId) -> EarlierVersion:
         """Returns an earlier version of a block that has lines which the block has no longer.
-
-        name: LABEL/NUMBER.
 
         Raises: UnknownId: there is no such version, or the block has all its lines.
         """
-        label, _, number = name.rpartition("/")
-        block = (await get_block(self.store, memory.id, label)).block
-        revision = await self._find_last(block.id, int(number) + 1)
-        if revision is None or revision.version != int(number):
-            raise UnknownId(f"The block has no version {number}.")
+        block = (await get_block(self.store, memory.id, id.label)).block
+        revision = await self._find_last(block.id, id.version + 1)
+        if revision is None or revision.version != id.version:
+            raise UnknownId(f"The block has no version {id.version}.")
         if not list_lost_lines(revision.value, block.value):
             raise UnknownId(
-                f"Version {number} has no line that the block does not have now. Take out of the block what is wrong."
+                f"Version {id.version} has no line that the block does not have now."
+                " Take out of the block what is wrong."
             )
         return EarlierVersion(block, revision.version, revision.value)
 

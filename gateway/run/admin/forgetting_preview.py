@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.errors import UnknownId
+from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.forget_operations import Part, PartKind, find_target
 from gateway.run.admin.memory_names import make_memory_flags
@@ -24,7 +25,7 @@ from storage.sql.store import Store
 
 TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "texts", "version", "all"]
 # The number of a message, exchange, fact or passage; a conversation's id; for "texts" the numbers of messages, facts
-# and passages; an earlier version of a block as LABEL/NUMBER; for "all" None.
+# and passages; an earlier version of a block as the text of its `VersionId`; for "all" None.
 TargetValue = int | str | tuple[int, ...] | None
 # The most texts that are forgotten at once: a preview shows them all.
 MAX_TEXTS = 50
@@ -147,7 +148,7 @@ class ForgettingPreviews(Struct, frozen=True):
         if kind == "all":
             return ForgetTarget(is_all=True)
         if kind == "version":
-            earlier = await self.views.blocks.versions.get_earlier(memory, str(value))
+            earlier = await self.views.blocks.versions.get_earlier(memory, VersionId.parse(str(value)))
             return ForgetTarget(version=(earlier.block.id, earlier.version))
         if isinstance(value, tuple):
             return _target_of(await self._load_texts(memory, value))
@@ -243,7 +244,7 @@ class ForgettingPreviews(Struct, frozen=True):
             case "passage":
                 return _TargetDetails(id=str(value), messages=0, stays=[remaining.make_other_mentions(None)])
             case "version":
-                earlier = await self.views.blocks.versions.get_earlier(memory, str(value))
+                earlier = await self.views.blocks.versions.get_earlier(memory, VersionId.parse(str(value)))
                 lines = list_lost_lines(earlier.value, earlier.block.value)
                 return _TargetDetails(
                     id=str(value),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.wire_message import RESULT_ROLES
+from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.page_paths import make_fact_href, make_message_href, page_path
@@ -43,7 +44,7 @@ class HiddenText(Struct, frozen=True):
     href: str
     # The number of the message that has the text; None: no message has it.
     message: int | None = None
-    # The earlier version of a block that has it, as LABEL/NUMBER; None: no version has it.
+    # The earlier version of a block that has it, as the text of its `VersionId`; None: no version has it.
     version: str | None = None
 
 
@@ -136,7 +137,7 @@ def _filter_unindexed(uid: str, unindexed: UnindexedTexts, query: str) -> Iterat
                 f"version {version} of {label}",
                 cut_around_words(value, query, AROUND_CHARS),
                 href,
-                version=f"{label}/{version}",
+                version=str(VersionId(label, version)),
             )
     for conversation, text in unindexed.summaries:
         if has_words_anywhere(text, query):

@@ -15,6 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from gateway.errors import Conflict
 from gateway.run.admin.audited_parts import AuditedVersion, render_audited_part
+from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.editor import Editor
 from gateway.run.admin.forget_operations import (
     CALL_S,
@@ -170,8 +171,7 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
 def _name_in_audit(kind: TargetKind, id: str) -> str:
     """Returns the part as the audit names it. id: as in `TargetRecord`."""
     if kind == "version":
-        label, _, number = id.rpartition("/")
-        return str(AuditedVersion(label, int(number)))
+        return str(AuditedVersion(*VersionId.parse(id)))
     return "all" if kind == "all" else render_audited_part(kind, id)
 
 

@@ -11,10 +11,13 @@ from msgspec import UNSET
 
 from gateway.errors import Conflict, UnknownId
 from gateway.operations import make_operations
+from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.editor import Editor
 from gateway.run.admin.forgetting_preview import TargetKind
+from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.background.retention import make_retention
+from gateway.settings import BlockSettings
 from storage.commands import Learned, LearnedFact
 from storage.errors import Busy
 from tests.doubles.upstream import StrictUpstream
@@ -95,6 +98,21 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
             call(forget.previews.show(None, of.uid, kind, value))
     with pytest.raises(UnknownId, match="There is no such memory"):
         call(forget.previews.show("other", of.uid, "all"))
+
+
+def test_a_version_is_named_by_what_follows_the_last_slash(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent(blocks=(BlockSettings("work/2026"),))) as world:
+        speak(world, "Hello.")
+        of, call, forget = memory(world), world.gateway.call, forgetting(world)
+        edits = MemoryEdits(world.store, world.clock)
+        for version, value in enumerate((f"Plan\n{SECRET}", "Plan"), 1):
+            call(edits.blocks.edit(OPERATOR, of.uid, "work/2026", value, version))
+        preview = call(forget.previews.show(None, of.uid, "version", "work/2026/2"))
+        assert (preview.target.id, preview.target.text) == ("work/2026/2", SECRET)
+        call(forget.forget(OPERATOR, of.uid, "version", "work/2026/2"))
+        audited = call(AuditOperations(world.store, world.clock).list_forgettings(of.uid))
+        assert [each.what for each in audited] == ["block work/2026, version 2"]
+        assert SECRET.encode() not in world.data()
 
 
 def test_another_number_than_now_forgets_nothing(world: World) -> None:
