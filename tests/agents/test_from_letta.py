@@ -411,6 +411,37 @@ def test_an_answer_of_another_kind_is_the_gateways_and_the_next_agent_is_tried(
     assert "0 moved, 0 here before, 2 not moved." in err
 
 
+@pytest.mark.parametrize("agent_ids", [(), (COOK, POSTMAN)], ids=["all", "named"])
+def test_an_agent_of_unknown_archives_is_reported_and_the_others_come(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str], agent_ids: tuple[str, ...]
+) -> None:
+    source.broken.add(f"/v1/archives/?agent_id={COOK}")
+    assert move(world, source, *(option for id in agent_ids for option in ("--agent", id))) == 1
+    out, err = capsys.readouterr()
+    assert f"{COOK} 'cook': not moved. {source.url} answered /v1/archives/ with 500" in out
+    others = 1 if agent_ids else 2
+    assert f"{others} moved, 0 here before, 1 not moved." in err
+    source.broken.clear()
+    assert move(world, source) == 0
+    # The two agents share the archive, though the first came while the second one's archives were not known.
+    (archive,) = world.letta.archives.list(agent_id=undashed(COOK))
+    assert [each.id for each in world.letta.archives.list(agent_id=undashed(GARDENER))] == [archive.id]
+
+
+def test_a_failed_look_up_at_the_gateway_is_reported_and_the_others_are_tried(
+    source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with letta_server() as target:
+        target.tells = {f"/v1/agents/{POSTMAN}": {"id": POSTMAN}}
+        target.broken.add(f"/v1/agents/{COOK}")
+        to = ["--to", target.url, "--key", target.password, "--agent", COOK, "--agent", POSTMAN]
+        assert main(["from-letta", source.url, "--token", source.password, *to]) == 1
+    out, err = capsys.readouterr()
+    assert f"{COOK} 'cook': not moved. {target.url} answered /v1/agents/{COOK} with 500" in out
+    assert f"{POSTMAN} 'postman': is here already" in out
+    assert "0 moved, 1 here before, 1 not moved." in err
+
+
 def test_a_server_does_not_write_to_the_terminal(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ class LettaServer:
     password: str
     # Paths -> the answer, a list for one that is served in pages.
     tells: dict[str, Any] = field(default_factory=lambda: json.loads(_RECORDED.read_text("utf-8")))
-    # The paths that answer with a 500.
+    # The paths that answer with a 500; of a list by agent, with `?agent_id=`.
     broken: set[str] = field(default_factory=set)
     # The most items of a page.
     page: int = 3
@@ -47,9 +47,9 @@ class LettaServer:
             return 401, self.refusal
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if parts.path in self.broken:
-            return 500, {"detail": "An internal server error occurred"}
         path = f"{parts.path}?agent_id={query['agent_id']}" if "agent_id" in query else parts.path
+        if path in self.broken:
+            return 500, {"detail": "An internal server error occurred"}
         value = self.tells.get(path)
         if not isinstance(value, list):
             return (200, value) if value is not None else (404, {"detail": "Not found"})

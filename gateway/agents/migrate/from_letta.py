@@ -60,9 +60,13 @@ class LettaMove:
         return self._outcome
 
     def _move_if_missing(self, agent: ListedAgent) -> str:
-        """Moves an agent. Returns a line of what became of it. Raises: RequestFailed if the gateway does not answer."""
-        existing = self._find_in_target(agent.state["id"])
+        """Moves an agent. Returns a line of what became of it.
+
+        Raises: RequestFailed if the gateway does not answer, or refuses the key.
+        """
+        existing, is_known = None, False
         try:
+            existing, is_known = self._find_in_target(agent.state["id"]), True
             if existing is None:
                 line = self._move(agent)
                 self._outcome.moved += 1
@@ -70,6 +74,8 @@ class LettaMove:
                 line = f"is here already{self._ensure_sleeptime_agent(existing)}"
                 self._outcome.already_there += 1
         except RequestFailed as error:
+            if not is_known and error.reply_status < 500:
+                raise
             self._outcome.failed += 1
             state_text = (
                 "not moved" if existing is None else "is here already, perhaps without its sleeptime agent"

@@ -29,6 +29,8 @@ class ListedAgent(Struct, frozen=True):
     state: Json
     # The agent's archive if other agents share it; None: its archive is its own.
     shared_archive: Json | None
+    # The error of the list of its archives; None: they are known.
+    archives_error: RequestFailed | None
 
 
 class LettaSource(Struct, frozen=True):
@@ -41,21 +43,23 @@ class LettaSource(Struct, frozen=True):
         with self.server.expect_form(LETTA_FORM):
             states = list(map(upgrade_state, self.server.list_all("/v1/agents/", _WHOLE_AGENTS)))
             readers = {id for state in states for id in list_readers(state)}
-            archives = {
-                state["id"]: list(self.server.list_if_served("/v1/archives/", {"agent_id": state["id"]}))
-                for state in states
-            }
+            archives: dict[str, list[Json]] = {}
+            errors: dict[str, RequestFailed] = {}
+            for id in (state["id"] for state in states):
+                try:
+                    archives[id] = list(self.server.list_if_served("/v1/archives/", {"agent_id": id}))
+                except RequestFailed as error:
+                    errors[id] = error
         if missing_ids := {*agent_ids} - {state["id"] for state in states}:
             raise RequestFailed(f"{self.server.url} has no agent {', '.join(sorted(missing_ids))}.", 404)
-        agent_counts = Counter(
-            archive["id"] for agent_archives in archives.values() for archive in agent_archives
-        )
+        agent_counts = Counter(archive["id"] for found in archives.values() for archive in found)
+        # An agent whose archives are not known may share any of them.
         shared_archives = {
-            id: next((archive for archive in agent_archives if agent_counts[archive["id"]] > 1), None)
-            for id, agent_archives in archives.items()
+            id: next((archive for archive in found if agent_counts[archive["id"]] + len(errors) > 1), None)
+            for id, found in archives.items()
         }
         return [
-            ListedAgent(state, shared_archives[state["id"]])
+            ListedAgent(state, shared_archives.get(state["id"]), errors.get(state["id"]))
             for state in states
             # A sleeptime agent is made with the agent for which it reads.
             if (state["id"] in agent_ids if agent_ids else state["id"] not in readers)
@@ -63,6 +67,8 @@ class LettaSource(Struct, frozen=True):
 
     def read_agent(self, listed: ListedAgent) -> LettaAgent:
         """Reads all that belongs to an agent. Raises: RequestFailed."""
+        if listed.archives_error is not None:
+            raise listed.archives_error
         server, state = self.server, listed.state
         path = f"/v1/agents/{state['id']}"
         conversations = [
