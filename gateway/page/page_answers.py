@@ -143,7 +143,7 @@ class Answers:
         """Returns a static file. Raises: UnknownPath."""
         file = self._renderer.files.get(request.path.removeprefix(STATIC))
         if file is None or not request.is_read:
-            raise unknown_page()
+            raise make_unknown_page_error()
         return PageReply(200, file.content_type, file.data, may_be_cached=True)
 
     def make_login_page(
@@ -191,7 +191,7 @@ def _make_action_reply(request: PageRequest, result: ActionResult) -> PageReply:
     return reply
 
 
-def unknown_page() -> UnknownPath:
+def make_unknown_page_error() -> UnknownPath:
     """Returns the error of a path that leads nowhere."""
     return UnknownPath("There is no such page.")
 

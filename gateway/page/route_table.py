@@ -12,7 +12,7 @@ from starlette.convertors import Convertor, IntegerConvertor
 from starlette.routing import compile_path
 
 from gateway.errors import MethodNotAllowed
-from gateway.page.page_answers import unknown_page
+from gateway.page.page_answers import make_unknown_page_error
 from gateway.page.page_request import PageRequest
 from gateway.page.screen import Action, Screen
 from gateway.run.admin.page_paths import parse_part
@@ -42,7 +42,7 @@ class RouteTable:
         """
         path = _make_route_path(request)
         if "\0" in path:  # over PostgreSQL this would find the name without U+0000
-            raise unknown_page()
+            raise make_unknown_page_error()
         screens, actions = self._screens, self._actions
         routes, other_routes = (screens, actions) if request.is_read else (actions, screens)
         for each in routes:
@@ -53,7 +53,7 @@ class RouteTable:
                 return route, params
         if any(each.pattern.match(path) is not None for each in other_routes):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
-        raise unknown_page()
+        raise make_unknown_page_error()
 
     def choose_screen(self, address: str) -> str:
         """Returns the address of the screen at an address, or of the next screen above: an action has no screen."""
@@ -100,5 +100,5 @@ def _make_route_path(request: PageRequest) -> str:
         return request.path
     path = request.path.removesuffix(".json")
     if not path:
-        raise unknown_page()
+        raise make_unknown_page_error()
     return "" if path == OVERVIEW else path

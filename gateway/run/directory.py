@@ -40,7 +40,7 @@ class Directory:
         return self._by_name.get(name, self._default if name == self._default.name else None)
 
 
-def unknown_agent_error(identity: Identity, model: str) -> CallerError:
+def make_unknown_agent_error(identity: Identity, model: str) -> CallerError:
     """Returns the error for an agent that does not exist, by the field in which the request names it."""
     if asks_agent(model):
         return UnknownModel.unlisted(model)

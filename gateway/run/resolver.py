@@ -20,7 +20,7 @@ from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import MemoryUnavailable, NotAllowed, ThreadNotFound, ThreadUnsupported
-from gateway.run.directory import Directory, unknown_agent_error
+from gateway.run.directory import Directory, make_unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.run.memory.references import fill_references
@@ -283,7 +283,7 @@ class Resolver:
                 _log.warning("A request was refused, since the database could not be used: %s", error.message)
             raise MemoryUnavailable.since(error.status) from error
         if agent is None:
-            raise unknown_agent_error(identity, model)
+            raise make_unknown_agent_error(identity, model)
         if request_context.bound_user is not None:
             raise NotAllowed(
                 "This key is bound to a user, and all who ask this agent share its memory.",

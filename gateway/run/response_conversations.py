@@ -87,7 +87,7 @@ def _for_one_response(items: Iterable[Json]) -> dict[str, Json]:
     }
 
 
-def unknown_conversation(id: str) -> UnknownId:
+def make_unknown_conversation_error(id: str) -> UnknownId:
     return UnknownId.of("Conversation", id, "conversation")
 
 
@@ -113,17 +113,17 @@ class ResponseConversations:
         with map_store_errors():
             definition = await self.store.definitions.find(owner.project, _KIND, id)
             if definition is None:
-                raise unknown_conversation(id)
+                raise make_unknown_conversation_error(id)
             agent = None
             if definition.memory_row:
                 memories = await self.store.defined_agents.load_memories(
                     owner.project, [definition.memory_row]
                 )
                 if not memories:
-                    raise unknown_conversation(id)
+                    raise make_unknown_conversation_error(id)
                 agent = memories[0]
         if agent is not None and not owner.may_read(agent):
-            raise unknown_conversation(id)
+            raise make_unknown_conversation_error(id)
         return ResponseConversation(definition, agent)
 
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
@@ -147,7 +147,7 @@ class ResponseConversations:
                 # The cached agent was forgotten, and is no longer cached.
                 is_bound = await self._bind(conversation, scope, spec)
         if not is_bound:
-            raise unknown_conversation(conversation.id)
+            raise make_unknown_conversation_error(conversation.id)
 
     async def _bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> bool:
         """Returns whether a conversation belongs to a memory now. Raises: Stale: the memory was forgotten."""
@@ -167,7 +167,7 @@ class ResponseConversations:
             try:
                 changed = await self._change_latest(conversation, edit)
             except NotFound:
-                raise unknown_conversation(conversation.id) from None
+                raise make_unknown_conversation_error(conversation.id) from None
             except Overtaken:
                 raise Conflict(
                     "The conversation is being changed by other requests. Send it again."
@@ -200,7 +200,7 @@ class ResponseConversations:
                     await self.store.definitions.get(agent.scope.project, _KIND, conversation.id)
             except NotFound:
                 await self._forget_turns(conversation)
-                raise unknown_conversation(conversation.id) from None
+                raise make_unknown_conversation_error(conversation.id) from None
 
     async def put_back(self, continued: ContinuedConversation) -> None:
         """Puts back the items of a response with refused messages, so that they wait again. Raises: StoreError."""

@@ -28,7 +28,7 @@ from gateway.settings import (
     UiSettings,
     UpstreamSettings,
 )
-from gateway.settings.mistakes import unknown_name
+from gateway.settings.mistakes import describe_unknown_name
 from gateway.settings.value_syntax import (
     MIN_WEBHOOK_SECRET_BYTES,
     POSTGRES,
@@ -311,4 +311,4 @@ def _find_repeated_names(path: str, names: Sequence[str], *, is_secret: bool = F
 
 def _find_unknown_reference(path: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
-        yield unknown_name(path, name, known)
+        yield describe_unknown_name(path, name, known)

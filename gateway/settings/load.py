@@ -25,7 +25,7 @@ from gateway.settings import (
     UpstreamSettings,
 )
 from gateway.settings.check import find_mistakes
-from gateway.settings.mistakes import Mistakes, convert_text, read_tables, unknown_name
+from gateway.settings.mistakes import Mistakes, convert_text, describe_unknown_name, read_tables
 from gateway.settings.value_syntax import check_address
 
 DEFAULT_CONFIG = "mnemogate.toml"
@@ -211,7 +211,7 @@ class _Loader:
             with self._mistakes.collecting(), _not_from_file():
                 if variable not in setting_of:
                     known = [*setting_of, *_OTHER_VARIABLES]
-                    raise SettingsError(unknown_name("environment", variable, known))
+                    raise SettingsError(describe_unknown_name("environment", variable, known))
                 # `NAME=` in a compose file or a shell stands for a variable that is not set.
                 if text:
                     name = setting_of[variable]

@@ -52,7 +52,7 @@ class Mistakes:
             raise SettingsError.of(self._errors)
 
 
-def unknown_name(path: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
+def describe_unknown_name(path: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
     """Returns the message for a name that does not exist.
 
     known: the names that exist there; the message suggests the nearest one.
@@ -115,7 +115,7 @@ def _render_fault(fault: checked.Fault, root: Mapping[str, Any], root_type: type
         # Only the name of a table's entry may be a setting of another table.
         settings = _list_settings_in(root_type, "", "") if checked.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
-        return unknown_name(path, name, checked.list_allowed_names(expected), tables)
+        return describe_unknown_name(path, name, checked.list_allowed_names(expected), tables)
     path = _describe_path(fault.path, root)
     value = fault.value
     inner = checked.without_annotations(expected)

@@ -29,7 +29,7 @@ from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
 from gateway.run.chat import Chat
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.response_conversations import ResponseConversation, unknown_conversation
+from gateway.run.response_conversations import ResponseConversation, make_unknown_conversation_error
 from gateway.run.stored_responses import UNNAMED_PREFIX, ResponseOwner
 from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
@@ -167,7 +167,7 @@ class ResponseCallRoute(ForwardedRoute):
             and self.parts.forwarder.has_endpoint("/conversations")
         ):
             # The conversation lies at an upstream, and this model would answer without its messages.
-            raise unknown_conversation(id)
+            raise make_unknown_conversation_error(id)
         if not request.is_retrievable:
             return None
         return MemoryChoice(

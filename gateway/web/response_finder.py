@@ -26,7 +26,7 @@ class LocatedResponse(NamedTuple):
     run: Run | None
 
 
-def unknown_response(id: str) -> UnknownId:
+def make_unknown_response_error(id: str) -> UnknownId:
     return UnknownId.of("Response", id)
 
 
@@ -44,13 +44,13 @@ class ResponseFinder:
         """
         name = parse_turn_name(id)
         if name is None:
-            raise unknown_response(id)
+            raise make_unknown_response_error(id)
         location = await self.find_turn(owner, name)
         # The id of a response made in the foreground has the time at which its turn began; that of a run has another.
         may_have_run = location is None or parse_turn_begin(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:
-            raise unknown_response(id)
+            raise make_unknown_response_error(id)
         return LocatedResponse(id, location, run)
 
     async def find_turn(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:

@@ -24,7 +24,7 @@ from gateway.web.body import BodyReader
 from gateway.web.conversation_requests import CONVERSATIONS_PATH, ConversationRequests
 from gateway.web.incoming import Incoming
 from gateway.web.json_response import JsonResponse
-from gateway.web.response_finder import LocatedResponse, ResponseFinder, unknown_response
+from gateway.web.response_finder import LocatedResponse, ResponseFinder, make_unknown_response_error
 from gateway.web.response_input import ResponseInput
 from gateway.web.response_owners import ResponseOwners
 from storage.run_records import Run
@@ -133,7 +133,7 @@ class GatewayResponses:
         elif response.run is not None:
             rendered = await self.background.runs.find_response(response.run)
         if rendered is None:
-            raise unknown_response(response.id)
+            raise make_unknown_response_error(response.id)
         return rendered
 
     async def _stream_events(self, incoming: Incoming, response: LocatedResponse, query: _Query) -> None:

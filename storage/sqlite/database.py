@@ -252,7 +252,7 @@ class SqliteDatabase:
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
         if is_outdated_work(self):
-            raise self.writer.file.overwritten_error().again()
+            raise self.writer.file.make_overwritten_error().again()
         return self.generation
 
     def _check_same_database(self, read: _ReadResult[T], began_generation: int) -> T:
@@ -263,9 +263,9 @@ class SqliteDatabase:
         began_generation: the generation in which the read began. A long read may end in a later one.
         """
         if began_generation != self.generation:
-            raise self.writer.file.overwritten_error().again()
+            raise self.writer.file.make_overwritten_error().again()
         if self.writer.file.schema_version not in (0, read.schema_version):
-            fault = self.writer.file.overwritten_error()
+            fault = self.writer.file.make_overwritten_error()
             is_new = self.writer.report_fault(fault)
             fault.is_known = not is_new
             raise fault

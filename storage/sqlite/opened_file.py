@@ -59,7 +59,7 @@ class OpenedFile:
             return False  # the next write reports the error
         return self._inode not in (None, inode)
 
-    def moved_error(self) -> Broken:
+    def make_moved_error(self) -> Broken:
         """Returns the fault of a file that `is_moved`."""
         return Broken(f"{self._path} was removed or replaced while the gateway had it open")
 
@@ -73,7 +73,7 @@ class OpenedFile:
         except sqlite3.Error:
             return False  # the next write reports the error
 
-    def overwritten_error(self) -> Broken:
+    def make_overwritten_error(self) -> Broken:
         """Returns the fault of a file that `is_overwritten`."""
         return Broken(
             f"{self._path} was restored or changed by another program while the gateway had it open"

@@ -199,7 +199,7 @@ class Writer:
     def check_in_place(self) -> None:
         """Reports a fault if another file, or none, lies at the path. Raises: Broken."""
         if self.file.is_moved():
-            fault = self.file.moved_error()
+            fault = self.file.make_moved_error()
             fault.is_known = not self.report_fault(fault)
             raise fault
 
@@ -282,7 +282,7 @@ class Writer:
         """Runs a batch in the writer's thread. Never raises."""
         try:
             if self.file.is_overwritten(connection):
-                raise self.file.overwritten_error()
+                raise self.file.make_overwritten_error()
             functions = [write.function for write in batch]
             report = BatchRunner(connection, self._path).run(
                 functions, begins_own_transaction=batch[0].begins_own_transaction
@@ -292,7 +292,7 @@ class Writer:
             report = BatchReport([WriteOutcome(error=fault.again()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self.file.is_moved():
-            lost = self.file.moved_error()
+            lost = self.file.make_moved_error()
             report = BatchReport([WriteOutcome(error=lost.again()) for _ in batch], lost)
         changes = self._watch.take_changes(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
@@ -366,7 +366,7 @@ class Writer:
         if self._running or remaining_s > _TIMER_SLACK_S or not self.log.is_free.is_set():
             self._idle_timer = self._loop.call_later(max(remaining_s, _TIMER_SLACK_S), self._use_idle_time)
         elif self.file.is_moved():
-            self.report_fault(self.file.moved_error())
+            self.report_fault(self.file.make_moved_error())
         else:
             self.log.write_back(at_rest=True)
 

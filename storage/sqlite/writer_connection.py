@@ -94,7 +94,7 @@ class WriterConnection:
             version = await driver.call(read_schema_version)
             inode = self.file.find_inode()
             if inode_before not in (None, inode):
-                raise self.file.moved_error()  # it is not known which of the files is open
+                raise self.file.make_moved_error()  # it is not known which of the files is open
             is_other = self.file.is_other(inode_before, version)
             if is_other:
                 await driver.call(_invalidate_agents)

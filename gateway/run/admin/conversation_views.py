@@ -128,7 +128,7 @@ class ConversationViews(Struct, frozen=True):
         pages = self.store.memory_pages
         conversation = await pages.find_conversation(memory.id, id)
         if conversation is None or not conversation.messages:
-            raise _no_conversation()
+            raise _make_no_conversation_error()
         record = make_conversation_record(conversation)
         branches = await pages.list_branches(memory.id, conversation.id)
         active_branches = [each for each in branches if each.is_active]
@@ -144,7 +144,7 @@ class ConversationViews(Struct, frozen=True):
         end_seq = parse_cursor(before, branch, "before")
         end_row = await find_exchange_row(self.store, memory.id, conversation.id, end_seq)
         if end_row is None:
-            raise _no_conversation()
+            raise _make_no_conversation_error()
         path = await pages.load_path(memory.id, end_row, limit=limit + 2)
         newest_first = await self._list_newest_first(memory.id, path, None if before is None else end_seq)
         taken = _take_messages(newest_first, limit, max_chars)
@@ -174,7 +174,7 @@ class ConversationViews(Struct, frozen=True):
         pages = self.store.memory_pages
         conversation = await pages.find_conversation(memory.id, page.conversation.id)
         if conversation is None:
-            raise _no_conversation()
+            raise _make_no_conversation_error()
         branches = await pages.list_branches(memory.id, conversation.id)
         beginnings = await pages.load_branch_beginnings(
             memory.id, conversation.id, [each.exchange_row for each in branches]
@@ -204,7 +204,7 @@ class ConversationViews(Struct, frozen=True):
         pages = self.store.memory_pages
         conversation = await pages.find_conversation(memory.id, page.conversation.id)
         if conversation is None:
-            raise _no_conversation()
+            raise _make_no_conversation_error()
         end_seq = parse_cursor(before, LAST_NUMBER, "before")
         exchanges = await pages.load_merged(memory.id, conversation.id, before=end_seq, limit=limit + 2)
         newest_first = await self._list_newest_first(
@@ -324,5 +324,5 @@ def _count_chars(record: MessageRecord) -> int:
     return len(record.text or "") + len(record.note or "") + call_chars
 
 
-def _no_conversation() -> UnknownId:
+def _make_no_conversation_error() -> UnknownId:
     return UnknownId("There is no such conversation.")

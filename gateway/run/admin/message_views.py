@@ -52,11 +52,11 @@ class MessageViews(Struct, frozen=True):
         pages = self.store.memory_pages
         rows = await pages.find_exchange_of_message(memory.id, seq)
         if rows is None:
-            raise _no_message()
+            raise _make_no_message_error()
         end_row = await pages.find_following(memory.id, *rows, steps=limit // 2)
         ref = (await pages.load_exchange_refs(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if end_row is None or ref is None:
-            raise _no_message()
+            raise _make_no_message_error()
         path = await pages.load_path(memory.id, end_row, limit=2 * limit)
         records = [
             record
@@ -66,7 +66,7 @@ class MessageViews(Struct, frozen=True):
         ]
         index = next((index for index, record in enumerate(records) if record.seq == seq), None)
         if index is None:
-            raise _no_message()
+            raise _make_no_message_error()
         start = max(0, min(index - limit // 2, len(records) - limit))
         return MessagesAround(ref.conversation_uid, tuple(records[start : start + limit]))
 
@@ -81,12 +81,12 @@ class MessageViews(Struct, frozen=True):
             else await find_exchange_row(self.store, memory.id, conversation.id, seq)
         )
         if row is None:
-            raise _no_message()
+            raise _make_no_message_error()
         (exchange,) = await pages.load_path(memory.id, row, limit=1)
         records = make_message_records(exchange, None, is_whole=True)
         text = next((record.text for record in records if record.seq == seq), None)
         if text is None:
-            raise _no_message()
+            raise _make_no_message_error()
         return text
 
     async def load_speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
@@ -116,5 +116,5 @@ async def find_exchange_row(store: Store, agent_row: int, conversation_row: int,
     return rows.exchange_row
 
 
-def _no_message() -> UnknownId:
+def _make_no_message_error() -> UnknownId:
     return UnknownId("There is no such message.")

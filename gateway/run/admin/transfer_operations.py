@@ -140,7 +140,7 @@ class TransferOperations:
             return await self._begin_export(agent)
         part, export_end = position.part, position.export_end
         if position.uid != agent.uid or part not in PARTS:
-            raise _forgotten_error()
+            raise _make_forgotten_error()
         records = await self.store.export_reader.load_page(
             agent, part, position.after, PAGE_LINES, export_end
         )
@@ -166,7 +166,7 @@ class TransferOperations:
     async def check_is_there(self, agent: Agent) -> None:
         """Checks that a memory that was read to its end was not forgotten meanwhile. Raises: BadRequest."""
         if await self.store.agents.find_by_id(agent.id) is None:
-            raise _forgotten_error()
+            raise _make_forgotten_error()
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
         """Writes lines of an export into a memory that must be new. Returns {"at"}.
@@ -266,7 +266,9 @@ class TransferOperations:
         if not isinstance(header, dict) or header.get("format") not in READ_FORMATS:
             named_format = header.get("format") if isinstance(header, dict) else None
             formats = " or ".join(map(str, READ_FORMATS))
-            raise _no_export_error(f"its first line must name the format {formats}, saw {named_format!r}")
+            raise _make_no_export_error(
+                f"its first line must name the format {formats}, saw {named_format!r}"
+            )
         check_header(header)
         agent = await self.store.import_writer.begin(self.store.agents.new(scope))
         return ImportPosition(
@@ -278,11 +280,11 @@ class TransferOperations:
         )
 
 
-def _forgotten_error() -> BadRequest:
+def _make_forgotten_error() -> BadRequest:
     return BadRequest("This memory was forgotten while it was exported.", param="from")
 
 
-def _no_export_error(why: str) -> BadRequest:
+def _make_no_export_error(why: str) -> BadRequest:
     return BadRequest(f"This is no exported memory: {why}.", param="lines")
 
 
@@ -293,10 +295,10 @@ def _map_errors(line: int | None = None) -> Iterator[None]:
     try:
         yield
     except orjson.JSONDecodeError as error:
-        raise _no_export_error(f"line {line} is no JSON ({error.msg}, column {error.colno})") from error
+        raise _make_no_export_error(f"line {line} is no JSON ({error.msg}, column {error.colno})") from error
     except (WriteConflict, NotFound) as error:
         raise BadRequest(f"This cannot be imported: {where}{error.message}.", param="lines") from error
     except StatementFailed as error:  # a field that the database has refused
-        raise _no_export_error(f"{where}{error.message}") from error
+        raise _make_no_export_error(f"{where}{error.message}") from error
     except MalformedLine as error:
-        raise _no_export_error(f"{where}{error}") from error
+        raise _make_no_export_error(f"{where}{error}") from error

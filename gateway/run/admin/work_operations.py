@@ -122,7 +122,7 @@ class WorkOperations(Struct, frozen=True):
         try:
             return _make_job_record(await self.store.jobs.retry(id), scope)
         except NotFound as error:
-            raise _no_job() from error
+            raise _make_no_job_error() from error
         except Stale as error:
             raise Conflict(f"{error.message}.") from error
 
@@ -132,7 +132,7 @@ class WorkOperations(Struct, frozen=True):
         try:
             return _make_job_record(await cancel_job(self.store, id, self.now()), scope)
         except NotFound as error:
-            raise _no_job() from error
+            raise _make_no_job_error() from error
 
     async def cancel_batch(self, project: str | None, id: str) -> BatchRecord:
         """Cancels the items of a batch that have not ended. id: the public id of the batch."""
@@ -164,7 +164,7 @@ class WorkOperations(Struct, frozen=True):
             page = await self.store.jobs.list_page(is_dead=is_dead, before=id + 1, project=project, limit=1)
             if page and page[0].job.id == id:
                 return page[0]
-        raise _no_job()
+        raise _make_no_job_error()
 
     async def _make_batch_record(self, batch: Batch) -> BatchRecord:
         counts = await self.store.batch_items.count(batch.id)
@@ -190,5 +190,5 @@ def _make_cursor(last_job: Job) -> str:
     return f"{_DEAD_PREFIX if last_job.state is JobState.DEAD else _OTHER_PREFIX}{last_job.id}"
 
 
-def _no_job() -> UnknownId:
+def _make_no_job_error() -> UnknownId:
     return UnknownId("There is no such job. It may have ended meanwhile.")

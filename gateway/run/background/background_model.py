@@ -28,7 +28,7 @@ from gateway.run.background.job_context import JobFailed, Postponed
 from gateway.run.background.memory_call import open_memory_call
 from gateway.run.receipts import find_current_receipt
 from gateway.run.upstream.propagation import choose_propagation, with_trace_headers
-from gateway.run.upstream.route import Route, resolve_route, unknown_model
+from gateway.run.upstream.route import Route, make_unknown_model_error, resolve_route
 from gateway.run.upstream_call import PromptFacts, UpstreamCall
 from gateway.settings import Settings, UpstreamSettings
 from storage.run_records import TokenCounts
@@ -87,7 +87,7 @@ def find_background_route(settings: Settings) -> Route | None:
     try:
         return resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
-        raise unknown_model(settings, "memory.background_model", error) from error
+        raise make_unknown_model_error(settings, "memory.background_model", error) from error
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import CALL_S
 from gateway.run.background.memory_call import open_memory_call
-from gateway.run.upstream.route import Route, resolve_route, unknown_model
+from gateway.run.upstream.route import Route, make_unknown_model_error, resolve_route
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings
 from storage.records import Vector
@@ -32,7 +32,7 @@ def find_embedder_route(settings: Settings) -> Route | None:
     try:
         route = resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
-        mistake = unknown_model(settings, "memory.embedder", error)
+        mistake = make_unknown_model_error(settings, "memory.embedder", error)
         raise SettingsError(f"{mistake.message}; {LOCAL_EMBEDDER!r} is the one in this process") from error
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     if upstream.kind in ("anthropic", "scripted"):

@@ -41,7 +41,7 @@ async def fill_references(
         if messages:
             filler.fill(each, messages)
         elif each.kind != "thoughts":  # those that are not found are left out, like those of another provider
-            raise _not_found_error(each)
+            raise _make_not_found_error(each)
     whole = filler.make_filled_request()
     if turns.owner is None:
         return whole
@@ -244,7 +244,7 @@ def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireM
     )
 
 
-def _not_found_error(reference: Reference) -> BadRequest:
+def _make_not_found_error(reference: Reference) -> BadRequest:
     what, id = "Previous response" if reference.kind == "path" else "Item", reference.id[:QUOTED_ID_CHARS]
     return BadRequest(
         f"{what} with id {id!r} not found. It has not ended yet, was not stored, or was forgotten, or another user or "

@@ -25,7 +25,7 @@ from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.outgoing import COMPLETIONS, Outgoing
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, is_listed, unknown_upstream
+from gateway.run.upstream.route import Route, is_listed, make_unknown_upstream_error
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.records import DEFAULT_PROJECT
@@ -156,7 +156,7 @@ class Forwarder:
     def _resolve_route(self, path: str, model: str | None, upstream_name: str | None) -> Route:
         """Returns the route of a request, whether its upstream has the endpoint or not."""
         if upstream_name is not None and upstream_name not in self._upstream_names:
-            raise unknown_upstream(upstream_name)
+            raise make_unknown_upstream_error(upstream_name)
         # Files, models and the like are asked for without a model.
         if model is None:
             return Route(upstream_name or self._choose_upstream(path), model="")

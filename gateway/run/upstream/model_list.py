@@ -23,7 +23,7 @@ from gateway.errors import (
     UnknownModel,
 )
 from gateway.run.upstream.list_fetcher import Entries, ListFetcher, Refusal
-from gateway.run.upstream.route import UPSTREAM_HEADER, resolve_route, unknown_upstream
+from gateway.run.upstream.route import UPSTREAM_HEADER, make_unknown_upstream_error, resolve_route
 from gateway.settings import Settings
 
 # Seconds after a failure until the upstream is asked again; twice as many after each further one, up to `refresh_s`.
@@ -155,7 +155,7 @@ class ModelList:
     ) -> Entries:
         """Returns the list as `list_entries_for` documents it, without a check that upstreams have answered."""
         if upstream is not None and upstream not in self._providers:
-            raise unknown_upstream(upstream)
+            raise make_unknown_upstream_error(upstream)
         candidates = self._find_candidates(upstream)
         # An empty list would look like an upstream without models.
         is_empty = not self.entries and not has_others

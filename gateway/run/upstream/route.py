@@ -13,7 +13,7 @@ from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
-from gateway.settings.mistakes import Mistakes, unknown_name
+from gateway.settings.mistakes import Mistakes, describe_unknown_name
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # The providers that Letta's server calls otherwise than their kind is called here.
@@ -151,11 +151,11 @@ def check_models(settings: Settings) -> None:
             # Without the fallbacks of an alias, which are among the names themselves.
             _resolve(settings, model, upstream, by_operator=True, is_fallback=True)
         except UnknownModel as error:
-            mistakes.add(unknown_model(settings, path, error))
+            mistakes.add(make_unknown_model_error(settings, path, error))
     mistakes.raise_if_any()
 
 
-def unknown_model(settings: Settings, path: str, error: UnknownModel) -> SettingsError:
+def make_unknown_model_error(settings: Settings, path: str, error: UnknownModel) -> SettingsError:
     """Returns the mistake of a setting that names a model to which no upstream answers. path: of the setting."""
     if error.model is None:
         return SettingsError(f"{path}: {error.message}")
@@ -164,10 +164,10 @@ def unknown_model(settings: Settings, path: str, error: UnknownModel) -> Setting
         names += upstream.models
         if len(settings.upstreams) > 1:
             names.append(f"{upstream.name}/MODEL")
-    return SettingsError(unknown_name(path, error.model, names))
+    return SettingsError(describe_unknown_name(path, error.model, names))
 
 
-def unknown_upstream(name: str) -> BadRequest:
+def make_unknown_upstream_error(name: str) -> BadRequest:
     """Returns the error for an upstream that a caller names and the settings do not."""
     return BadRequest(
         f"There is no upstream {name!r}. Send the name of one in the settings.", param=UPSTREAM_HEADER

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.errors import BadRequest, UnknownModel
-from gateway.run.directory import Directory, unknown_agent_error
+from gateway.run.directory import Directory, make_unknown_agent_error
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings, Settings
 
 HELPER = ProfileSettings(
@@ -28,7 +28,7 @@ def find(settings: Settings, model: str = "m", agent: str | None = None) -> obje
     identity = identify(headers, {"model": model, "user": "ann"}, IdentityRules("default"), "default")
     found = Directory(settings).find_requested_spec(identity)
     if found is None:
-        raise unknown_agent_error(identity, model)
+        raise make_unknown_agent_error(identity, model)
     return found
 
 
