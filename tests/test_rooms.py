@@ -35,6 +35,7 @@ DATA = {
     "adapters.types",
     "storage.batch_records",
     "storage.commands",
+    "storage.digests",
     "storage.fusion",
     "storage.import_commands",
     "storage.link_record",
@@ -65,6 +66,7 @@ ADAPTERS = {
 STORAGE = {
     "storage.batch_records",
     "storage.commands",
+    "storage.digests",
     "storage.fusion",
     "storage.import_commands",
     "storage.link_record",

@@ -53,12 +53,13 @@ from gateway.page.page_routes import list_routes
 from gateway.page.route_table import RouteTable
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
-from gateway.page.visitor import Visitor, hash_token, make_session_name
+from gateway.page.visitor import Visitor, make_session_name
 from gateway.run.admin.editor import LINK
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.page_paths import STATIC
 from gateway.run.admin.page_reads import limit_reads
 from gateway.settings import Settings
+from storage.digests import digest_secret
 from storage.errors import StoreError, TooSlow
 
 _log = logging.getLogger("mnemogate")
@@ -298,7 +299,7 @@ class PageApp:
         except UnknownId:
             await self._retain_unsaved(request)
             raise
-        session_name = make_session_name(hash_token(token))
+        session_name = make_session_name(digest_secret(token))
         return Visitor(LINK, link.scope.project, may_write=True, session_name=session_name, link=link)
 
     async def _note_read(self, visitor: Visitor, uid: str) -> None:

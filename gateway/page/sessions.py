@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from gateway.page.visitor import hash_token
 from gateway.run.admin.sign_in import Operator
+from storage.digests import digest_secret
 
 _TOKEN_BYTES = 32
 # The most sessions of one process; the least recently used session is dropped. Chosen: some 500 bytes each.
@@ -47,7 +47,7 @@ class Sessions:
         """Begins a session and returns its token."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         now = self._now()
-        self._sessions[hash_token(token)] = _Session(operator, now, now)
+        self._sessions[digest_secret(token)] = _Session(operator, now, now)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return token
@@ -57,7 +57,7 @@ class Sessions:
 
         counts_as_use: the request prolongs the session.
         """
-        digest = hash_token(token)
+        digest = digest_secret(token)
         now = self._now()
         session = self._sessions.get(digest)
         if session is None:
@@ -73,7 +73,7 @@ class Sessions:
         return session.operator
 
     def end(self, token: str) -> None:
-        self._sessions.pop(hash_token(token), None)
+        self._sessions.pop(digest_secret(token), None)
 
 
 class LoginFailures:

@@ -21,10 +21,11 @@ from gateway.page.page_request import (
 )
 from gateway.page.screen import ActionResult, NoFields
 from gateway.page.sessions import LoginFailures, Sessions
-from gateway.page.visitor import Visitor, hash_token, make_session_name
+from gateway.page.visitor import Visitor, make_session_name
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.sign_in import UNKNOWN, Operator, SignIn
 from gateway.settings import Settings
+from storage.digests import digest_secret
 
 # The paths that `SignInPages` answers.
 SIGN_IN_PATHS = ("login", "logout", "logout.json", "theme", "theme.json")
@@ -89,7 +90,7 @@ class SignInPages:
             self.sessions.end(token)
             return None
         request.token = token
-        return _make_visitor(operator, hash_token(token))
+        return _make_visitor(operator, digest_secret(token))
 
     async def respond(self, request: PageRequest) -> PageReply:
         """Answers the paths that need no session. Raises: CallerError."""

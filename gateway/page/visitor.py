@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from msgspec import Struct
 
 from gateway.run.admin.editor import Editor
@@ -30,11 +28,6 @@ class Visitor(Struct, frozen=True):
     def editor(self) -> Editor:
         """The visitor in the form that operations on memories take."""
         return Editor(self.actor, self.project, "person" if self.link is not None else "operator")
-
-
-def hash_token(token: str) -> bytes:
-    """Returns the digest of a token, which does not give the token away."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def make_session_name(digest: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
 import secrets
@@ -15,6 +14,7 @@ import orjson
 from msgspec.structs import replace
 
 from storage.database import KEYS, POLL_S, Connection, Database, Row
+from storage.digests import digest_secret
 from storage.errors import NotFound, Unavailable, WriteConflict
 from storage.key_record import Key
 from storage.records import DEFAULT_PROJECT
@@ -32,11 +32,6 @@ SHOWN_CHARS = 7
 _SECRET_BYTES = 32
 # The most keys in the cache. Not measured: a key that is not cached is read from the database.
 CACHED_KEYS = 1024
-
-
-def hash_presented_key(presented: str) -> bytes:
-    """Returns the digest of a key. Any string has a digest, so whatever a caller sends can be looked up."""
-    return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
 def _make_key(row: Sequence[Any]) -> Key:
@@ -128,7 +123,7 @@ class Keys(StoreGroup):
         prefix = secret[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
-        values = (project, name, hash_presented_key(secret), prefix, now, memory, opens, *bounds)
+        values = (project, name, digest_secret(secret), prefix, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
         key = Key(id, project, name, prefix, now, None, memory, opens, None, expires, models, user)
         self._note_created(demands_key=not key.is_operator)
@@ -141,7 +136,7 @@ class Keys(StoreGroup):
 
         Returns False, and changes nothing, if the key was revoked or has another secret now.
         """
-        digest, now = hash_presented_key(secret), self._now()
+        digest, now = digest_secret(secret), self._now()
 
         async def install(connection: Connection) -> bool:
             row = await connection.row(SQL["key_of"], (digest,))
@@ -192,7 +187,7 @@ class Keys(StoreGroup):
         async def rotate(connection: Connection) -> Row | None:
             await connection.run(SQL["key_links"], (id, until))
             return await connection.row(
-                SQL["key_rotate"], (id, hash_presented_key(secret), secret[:SHOWN_CHARS], until, now)
+                SQL["key_rotate"], (id, digest_secret(secret), secret[:SHOWN_CHARS], until, now)
             )
 
         return IssuedKey(await self._write_key(id, rotate), secret)
@@ -234,7 +229,7 @@ class Keys(StoreGroup):
 
         Raises: Unavailable.
         """
-        return await self.find_digest(hash_presented_key(presented))
+        return await self.find_digest(digest_secret(presented))
 
     async def find_digest(self, digest: bytes) -> Key | None:
         """Returns the key with this digest, as `find` does."""

@@ -6,13 +6,13 @@ also after a restart.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 
 import orjson
 
 from storage.database import Connection
+from storage.digests import digest_secret
 from storage.link_record import FoundLink
 from storage.records import Scope
 from storage.sql.group import StoreGroup, reads, writes
@@ -41,19 +41,15 @@ class Links(StoreGroup):
         """Returns the token of a new link to a memory. key_id: of the gateway key that makes it; 0: there are none."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._add_link(
-            _hash_token(token), (agent_row, key_id, expires_at, orjson.dumps(list(rights)).decode()), now
+            digest_secret(token), (agent_row, key_id, expires_at, orjson.dumps(list(rights)).decode()), now
         )
         return token
 
     @reads
     async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
         """Returns the link of a token; None if there is none, it has ended, or its key was revoked."""
-        row = await connection.row(SQL["link_find"], (_hash_token(token), now))
+        row = await connection.row(SQL["link_find"], (digest_secret(token), now))
         if row is None:
             return None
         expires_at, rights, uid, *scope, paused_at = row
         return FoundLink(uid, Scope(*scope), expires_at, tuple(orjson.loads(rights)), paused_at)
-
-
-def _hash_token(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
+from storage.digests import digest_secret
 from storage.errors import Stale, Unavailable, WriteConflict
 from storage.job_records import NO_AGENT, JobState
 from storage.records import Agent, Block, Scope
@@ -21,7 +22,6 @@ from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
 from storage.sql.key_uses import RECORDED_S
 from storage.sql.keys import SQL as KEY_SQL
-from storage.sql.keys import hash_presented_key
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -336,7 +336,7 @@ async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[St
     one, other = stores
     written, end = asyncio.Event(), asyncio.Event()
     plain = "mg-" + "0123456789abcdef" * 2
-    values = ("default", "given", hash_presented_key(plain), plain[:7], 1.0, *[None] * 5)
+    values = ("default", "given", digest_secret(plain), plain[:7], 1.0, *[None] * 5)
 
     async def install(connection: Connection) -> None:
         await connection.rows(KEY_SQL["key_insert"], values)

@@ -6,7 +6,6 @@ An operator's key opens one project or all projects, for reading alone or for ch
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Callable
@@ -16,8 +15,9 @@ from msgspec import Struct
 
 from gateway.errors import GatewayError
 from gateway.run.admin.operation_arguments import RawArguments
+from storage.digests import digest_secret
 from storage.key_record import OPERATOR, Key
-from storage.sql.keys import PREFIX, hash_presented_key
+from storage.sql.keys import PREFIX
 from storage.sql.store import Store
 
 # The seconds for which a code is valid.
@@ -67,7 +67,7 @@ class SignIn:
         code = secrets.token_hex(_CODE_BYTES)
         while len(self._codes) >= _MAX_CODES:
             del self._codes[next(iter(self._codes))]
-        self._codes[_digest(code)] = self._now()
+        self._codes[digest_secret(code)] = self._now()
         return {"path": f"{LOGIN}#{code}"}
 
     async def database_id(self) -> str:
@@ -79,7 +79,7 @@ class SignIn:
 
         Raises: StoreError.
         """
-        made_at = self._codes.pop(_digest(text), None)
+        made_at = self._codes.pop(digest_secret(text), None)
         # A code from the future was made before the clock was put back.
         if made_at is not None and 0 <= self._now() - made_at < CODE_S:
             return Operator(CODE, None, may_write=True)
@@ -93,7 +93,7 @@ class SignIn:
         """Returns the operator with a key; None: the text is no valid key of an operator. Raises: StoreError."""
         if not text.startswith(PREFIX):
             return None
-        digest = hash_presented_key(text)
+        digest = digest_secret(text)
         return _operator(await self._valid_key(digest), digest)
 
     async def is_valid(self, operator: Operator) -> bool:
@@ -109,7 +109,3 @@ def _operator(key: Key | None, digest: bytes) -> Operator | None:
     if key is None or not key.is_operator:
         return None
     return Operator(key.name, key.project or None, may_write=key.opens == OPERATOR, digest=digest)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

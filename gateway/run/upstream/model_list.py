@@ -8,7 +8,6 @@ asked with that key when the caller asks; the answer is cached for the key, as a
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -25,6 +24,7 @@ from gateway.errors import (
 from gateway.run.upstream.list_fetcher import Entries, ListFetcher, Refusal
 from gateway.run.upstream.route import UPSTREAM_HEADER, make_unknown_upstream_error, resolve_route
 from gateway.settings import Settings
+from storage.digests import digest_secret
 
 # Seconds after a failure until the upstream is asked again; twice as many after each further one, up to `refresh_s`.
 # Not measured: its list is old, or missing, for as long.
@@ -231,7 +231,7 @@ class ModelList:
 
         Concurrent callers with one key wait for one request.
         """
-        key = (name, hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest())
+        key = (name, digest_secret(credential))
         answer = self._answers.setdefault(key, _CachedAnswer())
         self._answers.move_to_end(key)
         while len(self._answers) > CACHED_KEYS:
