@@ -1083,6 +1083,15 @@ def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWor
         world.upstream.forget_replies()
 
 
+def test_a_whole_reply_of_a_run_that_got_a_page_for_a_completion_is_an_error(world: LettaWorld) -> None:
+    """The page came with a status of success, which is not the status of the error."""
+    agent = world.agent()
+    world.upstream.queue(raw(b"<html>Login</html>", content_type="text/html"))
+    body = {"input": "My violin.", "background": True}
+    status, reply = world.ask("POST", f"/v1/agents/{agent.id}/messages", body)
+    assert (status, "neither a chat completion" in reply["detail"]) == (502, True)
+
+
 def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWorld) -> None:
     agent = world.agent()
     other = world.letta.conversations.create(agent_id=agent.id).id

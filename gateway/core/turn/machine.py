@@ -65,7 +65,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import make_openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 from storage.run_records import WaitKind
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
@@ -240,19 +240,24 @@ class Turn:
         is_refused = self._is_refused(body)
         fields = make_openai_error_of_reply(status, body)
         message = str(fields["message"])
+        # A reply that is no completion may have a status of success, which is not the error's.
+        error_status = status if status >= 400 else UpstreamBroke.status
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and is_success):
             self._view.note_stop(reason, {})
             self._view.show_upstream_error(fields, raw=None)
             shown_commands = self._sent.flush(self._round)
             ending = self._end_unfinished(
-                End.FAILED, reason, message, is_refused=is_refused, error_status=status
+                End.FAILED, reason, message, is_refused=is_refused, error_status=error_status
             )
             return [*shown_commands, *ending]
         answer = self._sent.make_error_answer(self._round, body, fields)
         if isinstance(answer, commands.SendError):
             message = answer.error.message
-        return [answer, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
+        ending = self._end_unfinished(
+            End.FAILED, reason, message, is_refused=is_refused, error_status=error_status
+        )
+        return [answer, *ending]
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""

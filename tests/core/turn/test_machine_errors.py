@@ -146,7 +146,7 @@ class TestErrors:
             << Finish()
         )
         assert playbook
-        assert playbook.outcome.state is End.FAILED
+        assert (playbook.outcome.state, playbook.outcome.error_status) == (End.FAILED, status)
         assert playbook.outcome.full_reply == ()
 
     def test_an_error_after_a_hidden_round_is_still_a_status(self) -> None:
@@ -250,7 +250,7 @@ class TestErrors:
     def test_a_body_that_is_no_completion_goes_through(self, raw: bytes) -> None:
         playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, JSON) >> ReceivedWhole(raw)
         assert playbook << SendWhole(200, JSON, raw) << Save << Finish()
-        assert playbook.outcome.state is End.FAILED
+        assert (playbook.outcome.state, playbook.outcome.error_status) == (End.FAILED, 502)
 
     def test_chunks_of_any_shape_pass_without_harm(self) -> None:
         odd: list[Any] = [
