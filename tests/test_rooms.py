@@ -272,7 +272,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"postgres", "sql", "sqlite"},
         {"batch_records"},
         {"run_commands"},
-        {"commands", "database", "import_commands", "link_record", "listing", "search"},
+        {"commands", "database", "digests", "import_commands", "link_record", "listing", "search"},
         {
             "health_check",
             "records",
