@@ -286,6 +286,8 @@ def test_a_change_leaves_secrets_that_it_does_not_name(upstream: StrictUpstream,
             change(server_url=named.url + "/")
         with pytest.raises(BadRequestError, match="there is none"):
             change(custom_headers={"X-Other": MASK})
+        with pytest.raises(UnprocessableEntityError, match="'x-shop' is named twice"):
+            change(auth_header="x-shop")
         renamed: Any = servers.update(made.id, server_name="sums", config={})  # type: ignore[typeddict-item]
         assert (renamed.server_name, renamed.auth_token) == ("sums", MASK)
         bare = change(auth_token=None, custom_headers={})
@@ -348,6 +350,13 @@ def test_with_another_key_a_server_says_so_and_takes_its_secrets_again(
         ({"custom_headers": {"X-A": f"{TOKEN}\r\nX-B: 1"}}, "control character"),
         ({"auth_token": f"{TOKEN}\n"}, "control character"),
         ({"auth_token": TOKEN, "auth_header": "Content-Length"}, "is no header"),
+        ({"custom_headers": {"X-A": TOKEN, "x-a": TOKEN}}, "'custom_headers'.*'x-a' is named twice"),
+        (
+            {"auth_token": TOKEN, "auth_header": "X-A", "custom_headers": {"x-a": "1"}},
+            "'auth_header'.*'X-A' is named twice",
+        ),
+        # The header of a token that names none.
+        ({"auth_token": TOKEN, "custom_headers": {"authorization": "1"}}, "'Authorization' is named twice"),
         ({"auth_token": [TOKEN]}, "Expected"),
         ({"auth_token": TOKEN * 2_000}, "length <= 8000"),
         ({"custom_headers": {f"X-{n}": TOKEN for n in range(51)}}, "length <= 50"),

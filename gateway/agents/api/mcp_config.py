@@ -118,13 +118,19 @@ def _parse_http(
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     fields = sent_fields(http)
-    has_token = _has_token(fields, previous)
-    auth_header = _choose_auth_header(fields, previous, has_token=has_token)
+    stored = {} if previous is None else previous.secrets
+    has_token = bool(fields.get(TOKEN, TOKEN in stored))
+    auth_header = fields.get("auth_header")
+    if previous is not None and "auth_header" not in fields:
+        auth_header = previous.token_header if has_token else previous.header
     headers = fields.get(HEADERS) or {}
-    for name in headers:
-        _check_header(name)
-    if has_token and auth_header:
-        _check_header(auth_header)
+    retained = [
+        name.partition(".")[2] for name in stored if group_of(name) == HEADERS and HEADERS not in fields
+    ]
+    names = [(HEADERS, name) for name in (*headers, *retained)]
+    if has_token:
+        names.append(("auth_header", auth_header or "Authorization"))
+    _check_headers(names)
     secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
     if fields.get(TOKEN):
         secrets[TOKEN] = fields[TOKEN]
@@ -141,35 +147,26 @@ def _parse_http(
     return McpServerConfig(definition, secrets, replaced_groups=replaced)
 
 
-def _has_token(fields: Mapping[str, Any], previous: McpServerDefinition | None) -> bool:
-    """Returns whether a server has a token after a request."""
-    if TOKEN in fields:
-        return bool(fields[TOKEN])
-    return previous is not None and TOKEN in previous.secrets
-
-
-def _choose_auth_header(
-    fields: Mapping[str, Any], previous: McpServerDefinition | None, *, has_token: bool
-) -> str | None:
-    """Returns the `auth_header` of a server after a request: the one that was sent, else the present one."""
-    if "auth_header" in fields or previous is None:
-        return fields.get("auth_header")
-    return previous.token_header if has_token else previous.header
-
-
 def _check_secret(name: str, value: str) -> None:
     """Raises: Unprocessable if a value cannot be sent in a header. name: the field of the secret."""
     if re.search(r"[\x00-\x1f\x7f]", value):
-        raise _unprocessable(
-            group_of(name), f"the value of {name} has a line end or another control character in it"
-        )
+        raise _unprocessable(group_of(name), f"the value of {name} has a line end or control character")
 
 
-def _check_header(name: str) -> None:
-    """Raises: Unprocessable if a server may not name this header."""
-    lower = name.lower()
-    if not _HEADER_NAME.fullmatch(name) or lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
-        raise _unprocessable(HEADERS, f"{name[:100]!r} is no header that can be sent")
+def _check_headers(names: list[tuple[str, str]]) -> None:
+    """Raises: Unprocessable if a server may not name one of these headers, or two are the same (RFC 9110 5.1).
+
+    names: the field and the name of each header.
+    """
+    seen = set()
+    for field, name in names:
+        lower = name.lower()
+        is_reserved = lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES)
+        if is_reserved or not _HEADER_NAME.fullmatch(name):
+            raise _unprocessable(field, f"{name[:100]!r} is no header that can be sent")
+        if lower in seen:
+            raise _unprocessable(field, f"the header {name!r} is named twice; its case makes no difference")
+        seen.add(lower)
 
 
 def _unprocessable(field: str, message: str) -> Unprocessable:
