@@ -14,8 +14,9 @@ from storage.digests import digest_secret
 _TOKEN_BYTES = 32
 # The most sessions of one process; the least recently used session is dropped. Chosen: some 500 bytes each.
 MAX_SESSIONS = 1_000
-# After 10 failures of all visitors together within a minute, the next failure is asked to wait. Chosen: more than
-# operators mistype, and far too few to guess a key.
+# After 10 failures of all visitors together within a minute, further failures are answered by 429 and not audited,
+# but each key is still checked, so that no visitor can lock an operator out. Guesses fail because keys and codes are
+# random. Chosen: more than operators mistype.
 MAX_FAILURES = 10
 _FAILURES_S = 60.0
 
