@@ -273,16 +273,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batch_records"},
         {"run_commands"},
         {"commands", "database", "digests", "import_commands", "link_record", "listing", "search"},
-        {
-            "health_check",
-            "records",
-            "sidecar",
-            "definition_records",
-            "file_records",
-            "job_records",
-            "key_record",
-            "run_records",
-        },
+        {"health_check", "records", "sidecar"},
         {
             "definition_records",
             "errors",
