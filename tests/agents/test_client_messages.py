@@ -1052,6 +1052,43 @@ def test_a_reply_that_is_no_completion_is_an_error_of_the_stream(world: LettaWor
     assert (reply.messages, reply.stop_reason.stop_reason) == ([], "invalid_llm_response")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices":[]}',
+        b'{"choices":[null]}',
+        b'{"choices":[{"index":0,"message":null,"finish_reason":"stop"}]}',
+        b'data: {"choices":[]}\n\ndata: [DONE]\n\n',
+        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+    ],
+)
+def test_a_reply_without_a_message_fails_its_run(world: LettaWorld, body: bytes) -> None:
+    agent, client = world.agent(), world.letta.agents.messages
+    reply = raw(body, content_type="text/event-stream" if body.startswith(b"data") else "application/json")
+    world.upstream.queue(reply, reply)
+    answer = client.create(agent.id, input="Hi")
+    assert (answer.messages, answer.stop_reason.stop_reason) == ([], "invalid_llm_response")
+    events = client.stream(agent.id, input="Hi")
+    assert next(events).stop_reason == "invalid_llm_response"
+    with pytest.raises(APIStatusError, match="neither a chat completion"):
+        next(events)
+    world.world.settle()  # the run is written after its stream has ended
+    assert {run.stop_reason for run in world.letta.runs.list(agent_id=agent.id)} == {"invalid_llm_response"}
+    # A chat completion passes as it came.
+    world.upstream.queue(reply)
+    chat = {"model": f"agent/{agent.name}", "messages": [{"role": "user", "content": "Hi"}]}
+    seen = world.world.gateway.ask(
+        "POST",
+        "/v1/chat/completions",
+        orjson.dumps({**chat, "stream": body.startswith(b"data")}),
+        {"authorization": "Bearer sk-app", "content-type": "application/json"},
+    )
+    assert (seen.status, seen.body.startswith(body.removesuffix(b"data: [DONE]\n\n"))) == (200, True)
+    # A text that is empty is a reply: some models have nothing to add to what a tool did.
+    world.upstream.queue(say(""))
+    assert client.create(agent.id, input="Hi").stop_reason.stop_reason == "end_turn"
+
+
 def test_an_upstream_that_does_not_stream_is_shown_as_well(world: LettaWorld) -> None:
     agent = world.agent()
     whole = {

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.agents.core.rule_guide import BAD_REPLIES
 from tests.agents.letta import spoken
 from tests.agents.sleep import SleepWorld, hold, is_sleeper, said, sleeping
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
 
 
 @pytest.fixture
@@ -134,6 +134,19 @@ def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld
     assert (run.id, run.status) == (id, "completed")
     assert world.cursor(agent) == 1
     assert world.block(agent) == "Name: Ann\nHello."
+
+
+def test_what_a_reply_without_a_message_was_to_read_is_read_again(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    replies = [raw(b'{"choices":[]}', content_type="application/json")]
+    world.model.before = lambda seen: replies.pop() if replies else None
+    world.send(agent, "Hello.")
+    world.until_waiting()
+    assert world.cursor(agent) == 0
+    world.retry()
+    assert [run.status for run in world.runs(agent)] == ["completed"]
+    assert (world.block(agent), world.cursor(agent)) == ("Name: Ann\nHello.", 1)
 
 
 def test_what_was_edited_before_calls_of_no_tool_is_not_read_again(world: SleepWorld) -> None:

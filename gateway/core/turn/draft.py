@@ -132,6 +132,11 @@ class MessageDraft(ReplyUsage):
         return None if unchanged_count == len(entries) == len(shown) else shown
 
     @property
+    def is_empty(self) -> bool:
+        """True if no field of a message has come; a message with an empty text is not empty."""
+        return not (self._fields or self.calls)
+
+    @property
     def char_count(self) -> int:
         """The characters of all that the model wrote."""
         return len(self.generated_text())

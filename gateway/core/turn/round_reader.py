@@ -17,6 +17,7 @@ from msgspec import Struct
 from adapters.json_escapes import read_json
 from adapters.types import EVENT_STREAM_TYPE, Event, Header, Json, with_content_type
 from gateway.core.conversation.wire_message import choose_separator, read_text
+from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.turn.choice_ends import ChoiceEnds
 from gateway.core.turn.chunks import as_deltas, is_first_choice, make_chunk, make_delta
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -41,7 +42,7 @@ class Complete(Struct, frozen=True):
 
 
 class ErrorReply(Struct, frozen=True):
-    """The upstream answered with an error, or with a body that is no chat completion."""
+    """The upstream answered with an error, or with what is no chat completion."""
 
     body: bytes
 
@@ -328,7 +329,11 @@ class RoundReader:
         if self._terms.asides is not None:
             self._round.spoken.read(self._draft, is_shown=self._round.form is AS_EVENTS)
 
-    def _end_complete(self) -> Complete:
+    def _end_complete(self) -> Complete | ErrorReply:
+        is_cut = read_finish_reason(self._draft.finish_reason) in CUT_REASONS
+        # As a step of an agent it would pass for a success. Where no steps are saved the client gets it as it came.
+        if self._terms.saves_steps and self._draft.is_empty and not is_cut:
+            return ErrorReply(self._round.body)
         if self._draft.calls:
             calls = self._draft.add_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self._round.form is AS_EVENTS:
