@@ -12,10 +12,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from gateway.core.dates import DAY_S
 from gateway.page.shown_text import visible
 
 _UNKNOWN = "\u2013"
-_DAY_S = 86_400
 # The beginning of a character reference, which was cut off.
 _HALF_REFERENCE = re.compile("&[^;]*$")
 # More characters than most words have in a script without spaces: Thai to Khmer, kana, Han.
@@ -83,10 +83,10 @@ def ago(at: float | None, now: float) -> str:
     if at is None:
         return _UNKNOWN
     passed_s = now - at
-    if passed_s >= 7 * _DAY_S or passed_s < -60:
+    if passed_s >= 7 * DAY_S or passed_s < -60:
         return when(at, form="%-d %b %Y")
     text = "just now"
-    for unit_s, unit in ((_DAY_S, "d"), (3_600, "h"), (60, "min")):
+    for unit_s, unit in ((DAY_S, "d"), (3_600, "h"), (60, "min")):
         if passed_s >= unit_s:
             text = f"{int(passed_s // unit_s)} {unit} ago"
             break
@@ -95,7 +95,7 @@ def ago(at: float | None, now: float) -> str:
 
 def clock(at: float, now: float) -> str:
     """Returns the time of day as HTML, and the day too if it is not today."""
-    is_today = now // _DAY_S == at // _DAY_S
+    is_today = now // DAY_S == at // DAY_S
     return when(at, form="%H:%M:%S" if is_today else "%-d %b, %H:%M:%S")
 
 
