@@ -25,7 +25,7 @@ from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.outgoing import COMPLETIONS, Outgoing
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, is_listed, make_unknown_upstream_error
+from gateway.run.upstream.route import Route, find_aliased_route, is_listed, make_unknown_upstream_error
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.records import DEFAULT_PROJECT
@@ -166,9 +166,8 @@ class Forwarder:
                 param="model",
             )
         if upstream_name is not None:
-            for alias in self._settings.models:
-                if alias.alias == model and alias.upstream in (upstream_name, None):
-                    return Route(upstream_name, alias.model)
+            if (aliased := find_aliased_route(self._settings, upstream_name, model)) is not None:
+                return aliased
             if not is_listed(self._settings, upstream_name, model):
                 raise UnknownModel.unlisted(model)
             return Route(upstream_name, model)

@@ -180,6 +180,18 @@ def is_listed(settings: Settings, upstream: str, model: str) -> bool:
     return not settings.models or any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
+def find_aliased_route(settings: Settings, upstream: str, name: str) -> Route | None:
+    """Returns the route for an alias at the upstream that a caller names, without fallbacks and deployments.
+
+    An alias with an upstream is known at this one alone, an alias without at each. None: no such alias.
+    """
+    for alias in settings.models:
+        if alias.alias == name and alias.upstream in (upstream, None):
+            window = next(each.context_window for each in settings.upstreams if each.name == upstream)
+            return Route(upstream, alias.model, alias.context_window or window)
+    return None
+
+
 def _resolve(
     settings: Settings,
     model: str,
@@ -209,7 +221,9 @@ def _resolve(
             )
             return Route(name, alias.model, alias.context_window or context_windows[name], others)
     if upstream is not None:
-        raise UnknownModel.unlisted(f"{upstream}/{model}")
+        if (aliased := find_aliased_route(settings, upstream, model)) is None:
+            raise UnknownModel.unlisted(f"{upstream}/{model}")
+        return aliased
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
         if inner and name in context_windows and (by_operator or is_listed(settings, name, inner)):

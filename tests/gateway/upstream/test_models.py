@@ -18,7 +18,7 @@ from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import find_background_route
 from gateway.run.background.embedder import find_embedder_route
 from gateway.run.upstream.model_list import ModelList
-from gateway.run.upstream.route import Route, check_models, resolve_route
+from gateway.run.upstream.route import Route, check_models, resolve_route, route_for_agent_model
 from gateway.settings import (
     DeploymentSettings,
     MemorySettings,
@@ -89,6 +89,33 @@ def test_a_name_finds_its_upstream(settings: Settings, asked: str, expected: Rou
         assert "GET /v1/models" in caught.value.message or "x-mnemogate-agent: dumb" in caught.value.message
     else:
         assert resolve_route(settings, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("two/fast", Route("two", "gpt-x", 60)),
+        ("one/fast", Route("one", "gpt-x", 60)),
+        ("one/gpt-x", Route("one", "gpt-x", 60)),  # by the upstream's own name for it
+        ("one/plain", Route("one", "gpt-y", 100)),  # the window of the upstream
+        ("one/quick", Route("one", "gpt-4o-mini", 50)),
+        ("two/quick", None),  # the alias has another upstream
+        ("two/claude-fast", Route("two", "claude-fast")),  # a pattern takes it
+    ],
+)
+def test_an_agent_may_name_an_upstream_and_an_alias(asked: str, expected: Route | None) -> None:
+    aliases = (
+        ALIAS,
+        ModelSettings("fast", model="gpt-x", context_window=60),
+        ModelSettings("plain", model="gpt-y"),
+        ModelSettings("claude-fast", model="gpt-z"),
+    )
+    settings = Settings(upstreams=(ONE, TWO), models=aliases)
+    if expected is None:
+        with pytest.raises(UnknownModel):
+            route_for_agent_model(settings, asked)
+    else:
+        assert route_for_agent_model(settings, asked) == expected
 
 
 CHAIN = (
