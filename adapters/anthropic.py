@@ -53,8 +53,8 @@ OAUTH_PREFIX: Final = "sk-ant-oat"
 _KEY_PREFIX: Final = "sk-ant-"
 _TOO_DEEP_MESSAGE: Final = "A schema or a message of the request is nested too deep."
 _BEARER_PREFIX: Final = "bearer "
-NATIVE_PATH: Final = "/messages"  # of Anthropic's own dialect, which has more paths below it
-_COUNT_PATH: Final = f"{NATIVE_PATH}/count_tokens"
+_NATIVE_PATH: Final = "/messages"  # of Anthropic's own dialect, which has more paths below it
+_COUNT_PATH: Final = f"{_NATIVE_PATH}/count_tokens"
 # The fields of a request that counting takes (platform.claude.com/docs/en/api/messages-count-tokens).
 _COUNTED_FIELDS: Final = frozenset(
     ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
@@ -81,7 +81,7 @@ class Anthropic(OpenAICompatible):
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
         if self._betas:
             # Only a caller of Anthropic's dialect names betas itself.
-            is_native = request.path.startswith(NATIVE_PATH)
+            is_native = request.path.startswith(_NATIVE_PATH)
             caller_headers = (
                 header for header in request.headers if is_native or header[0].lower() != _BETA_HEADER
             )
@@ -107,7 +107,7 @@ class Anthropic(OpenAICompatible):
     def has_endpoint(self, path: str) -> bool:
         """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
         path = path.partition("?")[0]
-        return path in ("/chat/completions", "/models") or path.startswith(("/models/", NATIVE_PATH))
+        return path in ("/chat/completions", "/models") or path.startswith(("/models/", _NATIVE_PATH))
 
     def _key_header(self, key: str) -> Header:
         return ("authorization", f"Bearer {key}") if key.startswith(OAUTH_PREFIX) else ("x-api-key", key)
@@ -122,7 +122,7 @@ class Anthropic(OpenAICompatible):
             SAMPLING_VERSION if any(key in translated.json for key in SAMPLING_FIELDS) else DEFAULT_VERSION
         )
         reply = await self._call(
-            _with_binding_beta(request, translated.json), NATIVE_PATH, translated.body, version
+            _with_binding_beta(request, translated.json), _NATIVE_PATH, translated.body, version
         )
         created = int(time.time())
         first_index = choose_next_block_index(translated.chat.get("messages"))
@@ -248,7 +248,7 @@ def _choose_caller_api_key(request: ModelRequest) -> str:
     is_bearer = credential[: len(_BEARER_PREFIX)].lower() == _BEARER_PREFIX
     token = credential[len(_BEARER_PREFIX) :].strip() if is_bearer else ""
     is_key = token.startswith(_KEY_PREFIX) and not token.startswith(OAUTH_PREFIX)
-    return token if is_key and not request.path.startswith(NATIVE_PATH) else ""
+    return token if is_key and not request.path.startswith(_NATIVE_PATH) else ""
 
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:

@@ -63,7 +63,7 @@ def read_json_with_halves(data: bytes) -> Any:
     `write_json` writes such a value, and `join_halves` joins the halves in it.
     """
     value, strict = read_json(data)
-    with_halves = None if strict is data else read_with_halves(data)
+    with_halves = None if strict is data else _read_with_halves(data)
     return value if with_halves is None else with_halves
 
 
@@ -105,7 +105,7 @@ def may_round(data: bytes) -> bool:
     return _LONG_ZEROS in data.translate(_DIGITS_TO_ZEROS)
 
 
-def read_with_halves(data: bytes) -> Any:
+def _read_with_halves(data: bytes) -> Any:
     """Returns the value of JSON, with halves of characters as lone surrogates; None: it is no JSON, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
         return None
@@ -139,7 +139,7 @@ def _integer(digits: str) -> Any:
 
 def _make_strict(data: bytes) -> bytes | None:
     """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
-    value = read_with_halves(data)
+    value = _read_with_halves(data)
     if value is None:
         return None
     try:

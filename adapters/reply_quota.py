@@ -7,7 +7,7 @@ from typing import Final
 from adapters.errors import ProviderTooLarge
 
 # Streams up to this size take nothing of the quota. A stream of 5,000 tokens that come one by one has this size.
-SMALL_STREAM_BYTES: Final = 1024 * 1024
+_SMALL_STREAM_BYTES: Final = 1024 * 1024
 # Far above any completion, and far below the memory of a machine. Not measured.
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 
@@ -58,7 +58,7 @@ class StreamReservation:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes, self._bytes = limit_bytes, 0
-        self._reservation = ReplyReservation(SMALL_STREAM_BYTES)
+        self._reservation = ReplyReservation(_SMALL_STREAM_BYTES)
 
     def reserve_more(self, size: int) -> None:
         """Reserves `size` further bytes. Raises: ProviderTooLarge."""

@@ -96,11 +96,11 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
 
 
 # The defaults of capabilities that depend on the model.
-def any_model(name: str) -> bool:
+def _any_model(name: str) -> bool:
     return True
 
 
-def no_model(name: str) -> bool:
+def _no_model(name: str) -> bool:
     return False
 
 
@@ -108,7 +108,7 @@ def any_effort(model: str) -> None:
     return None
 
 
-def refuses_nothing(name: str) -> frozenset[str]:
+def _refuses_nothing(name: str) -> frozenset[str]:
     return frozenset()
 
 
@@ -142,9 +142,9 @@ class Capabilities(Struct, frozen=True):
     # The upstream counts the tokens of a request (`COUNT_TOKENS`) without answering the request.
     counts_tokens: bool = False
     # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
-    binds_thoughts: Callable[[str], bool] = no_model
+    binds_thoughts: Callable[[str], bool] = _no_model
     # Returns for a model's name whether it thinks only when the request asks it to.
-    thinks_when_asked: Callable[[str], bool] = no_model
+    thinks_when_asked: Callable[[str], bool] = _no_model
     # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
     # The upstream takes tool calls with ids of any form; False: only ids of the form that it makes itself.
@@ -159,13 +159,13 @@ class Capabilities(Struct, frozen=True):
     # A model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.
-    can_force: Callable[[str], bool] = any_model
+    can_force: Callable[[str], bool] = _any_model
     # Returns for a model's name the effort that a chat completion with functions must name, since the model does not
     # think there; "": it must name no effort. None: it may name any effort.
     effort_with_tools: Callable[[str], str | None] = any_effort
     # Returns for a model's name the fields that it refuses. They are left out where an agent's settings have them, and
     # sent where the application does.
-    refused_fields: Callable[[str], frozenset[str]] = refuses_nothing
+    refused_fields: Callable[[str], frozenset[str]] = _refuses_nothing
 
 
 # A NamedTuple: a frozen dataclass takes three times as long to make, and each round makes one.

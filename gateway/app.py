@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 # The time to write the turns of requests that are cut at the end of `shutdown_s`. Not measured: a commit takes
 # milliseconds, and the process ends this much later if the disk hangs.
-LAST_REQUESTS_S = 5.0
+_LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
@@ -175,12 +175,12 @@ class Gateway:
             return _run_lifespan(receive, send, self.start, self.stop)
         if scope["type"] == "websocket":
             return self._sockets(scope, receive, send)
-        if is_page_path(scope["path"]):
+        if _is_page_path(scope["path"]):
             return self._edge(scope, receive, send)  # without CORS: no other origin may ask for the page
         return self._entry(scope, receive, send)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if is_page_path(scope["path"]):
+        if _is_page_path(scope["path"]):
             return self._page(scope, receive, send)
         if scope["method"] == "POST":
             if (endpoint := self._before_router.get(scope["path"])) is not None:
@@ -216,7 +216,7 @@ class Gateway:
         """Waits for the last requests, and stops the services."""
         self.readiness.is_draining = True
         with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_REQUESTS_S):
+            async with asyncio.timeout(_LAST_REQUESTS_S):
                 await self.idle.wait()
         if self._mcp_task is not None:
             self._mcp_task.cancel()
@@ -334,7 +334,7 @@ def _make_mcp_endpoint(services: Services, bodies: BodyReader) -> McpEndpoint:
     return McpEndpoint(services.mcp, services.chat.resolver.rules, bodies)
 
 
-def is_page_path(path: str) -> bool:
+def _is_page_path(path: str) -> bool:
     return path == PAGE_PATH or path.startswith(f"{PAGE_PATH}/")
 
 

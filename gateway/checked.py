@@ -82,13 +82,13 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
     for step in steps:
         value = _find_child(value, step)
     fault_path = (*path, *steps)
-    expected = list_types_at(value_type, steps)
+    expected = _list_types_at(value_type, steps)
     shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
         return Fault((*fault_path, name[1]), shown_message, kind="missing", value=value, expected=expected)
     if name and message.startswith("Object contains unknown field"):
-        return make_unknown_name_fault(
+        return _make_unknown_name_fault(
             (*fault_path, name[1]), shown_message, _find_child(value, name[1]), expected
         )
     kind = "value_error"
@@ -99,7 +99,7 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
     return Fault(fault_path, shown_message, kind=kind, value=value, expected=expected)
 
 
-def make_unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
+def _make_unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
     names = [name for each in expected for name in list_allowed_names(each)]
     return Fault(
@@ -145,7 +145,7 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
         for key, item in value.items():
             if known_keys and key not in known_keys:
                 faults.append(
-                    make_unknown_name_fault((*path, key), f"Unknown name '{key}'", item, (value_type,))
+                    _make_unknown_name_fault((*path, key), f"Unknown name '{key}'", item, (value_type,))
                 )
             else:
                 entries[key] = convert_collecting(item, type_args[1], (*path, key), faults)
@@ -167,7 +167,7 @@ def _collect_fields(
         fault_count = len(faults)
         if name not in hints:
             faults.append(
-                make_unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (struct_type,))
+                _make_unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (struct_type,))
             )
             continue
         converted = convert_collecting(value, hints[name], (*path, name), faults)
@@ -243,7 +243,7 @@ def choose_union_member(value: Any, hint: Any) -> Any:
     return options[0]
 
 
-def list_types_at(value_type: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
+def _list_types_at(value_type: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
     """Returns the types that are declared at a path within a type, the members of unions one by one."""
     hints = [*list_union_members(value_type)]
     for step in path:

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 # The exit codes of a command that failed, and of a call that click refuses (click uses 2 as well).
 EXIT_FAILED = 1
-EXIT_REFUSED = 2
+_EXIT_REFUSED = 2
 # The exit code that shells report of a process that SIGPIPE ended.
-EXIT_PIPE = 141
+_EXIT_PIPE = 141
 # The variable with which shells ask for completions, as click names the variable.
-COMPLETION_VARIABLE = "_MNEMOGATE_COMPLETE"
+_COMPLETION_VARIABLE = "_MNEMOGATE_COMPLETE"
 
 _Arguments = dict[str, Any]
 
@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     # A character that the terminal's encoding lacks is printed as an escape.
     recode(sys.stdout, errors="backslashreplace")
     arguments = list(argv if argv is not None else sys.argv[1:])
-    if instruction := os.environ.get(COMPLETION_VARIABLE):
+    if instruction := os.environ.get(_COMPLETION_VARIABLE):
         from click.shell_completion import shell_complete
 
-        return shell_complete(root, {}, "mnemogate", COMPLETION_VARIABLE, instruction)
+        return shell_complete(root, {}, "mnemogate", _COMPLETION_VARIABLE, instruction)
     try:
         return _run_command(arguments, limits)
     except click.UsageError as error:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     except BrokenPipeError:
         # The reader of the pipe has stopped reading, as in `mnemogate users | head`.
         _drop_output()
-        return EXIT_PIPE
+        return _EXIT_PIPE
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -115,7 +115,7 @@ def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
         argument = next((each for each in arguments if each.partition("=")[0] == name), name)
         message = f"unrecognized arguments: {argument}"
     print_error(f"error: {escape_controls(message)}", command_path)
-    sys.exit(EXIT_REFUSED)
+    sys.exit(_EXIT_REFUSED)
 
 
 def _report_settings(error: SettingsError, config: str | None) -> int:
@@ -131,7 +131,7 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
         variables = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
         set_besides = f"; set besides it: {variables}" if variables else ""
         print_error(f"the settings file is {file}{set_besides}")
-    return EXIT_REFUSED
+    return _EXIT_REFUSED
 
 
 # -- what all commands share

@@ -25,7 +25,7 @@ from gateway.masks import mask_keys
 FLUSH_S = 0.1
 # Seconds for which repetitions of a line are counted before their number is logged. Not measured: an operator reads the
 # number this much later.
-COUNTED_S = 60.0
+_COUNTED_S = 60.0
 # The most bytes of lines that stderr does not take. Chosen: some 2,500 lines.
 MAX_HELD_BYTES = 1024 * 1024
 # A pipe that takes anything takes this much at once, so that the write does not wait.
@@ -137,7 +137,7 @@ class RepeatHandler(logging.StreamHandler[TextIO | LogOutput]):
     counted in its thread alone; other threads write each line.
     """
 
-    def __init__(self, stream: TextIO | LogOutput, counted_s: float = COUNTED_S) -> None:
+    def __init__(self, stream: TextIO | LogOutput, counted_s: float = _COUNTED_S) -> None:
         super().__init__(stream)
         self._counted_s = counted_s
         self._counts: dict[tuple[str, ...], int] = {}

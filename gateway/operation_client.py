@@ -20,7 +20,7 @@ from storage.errors import ReadOnly, StoreError
 from storage.sqlite.lock import find_lock_owner
 
 # Operations that make sense before the first `serve`: they may create the database.
-CREATES_DATABASE = ("keys-create", "memory-import")
+_CREATES_DATABASE = ("keys-create", "memory-import")
 
 # How long a command waits for a gateway that starts or another command that ends, and how often it looks. A start takes
 # a second, and several on a machine that is busy.
@@ -85,7 +85,7 @@ class OperationClient:
         """Performs an operation on the database itself."""
         database = self._settings.database
         is_there = database.url is not None or os.path.exists(database.path)
-        if operation not in CREATES_DATABASE and not is_there:
+        if operation not in _CREATES_DATABASE and not is_there:
             raise GatewayError(
                 f"There is no database at {database.shown}; --db or database.path says where it is."
             )

@@ -56,7 +56,7 @@ from gateway.settings import Settings
 from storage.sql.store import Store
 
 # The tokens of a trial's note if recall is off: the default of `memory.recall_tokens`.
-TRIAL_RECALL_TOKENS = 1000
+_TRIAL_RECALL_TOKENS = 1000
 
 
 class ServingParts(NamedTuple):
@@ -80,7 +80,7 @@ def make_request_operations(
     return RequestOperations(store, RecallRetention(now, settings.memory.keep_why_days), log)
 
 
-def make_trial_runner(
+def _make_trial_runner(
     settings: Settings, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None
 ) -> TrialRunner:
     """Makes the operation that shows what a sentence recalls.
@@ -88,7 +88,7 @@ def make_trial_runner(
     now: seconds since the epoch.
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
     """
-    return TrialRunner(store, settings.memory.recall_tokens or TRIAL_RECALL_TOKENS, now, embed_query)
+    return TrialRunner(store, settings.memory.recall_tokens or _TRIAL_RECALL_TOKENS, now, embed_query)
 
 
 def make_page_operations(
@@ -134,7 +134,7 @@ def make_page_operations(
         audit=AuditOperations(store, log.now),
         edits=MemoryEdits(store, log.now),
         memories=memories,
-        trials=RecallTrials(store, make_trial_runner(settings, store, log.now, embed_query)),
+        trials=RecallTrials(store, _make_trial_runner(settings, store, log.now, embed_query)),
         words=WordSearches(memories),
         word_counts=word_counts,
         lost_words=LostWords(word_counts),
@@ -221,7 +221,7 @@ def make_operations(
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
     usage = UsageOperations(store.usage, now, None if serving is None else serving.meter)
-    show = ShowOperation(store, make_trial_runner(settings, store, now, embed_query), defaults)
+    show = ShowOperation(store, _make_trial_runner(settings, store, now, embed_query), defaults)
     edits = MemoryEdits(store, now, defaults)
     forgetting = ForgetOperations(store, now, defaults)
     transfer = TransferOperations(store, defaults, list_embedding_jobs(settings))

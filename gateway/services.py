@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 DRAIN_S = 5.0
 # The pause between two attempts to read the key of traces from a store that cannot be used. Not measured: each attempt
 # is one read.
-TRACE_KEY_S = 5.0
+_TRACE_KEY_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
@@ -287,7 +287,7 @@ class Services:
             try:
                 tracer.maker.user_key = await self.store.secrets.key("traces")
             except StoreError:  # the store has logged it
-                await asyncio.sleep(TRACE_KEY_S)
+                await asyncio.sleep(_TRACE_KEY_S)
 
     async def stop(self) -> None:
         """Stops the background work, then the store, then the upstreams: each of them uses those that stop later."""

@@ -26,21 +26,21 @@ Encoding = Literal["o200k_base", "cl100k_base"]
 # The fields of a message with text that a model reads.
 _TEXT_FIELDS = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
 # Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
-MESSAGE_TOKENS = 4
+_MESSAGE_TOKENS = 4
 # A high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide).
-IMAGE_TOKENS = 1_000
+_IMAGE_TOKENS = 1_000
 # The same guide, `detail: low`.
-IMAGE_LOW_TOKENS = 85
+_IMAGE_LOW_TOKENS = 85
 # 10 tokens a second; a second of 24 kHz 16 bit mono is 64,000 base64 characters.
-WAV_BASE64_PER_TOKEN = 6_400
+_WAV_BASE64_PER_TOKEN = 6_400
 # The same for mp3 at 128 kbit/s, and for other formats.
-AUDIO_BASE64_PER_TOKEN = 2_000
+_AUDIO_BASE64_PER_TOKEN = 2_000
 # A minute of audio, where only a reference is there.
-AUDIO_TOKENS = 600
+_AUDIO_TOKENS = 600
 # Two pages of a PDF as text and image, where only a reference is there.
-FILE_TOKENS = 3_000
+_FILE_TOKENS = 3_000
 # Chosen: 60 kB of base64 for a page of 1,500 tokens.
-FILE_BASE64_PER_TOKEN = 40
+_FILE_BASE64_PER_TOKEN = 40
 # Chosen: other vendors' vocabularies take up to about a fifth more tokens for the same text.
 OTHER_SCALE = 1.2
 # A longer text is counted in pieces, and each cut may count a token or two more. tiktoken panics at a million blanks in
@@ -189,14 +189,14 @@ def estimate_media_tokens(part: Mapping[str, Any]) -> int:
     if part_type == "input_audio":
         data = body.get("data")
         if not isinstance(data, str):
-            return AUDIO_TOKENS
+            return _AUDIO_TOKENS
         is_wav = body.get("format") == "wav"
-        return max(10, len(data) // (WAV_BASE64_PER_TOKEN if is_wav else AUDIO_BASE64_PER_TOKEN))
+        return max(10, len(data) // (_WAV_BASE64_PER_TOKEN if is_wav else _AUDIO_BASE64_PER_TOKEN))
     if part_type in ("file", "document"):
         data = body.get("file_data")
-        return max(1_500, len(data) // FILE_BASE64_PER_TOKEN) if isinstance(data, str) else FILE_TOKENS
+        return max(1_500, len(data) // _FILE_BASE64_PER_TOKEN) if isinstance(data, str) else _FILE_TOKENS
     detail = body.get("detail", part.get("detail"))
-    return IMAGE_LOW_TOKENS if detail == "low" else IMAGE_TOKENS
+    return _IMAGE_LOW_TOKENS if detail == "low" else _IMAGE_TOKENS
 
 
 def count_message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> int:
@@ -204,7 +204,7 @@ def count_message_tokens(message: Mapping[str, Any], count: Callable[[str], int]
 
     It takes any JSON object: fields of the wrong type are ignored here, and refused elsewhere.
     """
-    total = MESSAGE_TOKENS
+    total = _MESSAGE_TOKENS
     for field, value in message.items():
         if value and field in _TEXT_FIELDS:
             total += count(value) if isinstance(value, str) else _count_value_tokens(value, count)
@@ -213,7 +213,7 @@ def count_message_tokens(message: Mapping[str, Any], count: Callable[[str], int]
         for call in [*(calls if isinstance(calls, list) else ()), {"function": legacy}]:
             spec = call.get("function", call.get("custom")) if isinstance(call, Mapping) else None
             if isinstance(spec, Mapping):
-                total += MESSAGE_TOKENS
+                total += _MESSAGE_TOKENS
                 for field in ("name", "arguments", "input"):
                     total += _count_value_tokens(spec.get(field), count)
     return total

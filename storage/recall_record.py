@@ -33,9 +33,9 @@ PromptPart = Literal["system", "tools", "section", "summary", "history", "note",
 KINDS: tuple[HitKind, ...] = get_args(HitKind)
 LEFT_OUT_REASONS: tuple[LeftOutReason, ...] = get_args(LeftOutReason)
 REASONS: tuple[Literal[""] | LeftOutReason, ...] = ("", *LEFT_OUT_REASONS)
-OUTCOMES: tuple[RecallOutcome, ...] = get_args(RecallOutcome)
+_OUTCOMES: tuple[RecallOutcome, ...] = get_args(RecallOutcome)
 PROMPT_PARTS: tuple[PromptPart, ...] = get_args(PromptPart)
-NONE_LEFT_OUT = (0,) * len(LEFT_OUT_REASONS)
+_NONE_LEFT_OUT = (0,) * len(LEFT_OUT_REASONS)
 _MODES = ("on", "strict")
 # The code of an entry: two bits for its kind, three for its reason, and one if the hit is forgotten.
 _KIND_MASK = 0b11
@@ -117,7 +117,7 @@ class RecallRecord(Struct, frozen=True):
     usage: tuple[int, int, int] | None = None
     # The number of hits that stayed out for each of LEFT_OUT_REASONS. Hits too weak for the ranking are
     # counted only if they are in `entries`.
-    left_out: tuple[int, ...] = NONE_LEFT_OUT
+    left_out: tuple[int, ...] = _NONE_LEFT_OUT
     # The hits that went into the note, and the best of the others, by rank.
     entries: tuple[RecalledEntry, ...] = ()
 
@@ -133,7 +133,7 @@ def pack_code(kind: str, reason: str) -> int:
     return KINDS.index(kind) | (REASONS.index(reason) << _REASON_SHIFT)
 
 
-def pack_entry(entry: RecalledEntry) -> EntryRow:
+def _pack_entry(entry: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
     shares = (entry.score, entry.words, entry.meaning)
     score, words, meaning = (int((share or 0.0) * _MAX_BYTE) for share in shares)
@@ -160,7 +160,7 @@ def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> Recal
 def pack(record: RecallRecord) -> bytes:
     """Returns the bytes of a record."""
     has_meaning = any(entry.meaning is not None for entry in record.entries)
-    return pack_rows(record, [pack_entry(entry) for entry in record.entries], has_meaning=has_meaning)
+    return pack_rows(record, [_pack_entry(entry) for entry in record.entries], has_meaning=has_meaning)
 
 
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
@@ -191,7 +191,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     )
     head = _HEAD.pack(
         _VERSION,
-        OUTCOMES.index(record.outcome),
+        _OUTCOMES.index(record.outcome),
         flags,
         _MODES.index(record.mode),
         len(rows),
@@ -222,7 +222,7 @@ def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
         part_tokens, numbers = numbers[: len(PROMPT_PARTS)], numbers[len(PROMPT_PARTS) :]
         evicted_tokens, added_hundredths, *usage = numbers
         return RecallRecord(
-            outcome=OUTCOMES[outcome],
+            outcome=_OUTCOMES[outcome],
             found=found,
             recalled_tokens=recalled_tokens,
             is_selection=bool(flags & _IS_SELECTION),

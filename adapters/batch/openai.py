@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types import Batch
 
-MARK_KEY: Final = "mnemogate"  # the key of a part's mark in the batch's metadata
+_MARK_KEY: Final = "mnemogate"  # the key of a part's mark in the batch's metadata
 _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _END_STATUSES: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # The code of a batch that failed because the account's queue has no room for its tokens.
@@ -72,7 +72,7 @@ class OpenAIBatches(SdkBatches):
                     completion_window="24h",
                     endpoint="/v1/chat/completions",
                     input_file_id=file.id,
-                    metadata={MARK_KEY: part.mark},
+                    metadata={_MARK_KEY: part.mark},
                 )
         except ProviderRefused as error:
             if error.status < 500:
@@ -94,7 +94,7 @@ class OpenAIBatches(SdkBatches):
         with self._map_errors():
             # Newest first.
             async for batch in self._client.batches.list(limit=PAGE_SIZE):
-                if (batch.metadata or {}).get(MARK_KEY) == part.mark:
+                if (batch.metadata or {}).get(_MARK_KEY) == part.mark:
                     return batch.id
                 if batch.created_at < part.earliest_at - CLOCK_SKEW_S:
                     break

@@ -53,7 +53,7 @@ def make_tool_result(message: Json, path: str) -> Json:
     if not isinstance(call_id, str) or not call_id:
         param = f"{path}.tool_call_id"
         raise Untranslatable(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
-    block: Json = {"type": "tool_result", "tool_use_id": make_tool_use_id(call_id)}
+    block: Json = {"type": "tool_result", "tool_use_id": _make_tool_use_id(call_id)}
     content = message.get("content")
     if isinstance(content, str):
         if content.strip():
@@ -95,7 +95,7 @@ def make_assistant_blocks(message: Json, path: str) -> list[Json]:
     return blocks
 
 
-def make_tool_use_id(call_id: str) -> str:
+def _make_tool_use_id(call_id: str) -> str:
     """Returns an id that Anthropic takes for the id of a call, whatever provider made it.
 
     The result of the call, which names it by the same id, gets the same new id.
@@ -298,7 +298,7 @@ def _translate_call(call: Any, path: str) -> Json:
         raise Untranslatable(f"'{path}' is not a function call.", path)
     return {
         "type": "tool_use",
-        "id": make_tool_use_id(str(call.get("id") or "")),
+        "id": _make_tool_use_id(str(call.get("id") or "")),
         "name": function.get("name"),
         "input": _parse_arguments(function.get("arguments"), f"{path}.function.arguments"),
         **_pick_fields(call, _CALL_FIELDS),

@@ -29,12 +29,12 @@ from adapters.types import Json
 
 # The first turn must be the user's. The gateway adds this turn before an assistant's greeting, and where a request has
 # only system messages, by which voice agents ask for a greeting.
-OPENING: Final = "(The assistant speaks first.)"
+_OPENING: Final = "(The assistant speaks first.)"
 # The last turn must be the user's, or the model continues its last reply. The gateway adds this turn after a reply
 # where the client asks for another reply.
 AGAIN: Final = "(The assistant speaks again.)"
 # The text of a reply that has nothing but the unanswered call of one of Anthropic's own tools, which is dropped.
-BROKEN_OFF: Final = "(The reply was broken off.)"
+_BROKEN_OFF: Final = "(The reply was broken off.)"
 _PROVIDER_CALLS: Final = ("server_tool_use", "mcp_tool_use")
 
 
@@ -91,7 +91,7 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
                 raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{path}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and the client asks for another reply.
-        turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})
+        turn.content.append({"type": "text", "text": AGAIN if history.messages else _OPENING})
     _end_user_turn(history, turn, takes_late_system=takes_late_system)
     _make_ids_unique(history)
     history.messages = without_unanswered_calls(history.messages)
@@ -118,7 +118,7 @@ def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
         history.messages[-1]["content"] += blocks
         return
     if not history.messages:
-        history.messages.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
+        history.messages.append({"role": "user", "content": [{"type": "text", "text": _OPENING}]})
     history.messages.append({"role": "assistant", "content": blocks})
 
 
@@ -166,7 +166,7 @@ def without_unanswered_calls(messages: list[Json]) -> list[Json]:
     changed = [*messages]
     for index in replies_with_calls:
         content = _without_calls(messages[index]["content"], unanswered_calls)
-        changed[index] = {**messages[index], "content": content or [{"type": "text", "text": BROKEN_OFF}]}
+        changed[index] = {**messages[index], "content": content or [{"type": "text", "text": _BROKEN_OFF}]}
     return changed
 
 

@@ -45,10 +45,10 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
     moment = datetime.fromisoformat(text)
     if is_end and len(text) <= _DAY_CHARS:
         moment = datetime.combine(moment, time.max)
-    return parse_seconds(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
+    return _parse_seconds(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
 
 
-def parse_seconds(moment: datetime) -> float:
+def _parse_seconds(moment: datetime) -> float:
     """Returns a time as seconds since the epoch; without a zone it is in UTC.
 
     A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest one in them.

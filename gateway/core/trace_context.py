@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 TRACEPARENT: Final = "traceparent"
-TRACESTATE: Final = "tracestate"
+_TRACESTATE: Final = "tracestate"
 # Version 00 has four fields, a higher version may have more, and `ff` is no version.
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
@@ -67,7 +67,7 @@ class TraceContext(Struct, frozen=True):
         parent = f"00-{self.trace_id:032x}-{self.call_id(number):016x}-01"
         if not self.state:
             return ((TRACEPARENT, parent),)
-        return ((TRACEPARENT, parent), (TRACESTATE, self.state))
+        return ((TRACEPARENT, parent), (_TRACESTATE, self.state))
 
 
 def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
@@ -97,4 +97,4 @@ def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | N
 
 def without_trace(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Returns headers without those of a trace."""
-    return tuple(each for each in headers if each[0] not in (TRACEPARENT, TRACESTATE))
+    return tuple(each for each in headers if each[0] not in (TRACEPARENT, _TRACESTATE))

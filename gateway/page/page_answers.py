@@ -86,7 +86,7 @@ class Answers:
             visitor=visitor,
             may_write=visitor is not None and visitor.may_write,
             menu=self._list_menu(request, visitor),
-            theme=read_theme(request.cookies),
+            theme=_read_theme(request.cookies),
             **view.context,
         )
         reply = PageReply(200, "text/html; charset=utf-8", html.encode("utf-8", "replace"))
@@ -196,7 +196,7 @@ def make_unknown_page_error() -> UnknownPath:
     return UnknownPath("There is no such page.")
 
 
-def read_theme(cookies: Mapping[str, str]) -> str | None:
+def _read_theme(cookies: Mapping[str, str]) -> str | None:
     """Returns the theme that a visitor has chosen; None: that of the system."""
     theme = cookies.get(THEME_COOKIE)
     return theme if theme in ("light", "dark") else None

@@ -18,7 +18,7 @@ from gateway.page.screen import Action, Screen
 from gateway.run.admin.page_paths import parse_part
 
 # The twin of `/ui/` itself is `/ui/overview.json`.
-OVERVIEW = "overview"
+_OVERVIEW = "overview"
 # Digits of a number in a path. The databases hold no longer numbers, and Python refuses to parse thousands of digits.
 _DIGITS = "[0-9]{1,18}"
 
@@ -101,4 +101,4 @@ def _make_route_path(request: PageRequest) -> str:
     path = request.path.removesuffix(".json")
     if not path:
         raise make_unknown_page_error()
-    return "" if path == OVERVIEW else path
+    return "" if path == _OVERVIEW else path

@@ -22,7 +22,7 @@ from storage.run_records import Run, RunTextKind
 from storage.sql.store import Store
 
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
-NUMBER_STEP = 10_000
+_NUMBER_STEP = 10_000
 # The age and the size at which events are written together. Not measured: a longer time loses more events with a dying
 # process, a shorter one makes a write of each few words.
 BATCH_S = 0.1
@@ -123,7 +123,7 @@ class EventLog:
         self._stored_number = last
         self._has_gap = False
         # What an earlier attempt has stored may have been erased by a forgetting since.
-        self.next_number = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
+        self.next_number = max(last // _NUMBER_STEP + 1, attempt - 1) * _NUMBER_STEP
         return [event.data for event in numbered]
 
     async def flush(self) -> None:

@@ -16,7 +16,7 @@ from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
 
 # Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent, in a megabyte. Not measured.
-MAX_ENDED_REQUESTS = 2_000
+_MAX_ENDED_REQUESTS = 2_000
 
 
 class BegunRequest(Struct, frozen=True):
@@ -75,7 +75,7 @@ class RequestLog:
         self.now = now
         self.figures = RequestFiguresRecorder()
         self._begun: dict[Receipt, BegunRequest] = {}
-        self._ended: deque[LoggedRequest] = deque(maxlen=MAX_ENDED_REQUESTS)
+        self._ended: deque[LoggedRequest] = deque(maxlen=_MAX_ENDED_REQUESTS)
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
         self._last_before_forgetting = 0

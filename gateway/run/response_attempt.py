@@ -46,7 +46,7 @@ from storage.run_commands import ResponseEnd
 from storage.run_records import RunState, RunTextKind
 from storage.sql.store import Store
 
-NOT_STORED_ERROR: Final = (
+_NOT_STORED_ERROR: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
 )
 GIVEN_UP_ERROR: Final = (
@@ -59,7 +59,7 @@ _ELSEWHERE_POLL_S: Final = 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
 _KEY_REFUSED_STATUSES: Final = (401, 403)
-KEY_GONE_ERROR: Final = (
+_KEY_GONE_ERROR: Final = (
     "Another process made the response than the one that took the request, and no caller's key is stored. Send the "
     "request again, or give the upstream a key in the settings."
 )
@@ -260,7 +260,7 @@ class ResponseAttempt:
         """Ends a response with an upstream's error."""
         code, message = error.read()
         if self.find_accepted() is None and error.status in _KEY_REFUSED_STATUSES:
-            message = KEY_GONE_ERROR
+            message = _KEY_GONE_ERROR
         await self._fail(message, code)
 
     async def _end_answered(self, identity: Identity, receipt: Receipt) -> None:
@@ -278,7 +278,7 @@ class ResponseAttempt:
             if turn_name is not None and epoch == self.log.epoch:
                 # Nothing was forgotten, so the database has failed.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            await self._fail(NOT_STORED_ERROR)
+            await self._fail(_NOT_STORED_ERROR)
             return
         await self._end(self.log.final, turn_name)
 

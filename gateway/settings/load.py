@@ -28,11 +28,11 @@ from gateway.settings.check import find_mistakes
 from gateway.settings.mistakes import Mistakes, convert_text, describe_unknown_name, read_tables
 from gateway.settings.value_syntax import check_address
 
-DEFAULT_CONFIG = "mnemogate.toml"
+_DEFAULT_CONFIG = "mnemogate.toml"
 # The largest settings file: far above any real one, and parsed within two seconds whatever it holds.
 _FILE_BYTES = 1024 * 1024
 # `env:NAME` in place of a secret stands for the value of the variable NAME.
-FROM_ENVIRONMENT = "env:"
+_FROM_ENVIRONMENT = "env:"
 
 
 class _SettingName(NamedTuple):
@@ -299,13 +299,13 @@ def _not_from_file() -> Iterator[None]:
 
 def find_settings_file(config: str | None) -> Path | None:
     """Returns the file that `load_settings` reads; None: there is none."""
-    file = Path(config or os.environ.get("MNEMOGATE_CONFIG", "").strip() or DEFAULT_CONFIG)
+    file = Path(config or os.environ.get("MNEMOGATE_CONFIG", "").strip() or _DEFAULT_CONFIG)
     return file.absolute() if file.exists() else None
 
 
 def _read_file(path: str | None) -> dict[str, Any]:
     """Returns the settings file; it is empty if there is none. path: a file that must exist; None: the default file."""
-    file = Path(path or DEFAULT_CONFIG)
+    file = Path(path or _DEFAULT_CONFIG)
     try:
         with file.open("rb") as opened:
             data = opened.read(_FILE_BYTES + 1)
@@ -434,4 +434,4 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
 
 def _find_referenced_variable(text: str) -> str | None:
     """Returns NAME of `env:NAME`; None: the text is the value itself."""
-    return text.removeprefix(FROM_ENVIRONMENT) if text.startswith(FROM_ENVIRONMENT) else None
+    return text.removeprefix(_FROM_ENVIRONMENT) if text.startswith(_FROM_ENVIRONMENT) else None

@@ -16,7 +16,7 @@ from gateway.errors import SettingsError
 from gateway.traces.sampling import SAMPLERS
 
 # The name of the service if no variable sets it.
-SERVICE: Final = "mnemogate"
+_SERVICE: Final = "mnemogate"
 _PATH: Final = "/v1/traces"
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _TRACES: Final = f"{_OTLP}TRACES_"
@@ -34,7 +34,7 @@ class OtlpSettings(Struct, frozen=True):
     timeout_s: float = 10.0
     is_compressed: bool = False
     # Attributes of the resource, `service.name` among them.
-    resource: Mapping[str, str] = field(default_factory=lambda: {"service.name": SERVICE})
+    resource: Mapping[str, str] = field(default_factory=lambda: {"service.name": _SERVICE})
     sampler: str = "parentbased_always_on"
     # The share of traces that is sampled, by a sampler that takes a ratio.
     ratio: float = 1.0

@@ -32,7 +32,7 @@ from gateway.web.turn_items import choose_system_items, group_turns, render_turn
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
-MAX_CREATED_ITEMS: Final = 20
+_MAX_CREATED_ITEMS: Final = 20
 # The most items that wait for the next response. Chosen: a fifth of the messages that a request may have by default.
 # Their bytes fit into one request, since the next response has them in its own.
 MAX_WAITING_ITEMS: Final = 1_000
@@ -137,7 +137,7 @@ class ConversationRequests:
             return {**current_body, "items": waiting}
 
         await self.conversations.change(conversation, add)
-        return list_page([ItemGroup(lambda: items)], f"order=asc&limit={MAX_CREATED_ITEMS}")
+        return list_page([ItemGroup(lambda: items)], f"order=asc&limit={_MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         """Drops an item that waits, or forgets the message of a turn that is shown as this item alone."""
@@ -165,7 +165,7 @@ class ConversationRequests:
 def _read_new_items(body: Json) -> list[Json]:
     """Returns the items of a request, each with an id. Raises: BadRequest."""
     items: list[Any] = read_optional(body, "items", list) or []
-    check_length("items", items, MAX_CREATED_ITEMS)
+    check_length("items", items, _MAX_CREATED_ITEMS)
     check_depth("items", items, depth=2)
     messages = read_items(items, field="items")
     if messages.references:

@@ -23,7 +23,7 @@ from gateway.web.uvicorn_protocol import HttpConnection
 
 # Seconds that an idle connection stays open. Clients and load balancers drop theirs after 120 s at most, and they have
 # to close first: a request on a connection that the server just closes would be lost.
-KEEP_ALIVE_S = 135
+_KEEP_ALIVE_S = 135
 
 
 class _DatedState(ServerState):
@@ -144,7 +144,7 @@ def make_server(
         interface="asgi3",
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_s,
     )
     return GatewayServer(config, readiness, on_started, on_stopping)

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.web.slow_reader import SlowReaderWatch
 
 # The most bytes of a head. OpenAI and Cloudflare allow 16 to 32 KiB.
-MAX_HEAD_BYTES: Final = 64 * 1024
+_MAX_HEAD_BYTES: Final = 64 * 1024
 # The most requests that a client may send before the reply to an earlier one. Browsers and SDKs send none.
 MAX_WAITING: Final = 64
 _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
@@ -167,7 +167,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         try:
             while data := self._parse(data):
                 pass
-            if self._bytes_since_part > MAX_HEAD_BYTES:
+            if self._bytes_since_part > _MAX_HEAD_BYTES:
                 raise HttpParserError("a head, trailer or chunk extension is too large")
         except HttpParserError as error:
             self.logger.warning("Invalid HTTP request received.")

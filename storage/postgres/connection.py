@@ -25,7 +25,7 @@ from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 from storage.postgres.url import BAD_URL, split_by_host
 from storage.text import replace_unstorable
 
-OLDEST_SERVER = 14  # the oldest major version that is admitted
+_OLDEST_SERVER = 14  # the oldest major version that is admitted
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
@@ -214,9 +214,9 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
         # What could not be read may be a part of the password, so the error itself is not shown.
         raise NotAdmitted(f"{name}: {BAD_URL}") from None
     version = raw.get_server_version()
-    if version.major < OLDEST_SERVER:
+    if version.major < _OLDEST_SERVER:
         await raw.close()
-        raise NotAdmitted(f"{name} is PostgreSQL {version.major}; {OLDEST_SERVER} or newer is needed")
+        raise NotAdmitted(f"{name} is PostgreSQL {version.major}; {_OLDEST_SERVER} or newer is needed")
     encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may keep it to itself
     if encoding not in _ENCODINGS:
         await raw.close()

@@ -18,7 +18,7 @@ _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
 # A term of line N of the table of common words is 10^(-N/2) of all words. Its degree is 1 in the last line and 6 in the
 # first. A term in no line has degree 0 and counts as never used.
 FIRST_LINE, LAST_LINE = 2, 7
-MAX_DEGREE = LAST_LINE + 1 - FIRST_LINE
+_MAX_DEGREE = LAST_LINE + 1 - FIRST_LINE
 
 
 def _read_lines(table: Path) -> Iterator[list[str]]:
@@ -85,7 +85,7 @@ def load_degrees() -> dict[str, int]:
     for language, words in _PHRASES.items():
         for term in words_of(" ".join(words)):
             others = degrees.get(term, 0) & ~pack_degree(_DEGREE_MASK, language)
-            degrees[term] = others | pack_degree(MAX_DEGREE, language)
+            degrees[term] = others | pack_degree(_MAX_DEGREE, language)
     # Few of these large numbers differ. One object for all equal numbers saves memory.
     distinct = {packed: packed for packed in degrees.values()}
     return {term: distinct[packed] for term, packed in degrees.items()}

@@ -26,7 +26,7 @@ SQL = load("agents.sql")
 K = TypeVar("K")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
-CACHED_AGENTS = 4096
+_CACHED_AGENTS = 4096
 # The number of columns of the piece `agent`.
 AGENT_COLUMNS = 11
 
@@ -127,7 +127,7 @@ async def set_indexed(connection: Connection, agent_row: int, seq: int) -> None:
 class Agents:
     """Finds agents by scope, and begins new ones. Caches the agents used last, and drafts."""
 
-    def __init__(self, database: Database, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
+    def __init__(self, database: Database, now: Callable[[], float], *, cached: int = _CACHED_AGENTS) -> None:
         self._database = database
         self._now = now
         self._cached = cached

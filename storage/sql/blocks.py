@@ -22,7 +22,7 @@ from storage.sql.statements import load
 
 SQL = load("blocks.sql")
 
-UNDO_ORIGIN = "undo"
+_UNDO_ORIGIN = "undo"
 FORGET_ORIGIN = "forget"
 # The origin of a version with an erased value, which cannot be brought back. The text is short: the row must not grow
 # (storage/sqlite/padding.py).
@@ -132,7 +132,7 @@ def check_limit(label: str, value: str, limit: int) -> None:
         raise BlockOverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
 
 
-async def restore_block(
+async def _restore_block(
     connection: Connection, block_row: int, version: int, to: int, *, at: float, origin: str
 ) -> Block:
     """Brings back the value that a block had in the version `to`. version: the block's present version.
@@ -175,7 +175,7 @@ async def undo_block(
         raise NotFound(f"block {stored.label!r} has no change left to undo")
     sources = orjson.loads(before.sources)
     return await write_block(
-        connection, block_row, stored.version, before.value, at=at, origin=UNDO_ORIGIN, sources=sources,
+        connection, block_row, stored.version, before.value, at=at, origin=_UNDO_ORIGIN, sources=sources,
         restores=before.version,
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ class Blocks(StoreGroup):
     load = reads(as_method(load_blocks))
     write = writes(as_method(write_block))
     undo = writes(as_method(undo_block))
-    restore = writes(as_method(restore_block))
+    restore = writes(as_method(_restore_block))
     find_undone = reads(as_method(find_undone))
 
     @reads

@@ -15,7 +15,7 @@ SQL = load("default_blocks.sql")
 
 # The most memories that one write of blocks changes. It takes 1 to 3 ms, for which turns may have to wait.
 _MEMORIES_PER_WRITE = 64
-DEFAULT_ORIGIN = "default"
+_DEFAULT_ORIGIN = "default"
 
 
 async def load_default_blocks(connection: Connection, agent_row: int) -> list[Block]:
@@ -54,7 +54,7 @@ async def _add_missing(
         values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
         id = await connection.value(SQL[statement], values)
         if id is not None:
-            await begin_value(connection, id, block.value, at, DEFAULT_ORIGIN)
+            await begin_value(connection, id, block.value, at, _DEFAULT_ORIGIN)
 
 
 def _list_settings_values(block: Block) -> tuple[str, int, int]:
@@ -126,8 +126,8 @@ class DefaultBlocks(StoreGroup):
         await connection.run(SQL["follow_shared"], (profile, block.label, *_list_settings_values(block)))
         for project in projects:
             await ensure_shared_blocks(connection, project, profile, [block], at)
-        values = (profile, block.label, DEFAULT_ORIGIN, block.value)
+        values = (profile, block.label, _DEFAULT_ORIGIN, block.value)
         for id, version in await connection.rows(SQL["untouched"], values):
             await write_block(
-                connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
+                connection, id, version, block.value, at=at, origin=_DEFAULT_ORIGIN, is_bounded=False
             )

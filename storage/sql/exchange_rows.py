@@ -17,7 +17,7 @@ from storage.records import Atom, Evicted, Exchange, State, message_key
 
 # The bytes of an atom: a kind and 11 of a digest. The digest of a message's media has 11.
 ATOM_BYTES = 12
-MEDIA_BYTES = 11
+_MEDIA_BYTES = 11
 
 # Notes of fewer bytes are not deflated: they gain too little.
 _MIN_DEFLATED_BYTES = 200
@@ -47,12 +47,12 @@ def unpack_inputs(data: bytes) -> tuple[tuple[Atom, ...], ...]:
     offset = 0
     while offset < len(data):
         end = offset + 2 + ATOM_BYTES * int.from_bytes(data[offset : offset + 2], "big")
-        inputs.append(unpack_atoms(data[offset + 2 : end]))
+        inputs.append(_unpack_atoms(data[offset + 2 : end]))
         offset = end
     return tuple(inputs)
 
 
-def unpack_atoms(data: bytes) -> tuple[Atom, ...]:
+def _unpack_atoms(data: bytes) -> tuple[Atom, ...]:
     """Returns the atoms of one message, or of a reply."""
     return tuple([data[i : i + ATOM_BYTES] for i in range(0, len(data), ATOM_BYTES)])
 
@@ -68,7 +68,7 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     media = []
     offset = 0
     while offset < len(data):
-        size = MEDIA_BYTES if data[offset] else 0
+        size = _MEDIA_BYTES if data[offset] else 0
         media.append(data[offset + 1 : offset + 1 + size])
         offset += 1 + size
     return tuple(media)
@@ -115,7 +115,7 @@ def make_exchange(
         offset,
         unpack_inputs(inputs),
         _unpack_media(media),
-        None if reply is None else unpack_atoms(reply),
+        None if reply is None else _unpack_atoms(reply),
         path_hash,
         reply_key,
         begun,
@@ -187,7 +187,7 @@ def _make_shown_exchange(row: Sequence[Any]) -> ShownExchange:
         offset=0,
         inputs=unpack_inputs(inputs),
         media=(),
-        reply=None if reply is None else unpack_atoms(reply),
+        reply=None if reply is None else _unpack_atoms(reply),
         path_hash=b"",
         reply_key=None,
         begun=begun,

@@ -35,7 +35,7 @@ _MAX_STANDING_FACTS = 100
 _MAX_NAMING_FACTS = 1_000
 
 
-async def find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | None:
+async def _find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | None:
     """Returns the fact with this number, true or not; None where there is none."""
     row = await connection.row(SQL["at"], (agent_row, seq))
     return None if row is None else _make_fact(row)
@@ -44,7 +44,7 @@ async def find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | 
 class Facts(GrowingGroup):
     """Facts that were learned."""
 
-    find = reads(as_method(find_fact))
+    find = reads(as_method(_find_fact))
 
     @reads
     async def list(
@@ -179,7 +179,7 @@ class Facts(GrowingGroup):
             )  # fmt: skip
             await add_fact(connection, agent, fact, at, origin, is_asked=True)
             successor = (await _get_fact(connection, agent.id, seq)).successor
-            new_fact = None if successor is None else await find_fact(connection, agent.id, successor)
+            new_fact = None if successor is None else await _find_fact(connection, agent.id, successor)
             if new_fact is None:
                 raise WriteConflict(f"fact {seq} already says so")
             return new_fact
@@ -295,7 +295,7 @@ class Facts(GrowingGroup):
 
 async def _get_fact(connection: Connection, agent_row: int, seq: int) -> Fact:
     """Returns the fact with this number, true or not. Raises: NotFound."""
-    fact = await find_fact(connection, agent_row, seq)
+    fact = await _find_fact(connection, agent_row, seq)
     if fact is None:
         raise NotFound(f"there is no fact {seq}")
     return fact

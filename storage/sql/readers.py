@@ -31,7 +31,7 @@ _OPEN_S = 3_600.0
 # again.
 _READ_MS = 5_000.0
 # Unread turns are counted up to this number.
-MAX_TURNS = 1_000
+_MAX_TURNS = 1_000
 # The kind of the atom of a tool's result.
 TOOL_ATOM = b"t"
 # The columns of `unread` after those of `{shown}`.
@@ -115,7 +115,9 @@ class Readers(StoreGroup):
     ) -> dict[int, list[ReaderEntry]]:
         """Returns, for each of these memories, the sleeptime agents that read it."""
         readers: dict[int, list[ReaderEntry]] = {row: [] for row in memory_rows}
-        for row, *entry in await load_rows(connection, SQL["of_memories"], memory_rows, MAX_TURNS, TOOL_ATOM):
+        for row, *entry in await load_rows(
+            connection, SQL["of_memories"], memory_rows, _MAX_TURNS, TOOL_ATOM
+        ):
             readers[row].append(ReaderEntry(*entry))
         return readers
 

@@ -31,7 +31,7 @@ async def empty_sections(connection: Connection, agent_row: int) -> None:
     await _empty_selected(connection, SQL["of_agent"], (agent_row,))
 
 
-async def empty_section_of_conversation(
+async def _empty_section_of_conversation(
     connection: Connection, agent_row: int, conversation_row: int
 ) -> None:
     """Empties the section of the path with which a stored conversation ends."""
@@ -60,4 +60,4 @@ class Sections(StoreGroup):
 
     find = reads(as_method(find_section))
     empty = writes(as_locking_method(empty_sections))
-    empty_of_conversation = writes(as_locking_method(empty_section_of_conversation))
+    empty_of_conversation = writes(as_locking_method(_empty_section_of_conversation))

@@ -47,7 +47,7 @@ _NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
 _PATH_CONTENT = 6
 
 
-async def read_path(
+async def _read_path(
     connection: Connection,
     agent: Agent,
     conversation_name: str,
@@ -120,7 +120,7 @@ class StoredPaths(StoreGroup):
         self._rules = rules
         self._jobs = jobs
 
-    load_path = reads(as_method(read_path))
+    load_path = reads(as_method(_read_path))
 
     @reads
     async def find_conversation(

@@ -223,7 +223,7 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
             await connection.run(SQL["drop"], (agent_row, number))
 
 
-async def lacks_vectors(connection: Connection, agent_row: int, model: str) -> bool:
+async def _lacks_vectors(connection: Connection, agent_row: int, model: str) -> bool:
     """Returns whether something that is indexed of a memory lacks a vector of this model."""
     return bool(await connection.value(SQL["lacks"], (model, agent_row)))
 
@@ -292,14 +292,14 @@ class Vectors(StoreGroup):
         agent_row, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent_row)
         await _add_embedded(connection, unembedded, added)
-        return await lacks_vectors(connection, agent_row, model)
+        return await _lacks_vectors(connection, agent_row, model)
 
     @reads
     async def has(self, connection: Connection, agent_rows: Sequence[int], model: str) -> bool:
         """Returns whether a model has embedded anything of any of these memories."""
         return bool(await load_rows(connection, SQL["embedded"], agent_rows, model))
 
-    lacks = reads(as_method(lacks_vectors))
+    lacks = reads(as_method(_lacks_vectors))
 
     @long_reads
     async def find_agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:

@@ -25,10 +25,10 @@ CACHED_STATEMENTS = 512
 
 # The page cache of a reader. The search index of 10,000 long messages is 5 MB; with SQLite's own 2 MB every search
 # fetches it from the file again (measured: 2.5 ms of processor time against 1.2).
-READ_CACHE_KIB = 8 * 1024
+_READ_CACHE_KIB = 8 * 1024
 
 # The size of a trial write: four pages, which a full disk has no room for.
-TRIAL_BYTES = 16384
+_TRIAL_BYTES = 16384
 
 # sqlite3 looks for a method that adapts each value other than a plain number or text, and raises and catches an
 # exception if there is none: two dozen times in a turn. A registered adapter spares that. These are C functions, for
@@ -82,7 +82,7 @@ def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connec
     with map_sqlite_errors(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
         connection.execute("PRAGMA query_only = ON")
-        connection.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
+        connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         _set_pragmas(connection)
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # a damaged file is noticed here
@@ -95,7 +95,7 @@ def try_writing(connection: sqlite3.Connection, *, looks_for_damage: bool) -> No
         (report,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if report != "ok":
             raise Corrupt(f"the database is damaged: {report}")
-    connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (TRIAL_BYTES,))
+    connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (_TRIAL_BYTES,))
     connection.execute("DELETE FROM probe")
 
 

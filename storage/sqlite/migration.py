@@ -21,7 +21,7 @@ from storage.sqlite.result_codes import map_sqlite_errors
 _log = logging.getLogger("mnemogate")
 
 # "Mnem" in ASCII: distinguishes the gateway's files from other SQLite databases.
-APPLICATION_ID = 0x4D6E656D
+_APPLICATION_ID = 0x4D6E656D
 
 
 class Migration(NamedTuple):
@@ -60,7 +60,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
             try:
                 connection.executescript(
                     f"BEGIN IMMEDIATE;\n{step.script}\n"
-                    f"PRAGMA user_version = {step.after:d}; PRAGMA application_id = {APPLICATION_ID:d};\nCOMMIT;"
+                    f"PRAGMA user_version = {step.after:d}; PRAGMA application_id = {_APPLICATION_ID:d};\nCOMMIT;"
                 )
             except sqlite3.Error:
                 with contextlib.suppress(sqlite3.Error):
@@ -84,7 +84,7 @@ def read_version(
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if owner != APPLICATION_ID and (tables or owner or version):
+    if owner != _APPLICATION_ID and (tables or owner or version):
         raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
     if version > newest_version:
         raise TooNew(path, version, newest_version)

@@ -33,7 +33,7 @@ _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
 # The lengths of bytes and texts from which their type code takes one byte more.
 _LONGER_TYPE_CODES = (58, 8186, 1048570)
 _TWO_BYTE_CODE = _LONGER_TYPE_CODES[0]
-MIN_ROOM = 540  # more than the _MIN_IN_PAGE bytes of a row that overflows
+_MIN_ROOM = 540  # more than the _MIN_IN_PAGE bytes of a row that overflows
 _PAGE_NUMBER_BYTES = 4  # after a record's part in its page: the number of its first overflow page
 _SPARE_BYTES = 8  # chosen, not measured: a room that is too small is safe, a room that is too large is not
 # The room of a row that overflows from the beginning, of which no more may lie in its page: 440 bytes.
@@ -68,7 +68,7 @@ def compute_room(size: int) -> int:
     size_with_padding = size + 1  # without zeros it is a type code
     if size_with_padding + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
         return _SPILLED_ROOM
-    return max(MIN_ROOM, size_with_padding)
+    return max(_MIN_ROOM, size_with_padding)
 
 
 def count_padding(size: int, room: int) -> int:

@@ -22,19 +22,19 @@ from storage.listing import CursorT, Page
 ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
-def keep_cursors(query: PageQuery) -> PageQuery:
+def _keep_cursors(query: PageQuery) -> PageQuery:
     """Returns a query unchanged: its cursors are in the order of the list."""
     return query
 
 
-def order_cursors(query: PageQuery) -> PageQuery:
+def _order_cursors(query: PageQuery) -> PageQuery:
     """Returns a query with cursors by time (`after` is newer), turned into the order of the list."""
     if not query.newest_first():
         return query
     return structs.replace(query, after=query.before, before=query.after)
 
 
-def order_message_cursors(query: PageQuery) -> PageQuery:
+def _order_message_cursors(query: PageQuery) -> PageQuery:
     """Returns a query for messages of a conversation or a run with its cursors in the order of the list.
 
     Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
@@ -53,7 +53,7 @@ class Paging(Struct, frozen=True):
 
     # The order of a query that names none.
     newest_first: bool = True
-    cursors: ReadsCursors = field(default=keep_cursors)
+    cursors: ReadsCursors = field(default=_keep_cursors)
     # The rows of a page are returned oldest first, even if the page is from the newest end.
     shown_oldest_first: bool = False
 
@@ -80,12 +80,12 @@ class Paging(Struct, frozen=True):
 
 
 NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(newest_first=False)
-PASSAGES = Paging(newest_first=False, cursors=order_cursors)
-RUN_MESSAGES = Paging(newest_first=False, cursors=order_message_cursors)
-CONVERSATION_MESSAGES = Paging(cursors=order_message_cursors)
+PASSAGES = Paging(newest_first=False, cursors=_order_cursors)
+RUN_MESSAGES = Paging(newest_first=False, cursors=_order_message_cursors)
+CONVERSATION_MESSAGES = Paging(cursors=_order_message_cursors)
 # Letta's server 0.16.8 gives messages oldest first, also where `order=desc`, the default, selects the newest: programs
 # show what they get.
-MESSAGES = Paging(cursors=order_cursors, shown_oldest_first=True)
+MESSAGES = Paging(cursors=_order_cursors, shown_oldest_first=True)
 
 
 def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:

@@ -221,7 +221,7 @@ class _PathEndpoint:
                     )
                 await answer(scope, receive, send)
             except StoreError as error:
-                raise as_gateway_error(error, request) from error
+                raise _as_gateway_error(error, request) from error
 
 
 def _read_request(
@@ -290,7 +290,7 @@ def uid_in(kind: str, id: str) -> str:
     return uid
 
 
-def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
+def _as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
     """Returns an error of the store as the caller gets it, with ids in place of uids."""
     if isinstance(error, NotFound):
         message = error.message

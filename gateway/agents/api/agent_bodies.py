@@ -81,8 +81,8 @@ class Own(Body):
 
 
 # A system text, a note and a reply take some hundreds of tokens, so no prompt fits into a smaller window.
-MIN_WINDOW = 1000
-WindowTokens = Annotated[int, Meta(ge=MIN_WINDOW, le=100_000_000)]
+_MIN_WINDOW = 1000
+WindowTokens = Annotated[int, Meta(ge=_MIN_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
 # An agent is made in one transaction, and other writes wait for it, so each list is limited. Not measured: a prompt
@@ -294,9 +294,9 @@ def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, tupl
 
 def _checked_window(config: Mapping[str, Any]) -> int:
     window: int = config["context_window"]
-    if window < MIN_WINDOW:
+    if window < _MIN_WINDOW:
         path = ("body", "llm_config", "context_window")
-        raise Unprocessable(Fault(path, f"Expected 'int' >= {MIN_WINDOW}", "type_error", window))
+        raise Unprocessable(Fault(path, f"Expected 'int' >= {_MIN_WINDOW}", "type_error", window))
     return window
 
 

@@ -104,7 +104,7 @@ class BatchMessagesQuery(UrlQuery):
     assistant_message_tool_kwarg: str = "message"
 
 
-def render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
+def _render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     """Returns the JSON of a batch."""
     return {
         "id": ids.make_id("job", batch.uid),
@@ -136,7 +136,7 @@ def render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     }
 
 
-def render_item(item: BatchItem, error_message: str) -> dict[str, Any]:
+def _render_item(item: BatchItem, error_message: str) -> dict[str, Any]:
     """Returns the JSON of an item. error_message: why it failed, or ""."""
     run = item.run
     counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
@@ -219,7 +219,7 @@ class BatchRoutes:
             after = item.id
         items = await stored.list(batch.id, after=after, limit=query.limit)
         errors = await stored.load_error_messages(batch.id, after, items[-1].id) if items else {}
-        return [render_item(item, errors.get(item.id, "")) for item in items]
+        return [_render_item(item, errors.get(item.id, "")) for item in items]
 
     async def list_messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
         """List what the agents of a batch were told and said.
@@ -276,7 +276,7 @@ class BatchRoutes:
         return [{**message, "agent_id": ids.make_id("agent", agent.uid)} for message in shown]
 
     async def _render(self, batch: Batch) -> dict[str, Any]:
-        return render_batch(batch, await self._api.store.batch_items.count(batch.id))
+        return _render_batch(batch, await self._api.store.batch_items.count(batch.id))
 
     async def _get_batch(self, request: ApiRequest) -> Batch:
         return await self._api.store.batches.get(request.project, request.uid("job", "batch_id"))

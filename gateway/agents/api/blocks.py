@@ -77,10 +77,10 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
         limit=sent_or(create.limit, DEFAULT_LIMIT),
         read_only=create.read_only is True,
     )
-    return block, read_details(create)
+    return block, _read_details(create)
 
 
-def change_of(update: UpdateBlock) -> BlockChange:
+def _change_of(update: UpdateBlock) -> BlockChange:
     """Returns the change that is asked for."""
     sent = sent_fields(update)
     description = sent.get("description")
@@ -90,11 +90,11 @@ def change_of(update: UpdateBlock) -> BlockChange:
         description="" if "description" in sent and description is None else description,
         limit=sent.get("limit"),
         read_only=sent.get("read_only"),
-        details=read_details(update),
+        details=_read_details(update),
     )
 
 
-def read_details(block: UpdateBlock) -> dict[str, Any]:
+def _read_details(block: UpdateBlock) -> dict[str, Any]:
     """Returns the fields of a block that a turn does not need."""
     sent = sent_fields(block)
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
@@ -122,7 +122,7 @@ def render_block(entry: BlockEntry) -> dict[str, Any]:
     }
 
 
-def render_revision(revision: Revision) -> dict[str, Any]:
+def _render_revision(revision: Revision) -> dict[str, Any]:
     """Returns a value that a block had. version counts from 1; an undo names the version that it brought back."""
     return {
         "version": revision.version,
@@ -209,7 +209,7 @@ class BlockRoutes:
         revisions = await self._api.store.blocks.list_revisions(
             block.id, before=query.before, limit=query.limit
         )
-        return list(map(render_revision, revisions))
+        return list(map(_render_revision, revisions))
 
     async def undo(self, request: ApiRequest) -> dict[str, Any]:
         """Bring back the value that a block had before its last change."""
@@ -253,7 +253,7 @@ class BlockRoutes:
         return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:
-        change = change_of(update)
+        change = _change_of(update)
         changed = await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN)
         return render_block(changed)
 

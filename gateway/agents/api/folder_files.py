@@ -84,7 +84,7 @@ def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
     }
 
 
-def render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
+def _render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
     """Returns a file as an agent that can search it shows it."""
     return {
         "id": ids.make_id("file", file.uid),
@@ -174,7 +174,7 @@ class FolderFileRoutes:
         attached = await self._folders.load_attached(await self._api.agents.get(request))
         folders = {folder.memory_row: folder for folder in attached}
         files = await self._api.store.files.list_of_folders(list(folders))
-        shown = [render_agent_file(folders[file.memory_row], file) for file in files]
+        shown = [_render_agent_file(folders[file.memory_row], file) for file in files]
         page = cut_page(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}

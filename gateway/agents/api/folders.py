@@ -50,7 +50,7 @@ class FoldersQuery(PageQuery):
 
 
 # The fields of a folder that are stored and shown again.
-STORED_FIELDS = (
+_STORED_FIELDS = (
     "description", "instructions", "metadata", "embedding", "embedding_chunk_size", "embedding_config"
 )  # fmt: skip
 
@@ -126,7 +126,7 @@ class FolderRoutes:
     async def create(self, request: ApiRequest, body: CreateFolder) -> dict[str, Any]:
         """Make a folder."""
         sent = sent_fields(body)
-        stored = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
+        stored = {name: sent[name] for name in _STORED_FIELDS if sent.get(name) is not None}
         return render_folder(await self._folders.create(request.project, body.name, stored))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class FolderRoutes:
         """Change a folder."""
         folder = await self._files.get_folder(request)
         sent = sent_fields(body)
-        stored = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
+        stored = {**folder.body, **{name: sent[name] for name in _STORED_FIELDS if name in sent}}
         return render_folder(await self._folders.change(folder, sent_or_none(body.name), stored))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _WINDOW = WindowFields("max_message_buffer_length", "min_message_buffer_length",
 class UpdateGroup(Body):
     """A change of a group."""
 
-    manager_config: Maybe[dict[str, Any]] = UNSET  # as `read_config` takes it
+    manager_config: Maybe[dict[str, Any]] = UNSET  # as `_read_config` takes it
     description: NoEffect[str] = UNSET
     agent_ids: Annotated[list[str] | None, _NO_AGENT_IDS] | UnsetType = UNSET
     shared_block_ids: Annotated[list[str] | None, _NO_BLOCK_IDS] | UnsetType = UNSET
@@ -73,7 +73,7 @@ class VoiceSleeptimeConfig(Body):
     min_message_buffer_length: Maybe[Count] = UNSET
 
 
-def read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeConfig:
+def _read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeConfig:
     """Returns the `manager_config` of a request. Raises: BadRequest, Unprocessable."""
     manager_type = config.get("manager_type")
     if manager_type in _UNSERVED_TYPES:
@@ -89,7 +89,7 @@ def read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeCo
     raise Unprocessable(Fault((*_CONFIG_PATH, "manager_type"), message, "enum", manager_type))
 
 
-def with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
+def _with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
     """Returns the definition of a group's manager after a change. Raises: Unprocessable.
 
     sent: the fields of the `manager_config` that were sent.
@@ -174,12 +174,12 @@ class GroupRoutes:
     async def update(self, request: ApiRequest, body: UpdateGroup) -> dict[str, Any]:
         """Change how often an agent's sleeptime agents read, and the bounds of a voice agent's window."""
         sent_config = sent_or_none(body.manager_config)
-        config = None if sent_config is None else sent_fields(read_config(sent_config))
+        config = None if sent_config is None else sent_fields(_read_config(sent_config))
         manager = await self._get_manager(request)
         group = _require_group(request, manager)
         if config is None:
             return group
-        edit = AgentEdit(edit=lambda definition: with_config(definition, config))
+        edit = AgentEdit(edit=lambda definition: _with_config(definition, config))
         manager = await self._api.registry.change(request.project, manager.agent.uid, edit)
         return _require_group(request, manager)
 

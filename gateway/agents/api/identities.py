@@ -99,7 +99,7 @@ class IdentitiesQuery(PageQuery):
         return has_name and sent_or(self.identity_type, definition.type) == definition.type
 
 
-def read_properties(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
+def _read_properties(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
     """Returns properties as they are stored, the last one of each key."""
     return tuple({property_.key: msgspec.to_builtins(property_) for property_ in properties}.values())
 
@@ -111,7 +111,7 @@ def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> Iden
     """
     sent = without_none(sent_fields(update))
     before = {property_["key"]: property_ for property_ in definition.properties}
-    after = {property_["key"]: property_ for property_ in read_properties(sent.get("properties") or [])}
+    after = {property_["key"]: property_ for property_ in _read_properties(sent.get("properties") or [])}
     properties = [*{**before, **after}.values()]
     if after:
         check_size(properties, ("body", "properties"))
@@ -233,7 +233,7 @@ class IdentityRoutes:
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
         """Replace an identity's properties: a list."""
         sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
-        properties = read_properties(sent.properties)
+        properties = _read_properties(sent.properties)
         return await self._change(
             request.project,
             request.uid("identity", "identity_id"),

@@ -108,7 +108,7 @@ def render_passage(view: PassageView) -> dict[str, Any]:
     }
 
 
-def render_found_passage(view: PassageView) -> dict[str, Any]:
+def _render_found_passage(view: PassageView) -> dict[str, Any]:
     """Returns a passage as a search of an agent's memory shows it, which has fewer fields."""
     passage = view.passage
     return {
@@ -119,7 +119,7 @@ def render_found_passage(view: PassageView) -> dict[str, Any]:
     }
 
 
-def render_archive(archive: Definition) -> dict[str, Any]:
+def _render_archive(archive: Definition) -> dict[str, Any]:
     """Returns an archive as the API shows it."""
     return {
         "id": ids.make_id("archive", archive.uid),
@@ -208,7 +208,7 @@ class PassageRoutes:
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
         memories = await self._passages.list_searched_memories(agent)
         hits = await self._passages.search(memories, query.query, filter, limit=limit)
-        return {"results": list(map(render_found_passage, hits)), "count": len(hits)}
+        return {"results": list(map(_render_found_passage, hits)), "count": len(hits)}
 
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
@@ -276,12 +276,12 @@ class ArchiveRoutes:
         agent = await self._api.agents.find_sent(request.project, query.agent_id)
         if agent is None:
             page = await self._api.read_definition_page(request.project, kind, "archive", query)
-            return list(map(render_archive, await definitions.list(request.project, kind, page, name=name)))
+            return list(map(_render_archive, await definitions.list(request.project, kind, page, name=name)))
         rows = await self._api.store.attached.load_targets(agent.id, kind)
         attached = (await definitions.find_by_memories(kind, rows)).values()
         archives = [archive for archive in attached if name is None or archive.name == name]
         archives.sort(key=lambda archive: archive.id)
-        return cut_page(list(map(render_archive, archives)), query)
+        return cut_page(list(map(_render_archive, archives)), query)
 
     async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
@@ -290,11 +290,11 @@ class ArchiveRoutes:
             "embedding": sent_or_none(body.embedding),
             "embedding_config": sent_or_none(body.embedding_config),
         }
-        return render_archive(await self._archives.create(request.project, body.name, fields))
+        return _render_archive(await self._archives.create(request.project, body.name, fields))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an archive."""
-        return render_archive(await self._get_archive(request))
+        return _render_archive(await self._get_archive(request))
 
     async def update(self, request: ApiRequest, body: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
@@ -304,7 +304,7 @@ class ArchiveRoutes:
             stored["description"] = body.description
         name = sent_or_none(body.name)
         changed = await self._api.store.definitions.change(archive, stored, at=self._api.now(), name=name)
-        return render_archive(changed)
+        return _render_archive(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an archive with its passages, and take it from all agents."""

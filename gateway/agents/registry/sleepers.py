@@ -16,7 +16,7 @@ from storage.definition_records import DefinitionKind
 from storage.listing import AgentDraft, AgentEntry, ReaderEntry
 from storage.sql.store import Store
 
-SUFFIX = "-sleeptime"
+_SUFFIX = "-sleeptime"
 
 
 def find_sleeptime(defined: AgentDefinition) -> Sleeptime | None:
@@ -100,7 +100,7 @@ class SleeperRegistry:
         definition = replace(definition, rules=tuple(make_base_rules(tools, ())))
         return AgentDraft(
             agent=draft_memory(self._store, entry.agent.scope.project, DefinitionKind.AGENT),
-            name=f"{entry.name}{SUFFIX}",
+            name=f"{entry.name}{_SUFFIX}",
             body=definition.body(),
             own=[(PERSONA, {})],
             # The store numbers the built-in tools below zero: they have no rows.

@@ -52,15 +52,13 @@ _log = logging.getLogger("mnemogate")
 MAX_AGENTS = 32
 _MAX_SENDS_AT_ONCE = 8
 # The most agents that one message may pass through.
-MAX_DEPTH = 4
+_MAX_DEPTH = 4
 # At most this many slots of waiting runs are released for other runs. Not measured: it bounds the runs that a chain of
 # agents can begin besides.
-MAX_RELEASED_SLOTS = 112
+_MAX_RELEASED_SLOTS = 112
 # Agents that one read returns.
 _PAGE = 100
-_TOO_DEEP = (
-    f"messages between agents go {MAX_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
-)
+_TOO_DEEP = f"messages between agents go {_MAX_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
 _AWAITS_APPROVAL = (
     "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
@@ -147,7 +145,7 @@ class AgentMessaging:
     @property
     def released_slots(self) -> int:
         """The number of background runs that may start besides, in place of runs that only wait for answers."""
-        return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
+        return min(len(self._waiting_senders), _MAX_RELEASED_SLOTS)
 
     async def get_recipient(self, project: str, name: str) -> Recipient:
         """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
@@ -195,7 +193,7 @@ class AgentMessaging:
         self, sender: Sender, recipient: Recipient, text: str, deadline: float
     ) -> AgentAnswer:
         """Returns an agent's answer, as `ask`. deadline: by the loop's clock."""
-        if sender.waiter.depth >= MAX_DEPTH:
+        if sender.waiter.depth >= _MAX_DEPTH:
             return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
         queue = recipient.uid, DEFAULT_CONVERSATION
         try:
@@ -284,7 +282,7 @@ class AgentMessaging:
         recipient: as `get_recipient` returns it.
         """
         name = recipient.name
-        if sender.waiter.depth >= MAX_DEPTH:
+        if sender.waiter.depth >= _MAX_DEPTH:
             return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
         try:
             resolved = await self._resolve(sender, recipient)

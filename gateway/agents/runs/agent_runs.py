@@ -74,7 +74,7 @@ from storage.run_records import Run, RunState, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # How long a run in the background waits for a commit: no client waits for it.
-DISK_WAIT_S = 3600.0
+_DISK_WAIT_S = 3600.0
 
 
 class RunOutput(Struct, frozen=True):
@@ -116,7 +116,7 @@ class AgentRuns:
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
         self._with_client = _RunServices(failover, turns)
-        patient_limits = replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
+        patient_limits = replace(turns.limits, commit_wait_s=_DISK_WAIT_S, keep_alive_s=0.0)
         self._without_client = _RunServices(background_failover, replace(turns, limits=patient_limits))
         self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.

@@ -24,7 +24,7 @@ from storage.sql.store import Store
 
 # A client's library sends a request again within seconds. Without an id, the words of a run that was answered longer
 # ago are a new send. Not measured: with a longer window, words that a user repeats are taken for a retry.
-RETRY_WINDOW_S = 600.0
+_RETRY_WINDOW_S = 600.0
 
 
 class EarlierSend(Struct, frozen=True):
@@ -99,7 +99,7 @@ class SendMatcher(Struct, frozen=True):
         run = await self.store.runs.find_newest_run(self.agent.id, conversation.id)
         if run is None or run.state is not RunState.COMPLETED or run.ended is None:
             return run
-        return run if run.ended >= now - RETRY_WINDOW_S else None
+        return run if run.ended >= now - _RETRY_WINDOW_S else None
 
     async def match(self, run: Run) -> EarlierSend | None:
         """Returns the send of an ended run, if it is this one's. Raises: StoreError."""

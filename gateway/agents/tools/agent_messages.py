@@ -17,7 +17,7 @@ from gateway.run.tools.toolbox import ToolAnswer
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
-SEND_ASYNC: Final = "send_message_to_agent_async"
+_SEND_ASYNC: Final = "send_message_to_agent_async"
 _MIN_ANSWER_CHARS = 200  # of an answer that is cut, however many agents have answered
 _NAME_CHARS = 80  # of an agent's name; a longer one is cut
 _FIELD_CHARS = 40  # of an answer's other fields in JSON, about
@@ -84,7 +84,7 @@ async def perform_call(messenger: AgentMessenger, call: RunTool, max_chars: int)
             return ToolAnswer.failed("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_render_answers(answers, max_chars))
     other_agent = str(arguments["other_agent_id"])
-    is_async = call.name == SEND_ASYNC
+    is_async = call.name == _SEND_ASYNC
     answer = await (messenger.send if is_async else messenger.ask)(other_agent, text)
     if answer.error:
         return ToolAnswer.failed(f"Error: {answer.error}")

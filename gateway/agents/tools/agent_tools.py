@@ -35,7 +35,7 @@ from storage.batch_records import make_call_origin
 from storage.records import Block, Exchange
 
 RESULT_CHARS = 50_000
-EDITS_FINISHED = "All edits are done."
+_EDITS_FINISHED = "All edits are done."
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class AgentTools:
                 )
                 return _sanitize(await files.run(name, arguments))
             case ToolUse.FINISH:
-                return ToolAnswer(EDITS_FINISHED)
+                return ToolAnswer(_EDITS_FINISHED)
             case ToolUse.ASK_AGENT | ToolUse.SPEAK:
                 raise NotImplementedError(f"{name} sends a message, which is not a use of memory")
 

@@ -12,8 +12,8 @@ from gateway.core.turn.argument_cost import estimate_cost
 # Up to these values of `estimate_cost`, arguments are compared with their schema in this process, and read, with a
 # message for what does not fit. Measured: a unit takes up to 3 ns to compare and up to 400 ns to read, since errors
 # hold copies of what they are about. So either takes at most 20 ms; a call with usual arguments takes 0.05 ms.
-FITS_HERE = 4_000_000
-READ_HERE = 50_000
+_FITS_HERE = 4_000_000
+_READ_HERE = 50_000
 # For how long a child may check.
 CHECK_S = 2.0
 
@@ -26,9 +26,9 @@ async def check_arguments(
     The error is the result of the call. schema: of the tool's parameters.
     """
     cost = estimate_cost(schema, arguments)
-    if cost <= READ_HERE:
+    if cost <= _READ_HERE:
         meant, wrong = checks.repair_arguments(schema, arguments)
-    elif cost <= FITS_HERE and checks.are_valid(schema, arguments):
+    elif cost <= _FITS_HERE and checks.are_valid(schema, arguments):
         return arguments, None
     else:
         meant, wrong = await _read_in_child(children, schema, arguments)

@@ -17,7 +17,7 @@ from gateway.settings import ToolSettings
 from storage.definition_records import DefinitionKind
 from storage.sql.store import Store
 
-NOT_RUN = "Error: {name} cannot run here. Nothing was done."
+_NOT_RUN = "Error: {name} cannot run here. Nothing was done."
 
 
 class DefinedTools:
@@ -68,4 +68,4 @@ class DefinedTools:
             return await self.mcp.call_tool(
                 McpServerDefinition.of(server.body), source.tool, call.arguments, secrets
             )
-        return ToolAnswer.failed(NOT_RUN.format(name=call.tool))
+        return ToolAnswer.failed(_NOT_RUN.format(name=call.tool))

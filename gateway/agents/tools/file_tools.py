@@ -20,16 +20,16 @@ from storage.records import Agent, Passage, Vector
 from storage.sql.store import Store
 
 # The deadline of one call of `grep_files`. Chosen, not measured, nor for the limits below.
-GREP_S = 1.0
+_GREP_S = 1.0
 # The longest pattern.
-PATTERN_CHARS = 300
+_PATTERN_CHARS = 300
 # The most matches that one call shows.
-MATCHES = 20
+_MATCHES = 20
 # The most characters of a line that are shown.
-LINE_CHARS = 300
-NO_FILES = "No file is attached to this agent."
+_LINE_CHARS = 300
+_NO_FILES = "No file is attached to this agent."
 SEARCH_UNAVAILABLE = "Error: files cannot be searched at the moment."
-FILE_TOO_LONG = (
+_FILE_TOO_LONG = (
     "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
     "`include`."
 )
@@ -77,7 +77,7 @@ class FileTools(Struct, frozen=True):
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
         if not folders:
-            return ToolAnswer(NO_FILES)
+            return ToolAnswer(_NO_FILES)
         embed = self.embed_query
         vector = None if embed is None else await embed([*folders], query, searches.SEARCH_MS)
         hits, is_incomplete = await searches.search_all(
@@ -105,11 +105,11 @@ class FileTools(Struct, frozen=True):
     async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:
         """Returns the lines of the files that a pattern matches."""
         pattern, include = str(arguments["pattern"]), arguments.get("include")
-        if not pattern or len(pattern) > PATTERN_CHARS:
-            return ToolAnswer.failed(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
-        if include and len(str(include)) > PATTERN_CHARS:
+        if not pattern or len(pattern) > _PATTERN_CHARS:
+            return ToolAnswer.failed(f"Error: a pattern has 1 to {_PATTERN_CHARS} characters.")
+        if include and len(str(include)) > _PATTERN_CHARS:
             # Python caches thousands of compiled globs, so a long one would take memory for long.
-            return ToolAnswer.failed(f"Error: `include` has {PATTERN_CHARS} characters at most.")
+            return ToolAnswer.failed(f"Error: `include` has {_PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
@@ -118,14 +118,14 @@ class FileTools(Struct, frozen=True):
             path: file for path, file in files.items() if not include or _is_named(path, file, str(include))
         }
         if not included:
-            return ToolAnswer(f"No file fits {include!r}." if files else NO_FILES)
+            return ToolAnswer(f"No file fits {include!r}." if files else _NO_FILES)
         skip = arguments.get("offset") or 0
         matches: list[_Match] = []
         try:
-            pattern_error = await self._collect_matches(pattern, included, skip + MATCHES + 1, matches)
+            pattern_error = await self._collect_matches(pattern, included, skip + _MATCHES + 1, matches)
         except OutOfBounds:
             if len(matches) <= skip:
-                return ToolAnswer.failed(FILE_TOO_LONG)
+                return ToolAnswer.failed(_FILE_TOO_LONG)
         else:
             if pattern_error:
                 return ToolAnswer.failed(f"Error: this is no regular expression: {pattern_error}.")
@@ -141,7 +141,7 @@ class FileTools(Struct, frozen=True):
 
         Raises: OutOfBounds.
         """
-        async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
+        async with self.children.start("gateway.agents.tools.pattern:find", _GREP_S) as child:
             for path, file in files.items():
                 text = await self.store.files.load_text(file)
                 answer = await child.ask({"pattern": pattern, "text": text, "most": max_count - len(matches)})
@@ -161,13 +161,13 @@ def _is_named(path: str, file: StoredFile, include: str) -> bool:
 
 def _render(matches: Sequence[_Match], skip: int, context_lines: int | None) -> str:
     """Returns a page of matches as the model reads it. context_lines: before and after each match; None: one."""
-    page = matches[skip : skip + MATCHES]
+    page = matches[skip : skip + _MATCHES]
     if not page:
         return "Nothing was found."
     context_lines = 1 if context_lines is None else context_lines
     text = "\n".join(line for match in page for line in _render_match(match, context_lines))
-    more = f"\n[There is more: the next begin at offset {skip + MATCHES}.]"
-    return text + (more if len(matches) > skip + MATCHES else "")
+    more = f"\n[There is more: the next begin at offset {skip + _MATCHES}.]"
+    return text + (more if len(matches) > skip + _MATCHES else "")
 
 
 def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
@@ -176,5 +176,5 @@ def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
     first, last = max(1, match.number - context_lines), min(len(match.lines), match.number + context_lines)
     for number in range(first, last + 1):
         line = match.lines[number - 1]
-        cut = line[:LINE_CHARS] + (" …" if len(line) > LINE_CHARS else "")
+        cut = line[:_LINE_CHARS] + (" …" if len(line) > _LINE_CHARS else "")
         yield f"{'>' if number == match.number else ' '} {number}: {cut}"

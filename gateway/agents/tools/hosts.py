@@ -24,7 +24,7 @@ from gateway.settings import HostRule, ToolSettings
 
 # Seconds to resolve a name, and again to connect. Not measured: the model waits for as long for a host that does not
 # answer.
-CONNECT_S = 10.0
+_CONNECT_S = 10.0
 _READ_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # Resolvers read a last label such as these as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
@@ -116,7 +116,7 @@ class ToolHosts:
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             auto_decompress=False,
             trust_env=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
+            timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_S),
         ) as session:
             try:
                 response = await session.request(
@@ -170,7 +170,7 @@ class ToolHosts:
             addresses: Sequence[str] = [host]
         else:
             try:
-                async with asyncio.timeout(CONNECT_S):
+                async with asyncio.timeout(_CONNECT_S):
                     addresses = await self._resolve(host, port)
             except (OSError, TimeoutError, UnicodeError) as error:
                 raise HostError("its name cannot be resolved") from error

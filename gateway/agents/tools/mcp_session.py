@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The most bytes of one reply. Not measured: it bounds the memory that a faulty server can take.
 LIMIT_BYTES = 1_000_000
-REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
+_REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
 # Seconds for the request that ends a session, which some servers never answer. Not measured: the results of the call
 # wait for it.
 END_S = 2.0
@@ -95,7 +95,7 @@ async def stdio_session(
         async with asyncio.timeout(None) as session_timeout:
 
             def end_session() -> None:
-                report.host_errors.append(HostError(REPLY_TOO_LONG))
+                report.host_errors.append(HostError(_REPLY_TOO_LONG))
                 session_timeout.reschedule(0.0)
 
             _end_session.set(end_session)
@@ -298,7 +298,7 @@ class _Body(httpx2.AsyncByteStream):
             async for chunk in self._reply.chunks():
                 size += len(chunk)
                 if size > LIMIT_BYTES:
-                    raise HostError(REPLY_TOO_LONG)
+                    raise HostError(_REPLY_TOO_LONG)
                 yield chunk
         except HostError as error:
             self._errors.append(error)

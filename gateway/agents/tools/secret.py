@@ -23,9 +23,9 @@ from storage.definition_records import Definition
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_VARIABLE = "MNEMOGATE_SECRETS_KEY"
+_KEY_VARIABLE = "MNEMOGATE_SECRETS_KEY"
 _NO_KEY = (
-    f"secrets are not stored without a key that encrypts them: set {KEY_VARIABLE} where the gateway starts "
+    f"secrets are not stored without a key that encrypts them: set {_KEY_VARIABLE} where the gateway starts "
     "(`openssl rand -base64 32` makes one), or name an entry of the setting tools.headers in `auth_header`"
 )
 _NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
@@ -76,7 +76,7 @@ class SecretCipher:
         if self._key is None:
             raise SecretFault(
                 f"the secrets of the MCP server {server.name!r} ({', '.join(sorted(values))}) cannot be decrypted: "
-                f"{KEY_VARIABLE} is not set"
+                f"{_KEY_VARIABLE} is not set"
             )
         aes = await self._cipher(self._key)
         return {name: _decrypted(aes, server, name, value) for name, value in values.items()}
@@ -112,7 +112,7 @@ def _decrypted(aes: AESGCM, server: Definition, name: str, value: str) -> str:
         return aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], owner).decode()
     except (InvalidTag, ValueError) as error:
         raise SecretFault(
-            f"the secret {name} of the MCP server {server.name!r} cannot be decrypted with the key in {KEY_VARIABLE}, "
+            f"the secret {name} of the MCP server {server.name!r} cannot be decrypted with the key in {_KEY_VARIABLE}, "
             "which is not the one that encrypted it: give the server its secrets again"
         ) from error
 

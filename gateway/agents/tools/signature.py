@@ -20,8 +20,8 @@ from gateway.agents.tools.type_schema import ToolFunction, TypeSchemas, read_def
 from gateway.core.json_limits import can_be_written
 from gateway.errors import BadRequest
 
-AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
-_UNSHOWN_PARAMETERS: Final = ("self", AGENT_STATE)
+_AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
+_UNSHOWN_PARAMETERS: Final = ("self", _AGENT_STATE)
 # The longest source, which takes 0.2 s at most to parse.
 _MAX_CHARS = 100_000
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).

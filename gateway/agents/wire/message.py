@@ -247,7 +247,7 @@ def _render_reply(message: WireMessage, showing: Showing, waiting: Mapping[str, 
     """Yields the messages of a reply: thoughts, text and calls."""
     private = read_private(message)
     thought, calls = pop_asides(message.get("tool_calls", ()), private.get("asides") or {})
-    yield from render_thoughts({**message, "reasoning_content": thought} if thought else message)
+    yield from _render_thoughts({**message, "reasoning_content": thought} if thought else message)
     text = join_texts((private.get("filler", ""), read_text(message) or message.get("refusal") or ""))
     # The text of a speaking tool is shown instead of its calls.
     spoken = [spoken_text for call in calls if (spoken_text := find_spoken(call, showing)) is not None]
@@ -259,9 +259,9 @@ def _render_reply(message: WireMessage, showing: Showing, waiting: Mapping[str, 
     # A call that only waits for other calls needs no answer.
     unanswered = [call for call in shown_calls if waiting.get(call.get("id", "")) in ("approval", "client")]
     if others := [call for call in shown_calls if call not in unanswered]:
-        yield "tool_call_message", render_calls(others)
+        yield "tool_call_message", _render_calls(others)
     if unanswered:
-        yield "approval_request_message", render_calls(unanswered)
+        yield "approval_request_message", _render_calls(unanswered)
 
 
 def pop_asides(
@@ -283,7 +283,7 @@ def pop_asides(
     return "".join(thought for thought in thoughts if isinstance(thought, str)), calls_without
 
 
-def render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
+def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
     """Yields the readable thoughts of a reply, or a part that says that only the provider can read its thoughts."""
     readable = message.get("reasoning_content") or message.get("reasoning")
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
@@ -299,7 +299,7 @@ def render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
         )
 
 
-def render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns calls as the fields of a message: the first one by itself, and all."""
     shown = [render_call(call) for call in calls]
     return {"tool_call": shown[0], "tool_calls": shown}

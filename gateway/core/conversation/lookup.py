@@ -15,7 +15,7 @@ from storage.commands import MAX_QUESTIONS, Probes
 from storage.records import message_key
 
 # Replies are looked up in this many last turns. Those further back are found by the hash of the path.
-PROBED_TURNS = 8
+_PROBED_TURNS = 8
 # Exchanges at the end of a conversation that are loaded at first. As many more are loaded as a list has replies, and
 # others where those are not enough.
 RECENT_EXCHANGES = 64
@@ -55,7 +55,7 @@ def make_probes_for_list(
     marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,
-        replies=make_reply_keys(listing, PROBED_TURNS) if listing.answered_count else [],
+        replies=make_reply_keys(listing, _PROBED_TURNS) if listing.answered_count else [],
         questions=_list_question_keys(listing),
         marks=marks,
     )

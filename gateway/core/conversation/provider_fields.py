@@ -18,7 +18,7 @@ from gateway.core.conversation.wire_message import call_id
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
 PROVIDER_FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasoning_details")
 # ai.google.dev/gemini-api/docs/thought-signatures, as Google and as LiteLLM have them
-PROVIDER_CALL_FIELDS = ("extra_content", "provider_specific_fields")
+_PROVIDER_CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _MAY_HOLD_PROVIDER_FIELDS = frozenset((*PROVIDER_FIELDS, "tool_calls"))
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", *PROVIDER_FIELDS)
 
@@ -32,7 +32,7 @@ def has_provider_fields(message: Mapping[str, Any]) -> bool:
     if any(map(message.get, PROVIDER_FIELDS)):
         return True
     calls: Calls = message.get("tool_calls") or ()
-    return bool(calls) and any(call.get(field) for call in calls for field in PROVIDER_CALL_FIELDS)
+    return bool(calls) and any(call.get(field) for call in calls for field in _PROVIDER_CALL_FIELDS)
 
 
 def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -78,7 +78,7 @@ def refill_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
         stored_call = same_id.popleft() if same_id else {}
         missing = {
             field: stored_call[field]
-            for field in PROVIDER_CALL_FIELDS
+            for field in _PROVIDER_CALL_FIELDS
             if stored_call.get(field) and field not in call
         }
         refilled.append({**call, **missing} if missing else call)

@@ -13,7 +13,7 @@ Role = Literal["user", "assistant"]
 # The roles of messages that are read; those of tools and systems are left out.
 ROLES: Final = ("user", "assistant")
 # The most characters of a message. Chosen, not measured: far above what people and models write.
-MAX_TEXT_CHARS: Final = 10_000_000
+_MAX_TEXT_CHARS: Final = 10_000_000
 # The most characters of a source's id, which becomes a part of the conversation's client id. Chosen: with its prefix
 # the client id has fewer than 256 characters, the limit of the ids in requests.
 _MAX_ID_CHARS: Final = 200
@@ -89,8 +89,8 @@ def check_text(text: str) -> str:
     """Returns the text of a message. Raises: WrongForm: it is too long, or cannot be stored."""
     if "\0" in text:
         raise WrongForm("a message has a NUL")
-    if len(text) > MAX_TEXT_CHARS:
-        raise WrongForm(f"a message has more than {MAX_TEXT_CHARS:,} characters")
+    if len(text) > _MAX_TEXT_CHARS:
+        raise WrongForm(f"a message has more than {_MAX_TEXT_CHARS:,} characters")
     try:
         text.encode()
     except UnicodeEncodeError as error:

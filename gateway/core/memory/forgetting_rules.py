@@ -31,7 +31,7 @@ from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # In the place of what a search found; no hit is shorter.
-FORGOTTEN_RESULT = "(forgotten)"
+_FORGOTTEN_RESULT = "(forgotten)"
 # The fewest letters of a word that can give something away. Shorter ones are function words.
 _REVEALING_LETTERS = 4
 
@@ -117,7 +117,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     changes = text[len(own) :]
     is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
     if calls is None or (is_search and may_quote(own, erased)):
-        return {**without_private(message), "content": FORGOTTEN_RESULT}
+        return {**without_private(message), "content": _FORGOTTEN_RESULT}
     if may_quote(changes, erased):
         return {
             **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),

@@ -23,7 +23,7 @@ ORIGIN: Final = "mcp"
 # The most characters of a question.
 QUERY_CHARS: Final = 1_000
 # The most characters of a client's name with its version.
-CLIENT_CHARS: Final = 80
+_CLIENT_CHARS: Final = 80
 # The most facts that `memory_read` returns.
 MAX_FACTS: Final = 100
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
@@ -333,7 +333,7 @@ class McpAnswer(Struct, frozen=True):
 def make_client_name(name: object, version: object) -> str:
     """Returns the name of a program with its version, as it is stored."""
     words = f"{name} {version}" if version else str(name)
-    return " ".join("".join(c if c.isprintable() else " " for c in words).split())[:CLIENT_CHARS]
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())[:_CLIENT_CHARS]
 
 
 def describe_mcp_origin(origin: str) -> str | None:

@@ -21,11 +21,11 @@ ROOMY_SHARE = 0.7
 # Messages that use less than this share of the window are not worth a call, nor a new prefix.
 WORTHWHILE_SHARE = 0.2
 # A summary may take this share of the window.
-SIZE_SHARE = 1 / 8
+_SIZE_SHARE = 1 / 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
 MAX_TOKENS = 1_500
 # The least, about sixty words for a model with a small window. Not measured.
-MIN_TOKENS = 128
+_MIN_TOKENS = 128
 # How many of a path's newest summaries a request can choose from.
 MAX_CANDIDATES = 3
 
@@ -56,7 +56,7 @@ class ExchangeSize(Struct, frozen=True):
 
 def limit_summary(context_tokens: int) -> int:
     """Returns the tokens that a summary may take of a window."""
-    return max(MIN_TOKENS, min(MAX_TOKENS, int(context_tokens * SIZE_SHARE)))
+    return max(_MIN_TOKENS, min(MAX_TOKENS, int(context_tokens * _SIZE_SHARE)))
 
 
 def find_last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:

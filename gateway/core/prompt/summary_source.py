@@ -28,7 +28,7 @@ MESSAGE_CHARS = 6_000
 # A tool's result is clipped sooner, because the reply repeats what matters of it.
 RESULT_CHARS = 1_200
 # The arguments of a call are clipped soonest, because its result shows what it did.
-CALL_CHARS = 400
+_CALL_CHARS = 400
 
 
 def list_exchange_lines(exchanges: Sequence[Exchange]) -> list[str]:
@@ -86,7 +86,7 @@ def _render_message(message: WireMessage) -> Iterator[str]:
         yield f"{role.capitalize()}: {_clip(text, MESSAGE_CHARS)}"
     if role == "assistant":
         for name, arguments in read_named_calls(message):
-            yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), CALL_CHARS)}"
+            yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), _CALL_CHARS)}"
 
 
 def _clip(text: str, max_chars: int) -> str:

@@ -38,7 +38,7 @@ _MAX_RESERVE_SHARE = 1 / 4
 # The roles of the messages that may open a turn.
 OPENERS = SYSTEM_ROLES | {"user"}
 # The role that the window gives a nudge. It is no opener: a nudge is a part of its turn, like a reply.
-NUDGE_ROLE = "nudge"
+_NUDGE_ROLE = "nudge"
 
 
 class Budget(Struct, frozen=True):
@@ -121,7 +121,7 @@ def make_window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: 
 
     is_nudge: an agent's rules sent the message to its model (`private.is_nudge`).
     """
-    role = NUDGE_ROLE if is_nudge else message.get("role")
+    role = _NUDGE_ROLE if is_nudge else message.get("role")
     calls, answers = message.get("tool_calls"), message.get("tool_call_id")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else ()
     return WindowItem(

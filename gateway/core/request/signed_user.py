@@ -16,7 +16,7 @@ from gateway.errors import NotAuthenticated
 
 SIGNED_USER = "x-openwebui-user-jwt"
 # The clocks of two machines may differ by this much. Defaults of JWT libraries lie between 0 and 60.
-LEEWAY_S = 30.0
+_LEEWAY_S = 30.0
 
 
 class SignedUser(NamedTuple):
@@ -41,7 +41,7 @@ def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     if _parse_object(header).get("alg") != "HS256":
         raise _make_refusal("its algorithm is not HS256")
     claims = _parse_object(payload)
-    if not _read_time(claims.get("nbf", 0)) - LEEWAY_S <= now < _read_time(claims.get("exp")) + LEEWAY_S:
+    if not _read_time(claims.get("nbf", 0)) - _LEEWAY_S <= now < _read_time(claims.get("exp")) + _LEEWAY_S:
         raise _make_refusal("it has expired, or is not valid yet")
     user = claims.get("sub")
     if not isinstance(user, str) or not user.strip():

@@ -15,7 +15,7 @@ from adapters.types import Json
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
 
-LIMIT_REACHED = (
+_LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."
 )
@@ -147,7 +147,7 @@ class FreeGuide:
     def judge(self, call: ProposedCall) -> Verdict:
         self._has_calls = True
         if self._round_count >= self._max_rounds:
-            return Forbidden(LIMIT_REACHED.format(rounds=self._max_rounds))
+            return Forbidden(_LIMIT_REACHED.format(rounds=self._max_rounds))
         return Allowed()
 
     def add_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:

@@ -26,7 +26,7 @@ from storage.run_records import TokenCounts
 # The largest body that is parsed, if it is no event stream. Chosen: a long completion.
 MAX_PARSED_BYTES: Final = 64 * 1024
 # The first and the last bytes of a larger one, in which its usage is looked for. Chosen: far above what a usage takes.
-SEARCHED_BYTES: Final = 4 * 1024
+_SEARCHED_BYTES: Final = 4 * 1024
 # The bytes of a stream that are held before its text is counted. Chosen: two hundred events of a token each.
 MAX_HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
@@ -263,9 +263,9 @@ class UsageReader(ReplyUsage):
 
     def read_piece(self, data: bytes) -> None:
         """Reads the next piece of a body that is not held."""
-        if len(self._first_bytes) < SEARCHED_BYTES:
-            self._first_bytes += data[: SEARCHED_BYTES - len(self._first_bytes)]
-        self._last_bytes = (self._last_bytes + data[-SEARCHED_BYTES:])[-SEARCHED_BYTES:]
+        if len(self._first_bytes) < _SEARCHED_BYTES:
+            self._first_bytes += data[: _SEARCHED_BYTES - len(self._first_bytes)]
+        self._last_bytes = (self._last_bytes + data[-_SEARCHED_BYTES:])[-_SEARCHED_BYTES:]
 
     def end(self) -> None:
         """Ends a body that came in pieces."""

@@ -94,7 +94,12 @@ class GrowingBlocks:
         self._open_call = call
         self._shown_count = 0
         self._index = self._claim_index()
-        block = {"type": "tool_use", "id": make_call_id(call.id, self._index), "name": call.name, "input": {}}
+        block = {
+            "type": "tool_use",
+            "id": _make_call_id(call.id, self._index),
+            "name": call.name,
+            "input": {},
+        }
         self._emit("content_block_start", index=self._index, content_block=block)
         self._show_arguments(call)
 
@@ -123,7 +128,7 @@ class GrowingBlocks:
         self._open_call = None
 
 
-def make_call_id(upstream_id: str, index: int) -> str:
+def _make_call_id(upstream_id: str, index: int) -> str:
     """Returns the id of a call. upstream_id: "" where the upstream has left the id out."""
     return upstream_id or f"toolu_mnemogate_{index}"
 
@@ -137,7 +142,7 @@ def render_blocks(message: Json) -> list[Json]:
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
-        id = make_call_id(as_text(call.get("id")), len(blocks))
+        id = _make_call_id(as_text(call.get("id")), len(blocks))
         name, arguments = as_text(function.get("name")), function.get("arguments")
         blocks.append({"type": "tool_use", "id": id, "name": name, "input": _render_input(arguments)})
     return blocks

@@ -111,7 +111,7 @@ def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
     return None
 
 
-def find_words(blocks: list[Any]) -> int | None:
+def _find_words(blocks: list[Any]) -> int | None:
     """Returns the index of the block where a person's words begin, after results and reminders; None: no words."""
     for block_index, block in enumerate(blocks):
         text = block.get("text")
@@ -196,7 +196,7 @@ class _MessageReader:
         # A client may send the same words as a text or as one block. Both become the same message.
         is_one_text = len(parts) == 1 and parts[0]["type"] == "text"
         content: str | list[Json] = parts[0]["text"] if is_one_text else parts
-        self._append({"role": "user", "content": content}, MessageOrigin(message_index, find_words(blocks)))
+        self._append({"role": "user", "content": content}, MessageOrigin(message_index, _find_words(blocks)))
 
     def _translate_reply(self, blocks: list[Json]) -> Json:
         text = ""

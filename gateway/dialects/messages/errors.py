@@ -66,13 +66,13 @@ def make_error_object(
     upstream_type: the type that the upstream gives the error. If it is not Anthropic's, the status decides the type.
     """
     is_known = isinstance(upstream_type, str) and upstream_type in _KNOWN_TYPES
-    error: Json = {"type": upstream_type if is_known else choose_error_type(status), "message": message}
+    error: Json = {"type": upstream_type if is_known else _choose_error_type(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
     return {"type": "error", "error": error, "request_id": request_id or None}
 
 
-def choose_error_type(status: int) -> str:
+def _choose_error_type(status: int) -> str:
     """Returns the type of an error with this status."""
     return _TYPES_BY_STATUS.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
 

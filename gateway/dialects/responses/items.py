@@ -123,7 +123,7 @@ class ItemList:
         if role == "tool":
             result_of = str(message.get("tool_call_id"))
             output_type = _OUTPUT_TYPES.get(self._call_types.get(result_of, ""), "function_call_output")
-            output = content if isinstance(content, str) else render_parts(content)
+            output = content if isinstance(content, str) else _render_parts(content)
             return [{"id": f"fco_{id_end}", "call_id": result_of, **render_result(output_type, output)}]
         return [render_message(f"msg_{id_end}", message)]
 
@@ -150,10 +150,10 @@ def render_created_item(item: Json, id_end: str) -> Json:
 def render_message(id: str, message: WireMessage) -> Json:
     """Returns a message of a client, but for a reply or a result, as an item."""
     item = {"id": id, "type": "message", "status": "completed", "role": message.get("role")}
-    return {**item, "content": render_parts(message.get("content"))}
+    return {**item, "content": _render_parts(message.get("content"))}
 
 
-def render_parts(content: Any) -> list[Json]:
+def _render_parts(content: Any) -> list[Json]:
     """Returns the parts of a user's message."""
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]

@@ -194,7 +194,7 @@ def _make_block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
         read_only=block.read_only,
         shared=shown.is_shared,
         changed_at=shown.changed_at,
-        origin=make_block_origin(shown.origin),
+        origin=_make_block_origin(shown.origin),
         waiting=waiting,
     )
 
@@ -203,7 +203,7 @@ def _make_version_record(revision: Revision, sources: tuple[SourceRecord, ...]) 
     return VersionRecord(
         version=revision.version,
         at=revision.at,
-        origin=make_block_origin(revision.origin),
+        origin=_make_block_origin(revision.origin),
         restores=revision.restores,
         chars=len(revision.value),
         value=revision.value,
@@ -211,7 +211,7 @@ def _make_version_record(revision: Revision, sources: tuple[SourceRecord, ...]) 
     )
 
 
-def make_block_origin(stored: str) -> BlockOrigin:
+def _make_block_origin(stored: str) -> BlockOrigin:
     """Returns the writer of a version. stored: the version's origin; a name that a program has given means the API."""
     if (call := parse_call_origin(stored)) is not None:
         # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.

@@ -48,7 +48,7 @@ def make_message_records(
     return records
 
 
-def render_readable_text(message: WireMessage) -> str:
+def _render_readable_text(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
     lines = [read_text(message)] if read_text(message) else []
     return "\n".join([*lines, *map(_render_media, list_media(message))])
@@ -96,7 +96,7 @@ def _record(
     exchange: Exchange, seq: int, message: WireMessage, at: float, *, is_whole: bool
 ) -> MessageRecord:
     """Returns the record of a message with text, and with the calls that the message itself has."""
-    text = render_readable_text(message)
+    text = _render_readable_text(message)
     return MessageRecord(
         seq=seq,
         exchange=exchange.seq,

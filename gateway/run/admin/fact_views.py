@@ -23,7 +23,7 @@ _SHOWN_SOURCES = 8
 # The most replaced facts that are listed.
 _MAX_REPLACED = 20
 # The origins of facts that a model or a rule has found in messages.
-LEARNED_ORIGINS = ("learned", "model")
+_LEARNED_ORIGINS = ("learned", "model")
 
 
 class FactPage(Struct, frozen=True):
@@ -36,7 +36,7 @@ class FactPage(Struct, frozen=True):
     @property
     def is_correction(self) -> bool:
         """The fact was written in the place of another one. What learning replaces may have been true."""
-        return bool(self.before) and self.fact.origin not in LEARNED_ORIGINS
+        return bool(self.before) and self.fact.origin not in _LEARNED_ORIGINS
 
 
 class FactViews(Struct, frozen=True):
@@ -171,7 +171,7 @@ def list_corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list
 
     replaced: the facts that `FactViews.list_replaced` returns.
     """
-    corrections = {fact.seq for fact in (page.fact, *replaced) if fact.origin not in LEARNED_ORIGINS}
+    corrections = {fact.seq for fact in (page.fact, *replaced) if fact.origin not in _LEARNED_ORIGINS}
     return [fact.text for fact in replaced if fact.successor in corrections]
 
 

@@ -14,9 +14,9 @@ from gateway.run.admin.import_faults import UNREADABLE_ZIP, make_wrong_file_erro
 from gateway.run.admin.import_json import MAX_JSON_BYTES
 
 # The most entries of a ZIP.
-MAX_ENTRIES: Final = 10_000
+_MAX_ENTRIES: Final = 10_000
 # The highest ratio of unpacked to packed bytes: a ZIP beyond it is meant to fill the disk or the memory.
-MAX_RATIO: Final = 200
+_MAX_RATIO: Final = 200
 # The most bytes of the list of a ZIP's entries, which is read into memory.
 _MAX_DIRECTORY_BYTES: Final = 8 << 20
 # The most bytes of the comment that may follow the record at a ZIP's end, by the format.
@@ -31,7 +31,7 @@ _ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR_BYTES: Final = 20
 _ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _TOO_MANY_ENTRIES: Final = (
-    f"it has more than {MAX_ENTRIES:,} entries, or their list is too long;"
+    f"it has more than {_MAX_ENTRIES:,} entries, or their list is too long;"
     " unpack it, and import its conversations.json"
 )
 _JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
@@ -58,7 +58,7 @@ def open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextMan
 def _list_conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
     entries = archive.infolist()
-    if len(entries) > MAX_ENTRIES:
+    if len(entries) > _MAX_ENTRIES:
         raise make_wrong_file_error(_TOO_MANY_ENTRIES)
     conversations = [entry for entry in entries if _JSON_NAME.search(entry.filename)]
     if not conversations:
@@ -71,8 +71,8 @@ def _list_conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo
     size = sum(entry.file_size for entry in conversations)
     if size > MAX_JSON_BYTES:
         raise make_wrong_file_error(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
-    if size > MAX_RATIO * max(1, sum(entry.compress_size for entry in conversations)):
-        raise make_wrong_file_error(f"it unpacks to more than {MAX_RATIO} times its size")
+    if size > _MAX_RATIO * max(1, sum(entry.compress_size for entry in conversations)):
+        raise make_wrong_file_error(f"it unpacks to more than {_MAX_RATIO} times its size")
     return sorted(conversations, key=lambda entry: entry.filename)
 
 
@@ -100,5 +100,5 @@ def _check_directory(file: IO[bytes]) -> None:
         and tail.startswith(_ZIP64_END, zip64_end_at)
     ):
         *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, zip64_end_at)
-    if count > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
+    if count > _MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
         raise make_wrong_file_error(_TOO_MANY_ENTRIES)

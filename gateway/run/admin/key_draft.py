@@ -16,10 +16,10 @@ from storage.sql.keys import IssuedKey, Keys
 
 # The project of operators' keys for all projects.
 ALL_PROJECTS = ""
-OPERATOR_KINDS = (OPERATOR, OPERATOR_READ)
+_OPERATOR_KINDS = (OPERATOR, OPERATOR_READ)
 # The names under which the keys of the settings are stored. A new key in the settings replaces the one of its name.
 SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
-_KEY_KINDS: Final = ("metrics", *OPERATOR_KINDS)
+_KEY_KINDS: Final = ("metrics", *_OPERATOR_KINDS)
 
 
 async def create_key(keys: Keys, draft: Key) -> IssuedKey:
@@ -49,7 +49,7 @@ def read_draft(raw: RawArguments, visible_project: str | None = None) -> Key:
         )
     project = Arguments(raw).optional_text("project") or visible_project
     if project is None:
-        project = ALL_PROJECTS if opens in OPERATOR_KINDS else DEFAULT_PROJECT
+        project = ALL_PROJECTS if opens in _OPERATOR_KINDS else DEFAULT_PROJECT
     check_project(project, visible_project)
     if opens == "metrics" and visible_project is not None:
         raise NotAllowed("A key for /metrics, which shows all projects, is made by operators of all.")

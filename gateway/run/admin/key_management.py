@@ -44,11 +44,11 @@ class KeyManagement(Struct, frozen=True):
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
         page = read_requested_page(raw, project)
-        return page_json(page.select(await self.keys.list()), page.limit, render_key)
+        return page_json(page.select(await self.keys.list()), page.limit, _render_key)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
-        return render_key(await self._get(id, project))
+        return _render_key(await self._get(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId, NotAllowed."""
@@ -56,7 +56,7 @@ class KeyManagement(Struct, frozen=True):
         draft = read_draft(raw, project)
         limits = self._read_limits(raw, draft)
         key, secret = await create_key(self.keys, draft)
-        answer = {**render_key(key), "secret": secret}
+        answer = {**_render_key(key), "secret": secret}
         key_fields = {"key": key.id, "project": key.project}
         added_limits = [await self.limits.add({**limit, **key_fields}) for limit in limits]
         return {**answer, "limits": added_limits} if added_limits else answer
@@ -81,7 +81,7 @@ class KeyManagement(Struct, frozen=True):
             changed = await self.keys.change(id, lambda key: with_fields(raw, key))
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
-        return render_key(changed)
+        return _render_key(changed)
 
     async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Gives a key another secret. Returns the key with that secret. Raises: BadRequest, UnknownId."""
@@ -100,7 +100,7 @@ class KeyManagement(Struct, frozen=True):
             key, secret = await self.keys.rotate(id, overlap)
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
-        return {**render_key(key), "secret": secret}
+        return {**_render_key(key), "secret": secret}
 
     async def rotate_named(self, raw: RawArguments) -> dict[str, Any]:
         """Gives the key `key` another secret. Raises: BadRequest, UnknownId."""
@@ -155,7 +155,7 @@ class KeyReport(Struct, frozen=True):
             "today": await self._sum(key, user, today, today),
             "month": await self._sum(key, user, month_start, today),
         }
-        return {**render_key(key), "limits": limits, "usage": usage}
+        return {**_render_key(key), "limits": limits, "usage": usage}
 
     async def _sum(self, key: Key, user: str, first_day: int, last_day: int) -> dict[str, Any]:
         """Returns the usage of a key from one day to another, both included; in days since the epoch."""
@@ -166,7 +166,7 @@ class KeyReport(Struct, frozen=True):
         return render_counters(sums[0].counters if sums else [0] * len(COUNTERS))
 
 
-def render_key(key: Key) -> dict[str, Any]:
+def _render_key(key: Key) -> dict[str, Any]:
     """Returns a key as it is shown, without its secret."""
     return {
         "id": key.id,

@@ -48,7 +48,7 @@ class MemoryOwner(Struct, frozen=True):
 def name_of(scope: Scope) -> str:
     """Returns the name of a memory: the user's, the conversation's, or the agent's id."""
     if scope.profile == API_PROFILE:
-        return make_rest_id(scope.subject)
+        return _make_rest_id(scope.subject)
     return scope.subject.partition(":")[2]
 
 
@@ -85,7 +85,7 @@ def make_subject(id: str) -> str:
     raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")
 
 
-def make_rest_id(subject: str) -> str:
+def _make_rest_id(subject: str) -> str:
     """Returns the id of a memory that was created over REST, by its subject."""
     kind, _, uid = subject.partition(":")
     return ids.make_id("source" if kind == "folder" else kind, uid)
@@ -94,7 +94,7 @@ def make_rest_id(subject: str) -> str:
 def make_owner_fields(scope: Scope) -> dict[str, str]:
     """Returns the options of `memory forget` that name a memory, and their values."""
     if scope.profile == API_PROFILE:
-        return {"project": scope.project, "agent": make_rest_id(scope.subject)}
+        return {"project": scope.project, "agent": _make_rest_id(scope.subject)}
     kind, _, name = scope.subject.partition(":")
     return {"project": scope.project, "profile": scope.profile, kind: name}
 
@@ -112,7 +112,7 @@ def nothing_found(owner: Scope | MemoryOwner) -> BadRequest:
     """Returns the error that an owner has no memory. It names project and profile, which may be misspelt."""
     subject = owner.subject or "anybody"
     if owner.profile == API_PROFILE:
-        message = f"There is no {make_rest_id(subject)} in project {owner.project!r}."
+        message = f"There is no {_make_rest_id(subject)} in project {owner.project!r}."
     else:
         profile = "any profile" if owner.profile is None else f"profile {owner.profile!r}"
         message = f"Nothing is remembered for {subject} in project {owner.project!r}, {profile}."

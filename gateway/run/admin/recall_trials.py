@@ -17,7 +17,7 @@ from storage.recall_record import unpack_entry
 from storage.sql.store import Store
 
 # Hits on a page of the list of all hits.
-PAGE_HITS = 50
+_PAGE_HITS = 50
 # The most hits that are shown as left out of the note.
 _MAX_LEFT_OUT = 20
 # The most hits of a trial that are not in the note: more than recall finds, so none is left out.
@@ -52,7 +52,7 @@ class RecallTrials(Struct, frozen=True):
         return self.runner.embed_query is not None
 
     async def try_recall(
-        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_HITS
+        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = _PAGE_HITS
     ) -> TrialRecord:
         """Returns what would be recalled for a query that opens a conversation now.
 

@@ -21,7 +21,7 @@ from storage.run_records import RunState, WaitKind
 from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
-NEWEST_RUNS = 10
+_NEWEST_RUNS = 10
 
 _CallState = Literal["answered", "waiting", "open"]
 
@@ -128,14 +128,14 @@ class RunOperations(Struct, frozen=True):
             )
         ]
         next_after = str(page_steps[-1].step.number) if has_more else None
-        return FoundRun(entry.agent_uid, RunPage(make_run_summary(entry), tuple(records), next_after))
+        return FoundRun(entry.agent_uid, RunPage(_make_run_summary(entry), tuple(records), next_after))
 
-    async def list_newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
+    async def list_newest(self, memory: FoundMemory, limit: int = _NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         runs = await self.store.runs.list_runs(
             memory.scope.project, RunFilter(agent_row=memory.id), Page(limit=limit)
         )
-        return tuple(map(make_run_summary, runs))
+        return tuple(map(_make_run_summary, runs))
 
     async def _make_step_record(
         self, agent: Agent, entry: StepEntry, next_exchange: int | None
@@ -158,7 +158,7 @@ class RunOperations(Struct, frozen=True):
         )
 
 
-def make_run_summary(entry: RunEntry) -> RunSummary:
+def _make_run_summary(entry: RunEntry) -> RunSummary:
     run = entry.run
     return RunSummary(
         id=ids.make_id("run", run.uid),

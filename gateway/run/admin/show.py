@@ -24,9 +24,9 @@ _MAX_EXCHANGES = 10
 # The most messages that are listed of a question's hits.
 _MAX_FOUND_MESSAGES = 20
 # The most versions of a block that `--why` shows.
-MAX_VERSIONS = 5
+_MAX_VERSIONS = 5
 # The most passages and the most facts that are listed.
-MAX_PASSAGES = 100
+_MAX_PASSAGES = 100
 MAX_FACTS = 100
 # The most sources that `--why` quotes for a version, a passage or a fact.
 MAX_SOURCES = 4
@@ -170,7 +170,7 @@ async def _render_block_sources(store: Store, agent: Agent, blocks: Sequence[Blo
     lines: list[str] = []
     for block in blocks:
         lines.append(f"  {block.label}")
-        for revision in await store.blocks.list_revisions(block.id, limit=MAX_VERSIONS):
+        for revision in await store.blocks.list_revisions(block.id, limit=_MAX_VERSIONS):
             origin = revision.origin
             writer = describe_mcp_origin(origin) or _WRITER_WORDS.get(origin.partition(":")[0], origin)
             if revision.restores is not None:
@@ -183,7 +183,7 @@ async def _render_block_sources(store: Store, agent: Agent, blocks: Sequence[Blo
 
 async def _render_passage_sources(store: Store, agent: Agent) -> list[str]:
     lines: list[str] = []
-    for passage in await store.passages.list(agent.id, limit=MAX_PASSAGES):
+    for passage in await store.passages.list(agent.id, limit=_MAX_PASSAGES):
         lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_flatten_lines(passage.text)}")
         lines += [f"    {line}" for line in await _quote_sources(store, agent, passage.sources)]
     return ["", "Passages", *_render_section_lines(lines)]

@@ -21,7 +21,7 @@ from storage.sql.keys import PREFIX
 from storage.sql.store import Store
 
 # The seconds for which a code is valid.
-CODE_S = 60.0
+_CODE_S = 60.0
 # The random bytes of a code, which has two characters for each.
 _CODE_BYTES = 16
 # The most unused codes; a further code removes the oldest. People at terminals ask for codes, so there are few.
@@ -81,7 +81,7 @@ class SignIn:
         """
         made_at = self._codes.pop(digest_secret(text), None)
         # A code from the future was made before the clock was put back.
-        if made_at is not None and 0 <= self._now() - made_at < CODE_S:
+        if made_at is not None and 0 <= self._now() - made_at < _CODE_S:
             return Operator(CODE, None, may_write=True)
         return await self.find_by_key(text)
 

@@ -31,7 +31,7 @@ PARTS = (
     "tag", "attached", "run", "step", "import", "imported", "imported_fact",
 )  # fmt: skip
 # The most path hashes that are cached within one call, for the exchanges that follow.
-CACHED_PATHS = 4096
+_CACHED_PATHS = 4096
 
 # Fields of an exchange that a line has as they are. Its content, hashes and position in the tree are translated.
 _PLAIN_FIELDS = (
@@ -206,7 +206,7 @@ class LineReader:
             **{name: fields[name] for name in _PLAIN_FIELDS},
             **({} if is_for_tombstone else _make_content_fields(fields)),
         )
-        if len(self._path_ends) >= CACHED_PATHS:
+        if len(self._path_ends) >= _CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
         self._path_ends[exchange.seq] = _PathEnd.after(exchange, path_hash)
         prefixes = hash_prefixes(self._hasher, inputs) if fields["parent"] is None else []

@@ -37,11 +37,11 @@ from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 # The version of the lines of an export.
-FORMAT = 3
+_FORMAT = 3
 # The versions that an import reads. 1: before agents were made over REST; 2: with `FORMER_NAMES`.
-READ_FORMATS = (1, 2, FORMAT)
+READ_FORMATS = (1, 2, _FORMAT)
 # The last line of an export. Without it the export was cut off.
-END_LINE: dict[str, Any] = {"end": {}}
+_END_LINE: dict[str, Any] = {"end": {}}
 # The most lines of a page.
 PAGE_LINES = 100
 # The most lines that one transaction writes; one line may be a whole request.
@@ -149,13 +149,13 @@ class TransferOperations:
             return ExportPage(lines, replace(position, after=records[-1].cursor))
         if part == PARTS[-1]:
             await self.check_is_there(agent)
-            return ExportPage([END_LINE], None)
+            return ExportPage([_END_LINE], None)
         return ExportPage([], replace(position, part=PARTS[PARTS.index(part) + 1], after=0))
 
     async def _begin_export(self, agent: Agent) -> ExportPage:
         export_end = await self.store.export_reader.find_end(agent)
         header = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "uid": agent.uid,
             "next_seq": export_end["seq"] + 1,
             "created": agent.created,
@@ -242,7 +242,7 @@ class TransferOperations:
                     line = orjson.loads(text)
                     if is_whole:
                         raise MalformedLine("the export has ended before this line")
-                    if line == END_LINE:
+                    if line == _END_LINE:
                         is_whole = True
                     else:
                         records.append(_NumberedRecord(number, await reader.read(line)))

@@ -48,7 +48,7 @@ class UsageOperations(Struct, frozen=True):
 
         Raises: BadRequest: a field is wrong, and the error names it; StoreError.
         """
-        query = read_usage_query(raw, int(self.now() // DAY_S))
+        query = _read_usage_query(raw, int(self.now() // DAY_S))
         if project is not None:
             query = _within_project(query, project)
         if self.meter is not None:
@@ -68,7 +68,7 @@ class UsageOperations(Struct, frozen=True):
         }
 
 
-def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
+def _read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
     """Reads the fields of a query, each a text or None. today: in days since the epoch. Raises: BadRequest."""
     fields = {name: value for name, value in raw.items() if value is not None}
     for name in fields:

@@ -29,7 +29,7 @@ from storage.sql.store import Store
 
 EMBED_JOB = "embed"
 # New messages after which a memory is embedded. Until then the newest are found by their words.
-EVERY_MESSAGES = 16
+_EVERY_MESSAGES = 16
 # A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
 TEXT_CHARS = 800
 # The number of texts in one call. OpenAI takes 2,048.
@@ -78,7 +78,7 @@ class EmbeddingService:
             EMBED_JOB,
             store.jobs,
             self._find,
-            every=EVERY_MESSAGES,
+            every=_EVERY_MESSAGES,
             idle_s=settings.idle_s,
             now=now,
         )

@@ -41,7 +41,7 @@ LEARN_JOB = "learn"
 BATCH_CHARS = 24_000
 _HALVINGS = 3
 # Known facts that one call shows. Of a larger memory these are the newest (a third) and those that the messages recall.
-SHOWN_FACTS = 60
+_SHOWN_FACTS = 60
 # The job waits this much longer than the idle time, so that the last message is confirmed by then.
 MARGIN_S = 1.0
 # The deadline of a job's searches: no reply waits for them.
@@ -207,10 +207,10 @@ class LearningService:
 
     async def _choose_shown_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
-        facts = await self._store.facts.list_unmuted(unread.agent.id, SHOWN_FACTS + 1)
-        if len(facts) <= SHOWN_FACTS:
+        facts = await self._store.facts.list_unmuted(unread.agent.id, _SHOWN_FACTS + 1)
+        if len(facts) <= _SHOWN_FACTS:
             return facts[::-1]
-        newest = facts[: SHOWN_FACTS // 3]
+        newest = facts[: _SHOWN_FACTS // 3]
         query = note_query.make_query(
             "\n".join(message.text for message in messages if message.role == "user")
         )
@@ -218,7 +218,7 @@ class LearningService:
             hits = await self._store.recall.search(
                 unread.agent,
                 query,
-                limit=SHOWN_FACTS - len(newest),
+                limit=_SHOWN_FACTS - len(newest),
                 deadline_ms=_SEARCH_MS,
             )
         except TooSlow:

@@ -23,7 +23,7 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 # Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
-LOCAL_WAIT_MS = 20.0
+_LOCAL_WAIT_MS = 20.0
 # After failures in a row the embedder gets no question for a while, as an upstream that fails gets no requests.
 _QUESTION_POLICY = Policy()
 # The local embedder is asked again sooner: when it was late, the machine was busy.
@@ -37,7 +37,7 @@ class QuestionEmbedder:
         """wait_ms: the longest wait for an embedder that is not local."""
         self._store = store
         self._embedder = embedder
-        self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else wait_ms
+        self._wait_ms = _LOCAL_WAIT_MS if embedder.is_local else wait_ms
         self._policy = _LOCAL_QUESTION_POLICY if embedder.is_local else _QUESTION_POLICY
         self._clock = time.monotonic
         # Questions with a short wait (of voice agents) have a health of their own, since an answer that is too late for

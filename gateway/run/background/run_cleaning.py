@@ -15,7 +15,7 @@ from storage.sql.store import Store
 
 # How long the texts of a run are retained after its end. Not measured: a client can read a run's events for as long,
 # and they take disk for as long.
-RETENTION_S = 3 * 3600.0
+_RETENTION_S = 3 * 3600.0
 # The runs that one step cleans up after. Not measured: a larger step is a longer transaction, and the next step follows
 # after `MIN_PAUSE_S`.
 _STEP_RUNS = 64
@@ -37,8 +37,8 @@ class RunCleaning:
         """Cleans up after the runs that are due. Returns the seconds until the next step."""
         texts = self.store.run_texts
         now = self.now()
-        if await texts.drop_texts(now - RETENTION_S, _STEP_RUNS) == _STEP_RUNS:
+        if await texts.drop_texts(now - _RETENTION_S, _STEP_RUNS) == _STEP_RUNS:
             return MIN_PAUSE_S
         first_end = await texts.find_first_end()
         # A run that ends from now on is due after this time at the earliest.
-        return RETENTION_S if first_end is None else max(MIN_PAUSE_S, first_end + RETENTION_S - now)
+        return _RETENTION_S if first_end is None else max(MIN_PAUSE_S, first_end + _RETENTION_S - now)

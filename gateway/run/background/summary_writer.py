@@ -28,7 +28,7 @@ _SLACK = 2
 StepRunner = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
-async def run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
+async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
     """Performs a step that is in no journal."""
     return await ask()
 
@@ -54,7 +54,7 @@ class SummaryWriter(Struct, frozen=True):
     # An operator or a client has requested the summary, not a turn.
     is_by_hand: bool
     # Performs the call for one part; a job's steps are in its journal.
-    run_step: StepRunner = run_directly
+    run_step: StepRunner = _run_directly
     # Checks the limits of usage before each call, for the request that waits for the summary; None: no request waits.
     admit: Callable[[PlannedCall], Awaitable[None]] | None = None
 

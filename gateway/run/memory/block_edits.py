@@ -23,7 +23,7 @@ from gateway.core.prompt.shown_blocks import (
 )
 from storage.records import Block, MemoryEdit
 
-CHANGED_MEANWHILE = (
+_CHANGED_MEANWHILE = (
     "Error: the block {label!r} was changed by another writer since you saw it. Nothing was done. It now reads:"
     "\n{frame}"
 )
@@ -101,5 +101,5 @@ class BlockEdits:
         if edit.op not in REWRITE_OPERATIONS or self._is_seen(block):
             return None
         return EditResult(
-            None, CHANGED_MEANWHILE.format(label=edit.label, frame=render_block(block)), has_failed=True
+            None, _CHANGED_MEANWHILE.format(label=edit.label, frame=render_block(block)), has_failed=True
         )

@@ -19,9 +19,9 @@ from storage.records import Message, StandingFact
 from storage.search_trace import SearchTrace
 
 # The fewest tokens of a note's line if messages are long: no more hits are read than fit with such lines.
-LINE_TOKENS = 40
+_LINE_TOKENS = 40
 # The fewest hits that are read.
-MIN_HITS = 16
+_MIN_HITS = 16
 # For a question about what came next, this many of its hits precede the messages that are found next to them.
 _HITS_BEFORE_NEXT = 5
 # For a question about an order, this many hits of the first search precede the hits of both searches in turn. As much
@@ -194,7 +194,7 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
 
 def choose_hit_limit(budget: int) -> int:
     """Returns how many hits a search reads, and how many messages next to one. budget: the tokens of the note."""
-    return max(MIN_HITS, budget // LINE_TOKENS)
+    return max(_MIN_HITS, budget // _LINE_TOKENS)
 
 
 def choose_selection_limit(standing_count: int) -> int:
@@ -202,7 +202,7 @@ def choose_selection_limit(standing_count: int) -> int:
 
     Each standing fact is among the first hits twice, as a fact and in the user's words, and is ruled out.
     """
-    return MIN_HITS + 2 * standing_count
+    return _MIN_HITS + 2 * standing_count
 
 
 def make_search_record(

@@ -39,7 +39,7 @@ from storage.sql.store import Store
 
 # Append mode needs the disk, and treats a disk that is slower than this as down. Not measured: a commit takes
 # milliseconds, and the user waits for as long.
-OPEN_WAIT_S = 5.0
+_OPEN_WAIT_S = 5.0
 # The functions in the path of a turn that cache people's words or names. The store clears its own caches.
 _WORD_CACHES = (list_query_keys, list_short_words, find_name_pattern, quote_name, render_label)
 
@@ -60,7 +60,7 @@ class MemoryKeeper:
     events: TurnEvents
     # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
-    open_wait_s: float = OPEN_WAIT_S
+    open_wait_s: float = _OPEN_WAIT_S
     composer: Composer = field(init=False)
     writer: TurnWriter = field(init=False)
     leases: Leases = field(init=False)

@@ -14,7 +14,7 @@ from gateway.run.memory.leases import Leases, lock_name
 
 # The Retry-After of a request for which its conversation's queue has no room. Not measured: with a longer one a client
 # waits though there is room, with a shorter one it is refused more often.
-RETRY_AFTER_S = 1.0
+_RETRY_AFTER_S = 1.0
 
 
 class QueueTicket:
@@ -180,7 +180,7 @@ class Queues:
         if most_waiting is not None:
             if self._limited_counts[name] >= most_waiting:
                 raise TooManySends(
-                    f"{most_waiting} sends wait for this conversation already.", retry_after_s=RETRY_AFTER_S
+                    f"{most_waiting} sends wait for this conversation already.", retry_after_s=_RETRY_AFTER_S
                 )
             self._limited_counts[name] += 1
         self._counts[name] += 1

@@ -37,10 +37,10 @@ _log = logging.getLogger("mnemogate")
 
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_TIME_PARTS = 5
-# A note may take a sixteenth of the model's context, but beyond FEW_TOKENS half of that: notes of a thousand tokens
+# A note may take a sixteenth of the model's context, but beyond _FEW_TOKENS half of that: notes of a thousand tokens
 # would fill a window of 16,000 within six turns.
 NOTE_CONTEXT_PARTS = 16
-FEW_TOKENS = 500
+_FEW_TOKENS = 500
 # The window has at least this room for a note: its frame, and a line or two. In a nearly full window a short note is
 # better than a prefix that changes some turns earlier.
 MIN_NOTE_TOKENS = 128
@@ -72,7 +72,7 @@ class Recaller(Struct, frozen=True):
         if context_window is None:
             return budget
         parts = NOTE_CONTEXT_PARTS
-        return min(budget, context_window // parts, max(FEW_TOKENS, context_window // (2 * parts)))
+        return min(budget, context_window // parts, max(_FEW_TOKENS, context_window // (2 * parts)))
 
     def note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
         """Returns the room for a note. The changes that it has to state are not cut, recalled messages may be."""

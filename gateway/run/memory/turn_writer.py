@@ -31,7 +31,7 @@ from storage.sql.store import Store
 # A memory is indexed soon when it has this many new messages.
 INDEX_EVERY = 16
 # Or when a turn adds this many characters: every query reads them until they are indexed.
-INDEX_CHARS = 32_000
+_INDEX_CHARS = 32_000
 # How often memory is read for a turn while something of it is forgotten. A forgetting of some parts changes the memory
 # once for each phase. Not measured: with fewer, a turn fails that a forgetting overtakes several times.
 STALE_TRIES = 10
@@ -236,7 +236,7 @@ class TurnWriter:
         """
         # The counts at the beginning of the turn are near enough for work that is done later.
         unindexed = snapshot.next_seq - snapshot.indexed_seq
-        if unindexed >= INDEX_EVERY or chars > INDEX_CHARS:
+        if unindexed >= INDEX_EVERY or chars > _INDEX_CHARS:
             self.events.index_outdated(agent_row, unindexed)
 
 

@@ -27,7 +27,7 @@ from storage.sql.store import Store
 
 READ_ONLY_ERROR = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
-SEARCH_RESULTS = 5
+_SEARCH_RESULTS = 5
 
 
 class MemoryTools(Struct, frozen=True):
@@ -145,5 +145,5 @@ def _make_lookup(sources: frozenset[str], arguments: Mapping[str, Any]) -> Looku
         (str(arguments.get("query", "")),),
         sources,
         frozenset() if role is None else frozenset({role}),
-        limit=max(1, arguments.get("limit") or SEARCH_RESULTS),
+        limit=max(1, arguments.get("limit") or _SEARCH_RESULTS),
     )

@@ -29,7 +29,7 @@ _TAGGED_HITS = 40
 # The newest exchanges that a search reads if it has a time or a speaker and no query.
 _NEWEST_EXCHANGES = 200
 # The budget of a search's results if automatic recall is switched off.
-DEFAULT_RESULT_TOKENS = 1000
+_DEFAULT_RESULT_TOKENS = 1000
 
 
 class ArchiveSearch(Protocol):
@@ -60,7 +60,7 @@ class MemorySearches(Struct, frozen=True):
     async def look_up(self, lookup: Lookup) -> ToolAnswer:
         """Searches memory. Returns a line for each hit, the best first. Searches that are late are left out."""
         messages, is_incomplete = await self._search_all(lookup)
-        budget_tokens = self.recall_tokens or DEFAULT_RESULT_TOKENS
+        budget_tokens = self.recall_tokens or _DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
         newest_first = self._list_pending_passages(lookup)[: -lookup.limit - 1 : -1]
         pending = note_choice.choose_hits(newest_first, "", budget_tokens=budget_tokens).hits

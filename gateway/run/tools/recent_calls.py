@@ -18,7 +18,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer
 
 # How long a result answers the same call. Not measured: a longer time answers with what may have changed since.
-RESULT_LIFETIME_S = 60.0
+_RESULT_LIFETIME_S = 60.0
 # The most results at a time. Not measured: a result that is dropped earlier is fetched by a new call.
 MAX_RESULTS = 256
 
@@ -40,7 +40,7 @@ class RecentCalls:
 
     def __init__(
         self,
-        lifetime_s: float = RESULT_LIFETIME_S,
+        lifetime_s: float = _RESULT_LIFETIME_S,
         continues: Callable[[Any, Any], bool] = lambda new, earlier: False,
     ) -> None:
         """Begins without calls.

@@ -27,11 +27,11 @@ _log = logging.getLogger("mnemogate")
 
 # The most calls of one round that run at a time. Not measured: the other calls of the round wait for these.
 MAX_PARALLEL = 8
-NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
+_NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
 # A result may take one part in so many of the window. Not measured: a larger part leaves less of the conversation.
 _WINDOW_PARTS = 5
 # Every result may have this many characters, however small the window is.
-MIN_RESULT_CHARS = 5_000
+_MIN_RESULT_CHARS = 5_000
 _CUT_NOTICE = "\n[{cut_chars} more characters were cut off.]"
 
 
@@ -94,7 +94,7 @@ def max_result_chars(tool_chars: int, window_tokens: int | None) -> int:
     """
     if window_tokens is None:
         return tool_chars
-    return min(tool_chars, max(MIN_RESULT_CHARS, window_tokens * CHARS_PER_TOKEN // _WINDOW_PARTS))
+    return min(tool_chars, max(_MIN_RESULT_CHARS, window_tokens * CHARS_PER_TOKEN // _WINDOW_PARTS))
 
 
 def cut_result(content: str, max_chars: int) -> str:
@@ -160,7 +160,7 @@ class NoTools:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        return ToolAnswer.failed(NOT_AVAILABLE_ERROR.format(name=call.name))
+        return ToolAnswer.failed(_NOT_AVAILABLE_ERROR.format(name=call.name))
 
 
 NO_TOOLS = NoTools()
@@ -213,7 +213,7 @@ async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt) -> To
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     """Runs one call. Returns its answer; for an exception, an error without details."""
     if not toolbox.owns(call.name):
-        return ToolAnswer.failed(NOT_AVAILABLE_ERROR.format(name=call.name))
+        return ToolAnswer.failed(_NOT_AVAILABLE_ERROR.format(name=call.name))
     try:
         return await toolbox.run(call)
     except StoreError as error:
@@ -221,4 +221,4 @@ async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     except Exception:
         _log.exception("A tool failed by a fault in the gateway; the model got an error.")
     # A tool that fails must not end the turn: the model answers without its result.
-    return ToolAnswer.failed(NOT_AVAILABLE_ERROR.format(name=call.name))
+    return ToolAnswer.failed(_NOT_AVAILABLE_ERROR.format(name=call.name))

@@ -17,9 +17,9 @@ from gateway.errors import GatewayError, NotAllowed, NotAuthenticated, UpstreamU
 from gateway.settings import UpstreamSettings
 
 # Bytes of one list; a long one has about a megabyte. A longer one is a faulty upstream's.
-MAX_LIST_BYTES = 8 * 1024 * 1024
+_MAX_LIST_BYTES = 8 * 1024 * 1024
 # Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
-LIST_WAIT_S = 10.0
+_LIST_WAIT_S = 10.0
 _log = logging.getLogger("mnemogate")
 
 Entries = list[dict[str, Any]]
@@ -49,11 +49,11 @@ class ListFetcher:
     async def fetch(self, name: str, provider: Provider, credential: str | None) -> Entries | Refusal | None:
         """Returns an upstream's list, or its refusal of the key; None: it gave neither, which is logged."""
         try:
-            async with asyncio.timeout(LIST_WAIT_S if credential is not None else None):
+            async with asyncio.timeout(_LIST_WAIT_S if credential is not None else None):
                 request = ModelRequest(b"", credential=credential, path="/models", method="GET")
                 reply = await provider.send(request)
                 try:
-                    body = await reply.read(MAX_LIST_BYTES)
+                    body = await reply.read(_MAX_LIST_BYTES)
                 finally:
                     await reply.aclose()
             if reply.status in (401, 403):

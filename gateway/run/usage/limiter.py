@@ -38,13 +38,13 @@ from storage.usage_records import REFUSE, UsageLimit
 
 # The tokens of output that are reserved for a request that names no limit. Not measured: with fewer, requests at the
 # same time pass a limit together; with more, they are refused below it.
-UNNAMED_TOKENS: Final = 1000
+_UNNAMED_TOKENS: Final = 1000
 # The most tokens of output that are reserved: many clients name as their limit all that a model can write, such as
 # 128,000, and a few such requests would use up a limit. Not measured.
-MAX_RESERVED_TOKENS: Final = 4000
+_MAX_RESERVED_TOKENS: Final = 4000
 # Processes that have written usage within this time share the limits of a minute. Not measured: a process that has
 # stopped holds its share for as long.
-SHARED_S: Final = 90.0
+_SHARED_S: Final = 90.0
 # The same time as a multiple of the time between two writes; the longer of both counts.
 _SHARED_WRITES: Final = 1.5
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
@@ -105,7 +105,7 @@ class Limiter:
         self._now = now
         self._aliases = aliases
         self._read_s = read_s
-        self._shared_s = max(SHARED_S, _SHARED_WRITES * write_s)
+        self._shared_s = max(_SHARED_S, _SHARED_WRITES * write_s)
         self._limited = metrics.add_counter(
             "limited",
             "Requests that a limit refused, or had answered by another model.",
@@ -251,9 +251,9 @@ class Limiter:
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns the amounts that a call may use."""
-        output_tokens = UNNAMED_TOKENS
+        output_tokens = _UNNAMED_TOKENS
         if call.max_tokens is not None:
-            output_tokens = min(call.max_tokens, MAX_RESERVED_TOKENS)
+            output_tokens = min(call.max_tokens, _MAX_RESERVED_TOKENS)
         prompt_tokens = estimate_prompt_tokens(call.body)
         price = self._meter.find_price(call.target.upstream, call.target.model)
         cost = 0 if price is None else price.of(prompt_tokens, output_tokens)

@@ -20,7 +20,7 @@ from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 from gateway.web.upload import UploadBody
 
-IMPORTS_PATH: Final = "/v1/manage/imports"
+_IMPORTS_PATH: Final = "/v1/manage/imports"
 _FLAG_NAMES: Final = ("learn", "preview")
 # A flag without a value is set.
 _FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -54,10 +54,10 @@ def make_import_routes(
     async def undo(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.undo(request.path_params["id"], project=manager.project, wait_s=UNDO_WAIT_S)
 
-    import_path = f"{IMPORTS_PATH}/{{id}}"
+    import_path = f"{_IMPORTS_PATH}/{{id}}"
     return [
-        Route(IMPORTS_PATH, begin, methods=["POST"]),
-        managed.make(IMPORTS_PATH, "GET", show_all),
+        Route(_IMPORTS_PATH, begin, methods=["POST"]),
+        managed.make(_IMPORTS_PATH, "GET", show_all),
         managed.make(import_path, "GET", show),
         managed.make(import_path, "DELETE", undo),
     ]

@@ -17,7 +17,7 @@ from gateway.web.manage.record_routes import KEYS_PATH, ManagedRoutes, make_reco
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
-ME_PATH: Final = "/v1/manage/me"
+_ME_PATH: Final = "/v1/manage/me"
 
 
 def make_key_routes(operations: KeyManagement, report: KeyReport, managed: ManagedRoutes) -> list[Route]:
@@ -41,5 +41,5 @@ def make_key_routes(operations: KeyManagement, report: KeyReport, managed: Manag
     return [
         *make_record_routes(KEYS_PATH, operations, managed),
         managed.make(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate),
-        Route(ME_PATH, show_own_key, methods=["GET"]),
+        Route(_ME_PATH, show_own_key, methods=["GET"]),
     ]

@@ -23,7 +23,7 @@ from gateway.web.manage.access import MANAGE_PREFIX, Access
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
-USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
+_USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
 _CSV_TYPE: Final = "text/csv; charset=utf-8"
 
 
@@ -46,7 +46,7 @@ def make_usage_routes(operations: UsageOperations, access: Access) -> list[Route
             )
         return JsonResponse(page)
 
-    return [Route(USAGE_PATH, show_usage, methods=["GET"])]
+    return [Route(_USAGE_PATH, show_usage, methods=["GET"])]
 
 
 def _make_next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:

@@ -29,7 +29,7 @@ from gateway.web.mcp.session_id import read_session_client, with_session_id
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
 
-MCP_PATH: Final = "/mcp"
+_MCP_PATH: Final = "/mcp"
 # The most bytes of a call: far more than any block's value.
 MAX_BYTES: Final = 4 << 20
 
@@ -70,11 +70,11 @@ class McpEndpoint:
 
     def routes(self) -> list[Route]:
         """Returns the route. It takes only POST: nothing is streamed to a client, and no session has to be ended."""
-        return [Route(MCP_PATH, self, methods=["POST"])]
+        return [Route(_MCP_PATH, self, methods=["POST"])]
 
     def error_forms(self) -> dict[str, ErrorForm]:
         """Returns path -> the form of all errors below it."""
-        return {MCP_PATH: McpErrors()}
+        return {_MCP_PATH: McpErrors()}
 
     async def run(self) -> None:
         """Runs until it is cancelled."""

@@ -48,7 +48,7 @@ ORIGIN = "api"
 _COUNT_PAGE_AGENTS = 1000
 
 
-async def get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
+async def _get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
     """Returns the agent with this public id: one that is defined, or a person's memory. Raises: NotFound."""
     row = await connection.row(SQL["get"], (uid, project))
     if row is None:
@@ -108,11 +108,11 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     await attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
     await attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders or ())
     await attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities or ())
-    await set_tags(connection, agent, draft.tags or ())
-    return await get_agent_entry(connection, project, agent.uid)
+    await _set_tags(connection, agent, draft.tags or ())
+    return await _get_agent_entry(connection, project, agent.uid)
 
 
-async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
+async def _set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
     """Gives an agent these tags and no others."""
     await connection.lock(agent.id)
     await connection.run(SQL["untag"], (agent.id,))
@@ -141,10 +141,10 @@ async def change_agent(
     if change.identities is not None:
         await attach_only(connection, agent.id, DefinitionKind.IDENTITY, change.identities)
     if change.tags is not None:
-        await set_tags(connection, agent, change.tags)
+        await _set_tags(connection, agent, change.tags)
     body = definition.body if change.body is None else change.body
     await change_definition(connection, definition, body, at=at, name=change.name)
-    return await get_agent_entry(connection, agent.scope.project, agent.uid)
+    return await _get_agent_entry(connection, agent.scope.project, agent.uid)
 
 
 class DefinedAgents(StoreGroup):
@@ -152,7 +152,7 @@ class DefinedAgents(StoreGroup):
 
     create = writes(as_method(make_agent))
     change = writes(as_method(change_agent))
-    get = reads(as_method(get_agent_entry))
+    get = reads(as_method(_get_agent_entry))
     list = long_reads(as_method(list_agents))
 
     @reads

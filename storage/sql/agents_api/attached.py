@@ -15,7 +15,7 @@ SQL = load("agents_api/attached.sql")
 
 # The kinds of definitions that are memories, which a search of the agent reads as well.
 _MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
-MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
+_MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
 async def attach(connection: Connection, agent_row: int, kind: str, target: int) -> bool:
@@ -26,8 +26,8 @@ async def attach(connection: Connection, agent_row: int, kind: str, target: int)
     await connection.lock(agent_row)
     if await connection.row(SQL["attach"], (agent_row, kind, target)) is None:
         return False
-    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent_row,)) > MAX_MEMORIES:
-        raise OverLimit(f"an agent has at most {MAX_MEMORIES} archives and folders attached")
+    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent_row,)) > _MAX_MEMORIES:
+        raise OverLimit(f"an agent has at most {_MAX_MEMORIES} archives and folders attached")
     return True
 
 

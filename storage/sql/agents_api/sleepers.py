@@ -37,7 +37,7 @@ _TEXT_KINDS = (RunTextKind.REQUEST, RunTextKind.CALL, RunTextKind.RESULT, RunTex
 _PAGE = 16  # readings that are emptied at once
 
 
-async def add_sleeper(
+async def _add_sleeper(
     connection: Connection, entry: AgentEntry, draft: AgentDraft, body: dict[str, Any] | None, *, at: float
 ) -> int:
     """Makes a sleeper that reads a memory, from where readers before it have come. Returns the row of its own memory.
@@ -58,7 +58,7 @@ async def add_sleeper(
     return sleeper_row
 
 
-async def adopt_sleeper(
+async def _adopt_sleeper(
     connection: Connection, project: str, memory_row: int, sleeper_row: int, *, at: float
 ) -> None:
     """Has an imported sleeper read the memory that was imported with it, from where readers before it have come."""
@@ -72,7 +72,7 @@ async def _add_reader(connection: Connection, memory_row: int, sleeper_row: int,
     await share_blocks(connection, memory_row)
 
 
-async def remove_sleepers(
+async def _remove_sleepers(
     connection: Connection,
     entry: AgentEntry,
     sleeper_rows: Sequence[int],
@@ -178,9 +178,9 @@ class Sleepers(StoreGroup):
         super().__init__(database)
         self._jobs = jobs
 
-    add = writes(as_method(add_sleeper))
-    remove = writes(as_method(remove_sleepers))
-    adopt = writes(as_method(adopt_sleeper))
+    add = writes(as_method(_add_sleeper))
+    remove = writes(as_method(_remove_sleepers))
+    adopt = writes(as_method(_adopt_sleeper))
     share_blocks = writes(as_method(share_blocks))
     find_reading = reads(as_method(find_reading))
     empty_reading = bulk_writes(as_method(empty_reading))

@@ -22,9 +22,9 @@ from storage.sql.store import Store
 
 # Bounds the connections to upstreams, which each run holds for minutes. Not measured: fewer runs wait longer for a
 # slot, more hold more connections.
-MAX_RUNS_AT_ONCE = 16
+_MAX_RUNS_AT_ONCE = 16
 # The longest wait before another attempt at a run. Short, since requests to its conversation wait too. Not measured.
-MAX_BACKOFF_S = 10.0
+_MAX_BACKOFF_S = 10.0
 # The least seconds between two searches for runs without a job: each change of a job asks for one, which reads all
 # runs that have not ended.
 _SEARCH_PAUSE_S = 0.25
@@ -54,7 +54,7 @@ class RunService:
         self._store = store
         self._is_shared = store.database.is_shared
         limits = WorkerLimits(
-            MAX_RUNS_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=MAX_BACKOFF_S
+            _MAX_RUNS_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=_MAX_BACKOFF_S
         )
         self.run_worker = Worker(store.jobs, {RUN_JOB: self._perform_run}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
