@@ -396,6 +396,38 @@ def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld, is_stream
     assert [chat.json["tools"][-1]["function"]["name"] for chat in world.upstream.chats] == ["look", "look"]
 
 
+def test_a_run_that_ended_with_part_of_the_answers_shows_no_calls_of_a_later_run(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(call_tools(Call("look", {}, "w1"), Call("look", {}, "w2"), Call("look", {}, "w3")))
+    world.upstream.queue(call_tools(Call("look", {}, "z1"), Call("look", {}, "z2")))
+
+    def send(**said: Any) -> Run:
+        run = world.letta.agents.messages.create_async(agent.id, client_tools=[LOOK], **said)
+        done = ended(world, run.id)
+        assert (done.status, done.stop_reason) == ("completed", "requires_approval")
+        return done
+
+    def answer(*call_ids: str) -> Run:
+        answers = [
+            {"type": "tool", "tool_call_id": id, "status": "success", "tool_return": "Dark."}
+            for id in call_ids
+        ]
+        return send(messages=[{"type": "approval", "approvals": answers}])
+
+    def shown_calls(run: Run) -> list[str]:
+        asked = [e for e in stream(world, run.id) if e["message_type"] == "approval_request_message"]
+        assert {e["run_id"] for e in asked} <= {run.id}
+        return [call["tool_call_id"] for e in asked for call in e["tool_calls"]]
+
+    send(input="Work.")
+    first, second = answer("w1"), answer("w2")
+    let_events_go(world)
+    assert [shown_calls(run) for run in (first, second)] == [["w3"], ["w3"]]
+    last = answer("w3")
+    let_events_go(world)
+    assert [shown_calls(run) for run in (first, second, last)] == [[], [], ["z1", "z2"]]
+
+
 def test_a_url_that_no_setting_names_is_not_called_back(world: LettaWorld) -> None:
     agent = world.agent()
     with pytest.raises(BadRequestError, match=r"tools\.hosts names none"):

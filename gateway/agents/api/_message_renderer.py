@@ -37,10 +37,9 @@ class MessageRenderer(Struct, frozen=True):
         if isinstance(view, SystemMessage):
             return render_messages(_make_wire_message(view), self._system_origin(view), self.showing)
         listed = view.listed
-        origin = self._origin(view)
         return render_messages(
             listed.message,
-            origin,
+            self._origin(view),
             self.showing,
             waiting=view.waiting,
             names=view.tool_names,
@@ -86,10 +85,12 @@ class MessageRenderer(Struct, frozen=True):
         return await self.render_run(run, steps, with_input=False)
 
     async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
-        """Returns the calls of a run that still wait for an answer."""
+        """Returns the calls that still wait of those of which a run without steps answered some."""
         step = await self.store.runs.find_waiting_step(self.agent.id, run.conversation_row)
-        turns = self.store.turns
-        exchange = None if step is None else await turns.find_exchange(self.agent, step.exchange_row)
+        # A run can only answer the calls of an earlier one.
+        if step is None or step.run_row > run.id:
+            return []
+        exchange = await self.store.turns.find_exchange(self.agent, step.exchange_row)
         messages = [] if exchange is None else await self.render_run(run, [exchange], with_input=False)
         return [message for message in messages if message["message_type"] == "approval_request_message"]
 
