@@ -4,7 +4,7 @@
 Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (gateway/core/conversation/canonical.py): a
 record without its content can still be recognised, and holds no text.
 
-Runs, jobs, definitions, files and keys have modules of their own beside this one (`*_records.py`, `key_record.py`).
+Runs, jobs, definitions, files and keys have modules of their own (`*_records.py`, `key_record.py`).
 
 In the whole store a name such as `agent` or `run` stands for a record where its type is the record's, and for the id of
 the record's row where it is an `int`.

@@ -314,9 +314,8 @@ class StreamTranslator:
         # The second half of a character was counted with its first one.
         self._content_length += len(text) - ("\udc00" <= text[:1] <= "\udfff")
         raw = self._before_text + write_json(text) + self._after_text
-        return [
-            Event(raw, raw[6:-2])
-        ]  # without "data: " and the line breaks: one copy less than `_make_event` makes
+        # The slice leaves out "data: " and the line breaks: one copy less than `_make_event` makes.
+        return [Event(raw, raw[6:-2])]
 
     def _make_chunk(
         self,

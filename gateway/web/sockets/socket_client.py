@@ -42,7 +42,7 @@ class SocketClient:
         await self.send_event(event, request.stream_id)
 
     async def close(self) -> None:
-        """Closes the socket, so that the client connects anew. Idempotent."""
+        """Closes the socket, so that the client connects again. Idempotent."""
         if not self.is_closed:
             self.is_closed = True
             with suppress(OSError):
