@@ -12,14 +12,13 @@ from functools import partial
 
 import pytest
 
-from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.change import plan_confirmation
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
-from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
-from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
+from storage.commands import ForgetTarget, MemorySnapshot
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
@@ -174,7 +173,7 @@ class Life:
         for agent, conversation, named, last_at in await self.store.turns.list_due(
             self.now - IDLE_S, self.now, 10
         ):
-            decide = partial(_confirmed, now=self.now, named=named)
+            decide = partial(plan_confirmation, now=self.now, idle_s=IDLE_S, is_named=named)
             await self.store.turns.confirm_edits(agent, conversation, last_at, self.now, decide)
 
     async def index(self) -> None:
@@ -210,14 +209,6 @@ class Life:
             await self.turn()
         else:
             await self.chance.choices(others, weights)[0]()
-
-
-def _confirmed(pool: Pool, now: float, *, named: bool) -> Change:
-    tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
-    merging = find_mergeable(tree, now, IDLE_S, is_named=named)
-    for x, why in merging:
-        tree.change(x.id, merged=why)
-    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[x.id for x, _ in merging])
 
 
 # Of the first twelve lives those that go through all lines of the program that any of them does. The cache does not

@@ -1,4 +1,4 @@
-"""The change that a turn makes, decided inside the writing transaction: exchanges in, one value out."""
+"""The change that a turn or the idle time makes, decided inside the writing transaction: exchanges in, a value out."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
     if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation_row=pool.conversation_row)
     exchange = rule(tree, plan, request_end)
-    mergeable = find_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
-    for each, reason in mergeable:
-        tree.change(each.id, merged=reason)
+    merge = _mark_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
     exchange = tree.by_id[exchange.id]  # merging may have changed it
     changes = [tree.by_id[i] for i in tree.changed if i != exchange.id]
     stale = [
@@ -52,8 +50,26 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
         prefixes=hash_prefixes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
         tombstone_hashes=tombstone_hashes,
         stale=stale,
-        merge=[each.exchange.id for each in mergeable],
+        merge=merge,
     )
+
+
+def plan_confirmation(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
+    """Returns the change by which the memory edits enter the blocks of turns that no request has challenged.
+
+    pool: the conversation's exchanges. idle_s: for how long no request has come.
+    """
+    tree = Tree(pool.exchanges, pool.contents)
+    merge = _mark_mergeable(tree, now, idle_s, is_named=is_named)
+    return Change(None, [tree.by_id[i] for i in tree.changed], merge=merge)
+
+
+def _mark_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[int]:
+    """Marks the exchanges whose memory edits may be merged into the blocks. Returns their ids, oldest first."""
+    mergeable = find_mergeable(tree, now, idle_s, is_named=is_named)
+    for exchange, reason in mergeable:
+        tree.change(exchange.id, merged=reason)
+    return [each.exchange.id for each in mergeable]
 
 
 def hash_prefixes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:

@@ -9,10 +9,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from gateway.core.conversation.active import find_mergeable
-from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.change import plan_confirmation
 from gateway.run.background.tasks import AFTER_FAULT_S, MIN_PAUSE_S, PeriodicTask
-from storage.commands import Change, Pool
 from storage.errors import Unavailable
 from storage.sql.store import Store
 
@@ -43,7 +41,7 @@ class Maintenance:
         due = await self._store.turns.list_due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
         for agent_row, conversation_row, is_named, last_at in due:
-            decide = partial(_confirm_edits, now=now, idle_s=self._idle_s, is_named=is_named)
+            decide = partial(plan_confirmation, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
                 await self._store.turns.confirm_edits(agent_row, conversation_row, last_at, now, decide)
             except Unavailable:
@@ -59,14 +57,3 @@ class Maintenance:
             return MIN_PAUSE_S
         oldest_at = await self._store.turns.find_next_due()
         return None if oldest_at is None else max(MIN_PAUSE_S, oldest_at + self._idle_s - self._now() + 0.01)
-
-
-def _confirm_edits(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
-    """Confirms the memory edits of turns that no request has challenged for the idle time: they enter the blocks."""
-    tree = Tree(pool.exchanges, pool.contents)
-    mergeable = find_mergeable(tree, now, idle_s, is_named=is_named)
-    for exchange, reason in mergeable:
-        tree.change(exchange.id, merged=reason)
-    return Change(
-        None, [tree.by_id[row] for row in tree.changed], merge=[each.exchange.id for each in mergeable]
-    )
