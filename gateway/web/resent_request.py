@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from gateway.core.request.identity import RETRY_COUNT_HEADER, IdentityRules
+from gateway.core.request.identity import RETRY_COUNT_HEADER, IdentityRules, counts_retries
 from gateway.web.raw_headers import find_header
 from gateway.web.request_info import get_request_info
 
@@ -22,7 +22,7 @@ def has_idempotency_key(scope: Scope) -> bool:
 
 def is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
-    return find_header(scope["headers"], RETRY_COUNT_HEADER) not in (None, b"0")
+    return counts_retries(find_header(scope["headers"], RETRY_COUNT_HEADER) or b"")
 
 
 def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:

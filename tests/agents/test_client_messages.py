@@ -287,6 +287,14 @@ def test_the_results_with_which_a_run_ends_are_shown_with_it(world: LettaWorld, 
         assert [each.id for each in told[1:]] == [each.id for each in reply.messages]
 
 
+@pytest.mark.parametrize("count", ["00", "none"])
+def test_a_count_of_no_retries_makes_a_run(world: LettaWorld, count: str) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    first = messages.create(agent.id, input="Hi")
+    second = messages.create(agent.id, input="Hi", extra_headers={"x-stainless-retry-count": count})
+    assert second.messages[0].run_id != first.messages[0].run_id
+
+
 @pytest.mark.parametrize("options", [{}, {"stream_tokens": True}, {"background": True}])
 def test_results_are_streamed_under_the_ids_that_lists_have(
     world: LettaWorld, options: dict[str, Any]

@@ -38,6 +38,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
+from gateway.web.resent_request import is_retry
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import Run
 
@@ -136,7 +137,7 @@ class Sends:
             client_tools=tuple(map(_render_tool, sent_or_none(body.client_tools) or ())),
             max_steps=body.max_steps,
             otid=content.otid,
-            is_retry=request.http.headers.get("x-stainless-retry-count", "0") != "0",
+            is_retry=is_retry(scope),
             forwarded=forwarded,
             model=model,
             system=system,

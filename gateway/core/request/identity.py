@@ -228,8 +228,6 @@ def identify(
     agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
     sends_new_only = _sends_new_only(header_values, conversation_key)
-    # "0" is the first attempt.
-    is_retry = header_values.get(RETRY_COUNT_HEADER, b"").strip(b"0").isdigit()
     choice = choose_mode(header_values, body, rules.choose_default_mode(profile), rules.side_requests)
     return Identity(
         project=project,
@@ -240,12 +238,17 @@ def identify(
         scope=_make_scope(project, profile, user, conversation_key),
         mode=choice.mode,
         sends_new_only=sends_new_only,
-        is_retry=is_retry,
+        is_retry=counts_retries(header_values.get(RETRY_COUNT_HEADER, b"")),
         side_request=choice.side_request,
         leaves_nothing=choice.leaves_nothing,
         mode_with_history=choice.mode_with_history,
         name=user_name,
     )
+
+
+def counts_retries(retry_count: bytes) -> bool:
+    """Returns whether an SDK has sent the request before. retry_count: the header's value, "0" at the first attempt."""
+    return retry_count.strip(b"0").isdigit()
 
 
 def find_request_user(

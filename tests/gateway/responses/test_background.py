@@ -908,6 +908,8 @@ def test_equal_requests_of_several_are_several_responses(world: World, upstream:
     made.append(begin(world, input="Hello there", user="alice", extra_headers=key))
     retried = {"x-stainless-retry-count": "1"}
     made.append(begin(world, input="Hello", user="carol", extra_headers=retried))
+    for count in ("00", "none"):  # no retries
+        made.append(begin(world, input="Hello", extra_headers={"x-stainless-retry-count": count}))
     for name in ("x-openwebui-user-id", "x-openwebui-chat-id", "x-session-id"):
         for value, again in (("one", {}), ("two", retried)):
             made.append(begin(world, input="Hello", extra_headers={name: value, **again}))
