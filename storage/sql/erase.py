@@ -47,14 +47,16 @@ from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchanges
-from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingPhase, ErasingWork, StoredTarget, read_ids
+from storage.sql.erasing_work import PAGE_ROWS, ErasingPhase, ErasingWork, StoredTarget
 from storage.sql.fact_writes import mark_unlearned
 from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import has_words, list_origins, load_erased, rebuild_block, remove_lost_lines
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
-from storage.sql.statements import load_rows, run_for_list
+from storage.sql.statements import load, load_column, load_rows, run_for_list
 from storage.sql.vectors import forget_indexed
+
+SQL = load("forget.sql")
 
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
@@ -302,7 +304,7 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
     """Empties a page of the target's conversations that hold items."""
     target = work.target
     values = (work.agent_row, after, target.conversation_row, target.before, PAGE_ROWS)
-    ids = await read_ids(connection, "item_holders", values)
+    ids = await load_column(connection, SQL["item_holders"], values)
     for id in ids:
         definition = await get_definition(connection, id)
         await change_definition(connection, definition, {**definition.body, "items": []}, at=work.now)

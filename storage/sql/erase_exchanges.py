@@ -17,12 +17,15 @@ from storage.database import Connection
 from storage.records import REPLY, Exchange, MarkKind, State, make_tombstone, message_key
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
-from storage.sql.erasing_work import PAGE_ROWS, SQL, ErasingWork, StoredTarget, read_ids
+from storage.sql.erasing_work import PAGE_ROWS, ErasingWork, StoredTarget
 from storage.sql.exchange_rows import is_step
 from storage.sql.job_rows import raise_epoch
 from storage.sql.rebuild import has_words
 from storage.sql.sections import empty_sections
+from storage.sql.statements import load, load_column
 from storage.sql.vectors import forget_indexed
+
+SQL = load("forget.sql")
 
 
 async def erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -59,17 +62,21 @@ async def _find_exchanges(connection: Connection, agent_row: int, target: Stored
     """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
     exchange_rows: list[int] = []
     if target.conversation_row is not None:
-        exchange_rows = await read_ids(
-            connection, "exchanges_of", (agent_row, target.conversation_row, PAGE_ROWS)
+        exchange_rows = await load_column(
+            connection, SQL["exchanges_of"], (agent_row, target.conversation_row, PAGE_ROWS)
         )
     if target.before is not None and not exchange_rows:
-        exchange_rows = await read_ids(connection, "exchanges_before", (agent_row, target.before, PAGE_ROWS))
+        exchange_rows = await load_column(
+            connection, SQL["exchanges_before"], (agent_row, target.before, PAGE_ROWS)
+        )
     return exchange_rows
 
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
-    exchange_rows = await read_ids(connection, "imported_exchanges", (work.target.imported, after, PAGE_ROWS))
+    exchange_rows = await load_column(
+        connection, SQL["imported_exchanges"], (work.target.imported, after, PAGE_ROWS)
+    )
     await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombstones=False)
     return exchange_rows[-1] if len(exchange_rows) == PAGE_ROWS else None
 
@@ -161,7 +168,7 @@ async def _find_alternatives(
     values = (
         agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange.id, int(is_active)
     )  # fmt: skip
-    return await read_ids(connection, "alternatives", values)
+    return await load_column(connection, SQL["alternatives"], values)
 
 
 async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
@@ -254,7 +261,7 @@ async def _find_after(
     while pending:
         parent = pending.pop()
         values = (agent_row, parent.conversation_row, parent.depth + 1, parent.id)
-        for row in await read_ids(connection, "inactive_after", values):
+        for row in await load_column(connection, SQL["inactive_after"], values):
             child = await exchanges.find_exchange(connection, agent_row, row)
             assert child is not None  # it was found in this transaction
             if (takes_cancelled and child.ended is None) or not _has_question(child):

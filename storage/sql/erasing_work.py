@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.sql.additions import GoneReading
-from storage.sql.statements import load
-
-SQL = load("forget.sql")
 
 # The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
 PAGE_ROWS = 32
@@ -40,8 +37,3 @@ class ErasingWork(Struct, frozen=True):
     now: float
     # What this attempt at the forgetting has read of the erased content.
     reading: GoneReading
-
-
-async def read_ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
-    """Returns the first column of what a statement of forgetting finds."""
-    return [row[0] for row in await connection.rows(SQL[statement], values)]

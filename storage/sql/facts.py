@@ -20,12 +20,14 @@ from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, Fact, RememberedFact
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
-from storage.sql.fact_writes import SQL, add_fact, end_fact, find_equal, hash_key
+from storage.sql.fact_writes import add_fact, end_fact, find_equal, hash_key
 from storage.sql.group import as_method, long_reads, makes_effect, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, load_cursor
 from storage.sql.rebuild import list_line_sources, load_versions
-from storage.sql.statements import load_rows
+from storage.sql.statements import load, load_rows
+
+SQL = load("facts.sql")
 
 ORIGIN = "learning"
 # Standing facts that are read at once. Not measured: older ones are shown in no prompt.

@@ -25,14 +25,17 @@ from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.default_blocks import load_default_blocks
 from storage.sql.erase import list_phases, wipe_shared
-from storage.sql.erasing_work import SQL, ErasingWork, StoredTarget, read_ids
+from storage.sql.erasing_work import ErasingWork, StoredTarget
 from storage.sql.fact_writes import detach_facts
 from storage.sql.group import StoreGroup, reads
 from storage.sql.job_rows import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache
+from storage.sql.statements import load, load_column
 from storage.sql.usage import Usage, anonymize_user_rows
+
+SQL = load("forget.sql")
 
 # The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
 _Cursor = tuple[str, int]
@@ -87,7 +90,7 @@ class Forgetting(StoreGroup):
     @reads
     async def list_unfinished(self, connection: Connection) -> list[int]:
         """Returns the forgettings that were begun and have not ended, also those of an earlier process."""
-        return await read_ids(connection, "unfinished", ())
+        return await load_column(connection, SQL["unfinished"])
 
     async def begin(
         self,

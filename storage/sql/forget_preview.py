@@ -10,14 +10,14 @@ from storage.database import Connection, Database
 from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, RebuiltBlock
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
-from storage.sql.erasing_work import SQL as FORGET_SQL
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.group import StoreGroup, long_reads
 from storage.sql.rebuild import collect_lost_lines, load_versions, make_preview_text
-from storage.sql.statements import load, load_rows, lower_ascii
+from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("forget_preview.sql")
+_FORGET_SQL = load("forget.sql")
 
 # The most exchanges that are read: erased exchanges, and later exchanges with notes.
 _MAX_EXCHANGES = 2_000
@@ -256,7 +256,7 @@ class ForgetPreviews(StoreGroup):
             connection, agent_row, "versions_with", text_values, erased, texts
         )
         days = await load_rows(
-            connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
+            connection, _FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = await self._count_all_quoting(connection, agent_row, marks, erased.listed)
@@ -402,16 +402,16 @@ async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
 
 async def _read_named_texts(connection: Connection, agent_row: int, target: ForgetTarget) -> list[str]:
     """Returns the texts of the facts that a target names."""
-    return [row[0] for row in await load_rows(connection, FORGET_SQL["facts_named"], target.facts, agent_row)]
+    return [
+        row[0] for row in await load_rows(connection, _FORGET_SQL["facts_named"], target.facts, agent_row)
+    ]
 
 
 async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[int]:
-    scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
+    scope = await connection.row(_FORGET_SQL["scope_of"], (agent_row,))
     if scope is None:
         return []
-    return [
-        row[0] for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
-    ]
+    return await load_column(connection, _FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
 
 
 async def _load_erased(connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:

@@ -8,8 +8,10 @@ from storage.commands import Extent, ForgetTarget
 from storage.database import Connection, Row
 from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
-from storage.sql.erasing_work import SQL, read_ids
 from storage.sql.group import StoreGroup, long_reads, reads
+from storage.sql.statements import load, load_column
+
+SQL = load("forget.sql")
 
 # The most memories that one read searches for old content. Chosen, not measured: some hundred exchanges of a user take
 # milliseconds.
@@ -32,8 +34,10 @@ class ForgetTargets(StoreGroup):
     ) -> list[int]:
         """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
         if subject is None:
-            return await read_ids(connection, "agents_of", (project, profile, after, limit))
-        return await read_ids(connection, "agents_of_subject", (project, profile, subject, after, limit))
+            return await load_column(connection, SQL["agents_of"], (project, profile, after, limit))
+        return await load_column(
+            connection, SQL["agents_of_subject"], (project, profile, subject, after, limit)
+        )
 
     async def list_older(
         self, project: str, before: float, *, run_wait_s: float = 0.0, after: int = 0, limit: int = 100
@@ -62,7 +66,7 @@ class ForgetTargets(StoreGroup):
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
         """Returns memories that began and had their last turn before a time. prefix: of their subjects."""
-        return await read_ids(connection, "inactive_before", (before, prefix, limit))
+        return await load_column(connection, SQL["inactive_before"], (before, prefix, limit))
 
     @reads
     async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:

@@ -17,7 +17,10 @@ from storage.database import Connection, Database, Row, begin_work
 from storage.errors import StoreError
 from storage.job_records import Job
 from storage.sql.group import StoreGroup, reads
-from storage.sql.job_rows import SQL, delete_job, make_dead_letter, make_job
+from storage.sql.job_rows import delete_job, make_dead_letter, make_job
+from storage.sql.statements import load
+
+SQL = load("jobs.sql")
 
 # The longest pause between two reads of a queue that processes share, since a notification may be lost.
 _LONGEST_WAIT_S = 60.0

@@ -28,7 +28,6 @@ from storage.records import Scope
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.job_leases import JobLeases
 from storage.sql.job_rows import (
-    SQL,
     check_attempt,
     delete_job,
     is_attempt,
@@ -36,7 +35,9 @@ from storage.sql.job_rows import (
     make_dead_letter,
     make_job,
 )
-from storage.sql.statements import load_rows
+from storage.sql.statements import load, load_rows
+
+SQL = load("jobs.sql")
 
 P = ParamSpec("P")
 T = TypeVar("T")

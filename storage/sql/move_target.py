@@ -22,7 +22,7 @@ from storage.sql.blocks import FORGOTTEN_ORIGIN
 from storage.sql.blocks import SQL as BLOCKS
 from storage.sql.exchanges import add_marks
 from storage.sql.group import StoreGroup, as_method, bulk_writes, reads
-from storage.sql.move_source import PAGE_ROWS, SQL, load_key_numbers
+from storage.sql.move_source import PAGE_ROWS, load_key_numbers
 from storage.sql.moved_records import (
     ExchangeAddress,
     MovedBlock,
@@ -32,8 +32,11 @@ from storage.sql.moved_records import (
     MovedVersion,
 )
 from storage.sql.rebuild import load_versions
+from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_or_make_attached
 from storage.usage_records import UsageLimit, UsageRow
+
+SQL = load("moving.sql")
 
 
 class MoveTarget(StoreGroup):

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from storage.database import Connection, Row, Statement
 
@@ -193,6 +193,13 @@ async def load_rows(
     for start in range(0, len(values), size):
         rows += await connection.rows(statement, (*parameters, values[start : start + size]))
     return rows
+
+
+async def load_column(
+    connection: Connection, statement: Statement, values: Sequence[object] = ()
+) -> list[Any]:
+    """Returns the first value of each row of a statement."""
+    return [row[0] for row in await connection.rows(statement, values)]
 
 
 def lower_ascii(text: TextT) -> TextT:

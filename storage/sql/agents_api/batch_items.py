@@ -24,11 +24,14 @@ from storage.database import Connection, Database, Row, Statement
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import Run, RunState, RunTextKind
-from storage.sql.agents_api.item_writes import SQL, write_item
+from storage.sql.agents_api.item_writes import write_item
 from storage.sql.agents_api.run_texts import add_text
 from storage.sql.agents_api.runs import begin_conversation, begin_run, end_run, find_or_create_run, make_run
 from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
+from storage.sql.statements import load, load_column
 from storage.sql.usage import add_batch
+
+SQL = load("agents_api/batch_items.sql")
 
 # The number of an item's request, the only one.
 _REQUEST_SEQ = 0
@@ -112,7 +115,7 @@ class BatchItems(StoreGroup):
 
         The other items have ended, or something of their memory was forgotten since.
         """
-        return {row[0] for row in await connection.rows(SQL["find_current"], (batch_row, part))}
+        return set(await load_column(connection, SQL["find_current"], (batch_row, part)))
 
     @reads
     async def has_open(self, connection: Connection, batch_row: int) -> bool:
