@@ -9,7 +9,7 @@ from storage.database import Connection
 from storage.records import Block
 from storage.sql.blocks import begin_value, write_block
 from storage.sql.group import StoreGroup, bulk_writes, long_reads, reads, writes
-from storage.sql.statements import load, run_for_list
+from storage.sql.statements import load, load_column, run_for_list
 
 SQL = load("default_blocks.sql")
 
@@ -101,7 +101,7 @@ class DefaultBlocks(StoreGroup):
         after: the last row of the previous page, or 0.
         """
         values = (profile, block.label, *_list_settings_values(block), after, _MEMORIES_PER_WRITE)
-        return [agent_row for (agent_row,) in await connection.rows(SQL["differing"], values)]
+        return await load_column(connection, SQL["differing"], values)
 
     @bulk_writes
     async def _follow_own(
@@ -117,7 +117,7 @@ class DefaultBlocks(StoreGroup):
 
     @long_reads
     async def _find_projects(self, connection: Connection, profile: str) -> list[str]:
-        return [project for (project,) in await connection.rows(SQL["projects"], (profile,))]
+        return await load_column(connection, SQL["projects"], (profile,))
 
     @bulk_writes
     async def _follow_shared(

@@ -14,7 +14,7 @@ from storage.records import Agent, MarkKind
 from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.exchanges import add_marks
 from storage.sql.rebuild import list_origins
-from storage.sql.statements import load
+from storage.sql.statements import load, load_column
 from storage.sql.vectors import forget_indexed
 
 SQL = load("facts.sql")
@@ -91,7 +91,7 @@ async def add_fact(
 
 async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:
     """Returns whether an equal fact was forgotten that came from the same messages."""
-    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent_row, key))}
+    unlearned = set(await load_column(connection, SQL["unlearned"], (agent_row, key)))
     origins = {*fact.sources, *([] if fact.exchange_row is None else [fact.exchange_row])}
     return bool(unlearned) and origins <= unlearned
 

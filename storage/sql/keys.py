@@ -21,7 +21,7 @@ from storage.records import DEFAULT_PROJECT
 from storage.sql.group import StoreGroup, reads
 from storage.sql.key_uses import KeyUses
 from storage.sql.keyed_file import update_keyed_file
-from storage.sql.statements import load
+from storage.sql.statements import load, load_column
 
 SQL = load("keys.sql")
 
@@ -65,7 +65,7 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
 async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
     """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict if several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
-    keys = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
+    keys = await load_column(connection, SQL["key_named"], (number, name_or_id))
     if not keys:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
     if len(keys) > 1 and keys[0] != number:

@@ -18,7 +18,7 @@ from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 
 SQL = load("readers.sql")
 
@@ -50,7 +50,7 @@ async def advance(connection: Connection, memory_row: int, reader: int, upto: in
 
 async def load_sleepers(connection: Connection, memory_row: int) -> list[int]:
     """Returns the rows of the sleeptime agents that read a memory."""
-    return [row[0] for row in await connection.rows(SQL["sleepers"], (memory_row,))]
+    return await load_column(connection, SQL["sleepers"], (memory_row,))
 
 
 class Readers(StoreGroup):
@@ -124,7 +124,7 @@ class Readers(StoreGroup):
     @reads
     async def load_read_by(self, connection: Connection, sleeper_row: int) -> list[int]:
         """Returns the rows of the memories that a sleeptime agent reads."""
-        return [row[0] for row in await connection.rows(SQL["read_by"], (sleeper_row,))]
+        return await load_column(connection, SQL["read_by"], (sleeper_row,))
 
     @reads
     async def find_last_at(self, connection: Connection, memory_row: int) -> float | None:
@@ -137,7 +137,7 @@ class Readers(StoreGroup):
 
         profiles: those with users who have such agents.
         """
-        return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
+        return await load_column(connection, SQL["unslept"], (limit, profiles))
 
     @long_reads
     async def load_unlearned(
@@ -148,7 +148,7 @@ class Readers(StoreGroup):
         without: profiles to leave out, since sleeptime agents read their memories.
         reader: the learner, for which the rule's reads do not count, or the rule, for which all count.
         """
-        return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, without, reader))]
+        return await load_column(connection, SQL["unlearned"], (limit, without, reader))
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from storage.database import Connection
 from storage.records import ASKED_ORIGINS, Block, list_lost_lines
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 from storage.sql.turn_edits import make_edit
 
 SQL = load("forget.sql")
@@ -114,7 +114,7 @@ async def rebuild_block(
     """
     await connection.rows(SQL["block_lock"], (block_row,))
     versions = await load_versions(connection, block_row)
-    turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent_row, block_row))}
+    turnless = set(await load_column(connection, SQL["versions_turnless"], (agent_row, block_row)))
     erased = await load_erased(
         connection, chain.from_iterable(block_version.origins for block_version in versions)
     )

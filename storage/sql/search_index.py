@@ -23,6 +23,7 @@ from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
 from storage.sql.passages import load_passages_and_facts_since
+from storage.sql.statements import load_column
 from storage.sql.terms import (
     add_segment,
     find_terms,
@@ -76,7 +77,7 @@ class SearchIndex(GrowingGroup):
     @long_reads
     async def find_lagging_agents(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents with an index that lacks at least so many messages."""
-        return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
+        return await load_column(connection, exchanges.SQL["unindexed_agents"], (at_least, limit))
 
     async def advance(self, agent_row: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
@@ -151,10 +152,7 @@ class SearchIndex(GrowingGroup):
         if numbers is None:
             return False
         indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
-        stale_rows = [
-            exchange_row
-            for (exchange_row,) in await connection.rows(exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))
-        ]
+        stale_rows = await load_column(connection, exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))
         rows = await connection.rows(
             exchanges.SQL["shown_since"], (agent.id, indexed_seq + 1, _STEP_EXCHANGES)
         )

@@ -20,7 +20,7 @@ from storage.search.segment import (
     open_documents,
     pick_buckets,
 )
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 
 SQL = load("terms.sql")
 
@@ -85,7 +85,7 @@ async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: 
     count = compute_segment(blob.compute_chunk(indexed_seq + 1))  # of segments with all of their chunks
     if count < MIN_SEGMENTS:
         return None
-    stored = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent_row, DOCUMENTS))}
+    stored = set(await load_column(connection, SQL["segment_numbers"], (agent_row, DOCUMENTS)))
     return min({*range(count)} - stored, default=None)
 
 

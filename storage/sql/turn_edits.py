@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from storage.database import Connection, Row
 from storage.records import EditState, MemoryEdit
 from storage.sql.group import StoreGroup, reads
-from storage.sql.statements import load
+from storage.sql.statements import load, load_column
 
 SQL = load("turn_edits.sql")
 
@@ -45,4 +45,4 @@ class TurnEdits(StoreGroup):
     @reads
     async def list_pending_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:
         """Returns the label of each pending edit, without edits of superseded turns."""
-        return tuple(label for (label,) in await connection.rows(SQL["pending_labels"], (agent_row,)))
+        return tuple(await load_column(connection, SQL["pending_labels"], (agent_row,)))

@@ -27,7 +27,7 @@ from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, as_method, long_reads, makes_effect, reads
 from storage.sql.passages import load_passages_and_facts_since
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 from storage.sql.terms import forget_terms, get_covered
 
 SQL = load("vectors.sql")
@@ -304,7 +304,7 @@ class Vectors(StoreGroup):
     @long_reads
     async def find_agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns memories that span conversations, can be reached, and are not wholly embedded by a model."""
-        return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]
+        return await load_column(connection, SQL["unembedded_agents"], (model, limit))
 
 
 async def _add_embedded(connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:

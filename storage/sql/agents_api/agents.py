@@ -38,7 +38,7 @@ from storage.sql.agents_api.blocks import (
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
 from storage.sql.filtered_pages import AFTER_ALL, BEFORE_ALL, fill_page
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
-from storage.sql.statements import load, load_rows, lower_ascii
+from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("agents_api/agents.sql")
 
@@ -215,7 +215,7 @@ class DefinedAgents(StoreGroup):
         """
         low, high = page.ends
         values = (project, low or "", high, lower_ascii(text), page.limit)
-        return [row[0] for row in await connection.rows(SQL[f"tags_{page.direction}"], values)]
+        return await load_column(connection, SQL[f"tags_{page.direction}"], values)
 
 
 async def _set_visible_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from storage.definition_records import Definition, DefinitionKind
 from storage.errors import OverLimit
 from storage.sql.agents_api.definitions import remove_definition, touch_agent
 from storage.sql.group import StoreGroup, as_method, reads, writes
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 
 SQL = load("agents_api/attached.sql")
 
@@ -44,12 +44,12 @@ async def detach_all(connection: Connection, kind: str, target: int) -> None:
 
 async def load_targets(connection: Connection, agent_row: int, kind: str) -> list[int]:
     """Returns what an agent has attached of a kind, in order."""
-    return [row[0] for row in await connection.rows(SQL["targets"], (agent_row, kind))]
+    return await load_column(connection, SQL["targets"], (agent_row, kind))
 
 
 async def load_agents_with(connection: Connection, project: str, kind: str, target: int) -> list[int]:
     """Returns the agents of a project that have something attached."""
-    return [row[0] for row in await connection.rows(SQL["agents_with"], (kind, target, project))]
+    return await load_column(connection, SQL["agents_with"], (kind, target, project))
 
 
 async def attach_all(connection: Connection, agent_row: int, kind: str, targets: Iterable[int]) -> None:

@@ -18,7 +18,7 @@ from storage.run_records import RunState
 from storage.sql.agents_api.batch_items import BatchItems, make_counts
 from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
 from storage.sql.jobs import Jobs
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 
 SQL = load("agents_api/batches.sql")
 
@@ -104,7 +104,7 @@ class Batches(StoreGroup):
     @reads
     async def load_known_parts(self, connection: Connection) -> builtins.list[bytes]:
         """Returns what is written down of providers' batches, of all jobs."""
-        return [row[0] for row in await connection.rows(SQL["known_parts"])]
+        return await load_column(connection, SQL["known_parts"])
 
     # -- a batch moves on
 

@@ -35,7 +35,7 @@ from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import list_origins
 from storage.sql.sections import empty_sections_showing
-from storage.sql.statements import load, load_rows, lower_ascii
+from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("agents_api/blocks.sql")
 
@@ -166,7 +166,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
 
 async def load_agents_seeing(connection: Connection, block_row: int) -> list[int]:
     """Returns the rows of the agents that see a block."""
-    return [row[0] for row in await connection.rows(SQL["seers"], (block_row,))]
+    return await load_column(connection, SQL["seers"], (block_row,))
 
 
 class NamedBlocks(StoreGroup):

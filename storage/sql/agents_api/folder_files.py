@@ -18,7 +18,7 @@ from storage.sql.agents import find_agent_by_id
 from storage.sql.group import as_method, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.passages import insert_passage
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_column, load_rows
 
 SQL = load("agents_api/folder_files.sql")
 
@@ -64,7 +64,7 @@ async def add_file(
         )
     file = draft
     if on_taken_name != "replace":
-        taken = {row[0] for row in await connection.rows(SQL["names"], (draft.memory_row,))}
+        taken = set(await load_column(connection, SQL["names"], (draft.memory_row,)))
         if draft.name in taken and on_taken_name == "refuse":
             raise WriteConflict(f"there is a file {draft.name!r} in this folder already")
         file = replace(draft, name=_choose_free_name(draft.name, taken))
