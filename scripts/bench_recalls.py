@@ -186,6 +186,8 @@ def main() -> int:
     parser.add_argument("--postgres", action="store_true", help="over PostgreSQL")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     options = parser.parse_args()
+    if options.turns < 2 * CHUNK:
+        parser.error(f"--turns is at least {2 * CHUNK}, since quartiles need two chunks")
     with contextlib.ExitStack() as stack:
         if options.postgres:
             url, _ = stack.enter_context(server())

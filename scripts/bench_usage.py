@@ -73,7 +73,7 @@ async def measure(target: Path | str, count: int, users: int) -> dict[str, Any]:
             times.append((time.perf_counter() - started) * 1000)
             assert page["data"]
         figures[" ".join(question.values())] = round(min(times))
-    month = UsageQuery((), TODAY - DAYS + 1, TODAY, (("project", "default"), ("user", "user-0000007")))
+    month = UsageQuery((), TODAY - DAYS + 1, TODAY, (("project", "default"), ("user", "user-0000000")))
     started = time.perf_counter()
     assert await store.usage.load_sums(month)
     figures["of one user"] = round((time.perf_counter() - started) * 1000, 1)
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="over PostgreSQL instead of SQLite")
     options = parser.parse_args()
     results = []
-    for users in (options.rows // DAYS, 1_000):
+    for users in (max(1, options.rows // DAYS), 1_000):
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             target: Path | str = Path(folder) / "usage.db"
             if options.postgres:
