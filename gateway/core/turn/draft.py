@@ -6,7 +6,7 @@ whole reply is read as a stream of one delta. Bytes for the client are rendered 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from adapters.types import Json
@@ -165,7 +165,7 @@ class MessageDraft(ReplyUsage):
         built.pop(PRIVATE, None)  # set by the gateway alone
         call_json = [call.as_json() for call in calls]
         if not built.get("content"):
-            built["content"] = None if call_json or built.get("function_call") else ""
+            built["content"] = _content_without_text(built, call_json)
         if call_json:
             built["tool_calls"] = call_json
         return built
@@ -238,10 +238,15 @@ def join_messages(messages: Iterable[Json]) -> Json:
                 ]
             else:
                 merge_field(joined, key, value)
-    joined["content"] = joined.get("content") or (None if calls else "")
+    joined["content"] = joined.get("content") or _content_without_text(joined, calls)
     if calls:
         joined["tool_calls"] = calls
     return with_filler_spans(joined, fillers)
+
+
+def _content_without_text(message: Json, calls: Sequence[Json]) -> str | None:
+    """Returns the content of a message that has no text: None beside a call or a refusal, as with OpenAI's API."""
+    return None if calls or message.get("function_call") or message.get("refusal") else ""
 
 
 def _concatenate(content: Any, more: Any, separator: str = "") -> Any:

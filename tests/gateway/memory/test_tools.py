@@ -243,6 +243,16 @@ def test_a_hidden_round_is_one_ordinary_reply(world: World, stream: bool) -> Non
     assert message_bytes(second)[: len(message_bytes(first))] == message_bytes(first)
 
 
+def test_a_refusal_after_a_hidden_round_has_no_content(world: World) -> None:
+    refusal = say("", delta={"content": None, "refusal": "I cannot."})
+    world.upstream.queue(call_tools(insert("Has a cat, Miso.")), refusal, refusal)
+    chat = helper(world)
+    for hidden_rounds in ("one", "none"):
+        chat.messages.append({"role": "user", "content": f"My cat is Miso. {hidden_rounds}"})
+        reply = world.post(chat.messages, model="agent/helper", user="alice").json["choices"][0]["message"]
+        assert (reply["content"], reply["refusal"]) == (None, "I cannot.")
+
+
 def test_a_stream_with_a_hidden_round_has_one_id_one_role_and_one_end(world: World) -> None:
     world.upstream.queue(call_tools(insert("a"), text="One "), say("two"))
     body = {
