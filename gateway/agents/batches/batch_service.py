@@ -39,7 +39,6 @@ class BatchService:
         """
         store = keeper.store
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
-        self._started = keeper.now()
         self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
         self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
@@ -62,8 +61,7 @@ class BatchService:
     async def _fail_half_accepted(self) -> float | None:
         """Fails the batches that a process began to accept before it died. Returns the seconds until the next look."""
         # A young batch may be one that another gateway is accepting.
-        before = self._now() - YOUNG_S if self._is_shared else self._started
-        await self._batches.fail_half_accepted(before, self._now())
+        await self._batches.fail_half_accepted(self._now() - YOUNG_S, self._now())
         # No other gateway uses a SQLite file, so none leaves a batch there later. Elsewhere a batch fails before
         # it is one and a half times YOUNG_S old.
         return YOUNG_S / 2 if self._is_shared else None

@@ -78,14 +78,11 @@ class Retention:
     audit_days: float = 90.0
     # Seconds since any moment, by a clock that is never set.
     steady_now: Callable[[], float] = read_steady_clock
-    # When this process has started.
-    _started_at: float = field(init=False)
     # The last period, counted since the epoch, in which this process has searched or enqueued the job.
     _period: int = field(default=-1, init=False)
     _clock_jumps: ClockJumps = field(init=False)
 
     def __post_init__(self) -> None:
-        self._started_at = self.now()
         self._clock_jumps = ClockJumps(self.now, self.steady_now)
 
     def run(self) -> Coroutine[Any, Any, None]:
@@ -142,8 +139,7 @@ class Retention:
         """Ends forgettings that were broken off, and forgets uploads that the end of a process has cut off."""
         forgetting = self.store.forgetting
         # An upload that was cut off must not be searched.
-        started_at = self.now() - YOUNG_S if self.store.database.is_shared else self._started_at
-        while uploads := await self.store.files.list_unfinished(started_at):
+        while uploads := await self.store.files.list_unfinished(self.now() - YOUNG_S):
             for memory_row, file_row in uploads:
                 await forgetting.begin(memory_row, ForgetTarget(files=[file_row]))
         return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -30,6 +31,8 @@ class Batches(StoreGroup):
         super().__init__(database)
         self._jobs = jobs
         self._items = items
+        # The row of the first batch that this process has begun.
+        self._first_row = math.inf
 
     # -- a batch begins
 
@@ -37,14 +40,19 @@ class Batches(StoreGroup):
     async def begin(self, connection: Connection, draft: Batch) -> Batch:
         """Stores a batch without items. The id of the draft is ignored."""
         values = (draft.uid, draft.project, draft.state, draft.created, draft.callback)
-        return replace(draft, id=int(await connection.value(SQL["insert"], values)))
+        batch = replace(draft, id=int(await connection.value(SQL["insert"], values)))
+        self._first_row = min(self._first_row, batch.id)
+        return batch
 
     async def start(self, batch: Batch) -> None:
         """Enqueues the job of a batch once all its items are there."""
         await self._jobs.enqueue(BATCH_JOB, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
 
     async def fail_half_accepted(self, before: float, at: float) -> int:
-        """Fails the batches of which an earlier process has accepted only a part. Returns how many."""
+        """Fails the batches of which a process that has died has accepted only a part. Returns how many.
+
+        before: if processes share the database, a batch is taken for one of these when it was begun before this time.
+        """
         batches = await self._list_half_accepted(before)
         for batch in batches:
             await self.fail(batch, at)
@@ -52,7 +60,10 @@ class Batches(StoreGroup):
 
     @reads
     async def _list_half_accepted(self, connection: Connection, before: float) -> builtins.list[Batch]:
-        return [_make_batch(row) for row in await connection.rows(SQL["list_half_accepted"], (before,))]
+        is_shared = self._database.is_shared
+        rows = await connection.rows(SQL["list_half_accepted"], (before if is_shared else math.inf,))
+        # After the read, so that a batch whose row was read has set `_first_row`.
+        return [batch for batch in map(_make_batch, rows) if is_shared or batch.id < self._first_row]
 
     async def fail(self, batch: Batch, at: float) -> None:
         """Fails a batch that is not accepted yet, with its items so far."""

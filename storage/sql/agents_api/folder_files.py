@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Container, Sequence
 from itertools import chain, count
 from pathlib import PurePosixPath
@@ -10,13 +11,13 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from storage.database import Connection, Row
+from storage.database import Connection, Database, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.file_records import MAX_FOLDER_FILES, FileState, OnTakenName, StoredFile
 from storage.listing import Page
 from storage.sql.agents import find_agent_by_id
-from storage.sql.group import as_method, long_reads, reads, writes
-from storage.sql.growth import GrowingGroup
+from storage.sql.group import long_reads, reads, writes
+from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load, load_column, load_rows
 
@@ -75,7 +76,19 @@ async def add_file(
 class Files(GrowingGroup):
     """Files of folders. A method with the row of a folder finds nothing of another folder."""
 
-    add = writes(as_method(add_file))
+    def __init__(self, database: Database, growth: Growth) -> None:
+        super().__init__(database, growth)
+        # The row of the first file that this process has added.
+        self._first_row = math.inf
+
+    @writes
+    async def add(
+        self, connection: Connection, draft: StoredFile, *, on_taken_name: OnTakenName = "refuse"
+    ) -> StoredFile:
+        """Adds a file without its text, as `add_file` does."""
+        file = await add_file(connection, draft, on_taken_name=on_taken_name)
+        self._first_row = min(self._first_row, file.id)
+        return file
 
     async def load_text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""
@@ -176,9 +189,15 @@ class Files(GrowingGroup):
     async def list_unfinished(
         self, connection: Connection, before: float, limit: int = 100
     ) -> builtins.list[FileRows]:
-        """Returns the files that were begun before a time and have no complete text."""
-        rows = await connection.rows(SQL["list_unfinished"], (FileState.PARSING, before, limit))
-        return [FileRows(*row) for row in rows]
+        """Returns files without a complete text whose process has died.
+
+        before: if processes share the database, a file is taken for one of these when it was begun before this time.
+        """
+        is_shared = self._database.is_shared
+        values = (FileState.PARSING, before if is_shared else math.inf, limit)
+        rows = [FileRows(*row) for row in await connection.rows(SQL["list_unfinished"], values)]
+        # After the read, so that a file whose row was read has set `_first_row`.
+        return [row for row in rows if is_shared or row.file_row < self._first_row]
 
 
 async def _measure_folder(connection: Connection, memory_row: int, replaced: str | None) -> _FolderSize:

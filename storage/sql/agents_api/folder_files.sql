@@ -51,5 +51,5 @@ SELECT p.id, p.text FROM passages p WHERE p.file = ? AND p.agent = ? AND p.id > 
 SELECT p.file, count(*) FROM passages p WHERE p.agent = ?1 AND p.file {in:2:BIGINT:64} GROUP BY p.file
 
 -- name: list_unfinished
--- Finds files with an unfinished text: their process died.
+-- Finds files from before a time with an unfinished text.
 SELECT f.memory, f.id FROM files f WHERE f.state = ? AND f.memory <> 0 AND f.created < ? ORDER BY f.id LIMIT ?
