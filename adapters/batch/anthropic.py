@@ -19,7 +19,7 @@ from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLI
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
-from adapters.batch.sdk_errors import read_message
+from adapters.batch.sdk_errors import read_error_message
 from adapters.body_pieces import PIECE_BYTES
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
@@ -219,6 +219,6 @@ def _read_result(line: Json, created: int) -> PartResult:
     return PartResult(
         custom_id,
         "errored",
-        message=read_message(error),
+        message=read_error_message(error),
         is_transient=error_type is None or error_type in _TRANSIENT_ERRORS,
     )

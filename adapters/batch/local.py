@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from adapters.base import Provider
 from adapters.batch.batch_provider import MAX_RESULT_BYTES, BatchPart, PartResult, PartState
-from adapters.batch.sdk_errors import is_transient, read_message
+from adapters.batch.sdk_errors import is_transient, read_error_message
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
@@ -152,7 +152,7 @@ class LocalBatches:
         wait_s = None
         if reply.status in _BUSY_STATUSES:
             wait_s = read_retry_after(reply.headers, time.time()) or 0.0
-        message = read_message(read_json(raw)[0])
+        message = read_error_message(read_json(raw)[0])
         failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
         return _Answer(failed, wait_s)
 

@@ -18,7 +18,7 @@ import orjson
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
-from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_message
+from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_error_message
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -188,10 +188,10 @@ def _read_result(line: Json) -> PartResult:
         # A line without a status that can be read may succeed when it is sent again.
         error_status = status if isinstance(status, int) else 500
         return PartResult(
-            custom_id, "errored", message=read_message(body), is_transient=is_transient(error_status)
+            custom_id, "errored", message=read_error_message(body), is_transient=is_transient(error_status)
         )
     code = error.get("code") if isinstance(error, dict) else None
-    message = read_message(error)
+    message = read_error_message(error)
     if code == "batch_expired":
         return PartResult(custom_id, "expired", message=message)
     if code == "batch_cancelled":

@@ -33,7 +33,7 @@ def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     except sdk.APIStatusError as error:
         headers = ((name.lower(), value) for name, value in error.response.headers.items())
         raise ProviderRefused(
-            read_message(error.body),
+            read_error_message(error.body),
             status=error.status_code,
             retry_after_s=read_retry_after(headers, now()),
         ) from error
@@ -52,7 +52,7 @@ def is_transient(status: int) -> bool:
     return status in _TRANSIENT_STATUSES or status >= 500
 
 
-def read_message(body: object) -> str:
+def read_error_message(body: object) -> str:
     """Returns the message in the body of an error, whatever form it has."""
     error = body.get("error", body) if isinstance(body, dict) else body
     message = error.get("message") if isinstance(error, dict) else error

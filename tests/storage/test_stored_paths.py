@@ -16,7 +16,7 @@ from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
-from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step
+from gateway.core.conversation.stored_path import abandon, begin_step, finish_step, plan_step
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory import edits
@@ -107,7 +107,7 @@ class Writer:
             listing, True, MemoryUse.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m"
         )
         plan = plan_step(Tree(own.path), query, last, None if last is None else last.conversation_row)
-        e = open_step(plan, {}, evicted)
+        e = begin_step(plan, {}, evicted)
         return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
 
     async def _open(self, write: StepOpen) -> StepOpened:

@@ -17,9 +17,9 @@ from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.wire.message import Showing, drop_mistyped, find_spoken, render_content_parts
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core.conversation.private import (
+    find_author,
     find_own_length,
     make_framed_system_message,
-    name_of,
     read_private,
     read_system_text,
     with_name,
@@ -113,7 +113,7 @@ def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[s
         "type": "message",
         "role": role,
         "content": content,
-        "name": name_of(message),
+        "name": find_author(message),
         "otid": private.get("otid"),
         "sender_id": private.get("sender"),
         "batch_item_id": None,

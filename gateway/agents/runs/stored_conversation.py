@@ -16,7 +16,7 @@ from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.stored_path import abandon, begins_fork, hash_exchanges, open_step, plan_step
+from gateway.core.conversation.stored_path import abandon, begin_step, begins_fork, hash_exchanges, plan_step
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.memory import edits
@@ -263,7 +263,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         conversation_row=None if conversation is None else conversation.id,
         rev=0 if conversation is None else conversation.rev,
         now=now,
-        exchange=open_step(context.plan, prompt.new_notes, prompt.window.evicted),
+        exchange=begin_step(context.plan, prompt.new_notes, prompt.window.evicted),
         run=run,
         section=prompt.section.sent,
         defaults=spec.own_blocks,

@@ -16,7 +16,7 @@ from msgspec import Struct
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import exact_json, ids
-from gateway.core.conversation.private import find_own_length, name_of, read_private, read_system_text
+from gateway.core.conversation.private import find_author, find_own_length, read_private, read_system_text
 from gateway.core.conversation.wire_message import WireMessage, find_callee, is_system, join_texts, read_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.call_arguments import read_arguments
@@ -91,7 +91,7 @@ def render_messages(
     for index, (message_type, fields) in enumerate(parts, first):
         if not showing.shows(message_type):
             continue
-        head = {"name": name_of(message), "sender_id": private.get("sender")}
+        head = {"name": find_author(message), "sender_id": private.get("sender")}
         # Messages with one id differ in their otid. The first has the otid that the client sent.
         if index == 0 and private.get("otid"):
             head["otid"] = private["otid"]
@@ -176,7 +176,7 @@ def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dic
         if isinstance(content, str)
         else _render_content(content),
         "text": read_system_text(message),
-        "name": name_of(message),
+        "name": find_author(message),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
         "created_at": render_time(origin.at),

@@ -137,7 +137,7 @@ def with_name(message: WireMessage, name: str) -> WireMessage:
     return with_private({**message, "name": sent}, name=None if sent == name else name)
 
 
-def name_of(message: Mapping[str, Any]) -> str | None:
+def find_author(message: Mapping[str, Any]) -> str | None:
     """Returns the name of a message's author, as given."""
     found = read_private(message).get("name") or message.get("name")
     return found if isinstance(found, str) else None

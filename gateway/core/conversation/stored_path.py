@@ -110,7 +110,7 @@ def find_refused_ids(path: Sequence[Exchange]) -> set[int]:
     return refused
 
 
-def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
+def begin_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
     """Returns the exchange of a plan as it is written before the model is asked. notes: by message index."""
     return replace(
         plan.exchange,

@@ -18,7 +18,7 @@ from storage.commands import BlockMerge, EditedValue, LearnedFact, SavedPassage
 from storage.records import Block, MemoryEdit
 
 
-def digest_value(value: str) -> int:
+def digest_seen_value(value: str) -> int:
     """Returns the digest of a block's value by which `MemoryEdit.seen` is compared: a signed integer of 64 bits."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
 
@@ -35,7 +35,7 @@ class EditedBlocks(NamedTuple):
 def apply_to_blocks(blocks: Sequence[Block], edit: MemoryEdit) -> EditedBlocks:
     """Applies an edit to copies of the blocks."""
     block = next((each for each in blocks if each.label == edit.label), None)
-    if block is not None and edit.seen not in (None, digest_value(block.value)):
+    if block is not None and edit.seen not in (None, digest_seen_value(block.value)):
         # The model would overwrite a change that it has not seen.
         failure = EditResult(None, "Error: the block was changed meanwhile.", has_failed=True)
         return EditedBlocks(list(blocks), failure)

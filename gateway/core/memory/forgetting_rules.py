@@ -22,7 +22,7 @@ from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.dates import render_day_number
 from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.builtin import ToolUse, list_built_in_tools
-from gateway.core.memory.edits import digest_value
+from gateway.core.memory.edits import digest_seen_value
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
@@ -145,7 +145,7 @@ def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> b
     that other value.
     """
     texts = map(str, orjson.loads(edit.arguments).values())
-    return edit.seen not in (None, digest_value(value)) or not _list_words("\n".join(texts)).isdisjoint(
+    return edit.seen not in (None, digest_seen_value(value)) or not _list_words("\n".join(texts)).isdisjoint(
         tainted
     )
 

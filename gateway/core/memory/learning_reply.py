@@ -48,7 +48,7 @@ class ReplyEdits(Struct, frozen=True):
     ignored: int = 0
 
 
-def read_named_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
+def read_reply_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
     """Returns the name and the arguments of each call of a reply, which are all that `read_edits` needs."""
     names_and_arguments = []
     for name, arguments in map(read_named_call, as_list(message.get("tool_calls"))):
@@ -60,7 +60,7 @@ def read_named_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def read_edits(calls: Sequence[Mapping[str, str]]) -> ReplyEdits:
-    """Reads the calls of a reply. calls: as `read_named_calls` returns them."""
+    """Reads the calls of a reply. calls: as `read_reply_calls` returns them."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MAX_EDITS]:
         edit = _read_edit(call.get("name", ""), call.get("arguments", ""))

@@ -61,7 +61,7 @@ def with_human(blocks: Sequence[Block]) -> list[Block]:
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 
-def make_tool_definitions() -> list[dict[str, Any]]:
+def make_request_tools() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     remember = {"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}
     return [remember, *offered_tools.make_tool_definitions({name: name for name in memory_tools.BLOCK_TOOLS})]

@@ -155,7 +155,7 @@ def make_standing_block(
     return StandingBlock(block, tuple(each.fact.seq for each in chosen))
 
 
-def have_room(facts: Sequence[StandingFact]) -> bool:
+def fit_into_block(facts: Sequence[StandingFact]) -> bool:
     """Returns whether the block has room for all of these facts."""
     return len(_choose_fitting(facts)) == len(facts)
 

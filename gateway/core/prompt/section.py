@@ -20,7 +20,7 @@ from gateway.core.prompt.shown_blocks import (
     combine_shown,
     describe_mark,
     describe_tools,
-    digest_value,
+    digest_shown,
     list_changes,
     make_shown_by_block,
     render_section,
@@ -34,7 +34,7 @@ CORE_MEMORY = "{CORE_MEMORY}"
 
 def digest_definition(system: str, offered: Iterable[str]) -> str:
     """Returns the digest of what an agent's definition adds to its prompt. offered: the names of its tools."""
-    return digest_value("\0".join((system, *offered)))
+    return digest_shown("\0".join((system, *offered)))
 
 
 class SectionParts(Struct, frozen=True):

@@ -110,19 +110,19 @@ def describe_tools(names: Sequence[str]) -> str:
 # -- what a prompt shows of a block last, and what has changed since
 
 
-def digest_value(value: str) -> str:
+def digest_shown(value: str) -> str:
     """Returns the digest by which a value is compared with what was shown."""
     return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
 def make_shown_by_block(block: Block) -> Shown:
     """Returns what a text with the whole value of a block shows."""
-    return {render_label(block.label): digest_value(_escape(block.value))}
+    return {render_label(block.label): digest_shown(_escape(block.value))}
 
 
 def make_shown_by_edit(before: Block, after: Block) -> Shown:
     """Returns what the result of an edit shows of a block."""
-    edit = f"{digest_value(_escape(before.value))}{_EDITED_TO}{digest_value(_escape(after.value))}"
+    edit = f"{digest_shown(_escape(before.value))}{_EDITED_TO}{digest_shown(_escape(after.value))}"
     return {render_label(after.label): edit}
 
 
@@ -138,7 +138,7 @@ def read_shown_by_note(note: str) -> Shown:
     if offset < 0:
         return NOTHING_SHOWN
     return {
-        change["label"]: digest_value(change["value"] or "")
+        change["label"]: digest_shown(change["value"] or "")
         if change["value"] or change["is_empty"]
         else GONE
         for change in _CHANGE.finditer(note, offset)
@@ -173,7 +173,7 @@ def list_changes(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
             continue
         name = f'Memory block "{label}"'
         if not _escape(block.value).strip():
-            after[label] = digest_value("")
+            after[label] = digest_shown("")
             changes.append(f"{name} has changed; it is empty now.")
         else:
             after.update(make_shown_by_block(block))
@@ -190,12 +190,12 @@ def is_shown(shown: Shown, block: Block) -> bool:
     """Returns whether a block's current value is shown; an empty value need not be."""
     last_digest = shown.get(render_label(block.label), GONE)
     if _EDITED_TO in last_digest:  # an empty block need not have been shown before its edit
-        last_digest = _combine_two(digest_value(""), last_digest)
+        last_digest = _combine_two(digest_shown(""), last_digest)
     # Nearly always a value is shown as it is, and nothing has to be looked for in it.
-    if last_digest == digest_value(block.value):
+    if last_digest == digest_shown(block.value):
         return True
     text = _escape(block.value)
-    return last_digest == digest_value(text) or (not text.strip() and last_digest in (GONE, digest_value("")))
+    return last_digest == digest_shown(text) or (not text.strip() and last_digest in (GONE, digest_shown("")))
 
 
 def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:

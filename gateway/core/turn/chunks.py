@@ -58,6 +58,6 @@ def make_delta(choice: Json) -> Json:
     return {**message, "tool_calls": indexed}
 
 
-def lacks_content(delta: Mapping[str, Any]) -> bool:
+def has_role_alone(delta: Mapping[str, Any]) -> bool:
     """Returns whether a delta has nothing but a role."""
     return not any(value for key, value in delta.items() if key != "role")

@@ -58,7 +58,7 @@ def find_repaired(schema: Any) -> RepairedSchema | None:
     return None
 
 
-def find_target(root: Mapping[str, Any], reference: str) -> Any:
+def find_referenced(root: Mapping[str, Any], reference: str) -> Any:
     """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
     if not reference.startswith("#"):
         return None
@@ -104,6 +104,6 @@ def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
     reference = copy.get("$ref")
     if isinstance(reference, str):
         del copy["$ref"]
-        if find_target(root, reference) is not None:
+        if find_referenced(root, reference) is not None:
             copy["$ref"] = quote(unquote(reference), safe="#/~$")
     return copy

@@ -33,7 +33,7 @@ from gateway.dialects.messages.errors import make_field_error, make_untranslatab
 from gateway.dialects.messages.field_checker import FieldChecker
 from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.request_fields import (
-    add_limit,
+    add_max_tokens,
     add_output_config,
     add_sampling,
     add_stops,
@@ -194,7 +194,7 @@ def _translate_fields(json: Json, messages: list[Json], checker: FieldChecker, *
         add_output_config(chat_json, json, checker)
     if has_limit:
         with checker.reading("max_tokens", json):
-            add_limit(chat_json, json)
+            add_max_tokens(chat_json, json)
         add_sampling(chat_json, json)
         with checker.reading("stop_sequences", json):
             add_stops(chat_json, json)

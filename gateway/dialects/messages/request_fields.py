@@ -24,7 +24,7 @@ _CHOICE_FIELDS: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 _THOUGHT_EDIT_PREFIX: Final = "clear_thinking_"
 
 
-def add_limit(chat_json: Json, json: Json) -> None:
+def add_max_tokens(chat_json: Json, json: Json) -> None:
     """Adds the most tokens of the reply. Raises: BadRequest."""
     limit = json.get("max_tokens")
     if limit is None:

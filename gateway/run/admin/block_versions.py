@@ -87,7 +87,7 @@ class BlockVersions(Struct, frozen=True):
 
         Raises: UnknownId: there is no such version, or the block has all its lines.
         """
-        block = (await get_block(self.store, memory.id, id.label)).block
+        block = (await get_shown_block(self.store, memory.id, id.label)).block
         revision = await self._find_last(block.id, id.version + 1)
         if revision is None or revision.version != id.version:
             raise UnknownId(f"The block has no version {id.version}.")
@@ -130,7 +130,7 @@ class BlockVersions(Struct, frozen=True):
         return revision
 
 
-async def get_block(store: Store, agent_row: int, label: str) -> ShownBlock:
+async def get_shown_block(store: Store, agent_row: int, label: str) -> ShownBlock:
     """Returns a block of a memory. Raises: UnknownId."""
     blocks = await store.memory_pages.list_blocks(agent_row)
     shown_block = next((shown for shown in blocks if shown.block.label == label), None)

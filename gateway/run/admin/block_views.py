@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.memory.mcp_tools import describe_mcp_origin
-from gateway.run.admin.block_versions import BlockDiff, BlockVersions, get_block
+from gateway.run.admin.block_versions import BlockDiff, BlockVersions, get_shown_block
 from gateway.run.admin.list_page import PAGE_LIMIT, make_next_cursor, parse_cursor
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import (
@@ -95,7 +95,7 @@ class BlockViews(Struct, frozen=True):
         Raises: BadRequest: there is no such version.
         """
         memory = await get_memory(self.store, project, uid)
-        shown_block = await get_block(self.store, memory.id, label)
+        shown_block = await get_shown_block(self.store, memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = parse_cursor(after, LAST_NUMBER)
         versions = await self.store.blocks.list_revisions(

@@ -82,7 +82,7 @@ class ForgetRequest(Struct, frozen=True):
         return cls(owner, part, keep, tuple(arguments.optional_numbers("left")))
 
 
-async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
+async def find_forget_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
     """Returns a part of a memory in the form in which the store forgets it; None: there is no such part."""
     if isinstance(part.value, str):
         conversation_row = await store.forget_targets.find_conversation(agent_row, part.value)
@@ -299,7 +299,7 @@ class ForgetOperations:
     async def _get_part(self, owner: MemoryOwner, part: Part) -> _FoundPart:
         """Returns a part of an owner's memory. Raises: BadRequest: there is no such memory, or no such part."""
         agent_row = await self._get_agent_row(owner)
-        target = await find_target(self.store, agent_row, part)
+        target = await find_forget_target(self.store, agent_row, part)
         if target is None:
             part_name = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {part_name} {part.value!r} here.", param=part.kind)

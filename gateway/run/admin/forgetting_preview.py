@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.errors import UnknownId
 from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.exchange_messages import make_message_records, shorten
-from gateway.run.admin.forget_operations import Part, PartKind, find_target
+from gateway.run.admin.forget_operations import Part, PartKind, find_forget_target
 from gateway.run.admin.memory_names import make_memory_flags
 from gateway.run.admin.memory_records import SourceKind, SourceRecord, get_source_kind, read_speaker
 from gateway.run.admin.memory_views import MemoryViews
@@ -153,7 +153,7 @@ class ForgettingPreviews(Struct, frozen=True):
         if isinstance(value, tuple):
             return _target_of(await self._load_texts(memory, value))
         assert value is not None  # all kinds but "all" have a value
-        target = await find_target(self.store, memory.id, Part(_PART_KINDS[kind], value))
+        target = await find_forget_target(self.store, memory.id, Part(_PART_KINDS[kind], value))
         if target is None:
             raise _unknown(kind)
         return target

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, make_fact_key
-from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalize_statement
+from gateway.core.memory.standing import MAX_CHARS, find_replaced, fit_into_block, normalize_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact
 from gateway.run.admin.editor import COMMAND, Editor, note_edit
@@ -220,7 +220,7 @@ def _read_fact_text(text: str) -> str:
 
 def _check_room(text: str, since: float, *, param: str) -> None:
     """Raises: BadRequest: a fact with this text is too long to be shown before each reply."""
-    if len(normalize_statement(text)) > MAX_CHARS or not have_room([StandingFact(0, text, since)]):
+    if len(normalize_statement(text)) > MAX_CHARS or not fit_into_block([StandingFact(0, text, since)]):
         raise BadRequest(
             f"The text is too long to be told before each reply: up to {MAX_CHARS} characters have room, and fewer "
             "of a script such as Chinese.",

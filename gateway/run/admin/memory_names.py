@@ -52,7 +52,7 @@ def name_of(scope: Scope) -> str:
     return scope.subject.partition(":")[2]
 
 
-def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
+def find_name_line(blocks: Iterable[tuple[str, str]]) -> str | None:
     """Returns the line or sentence of a memory's blocks that names its person, or None.
 
     Such as "Name: Maria" or "The user's name is Maria".
@@ -64,7 +64,7 @@ def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
     return next((match[1].strip() for match in matches if match), None)
 
 
-def name_sentence_in(texts: Iterable[str]) -> str | None:
+def find_name_sentence(texts: Iterable[str]) -> str | None:
     """Returns the first sentence of some facts that names their person, or None."""
     matches = map(_NAME_SENTENCE.search, texts)
     return next((match[1].strip() for match in matches if match), None)

@@ -29,7 +29,7 @@ from gateway.run.admin.list_page import (
     parse_page_end,
 )
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
+from gateway.run.admin.memory_names import find_name_line, find_name_sentence, name_of
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.message_views import MessageViews
 from gateway.run.admin.question_views import QuestionViews
@@ -177,7 +177,7 @@ class MemoryViews:
 
         blocks: the labels and values of blocks that no other memory sees.
         """
-        return name_line_in(blocks) or name_sentence_in(await self.store.facts.list_naming(agent_row))
+        return find_name_line(blocks) or find_name_sentence(await self.store.facts.list_naming(agent_row))
 
     async def get(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory without its sizes."""

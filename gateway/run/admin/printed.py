@@ -67,7 +67,7 @@ def show_json(value: Any) -> None:
     if wants_colour(sys.stdout):
         from gateway.run.admin import terminal
 
-        terminal.show_json(text)
+        terminal.show_coloured_json(text)
     else:
         print(text)
 

@@ -113,7 +113,7 @@ def show_text(text: str) -> None:
             console.print(Text(" " * (indent + 2 * (number > 0))) + part, soft_wrap=True)
 
 
-def show_json(text: str) -> None:
+def show_coloured_json(text: str) -> None:
     """Prints JSON in colours, with its lines unbroken."""
     Console().print(JSON(text), soft_wrap=True)
 

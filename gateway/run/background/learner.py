@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from gateway.core.finish_reasons import CUT_REASONS
 from gateway.core.memory.learned_changes import apply_answer
-from gateway.core.memory.learning_reply import read_edits, read_named_calls
-from gateway.core.memory.learning_request import build_request, make_tool_definitions, with_human
+from gateway.core.memory.learning_reply import read_edits, read_reply_calls
+from gateway.core.memory.learning_request import build_request, make_request_tools, with_human
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note_query
@@ -64,7 +64,7 @@ class _AskedBatch(Struct, frozen=True):
     shown: Sequence[int] = ()
     # The versions of the blocks that the model has seen, by their labels.
     blocks: Mapping[str, int] = {}
-    # The calls that `read_named_calls` returns.
+    # The calls that `read_reply_calls` returns.
     calls: Sequence[Mapping[str, str]] = ()
 
 
@@ -190,7 +190,7 @@ class LearningService:
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
             request = build_request(blocks, facts, messages, self._now())
             return await background.ask(
-                scope.project, request, tools=make_tool_definitions(), agent_row=job.agent_row
+                scope.project, request, tools=make_request_tools(), agent_row=job.agent_row
             )
 
         return replace(
@@ -298,4 +298,4 @@ async def _ask_calls(
             "Learning: the background model's answer about a part of a memory was cut off (%s).",
             reply.finish_reason,
         )
-    return read_named_calls(reply.message)
+    return read_reply_calls(reply.message)

@@ -49,7 +49,7 @@ class BlockEdits:
         """
         before = next((block for block in self.blocks if block.label == edit.label), None)
         if before is not None and edit.op in REWRITE_OPERATIONS:
-            edit = replace(edit, seen=edits.digest_value(before.value))
+            edit = replace(edit, seen=edits.digest_seen_value(before.value))
         blocks, result = edits.apply_to_blocks(self.blocks, edit)
         if result.value is not None:
             if is_read and (error := self._unseen_error(edit)) is not None:

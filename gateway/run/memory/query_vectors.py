@@ -8,7 +8,7 @@ from math import inf
 
 from msgspec import Struct, field
 
-from gateway.core.memory.standing import have_room
+from gateway.core.memory.standing import fit_into_block
 from storage.commands import MemorySnapshot
 from storage.records import Agent, AgentNumbers, Near, StandingFact, Vector
 from storage.sql.store import Store
@@ -73,7 +73,7 @@ async def sort_nearest_facts(
     Raises: StoreError.
     """
     facts = snapshot.standing
-    if have_room(facts):
+    if fit_into_block(facts):
         return facts
     near = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
     if near is None:

@@ -16,11 +16,11 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.stored_path import (
     abandon,
+    begin_step,
     begins_fork,
     finish_step,
     hash_exchanges,
     mark_refused,
-    open_step,
     plan_step,
     supersede_refused,
 )
@@ -62,7 +62,7 @@ class Conversation:
         evicted: Evicted | None = None,
     ) -> Exchange:
         number = len(self.tree.by_id) + 1
-        e = replace(open_step(plan, {}, None), id=number)
+        e = replace(begin_step(plan, {}, None), id=number)
         above = self.last.path_hash if self.last else b""
         self.last = self.tree.add(
             finish_step(
@@ -149,7 +149,7 @@ def test_a_step_without_a_reply_stays_in_the_path() -> None:
 
 def test_what_was_left_open_ends_without_a_reply() -> None:
     talk = Conversation()
-    e = abandon(open_step(talk.plan(user("Hello?")), {0: "note"}, None), HASHER, b"", 3.0)
+    e = abandon(begin_step(talk.plan(user("Hello?")), {0: "note"}, None), HASHER, b"", 3.0)
     assert (e.state, e.reply, e.ended, e.continued) == (State.FINISHED, None, 3.0, True)
     assert e.notes == {0: "note"}
 

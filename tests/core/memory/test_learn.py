@@ -12,7 +12,7 @@ from gateway.core.memory import learning_request
 from gateway.core.memory.block_edit import BlockEdit
 from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.memory.learned_changes import apply_answer
-from gateway.core.memory.learning_reply import MAX_EDITS, FactEdit, ReplyEdits, read_edits, read_named_calls
+from gateway.core.memory.learning_reply import MAX_EDITS, FactEdit, ReplyEdits, read_edits, read_reply_calls
 from gateway.core.memory.learning_request import build_request
 from gateway.core.memory.orders import as_statement
 from storage.commands import SourcedLine
@@ -86,7 +86,7 @@ def test_no_message_can_pass_for_a_heading_or_another_entry() -> None:
     ],
 )
 def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> None:
-    assert read_edits(read_named_calls(message)) == ReplyEdits(())
+    assert read_edits(read_reply_calls(message)) == ReplyEdits(())
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> Non
 )
 def test_calls_that_make_no_sense_are_counted_and_dropped(entry: Any) -> None:
     good = {"function": {"name": "remember_fact", "arguments": '{"text":"Has a cat."}'}}
-    reply_edits = read_edits(read_named_calls({"tool_calls": [entry, good]}))
+    reply_edits = read_edits(read_reply_calls({"tool_calls": [entry, good]}))
     assert reply_edits == ReplyEdits((FactEdit("Has a cat."),), ignored=1)
 
 
@@ -120,7 +120,7 @@ def test_arguments_may_be_an_object_already() -> None:
     entry = {
         "function": {"name": "remember_fact", "arguments": {"text": "Has a cat.", "replaces": [1, "2", True]}}
     }
-    reply_edits = read_edits(read_named_calls({"tool_calls": [entry]}))
+    reply_edits = read_edits(read_reply_calls({"tool_calls": [entry]}))
     assert reply_edits.edits == (FactEdit("Has a cat.", replaces=(1,)),)
 
 

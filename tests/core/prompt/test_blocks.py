@@ -20,7 +20,7 @@ from gateway.core.prompt.shown_blocks import (
     combine_shown,
     describe_mark,
     describe_tools,
-    digest_value,
+    digest_shown,
     list_changes,
     make_shown_by_block,
     read_shown_by_note,
@@ -113,7 +113,7 @@ def test_an_ordinary_value_stands_word_for_word(value: str) -> None:
     assert f"\n{value}\n" in render_section([replace(HUMAN, value=value)], MARK)
 
 
-OLD = digest_value("something else")
+OLD = digest_shown("something else")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ OLD = digest_value("something else")
         (make_shown_by_block(HUMAN), [HUMAN], []),
         ({}, [EMPTY], []),  # a new block without content is no news
         ({"plans": GONE}, [EMPTY], []),
-        ({"plans": digest_value("")}, [EMPTY], []),
+        ({"plans": digest_shown("")}, [EMPTY], []),
         ({"human": OLD}, [HUMAN], ['Memory block "human" has changed; it now reads:']),
         ({}, [PERSONA], ['Memory block "persona" is new; it now reads:']),
         ({"persona": GONE}, [PERSONA], ['Memory block "persona" is new; it now reads:']),
@@ -197,4 +197,4 @@ def test_what_notes_show_last_is_read_from_their_texts(states: list[list[str | N
             elif value.replace("\x00", "").strip():
                 assert seen == make_shown_by_block(Block(0, label, "", value, 1))[label]
             else:
-                assert seen in (GONE, digest_value(""))
+                assert seen in (GONE, digest_shown(""))

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.prompt.section import Section, SectionParts, make_section
-from gateway.core.prompt.shown_blocks import GONE, describe_mark, digest_value, make_shown_by_block
+from gateway.core.prompt.shown_blocks import GONE, describe_mark, digest_shown, make_shown_by_block
 from storage.records import Block, SentSection
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -144,4 +144,4 @@ def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_
 
 
 def test_a_digest_distinguishes_values() -> None:
-    assert digest_value("a") == digest_value("a") != digest_value("b")
+    assert digest_shown("a") == digest_shown("a") != digest_shown("b")

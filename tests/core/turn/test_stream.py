@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.chunks import lacks_content, make_chunk
+from gateway.core.turn.chunks import has_role_alone, make_chunk
 from gateway.core.turn.draft import MessageDraft, join_messages
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 
@@ -207,7 +207,7 @@ def test_each_call_is_looked_at_once_however_many_follow(name: str) -> None:
     ],
 )
 def test_a_delta_that_says_nothing(delta: dict[str, Any], nothing: bool) -> None:
-    assert lacks_content(delta) is nothing
+    assert has_role_alone(delta) is nothing
 
 
 def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
