@@ -21,11 +21,16 @@ from adapters.errors import ProviderError
 from adapters.first_event import FirstEvent
 from adapters.scripted_message import ScriptedMessage, render_stream, render_whole
 from adapters.sse import EventDecoder
-from adapters.types import Capabilities, Event, Header, ModelRequest, is_event_stream
+from adapters.types import (
+    EVENT_STREAM_HEADER,
+    JSON_HEADER,
+    Capabilities,
+    Event,
+    Header,
+    ModelRequest,
+    is_event_stream,
+)
 from adapters.whole_reply import join_chunks
-
-_JSON_HEADERS: tuple[Header, ...] = (("content-type", "application/json"),)
-_STREAM_HEADERS: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
 
 
 class ScriptedFailure(Struct, frozen=True):
@@ -96,7 +101,7 @@ class ScriptedProvider:
         if request.path == "/models":
             model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}
             models = {"object": "list", "data": [model]}
-            return ScriptedReply(200, _JSON_HEADERS, deque([orjson.dumps(models)]))
+            return ScriptedReply(200, (JSON_HEADER,), deque([orjson.dumps(models)]))
         if request.path != "/chat/completions":
             message = (
                 f"The built-in model has chat completions only, no {request.method} /v1{request.path}. "
@@ -135,15 +140,18 @@ class ScriptedProvider:
                 if 400 <= status < 500 and status != 429:
                     error_type = "invalid_request_error"
                 error = {"error": {"message": message, "type": error_type, "param": None, "code": code}}
-                return ScriptedReply(status, (*_JSON_HEADERS, *headers), deque([orjson.dumps(error)]))
+                return ScriptedReply(status, (JSON_HEADER, *headers), deque([orjson.dumps(error)]))
             case ScriptedMessage():
                 number = next(self._numbers)
                 if body.get("stream"):
                     return ScriptedReply(
-                        200, _STREAM_HEADERS, deque(render_stream(body, scripted, number)), self._pause_s
+                        200,
+                        (EVENT_STREAM_HEADER,),
+                        deque(render_stream(body, scripted, number)),
+                        self._pause_s,
                     )
                 return ScriptedReply(
-                    200, _JSON_HEADERS, deque([orjson.dumps(render_whole(body, scripted, number))])
+                    200, (JSON_HEADER,), deque([orjson.dumps(render_whole(body, scripted, number))])
                 )
 
 

@@ -16,7 +16,9 @@ from msgspec import Struct
 Header = tuple[str, str]  # a name and a value
 Json = dict[str, Any]  # an object as orjson returns it
 JSON_TYPE: Final = "application/json"
+JSON_HEADER: Final[Header] = ("content-type", JSON_TYPE)
 EVENT_STREAM_TYPE: Final = "text/event-stream; charset=utf-8"
+EVENT_STREAM_HEADER: Final[Header] = ("content-type", EVENT_STREAM_TYPE)
 # How an upstream has `/responses`. "stored": it stores responses, and has the routes of stored ones. "stateless": it
 # stores none. False: it has no such endpoint.
 ResponsesEndpoint = Literal["stored", "stateless", False]

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.serving import ADMIN_HEADER
+from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
 
 ADMIN_PREFIX = "/admin/"
@@ -41,6 +42,6 @@ def make_admin_routes(operations: OperationTable, token: str) -> list[Route]:
         if not isinstance(arguments, dict):
             raise BadRequest("The arguments must be a JSON object.")
         result = await operations.perform(name, arguments)
-        return Response(orjson.dumps(result), media_type="application/json")
+        return JsonResponse(result)
 
     return [Route(ADMIN_PREFIX + "{operation}", perform, methods=["POST"])]

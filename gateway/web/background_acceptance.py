@@ -7,11 +7,11 @@ from hashlib import blake2b
 import orjson
 from starlette.types import Scope
 
+from adapters.types import JSON_HEADER
 from gateway.dialects.responses.background import StoredResponseRequest, make_queued_response
 from gateway.dialects.responses.response_ids import TAG_BYTES, make_tag
 from gateway.run.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
-from gateway.web.json_response import JSON_TYPE
 from gateway.web.resent_request import digest_request, has_idempotency_key, is_retry
 from gateway.web.response_call import ResponseCall
 from gateway.web.stored_responses import GatewayResponses, ShownResponse
@@ -29,7 +29,7 @@ async def answer_in_background(
         headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
     with call.incoming.begin_reply(chat_route.send_timeout_s) as reply, reply.while_here():
         if not chat.stream or accepted.run is None:
-            await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(accepted.json))
+            await reply.send_body(200, [JSON_HEADER, *headers], orjson.dumps(accepted.json))
             return
         await gateway_responses.send_events(reply, accepted.run, accepted.json, headers=headers)
 

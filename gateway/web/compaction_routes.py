@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from adapters.types import Header, Json, with_content_type
+from adapters.types import JSON_HEADER, JSON_TYPE, Header, Json, with_content_type
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.fields import make_missing_field_error
 from gateway.dialects.responses.compaction import make_compaction_item, read_summary
@@ -24,7 +24,6 @@ from gateway.run.sink import HeldSink, Sink
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming
-from gateway.web.json_response import JSON_TYPE
 from gateway.web.request_body import RequestBody
 from gateway.web.response_call import ResponseCall, ResponseCallRoute, without_memory
 
@@ -47,7 +46,7 @@ class InputTokensRoute(ResponseCallRoute):
                 call.request.chat, request_context, answer, receipt, change=CountChange()
             )
             if tokens is not None:  # None: `answer` has the upstream's
-                await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
+                await reply.send_body(200, [JSON_HEADER, *receipt.note_head()], render_count(tokens))
             elif answer.status < 300:
                 await reply.send_body(answer.status, answer.headers, bytes(answer.body))
             else:
@@ -117,7 +116,7 @@ async def answer_with_summary(
 
 async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
     """Sends an upstream's error in the form of the Responses API. error: has the gateway's headers as well."""
-    headers = with_content_type(error.headers, JSON_TYPE[1])
+    headers = with_content_type(error.headers, JSON_TYPE)
     await reply.send_body(error.status, headers, render_upstream_error(error.status, bytes(error.body)))
 
 
@@ -131,4 +130,4 @@ def _render_compaction(compacted: Compacted) -> SummaryReply:
         "output": [*messages, make_compaction_item(f"cmp_{tag}", compacted.summary)],
         "usage": render_usage(compacted.usage),
     }
-    return SummaryReply([JSON_TYPE], orjson.dumps(response))
+    return SummaryReply([JSON_HEADER], orjson.dumps(response))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import orjson
 from starlette.responses import Response
 
-from adapters.types import Header
-
-JSON_TYPE: Final[Header] = ("content-type", "application/json")
+from adapters.types import JSON_TYPE
 
 
 class JsonResponse(Response):
     """A response with a value that is written as JSON."""
 
-    media_type = "application/json"
+    media_type = JSON_TYPE
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import BYTES_PER_TOKEN, Json
+from adapters.types import BYTES_PER_TOKEN, JSON_HEADER, Json
 from gateway.core.request.requested_agent import asks_agent
 from gateway.dialects.fields import check_model_name
 from gateway.dialects.messages.native import NativeMessages
@@ -22,7 +22,6 @@ from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import forward_without_memory, refuse_required_memory
 from gateway.web.incoming import Incoming
-from gateway.web.json_response import JSON_TYPE
 from gateway.web.messages_paths import MESSAGES_ERRORS
 from gateway.web.request_body import RequestBody, read_request_body
 
@@ -165,4 +164,4 @@ class CountRoute(MessagesRoute):
             tokens = await self.chat_route.chat.count_prompt(request.chat, request_context, reply, receipt)
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
-                await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], body)
+                await reply.send_body(200, [JSON_HEADER, *receipt.note_head()], body)

@@ -13,7 +13,7 @@ from secrets import token_hex
 import orjson
 from starlette.types import Scope
 
-from gateway.core.turn.round import EVENT_STREAM
+from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER
 from gateway.dialects.responses.background import ShownResponses, make_compaction_response
 from gateway.dialects.responses.compaction import make_compaction_item
 from gateway.dialects.responses.native import NativeResponsesRequest, read_native
@@ -28,7 +28,6 @@ from gateway.web.body import parse_off_loop
 from gateway.web.compaction_routes import SummaryReply, answer_with_summary
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming, memories_of
-from gateway.web.json_response import JSON_TYPE
 from gateway.web.request_body import RequestBody
 from gateway.web.request_info import get_request_info
 from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation
@@ -114,5 +113,5 @@ def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> Summa
     item = make_compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
     shown = make_compaction_response(request, item, compacted.usage)
     if request.chat.stream:
-        return SummaryReply([EVENT_STREAM], ShownResponses().render_whole_events(shown))
-    return SummaryReply([JSON_TYPE], orjson.dumps(shown))
+        return SummaryReply([EVENT_STREAM_HEADER], ShownResponses().render_whole_events(shown))
+    return SummaryReply([JSON_HEADER], orjson.dumps(shown))

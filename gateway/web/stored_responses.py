@@ -11,8 +11,7 @@ from urllib.parse import parse_qs
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import Header, Json
-from gateway.core.turn.round import EVENT_STREAM
+from adapters.types import EVENT_STREAM_HEADER, Header, Json
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.errors import BadRequest, UnknownPath
@@ -108,7 +107,7 @@ class GatewayResponses:
         response: as it is now.
         headers: of the reply.
         """
-        reply.start(200, [EVENT_STREAM, *headers])
+        reply.start(200, [EVENT_STREAM_HEADER, *headers])
         async with aclosing(self.background.events(run, after, response)) as events:
             async for event in events:
                 await reply.write(event)

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from adapters.types import EVENT_STREAM_HEADER
 from gateway.agents.wire.faults import make_refused_event
-from gateway.core.turn.round import EVENT_STREAM
 from gateway.run.sink import ClientGone, Sink
 
 
@@ -27,7 +27,7 @@ class PingingSink:
     # The event that is sent; a comment of the stream until the run has an id.
     ping: bytes = b":\n\n"
     # The headers of a reply that begins with a ping.
-    headers: Sequence[tuple[str, str]] = (EVENT_STREAM,)
+    headers: Sequence[tuple[str, str]] = (EVENT_STREAM_HEADER,)
     # Bytes of the reply itself were sent; pings do not count.
     has_started: bool = False
     # Status and headers were set, by the reply or by a ping.

@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, get_type_hints
 
-import orjson
 from msgspec import Struct
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -38,6 +36,7 @@ from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
+from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
 
@@ -216,9 +215,7 @@ class _PathEndpoint:
             try:
                 answer = await row.answer(request, query, body)
                 if not callable(answer):
-                    answer = Response(
-                        orjson.dumps(answer), headers=request.headers, media_type="application/json"
-                    )
+                    answer = JsonResponse(answer, headers=request.headers)
                 await answer(scope, receive, send)
             except StoreError as error:
                 raise _as_gateway_error(error, request) from error

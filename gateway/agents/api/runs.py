@@ -12,6 +12,7 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
+from adapters.types import EVENT_STREAM_HEADER
 from gateway.agents.api._message_renderer import MessageRenderer, make_conversation_id
 from gateway.agents.api._paging import RUN_MESSAGES, cut_page, read_page, read_ref
 from gateway.agents.api._pinging import PingingSink
@@ -37,7 +38,7 @@ from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core import ids
 from gateway.core.memory.visibility import list_tools_used
-from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
+from gateway.core.turn.round import DONE_EVENT
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
@@ -302,7 +303,7 @@ class RunStream:
             ClientReply(scope, receive, send, api.send_timeout_s) as reply,
             PingingSink(reply, interval_s, ping) as sink,
         ):
-            sink.start(200, [*self.headers.items(), EVENT_STREAM])
+            sink.start(200, [*self.headers.items(), EVENT_STREAM_HEADER])
             # The head leaves now: a reader who comes back may wait long for the next event.
             await reply.write(b":\n\n")
             last_event = b""

@@ -11,6 +11,7 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
+from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
@@ -29,7 +30,7 @@ from gateway.core.definition import ConversationDefinition
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.core.request.request_headers import list_headers_for_upstream
 from gateway.core.turn.client_view import ViewFactory
-from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
+from gateway.core.turn.round import DONE_EVENT
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
@@ -218,12 +219,13 @@ class SendReply:
         with reply.while_here():
             shown = await self._render_messages(result)
         body = render_result(shown, result.run, result.started_run_uids, result.last_counts)
-        headers = [*receipt.note_head(), ("content-type", "application/json")]
+        headers = [*receipt.note_head(), JSON_HEADER]
         await reply.send_body(200, headers, orjson.dumps(body))
 
     async def _write_stream(self, reply: ClientReply, receipt: Receipt) -> None:
         interval_s = self.api.ping_s if self.body.include_pings else 0.0
-        with PingingSink(reply, interval_s, headers=[*self.request.headers.items(), EVENT_STREAM]) as sink:
+        headers = [*self.request.headers.items(), EVENT_STREAM_HEADER]
+        with PingingSink(reply, interval_s, headers=headers) as sink:
 
             def begin_view(start: RunStart) -> ViewFactory:
                 sink.ping = make_ping(start.run, self.api.now())
@@ -235,7 +237,7 @@ class SendReply:
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
             with sink.while_here():
                 shown = await self._render_messages(result)
-            sink.start(200, [*receipt.note_head(), EVENT_STREAM])
+            sink.start(200, [*receipt.note_head(), EVENT_STREAM_HEADER])
             events = [*shown, *end_events(result.run, result.last_counts)]
             await sink.write(b"".join(map(encode_event, events)) + DONE_EVENT)
             await sink.end()

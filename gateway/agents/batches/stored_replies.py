@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
-from adapters.types import Json, ModelRequest
+from adapters.types import JSON_HEADER, Json, ModelRequest
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn import commands
 from gateway.core.turn.calls import INTERRUPTED_RESULT
@@ -51,7 +51,7 @@ class StoredReplies:
                 self.request = await make(self.target, self.endpoint)
             raise self.failure or NotYet
         self.taken += 1
-        return BufferedReply(200, (("content-type", "application/json"),), self.replies[self.taken - 1])
+        return BufferedReply(200, (JSON_HEADER,), self.replies[self.taken - 1])
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Does nothing: the reply came long ago."""

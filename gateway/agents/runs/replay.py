@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import orjson
 
-from adapters.types import Json
+from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER, Json
 from gateway.agents.runs.run import RunResult
 from gateway.core.conversation.wire_message import call_id, list_raw_calls, make_shown_reply, read_named_call
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.chunks import make_chunks
 from gateway.core.turn.client_view import ReplyEvent, ViewFactory
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
+from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.terms import TurnTerms
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-
-_JSON = ("content-type", "application/json")
 
 
 async def replay(
@@ -30,7 +28,7 @@ async def replay(
         view.begin(first)
         view.show(ReplyEvent(None, chunk=first))
         view.end([ReplyEvent(None, chunk=chunk) for chunk in others], None, DONE_EVENT)
-        sink.start(200, [EVENT_STREAM, *receipt.note_head()])
+        sink.start(200, [EVENT_STREAM_HEADER, *receipt.note_head()])
         await sink.write(view.take())
         await sink.end()
         return
@@ -40,7 +38,7 @@ async def replay(
     body = orjson.dumps(completion)
     view.add_whole_reply(body, completion)
     view.begin(completion)
-    headers = [_JSON, *receipt.note_head()]
+    headers = [JSON_HEADER, *receipt.note_head()]
     await sink.send_body(200, headers, view.render_body(body, outcome, is_unchanged=True))
 
 

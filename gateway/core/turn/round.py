@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.types import EVENT_STREAM_TYPE, NATIVE_REPLY, Header, Json
+from adapters.types import NATIVE_REPLY, Header, Json
 from gateway.core.conversation.fillers import make_filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.memory.call_arguments import read_arguments
@@ -22,7 +22,6 @@ from gateway.core.turn.spoken_text import SpokenText
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut, CallOwner, ToolCall
 
-EVENT_STREAM: Final[Header] = ("content-type", EVENT_STREAM_TYPE)
 DONE_EVENT: Final = b"data: [DONE]\n\n"  # ends a stream
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import orjson
 
-from adapters.types import EVENT_STREAM_TYPE, JSON_TYPE, Header, Json, with_content_type
+from adapters.types import EVENT_STREAM_HEADER, EVENT_STREAM_TYPE, JSON_TYPE, Header, Json, with_content_type
 from gateway.core.turn import commands
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command
-from gateway.core.turn.round import AS_BODY, AS_EVENTS, EVENT_STREAM, Round
+from gateway.core.turn.round import AS_BODY, AS_EVENTS, Round
 from gateway.core.turn.states import READING, RUNNING_TOOLS, TurnState
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
@@ -77,5 +77,5 @@ class SentReply:
         """Returns the head."""
         self.has_head = True
         if self._terms.shows_steps:
-            return commands.SendHead(200, (EVENT_STREAM,))
+            return commands.SendHead(200, (EVENT_STREAM_HEADER,))
         return commands.SendHead(round.status, self.list_headers(round, EVENT_STREAM_TYPE))

@@ -11,6 +11,7 @@ from msgspec import Struct
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
+from adapters.types import JSON_HEADER
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
@@ -61,7 +62,7 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
     if first.name == "error" and first.data is not None:
         body = first.data
-    return BegunReply(BufferedReply(error.status, (*headers, ("content-type", "application/json")), body))
+    return BegunReply(BufferedReply(error.status, (*headers, JSON_HEADER), body))
 
 
 async def reveal_whole_error(reply: ModelReply) -> BegunReply:

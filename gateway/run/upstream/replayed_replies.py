@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 
 from adapters.base import ModelReply
 from adapters.sse import EventDecoder
-from adapters.types import Event
+from adapters.types import EVENT_STREAM_HEADER, JSON_HEADER, Event
 from adapters.whole_reply import BufferedReply
 from gateway.errors import GatewayError
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream_call import UpstreamCall
-
-_JSON = (("content-type", "application/json"),)
-_STREAM = (("content-type", "text/event-stream; charset=utf-8"),)
 
 
 class _BufferedStream(BufferedReply):
@@ -55,7 +52,9 @@ class ReplayedReplies:
         reply = self.replies.pop(0)
         # A stream was noted as the gateway has read it, a body as its upstream sent it.
         is_stream = reply.startswith(b"data: ")
-        return _BufferedStream(200, _STREAM, reply) if is_stream else BufferedReply(200, _JSON, reply)
+        if is_stream:
+            return _BufferedStream(200, (EVENT_STREAM_HEADER,), reply)
+        return BufferedReply(200, (JSON_HEADER,), reply)
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         self.attempts.note_prompt_tokens(estimated, actual, fitting)

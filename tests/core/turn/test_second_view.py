@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.types import EVENT_STREAM_HEADER
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import (
     CloseUpstream,
@@ -23,7 +24,6 @@ from gateway.core.turn.commands import (
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyFailed, ReplyStarted, Saved
 from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.round import EVENT_STREAM
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
@@ -81,7 +81,7 @@ def test_a_call_is_shown_before_its_tool_has_run() -> None:
     playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received(streamed(ROUNDS[0]))
     assert (
         playbook
-        << SendHead(200, (EVENT_STREAM,))
+        << SendHead(200, (EVENT_STREAM_HEADER,))
         << SendBody(b"begin one\ntext Let me see.\nround over\n")
         << SendBody(b"gateway memory_insert %b\n" % ARGS.encode())
         << RunTool("a", "memory_insert", orjson.loads(ARGS))

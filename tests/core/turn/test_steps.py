@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.types import EVENT_STREAM_HEADER
 from gateway.core.turn.calls import INTERRUPTED_RESULT, ResumedCalls
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import (
@@ -48,7 +49,6 @@ from gateway.core.turn.guide import (
     Verdict,
 )
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.round import EVENT_STREAM
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
@@ -244,7 +244,7 @@ def test_while_resumed_calls_run_only_a_reader_of_steps_gets_a_comment(shows_ste
     terms = TurnTerms(gateway_tools=AllBut(), holds_end=True, shows_steps=shows_steps, saves_steps=True)
     turn = Turn(terms, LinesView(terms), Script()) if shows_steps else chat_turn(terms)
     turn.feed(ResumedCalls(({"id": "a", "function": {"name": "look", "arguments": "{}"}},)))
-    comment = [SendHead(200, (EVENT_STREAM,)), SendBody(KEEP_ALIVE)]
+    comment = [SendHead(200, (EVENT_STREAM_HEADER,)), SendBody(KEEP_ALIVE)]
     assert turn.feed(Silence()) == (comment if shows_steps else [])
 
 
