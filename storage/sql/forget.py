@@ -20,7 +20,7 @@ from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import Block
 from storage.sql.additions import GoneReading, find_gone
 from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blocks, pause_agent
-from storage.sql.agents_api.agents import SQL as AGENTS
+from storage.sql.agents_api.agents import remove_tags
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.default_blocks import load_default_blocks
@@ -246,7 +246,7 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
     if target.is_all:
         project, profile = await connection.row(SQL["agent_delete"], (agent_row,)) or ("", "")
         await remove_definitions(connection, agent_row)  # so that it is not found by its name either
-        await connection.run(AGENTS["untag"], (agent_row,))
+        await remove_tags(connection, agent_row)
         await connection.run(SQL["imports_unname"], (agent_row,))
         written = {"all": [project, profile]}
         await forget_jobs(connection, agent_row)

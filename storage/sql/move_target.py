@@ -15,9 +15,9 @@ from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import Agent, MarkKind, Scope
 from storage.sql.agents import find_agent, make_agent_record
-from storage.sql.agents_api import sleepers
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
+from storage.sql.agents_api.sleepers import begin_reading
 from storage.sql.blocks import FORGOTTEN_ORIGIN
 from storage.sql.blocks import SQL as BLOCKS
 from storage.sql.exchanges import add_marks
@@ -165,9 +165,7 @@ class MoveTarget(StoreGroup):
         for reader in links.readers:
             sleeper_row = await connection.value(SQL["memory_at"], reader.scope)
             if sleeper_row is not None:
-                await connection.run(
-                    sleepers.SQL["read_from"], (agent.id, sleeper_row, reader.seq, reader.at)
-                )
+                await begin_reading(connection, agent.id, sleeper_row, reader.seq, reader.at)
 
 
 async def _add_version(connection: Connection, block_row: int, added: MovedVersion) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import orjson
@@ -24,6 +24,7 @@ from storage.sql import exchanges
 from storage.sql.agents_api.run_texts import add_error_message, add_text, replace_text
 from storage.sql.agents_api.runs import (
     add_step,
+    begin_conversation,
     begin_run,
     end_run,
     find_or_create_run,
@@ -100,11 +101,10 @@ async def _begin_or_end_run(connection: Connection, write: StepOpen, conversatio
 
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
     """Begins the conversation of a step. Raises: WriteConflict if it is there."""
-    begun = (write.agent.id, write.uid, write.key, write.now, write.now)
-    conversation_row = await connection.value(SQL["begin"], begun)
-    if conversation_row is None:
+    row = await begin_conversation(connection, write.agent.id, write.key, write.uid, write.now)
+    if row is None:
         raise WriteConflict("the conversation was begun by another request meanwhile")
-    return int(conversation_row)
+    return row
 
 
 async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Rules) -> None:
@@ -114,9 +114,16 @@ async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Ru
         SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent_row, write.rev)
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
-    for exchange_row in write.continued:
+    await continue_exchanges(connection, agent_row, write.continued, rules, write.now)
+
+
+async def continue_exchanges(
+    connection: Connection, agent_row: int, exchange_rows: Sequence[int], rules: Rules, at: float
+) -> None:
+    """Marks exchanges that a stored conversation goes on from: they are not superseded, and their edits are merged."""
+    for exchange_row in exchange_rows:
         await connection.run(SQL["continue"], (exchange_row, agent_row))
-    await merge_edits(connection, agent_row, write.continued, rules, write.now)
+    await merge_edits(connection, agent_row, exchange_rows, rules, at)
 
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:

@@ -79,11 +79,6 @@ SELECT 'summary', s.id, s.text, s.tokens, s.at, s.model, NULL, NULL, NULL, {skel
 FROM newest JOIN summaries s ON s.id = newest.id JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 ORDER BY 13
 
--- name: begin
--- Begins a stored conversation. Returns no row if another writer was first.
-INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
-ON CONFLICT DO NOTHING RETURNING id
-
 -- name: adopt
 -- Makes a client's conversation a stored one, which goes on from one of its exchanges, unless it was moved since it was
 -- read.

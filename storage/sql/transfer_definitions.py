@@ -18,10 +18,14 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, Block
 from storage.run_records import RunState, RunStep, TokenCounts
-from storage.sql.agents_api import definitions, runs
 from storage.sql.agents_api.blocks import add_block
-from storage.sql.agents_api.definitions import add_definition, add_first_text, find_definition
-from storage.sql.agents_api.runs import add_step
+from storage.sql.agents_api.definitions import (
+    add_definition,
+    find_definition,
+    find_definitions_by_name,
+    insert_definition,
+)
+from storage.sql.agents_api.runs import add_step, rate_step
 from storage.sql.statements import load
 
 SQL = load("transfer.sql")
@@ -95,19 +99,17 @@ async def _list_attached_fields(connection: Connection, kind: str, target: int) 
 
 async def put_definition(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
     """Adds the definition of a memory or of one of its conversations. Raises: WriteConflict."""
-    kind, uid, at = DefinitionKind(record["kind"]), record["uid"], float(record["updated"])
+    kind, uid = DefinitionKind(record["kind"]), record["uid"]
     if kind is not DefinitionKind.CONVERSATION:
         subject = parse_api_subject(agent)
         if subject is None or kind != subject.kind:
             raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {agent.scope.subject}")
         uid = subject.uid
-    values = (
-        uid, IMPORTING_PREFIX + agent.scope.project, kind, agent.id, float(record["created"]), at, str(record["name"]),
-    )  # fmt: skip
-    id = await connection.value(definitions.SQL["insert"], values)
-    if id is None:
+    project = IMPORTING_PREFIX + agent.scope.project
+    draft = DefinitionDraft(project, kind, uid, record["body"], str(record["name"]), agent.id)
+    created, updated = float(record["created"]), float(record["updated"])
+    if await insert_definition(connection, draft, created=created, updated=updated) is None:
         raise WriteConflict(f"the {kind} {uid!r} is there already")
-    await add_first_text(connection, id, record["body"], at)
 
 
 async def put_attached(connection: Connection, agent: Agent, record: Mapping[str, Any], at: float) -> None:
@@ -170,9 +172,8 @@ async def _find_or_make_definition(
     definition = await find_definition(connection, project, kind, record["uid"])
     if definition is not None:
         return definition.id
-    row = await connection.row(definitions.SQL["by_name"], (project, kind, record["name"]))
-    if row is not None:
-        return int(row[0])
+    if same_name := await find_definitions_by_name(connection, project, kind, record["name"]):
+        return same_name[0].id
     is_taken = await connection.row(SQL["definition_taken"], (record["uid"],)) is not None
     uid = uuid.uuid4().hex if is_taken else record["uid"]
     draft = DefinitionDraft(project, kind, uid, dict(record["body"]), record["name"])
@@ -197,15 +198,13 @@ async def put_run(connection: Connection, agent: Agent, record: Mapping[str, Any
 async def put_step(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
     """Adds a step of a run, which counts it. `exchange` and `run` of the record are rows of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
-    await add_step(
-        connection,
-        RunStep(
-            record["exchange"], agent.id, record["run"], int(record["number"]), float(record["begun"]), record["ended"],
-            counts, record["stop"], error=record["error"],
-        ),
+    step = RunStep(
+        record["exchange"], agent.id, record["run"], int(record["number"]), float(record["begun"]), record["ended"],
+        counts, record["stop"], error=record["error"],
     )  # fmt: skip
+    await add_step(connection, step)
     if record["feedback"] is not None:
-        await connection.run(runs.SQL["feedback"], (record["feedback"], record["exchange"], agent.id))
+        await rate_step(connection, step, record["feedback"])
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:

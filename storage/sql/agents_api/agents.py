@@ -115,9 +115,14 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
 async def _set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
     """Gives an agent these tags and no others."""
     await connection.lock(agent.id)
-    await connection.run(SQL["untag"], (agent.id,))
+    await remove_tags(connection, agent.id)
     for tag in tags:
         await connection.run(SQL["tag"], (agent.scope.project, tag, agent.id))
+
+
+async def remove_tags(connection: Connection, agent_row: int) -> None:
+    """Takes all tags from an agent."""
+    await connection.run(SQL["untag"], (agent_row,))
 
 
 async def change_agent(

@@ -24,9 +24,20 @@ from storage.database import Connection, Database, Row, Statement
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import Run, RunState, RunTextKind
-from storage.sql.agents_api.item_writes import write_item
+from storage.sql.agents_api.item_writes import (
+    close_item,
+    erase_item_texts,
+    find_epoch_of_open_run,
+    write_item,
+)
 from storage.sql.agents_api.run_texts import add_text
-from storage.sql.agents_api.runs import begin_conversation, begin_run, end_run, find_or_create_run, make_run
+from storage.sql.agents_api.runs import (
+    begin_run,
+    end_run,
+    find_or_begin_conversation,
+    find_or_create_run,
+    make_run,
+)
 from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
 from storage.sql.statements import load, load_column
 from storage.sql.usage import add_batch
@@ -53,7 +64,7 @@ class BatchItems(StoreGroup):
         for draft in drafts:
             run = replace(draft.run, batch=batch_row)
             if not run.conversation_row:
-                conversation_row = await begin_conversation(
+                conversation_row = await find_or_begin_conversation(
                     connection, run.agent_row, DEFAULT_CONVERSATION, draft.uid, run.created
                 )
                 if conversation_row is None:
@@ -157,8 +168,8 @@ class BatchItems(StoreGroup):
         """Returns the effect that puts items into a part, and closes those that have ended."""
         await connection.lock(*(item.agent_row for item in items))
         for item in items:
-            if (await connection.value(SQL["run_epoch"], (item.run_row, item.agent_row))) is None:
-                await connection.run(SQL["close"], (item.run_row,))
+            if await find_epoch_of_open_run(connection, item.agent_row, item.run_row) is None:
+                await close_item(connection, item.run_row)
                 continue
             await begin_run(connection, item.agent_row, item.run_row, at)
             await connection.run(SQL["assign"], (item.run_row, part, item.last_exchange, item.epoch))
@@ -228,8 +239,8 @@ class BatchItems(StoreGroup):
                 if item.run.agent_row not in agent_rows:
                     continue
                 await end_run(connection, item.run.agent_row, item.run.id, state, stop, at)
-                await connection.run(SQL["empty_texts"], (item.run.agent_row, item.run.id))
-            await connection.run(SQL["close"], (item.id,))
+                await erase_item_texts(connection, item.run.agent_row, item.run.id)
+            await close_item(connection, item.id)
         return bool(items)
 
 

@@ -1,4 +1,5 @@
--- Every statement on the items of batches. `-- name:` begins one; the next line describes it.
+-- Every statement on the items of batches but those of item_writes.sql. `-- name:` begins one; the next line describes
+-- it.
 
 -- piece: item
 -- What is read of an item `i`. Its run and its agent may be gone.
@@ -54,21 +55,6 @@ SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
 -- Puts an item that is ready into a part.
 UPDATE batch_items SET part = ?2, tip = ?3, epoch = ?4 WHERE run = ?1 AND part IN (0, ?2)
 
--- name: advance
--- Takes an item out of its part, if the item is still at the given request. No row: the reply to that request was
--- written before.
-UPDATE batch_items SET part = ?3, errors = ?4, expiries = ?5, sent = ?6 WHERE run = ?1 AND sent = ?2
-RETURNING run
-
--- name: close
--- Notes that an item has ended.
-UPDATE batch_items SET part = -1 WHERE run = ?
-
--- name: run_epoch
--- Reads the epoch of the memory of a run that may still be written.
-SELECT a.epoch FROM runs r JOIN agents a ON a.id = r.agent
-WHERE r.id = ? AND r.agent = ? AND r.state IN ('created', 'running')
-
 -- name: list_open
 -- Reads some of a batch's items that have not ended.
 SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
@@ -79,10 +65,6 @@ SELECT {item} WHERE i.batch = ?1 AND i.part >= 0
 AND NOT EXISTS (SELECT 1 FROM run_texts x
     WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
 ORDER BY i.run LIMIT ?2
-
--- name: empty_texts
--- Erases what an item held until its end; the message of its error stays.
-{erase_run_texts} WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
 -- name: append_text
 -- Adds a part of an item after those of its kind: a row of words is never written over by a longer one.
@@ -108,18 +90,6 @@ SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND k
 SELECT x.run, x.data FROM run_texts x JOIN batch_items i ON i.run = x.run
 WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.seq = 0 AND x.run > ?2 AND x.run <= ?3
 
--- name: set_steps
--- Notes how many calls of the model a run made, all of which became one exchange.
-UPDATE runs SET steps = ? WHERE id = ? AND agent = ?
-
 -- name: find_exchange
 -- Finds the exchange that an item's run became.
 SELECT s.exchange FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number LIMIT 1
-
--- name: set_origins
--- Notes the exchange that has made the values which the calls of one run have written. Their origins have a common
--- beginning.
-UPDATE block_history SET exchange = ?2, sources = ?3
-WHERE substr(origin, 1, ?4) = ?5 AND block IN (
-    SELECT id FROM blocks WHERE agent = ?1 UNION ALL SELECT target FROM attached WHERE kind = 'block' AND agent = ?1
-)

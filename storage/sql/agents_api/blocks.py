@@ -160,8 +160,18 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
                 sources = remaining.ljust(len(listed))  # its row keeps its length
                 source = None if exchange_row in own else exchange_row
-                await connection.run(SQL["version_sources"], (block_row, version, source, sources))
+                await write_version_sources(connection, block_row, version, source, sources)
     await connection.run(SQL["hand_over"], (agent_row,))
+
+
+async def write_version_sources(
+    connection: Connection, block_row: int, version: int, exchange_row: int | None, sources: bytes
+) -> None:
+    """Writes the exchange that has made a version of a block; None: it is gone.
+
+    sources: all exchanges that the version came from, in as many bytes of the row as before.
+    """
+    await connection.run(SQL["version_sources"], (block_row, version, exchange_row, sources))
 
 
 async def load_agents_seeing(connection: Connection, block_row: int) -> list[int]:

@@ -15,7 +15,6 @@ from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
 from storage.records import Agent, Conversation
-from storage.sql import stored_paths
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.definitions import (
     add_definition,
@@ -24,6 +23,7 @@ from storage.sql.agents_api.definitions import (
     put_definition,
     remove_definition,
 )
+from storage.sql.agents_api.runs import begin_conversation
 from storage.sql.filtered_pages import AFTER_ALL, BEFORE_ALL, fill_page
 from storage.sql.forget import begin_forgetting
 from storage.sql.group import StoreGroup, as_method, long_reads, reads, writes
@@ -57,8 +57,7 @@ class Conversations(StoreGroup):
         Raises: NotFound if the agent is gone; WriteConflict if the name is taken.
         """
         await connection.lock(agent.id)
-        begun = (agent.id, uid, None, at, at)
-        if await connection.value(stored_paths.SQL["begin"], begun) is None:
+        if await begin_conversation(connection, agent.id, None, uid, at) is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         project = agent.scope.project
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)

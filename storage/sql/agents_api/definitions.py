@@ -44,19 +44,27 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 
     Raises: WriteConflict if its public id is taken, or its name, where names of its kind are unique.
     """
-    values = (draft.uid, draft.project, draft.kind, draft.memory_row, at, at, draft.name)
-    id = await connection.value(SQL["insert"], values)
+    id = await insert_definition(connection, draft, created=at, updated=at)
     if id is None and draft.kind in _NAMED_KINDS:
         raise _make_name_taken_error(draft.kind, draft.name)
     if id is None:
         raise WriteConflict(f"the {draft.kind} {draft.uid!r} is there already")
-    await add_first_text(connection, id, draft.body, at)
     return await get_definition(connection, id)
 
 
-async def add_first_text(connection: Connection, id: int, body: Mapping[str, Any], at: float) -> None:
-    """Gives a new definition its first text."""
-    await connection.run(SQL["text_set"], (await _insert_text(connection, id, 1, body, at), id))
+async def insert_definition(
+    connection: Connection, draft: DefinitionDraft, *, created: float, updated: float
+) -> int | None:
+    """Adds a definition with its first text. Returns its row.
+
+    Returns None if its public id is taken, or its name, where names of its kind are unique.
+    """
+    values = (draft.uid, draft.project, draft.kind, draft.memory_row, created, updated, draft.name)
+    id: int | None = await connection.value(SQL["insert"], values)
+    if id is not None:
+        text_id = await _insert_text(connection, id, 1, draft.body, updated)
+        await connection.run(SQL["text_set"], (text_id, id))
+    return id
 
 
 async def _insert_text(
@@ -82,6 +90,14 @@ async def find_definition(
     return None if row is None else make_definition(row)
 
 
+async def find_definitions_by_name(
+    connection: Connection, project: str, kind: DefinitionKind, name: str
+) -> list[Definition]:
+    """Returns the definitions with this name, oldest first, at most two. Agents may share a name."""
+    rows = await connection.rows(SQL["by_name"], (project, kind, name))
+    return [make_definition(row) for row in rows]
+
+
 async def change_definition(
     connection: Connection,
     definition: Definition,
@@ -95,10 +111,10 @@ async def change_definition(
     Raises: Overtaken if it was changed since; WriteConflict if the name is taken; NotFound.
     """
     name = definition.name if name is None else name
-    if definition.kind in _NAMED_KINDS and name != definition.name:
-        same_name = await connection.row(SQL["by_name"], (definition.project, definition.kind, name))
-        if same_name is not None:
-            raise _make_name_taken_error(definition.kind, name)
+    project, kind = definition.project, definition.kind
+    has_new_name = kind in _NAMED_KINDS and name != definition.name
+    if has_new_name and await find_definitions_by_name(connection, project, kind, name):
+        raise _make_name_taken_error(kind, name)
     text_id = await _insert_text(connection, definition.id, definition.version + 1, body, at)
     if not await connection.run(SQL["text_replace"], (text_id, at, name, definition.id, definition.version)):
         present = await get_definition(connection, definition.id)
@@ -154,6 +170,7 @@ class Definitions(StoreGroup):
     change = writes(as_method(change_definition))
     create_memory = writes(as_method(create_memory))
     find = reads(as_method(find_definition))
+    find_by_name = reads(as_method(find_definitions_by_name))
     remove = writes(as_method(remove_definition))
 
     @writes
@@ -194,14 +211,6 @@ class Definitions(StoreGroup):
         """Returns whether definitions are there and still of these versions. versions: (row, version) of each."""
         rows = await load_rows(connection, SQL["versions"], [id for id, _ in versions])
         return {(id, version) for id, version in rows} == versions
-
-    @reads
-    async def find_by_name(
-        self, connection: Connection, project: str, kind: DefinitionKind, name: str
-    ) -> list[Definition]:
-        """Returns the definitions with this name, oldest first, at most two. Agents may share a name."""
-        rows = await connection.rows(SQL["by_name"], (project, kind, name))
-        return [make_definition(row) for row in rows]
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:

@@ -18,11 +18,12 @@ from storage.records import Agent, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents_api.conversations import get_conversation
 from storage.sql.agents_api.definitions import add_definition
+from storage.sql.agents_api.runs import begin_conversation
 from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import StoreGroup, writes
 from storage.sql.sections import add_section, find_section, mark_emptied
 from storage.sql.statements import load
-from storage.sql.turns import merge_edits
+from storage.sql.step_writes import continue_exchanges
 
 SQL = load("agents_api/forks.sql")
 
@@ -84,15 +85,14 @@ class Forks(StoreGroup):
             parent = await self._find_last(connection, agent.id, path_end)
         else:
             parent = await self._get_ending(connection, agent.id, source, upto) if upto else None
-        fork_row = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
+        fork_row = await begin_conversation(connection, agent.id, None, uid, at)
         if fork_row is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
             if tip == stored_paths.CLIENT_TIP:
                 # The source is a client conversation. An exchange that is continued cannot be superseded, and its
                 # edits are confirmed.
-                await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
-                await merge_edits(connection, agent.id, [parent.id], self._rules, at)
+                await continue_exchanges(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["source_moved"], (source, agent.id))
             await _begin_fork(connection, agent.id, fork_row, parent, at)
         project = agent.scope.project

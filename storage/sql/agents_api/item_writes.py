@@ -22,7 +22,7 @@ from storage.database import Connection
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import EditState, MemoryEdit
 from storage.run_records import Run, RunState, RunStep, RunTextKind
-from storage.sql.agents_api.blocks import SQL as BLOCKS
+from storage.sql.agents_api.blocks import write_version_sources
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import add_step, end_run
 from storage.sql.blocks import write_block
@@ -30,7 +30,7 @@ from storage.sql.statements import load
 from storage.sql.step_writes import open_step, write_edits
 from storage.sql.turn_edits import add_edit
 
-SQL = load("agents_api/batch_items.sql")
+SQL = load("agents_api/item_writes.sql")
 
 
 async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> bool:
@@ -38,10 +38,10 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
     if not await _advance_item(connection, write):
         return False
     item, run = write.item, write.item.run
-    epoch = None if run is None else await connection.value(SQL["run_epoch"], (run.id, run.agent_row))
+    epoch = None if run is None else await find_epoch_of_open_run(connection, run.agent_row, run.id)
     if run is None or epoch is None:
         # The item was cancelled, or its agent is gone. The tokens that the provider has billed count nevertheless.
-        await connection.run(SQL["close"], (item.id,))
+        await close_item(connection, item.id)
         return True
     if isinstance(write, ItemRetry):
         return True
@@ -57,6 +57,21 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
     except Stale as error:
         raise WriteConflict(error.message) from error
     return True
+
+
+async def find_epoch_of_open_run(connection: Connection, agent_row: int, run_row: int) -> int | None:
+    """Returns the epoch of the memory of an item's run; None if the run has ended or is gone."""
+    return await connection.value(SQL["run_epoch"], (run_row, agent_row))
+
+
+async def close_item(connection: Connection, item_row: int) -> None:
+    """Notes that an item has ended."""
+    await connection.run(SQL["close"], (item_row,))
+
+
+async def erase_item_texts(connection: Connection, agent_row: int, run_row: int) -> None:
+    """Erases what an item's run held until its end; the message of its error stays."""
+    await connection.run(SQL["empty_texts"], (agent_row, run_row))
 
 
 async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
@@ -112,10 +127,8 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
             (agent_row, exchange_row, _make_padded_sources(exchange_row), len(origin), origin),
         )
         for block, version, edit in end.edits:
-            await connection.run(
-                BLOCKS["version_sources"],
-                (block, version, exchange_row, _make_padded_sources(exchange_row)),
-            )
+            sources = _make_padded_sources(exchange_row)
+            await write_version_sources(connection, block, version, exchange_row, sources)
             await add_edit(connection, agent_row, _make_merged_edit(edit, exchange_row))
         await write_edits(
             connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
@@ -129,7 +142,7 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
         await add_step(connection, step)
         await connection.run(SQL["set_steps"], (end.rounds, run.id, agent_row))
     await end_run(connection, agent_row, run.id, end.state, end.stop, end.now)
-    await connection.run(SQL["empty_texts"], (agent_row, run.id))
+    await erase_item_texts(connection, agent_row, run.id)
     await add_error_message(connection, agent_row, run.id, end.error_message)
 
 

@@ -30,7 +30,6 @@ from storage.sql.jobs import Jobs
 from storage.sql.statements import load, load_rows
 
 SQL = load("agents_api/runs.sql")
-_STORED_PATHS = load("stored_paths.sql")
 
 
 async def find_or_create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
@@ -57,6 +56,13 @@ async def find_or_create_run(connection: Connection, draft: Run, *, replaces: in
 
 
 async def begin_conversation(
+    connection: Connection, agent_row: int, key: str | None, uid: str, at: float
+) -> int | None:
+    """Begins a stored conversation. Returns its row; None if another has its key or public id."""
+    return await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
+
+
+async def find_or_begin_conversation(
     connection: Connection, agent_row: int, key: str, uid: str, at: float
 ) -> int | None:
     """Returns the row of the stored conversation with a key, which begins now if there is none.
@@ -65,7 +71,7 @@ async def begin_conversation(
 
     uid: the public id of a conversation that begins now.
     """
-    await connection.value(_STORED_PATHS["begin"], (agent_row, uid, key, at, at))
+    await begin_conversation(connection, agent_row, key, uid, at)
     return await connection.value(SQL["conversation_by_key"], (agent_row, key))
 
 
@@ -79,7 +85,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     draft = command.run
     await lock_memory(connection, draft.agent_row)
     if not draft.conversation_row:
-        conversation_row = await begin_conversation(
+        conversation_row = await find_or_begin_conversation(
             connection, draft.agent_row, command.key, command.uid, draft.created
         )
         assert conversation_row is not None  # its public id is random
@@ -205,6 +211,12 @@ async def find_newest_step(connection: Connection, agent_row: int, run_row: int)
     return None if row is None else _make_step(row)
 
 
+async def rate_step(connection: Connection, step: RunStep, feedback: str | None) -> None:
+    """Stores a user's rating of a step; None takes the rating away."""
+    await connection.lock(step.agent_row)
+    await connection.run(SQL["feedback"], (feedback, step.exchange_row, step.agent_row))
+
+
 class BackgroundRun(NamedTuple):
     """An open run that no client waits for."""
 
@@ -242,6 +254,7 @@ class Runs(StoreGroup):
     note_first_exchange = writes(as_locking_method(note_first_exchange))
     end_run = writes(as_locking_method(end_run))
     cancel_waiting_run = writes(as_locking_method(cancel_waiting_run))
+    rate_step = writes(as_method(rate_step))
     find_run = reads(as_method(find_run))
     find_run_by_otid = reads(as_method(find_run_by_otid))
     find_newest_run = reads(as_method(find_newest_run))
@@ -345,12 +358,6 @@ class Runs(StoreGroup):
         """Returns `find_waiting_step` of these agents' conversations with a key, by agent."""
         rows = await load_rows(connection, SQL["waiting_of"], agent_rows, key)
         return {step.agent_row: step for step in map(_make_step, rows)}
-
-    @writes
-    async def rate_step(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
-        """Stores a user's rating of a step; None takes the rating away."""
-        await connection.lock(step.agent_row)
-        await connection.run(SQL["feedback"], (feedback, step.exchange_row, step.agent_row))
 
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:

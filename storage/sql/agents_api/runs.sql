@@ -34,6 +34,11 @@ ON CONFLICT DO NOTHING RETURNING id
 -- Takes the otid from a run that has ended, for the run that goes on in its place.
 UPDATE runs SET otid = NULL WHERE id = ? AND agent = ? AND state NOT IN ('created', 'running')
 
+-- name: conversation_begin
+-- Begins a stored conversation. Returns no row if another writer was first.
+INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
+ON CONFLICT DO NOTHING RETURNING id
+
 -- name: conversation_by_key
 -- Finds a conversation by its key.
 SELECT id FROM conversations WHERE agent = ? AND key = ?

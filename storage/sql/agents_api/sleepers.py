@@ -68,8 +68,15 @@ async def _adopt_sleeper(
 
 async def _add_reader(connection: Connection, memory_row: int, sleeper_row: int, *, at: float) -> None:
     cursor = await load_cursor(connection, memory_row, LEARNER)
-    await connection.run(SQL["read_from"], (memory_row, sleeper_row, cursor, at))
+    await begin_reading(connection, memory_row, sleeper_row, cursor, at)
     await share_blocks(connection, memory_row)
+
+
+async def begin_reading(
+    connection: Connection, memory_row: int, sleeper_row: int, cursor: int, at: float
+) -> None:
+    """Has a sleeper read a memory from after the exchange with the number `cursor`."""
+    await connection.run(SQL["read_from"], (memory_row, sleeper_row, cursor, at))
 
 
 async def _remove_sleepers(
