@@ -31,7 +31,7 @@ class Links(StoreGroup):
     async def _add_link(
         self, connection: Connection, digest: bytes, values: Sequence[object], now: float
     ) -> None:
-        """Adds a link, and deletes the links that have ended."""
+        """Adds a link, and deletes the links that ended more than a day ago."""
         await connection.run(SQL["links_age"], (now,))
         await connection.run(SQL["link_add"], (digest, *values))
 

@@ -398,6 +398,8 @@ async def test_a_link_opens_one_memory_until_it_ends_or_its_key_does(store: Stor
         other = "A" if keyless[at] != "A" else "B"
         assert await store.links.find(keyless[:at] + other + keyless[at + 1 :], NOW) is None
     assert await store.links.find(keyless, NOW + 60) is None
+    await store.links.create(agent, 0, NOW + 7260, ["see"], NOW + 7200)  # the clock is ahead, and put right
+    assert await store.links.find(keyless, NOW) is not None
     key, _ = await store.keys.create("default", "app")
     assert await store.links.find(keyless, NOW) is None  # who has keys now lets in nobody without one
     token = await store.links.create(agent, key.id, NOW + 60, ["see", "forget"], NOW)
