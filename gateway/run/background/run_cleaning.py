@@ -40,5 +40,8 @@ class RunCleaning:
         if await texts.drop_texts(now - _RETENTION_S, _STEP_RUNS) == _STEP_RUNS:
             return MIN_PAUSE_S
         first_end = await texts.find_first_end()
-        # A run that ends from now on is due after this time at the earliest.
-        return _RETENTION_S if first_end is None else max(MIN_PAUSE_S, first_end + _RETENTION_S - now)
+        # A run that ends from now on is due after `_RETENTION_S` at the earliest. One that has ended in the future has
+        # ended before the clock was put back.
+        if first_end is None or first_end > now:
+            return _RETENTION_S
+        return max(MIN_PAUSE_S, first_end + _RETENTION_S - now)
