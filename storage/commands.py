@@ -428,6 +428,8 @@ class Revised(Struct, frozen=True):
     value: str
     # The value itself came from what was erased.
     is_erased: bool = False
+    # The texts of the user's messages that stay in the exchanges that it came from and of which only a part was erased.
+    remaining: Sequence[str] = ()
     # The edit that made the value, if its turn stays.
     edit: MemoryEdit | None = None
     # An undo brought back a value from before what was erased.

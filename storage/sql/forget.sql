@@ -202,6 +202,10 @@ SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
     EXISTS (SELECT 1 FROM marks m WHERE m.agent = e.agent AND m.kind = 'erased' AND m.exchange = e.id)
     OR NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = e.agent))
 
+-- name: remaining
+-- Reads those of some exchanges that have content, all of it.
+SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND p.state NOT IN ('forgotten', 'off') AND p.id {in:2:BIGINT:64}
+
 -- name: erased_done
 -- Drops the marks once all that came from the exchanges is gone. Another forgetting under way in this memory may still
 -- need them.

@@ -8,12 +8,13 @@ from typing import NamedTuple
 from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
 from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, RebuiltBlock
+from storage.records import Block
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.group import StoreGroup, long_reads
-from storage.sql.rebuild import collect_lost_lines, load_versions, make_preview_text
+from storage.sql.rebuild import BlockPreview, collect_lost_lines, load_versions, preview_block, read_remaining
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("forget_preview.sql")
@@ -96,6 +97,16 @@ class _Target(NamedTuple):
     listed: Sequence[int]
 
 
+class _Content(NamedTuple):
+    """All content that goes with a target."""
+
+    erased: _Target
+    # The texts of facts that the target names.
+    texts: Sequence[str]
+    # The numbers of the messages that go; empty: those of whole exchanges.
+    seqs: Collection[int]
+
+
 class _RowRange(NamedTuple):
     """The rows between which all exchanges of a target are, both included."""
 
@@ -118,6 +129,7 @@ class ForgetPreviews(StoreGroup):
 
         A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
+        target: it may have the rows of its messages' exchanges, so that these need not be looked up.
         messages: the number of the target's messages, as `ForgetTargets.measure` returns it. Those of a whole memory
             are counted here.
         """
@@ -127,12 +139,13 @@ class ForgetPreviews(StoreGroup):
             return await self._count_lost_lines(connection, agent_row, *target.version)
         erased = await _load_erased(connection, agent_row, target)
         texts = await _read_named_texts(connection, agent_row, target)
+        content = _Content(erased, texts, target.messages)
         if not (target.facts or target.passages):
-            return await self._count_erased(connection, agent_row, erased, messages, texts)
-        with_named = await self._count_named(connection, agent_row, target, erased, texts)
+            return await self._count_erased(connection, agent_row, content, messages)
+        with_named = await self._count_named(connection, agent_row, target, content)
         if not erased.listed:
             return with_named
-        with_messages = await self._count_erased(connection, agent_row, erased, messages, texts)
+        with_messages = await self._count_erased(connection, agent_row, content, messages)
         return _add_counts(with_messages, with_named, target)
 
     @long_reads
@@ -152,20 +165,16 @@ class ForgetPreviews(StoreGroup):
         self,
         connection: Connection,
         agent_row: int,
-        erased: _Target,
+        content: _Content,
         messages: int,
-        texts: Sequence[str],
     ) -> PreviewedCounts:
-        """Returns how much would be erased with exchanges.
-
-        messages: the number of the target's messages.
-        texts: those of facts that the target names as well.
-        """
+        """Returns how much would be erased with exchanges. messages: the number of the target's messages."""
+        erased = content.erased
         beginnings = await _find_beginnings(connection, erased)
         going = (*erased, *_measure_row_range(beginnings))
-        versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
+        versions = await self._count_versions(connection, agent_row, "versions", [going], content)
         # With facts that are named as well, all are read, so that none counts twice.
-        facts = await _read_facts(connection, going, None if texts else _NAMED_FACTS)
+        facts = await _read_facts(connection, going, None if content.texts else _NAMED_FACTS)
         notes = await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0)
         counts = ForgetCounts(
             messages=messages,
@@ -192,41 +201,41 @@ class ForgetPreviews(StoreGroup):
         agent_row: int,
         statement: str,
         parameters: Sequence[Sequence[object]],
-        erased: _Target,
-        texts: Sequence[str],
+        content: _Content,
     ) -> _Versions:
         """Counts the versions of all blocks that go by a statement.
 
         parameters: those of each run of the statement before the block.
-        erased, texts: all that goes: exchanges, and the texts of facts.
         """
         total = _Versions()
-        for block in await _load_visible_blocks(connection, agent_row):
+        for block_row in await _load_visible_blocks(connection, agent_row):
             of_block, version_count = _Versions(), 0
             for values in parameters:
-                gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
+                gone, first, count = await connection.row(SQL[statement], (*values, block_row)) or (
+                    0,
+                    None,
+                    0,
+                )
                 if gone:
-                    later = await connection.value(SQL["versions_from"], (block, first))
+                    later = await connection.value(SQL["versions_from"], (block_row, first))
                     of_block = _Versions(of_block.gone + gone, of_block.remade + later - gone)
                     version_count = count
             if of_block.gone:
-                is_short = version_count <= _MAX_VERSIONS
-                change = await self._rebuild(connection, block, erased, texts) if is_short else None
-                total = _Versions(
-                    total.gone + of_block.gone,
-                    total.remade + of_block.remade,
-                    total.changes if change is None else (*total.changes, change),
-                )
+                current = await get_block(connection, block_row)
+                changes = total.changes
+                if version_count <= _MAX_VERSIONS and len(current.value) <= _MAX_CHARS:
+                    after = await self._preview_block(connection, current, content)
+                    if content.seqs and statement == "versions":
+                        of_block = _Versions(after.gone, after.remade)
+                    if after.value != current.value:
+                        changes = (*changes, RebuiltBlock(current.label, current.value, after.value))
+                total = _Versions(total.gone + of_block.gone, total.remade + of_block.remade, changes)
         return total
 
-    async def _rebuild(
-        self, connection: Connection, block_row: int, erased: _Target, texts: Sequence[str]
-    ) -> RebuiltBlock | None:
-        """Returns how a block would change; None if it would not change, or its text is too long."""
-        current = await get_block(connection, block_row)
-        if len(current.value) > _MAX_CHARS:
-            return None
-        versions = await load_versions(connection, block_row)
+    async def _preview_block(self, connection: Connection, block: Block, content: _Content) -> BlockPreview:
+        """Returns what would be left of a block."""
+        erased, texts, seqs = content
+        versions = await load_versions(connection, block.id)
         exchanges = set(erased.listed)
         if erased.conversation_row != _NO_CONVERSATION:
             origins = sorted({id for version in versions for id in version.origins})
@@ -234,35 +243,29 @@ class ForgetPreviews(StoreGroup):
                 connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
             )
             exchanges = {row[0] for row in rows}
+        in_part = sorted(exchanges) if seqs else ()
+        remaining = await read_remaining(connection, erased.agent_row, in_part, self._rules, seqs)
         folded = tuple(text.strip().casefold() for text in texts if text.strip())
-        after = await make_preview_text(connection, current, versions, self._rules, exchanges, folded)
-        return None if after == current.value else RebuiltBlock(current.label, current.value, after)
+        return await preview_block(connection, block, versions, self._rules, exchanges, folded, remaining)
 
     async def _count_named(
         self,
         connection: Connection,
         agent_row: int,
         target: ForgetTarget,
-        erased: _Target,
-        texts: Sequence[str],
+        content: _Content,
     ) -> PreviewedCounts:
-        """Returns how much would be erased with the facts and passages that a target names.
-
-        erased: the exchanges that are erased as well.
-        texts: those of the facts.
-        """
-        text_values = [[lower_ascii(text)] for text in texts]
-        versions = await self._count_versions(
-            connection, agent_row, "versions_with", text_values, erased, texts
-        )
+        """Returns how much would be erased with the facts and passages that a target names."""
+        text_values = [[lower_ascii(text)] for text in content.texts]
+        versions = await self._count_versions(connection, agent_row, "versions_with", text_values, content)
         days = await load_rows(
             connection, _FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
-        notes = await self._count_all_quoting(connection, agent_row, marks, erased.listed)
+        notes = await self._count_all_quoting(connection, agent_row, marks, content.erased.listed)
         counts = ForgetCounts(
             messages=0,
-            facts=len(texts),
+            facts=len(content.texts),
             passages=len(target.passages),
             versions=versions.gone,
             summaries=0,
@@ -417,7 +420,8 @@ async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[i
 async def _load_erased(connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
     if target.conversation_row is not None:
         return _Target(agent_row, target.conversation_row, [])
-    found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
+    seqs = () if target.exchanges else target.messages
+    found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in seqs]
     exchange_rows = sorted({*target.exchanges, *(row for row in found_rows if row is not None)})
     return _Target(agent_row, _NO_CONVERSATION, exchange_rows[:_LISTED_EXCHANGES])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, dropwhile
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from storage.database import Connection
 from storage.records import ASKED_ORIGINS, Block, list_lost_lines
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.statements import load, load_column, load_rows
 from storage.sql.turn_edits import make_edit
 
@@ -37,6 +38,28 @@ async def load_erased(connection: Connection, exchange_rows: Iterable[int]) -> s
 def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:
     """Returns the exchanges that something came from."""
     return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
+
+
+async def read_remaining(
+    connection: Connection,
+    agent_row: int,
+    exchange_rows: Sequence[int],
+    rules: Rules,
+    going_seqs: Collection[int] = frozenset(),
+) -> dict[int, list[str]]:
+    """Returns the texts of the user's messages that stay in some exchanges.
+
+    going_seqs: the numbers of messages that are not erased yet, and are left out.
+    """
+    rows = await load_rows(connection, SQL["remaining"], exchange_rows, agent_row)
+    return {
+        exchange.id: [
+            message.text
+            for message in rules.messages_of(exchange, is_shared, previous, None)
+            if message.role == "user" and message.seq not in going_seqs
+        ]
+        for exchange, is_shared, previous in make_shown_exchanges(rows)
+    }
 
 
 class EditKey(NamedTuple):
@@ -118,7 +141,8 @@ async def rebuild_block(
     erased = await load_erased(
         connection, chain.from_iterable(block_version.origins for block_version in versions)
     )
-    division = _Division(erased, turnless, texts)
+    remaining = await read_remaining(connection, agent_row, sorted(erased), rules)
+    division = _Division(erased, turnless, texts, remaining)
     await division.add_all(connection, versions)
     await _erase_edits(connection, division.edits)
     clean, later = division.clean, division.later
@@ -132,7 +156,10 @@ async def rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
     await _erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating])
-    remade = await _rewrite_rows(connection, block_row, later, values)
+    dropped = _list_dropped(base, later, values)
+    if not dropped and values == [version.value for version, _ in later]:
+        return False
+    remade = await _rewrite_rows(connection, block_row, later, values, dropped)
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
     await _write_following(connection, stored, staying, remade.following, values[-1], now)
     return True
@@ -180,7 +207,7 @@ async def remove_lost_lines(connection: Connection, block_row: int, number: int,
         for version in lost.later
     ]
     revised = [(version, Revised(version.value)) for version in lost.later]
-    remade = await _rewrite_rows(connection, block_row, revised, values)
+    remade = await _rewrite_rows(connection, block_row, revised, values, _list_dropped("", revised, values))
     clean = versions[: len(versions) - len(lost.later)]
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
     stored = await get_block(connection, block_row)
@@ -201,6 +228,21 @@ class _RemadeVersion(NamedTuple):
     value: str
 
 
+def _list_dropped(
+    base: str, later: Sequence[tuple[BlockVersion, Revised]], values: Sequence[str]
+) -> set[int]:
+    """Returns the numbers of the later versions of which nothing is left.
+
+    base: the value before them.
+    values: the new value of each.
+    """
+    return {
+        version.number
+        for (version, revised), before, value in zip(later, [base, *values[:-1]], values, strict=True)
+        if version.is_remainder or (revised.is_erased and (value == before or not revised.remaining))
+    }
+
+
 class _RemadeVersions(NamedTuple):
     """The later versions of a block that are not dropped."""
 
@@ -215,14 +257,16 @@ async def _rewrite_rows(
     block_row: int,
     later: Sequence[tuple[BlockVersion, Revised]],
     values: Sequence[str],
+    dropped: Collection[int],
 ) -> _RemadeVersions:
     """Writes new values into the rows of versions as far as they fit, and empties the rows of all others.
 
     values: the new value of each version in `later`.
+    dropped: the numbers of the versions that do not stay.
     """
     remade = _RemadeVersions([], [])
-    for (version, revised), value in zip(later, values, strict=True):
-        is_dropped = revised.is_erased or version.is_remainder
+    for (version, _), value in zip(later, values, strict=True):
+        is_dropped = version.number in dropped
         sources = None if is_dropped or remade.following else _make_padded_sources(version, value)
         if sources is None:
             await connection.run(
@@ -237,28 +281,47 @@ async def _rewrite_rows(
     return remade
 
 
-async def make_preview_text(
+class BlockPreview(NamedTuple):
+    """A block as a forgetting would leave it."""
+
+    # The block's text.
+    value: str
+    # How many versions that came from erased content would not stay.
+    gone: int
+    # How many versions would stay with another text.
+    remade: int
+
+
+async def preview_block(
     connection: Connection,
     block: Block,
     versions: Sequence[BlockVersion],
     rules: Rules,
     erased: Collection[int],
     texts: Collection[str],
-) -> str:
-    """Returns the text that a block would have once something is forgotten. Nothing is written.
+    remaining: Mapping[int, Sequence[str]],
+) -> BlockPreview:
+    """Returns what would be left of a block once something is forgotten. Nothing is written.
 
     versions: all of the block, oldest first.
     erased: the exchanges that would go.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
+    remaining: as `read_remaining` returns it.
     """
-    division = _Division(erased, (), texts)
+    division = _Division(erased, (), texts, remaining)
     await division.add_all(connection, versions)
     clean, later = division.clean, division.later
     if not later:
-        return block.value
+        return BlockPreview(block.value, 0, 0)
     base = clean[-1].value if clean else ""
     values, _ = rules.rebuild_block(replace(block, value=base), [revised for _, revised in later], ())
-    return values[-1]
+    dropped = _list_dropped(base, later, values)
+    remade = sum(
+        version.number not in dropped and version.value != value
+        for (version, _), value in zip(later, values, strict=True)
+    )
+    gone = sum(revised.is_erased and version.number in dropped for version, revised in later)
+    return BlockPreview(values[-1], gone, remade)
 
 
 async def _write_following(
@@ -328,12 +391,19 @@ def has_words(line: str, text: str) -> bool:
 class _Division:
     """The versions of a block, divided at the first version that has erased content. It writes nothing."""
 
-    def __init__(self, erased: Collection[int], turnless: Collection[int], texts: Collection[str]) -> None:
+    def __init__(
+        self,
+        erased: Collection[int],
+        turnless: Collection[int],
+        texts: Collection[str],
+        remaining: Mapping[int, Sequence[str]],
+    ) -> None:
         """Begins without a version.
 
         erased: the exchanges that are gone.
         turnless: the numbers of the versions that are gone though they came from no exchange.
         texts: texts in small letters. Lines that have one of them as whole words are dropped.
+        remaining: as `read_remaining` returns it.
         """
         # The versions before that version.
         self.clean: list[BlockVersion] = []
@@ -341,7 +411,7 @@ class _Division:
         self.later: list[tuple[BlockVersion, Revised]] = []
         # The edits that brought it into versions.
         self.edits: list[EditKey] = []
-        self._erased, self._turnless, self._texts = erased, turnless, texts
+        self._erased, self._turnless, self._texts, self._remaining = erased, turnless, texts, remaining
         # The values of clean versions, and the indexes of later ones, by the number that `restores` names.
         self._clean_values: dict[int | None, str] = {}
         self._later_indexes: dict[int | None, int] = {}
@@ -375,6 +445,7 @@ class _Division:
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
+                [text for row in version.origins & self._remaining.keys() for text in self._remaining[row]],
                 None if row is None else make_edit(row),
                 restores=self._later_indexes.get(version.restores),
                 by_hand=version.origin in ASKED_ORIGINS,

@@ -38,6 +38,7 @@ from storage.sql import additions, erase, forget_preview, forget_targets
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
 from storage.sql.erasing_work import StoredTarget
+from storage.sql.rebuild import BlockPreview
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.sqlite.migration import migrate
@@ -313,6 +314,33 @@ async def test_a_reply_goes_alone(store: Store, alice: Speaker, holds: Holds) ->
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "oneu")).seq + 1]))
     assert left(holds, "oneu", "onea") == ["oneu"]
+
+
+async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    await alice.say([user("I like zqredx and zqbluex.")], assistant("Noted zqredx, zqpinkx."), "c1")
+    row = await row_of(alice, "red")
+    (block,) = await store.blocks.load(alice.agent.id)
+    value = ""
+    for n, line in enumerate(("Likes zqredx.\nHas zqpinkx.", "Has zqpinkx and zqbluex.")):
+        value = f"{value}\n{line}".strip()
+        learned = Learned(writes=[(block, value, (row.id,))], facts=[])
+        effect = store.facts.learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
+        await store.database.write(effect)
+        (block,) = await store.blocks.load(alice.agent.id)
+    target = ForgetTarget(messages=[row.reply_seq])
+    found = await store.forget_previews.count(alice.agent.id, target, 1)
+    assert (found.counts.versions, found.remade) == (1, 1)
+    assert [each.after for each in found.changes] == ["Likes zqredx."]
+    await forget(store, alice.agent, target)
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert block.value == "Likes zqredx."
+    assert left(holds, "red", "blue", "pink") == ["red", "blue"]
+    # The line has its source still.
+    await forget(store, alice.agent, ForgetTarget(messages=[row.seq]))
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert (block.value, left(holds, "red", "blue")) == ("", [])
 
 
 @pytest.mark.parametrize("is_whole", [False, True], ids=["message", "exchange"])
@@ -1258,12 +1286,12 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     """45 facts of one block were 45 rebuilds, and half a second of processor time."""
     rebuilt = []
 
-    async def preview(connection: Any, block: Block, *arguments: Any) -> str:
+    async def preview(connection: Any, block: Block, *arguments: Any) -> BlockPreview:
         rebuilt.append(block.label)
-        return await make_preview_text(connection, block, *arguments)
+        return await preview_block(connection, block, *arguments)
 
-    make_preview_text = forget_preview.make_preview_text
-    monkeypatch.setattr(forget_preview, "make_preview_text", preview)
+    preview_block = forget_preview.preview_block
+    monkeypatch.setattr(forget_preview, "preview_block", preview)
     await talk(alice, ["one"], "c1")
     row = await row_of(alice, "oneu")
     texts = [f"Likes peanuts of brand {n}." for n in range(5)]

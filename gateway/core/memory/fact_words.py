@@ -42,9 +42,11 @@ def make_fact_key(text: str) -> str:
 
 
 def list_distinctive_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
-    """Returns the words that distinguish a text from others, without their endings.
+    """Returns the words that distinguish a text from others, without their endings, and the numbers.
 
     left_out: words that do not count.
     """
     words = (w for w in list_folded_words(text) if w not in _SMALL and w not in left_out)
-    return frozenset(stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())
+    return frozenset(
+        w if w[-1].isdecimal() else stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit()
+    )

@@ -23,6 +23,7 @@ from gateway.core.dates import render_day_number
 from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.builtin import ToolUse, list_built_in_tools
 from gateway.core.memory.edits import digest_seen_value
+from gateway.core.memory.fact_words import DESIGNATIONS, list_distinctive_words
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
@@ -66,7 +67,8 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
     back. Of values that were written without such an edit, those lines are left out that may repeat what was erased. A
     line that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City:
-    Basel" is erased.
+    Basel" is erased. If only a part of its exchange was erased, a value retains the new lines that a message of the
+    user which stays there says as well.
 
     block: with its last value from before.
     later: the values it had since, oldest first.
@@ -91,8 +93,12 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
         elif revision.is_clean:
             rebuilt = revision.value
         elif revision.is_erased:
+            new_lines = _list_new_lines(stored_value, revision.value)
+            staying = {line for line in new_lines if _is_said(line, revision.remaining, block.value)}
+            clean |= _list_words("\n".join(staying))
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            tainted |= _list_words("\n".join(_list_new_lines(stored_value, revision.value))) - clean
+            tainted |= _list_words("\n".join(new_lines)) - clean
+            rebuilt = _with_lines(rebuilt, revision, new_lines, staying)
         elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
             rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.edit)
@@ -129,6 +135,31 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
 def _list_new_lines(old: str, new: str) -> set[str]:
     """Returns the lines of a value that the value before does not have."""
     return {*new.split("\n")} - {*old.split("\n")}
+
+
+def _is_said(line: str, texts: Collection[str], known: str) -> bool:
+    """Returns whether one of the texts says a line: it has all of the line's words that the block did not have before.
+
+    known: the text of the block before.
+    """
+    words = list_distinctive_words(line, DESIGNATIONS) or frozenset(list_folded_words(line))
+    for text in texts:
+        said = list_distinctive_words(text).union(list_folded_words(text))
+        if not words or (words <= said | list_distinctive_words(known) and not words.isdisjoint(said)):
+            return True
+    return False
+
+
+def _with_lines(rebuilt: str, revision: Revised, new_lines: Collection[str], staying: Collection[str]) -> str:
+    """Returns what is left of a value with those of the erased value's new lines that stay.
+
+    Where one of the new lines goes, the lines that the erased value had replaced come back.
+    """
+    value_lines = revision.value.split("\n")
+    if revision.remaining and len(staying) == len(new_lines):
+        lines_before = {*rebuilt.split("\n")}
+        return "\n".join(line for line in value_lines if line in staying or line in lines_before)
+    return "\n".join([*filter(None, [rebuilt]), *(line for line in value_lines if line in staying)])
 
 
 def _may_repeat(line: str, tainted: Collection[str], *, by_hand: bool) -> bool:

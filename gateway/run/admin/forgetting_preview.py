@@ -183,7 +183,7 @@ class ForgettingPreviews(Struct, frozen=True):
     ) -> ForgetPreview:
         details = await self._read_details(memory, kind, target, value, words)
         if details.exchange_rows:
-            target = replace(target, messages=(), exchanges=details.exchange_rows)
+            target = replace(target, exchanges=details.exchange_rows)
         extent = await self.store.forget_previews.count(memory.id, target, details.messages)
         refs = await self.store.memory_pages.load_exchange_refs(memory.id, extent.noted_rows)
         stays = [*details.stays]

@@ -136,6 +136,35 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
             ],
             "likes and loves mate",
         ),
+        # the lines stay that the question says as well, whatever the reply said of it
+        ([replace(GONE, remaining=["I like tea."])], "has a cat\nlikes tea"),
+        ([replace(GONE, remaining=["My brother's favourite tea?"])], "has a cat"),
+        (
+            [
+                Revised(
+                    "has a cat\nlikes tea\nin 52001",
+                    is_erased=True,
+                    remaining=["Tea is what I like, in 52002."],
+                )
+            ],
+            "has a cat\nlikes tea",
+        ),
+        # one message has to say all of a line
+        ([replace(GONE, remaining=["I like it.", "Some tea!"])], "has a cat"),
+        # what it replaced comes back if not all of its own lines stay
+        (
+            [Revised("likes tea", is_erased=True, remaining=["I like tea, and the cat has left."])],
+            "likes tea",
+        ),
+        ([Revised("likes tea\nsmokes", is_erased=True, remaining=["I like tea."])], "has a cat\nlikes tea"),
+        # a later value loses the lines that the reply alone said
+        (
+            [
+                Revised("has a cat\nlikes tea\nsmokes", is_erased=True, remaining=["I like tea."]),
+                Revised("has a cat\nlikes tea a lot\nsmokes often"),
+            ],
+            "has a cat\nlikes tea a lot",
+        ),
         # an undo back to before it
         ([GONE, Revised("has a cat", is_clean=True)], "has a cat"),
         # an undo back to it takes along what stood in between

@@ -1766,6 +1766,20 @@ def test_facts_are_ticked_to_stay_where_a_reply_goes_and_its_question_stays(oper
 
 
 @pytest.mark.both
+def test_a_block_keeps_what_the_question_says_where_the_reply_goes(operator: Operator) -> None:
+    agent = speak(operator.world, "My partner Tom likes mild food.")
+    learn(operator.world, agent, block="Partner: Tom, likes mild food\nTom sings")
+    memory = f"m/{agent.uid}"
+    for target in ("message=2", "texts=2"):
+        preview = operator.twin(f"{memory}/forget?{target}")
+        assert [each["after"] for each in preview["blocks"]] == ["Partner: Tom, likes mild food"], target
+        assert (preview["will_go"]["versions"], preview["stays"][0]["text"][:16]) == (0, "1 later version ")
+    assert operator.twin(f"{memory}/forget?message=1")["blocks"][0]["after"] == ""
+    operator.twin(f"{memory}/forget?message=2", {})
+    assert operator.twin(f"{memory}/b/human")["block"]["value"] == "Partner: Tom, likes mild food"
+
+
+@pytest.mark.both
 def test_a_learned_fact_is_kept_when_a_message_that_it_rests_on_is_forgotten(operator: Operator) -> None:
     """The ride to work went with the stolen bicycle, and only a correction could be kept."""
     world = operator.world
