@@ -22,7 +22,7 @@ from storage.run_records import RunState
 from storage.sql.statements import make_statement
 from tests.agents.life import Life, Outcome, agents
 from tests.agents.test_runs import insert
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import agent, remember
 from tests.patience import PATIENCE_S
 
@@ -274,15 +274,18 @@ def test_what_was_said_elsewhere_is_recalled(life: Life) -> None:
     assert len(life.upstream.last.messages) == 2
 
 
+@pytest.mark.parametrize(
+    "failed", [fail(500), raw(b"<html>Login</html>", content_type="text/html")], ids=["error", "page"]
+)
 def test_a_fallback_model_gets_the_note_that_was_made_for_the_first(
-    upstream: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, tmp_path: Path, failed: Reply
 ) -> None:
     models = (ModelSettings("m", "big", "up", fallbacks=("other",)), ModelSettings("other", "small", "up"))
     with agents(upstream, tmp_path, models=models) as life:
         life.send("My tortoise is called Sheldon.")
         life.send("Reset.")
         begin_anew(life)
-        upstream.queue(fail(500), say("Sheldon."))
+        upstream.queue(failed, say("Sheldon."))
         life.send("What is my tortoise called?")
         big, small = upstream.chats[-2:]
         assert (big.json["model"], small.json["model"]) == ("big", "small")

@@ -163,6 +163,17 @@ def find_error_in_success_body(body: bytes) -> RevealedError | None:
     return RevealedError(read_error_status(error), body if is_named else orjson.dumps({"error": error}))
 
 
+def is_empty_completion(body: bytes) -> bool:
+    """Returns whether a whole reply of status 200 to a chat completion is no JSON object, or has no choices.
+
+    An object that has other fields alone is not empty: xAI answers a deferred completion with an id.
+    """
+    if not _may_be_error(body):
+        return False
+    parsed, _ = read_json(body)
+    return not isinstance(parsed, dict) or not parsed or "choices" in parsed
+
+
 def find_error_in_first_event(first: Event) -> RevealedError | None:
     """Returns the error with which a stream begins; None: the stream does not begin with an error.
 

@@ -332,6 +332,8 @@ class Attempts:
                     retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
                     failure = Failure(str(reply.status), retry_after_s=retry_after_s)
                     return self._blame(_FailedAttempt(failure, reply))
+                if begun.is_empty and request.path == CHAT and self._following and not self._is_settled:
+                    return self._blame(_FailedAttempt(Failure("broke"), reply))
                 # Any other status is an answer, even if it refuses the request.
                 health.record_answer(self.target.model)
                 return await self._take_answer(begun, request, source)

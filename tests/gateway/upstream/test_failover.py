@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import openai
+import orjson
 import pytest
 
 from gateway.settings import BlockSettings, DeploymentSettings
@@ -26,6 +27,7 @@ from tests.doubles.upstream import (
     call_tools,
     fail,
     full_backlog,
+    raw,
     say,
 )
 from tests.gateway.sdk import agent
@@ -81,6 +83,40 @@ def test_the_fallback_answers(two: Open, subtests: pytest.Subtests, stream: bool
                     == number + 1
                 )
                 assert it.waits == []
+
+
+# Bodies under a 200 that are no completion, with their media types.
+EMPTY = [
+    (b"", "application/json"),
+    (b"<html>Login</html>", "text/html"),
+    (b"null", "application/json"),
+    (b"{}", "application/json"),
+    (b'{"id":"1","object":"chat.completion","choices":[]}', "application/json"),
+]
+
+
+@only_openai
+@both
+@pytest.mark.parametrize(("body", "media_type"), EMPTY)
+def test_the_fallback_answers_in_place_of_a_body_that_is_no_completion(
+    two: Open, memory: bool, body: bytes, media_type: str
+) -> None:
+    with two() as it:
+        it.first.queue(raw(body, content_type=media_type))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(False, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:broke;second:200")
+        assert it.endpoint("first").health.failure_count == 1
+
+
+@only_openai
+def test_an_object_of_other_fields_passes_as_it_came(two: Open) -> None:
+    """xAI answers so when a completion is deferred."""
+    with two() as it:
+        it.first.queue(raw(b'{"request_id":"r1"}', content_type="application/json"))
+        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+        assert it.world.gateway.ask("POST", "/v1/chat/completions", body).body == b'{"request_id":"r1"}'
+        assert not it.second.seen
 
 
 def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
