@@ -82,13 +82,17 @@ class ForgetPreview(Struct, frozen=True):
     question: int | UnsetType = UNSET
 
 
-class _TargetDetails(Struct, frozen=True, kw_only=True):
-    """A part that is to be forgotten, as its preview describes it."""
+class FoundPart(Struct, frozen=True, kw_only=True):
+    """A part of a memory that may be forgotten, as its preview describes it."""
 
+    kind: TargetKind
+    value: TargetValue
+    # The part in the form in which the store forgets it.
+    target: ForgetTarget
     # The id that `TargetRecord` has.
     id: str
     # How many messages go.
-    messages: int
+    messages: int = 0
     stays: Sequence[RemainingRecord]
     # The whole text of the part; None: the part has no text.
     text: str | None = None
@@ -123,15 +127,15 @@ class ForgettingPreviews(Struct, frozen=True):
         Raises: UnknownId: there is no such memory, or no such part.
         """
         memory = await self.views.get(project, uid)
-        target = await self.get_target(memory, kind, value)
-        preview = await self.make(memory, kind, value, target, words)
+        part = await self.get_part(memory, kind, value, words)
+        preview = await self.make(memory, part)
         going = {each.seq for each in preview.facts or ()}
         # If more facts go than are listed, it is not known which ones stay.
         if kind == "all" or preview.more_facts > len(going):
             return preview
-        texts = [each.text or "" for each in preview.texts or ()] or [preview.target.text or ""]
+        texts = [each.text or "" for each in part.texts] or [preview.target.text or ""]
         remaining = RemainingTexts(self.store, self.views, memory, words)
-        facts = await remaining.list_facts(going.union(target.facts), texts)
+        facts = await remaining.list_facts(going.union(part.target.facts), texts)
         listed = {each.href for each in preview.stays}
         return replace(preview, stays=(*preview.stays, *(each for each in facts if each.href not in listed)))
 
@@ -140,177 +144,199 @@ class ForgettingPreviews(Struct, frozen=True):
     ) -> Sequence[RemainingRecord]:
         """Returns what stays if a part goes: `ForgetPreview.stays`, without the other figures of `show`."""
         memory = await self.views.get(project, uid)
-        target = await self.get_target(memory, kind, value)
-        return (await self._read_details(memory, kind, target, value, words)).stays
+        return (await self.get_part(memory, kind, value, words)).stays
 
-    async def get_target(self, memory: FoundMemory, kind: TargetKind, value: TargetValue) -> ForgetTarget:
-        """Returns a part in the form that the store forgets. Raises: UnknownId."""
-        if kind == "all":
-            return ForgetTarget(is_all=True)
-        if kind == "version":
-            earlier = await self.views.blocks.versions.get_earlier(memory, VersionId.parse(str(value)))
-            return ForgetTarget(version=(earlier.block.id, earlier.version))
-        if isinstance(value, tuple):
-            return _target_of(await self._load_texts(memory, value))
-        assert value is not None  # all kinds but "all" have a value
-        target = await find_forget_target(self.store, memory.id, Part(_PART_KINDS[kind], value))
-        if target is None:
-            raise _unknown(kind)
-        return target
+    async def get_part(
+        self, memory: FoundMemory, kind: TargetKind, value: TargetValue, words: str = ""
+    ) -> FoundPart:
+        """Returns a part of a memory. The parameters are those of `show`. Raises: UnknownId."""
+        remaining = RemainingTexts(self.store, self.views, memory, words)
+        return await _PartReader(self.store, self.views, memory, remaining).get(kind, value)
 
-    async def _load_texts(self, memory: FoundMemory, seqs: tuple[int, ...]) -> list[Message]:
-        """Returns messages, facts and passages by their numbers, the newest first, without those that are gone.
-
-        Raises: UnknownId: all are gone.
-        """
-        found = await self.store.recall.load(memory.id, sorted(set(seqs)))
-        # Recall loads no fact that is no longer true.
-        for fact in await self.store.facts.load(memory.id, sorted(set(seqs).difference(found))):
-            found[fact.seq] = Message(
-                fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, source="fact"
-            )
-        if not found:
-            raise UnknownId("None of these texts is there.")
-        return [found[seq] for seq in sorted(found, reverse=True)]
-
-    async def make(
-        self,
-        memory: FoundMemory,
-        kind: TargetKind,
-        value: TargetValue,
-        target: ForgetTarget,
-        words: str = "",
-    ) -> ForgetPreview:
-        details = await self._read_details(memory, kind, target, value, words)
-        if details.exchange_rows:
-            target = replace(target, exchanges=details.exchange_rows)
-        extent = await self.store.forget_previews.count(memory.id, target, details.messages)
+    async def make(self, memory: FoundMemory, part: FoundPart) -> ForgetPreview:
+        """Returns the preview of a part, without the facts that stay."""
+        target = part.target
+        if part.exchange_rows:
+            target = replace(target, exchanges=part.exchange_rows)
+        extent = await self.store.forget_previews.count(memory.id, target, part.messages)
         refs = await self.store.memory_pages.load_exchange_refs(memory.id, extent.noted_rows)
-        stays = [*details.stays]
+        stays = [*part.stays]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
             change = "without what came from this, and without lines that say it again"
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
-        parts: list[tuple[TargetKind, TargetValue]] = [(each.kind, each.seq) for each in details.texts]
+        named: list[tuple[TargetKind, TargetValue]] = [(text.kind, text.seq) for text in part.texts]
         return ForgetPreview(
-            target=_make_target_record(kind, details),
+            target=_make_target_record(part),
             will_go=extent.counts,
             stays=tuple(stays),
-            confirm=_number_to_confirm(kind, details, extent.counts),
+            confirm=_number_to_confirm(part, extent.counts),
             command=None
-            if kind == "version"
-            else "\n".join(_render_command(memory.scope, *each) for each in parts or [(kind, value)]),
-            more_facts=0 if kind == "all" else extent.counts.facts - len(target.facts),
+            if part.kind == "version"
+            else "\n".join(
+                _render_command(memory.scope, *each) for each in named or [(part.kind, part.value)]
+            ),
+            more_facts=0 if part.kind == "all" else extent.counts.facts - len(target.facts),
             facts=tuple(
                 _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
             )
             or UNSET,
             blocks=tuple(extent.changes) or UNSET,
-            texts=details.texts or UNSET,
+            texts=part.texts or UNSET,
             replies_without_note=tuple(
                 _reply_record(memory.uid, refs[row]) for row in extent.noted_rows if row in refs
             )
             or UNSET,
-            question=details.question,
+            question=part.question,
         )
 
-    async def _read_details(
-        self,
-        memory: FoundMemory,
-        kind: TargetKind,
-        target: ForgetTarget,
-        value: TargetValue,
-        words: str,
-    ) -> _TargetDetails:
-        remaining = RemainingTexts(self.store, self.views, memory, words)
+
+class _PartReader(Struct, frozen=True):
+    """Reads parts of one memory. The methods raise UnknownId: there is no such part."""
+
+    store: Store
+    views: MemoryViews
+    memory: FoundMemory
+    remaining: RemainingTexts
+
+    async def get(self, kind: TargetKind, value: TargetValue) -> FoundPart:
+        """Returns a part of the memory."""
         match kind:
             case "all":
-                return _TargetDetails(id=memory.uid, messages=0, stays=await remaining.list_of_memory())
-            case "conversation":
-                conversation = await self.store.memory_pages.find_conversation(memory.id, str(value))
-                if conversation is None or not conversation.messages:
-                    raise _unknown(kind)
-                uid = conversation.uid
-                openings = await self.views.questions.load_openings_by_row(memory.id, [uid])
-                stays = [remaining.make_other_mentions(None)]
-                return _TargetDetails(
-                    id=uid, messages=conversation.messages, stays=stays, text=openings.get(uid)
+                return FoundPart(
+                    kind=kind,
+                    value=value,
+                    target=ForgetTarget(is_all=True),
+                    id=self.memory.uid,
+                    stays=await self.remaining.list_of_memory(),
                 )
-            case "fact":
-                assert isinstance(value, int)  # `TargetValue` says what each kind has
-                page = await self.views.facts.show(memory.scope.project, memory.uid, value)
-                stays = await remaining.list_of_fact(page)
-                return _TargetDetails(id=str(value), messages=0, stays=stays, text=page.fact.text)
-            case "passage":
-                return _TargetDetails(id=str(value), messages=0, stays=[remaining.make_other_mentions(None)])
             case "version":
-                earlier = await self.views.blocks.versions.get_earlier(memory, VersionId.parse(str(value)))
-                lines = list_lost_lines(earlier.value, earlier.block.value)
-                return _TargetDetails(
-                    id=str(value),
-                    messages=0,
-                    stays=[remaining.make_other_mentions(lines[0])],
-                    text="\n\n".join(lines),
-                )
+                return await self._get_version(str(value))
+            case "texts":
+                assert isinstance(value, tuple)  # `TargetValue` says what each kind has
+                return await self._get_texts(value)
+        assert isinstance(value, int | str)
+        target = await find_forget_target(self.store, self.memory.id, Part(_PART_KINDS[kind], value))
+        if target is None:
+            raise _unknown(kind)
+        match kind:
+            case "conversation":
+                return await self._get_conversation(target, str(value))
+            case "fact":
+                assert isinstance(value, int)
+                return await self._get_fact(target, value)
+            case "passage":
+                stays = [self.remaining.make_other_mentions(None)]
+                return FoundPart(kind=kind, value=value, target=target, id=str(value), stays=stays)
             case "message" | "exchange":
                 assert isinstance(value, int)
-                return await self._read_message_details(memory, kind, target, value, remaining)
-            case "texts":
-                assert isinstance(value, tuple)
-                return await self._read_texts_details(memory, value, remaining)
+                return await self._get_message(kind, target, value)
 
-    async def _read_message_details(
-        self,
-        memory: FoundMemory,
-        kind: TargetKind,
-        target: ForgetTarget,
-        seq: int,
-        remaining: RemainingTexts,
-    ) -> _TargetDetails:
-        extent = await self.store.forget_targets.measure(memory.id, target)
-        rows = await self.store.memory_pages.find_exchange_of_message(memory.id, seq)
+    async def _get_version(self, id: str) -> FoundPart:
+        earlier = await self.views.blocks.versions.get_earlier(self.memory, VersionId.parse(id))
+        lines = list_lost_lines(earlier.value, earlier.block.value)
+        return FoundPart(
+            kind="version",
+            value=id,
+            target=ForgetTarget(version=(earlier.block.id, earlier.version)),
+            id=id,
+            stays=[self.remaining.make_other_mentions(lines[0])],
+            text="\n\n".join(lines),
+        )
+
+    async def _get_conversation(self, target: ForgetTarget, uid: str) -> FoundPart:
+        conversation = await self.store.memory_pages.find_conversation(self.memory.id, uid)
+        if conversation is None or not conversation.messages:
+            raise _unknown("conversation")
+        openings = await self.views.questions.load_openings_by_row(self.memory.id, [conversation.uid])
+        return FoundPart(
+            kind="conversation",
+            value=uid,
+            target=target,
+            id=conversation.uid,
+            messages=conversation.messages,
+            stays=[self.remaining.make_other_mentions(None)],
+            text=openings.get(conversation.uid),
+        )
+
+    async def _get_fact(self, target: ForgetTarget, seq: int) -> FoundPart:
+        page = await self.views.facts.show(self.memory.scope.project, self.memory.uid, seq)
+        return FoundPart(
+            kind="fact",
+            value=seq,
+            target=target,
+            id=str(seq),
+            stays=await self.remaining.list_of_fact(page),
+            text=page.fact.text,
+        )
+
+    async def _get_message(
+        self, kind: Literal["message", "exchange"], target: ForgetTarget, seq: int
+    ) -> FoundPart:
+        extent = await self.store.forget_targets.measure(self.memory.id, target)
+        rows = await self.store.memory_pages.find_exchange_of_message(self.memory.id, seq)
         if rows is None or not extent.messages:
             raise _unknown(kind)
-        (exchange,) = await self.store.memory_pages.load_path(memory.id, rows.exchange_row, limit=1)
+        (exchange,) = await self.store.memory_pages.load_path(self.memory.id, rows.exchange_row, limit=1)
         records = [record for record in make_message_records(exchange, None) if record.text is not None]
         texts = {
             record.seq: record.text or "" for record in records if kind == "exchange" or record.seq == seq
         }
         rest = [record for record in records if record.seq not in texts] if extent.remaining else []
         questions = [record.seq for record in rest if record.role == "user" and record.seq < seq]
-        return _TargetDetails(
+        conversation_uid = extent.conversation_uid or ""
+        return FoundPart(
+            kind=kind,
+            value=seq,
+            target=target,
             id=str(next(iter(texts), seq)),
             messages=extent.messages,
-            stays=await remaining.list_of_message(exchange, extent.conversation_uid or "", seq, texts, rest),
+            stays=await self.remaining.list_of_message(exchange, conversation_uid, seq, texts, rest),
             text="\n\n".join(texts.values()) or None,
             question=questions[-1] if questions else UNSET,
         )
 
-    async def _read_texts_details(
-        self, memory: FoundMemory, seqs: tuple[int, ...], remaining: RemainingTexts
-    ) -> _TargetDetails:
-        messages = await self._load_texts(memory, seqs)
+    async def _get_texts(self, seqs: tuple[int, ...]) -> FoundPart:
+        messages = await self._load_texts(seqs)
         target = _target_of(messages)
         exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
-        refs = await self.store.memory_pages.load_exchange_refs(memory.id, exchange_rows)
+        refs = await self.store.memory_pages.load_exchange_refs(self.memory.id, exchange_rows)
         texts = tuple(
             SourceRecord(
                 get_source_kind(message),
                 message.seq,
                 message.text,
                 message.at,
-                href=make_text_href(memory.uid, message, refs.get(message.exchange_row)),
+                href=make_text_href(self.memory.uid, message, refs.get(message.exchange_row)),
                 speaker=read_speaker(message),
             )
             for message in messages
         )
-        return _TargetDetails(
+        return FoundPart(
+            kind="texts",
+            value=seqs,
+            target=target,
             id=" ".join(str(text.seq) for text in texts),
             messages=len(target.messages),
-            stays=await remaining.list_of_texts(messages),
+            stays=await self.remaining.list_of_texts(messages),
             texts=texts,
             exchange_rows=exchange_rows,
         )
+
+    async def _load_texts(self, seqs: tuple[int, ...]) -> list[Message]:
+        """Returns messages, facts and passages by their numbers, the newest first, without those that are gone.
+
+        Raises: UnknownId: all are gone.
+        """
+        found = await self.store.recall.load(self.memory.id, sorted(set(seqs)))
+        # Recall loads no fact that is no longer true.
+        for fact in await self.store.facts.load(self.memory.id, sorted(set(seqs).difference(found))):
+            found[fact.seq] = Message(
+                fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, source="fact"
+            )
+        if not found:
+            raise UnknownId("None of these texts is there.")
+        return [found[seq] for seq in sorted(found, reverse=True)]
 
 
 def _target_of(texts: Sequence[Message]) -> ForgetTarget:
@@ -320,12 +346,12 @@ def _target_of(texts: Sequence[Message]) -> ForgetTarget:
     return ForgetTarget(messages=by_kind["message"], facts=by_kind["fact"], passages=by_kind["passage"])
 
 
-def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: ForgetCounts) -> str | None:
-    match kind:
+def _number_to_confirm(part: FoundPart, counts: ForgetCounts) -> str | None:
+    match part.kind:
         case "all" | "conversation":
             return str(counts.messages)
         case "texts":
-            return str(len(details.texts))
+            return str(len(part.texts))
         case _:
             return None
 
@@ -338,9 +364,9 @@ def _render_command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
     return " ".join(command)
 
 
-def _make_target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
-    texts = (" ".join(each.split()) for each in (details.text or "").split("\n\n"))
-    return TargetRecord(kind, details.id, shorten("\n\n".join(filter(None, texts)), SHOWN_CHARS) or None)
+def _make_target_record(part: FoundPart) -> TargetRecord:
+    texts = (" ".join(each.split()) for each in (part.text or "").split("\n\n"))
+    return TargetRecord(part.kind, part.id, shorten("\n\n".join(filter(None, texts)), SHOWN_CHARS) or None)
 
 
 def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:

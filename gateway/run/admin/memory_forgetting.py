@@ -101,20 +101,20 @@ class MemoryForgetting:
             is no longer true. UnknownId.
         """
         memory = await self._views.get(editor.project, uid)
-        target = await self.previews.get_target(memory, kind, value)
-        preview = await self.previews.make(memory, kind, value, target)
+        part = await self.previews.get_part(memory, kind, value)
+        preview = await self.previews.make(memory, part)
         _check_confirmed(preview, confirm)
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
         retained = [each.seq for each in retained_facts]
         corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
         target_name = _name_in_audit(kind, preview.target.id)
         text_names = [render_audited_part(text.kind, text.seq) for text in preview.texts or ()]
-        erased = await name_erased(self._store, memory.id, target, text_names or [target_name], retained)
+        erased = await name_erased(self._store, memory.id, part.target, text_names or [target_name], retained)
         try:
             if missing := {*keep}.difference(retained):
                 raise WriteConflict(f"fact {min(missing)} is none of those that would go")
             forgetting_id = await self._store.forgetting.begin(
-                memory.id, target, keeps_pause=True, retained_facts=retained
+                memory.id, part.target, keeps_pause=True, retained_facts=retained
             )
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
