@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.exchange import dump_full_reply
+from gateway.core.conversation.exchange_content import dump_full_reply
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import has_provider_fields

@@ -12,7 +12,8 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher, is_result
-from gateway.core.conversation.exchange import dump_full_reply, is_tombstone, list_input_atoms
+from gateway.core.conversation.exchange import is_tombstone, list_input_atoms
+from gateway.core.conversation.exchange_content import dump_full_reply
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.plan import Plan, draft_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields

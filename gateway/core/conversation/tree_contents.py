@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gateway.core.conversation.exchange import Content, is_tombstone, parse_content, parse_json
+from gateway.core.conversation.exchange import is_tombstone
+from gateway.core.conversation.exchange_content import Content, parse_content, parse_json
 from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import Missing, StoredContent
 from storage.records import Exchange

@@ -12,7 +12,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, takewhile
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import Content, count_atoms_to_end
+from gateway.core.conversation.exchange import count_atoms_to_end
+from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, find_rivals
 from gateway.core.conversation.portable_message import for_another_model

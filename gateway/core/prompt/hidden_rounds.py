@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
-from gateway.core.conversation.exchange import Content
+from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.portable_message import for_another_model
 from gateway.core.conversation.private import read_private

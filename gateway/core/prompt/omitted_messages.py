@@ -8,7 +8,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import Content, is_tombstone
+from gateway.core.conversation.exchange import is_tombstone
+from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.portable_message import for_another_model

@@ -14,7 +14,8 @@ import orjson
 
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
 from gateway.core.conversation.change import hash_prefixes
-from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone, parse_json
+from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone
+from gateway.core.conversation.exchange_content import parse_json
 from gateway.core.conversation.private import find_own_length, read_private
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.memory.fact_words import make_fact_key

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.types import NATIVE_REPLY
-from gateway.core.conversation.exchange import Content
+from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text, without_space
 from gateway.core.message_text import with_text_before
