@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
 from msgspec import Struct
 
 from adapters.batch.batch_provider import BatchProvider
@@ -141,4 +142,4 @@ class BatchRequests(Struct, frozen=True):
             id=0, uid=ids.new_uid(), agent_row=agent_row, conversation_row=conversation_row, state=RunState.CREATED,
             created=now, background=True,
         )  # fmt: skip
-        return ItemDraft(run, request.dump(), ids.new_uid())
+        return ItemDraft(run, msgspec.json.encode(request), ids.new_uid())

@@ -49,9 +49,6 @@ class ItemRequest(Struct, frozen=True):
     # The system prompt in place of the agent's.
     system: str | None = None
 
-    def dump(self) -> bytes:
-        return msgspec.json.encode(self)
-
 
 class RequestState(Struct, frozen=True):
     """The state of an item's last request: how it was composed, as its reply and the next one need it."""
@@ -64,9 +61,6 @@ class RequestState(Struct, frozen=True):
     messages: int
     # When the first request of the item was composed.
     began: float
-
-    def dump(self) -> bytes:
-        return msgspec.json.encode(self)
 
 
 class ItemTexts(Struct, frozen=True):

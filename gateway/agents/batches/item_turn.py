@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from gateway.agents.batches.item_texts import ItemTexts
 from gateway.agents.batches.stored_replies import ReplayedTools, StoredReplies
-from gateway.core.agent import AgentSpec
 from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands
@@ -44,10 +43,6 @@ class ItemTurn:
     now: Callable[[], float]
     # How the turn has ended; None while it waits for a reply.
     outcome: TurnOutcome | None = None
-
-    @property
-    def spec(self) -> AgentSpec:
-        return self.memory_request.spec
 
     @property
     def serial_group(self) -> tuple[str, str]:

@@ -161,7 +161,7 @@ class ItemTurns:
         memory_request = turn.memory_request
         prompt = prompt or Prompt(memory_request.chat, memory_request.target)
         tools = turn.toolbox.definitions()
-        spec = turn.spec
+        spec = turn.memory_request.spec
         call = ChatCall(
             memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
             UnseenView, UnseenSink(), Receipt(0.0),

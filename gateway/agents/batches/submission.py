@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import orjson
 from msgspec import Struct
 
@@ -238,7 +239,7 @@ class PartSubmitter:
             )
             failure = ItemFailed(INTERNAL_ERROR)
         else:
-            state = composed.state.dump()
+            state = msgspec.json.encode(composed.state)
             return _ReadyItem(
                 key=(composed.upstream, composed.model),
                 body=composed.body,

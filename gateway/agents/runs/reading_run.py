@@ -31,7 +31,6 @@ from storage.listing import OpenReading, ReaderEntry
 from storage.records import Agent
 from storage.run_commands import ReadSpan, RunEnd
 from storage.run_records import Run, RunState, RunTextKind
-from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
@@ -62,10 +61,6 @@ class ReadingServices(Struct, frozen=True):
     budget: DailyBudget
     models: BackgroundModels
 
-    @property
-    def store(self) -> Store:
-        return self.keeper.store
-
 
 class ReadingRun(Struct, frozen=True):
     """One run of a sleeptime agent, in one attempt of the job of the memory that it reads."""
@@ -79,16 +74,12 @@ class ReadingRun(Struct, frozen=True):
     resolved: ResolvedAgent
     reading: OpenReading
 
-    @property
-    def run(self) -> Run:
-        return self.reading.run
-
     async def perform(self) -> UnreadBatch | None:
         """Performs the run to its end. Returns what it has read; None if it has read nothing.
 
         Raises: JobFailed, Postponed, StoreError.
         """
-        run, store = self.run, self.services.store
+        run, store = self.reading.run, self.services.keeper.store
         batch = await self._find_batch()
         if batch is None:
             await self._fail(StopReason.ERROR)
@@ -125,10 +116,10 @@ class ReadingRun(Struct, frozen=True):
         A batch is skipped if it cannot be made smaller, and the model has answered the agent before and answers a
         greeting now. Otherwise the model may refuse everything, because of its settings or its account: returns None.
         """
-        store = self.services.store
+        store = self.services.keeper.store
         if await self._count_failed() < _HALVINGS:
             return replace(batch, is_more=True)
-        if not await store.runs.has_answered(self.run) or not await self._answers():
+        if not await store.runs.has_answered(self.reading.run) or not await self._answers():
             return None
         await self.job.commit(store.sleepers.advance_effect(batch.span, self.services.keeper.now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
@@ -140,19 +131,21 @@ class ReadingRun(Struct, frozen=True):
         model = models.get_model(make_agent_route(models.settings, self.resolved.spec))
         greeting = {"role": "user", "content": "Hello."}
         try:
-            await model.ask(self.resolved.scope.project, [greeting], agent_row=self.run.agent_row)
+            await model.ask(self.resolved.scope.project, [greeting], agent_row=self.reading.run.agent_row)
         except JobFailed:
             return False
         return True
 
     async def _count_failed(self) -> int:
-        return await self.services.store.runs.count_failed_before(self.run, _HALVINGS)
+        return await self.services.keeper.store.runs.count_failed_before(self.reading.run, _HALVINGS)
 
     async def _find_batch(self) -> UnreadBatch | None:
         """Returns the messages that the run reads, unread or noted by its first step, or None if they are gone."""
-        run, memory, reader = self.run, self.memory, self.reader
+        run, memory, reader = self.reading.run, self.memory, self.reader
         if run.state is not RunState.CREATED:
-            texts = await self.services.store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
+            texts = await self.services.keeper.store.run_texts.load_texts(
+                run.agent_row, run.id, RunTextKind.REQUEST
+            )
             noted = orjson.loads(texts[0].data) if texts else {}
             if "upto" not in noted:
                 return None
@@ -192,7 +185,7 @@ class ReadingRun(Struct, frozen=True):
         }  # fmt: skip
         with QueueTicket() as ticket:
             await self.services.keeper.queues.enter((spec.uid, conversation_name), ticket)
-            accepted = AcceptedRun(self.run, orjson.dumps(noted), self.job.job)
+            accepted = AcceptedRun(self.reading.run, orjson.dumps(noted), self.job.job)
             await self.services.agent_runs.perform_accepted(
                 request, accepted, ticket, lambda _: UnseenView, UnseenSink()
             )
@@ -202,8 +195,8 @@ class ReadingRun(Struct, frozen=True):
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """
-        run = self.run
-        ended = await self.services.store.runs.find_run(run.agent_row, run.id)
+        run = self.reading.run
+        ended = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _count_tokens(ended) - _count_tokens(run):
@@ -216,8 +209,8 @@ class ReadingRun(Struct, frozen=True):
         return await self._fail(StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
     async def _fail(self, stop: StopReason, error_message: str = "") -> Run:
-        run, state, now = self.run, RunState.FAILED, self.services.keeper.now()
-        return await self.services.store.runs.end_run(
+        run, state, now = self.reading.run, RunState.FAILED, self.services.keeper.now()
+        return await self.services.keeper.store.runs.end_run(
             run.agent_row, run.id, state, stop, now, error_message=error_message, job=self.job.job
         )
 

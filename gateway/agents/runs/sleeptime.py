@@ -55,11 +55,11 @@ class Sleeping:
         self, services: ReadingServices, registry: Registry, count: Callable[[str, str], None]
     ) -> None:
         """count: is given each attempt's kind and outcome."""
-        self._store = services.store
+        self._store = services.keeper.store
         self._now = services.keeper.now
         self._services = services
         self._registry = registry
-        self.worker = Worker(services.store.jobs, {SLEEP_JOB: self.handle}, LIMITS, count)
+        self.worker = Worker(services.keeper.store.jobs, {SLEEP_JOB: self.handle}, LIMITS, count)
 
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
