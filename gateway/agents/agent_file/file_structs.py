@@ -15,12 +15,19 @@ from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
-from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_SECRETS, ONE_PROJECT, Form, Maybe
+from gateway.agents.wire.struct_fields import (
+    BOUNDED_LIST,
+    NO_SECRETS,
+    ONE_PROJECT,
+    Form,
+    Maybe,
+    Name,
+    Strings,
+)
 
 # Where the file and its extension are in the request, for errors.
 FILE_FIELD = ("body", "file")
 EXTENSION_FIELD = (*FILE_FIELD, "metadata", EXTENSION)
-FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 # Databases index tags. A user's memory has one with the user's id, which is longer than others may be.
 _Tag = Annotated[str, Meta(max_length=300)]
 # The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
@@ -33,10 +40,10 @@ class ImportForm(Form):
     append_copy_suffix: bool = False
     override_existing_tools: bool = True
     strip_messages: bool = False
-    name: Maybe[FileName] = UNSET
-    override_name: Maybe[FileName] = UNSET
-    model: Maybe[FileName] = UNSET
-    override_model_handle: Maybe[FileName] = UNSET
+    name: Maybe[Name] = UNSET
+    override_name: Maybe[Name] = UNSET
+    model: Maybe[Name] = UNSET
+    override_model_handle: Maybe[Name] = UNSET
     embedding: Maybe[str] = UNSET
     override_embedding_handle: Maybe[str] = UNSET
     env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
@@ -46,11 +53,11 @@ class ImportForm(Form):
 
 class FileAgent(msgspec.Struct):
     id: str
-    name: FileName | None = None
+    name: Name | None = None
     agent_type: str | None = None
-    tool_ids: Annotated[list[str], BOUNDED_LIST] | None = None
-    block_ids: Annotated[list[str], BOUNDED_LIST] | None = None
-    source_ids: Annotated[list[str], BOUNDED_LIST] | None = None
+    tool_ids: Strings | None = None
+    block_ids: Strings | None = None
+    source_ids: Strings | None = None
     tags: Annotated[list[_Tag], BOUNDED_LIST] | None = None
     messages: list[FileMessage] | None = None
     tool_exec_environment_variables: dict[str, str | None] | None = None
@@ -59,7 +66,7 @@ class FileAgent(msgspec.Struct):
 
 class FileTool(msgspec.Struct):
     id: str
-    name: FileName
+    name: Name
     tool_type: str = "custom"
 
 
@@ -71,7 +78,7 @@ class FileSkill(msgspec.Struct):
 
 class FileSource(msgspec.Struct):
     id: str
-    name: FileName
+    name: Name
     description: str | None = None
     instructions: str | None = None
     metadata: dict[str, Any] | None = None
@@ -89,13 +96,13 @@ class FileOfSource(msgspec.Struct):
 
 class FilePassage(msgspec.Struct):
     text: Annotated[str, Meta(min_length=1)]
-    tags: Annotated[list[str], BOUNDED_LIST] = []
+    tags: Strings = []
     metadata: dict[str, Any] = {}
     created_at: str | None = None
 
 
 class FileArchive(msgspec.Struct):
-    name: FileName
+    name: Name
     id: str | None = None
     description: str | None = None
     passages: list[FilePassage] = []

@@ -27,7 +27,10 @@ from gateway.agents.wire.struct_fields import (
     READ_ONLY,
     Body,
     Maybe,
+    Name,
+    Names,
     NoEffect,
+    Strings,
     check_size,
     partly_honoured,
     refused,
@@ -85,19 +88,15 @@ _MIN_WINDOW = 1000
 WindowTokens = Annotated[int, Meta(ge=_MIN_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
-# An agent is made in one transaction, and other writes wait for it, so each list is limited. Not measured: a prompt
-# has room for some hundred blocks or tools.
-_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], BOUNDED_LIST]
-_Ids = Annotated[list[str], BOUNDED_LIST]
 
 
 class UpdateAgent(Body):
     """A change of an agent; what is left out or null stays. The lists replace those that the agent has."""
 
-    name: Maybe[Annotated[str, Meta(min_length=1, max_length=200)]] = UNSET
+    name: Maybe[Name] = UNSET
     description: Maybe[str] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
-    tags: Maybe[_Names] = UNSET
+    tags: Maybe[Names] = UNSET
     hidden: Maybe[bool] = UNSET
     system: Maybe[str] = UNSET
     model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
@@ -107,12 +106,12 @@ class UpdateAgent(Body):
     max_tokens: Maybe[_Tokens] = UNSET
     response_format: Maybe[dict[str, Any]] = UNSET
     parallel_tool_calls: Maybe[bool] = UNSET
-    block_ids: Maybe[_Ids] = UNSET
-    tool_ids: Maybe[_Ids] = UNSET
+    block_ids: Maybe[Strings] = UNSET
+    tool_ids: Maybe[Strings] = UNSET
     include_multi_agent_tools: Maybe[bool] = UNSET
-    folder_ids: Maybe[_Ids] = UNSET
-    source_ids: Maybe[_Ids] = UNSET
-    identity_ids: Maybe[_Ids] = UNSET
+    folder_ids: Maybe[Strings] = UNSET
+    source_ids: Maybe[Strings] = UNSET
+    identity_ids: Maybe[Strings] = UNSET
     tool_rules: Maybe[Annotated[list[ToolRuleBody], BOUNDED_LIST]] = UNSET
     message_buffer_autoclear: Maybe[bool] = UNSET
     message_buffer_limit: Maybe[_Messages] = UNSET
@@ -147,7 +146,7 @@ class CreateAgent(UpdateAgent):
 
     agent_type: Maybe[AgentType] = UNSET
     memory_blocks: Maybe[Annotated[list[AgentBlock], BOUNDED_LIST]] = UNSET
-    tools: Maybe[_Ids] = UNSET
+    tools: Maybe[Strings] = UNSET
     include_base_tools: Maybe[bool] = UNSET
     include_base_tool_rules: Maybe[bool] = UNSET
     initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], BOUNDED_LIST]] = UNSET

@@ -13,7 +13,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
 from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_time
-from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, Name, NoEffect, Strings
 from gateway.core import ids
 from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
@@ -27,20 +27,19 @@ _DESCRIPTIONS = {
     "persona": "Who you are: how you think, speak and act.",
 }
 
-Label = Annotated[str, Meta(min_length=1, max_length=200)]
 _Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class UpdateBlock(Body):
     """A change of a block; what is left out stays."""
 
-    label: Maybe[Label] = UNSET
+    label: Maybe[Name] = UNSET
     value: Maybe[str] = UNSET
     description: Maybe[str] = UNSET
     limit: Maybe[_Limit] = UNSET
     read_only: Maybe[bool] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
-    tags: Maybe[Annotated[list[str], BOUNDED_LIST]] = UNSET
+    tags: Maybe[Strings] = UNSET
     hidden: Maybe[bool] = UNSET
     is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
@@ -55,7 +54,7 @@ class UpdateBlock(Body):
 class CreateBlock(UpdateBlock):
     """A block that is made."""
 
-    label: Label
+    label: Name
     value: str
 
 

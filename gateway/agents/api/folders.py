@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut_page
@@ -16,19 +16,18 @@ from gateway.agents.api.model import render_embedder
 from gateway.agents.files.folders import Folders
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import Body, Maybe, Name, NoEffect
 from gateway.core import ids
 from gateway.errors import UnknownId
 from storage.definition_records import Definition, DefinitionKind
 
-_Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _KIND: Final = DefinitionKind.FOLDER
 
 
 class UpdateFolder(Body):
     """A change of a folder; what is left out stays."""
 
-    name: Maybe[_Name] = UNSET
+    name: Maybe[Name] = UNSET
     description: Maybe[str] = UNSET
     instructions: NoEffect[str] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
@@ -38,7 +37,7 @@ class UpdateFolder(Body):
 class CreateFolder(UpdateFolder):
     """A new folder."""
 
-    name: _Name
+    name: Name
     embedding: NoEffect[str] = UNSET
     embedding_chunk_size: NoEffect[int] = UNSET
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
@@ -23,6 +23,7 @@ from gateway.agents.wire.struct_fields import (
     Body,
     Entry,
     Maybe,
+    Name,
     check_size,
     convert,
     parse,
@@ -36,7 +37,6 @@ from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent
 
-_Text = Annotated[str, Meta(min_length=1, max_length=200)]
 _Type = Literal["org", "user", "other"]
 _ATTACH = refused("Attach it to each agent: agents.identities.attach, or identity_ids of the agent.")
 NO_BLOCKS = "An identity has agents alone. Blocks have tags, and can be attached to its agents."
@@ -49,7 +49,7 @@ _MIN_PAGE = 200
 class PropertyBody(Entry):
     """A property of an identity."""
 
-    key: _Text
+    key: Name
     value: str | int | float | bool | dict[str, Any]
     type: Literal["string", "number", "boolean", "json"]
 
@@ -60,8 +60,8 @@ _Properties = Annotated[list[PropertyBody], BOUNDED_LIST]
 class UpdateIdentity(Body):
     """A change of an identity; what is left out or null stays, and so does a property that is not sent."""
 
-    identifier_key: Maybe[_Text] = UNSET
-    name: Maybe[_Text] = UNSET
+    identifier_key: Maybe[Name] = UNSET
+    name: Maybe[Name] = UNSET
     identity_type: Maybe[_Type] = UNSET
     properties: Maybe[_Properties] = UNSET
     agent_ids: Annotated[list[str] | None, _ATTACH] | UnsetType = UNSET
@@ -71,8 +71,8 @@ class UpdateIdentity(Body):
 class CreateIdentity(UpdateIdentity):
     """A new identity. identifier_key: the application's own name for it, which a project has once."""
 
-    identifier_key: _Text
-    name: _Text
+    identifier_key: Name
+    name: Name
     identity_type: _Type
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 

@@ -17,7 +17,7 @@ from gateway.agents.registry.memory_passages import MemoryPassages, PassageView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
-from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import Body, Maybe, Name, Names, NoEffect
 from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.dates import parse_moment
@@ -27,15 +27,13 @@ from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent
 
 _DEFAULT_RESULTS = 5  # of a search without `top_k`, as on Letta's server
-_Name = Annotated[str, Meta(min_length=1, max_length=200)]
-_Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], BOUNDED_LIST]
 
 
 class CreatePassage(Body):
     """A text to be saved; a long one becomes several passages."""
 
     text: Annotated[str, Meta(min_length=1)]
-    tags: Maybe[_Tags] = UNSET
+    tags: Maybe[Names] = UNSET
     created_at: Maybe[str] = UNSET
 
 
@@ -45,7 +43,7 @@ class SearchPassages(Body):
     query: Maybe[str] = UNSET
     agent_id: Maybe[str] = UNSET
     archive_id: Maybe[str] = UNSET
-    tags: Maybe[_Tags] = UNSET
+    tags: Maybe[Names] = UNSET
     tag_match_mode: Literal["any", "all"] = "any"
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
     start_date: Maybe[str] = UNSET
@@ -55,7 +53,7 @@ class SearchPassages(Body):
 class CreateArchive(Body):
     """A new archive."""
 
-    name: _Name
+    name: Name
     description: Maybe[str] = UNSET
     embedding: NoEffect[str] = UNSET
     embedding_config: NoEffect[dict[str, Any]] = UNSET
@@ -64,7 +62,7 @@ class CreateArchive(Body):
 class UpdateArchive(Body):
     """A change of an archive; what is left out stays."""
 
-    name: Maybe[_Name] = UNSET
+    name: Maybe[Name] = UNSET
     description: Maybe[str] = UNSET
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.agents.tools.signature import make_schema, read_function_name
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields, without_none
-from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, refused
+from gateway.agents.wire.struct_fields import Body, Maybe, Strings, refused
 from gateway.checked import Fault, Path
 from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
 from gateway.errors import BadRequest
@@ -42,7 +42,7 @@ class UpdateTool(ToolSource):
     """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
 
     description: Maybe[str] = UNSET
-    tags: Maybe[Annotated[list[str], BOUNDED_LIST]] = UNSET
+    tags: Maybe[Strings] = UNSET
     return_char_limit: Maybe[Annotated[int, Meta(ge=1, le=1_000_000)]] = UNSET
     default_requires_approval: Maybe[bool] = UNSET
     enable_parallel_execution: Maybe[bool] = UNSET

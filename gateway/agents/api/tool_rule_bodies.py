@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.struct_fields import BOUNDED_LIST, Entry, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import Entry, Maybe, NoEffect, Strings
 
 
 class _RuleBody(Entry, tag_field="type", kw_only=True):
@@ -24,7 +24,7 @@ class ChildArguments(Entry):
 
 
 class ConstrainChildrenBody(_RuleBody, tag="constrain_child_tools", kw_only=True):
-    children: Annotated[list[str], BOUNDED_LIST]
+    children: Strings
     child_arg_nodes: Maybe[list[ChildArguments]] = UNSET
 
 
@@ -35,7 +35,7 @@ class ConditionalBody(_RuleBody, tag="conditional", kw_only=True):
 
 
 class ParentLastBody(_RuleBody, tag="parent_last_tool", kw_only=True):
-    children: Annotated[list[str], BOUNDED_LIST]
+    children: Strings
 
 
 class MaxCountBody(_RuleBody, tag="max_count_per_step", kw_only=True):

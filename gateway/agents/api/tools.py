@@ -30,7 +30,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
-from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Strings
 from gateway.checked import Fault
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest, UnknownId
@@ -45,8 +45,8 @@ class SearchTools(Body):
     query: Maybe[Fragment] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
     search_mode: NoEffect[Literal["vector", "fts", "hybrid"]] = UNSET
-    tags: Maybe[Annotated[list[str], BOUNDED_LIST]] = UNSET
-    tool_types: Maybe[Annotated[list[str], BOUNDED_LIST]] = UNSET
+    tags: Maybe[Strings] = UNSET
+    tool_types: Maybe[Strings] = UNSET
 
 
 class ApprovalBody(Body):

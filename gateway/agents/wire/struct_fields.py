@@ -30,8 +30,13 @@ _MAX_REPORTED_NAMES: Final = 50
 # The most bytes of a JSON object with names that its sender chooses, such as `metadata`. It is read and written with
 # each row that has it: 300,000 names block the loop for 0.2 s each time, and as many names as fit here for 0.02 s.
 MAX_OBJECT_BYTES: Final = 256 * 1024
-# The most entries of a list of names or ids.
+# The most entries of a list of names or ids. A definition is written in one transaction, and other writes wait for it.
+# Not measured: a prompt has room for some hundred blocks or tools.
 BOUNDED_LIST: Final = Meta(max_length=1_000)
+Strings: TypeAlias = Annotated[list[str], BOUNDED_LIST]
+# A name, a label, a key or a tag.
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+Names: TypeAlias = Annotated[list[Name], BOUNDED_LIST]
 
 T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
