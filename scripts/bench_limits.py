@@ -87,7 +87,7 @@ async def do_request(
     accounting: Accounting, receipts: Receipts, planned: PlannedCall, *, is_admitted: bool
 ) -> None:
     """Does what the accounting of a request does: one call, which the upstream has answered."""
-    receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567", user="alice")
+    receipt = Receipt("req_0123456789abcdef01234567", user="alice")
     if is_admitted:
         await accounting.limiter.admit(receipt, planned)
     call = receipt.begin_call()

@@ -116,7 +116,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> T
     messages.append(load.render_question(user, CONVERSATIONS * TURNS + number))
     body = load.render_body(messages, user, stream=False)
     identity = identify([], {"user": user}, IdentityRules("default"), "default")
-    receipt = Receipt(time.perf_counter(), f"req_{number:024x}")
+    receipt = Receipt(f"req_{number:024x}")
     at = STARTED_AT + 100_000 + number
     request = MemoryRequest(parse(body), identity, SPEC, at, TARGET, ConversationKind.CLIENT)
     reply = {"role": "assistant", "content": REPLY}

@@ -53,12 +53,12 @@ EXPORT_S = 20.0
 
 def do_request(receipts: Receipts, headers: list[tuple[bytes, bytes]]) -> None:
     """Does one request's work on its receipt. headers: those of the request."""
-    receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
+    receipt = Receipt("req_0123456789abcdef01234567")
     if receipts.tracer is not None:
         receipt.trace = receipts.tracer.begin(headers)
-    RecallResult(note_tokens=100, search_ms=1.0, started_at=receipt.started_at, hit_count=2).note_search(
-        receipt
-    )
+    RecallResult(
+        note_tokens=100, search_ms=1.0, started_at=receipt.clock.started_at, hit_count=2
+    ).note_search(receipt)
     call = receipt.begin_call()
     call.upstream, call.provider, call.model, call.path = "up", "openai", "m", "/chat/completions"
     call.status, call.is_streamed = 200, True
@@ -68,7 +68,7 @@ def do_request(receipts: Receipts, headers: list[tuple[bytes, bytes]]) -> None:
         call.note_piece(piece)
     call.counts = TokenCounts(40, 7)
     call.end()
-    receipt.note_write(receipt.started_at)
+    receipt.note_write(receipt.clock.started_at)
     receipt.status = 200
     if receipt.trace is not None:
         receipt.request_line = RequestLine("POST", "http", "/v1/chat/completions")

@@ -212,7 +212,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"request_log", "turn_services", "usage"},
         {"receipts"},
         {"clock_jumps", "earlier_replies", "receipt", "request_context", "request_figures", "pending"},
-        {"upstream_call"},
+        {"request_clock", "upstream_call"},
     ],
     "gateway.web": [
         {"mcp", "models"},

@@ -296,8 +296,8 @@ class Chat:
             with attempts:
                 await reply
         finally:
-            if call.receipt.added_ms is not None:
-                self.turns.metrics.added_s.observe(call.receipt.added_ms / 1000)
+            if call.receipt.clock.added_ms is not None:
+                self.turns.metrics.added_s.observe(call.receipt.clock.added_ms / 1000)
             self.turns.metrics.memory.inc(call.memory_state)
 
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
@@ -141,7 +140,7 @@ class NativeChat:
             await self.deferred.remove(row)
             return
         route = self._chat.model_routes.route_of(native.chat.model)
-        receipt = Receipt(time.perf_counter(), project=scope.project)
+        receipt = Receipt(project=scope.project)
         call = make_native_call(native, Forwarded(()), identity, spec, route, UnseenSink(), receipt)
         attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
         with QueueTicket() as ticket:

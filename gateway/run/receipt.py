@@ -16,6 +16,7 @@ from adapters.types import Header, Json
 from gateway.core.trace_context import TraceContext
 from gateway.core.turn_name import TurnName
 from gateway.masks import mask_keys_in_name
+from gateway.run.request_clock import RequestClock
 from gateway.run.upstream_call import NO_PROMPT, PromptFacts, UpstreamCall
 from storage.records import DEFAULT_PROJECT, Scope
 
@@ -76,8 +77,6 @@ class Work(Struct, frozen=True):
 class Receipt(Struct, eq=False, weakref=True):
     """The receipt of one request, or of work without one."""
 
-    # When the request arrived, by `time.perf_counter()`.
-    started_at: float
     # The id of the request; "": it is not noted.
     request_id: str = ""
     # The caller's project.
@@ -86,6 +85,8 @@ class Receipt(Struct, eq=False, weakref=True):
     key_id: int = 0
     # The user as the request or the settings name it; "": no user.
     user: str = ""
+    # The times of the request.
+    clock: RequestClock = field(default_factory=RequestClock)
     # The calls of upstreams, in the order in which they were made.
     calls: list[UpstreamCall] = field(default_factory=list)
     # The last call that was made for the reply; None: no call was.
@@ -118,10 +119,6 @@ class Receipt(Struct, eq=False, weakref=True):
     recalled: int = 0
     # A record of why the hits were recalled is stored with the turn.
     has_recall_record: bool = False
-    # The milliseconds until the reply's head left; None: it has not left.
-    first_ms: float | None = None
-    # The gateway's share of these milliseconds.
-    added_ms: float | None = None
     # The `x-mnemogate-*` headers of the reply. A header that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)
     # The turn's part of its `TurnName`; None: no client may refer to the turn.
@@ -132,8 +129,6 @@ class Receipt(Struct, eq=False, weakref=True):
     trace: TraceContext | None = None
     # The fields from here on are for the trace. None: the receipt is for work without a request.
     request_line: RequestLine | None = None
-    # When the request ended, by `time.perf_counter()`.
-    ended_at: float = 0.0
     # The run of an agent that the request is; None: it is no run.
     agent_run: AgentRun | None = None
     # The row of the request's memory; 0: there is no memory, or it is not stored yet.
@@ -144,10 +139,6 @@ class Receipt(Struct, eq=False, weakref=True):
     exchange_row: int = 0
     # Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known.
     usage_counter: Callable[[str], Json] | None = None
-    # When an upstream was first called, by `time.perf_counter()`; 0: none was.
-    _first_called_at: float = 0.0
-    # When the head of the last reply came; 0: an upstream is being called.
-    _answered_at: float = 0.0
 
     @property
     def work_agent_row(self) -> int:
@@ -209,27 +200,10 @@ class Receipt(Struct, eq=False, weakref=True):
         call_has_failed = self.last_call is not None and bool(self.last_call.failure)
         return self.status >= 400 or self.is_cut or call_has_failed
 
-    def upstream_called(self) -> None:
-        """Notes that an upstream is called now. From now on the time is the upstream's, until `upstream_answered`."""
-        if not self._first_called_at:
-            self._first_called_at = time.perf_counter()
-        # The time between two calls counts as the upstream's, also the time of the round's tools.
-        self._answered_at = 0.0
-
-    def upstream_answered(self) -> None:
-        """Notes that the head of a reply has come. From now on the time is the gateway's."""
-        self._answered_at = time.perf_counter()
-
     def note_head(self) -> list[Header]:
-        """Notes that the reply's head leaves now. Returns the `x-mnemogate-*` headers for it.
-
-        The gateway's share is the time before the upstream was first called, and the time since its last reply began.
-        """
-        now = time.perf_counter()
-        self.added_ms = self.measure_added_ms(now)
-        self.first_ms = (now - self.started_at) * 1000
+        """Notes that the reply's head leaves now. Returns the `x-mnemogate-*` headers for it."""
         headers = [(name, value) for name, value in self.headers.items() if value is not None]
-        headers.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
+        headers.append(("x-mnemogate-added-ms", f"{self.clock.note_head():.2f}"))
         return headers
 
     def reply_headers(self, upstream: Sequence[Header]) -> list[Header]:
@@ -241,10 +215,3 @@ class Receipt(Struct, eq=False, weakref=True):
         if limit_names:
             upstream = [header for header in upstream if header[0] not in limit_names]
         return [*upstream, *self.rate_limits, *self.note_head()]
-
-    def measure_added_ms(self, now: float | None = None) -> float:
-        """Returns the gateway's share of the time until now, in milliseconds. now: by `time.perf_counter()`."""
-        now = time.perf_counter() if now is None else now
-        before_call_s = (self._first_called_at or now) - self.started_at
-        after_answer_s = now - self._answered_at if self._answered_at else 0.0
-        return (before_call_s + after_answer_s) * 1000

@@ -6,7 +6,6 @@ begins and ends work.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -89,7 +88,7 @@ class Receipts:
         key_id: the id of the key of the request that it continues.
         is_awaited: the request or work of this task waits for it. Both are one trace.
         """
-        receipt = Receipt(time.perf_counter(), project=project, key_id=key_id, work=Work(kind, agent_row))
+        receipt = Receipt(project=project, key_id=key_id, work=Work(kind, agent_row))
         if self.tracer is not None:
             waiting = find_current_receipt() if is_awaited else None
             if waiting is None:

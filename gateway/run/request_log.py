@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Collection
 from urllib.parse import unquote
@@ -93,7 +92,7 @@ class RequestLog:
         if begun is not None:
             ended = _log_entry(begun, receipt, status)
             self._ended.append(ended)
-            self.figures.add(self.now(), begun.project, ended.mode, status, receipt.added_ms)
+            self.figures.add(self.now(), begun.project, ended.mode, status, receipt.clock.added_ms)
 
     def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
@@ -163,9 +162,9 @@ def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> Log
         conversation_uid=headers.get("x-mnemogate-conversation"),
         mode=headers.get("x-mnemogate-memory") or "",
         status=status,
-        ms=(time.perf_counter() - receipt.started_at) * 1000,
-        added_ms=receipt.added_ms or 0.0,
-        first_ms=receipt.first_ms,
+        ms=receipt.clock.measure_ms(),
+        added_ms=receipt.clock.added_ms or 0.0,
+        first_ms=receipt.clock.first_ms,
         upstream=upstream,
         tries=tries,
         recalled=receipt.recalled,

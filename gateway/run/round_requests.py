@@ -62,7 +62,7 @@ class RoundRequests:
         if is_other:
             self._take_target(whole_prompt, endpoint)
         else:
-            receipt.upstream_called()
+            receipt.clock.note_call()
         if hidden_rounds:
             receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage

@@ -297,7 +297,7 @@ class TurnRun:
     def _has_waited_long(self) -> bool:
         """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
         has_nothing = self._sends_at_once and not self.sink.has_started
-        return has_nothing and time.perf_counter() - self.call.receipt.started_at >= first_event.HELD_S
+        return has_nothing and self.call.receipt.clock.measure_ms() >= first_event.HELD_S * 1000
 
     @property
     def _keep_alive_s(self) -> float:
@@ -326,7 +326,7 @@ class TurnRun:
                         case commands.SendBody(data):
                             await self.sink.write(data)
                         case commands.SendWhole():
-                            self.call.receipt.upstream_answered()
+                            self.call.receipt.clock.note_answer()
                             self._whole_reply = command
                         case commands.Save(outcome):
                             next_commands += await self._save_turn(outcome)
@@ -396,7 +396,7 @@ class TurnRun:
 
     def _start_reply(self, status: int, headers: Sequence[Header]) -> None:
         self.status = status
-        self.call.receipt.upstream_answered()
+        self.call.receipt.clock.note_answer()
         self.sink.start(status, self.call.receipt.reply_headers(headers))
 
     async def _finish_reply(self) -> None:
@@ -490,7 +490,7 @@ class TurnRun:
 
     async def _save_turn(self, outcome: TurnOutcome) -> list[Command]:
         """Saves the turn. From now on `stop` does nothing."""
-        self.call.receipt.upstream_answered()  # a whole reply ends here
+        self.call.receipt.clock.note_answer()  # a whole reply ends here
         self._stoppable_task = None
         self._report_prompt_tokens(outcome)
         saved = SAVED_EVENT

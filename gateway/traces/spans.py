@@ -140,8 +140,8 @@ class SpanMaker:
         for name, header in names.ATTRIBUTE_HEADERS.items():
             if (value := headers.get(header)) is not None:
                 span.number(name, int(value), keeps_zero=True)
-        if receipt.added_ms is not None:
-            span.real(names.ADDED_MS, receipt.added_ms)
+        if receipt.clock.added_ms is not None:
+            span.real(names.ADDED_MS, receipt.clock.added_ms)
 
     def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:
         """Adds the span of background work, with links to the turns that it is done for."""
@@ -231,18 +231,18 @@ class _ReceiptSpans:
 
     def add_root(self, name: str, kind: Any) -> _SpanWriter:
         """Adds the span above all others."""
-        receipt, context = self.receipt, self.context
-        return self.add(name, kind, context.span_id, context.parent_id, receipt.started_at, receipt.ended_at)
+        clock, context = self.receipt.clock, self.context
+        return self.add(name, kind, context.span_id, context.parent_id, clock.started_at, clock.ended_at)
 
     def add_call(self, name: str, number: int, call: UpstreamCall) -> _SpanWriter:
         """Adds the span of a call of an upstream."""
         span_id = self.context.call_id(number)
-        ended_at = call.ended_at or self.receipt.ended_at
+        ended_at = call.ended_at or self.receipt.clock.ended_at
         return self.add(name, Span.SPAN_KIND_CLIENT, span_id, self.parent_id, call.started_at, ended_at)
 
     def add_agent(self) -> None:
         """Adds the span of an agent's run, if the request is one. The spans that are added later are below it."""
-        run, ended_at = self.receipt.agent_run, self.receipt.ended_at
+        run, ended_at = self.receipt.agent_run, self.receipt.clock.ended_at
         if run is None:
             return
         span_id = self.context.step_id(len(self.receipt.steps) + 1)

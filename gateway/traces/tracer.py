@@ -83,7 +83,7 @@ class Tracer:
 
     def enqueue(self, receipt: Receipt) -> None:
         """Ends the receipt of traced work and queues it, or drops it if the queue is full."""
-        receipt.ended_at = time.perf_counter()
+        receipt.clock.ended_at = time.perf_counter()
         for call in receipt.calls:
             call.read_reply()  # drops the text of the reply, of which only facts are kept
         count = _count_spans(receipt)

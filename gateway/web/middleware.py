@@ -229,7 +229,7 @@ class Edge:
         memory = info.memory
         added_ms = None
         if info.receipt is not None:
-            added_ms = info.receipt.added_ms
+            added_ms = info.receipt.clock.added_ms
             # A client that left has had its headers.
             memory = memory or info.receipt.headers.get("x-mnemogate-memory")
         line = {

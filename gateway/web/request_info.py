@@ -10,6 +10,7 @@ from gateway.core.trace_context import TraceContext
 from gateway.errors import ErrorForm
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import set_current_receipt
+from gateway.run.request_clock import RequestClock
 from gateway.web.auth import ANONYMOUS, Caller
 
 
@@ -57,9 +58,13 @@ class RequestInfo:
 
     def make_receipt(self) -> Receipt:
         """Returns an empty receipt of the request, which nothing hands on yet."""
-        receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key_id)
-        receipt.trace = self.trace_context
-        return receipt
+        return Receipt(
+            self.request_id,
+            self.caller.project,
+            self.caller.key_id,
+            clock=RequestClock(self.began_at),
+            trace=self.trace_context,
+        )
 
 
 def get_request_info(scope: Scope) -> RequestInfo:

@@ -128,7 +128,7 @@ class Life:
 
         async def send() -> Outcome:
             kept = sink or ListeningSink()
-            result = await self.agents.send(asked, lambda _: LinesView, kept, Receipt(0.0))
+            result = await self.agents.send(asked, lambda _: LinesView, kept, Receipt())
             return Outcome(result, kept)
 
         return asyncio.run_coroutine_threadsafe(send(), self.world.gateway.loop)

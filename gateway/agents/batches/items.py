@@ -164,7 +164,7 @@ class ItemTurns:
         spec = turn.memory_request.spec
         call = ChatCall(
             memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
-            UnseenView, UnseenSink(), Receipt(0.0),
+            UnseenView, UnseenSink(), Receipt(),
         )  # fmt: skip
         guide = make_guide(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(

@@ -400,8 +400,8 @@ class AgentRuns:
         try:
             status = await self.live.perform(turn, memory)
         finally:
-            if receipt.added_ms is not None:
-                metrics.added_s.observe(receipt.added_ms / 1000)
+            if receipt.clock.added_ms is not None:
+                metrics.added_s.observe(receipt.clock.added_ms / 1000)
             metrics.memory.inc("on")
         return RunResult(
             memory.run,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -88,7 +87,7 @@ class McpMemory:
 
     async def _answer_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         """Returns the answer to a call, which a receipt of its own counts. Each error becomes an answer."""
-        receipt = Receipt(time.perf_counter(), project=caller.project, key_id=caller.key_id)
+        receipt = Receipt(project=caller.project, key_id=caller.key_id)
         receipt.user = caller.user or ""
         receipt.asks_model = False
         receipt.status = 200

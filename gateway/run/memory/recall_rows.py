@@ -67,7 +67,7 @@ def pack_recall(
         context_window=prompt.target.context_window,
         evicted_tokens=prompt.window.evicted_tokens,
         added_ms=added_ms,
-        first_ms=receipt.first_ms,
+        first_ms=receipt.clock.first_ms,
         ms=ms,
         usage=None if reported is None else reported[:3],
         left_out=left_out,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from time import perf_counter
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.change import plan_change
@@ -107,8 +106,8 @@ def recall_row_maker(
     if search is None or not receipt.request_id:
         return None
     receipt.has_recall_record = True
-    added_ms = receipt.added_ms or receipt.measure_added_ms()
-    ms = (perf_counter() - receipt.started_at) * 1000
+    added_ms = receipt.clock.measure_added_ms()
+    ms = receipt.clock.measure_ms()
 
     def make() -> RecallRow:
         data = pack_recall(prompt, search, outcome, receipt, ms, added_ms)

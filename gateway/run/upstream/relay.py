@@ -59,7 +59,7 @@ async def relay(
     reader: _ReplyReader | None = None
     try:
         with sink.while_here():
-            receipt.upstream_called()
+            receipt.clock.note_call()
             reply = await attempts.send(make)
             reader = _ReplyReader(attempts, reply)
             if reply.is_stream:
@@ -71,7 +71,7 @@ async def relay(
                 reader.read_body(body)
                 if change is not None and reply.status < 300:
                     body = change.change_body(body)
-                receipt.upstream_answered()
+                receipt.clock.note_answer()
                 await _send_whole(reply, body, sink, receipt)
     except ProviderError as error:
         raise translate(error) from error
@@ -126,7 +126,7 @@ async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_by
         held = await _read_past(chunks, json_bytes)
         if 0 < len(held) <= json_bytes:
             reader.read_body(held)
-            receipt.upstream_answered()
+            receipt.clock.note_answer()
             await _send_whole(reply, held, sink, receipt)
             return
         # The body is too large to hold, or empty. (The reply to a HEAD is empty, but has the length of a GET's.)
@@ -158,7 +158,7 @@ async def _read_past(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
 
 
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
-    receipt.upstream_answered()
+    receipt.clock.note_answer()
     headers = receipt.reply_headers(choose_forwarded_headers(reply.headers))
     # A stream has no length: the gateway may add comments, and an error event at its end.
     if not reply.is_stream and reply.size is not None:

@@ -175,7 +175,7 @@ class Meter:
         return count_used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
     def _get_day(self, receipt: Receipt) -> int:
-        return int((self._now() - time.perf_counter() + receipt.started_at) // DAY_S)
+        return int((self._now() - time.perf_counter() + receipt.clock.started_at) // DAY_S)
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
         """Adds the tokens of a call and their cost. Returns both."""

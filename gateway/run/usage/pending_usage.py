@@ -52,7 +52,7 @@ class PendingUsage:
             if call.pending_id is not None and call.counts is None:
                 # Without the prompt and the reply of the request.
                 payer = Receipt(
-                    receipt.started_at, project=receipt.project, key_id=receipt.key_id, user=receipt.user
+                    project=receipt.project, key_id=receipt.key_id, user=receipt.user, clock=receipt.clock
                 )
                 noted_call = replace(call, tries=[], first_piece=None, last_pieces=None)
                 self._awaited[receipt.project, call.pending_id] = _AwaitedUsage(payer, noted_call)

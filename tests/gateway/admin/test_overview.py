@@ -136,7 +136,7 @@ def test_a_database_that_is_slow_is_not_down(
 
 def test_a_request_that_ends_late_hides_none_that_began_after_it(world: World) -> None:
     log = RequestLog(world.clock)
-    late, *others = receipts = [Receipt(0.0, f"request-{n}") for n in range(3)]
+    late, *others = receipts = [Receipt(f"request-{n}") for n in range(3)]
     for receipt in receipts:
         log.begin(receipt, "default", "model", is_streamed=True)
     for receipt in (*others, late):
@@ -156,7 +156,7 @@ def test_a_page_of_requests_makes_no_more_of_them_than_it_shows(
     """Of 2,000 it took the event loop 10 ms, on the overview and with each look of a list that is followed."""
     log, made = RequestLog(world.clock), list[str]()
     for n in range(200):
-        log.begin(receipt := Receipt(0.0, f"request-{n}"), "default", "model", is_streamed=True)
+        log.begin(receipt := Receipt(f"request-{n}"), "default", "model", is_streamed=True)
         log.end(receipt, 200)
     make = request_lists.make_logged_record
 

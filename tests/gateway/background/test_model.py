@@ -169,7 +169,7 @@ async def test_what_goes_wrong_is_named_without_what_was_said(
     world: World, scripted: Any, error: type[JobFailed], words: str
 ) -> None:
     world.provider.queue(scripted)
-    receipt = Receipt(0.0)
+    receipt = Receipt()
     set_current_receipt(receipt)
     with pytest.raises(error) as caught:
         await world.background().ask("p", ASK)
@@ -275,7 +275,7 @@ async def test_a_model_that_never_answers_is_not_waited_for(world: World) -> Non
 
 async def test_a_call_that_is_cancelled_is_none_without_a_failure(world: World) -> None:
     slow = world.provider = Slow()
-    receipt = Receipt(0.0)
+    receipt = Receipt()
     set_current_receipt(receipt)
     background = world.background(concurrency=2)
     calls = [asyncio.create_task(background.ask("p", ASK)) for _ in range(2)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -59,7 +58,7 @@ class Collected:
 def answer(gateway: RunningGateway, view: ViewFactory, **fields: Any) -> list[str]:
     async def ask() -> bytes:
         sink, request = Collected(), parse(orjson.dumps({**HELLO, **fields}))
-        receipt = Receipt(time.perf_counter())
+        receipt = Receipt()
         await gateway.app.services.chat.answer(request, RequestContext((), "default"), sink, receipt, view)
         return sink.body
 

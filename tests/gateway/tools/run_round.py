@@ -12,5 +12,5 @@ from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 async def run_all(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[ToolAnswer]:
     """Returns the answers in the order of the calls."""
     answers: dict[int, ToolAnswer] = {}
-    await run_tools(toolbox, calls, answers, Receipt(0.0))
+    await run_tools(toolbox, calls, answers, Receipt())
     return [answers[n] for n in range(len(calls))]

@@ -52,7 +52,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
 def take(tracer: Tracer, count: int = 1) -> None:
     for _ in range(count):
-        receipt = Receipt(tracing.time.perf_counter())
+        receipt = Receipt()
         receipt.trace = tracer.begin()
         receipt.request_line, receipt.status = RequestLine("GET", "http", "/v1/models"), 200
         tracer.enqueue(receipt)

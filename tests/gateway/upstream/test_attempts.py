@@ -18,7 +18,7 @@ def test_a_request_is_in_flight_at_the_fallback_that_is_left() -> None:
     first, *rest = [
         (failover.endpoints[name][0], Target(name, "m", rank=rank)) for rank, name in enumerate(names, 1)
     ]
-    attempts = Attempts(failover, *first, rest, Receipt(0.0))
+    attempts = Attempts(failover, *first, rest, Receipt())
 
     def in_flight() -> list[int]:
         return [failover.endpoints[name][0].health.in_flight for name in names]

@@ -299,7 +299,7 @@ async def test_a_client_that_leaves_while_its_request_is_made_again_closes_the_r
 
     settings = Settings(upstreams=(UpstreamSettings("up", "scripted"),))
     failover = Failover(settings, {"up": Filter()}, Metrics())
-    attempts = failover.make_attempts(resolve_route(settings, "m"), lambda: 0, Receipt(0.0))
+    attempts = failover.make_attempts(resolve_route(settings, "m"), lambda: 0, Receipt())
     with attempts, pytest.raises(asyncio.CancelledError):
         await attempts.send(make, Leaver())
     assert refused.is_closed

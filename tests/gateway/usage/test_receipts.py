@@ -61,7 +61,7 @@ def test_a_chat_is_counted_as_the_upstream_reports_it(receipts: Receipts, memory
     assert (call.upstream, call.provider, call.model, call.status) == ("up", "openai", "m", 200)
     assert call.is_streamed is stream
     assert call.counts == (40, 3, 0, 0, 0)
-    assert 0 < receipt.started_at < call.started_at < call.first_at <= call.ended_at
+    assert 0 < receipt.clock.started_at < call.started_at < call.first_at <= call.ended_at
 
 
 @pytest.mark.parametrize("memory", ["on", "off"])
