@@ -6,9 +6,9 @@ To add a screen (people_screens.py and its template are examples):
    visitor's `project` (None: all) and raises `UnknownId` for what is not in it, as `get_agent` does for a memory.
    Changes take `request.visitor.editor`, and note themselves in the audit (`store.audit.add`).
 2. Name the operation in `PageOperations` (page_operations.py); `gateway/operations.py` makes it.
-3. A module here has `screens(operations) -> list[Screen | Action]`; `page_routes.py` lists it, and so does `FLOORS` of
-   `tests/test_rooms.py`. The path has parts (`m/{uid}/f/{seq:int}`), `query` and `form` are Structs (`ListQuery` for
-   lists): the page checks them, and refuses what is unknown or mistyped with a 400 that names it.
+3. A module here has `make_screens(operations) -> list[Screen | Action]`; `page_routes.py` calls it, and `FLOORS` of
+   `tests/test_rooms.py` lists the module. The path has parts (`m/{uid}/f/{seq:int}`), `query` and `form` are Structs
+   (`ListQuery` for lists): the page checks them, and refuses what is unknown or mistyped with a 400 that names it.
 4. A screen returns `View(record, "people.html", heading)`. Its JSON twin (`people.json`) is there by itself. Call
    `await request.note_read(uid)` where a memory is read.
 5. The template extends `base.html` and fills `content`. Links are `url("m", uid, "b", label)`, texts of people go

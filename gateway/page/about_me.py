@@ -86,15 +86,15 @@ class _PersonScreens(Struct, frozen=True):
         return ActionResult({"paused": form.paused}, access.path())
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     person = _PersonScreens(operations)
     return [
         PERSON_ROUTES.make_screen("", person.show),
         PERSON_ROUTES.make_action("pause", person.pause, PauseForm, "pause"),
-        *memory_screens.screens(operations, PERSON_ROUTES),
-        *export_screens.screens(operations, PERSON_ROUTES),
-        *block_screens.screens(operations, PERSON_ROUTES),
-        *fact_screens.screens(operations, PERSON_ROUTES),
-        *conversation_screens.screens(operations, PERSON_ROUTES),
-        *forget_screens.screens(operations, PERSON_ROUTES),
+        *memory_screens.make_screens(operations, PERSON_ROUTES),
+        *export_screens.make_screens(operations, PERSON_ROUTES),
+        *block_screens.make_screens(operations, PERSON_ROUTES),
+        *fact_screens.make_screens(operations, PERSON_ROUTES),
+        *conversation_screens.make_screens(operations, PERSON_ROUTES),
+        *forget_screens.make_screens(operations, PERSON_ROUTES),
     ]

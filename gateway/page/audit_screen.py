@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from gateway.page.people_screens import load_namesakes
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, AuditRecord
 from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion, is_along
+from gateway.run.admin.list_page import ListPage
 from gateway.run.admin.page_paths import make_fact_href, make_version_href
 
 # The most people who are offered where no entry fits a name.
@@ -78,67 +79,98 @@ class _Act(Struct, frozen=True):
     along: str
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def show(request: ScreenRequest, query: _AuditQuery) -> View:
-        today = datetime.fromtimestamp(operations.audit.now(), UTC).date().isoformat()
+class _FoundEntries(NamedTuple):
+    """A page of entries, and whom the filter may mean where no entry has its person."""
+
+    page: ListPage[AuditRecord]
+    # The filter of these entries. Its person is the only one whom the filter of the query finds, if no entry has that.
+    wanted: AuditFilter
+    # The ids of the people whom the person of the query finds; empty where an entry has it.
+    people: Sequence[str] = ()
+    # The memories that were forgotten as a whole today, where nobody is found; None: somebody is.
+    forgotten_today: ListPage[AuditRecord] | None = None
+
+
+class _AuditScreens(Struct, frozen=True):
+    """The screen of the audit, as it is called for a request."""
+
+    operations: PageOperations
+
+    async def show(self, request: ScreenRequest, query: _AuditQuery) -> View:
+        audit = self.operations.audit
+        today = datetime.fromtimestamp(audit.now(), UTC).date().isoformat()
         since, until = (today, "") if query.today else (query.since, query.until)
-        wanted = AuditFilter(query.memory, query.user.strip(), query.action, query.what, since, until)
-        list_page = partial(
-            operations.audit.list, project=request.visitor.project, after=query.after, limit=query.limit
-        )
-        page = await list_page(wanted)
+        asked = AuditFilter(query.memory, query.user.strip(), query.action, query.what, since, until)
+        page = await self._list_page(request, query, asked)
         if request.is_twin:
             return View(page)
-        people: list[str] = []
-        forgotten_today = None
-        if wanted.user and not page.items:
-            people = await _find_people(operations, request, wanted.user)
-            if len(people) == 1:
-                wanted = replace(wanted, user=people[0])
-                page = await list_page(wanted)
-            elif not people:
-                forgotten_today = await operations.audit.list(
-                    AuditFilter(action="forget", what="all", since=today), project=request.visitor.project
-                )
-        names = await operations.audit.load_names(
-            {each.memory for each in page.items if each.memory is not None}
-        )
+        if asked.user and not page.items:
+            found = await self._search_person(request, query, _FoundEntries(page, asked), today)
+        else:
+            found = _FoundEntries(page, asked)
+        page, wanted = found.page, found.wanted
+        names = await audit.load_names({each.memory for each in page.items if each.memory is not None})
         named_facts = {
             (each.memory, seq)
             for each in page.items
             if each.memory is not None and each.memory in names and (fact := _shown_fact(each)) is not None
             for seq in fact.seqs
         }
-        facts = await operations.audit.find_facts(named_facts)
+        facts = await audit.find_facts(named_facts)
         context = {
             "acts": _group_acts(page.items, _ExistingParts(names, facts)),
             "names": names,
             "wanted": wanted,
             # The text by which the person of the filter was found; "": it is the person's id.
-            "found_by": "" if wanted.user == query.user.strip() else query.user,
+            "found_by": "" if wanted.user == asked.user else query.user,
             # The ids of people that are offered for the one that no entry fits.
-            "people": [each for each in people if each != wanted.user],
+            "people": [each for each in found.people if each != wanted.user],
             # Someone has exactly the id of the filter.
-            "is_stored": wanted.user in people,
-            # Who was forgotten wholly today, where the person of the filter is not stored; None: the person may be.
-            "forgotten_today": forgotten_today,
+            "is_stored": wanted.user in found.people,
+            "forgotten_today": found.forgotten_today,
             "actions": ACTIONS,
             "today": today,
             "is_filtered": wanted != NO_FILTER,
         }
         return View(page, "audit.html", "Audit", context)
 
-    return [Screen("audit", show, _AuditQuery)]
+    async def _list_page(
+        self, request: ScreenRequest, query: _AuditQuery, wanted: AuditFilter
+    ) -> ListPage[AuditRecord]:
+        return await self.operations.audit.list(
+            wanted, project=request.visitor.project, after=query.after, limit=query.limit
+        )
+
+    async def _search_person(
+        self, request: ScreenRequest, query: _AuditQuery, asked: _FoundEntries, today: str
+    ) -> _FoundEntries:
+        """Searches the person of a filter that finds no entry. Returns the entries of the only person who is found.
+
+        asked: the empty page of that filter.
+        """
+        people = await self._find_people(request, asked.wanted.user)
+        if not people:
+            wholly_today = AuditFilter(action="forget", what="all", since=today)
+            forgotten_today = await self.operations.audit.list(wholly_today, project=request.visitor.project)
+            return asked._replace(forgotten_today=forgotten_today)
+        if people[1:]:
+            return asked._replace(people=people)
+        wanted = replace(asked.wanted, user=people[0])
+        return _FoundEntries(await self._list_page(request, query, wanted), wanted, people)
+
+    async def _find_people(self, request: ScreenRequest, text: str) -> list[str]:
+        """Returns the ids of people that a text finds as the list of people does."""
+        page = await self.operations.memories.list_page(
+            request.visitor.project, "user", text, limit=_OFFERED_PEOPLE
+        )
+        namesakes = [each.memory for each in await load_namesakes(self.operations, request, text, page)]
+        # A person has a memory in each profile, all by the same id.
+        ids = dict.fromkeys(each.name for each in (*page.items, *namesakes))
+        return [*ids][:_OFFERED_PEOPLE]
 
 
-async def _find_people(operations: PageOperations, request: ScreenRequest, text: str) -> list[str]:
-    """Returns the ids of people that a text finds as the list of people does."""
-    project = request.visitor.project
-    page = await operations.memories.list_page(project, "user", text, limit=_OFFERED_PEOPLE)
-    namesakes = [each.memory for each in await load_namesakes(operations, request, text, page)]
-    # A person has a memory in each profile, all by the same id.
-    ids = dict.fromkeys(each.name for each in (*page.items, *namesakes))
-    return [*ids][:_OFFERED_PEOPLE]
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
+    return [Screen("audit", _AuditScreens(operations).show, _AuditQuery)]
 
 
 def _group_acts(records: Sequence[AuditRecord], existing: _ExistingParts) -> list[_Act]:

@@ -267,7 +267,7 @@ class _BlockScreens(Struct, frozen=True):
         return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + fragment)
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     block_screens = _BlockScreens(
         operations.memories, operations.edits, operations.word_counts, operations.lost_words, operations.audit
     )

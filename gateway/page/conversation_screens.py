@@ -159,7 +159,7 @@ class _ConversationScreens(Struct, frozen=True):
         )
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     conversation = _ConversationScreens(operations.memories, operations.audit)
     return [routes.make_screen("c/{id}", conversation.show, BranchQuery)]
 

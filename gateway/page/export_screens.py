@@ -42,7 +42,7 @@ class _ExportScreens(Struct, frozen=True):
         return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{name}.html")
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     export = _ExportScreens(operations)
     return [
         routes.make_screen("export.jsonl", export.export, right="export", has_twin=False),

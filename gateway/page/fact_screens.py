@@ -295,7 +295,7 @@ class _FactScreens(Struct, frozen=True):
         )
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     facts = _FactScreens(operations.memories, operations.edits, operations.lost_words)
     return [
         routes.make_screen("facts", facts.show_list, FactsQuery),

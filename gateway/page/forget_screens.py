@@ -471,7 +471,7 @@ def _choose_searched_name(name: str, name_line: str | None) -> str:
     return words[0] if words else name
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     forget = _ForgetScreens(
         operations.memories,
         operations.forgetting,

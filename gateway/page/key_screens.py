@@ -58,7 +58,7 @@ class _KeyScreens(Struct, frozen=True):
         return ActionResult(key, "keys")
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     keys = _KeyScreens(operations.keys, operations.audit)
     return [
         Screen("keys", keys.show, ListQuery),

@@ -42,10 +42,7 @@ class _MemoryScreens(Struct, frozen=True):
     """The screens of a memory, each as it is called for a request."""
 
     operations: PageOperations
-
-    @property
-    def views(self) -> MemoryViews:
-        return self.operations.memories
+    views: MemoryViews
 
     async def show_conversations(self, request: ScreenRequest, query: ListQuery) -> View:
         access, memory = await open_memory(request, self.views)
@@ -144,8 +141,8 @@ class _MemoryScreens(Struct, frozen=True):
         )
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    memory = _MemoryScreens(operations)
+def make_screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+    memory = _MemoryScreens(operations, operations.memories)
     shared: list[Screen | Action] = [
         routes.make_screen("conversations", memory.show_conversations, ListQuery),
         routes.make_screen("passages", memory.show_passages, ListQuery),

@@ -6,7 +6,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, NoFields, Screen, ScreenRequest, View
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     async def overview(request: ScreenRequest, query: NoFields) -> View:
         record = await operations.overview.show(request.visitor.project)
         context = {

@@ -60,7 +60,7 @@ async def load_namesakes(
     return namesakes
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: PeopleQuery) -> Answer:
         page = await operations.memories.list_page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit

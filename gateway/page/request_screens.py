@@ -298,6 +298,6 @@ def _compute_beginning(explained: ExplainedRequest) -> float:
     return explained.at - explained.ms / 1000
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     requests = _RequestScreens(operations)
     return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]

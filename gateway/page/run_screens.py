@@ -6,7 +6,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, ListQuery, Screen, ScreenRequest, View
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: ListQuery) -> Answer:
         found = await operations.runs.show(
             request.visitor.project, request.params["id"], after=query.after, limit=query.limit

@@ -34,10 +34,7 @@ class _TrialScreens(Struct, frozen=True):
     """The trial of recall, as it is called for a request."""
 
     operations: PageOperations
-
-    @property
-    def views(self) -> MemoryViews:
-        return self.operations.memories
+    views: MemoryViews
 
     async def try_recall(self, request: ScreenRequest, query: SearchQuery) -> View:
         access, memory = await open_memory(request, self.views)
@@ -95,6 +92,6 @@ class _TrialScreens(Struct, frozen=True):
         return describe_changes(explained, trial) if has_record else ""
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
-    trials = _TrialScreens(operations)
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
+    trials = _TrialScreens(operations, operations.memories)
     return [OPERATOR_ROUTES.make_screen("search", trials.try_recall, SearchQuery, searches=True)]

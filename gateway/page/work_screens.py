@@ -57,7 +57,7 @@ class _WorkScreens(Struct, frozen=True):
         return ActionResult(batch, "work")
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
+def make_screens(operations: PageOperations) -> list[Screen | Action]:
     work = _WorkScreens(operations.work, operations.audit)
     return [
         Screen("work", work.show, WorkQuery),
