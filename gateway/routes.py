@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -70,8 +70,8 @@ class Endpoints(NamedTuple):
     dialects: Sequence[DialectPath]
     # Reads the users of requests for stored responses.
     owners: ResponseOwners
-    # All other routes, in the order in which the router tries them. Health and MCP have routes of their own.
-    routes: list[Route]
+    # Makes all other routes, in the order in which the router tries them. Health and MCP have routes of their own.
+    make_routes: Callable[[], list[Route]]
 
 
 def make_endpoints(
@@ -116,27 +116,31 @@ def make_endpoints(
     dialects = _list_dialect_paths(
         chat_route, make_responses_route(ResponsesRoute), MessagesRoute(chat_route, forwarder)
     )
-    prompts = [spec.system for spec in chat.directory.specs]
-    routes = [
-        # Gives other methods their 405. POSTs to these paths are answered before the router.
-        *(Route(dialect.path, _answered_before_router, methods=["POST"]) for dialect in dialects),
-        # Before the routes of agents, one of which has a pattern that this path fits as well.
-        Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
-        # Before the routes of models and conversations, with which they share some paths.
-        *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
-        *make_model_routes(
-            services.models, None if services.agents is None else services.store.defined_agents.list_newest
-        ),
-        Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
-        Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
-        Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
-        *make_stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
-        *make_forwarding_routes(forwarding_parts),
-        *_make_user_routes(services, bodies, owners),
-        *_make_manage_routes(services, bodies, Access(guard, admin_token)),
-        *([] if admin_token is None else make_admin_routes(_make_operations(services), admin_token)),
-    ]
-    return Endpoints(chat_route, dialects, owners, routes)
+
+    def make_routes() -> list[Route]:
+        prompts = [spec.system for spec in chat.directory.specs]
+        return [
+            # Gives other methods their 405. POSTs to these paths are answered before the router.
+            *(Route(dialect.path, _answered_before_router, methods=["POST"]) for dialect in dialects),
+            # Before the routes of agents, one of which has a pattern that this path fits as well.
+            Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
+            # Before the routes of models and conversations, with which they share some paths.
+            *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
+            *make_model_routes(
+                services.models,
+                None if services.agents is None else services.store.defined_agents.list_newest,
+            ),
+            Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
+            Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
+            Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
+            *make_stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
+            *make_forwarding_routes(forwarding_parts),
+            *_make_user_routes(services, bodies, owners),
+            *_make_manage_routes(services, bodies, Access(guard, admin_token)),
+            *([] if admin_token is None else make_admin_routes(_make_operations(services), admin_token)),
+        ]
+
+    return Endpoints(chat_route, dialects, owners, make_routes)
 
 
 def _make_chat_route(services: Services, bodies: BodyReader) -> ChatRoute:

@@ -284,10 +284,11 @@ def serve(
         port = listener.getsockname()[1]
         running.append(RunningGateway(app, server, port, asyncio.get_running_loop(), lines))
         await server.serve(sockets=[listener])
-        # The routes are two thirds of the objects that a gateway leaves to the garbage collector. Clearing them here is
-        # faster.
-        for routes in (app._router.routes, app._endpoints.routes):
-            routes.clear()
+        if "_router" in vars(app):
+            # The routes are two thirds of the objects that a gateway leaves to the garbage collector. Clearing them
+            # here is faster.
+            app._router.routes.clear()
+            app._routes.clear()
 
     def run() -> None:
         try:

@@ -83,8 +83,8 @@ class Edge:
     error_forms: Mapping[str, ErrorForm] = field(default_factory=dict)
     # Returns the form for requests to paths that several dialects share; None: the path decides.
     error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None
-    # The paths of the routes. An error about an unknown path suggests a similar one.
-    paths: Sequence[str] = ()
+    # Returns the paths of the routes. An error about an unknown path suggests a similar one.
+    list_paths: Callable[[], Sequence[str]] = tuple
     # The paths of dialects that the key of a user may ask.
     user_paths: Set[str] = frozenset()
     # Notes the end of each request that a model answers.
@@ -138,7 +138,7 @@ class Edge:
             await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, noting_send)
         except Exception as error:
             await self._answer_error(
-                _as_gateway_error(error, scope, info, self.paths), scope, info, noting_send
+                _as_gateway_error(error, scope, info, self.list_paths), scope, info, noting_send
             )
             drop_tracebacks(error)
         finally:
@@ -328,14 +328,14 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
 
 
 def _as_gateway_error(
-    error: Exception, scope: Scope, info: RequestInfo, paths: Sequence[str]
+    error: Exception, scope: Scope, info: RequestInfo, list_paths: Callable[[], Sequence[str]]
 ) -> GatewayError:
     """Returns the error that the client gets for an exception. A fault of the gateway's own is logged."""
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
         return UnknownPath(
-            f"Unknown path: {scope['method']} {scope['path']}{make_path_hint(scope['path'], paths)}"
+            f"Unknown path: {scope['method']} {scope['path']}{make_path_hint(scope['path'], list_paths())}"
         )
     if isinstance(error, HTTPException) and error.status_code == 405:
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
