@@ -388,8 +388,8 @@ class ForgetTarget(Struct, frozen=True):
     exchanges: Sequence[int] = ()
     # A conversation, by its row. (The name is that of the stored JSON.)
     conversation_row: int | None = msgspec.field(default=None, name="conversation")
-    # An earlier version of a block, by the block's row and its number: its lines that the block no longer has.
-    version: tuple[int, int] | None = None
+    # Earlier versions of blocks, each by the block's row and its number: the lines that the blocks no longer have.
+    versions: Sequence[tuple[int, int]] = ()
     # Everything older than this time.
     before: float | None = None
     # An import, by its row: what it has added.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -395,6 +395,8 @@ class UnindexedTexts(Struct, frozen=True):
 
     # Earlier versions of its blocks: label, version, value.
     versions: Sequence[tuple[str, int, str]]
+    # The present values of its blocks, by their labels.
+    block_values: Mapping[str, str]
     # The public id of the conversation of each summary, and its text.
     summaries: Sequence[tuple[str, str]]
     # Exchanges with such messages: replaced, cancelled and long ones, and exchanges with calls of tools.

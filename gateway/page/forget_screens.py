@@ -37,6 +37,7 @@ from gateway.run.admin.word_search import WordSearches
 from storage.search.text_words import find_spans_with_words
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+_Version = Annotated[str, Meta(pattern=r"(?s)^.+/[0-9]{1,18}\Z")]
 # The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
 _SCREEN_NAMES = {
     "b": "the block",
@@ -69,15 +70,15 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The target of forgetting: one of these."""
 
     # The fields that may come several times.
-    repeated: ClassVar = ("texts", "keep")
+    repeated: ClassVar = ("texts", "version", "keep")
 
     message: _Number | None = None
     exchange: _Number | None = None
     conversation: str | None = None
     fact: _Number | None = None
     passage: _Number | None = None
-    # An earlier version of a block, as LABEL/NUMBER.
-    version: Annotated[str, Meta(pattern=r"(?s)^.+/[0-9]{1,18}\Z")] | None = None
+    # Earlier versions of blocks, as LABEL/NUMBER. Several are "texts", also with those below.
+    version: Annotated[tuple[_Version, ...], Meta(min_length=1, max_length=MAX_TEXTS)] | None = None
     # The numbers of messages, facts and passages.
     texts: Annotated[tuple[_Number, ...], Meta(min_length=1, max_length=MAX_TEXTS)] | None = None
     all: bool | None = None
@@ -95,6 +96,13 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             "message", "exchange", "conversation", "fact", "passage", "texts", "version", "all",
         )  # fmt: skip
         named = [kind for kind in kinds if getattr(self, kind) is not None]
+        if named in (["texts"], ["version"], ["texts", "version"]):
+            values: tuple[int | str, ...] = (*(self.texts or ()), *(self.version or ()))
+            return (
+                _NamedTarget("texts", values)
+                if self.texts or values[1:]
+                else _NamedTarget("version", values[0])
+            )
         if len(named) != 1 or self.all is False:
             raise BadRequest(
                 f"Say what to forget, one of: {', '.join(kinds)} (all=1).",

@@ -5,13 +5,14 @@ A forgetting that keeps what memory has made of a conversation (`ForgetTarget.ke
     exchanges  the content of exchanges is erased in place, with its words in the index and its vectors; the row stays
                as a tombstone that matches by hashes; a named exchange takes along the exchanges that it replaced;
                of a named message the exchange stays, and the message is among its `redactions` (`erase_exchanges.py`)
+    versions*  the lines of named versions of blocks that the blocks no longer have leave all their versions. Before
+               blocks are rebuilt, which may number versions again
     blocks*    versions of blocks that came from an erased exchange, and the versions built on these; a new value is
                made of what is left. Early, since turns that begin and end before this phase see the old value
     items      items of the Responses API that wait for a conversation's next response, and each response's own items
     readings   what runs of the memory's sleeptime agents hold of the memory
     run_texts  what runs of the memory hold besides their exchanges
     files*     files that are too old; named files have gone with the intention
-    versions*  the lines of a named version of a block that the block no longer has leave all its versions
     unlearned* named facts are marked, so that they are not learned again; their sentences leave blocks and edits
     passages*  passages that are too old, came from an erased exchange, or belong to an erased file
     facts*     facts, likewise
@@ -250,12 +251,14 @@ async def _rebuild_all(
 
 
 async def _shorten_versions(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Removes the lines of a named version that its block no longer has from all versions of the block."""
-    if work.target.version is not None:
-        named_row, number = work.target.version
-        for block_row, owner in await _load_blocks_seen(connection, work):
-            if block_row == named_row and await remove_lost_lines(connection, block_row, number, work.now):
-                await _erase_copies(connection, work, block_row, owner)
+    """Removes the lines of named versions that their blocks no longer have from all versions of these blocks."""
+    numbers_by_block: dict[int, set[int]] = {}
+    for block_row, number in work.target.versions:
+        numbers_by_block.setdefault(block_row, set()).add(number)
+    for block_row, owner in await _load_blocks_seen(connection, work) if numbers_by_block else ():
+        numbers = numbers_by_block.get(block_row, ())
+        if numbers and await remove_lost_lines(connection, block_row, numbers, work.now):
+            await _erase_copies(connection, work, block_row, owner)
     return None
 
 
@@ -384,12 +387,12 @@ async def wipe_shared(connection: Connection, project: str) -> bool:
 
 _ERASING_PHASES: dict[str, ErasingPhase] = {
     "exchanges": erase_exchanges,
+    "versions": _shorten_versions,
     "blocks": _rebuild_blocks,
     "items": _drop_items,
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "files": _erase_files,
-    "versions": _shorten_versions,
     "unlearned": _unlearn,
     "passages": _erase_passages,
     "facts": _erase_facts,

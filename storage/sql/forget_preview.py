@@ -105,6 +105,8 @@ class _Content(NamedTuple):
     texts: Sequence[str]
     # The numbers of the messages that go; empty: those of whole exchanges.
     seqs: Collection[int]
+    # As in `ForgetTarget`.
+    versions: Sequence[tuple[int, int]]
 
 
 class _RowRange(NamedTuple):
@@ -135,11 +137,19 @@ class ForgetPreviews(StoreGroup):
         """
         if target.is_all:
             return PreviewedCounts(await _count_whole(connection, agent_row))
-        if target.version is not None:
-            return await self._count_lost_lines(connection, agent_row, *target.version)
+        if not target.versions:
+            return await self._count_content(connection, agent_row, target, messages)
+        lost = await self._count_lost_lines(connection, agent_row, target.versions)
+        others = await self._count_content(connection, agent_row, target, messages)
+        return _add_counts(others, lost, ForgetTarget())
+
+    async def _count_content(
+        self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
+    ) -> PreviewedCounts:
+        """Returns how much would be erased with all of a target but its versions. messages: as in `count`."""
         erased = await _load_erased(connection, agent_row, target)
         texts = await _read_named_texts(connection, agent_row, target)
-        content = _Content(erased, texts, target.messages)
+        content = _Content(erased, texts, target.messages, target.versions)
         if not (target.facts or target.passages):
             return await self._count_erased(connection, agent_row, content, messages)
         with_named = await self._count_named(connection, agent_row, target, content)
@@ -187,12 +197,16 @@ class ForgetPreviews(StoreGroup):
         return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes, notes.exchange_rows)
 
     async def _count_lost_lines(
-        self, connection: Connection, agent_row: int, block_row: int, number: int
+        self, connection: Connection, agent_row: int, named: Sequence[tuple[int, int]]
     ) -> PreviewedCounts:
-        """Counts the versions that have the lines of a version that its block no longer has."""
-        lost = collect_lost_lines(await load_versions(connection, block_row), number)
+        """Counts the versions that have lines of named versions that their blocks no longer have."""
+        shortened = 0
+        for block_row in {row for row, _ in named}:
+            versions = await load_versions(connection, block_row)
+            lost = collect_lost_lines(versions, [number for row, number in named if row == block_row])
+            shortened += len(lost.with_lines)
         notes = await self._count_all_quoting(connection, agent_row, Erased(frozenset(), blocks=True))
-        counts = ForgetCounts(0, 0, 0, len(lost.with_lines), 0, notes.total)
+        counts = ForgetCounts(0, 0, 0, shortened, 0, notes.total)
         return PreviewedCounts(counts, noted_rows=notes.exchange_rows)
 
     async def _count_versions(
@@ -234,8 +248,10 @@ class ForgetPreviews(StoreGroup):
 
     async def _preview_block(self, connection: Connection, block: Block, content: _Content) -> BlockPreview:
         """Returns what would be left of a block."""
-        erased, texts, seqs = content
+        erased, texts, seqs, named = content
         versions = await load_versions(connection, block.id)
+        lost = collect_lost_lines(versions, [number for row, number in named if row == block.id])
+        versions = [*versions[: len(versions) - len(lost.later)], *lost.later_without]
         exchanges = set(erased.listed)
         if erased.conversation_row != _NO_CONVERSATION:
             origins = sorted({id for version in versions for id in version.origins})
@@ -329,7 +345,10 @@ class ForgetPreviews(StoreGroup):
 def _add_counts(
     with_messages: PreviewedCounts, with_named: PreviewedCounts, target: ForgetTarget
 ) -> PreviewedCounts:
-    """Returns the sum of what is erased with messages, and with the facts and passages that the target names."""
+    """Returns the sum of what is erased with messages, and with what the target names: facts, passages, versions.
+
+    target: its facts are not counted yet.
+    """
     erased_seqs = {fact.seq for fact in with_messages.facts}
     first, second = with_messages.counts, with_named.counts
     counts = ForgetCounts(

@@ -295,8 +295,9 @@ class MemoryPages(StoreGroup):
     @long_reads
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
-        blocks = [block.id for block in await load_blocks(connection, agent_row)]
-        versions = await load_rows(connection, SQL["earlier_versions"], blocks, _MAX_UNINDEXED + 1)
+        blocks = await load_blocks(connection, agent_row)
+        ids = [block.id for block in blocks]
+        versions = await load_rows(connection, SQL["earlier_versions"], ids, _MAX_UNINDEXED + 1)
         summaries = await connection.rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
@@ -309,6 +310,7 @@ class MemoryPages(StoreGroup):
         chosen_counts = (len(few_versions), len(few_summaries), len(ids))
         return UnindexedTexts(
             [(row[0], row[1], row[2]) for row in few_versions],
+            {block.label: block.value for block in blocks},
             [(row[0], row[1]) for row in few_summaries],
             [
                 SourceExchange(make_exchange_with_content(content_row), uid, False)

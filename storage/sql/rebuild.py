@@ -166,7 +166,7 @@ async def rebuild_block(
 
 
 class LostLines(NamedTuple):
-    """The lines of an earlier version that a block no longer has."""
+    """The lines of earlier versions that a block no longer has."""
 
     lines: frozenset[str]
     # The versions from the first on that has one of them, oldest first.
@@ -177,17 +177,39 @@ class LostLines(NamedTuple):
         """The versions that have one of the lines."""
         return [version for version in self.later if not self.lines.isdisjoint(version.value.split("\n"))]
 
+    @property
+    def later_without(self) -> list[BlockVersion]:
+        """The later versions without the lines, and without their edits: one that took a line out names it, too."""
+        return [
+            replace(
+                version,
+                value="\n".join(line for line in version.value.split("\n") if line not in self.lines),
+                origin=version.origin if version.edit is None else "",
+            )
+            for version in self.later
+        ]
 
-def collect_lost_lines(versions: Sequence[BlockVersion], number: int) -> LostLines:
-    """Returns the lines of a version that the newest version does not have. versions: of the block, oldest first."""
-    values = [version.value for version in versions if version.number == number]
-    lines = frozenset(list_lost_lines(values[0], versions[-1].value) if values else ())
+
+def collect_lost_lines(versions: Sequence[BlockVersion], numbers: Collection[int]) -> LostLines:
+    """Returns the lines of some versions that the newest version does not have.
+
+    versions: of the block, oldest first.
+    numbers: those of the versions whose lines these are.
+    """
+    lines = frozenset(
+        line
+        for version in versions
+        if version.number in numbers
+        for line in list_lost_lines(version.value, versions[-1].value)
+    )
     later = dropwhile(lambda version: lines.isdisjoint(version.value.split("\n")), versions)
     return LostLines(lines, list(later))
 
 
-async def remove_lost_lines(connection: Connection, block_row: int, number: int, now: float) -> bool:
-    """Removes the lines of a version that the block no longer has from all versions. Returns False if there are none.
+async def remove_lost_lines(
+    connection: Connection, block_row: int, numbers: Collection[int], now: float
+) -> bool:
+    """Removes the lines of versions that the block no longer has from all versions. Returns False if there are none.
 
     The versions stay with what else they say, so that each line keeps its sources.
     """
@@ -197,15 +219,11 @@ async def remove_lost_lines(connection: Connection, block_row: int, number: int,
         for version in await load_versions(connection, block_row)
         if version.origin != FORGOTTEN_ORIGIN
     ]
-    lost = collect_lost_lines(versions, number)
+    lost = collect_lost_lines(versions, numbers)
     if not lost.later:
         return False
-    # An edit that took one of the lines out names it, too.
     await _erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
-    values = [
-        "\n".join(line for line in version.value.split("\n") if line not in lost.lines)
-        for version in lost.later
-    ]
+    values = [version.value for version in lost.later_without]
     revised = [(version, Revised(version.value)) for version in lost.later]
     remade = await _rewrite_rows(connection, block_row, revised, values, _list_dropped("", revised, values))
     clean = versions[: len(versions) - len(lost.later)]

@@ -674,7 +674,7 @@ async def test_a_version_loses_the_lines_that_its_block_no_longer_has(
     await store.blocks.write(block.id, block.version, by_hand, at=1.0, origin="operator")
     before = await store.blocks.list_revisions(block.id, with_forgotten=False)
     # It has red and green, and version 4 blue as well.
-    target = ForgetTarget(version=(block.id, 3))
+    target = ForgetTarget(versions=[(block.id, 3)])
     found = await store.forget_previews.count(alice.agent.id, target, 0)
     assert (found.counts.versions, found.counts.messages, found.counts.facts) == (2, 0, 0)
     await forget(store, alice.agent, target)

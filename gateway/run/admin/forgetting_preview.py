@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.errors import UnknownId
-from gateway.run.admin.block_versions import VersionId
+from gateway.run.admin.block_versions import EarlierVersion, VersionId
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.forget_operations import Part, PartKind, find_forget_target
 from gateway.run.admin.memory_names import make_memory_flags
@@ -24,9 +25,9 @@ from storage.records import Message, Scope, list_lost_lines
 from storage.sql.store import Store
 
 TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "texts", "version", "all"]
-# The number of a message, exchange, fact or passage; a conversation's id; for "texts" the numbers of messages, facts
-# and passages; an earlier version of a block as the text of its `VersionId`; for "all" None.
-TargetValue = int | str | tuple[int, ...] | None
+# The number of a message, exchange, fact or passage; a conversation's id; an earlier version of a block as the text of
+# its `VersionId`; for "texts" the numbers of messages, facts and passages, and versions; for "all" None.
+TargetValue = int | str | tuple[int | str, ...] | None
 # The most texts that are forgotten at once: a preview shows them all.
 MAX_TEXTS = 50
 # The options of `mnemogate memory forget` for these kinds. Its option `--in` names a conversation.
@@ -47,6 +48,18 @@ class TargetRecord(Struct, frozen=True):
     id: str
     # The beginning of its text, or of a conversation's first message of the user; None: the part has no text.
     text: str | None = None
+
+
+class ErasedVersionRecord(Struct, frozen=True):
+    """An earlier version of a block that is forgotten among several texts."""
+
+    # The number of the version.
+    seq: int
+    label: str
+    # The lines that go: the block does not have them now.
+    text: str
+    href: str
+    kind: Literal["version"] = "version"
 
 
 class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
@@ -74,8 +87,8 @@ class ForgetPreview(Struct, frozen=True):
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
     # The changed blocks that can be rebuilt at once; not set: there are none.
     blocks: tuple[RebuiltBlock, ...] | UnsetType = UNSET
-    # For "texts": the texts that are not gone yet, the newest first.
-    texts: tuple[SourceRecord, ...] | UnsetType = UNSET
+    # For "texts": the texts that are not gone yet, the newest first, then versions of blocks.
+    texts: tuple[SourceRecord | ErasedVersionRecord, ...] | UnsetType = UNSET
     # The newest replies that stay and can no longer show what the model was shown, without their texts; not set: none.
     replies_without_note: tuple[SourceRecord, ...] | UnsetType = UNSET
     # For a reply of which the question stays: the question's number. The facts may have come from it.
@@ -97,7 +110,7 @@ class FoundPart(Struct, frozen=True, kw_only=True):
     # The whole text of the part; None: the part has no text.
     text: str | None = None
     # The texts, if several texts are to be forgotten.
-    texts: tuple[SourceRecord, ...] = ()
+    texts: tuple[SourceRecord | ErasedVersionRecord, ...] = ()
     # The exchanges of these texts, so that the extent need not be looked up for each text.
     exchange_rows: Sequence[int] = ()
     # The number of the last message of the user that the text answers, and that stays.
@@ -172,7 +185,7 @@ class ForgettingPreviews(Struct, frozen=True):
             stays=tuple(stays),
             confirm=_number_to_confirm(part, extent.counts),
             command=None
-            if part.kind == "version"
+            if target.versions
             else "\n".join(
                 _render_command(memory.scope, *each) for each in named or [(part.kind, part.value)]
             ),
@@ -238,7 +251,7 @@ class _PartReader(Struct, frozen=True):
         return FoundPart(
             kind="version",
             value=id,
-            target=ForgetTarget(version=(earlier.block.id, earlier.version)),
+            target=ForgetTarget(versions=[(earlier.block.id, earlier.version)]),
             id=id,
             stays=[self.remaining.make_other_mentions(lines[0])],
             text="\n\n".join(lines),
@@ -296,12 +309,17 @@ class _PartReader(Struct, frozen=True):
             question=questions[-1] if questions else UNSET,
         )
 
-    async def _get_texts(self, seqs: tuple[int, ...]) -> FoundPart:
-        messages = await self._load_texts(seqs)
-        target = _target_of(messages)
+    async def _get_texts(self, values: tuple[int | str, ...]) -> FoundPart:
+        messages = await self._load_messages({value for value in values if isinstance(value, int)})
+        versions = await self._load_versions(
+            dict.fromkeys(value for value in values if isinstance(value, str))
+        )
+        if not (messages or versions):
+            raise UnknownId("None of these texts is there.")
+        target = _target_of(messages, versions)
         exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
         refs = await self.store.memory_pages.load_exchange_refs(self.memory.id, exchange_rows)
-        texts = tuple(
+        texts: list[SourceRecord | ErasedVersionRecord] = [
             SourceRecord(
                 get_source_kind(message),
                 message.seq,
@@ -311,39 +329,53 @@ class _PartReader(Struct, frozen=True):
                 speaker=read_speaker(message),
             )
             for message in messages
-        )
+        ]
+        for block, version, value in versions:
+            lines = "\n".join(list_lost_lines(value, block.value))
+            href = page_path("m", self.memory.uid, "b", block.label)
+            texts.append(ErasedVersionRecord(version, block.label, lines, href))
         return FoundPart(
             kind="texts",
-            value=seqs,
+            value=values,
             target=target,
             id=" ".join(str(text.seq) for text in texts),
             messages=len(target.messages),
-            stays=await self.remaining.list_of_texts(messages),
-            texts=texts,
+            stays=await self.remaining.list_of_texts(messages, texts[0].text or ""),
+            texts=tuple(texts),
             exchange_rows=exchange_rows,
         )
 
-    async def _load_texts(self, seqs: tuple[int, ...]) -> list[Message]:
-        """Returns messages, facts and passages by their numbers, the newest first, without those that are gone.
-
-        Raises: UnknownId: all are gone.
-        """
-        found = await self.store.recall.load(self.memory.id, sorted(set(seqs)))
+    async def _load_messages(self, seqs: set[int]) -> list[Message]:
+        """Returns messages, facts and passages by their numbers, the newest first, without those that are gone."""
+        found = await self.store.recall.load(self.memory.id, sorted(seqs))
         # Recall loads no fact that is no longer true.
-        for fact in await self.store.facts.load(self.memory.id, sorted(set(seqs).difference(found))):
+        for fact in await self.store.facts.load(self.memory.id, sorted(seqs.difference(found))):
             found[fact.seq] = Message(
                 fact.seq, fact.exchange_row or 0, "", fact.text, fact.at, 0, source="fact"
             )
-        if not found:
-            raise UnknownId("None of these texts is there.")
         return [found[seq] for seq in sorted(found, reverse=True)]
 
+    async def _load_versions(self, ids: Iterable[str]) -> list[EarlierVersion]:
+        """Returns earlier versions by the texts of their `VersionId`, without those that have no lines to forget."""
+        versions = []
+        for id in ids:
+            with suppress(UnknownId):
+                versions.append(
+                    await self.views.blocks.versions.get_earlier(self.memory, VersionId.parse(id))
+                )
+        return versions
 
-def _target_of(texts: Sequence[Message]) -> ForgetTarget:
+
+def _target_of(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -> ForgetTarget:
     by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
     for each in texts:
         by_kind[get_source_kind(each)].append(each.seq)
-    return ForgetTarget(messages=by_kind["message"], facts=by_kind["fact"], passages=by_kind["passage"])
+    return ForgetTarget(
+        messages=by_kind["message"],
+        facts=by_kind["fact"],
+        passages=by_kind["passage"],
+        versions=[(version.block.id, version.version) for version in versions],
+    )
 
 
 def _number_to_confirm(part: FoundPart, counts: ForgetCounts) -> str | None:

@@ -15,7 +15,7 @@ from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.page_paths import make_fact_href, make_message_href, page_path
 from storage.listing import UnindexedTexts
-from storage.records import Agent, Exchange, Fact
+from storage.records import Agent, Exchange, Fact, list_lost_lines
 from storage.search.text_words import cut_around_words, has_words, has_words_anywhere
 from storage.sql.store import Store
 
@@ -44,7 +44,8 @@ class HiddenText(Struct, frozen=True):
     href: str
     # The number of the message that has the text; None: no message has it.
     message: int | None = None
-    # The earlier version of a block that has it, as the text of its `VersionId`; None: no version has it.
+    # The earlier version of a block that has it, as the text of its `VersionId`; None: no version has it, or one whose
+    # lines the block still has.
     version: str | None = None
 
 
@@ -137,7 +138,9 @@ def _filter_unindexed(uid: str, unindexed: UnindexedTexts, query: str) -> Iterat
                 f"version {version} of {label}",
                 cut_around_words(value, query, AROUND_CHARS),
                 href,
-                version=str(VersionId(label, version)),
+                version=str(VersionId(label, version))
+                if list_lost_lines(value, unindexed.block_values[label])
+                else None,
             )
     for conversation, text in unindexed.summaries:
         if has_words_anywhere(text, query):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
+from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -25,6 +26,7 @@ from gateway.run.admin.forget_operations import (
 )
 from gateway.run.admin.forgetting_preview import (
     ErasedFactRecord,
+    ErasedVersionRecord,
     ForgetPreview,
     ForgettingPreviews,
     TargetKind,
@@ -56,7 +58,7 @@ class ForgetResult(Struct, frozen=True):
     # For "texts": how many of them were there.
     texts: int | UnsetType = UNSET
     # For "texts": how many of each kind were there.
-    text_counts: dict[SourceKind, int] | UnsetType = UNSET
+    text_counts: dict[SourceKind | Literal["version"], int] | UnsetType = UNSET
     # How many facts went with the messages; not set: none, or the whole memory went.
     facts: int | UnsetType = UNSET
     # How many of the newest of these facts were corrections that were true; not set: none.
@@ -108,7 +110,12 @@ class MemoryForgetting:
         retained = [each.seq for each in retained_facts]
         corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
         target_name = _name_in_audit(kind, preview.target.id)
-        text_names = [render_audited_part(text.kind, text.seq) for text in preview.texts or ()]
+        text_names = [
+            str(AuditedVersion(text.label, text.seq))
+            if isinstance(text, ErasedVersionRecord)
+            else render_audited_part(text.kind, text.seq)
+            for text in preview.texts or ()
+        ]
         erased = await name_erased(self._store, memory.id, part.target, text_names or [target_name], retained)
         try:
             if missing := {*keep}.difference(retained):

@@ -145,8 +145,8 @@ class RemainingTexts:
         stays.append(self.make_other_mentions(next(iter(texts.values()), None)))
         return stays
 
-    async def list_of_texts(self, texts: Sequence[Message]) -> list[RemainingRecord]:
-        """Returns what stays if several messages, facts and passages go.
+    async def list_of_texts(self, texts: Sequence[Message], first: str) -> list[RemainingRecord]:
+        """Returns what stays if several messages, facts and passages go. first: the first of all texts that go.
 
         Replies that quote the texts are not looked for: they have the same words, by which the texts were found.
         """
@@ -159,7 +159,7 @@ class RemainingTexts:
             stays.append(
                 RemainingRecord("The rest of their conversations, also what answers these messages.")
             )
-        return [*stays, self.make_other_mentions(self._words or texts[0].text)]
+        return [*stays, self.make_other_mentions(self._words or first)]
 
     async def list_facts(self, going: Collection[int], texts: Sequence[str]) -> list[RemainingRecord]:
         """Returns true facts that stay: first those with the sought words, then those that share most words with what

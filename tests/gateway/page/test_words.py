@@ -1004,7 +1004,9 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
     assert lead(shown) == f"{untold} 5 texts that are still stored do."
     assert "All that is stored of this memory was looked through" in plain(shown)
     assert len(re.findall(">Forget<", shown)) == len(hidden)
-    assert "A message or an earlier version of a block is forgotten by its own link." in plain(shown)
+    assert "A message is forgotten by its own link." in plain(shown)
+    # A single version has its own link.
+    assert "checkbox" not in shown
     for each in found["hidden"]["items"]:
         address, _, place = each["href"].partition("#")
         assert f'id="{place}"' in page(operator, address)
@@ -1663,6 +1665,44 @@ def test_ticks_stand_at_one_place_on_a_phone(browser: Browser, operator: Operato
     assert len(rows) > 1
     assert {tuple(each[1:]) for each in rows} == {(True, True)}
     assert len({each[0] for each in rows}) == 1
+
+
+@pytest.mark.both
+def test_earlier_versions_are_ticked_with_the_other_texts(operator: Operator) -> None:
+    """After a correction each had to be forgotten by itself."""
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    block, words = f"{memory}/b/human", f"{memory}/words?q=peanuts"
+    for version, text in (
+        (2, "Allergic to peanuts, badly.\nIn Oslo."),
+        (3, "Allergic to hazelnuts.\nIn Oslo."),
+    ):
+        operator.twin(block, {"value": text, "version": version})
+    shown = page(operator, words)
+    versions = re.findall(r'name="version" value="([^"]*)" form="ticked" aria-label="([^"]*)"', shown)
+    assert versions == [(f"human/{n}", f"version {n} of human") for n in (3, 2)]
+    (fact,) = [each["seq"] for each in operator.twin(words)["items"] if each["kind"] == "fact"]
+    fields = f"texts={fact}&texts=1&" + "&".join(f"version=human%2F{n}" for n in (2, 3))
+    preview = operator.twin(f"{memory}/forget?{fields}")
+    assert [(each["kind"], each["seq"]) for each in preview["texts"]] == [
+        ("fact", fact), ("message", 1), ("version", 2), ("version", 3)
+    ]  # fmt: skip
+    assert [each["text"] for each in preview["texts"][2:]] == [
+        "Allergic to peanuts.", "Allergic to peanuts, badly."
+    ]  # fmt: skip
+    assert (preview["confirm"], preview["command"], "blocks" in preview) == ("4", None, False)
+    asked = plain(page(operator, f"{memory}/forget?{fields}&back={words}"))
+    assert "Allergic to peanuts, badly. version 3 of human" in asked
+    gone = operator.post(f"{memory}/forget?{fields}", confirm="4", came_from=words).body.decode()
+    assert "All 4 texts are gone: 1 message, 1 fact and 2 earlier versions, with what came" in plain(gone)
+    found = operator.twin(words)
+    assert ([each["seq"] for each in found["items"]], found["hidden"]["items"]) == ([3], [])
+    assert operator.twin(block)["block"]["value"] == "Allergic to hazelnuts.\nIn Oslo."
+    audit = [each["what"] for each in operator.twin("audit")["items"] if each["action"] == "forget"]
+    assert {"block human, version 2", "block human, version 3", "message 1", f"fact {fact}"} <= {*audit}
+    # A person has no way to it, and what the block still has can only be corrected.
+    assert person_of(operator.world).send(f"forget?{fields}", confirm="4").status == 400
+    assert operator.program("GET", f"{memory}/forget.json?version=human/2&version=human/3").status == 404
 
 
 def test_what_was_forgotten_meanwhile_is_not_among_the_ticked(operator: Operator) -> None:
