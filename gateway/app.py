@@ -19,7 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Provider
-from gateway.agents.routes import error_forms
+from gateway.agents.routes import list_error_forms
 from gateway.agents.services import AgentServices
 from gateway.errors import ErrorForm
 from gateway.limits import Limits
@@ -132,7 +132,7 @@ class Gateway:
             *self._endpoints.make_routes(),
             *make_home_routes(),
             *make_health_routes(self.readiness, self.services.metrics),
-            *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
+            *([] if self._mcp_endpoint is None else self._mcp_endpoint.make_routes()),
         ]
 
     def _list_error_forms(self, *, has_agents: bool) -> dict[str, ErrorForm]:
@@ -140,8 +140,8 @@ class Gateway:
         dialects = self._endpoints.dialects
         return {
             **{dialect.path: dialect.error_form for dialect in dialects if dialect.error_form is not None},
-            **(error_forms() if has_agents else {}),
-            **({} if self._mcp_endpoint is None else self._mcp_endpoint.error_forms()),
+            **(list_error_forms() if has_agents else {}),
+            **({} if self._mcp_endpoint is None else self._mcp_endpoint.list_error_forms()),
         }
 
     def _make_edge(

@@ -159,7 +159,7 @@ def _list_records(
     operation: str, arguments: _Arguments, listing: record_lists.RecordList, as_json: bool
 ) -> None:
     """Prints all records of an operation that answers page by page."""
-    printed.show_list(listing, _load_commands().client.records(operation, arguments), as_json=as_json)
+    printed.show_list(listing, _load_commands().client.read_records(operation, arguments), as_json=as_json)
 
 
 def _check_consent(yes: bool, action: str) -> None:

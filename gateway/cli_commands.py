@@ -202,12 +202,12 @@ class Commands:
         as_json: bool,
     ) -> None:
         """Prints a list. limit: the most lines; None: all lines."""
-        lines = (line for page in self.client.pages(operation, arguments) for line in page["lines"])
+        lines = (line for page in self.client.read_pages(operation, arguments) for line in page["lines"])
         printed.show_list(listing, islice(lines, limit), as_json=as_json)
 
     def show_usage(self, arguments: _Arguments, *, as_csv: bool, as_json: bool) -> None:
         """Prints sums of usage."""
-        pages = list(self.client.pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
+        pages = list(self.client.read_pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
             from gateway.run.admin.usage_csv import render_usage_csv
@@ -258,7 +258,7 @@ class Commands:
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
         """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""
         arguments = without_none(arguments)
-        pages = self.client.pages("memory-export", arguments)
+        pages = self.client.read_pages("memory-export", arguments)
         first_page = next(pages)
         other_memories = first_page["others"]
         messages = 0

@@ -101,10 +101,10 @@ class ErrorForm(Protocol):
     # The header in which its clients look for a request's id, in lower case; None: `x-request-id`, as everywhere.
     id_header: ClassVar[bytes | None]
 
-    def body(self, error: GatewayError) -> bytes:
+    def render_body(self, error: GatewayError) -> bytes:
         """Returns the JSON body of a reply with the error's status."""
 
-    def event(self, error: GatewayError) -> bytes:
+    def render_event(self, error: GatewayError) -> bytes:
         """Returns the event that ends a stream after its status was sent."""
 
 

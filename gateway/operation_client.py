@@ -124,7 +124,7 @@ class OperationClient:
             return None
         return None
 
-    def pages(
+    def read_pages(
         self, operation: str, arguments: _Arguments, cursor: Literal["from", "after"] = "from"
     ) -> Iterator[Any]:
         """Yields the answers of an operation that answers page by page. cursor: its argument that takes `next`."""
@@ -134,9 +134,9 @@ class OperationClient:
             page = self.perform(operation, {**arguments, cursor: page["next"]})
             yield page
 
-    def records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
+    def read_records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
         """Returns all records of a list."""
-        return [record for page in self.pages(operation, arguments, "after") for record in page["data"]]
+        return [record for page in self.read_pages(operation, arguments, "after") for record in page["data"]]
 
 
 def without_none(arguments: _Arguments) -> dict[str, Any]:

@@ -125,7 +125,11 @@ def make_endpoints(
             # Before the routes of agents, one of which has a pattern that this path fits as well.
             Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
             # Before the routes of models and conversations, with which they share some paths.
-            *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
+            *(
+                []
+                if services.agents is None
+                else services.agents.make_routes(services.models, limits, bodies)
+            ),
             *make_model_routes(
                 services.models,
                 None if services.agents is None else services.store.defined_agents.list_newest,

@@ -72,7 +72,7 @@ class AgentsComponent(Protocol):
     def chat(self) -> StoredAgents:
         """The agents as chat completions use them."""
 
-    def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
+    def make_routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
         """Returns the routes of the agents API."""
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:

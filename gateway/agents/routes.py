@@ -47,7 +47,7 @@ class _HasRoutes(Protocol):
     def routes(self) -> list[AgentsRoute]: ...
 
 
-def error_forms() -> dict[str, ErrorForm]:
+def list_error_forms() -> dict[str, ErrorForm]:
     """Returns the form of errors by path prefix."""
     form = LettaErrors()
     return dict.fromkeys(_PREFIXES, form)

@@ -108,7 +108,7 @@ class AgentServices:
             lambda: agent_runs.messaging.released_slots,
         )
 
-    def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
+    def make_routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
         """Returns the routes of the agents API."""
         registry = self.registry
         batches = BatchRequests(

@@ -57,7 +57,7 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     """Returns how traces are exported; None: they are not. Raises: SettingsError: a variable cannot be read."""
     variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
 
-    def exporter(name: str) -> str:
+    def read_exporter_variable(name: str) -> str:
         """Returns a variable of the exporter: the one for traces, or else the one for all signals."""
         return variables.get(_TRACES + name) or variables.get(_OTLP + name, "")
 
@@ -67,35 +67,37 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
         return None
     _check_encoding(variables)
     _check_endpoint(endpoint)
-    if (protocol := exporter("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
-        raise _mistake("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
-    if (compression := exporter("COMPRESSION") or "none") not in ("gzip", "none"):
-        raise _mistake("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip or none", compression)
+    if (protocol := read_exporter_variable("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
+        raise _make_error("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
+    if (compression := read_exporter_variable("COMPRESSION") or "none") not in ("gzip", "none"):
+        raise _make_error("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip or none", compression)
     sampler = variables.get("OTEL_TRACES_SAMPLER") or _DEFAULTS.sampler
     if sampler not in SAMPLERS:
-        raise _mistake("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
+        raise _make_error("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
 
-    def number(name: str, default: int) -> int:
+    def read_number(name: str, default: int) -> int:
         text = variables.get(name, "")
         return _read_number(name, text) if text else default
 
-    def seconds(name: str, text: str, default_s: float) -> float:
+    def read_seconds(name: str, text: str, default_s: float) -> float:
         """Reads a time, which the variables give in milliseconds."""
         return _read_number(name, text) / 1000 if text else default_s
 
-    queue_spans = number("OTEL_BSP_MAX_QUEUE_SIZE", _DEFAULTS.queue_spans)
+    queue_spans = read_number("OTEL_BSP_MAX_QUEUE_SIZE", _DEFAULTS.queue_spans)
     ratio = variables.get("OTEL_TRACES_SAMPLER_ARG", "")
     return OtlpSettings(
         endpoint,
-        headers=_read_headers(exporter("HEADERS")),
-        timeout_s=seconds("OTEL_EXPORTER_OTLP_TIMEOUT", exporter("TIMEOUT"), _DEFAULTS.timeout_s),
+        headers=_read_headers(read_exporter_variable("HEADERS")),
+        timeout_s=read_seconds(
+            "OTEL_EXPORTER_OTLP_TIMEOUT", read_exporter_variable("TIMEOUT"), _DEFAULTS.timeout_s
+        ),
         is_compressed=compression == "gzip",
         resource=_read_resource(variables),
         sampler=sampler,
         ratio=_read_ratio(ratio) if ratio and "ratio" in sampler else _DEFAULTS.ratio,
-        delay_s=seconds(_DELAY, variables.get(_DELAY, ""), _DEFAULTS.delay_s),
+        delay_s=read_seconds(_DELAY, variables.get(_DELAY, ""), _DEFAULTS.delay_s),
         queue_spans=queue_spans,
-        batch_spans=min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _DEFAULTS.batch_spans), queue_spans),
+        batch_spans=min(read_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _DEFAULTS.batch_spans), queue_spans),
     )
 
 
@@ -105,7 +107,7 @@ def _check_encoding(variables: Mapping[str, str]) -> None:
             value.encode()
         except UnicodeEncodeError:
             # The value may be a key, so it is not shown.
-            raise _mistake(name, "text in UTF-8", "other bytes") from None
+            raise _make_error(name, "text in UTF-8", "other bytes") from None
 
 
 def _check_endpoint(endpoint: str) -> None:
@@ -115,7 +117,9 @@ def _check_endpoint(endpoint: str) -> None:
     except ValueError:
         is_url = False
     if not is_url:
-        raise _mistake("OTEL_EXPORTER_OTLP_ENDPOINT", "a URL that begins with http:// or https://", "another")
+        raise _make_error(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", "a URL that begins with http:// or https://", "another"
+        )
 
 
 def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
@@ -127,7 +131,9 @@ def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
         is_sent = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
         if not (mark and is_sent and value.isascii() and value.isprintable()):
             # The value may be a key, so it is not shown.
-            raise _mistake("OTEL_EXPORTER_OTLP_HEADERS", "name=value, several with commas between", "another")
+            raise _make_error(
+                "OTEL_EXPORTER_OTLP_HEADERS", "name=value, several with commas between", "another"
+            )
         headers.append((name, value))
     return tuple(headers)
 
@@ -137,7 +143,7 @@ def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
     for part in filter(None, map(str.strip, variables.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
         name, mark, value = part.partition("=")
         if not (mark and name.strip()):
-            raise _mistake("OTEL_RESOURCE_ATTRIBUTES", "name=value, several with commas between", part)
+            raise _make_error("OTEL_RESOURCE_ATTRIBUTES", "name=value, several with commas between", part)
         attributes[name.strip()] = unquote(value.strip())
     if service := variables.get("OTEL_SERVICE_NAME"):
         attributes["service.name"] = service
@@ -146,7 +152,7 @@ def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _read_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 31):
-        raise _mistake(name, "a whole number from 1", text)
+        raise _make_error(name, "a whole number from 1", text)
     return int(text)
 
 
@@ -156,9 +162,9 @@ def _read_ratio(text: str) -> float:
     except ValueError:
         ratio = math.nan
     if not 0.0 <= ratio <= 1.0:
-        raise _mistake("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", text)
+        raise _make_error("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", text)
     return ratio
 
 
-def _mistake(name: str, expected: str, seen: str) -> SettingsError:
+def _make_error(name: str, expected: str, seen: str) -> SettingsError:
     return SettingsError(f"{name}: expected {expected}, saw {seen!r}", in_file=False)

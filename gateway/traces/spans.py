@@ -116,44 +116,44 @@ class SpanMaker:
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.match(path)
         span = receipt_spans.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
-        span.text(names.SPAN_KIND, names.KIND_CHAIN)
-        span.text(names.METHOD, method)
-        span.text(names.ROUTE, route)
-        span.text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
+        span.add_text(names.SPAN_KIND, names.KIND_CHAIN)
+        span.add_text(names.METHOD, method)
+        span.add_text(names.ROUTE, route)
+        span.add_text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
         if receipt.status != CLIENT_GONE:
-            span.number(names.STATUS, receipt.status)
+            span.add_number(names.STATUS, receipt.status)
         else:
-            span.flag(names.CLIENT_GONE, True)
+            span.add_flag(names.CLIENT_GONE, True)
         span.fail(_classify_failure(receipt))
         if _REQUEST_ID.fullmatch(receipt.request_id):
-            span.text(names.REQUEST_ID, receipt.request_id)
-        span.text(names.PROJECT, receipt.project)
-        span.number(names.KEY_ID, receipt.key_id)
-        span.number(names.LIMIT_ID, receipt.limit_id)
-        span.text(names.USER, self._make_user_label(receipt.user))
+            span.add_text(names.REQUEST_ID, receipt.request_id)
+        span.add_text(names.PROJECT, receipt.project)
+        span.add_number(names.KEY_ID, receipt.key_id)
+        span.add_number(names.LIMIT_ID, receipt.limit_id)
+        span.add_text(names.USER, self._make_user_label(receipt.user))
         headers = receipt.headers
-        span.text(names.MEMORY, _choose_known_value(headers.get("x-mnemogate-memory"), _MEMORY_MODES))
-        span.text(
+        span.add_text(names.MEMORY, _choose_known_value(headers.get("x-mnemogate-memory"), _MEMORY_MODES))
+        span.add_text(
             names.SIDE_REQUEST, _choose_known_value(headers.get("x-mnemogate-side-request"), _SIDE_REQUESTS)
         )
-        span.text(names.SESSION, headers.get("x-mnemogate-conversation"))
+        span.add_text(names.SESSION, headers.get("x-mnemogate-conversation"))
         for name, header in names.ATTRIBUTE_HEADERS.items():
             if (value := headers.get(header)) is not None:
-                span.number(name, int(value), keeps_zero=True)
+                span.add_number(name, int(value), keeps_zero=True)
         if receipt.clock.added_ms is not None:
-            span.real(names.ADDED_MS, receipt.clock.added_ms)
+            span.add_real(names.ADDED_MS, receipt.clock.added_ms)
 
     def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:
         """Adds the span of background work, with links to the turns that it is done for."""
         receipt = receipt_spans.receipt
         kind = "" if receipt.work is None else receipt.work.kind
         span = receipt_spans.add_root(names.WORK_PREFIX + kind, Span.SPAN_KIND_INTERNAL)
-        span.text(names.SPAN_KIND, names.KIND_CHAIN)
-        span.text(names.PROJECT, receipt.project)
+        span.add_text(names.SPAN_KIND, names.KIND_CHAIN)
+        span.add_text(names.PROJECT, receipt.project)
         if kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_agent_row, ()):
                 link = span.proto.links.add()
-                link.trace_id = _trace_bytes(turn.trace_id)
+                link.trace_id = _encode_trace(turn.trace_id)
                 link.span_id = _encode_span(turn.span_id)
 
     def _remember_turn(self, agent_row: int, context: TraceContext) -> None:
@@ -180,14 +180,14 @@ class SpanMaker:
         """Adds the span of the call of an upstream with this number."""
         receipt = receipt_spans.receipt
         operation = name_operation(call.path)
-        model = self._models.of(call.model, call.status) if operation else ""
+        model = self._models.choose_name(call.model, call.status) if operation else ""
         method = call.method if call.method in _METHODS else "_OTHER"
         name = f"{operation} {model}" if operation else method
         span = receipt_spans.add_call(name, number, call)
-        span.text(names.UPSTREAM, call.upstream)
+        span.add_text(names.UPSTREAM, call.upstream)
         address, port = self._servers.get(call.upstream, ("", 0))
-        span.text(names.SERVER_ADDRESS, address)
-        span.number(names.SERVER_PORT, port)
+        span.add_text(names.SERVER_ADDRESS, address)
+        span.add_number(names.SERVER_PORT, port)
         span.fail(classify_call_failure(call, receipt))
         for each in call.tries:
             event = span.proto.events.add()
@@ -209,7 +209,7 @@ class _ReceiptSpans:
         # The id of the span above those of calls and steps.
         self.parent_id = context.span_id
         self._new_span, self._to_epoch_s = new_span, to_epoch_s
-        self._trace_id = _trace_bytes(context.trace_id)
+        self._trace_id = _encode_trace(context.trace_id)
 
     def to_nanoseconds(self, at: float) -> int:
         """Returns a time of `perf_counter` in nanoseconds since the epoch."""
@@ -249,8 +249,8 @@ class _ReceiptSpans:
         span = self.add(
             "invoke_agent", Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, run.started_at, ended_at
         )
-        span.text(names.OPERATION, "invoke_agent")
-        span.text(names.AGENT, make_id("agent", run.uid))
+        span.add_text(names.OPERATION, "invoke_agent")
+        span.add_text(names.AGENT, make_id("agent", run.uid))
         self.parent_id = span_id
 
     def add_step(self, number: int, step: GatewayStep) -> None:
@@ -260,21 +260,21 @@ class _ReceiptSpans:
         span = self.add(
             name, Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, step.started_at, step.ended_at
         )
-        span.text(names.OPERATION, step.kind)
+        span.add_text(names.OPERATION, step.kind)
         span.fail(step.failure)
         if step.kind == "execute_tool":
-            span.text(names.TOOL_NAME, step.name)
-            span.text(names.TOOL_TYPE, "function")
+            span.add_text(names.TOOL_NAME, step.name)
+            span.add_text(names.TOOL_TYPE, "function")
             return
-        span.text(names.MEMORY_STORE_ID, self.receipt.headers.get("x-mnemogate-agent"))
+        span.add_text(names.MEMORY_STORE_ID, self.receipt.headers.get("x-mnemogate-agent"))
         is_search = step.kind == "search_memory"
-        span.text(names.SPAN_KIND, names.KIND_RETRIEVER if is_search else names.KIND_CHAIN)
+        span.add_text(names.SPAN_KIND, names.KIND_RETRIEVER if is_search else names.KIND_CHAIN)
         if is_search:
-            span.number(names.RECORD_COUNT, step.count, keeps_zero=True)
-            span.number(names.RECALL_TOKENS, step.tokens, keeps_zero=True)
-            span.flag(names.RECALL_LATE, step.is_late)
+            span.add_number(names.RECORD_COUNT, step.count, keeps_zero=True)
+            span.add_number(names.RECALL_TOKENS, step.tokens, keeps_zero=True)
+            span.add_flag(names.RECALL_LATE, step.is_late)
         else:
-            span.flag(names.IS_DURABLE, step.is_durable)
+            span.add_flag(names.IS_DURABLE, step.is_durable)
 
 
 class _SpanWriter:
@@ -285,35 +285,35 @@ class _SpanWriter:
     def __init__(self, span: Span) -> None:
         self.proto = span
 
-    def text(self, key: str, value: str | None) -> None:
+    def add_text(self, key: str, value: str | None) -> None:
         if value:
             _add_text_attribute(self.proto.attributes, key, value)
 
-    def texts(self, key: str, values: Sequence[str]) -> None:
+    def add_texts(self, key: str, values: Sequence[str]) -> None:
         if values:
             attribute = self.proto.attributes.add()
             attribute.key = key
             for value in values:
                 attribute.value.array_value.values.add().string_value = value
 
-    def number(self, key: str, value: int, *, keeps_zero: bool = False) -> None:
+    def add_number(self, key: str, value: int, *, keeps_zero: bool = False) -> None:
         if value or keeps_zero:
             attribute = self.proto.attributes.add()
             attribute.key = key
             attribute.value.int_value = min(value, _MAX_INT)
 
-    def real(self, key: str, value: float) -> None:
+    def add_real(self, key: str, value: float) -> None:
         attribute = self.proto.attributes.add()
         attribute.key, attribute.value.double_value = key, value
 
-    def flag(self, key: str, value: bool) -> None:
+    def add_flag(self, key: str, value: bool) -> None:
         attribute = self.proto.attributes.add()
         attribute.key, attribute.value.bool_value = key, value
 
     def fail(self, failure: str) -> None:
         """Marks the span as failed. failure: a word of a closed list; "": the span has not failed."""
         if failure:
-            self.text(names.ERROR_TYPE, failure)
+            self.add_text(names.ERROR_TYPE, failure)
             self.proto.status.code = Status.STATUS_CODE_ERROR
 
 
@@ -321,25 +321,25 @@ def _describe_operation(
     span: _SpanWriter, receipt: Receipt, call: UpstreamCall, operation: str, model: str
 ) -> None:
     """Writes the attributes of the GenAI conventions: what was requested of a model, and what it answered."""
-    span.text(names.OPERATION, operation)
-    span.text(names.PROVIDER, name_provider(call.provider))
-    span.text(names.MODEL, model)
-    span.number(names.MAX_TOKENS, call.prompt.max_tokens or 0)
+    span.add_text(names.OPERATION, operation)
+    span.add_text(names.PROVIDER, name_provider(call.provider))
+    span.add_text(names.MODEL, model)
+    span.add_number(names.MAX_TOKENS, call.prompt.max_tokens or 0)
     if call.is_streamed:
-        span.flag(names.STREAM, True)
+        span.add_flag(names.STREAM, True)
         if call.first_at:
-            span.real(names.FIRST_CHUNK, call.first_at - call.started_at)
+            span.add_real(names.FIRST_CHUNK, call.first_at - call.started_at)
     if call.counts is not None:
         for key, count in zip(names.TOKEN_COUNTS, call.counts, strict=True):
-            span.number(key, count)
-        span.number(names.CACHE_CREATION, call.counts.written)
-    span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
+            span.add_number(key, count)
+        span.add_number(names.CACHE_CREATION, call.counts.written)
+    span.add_text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
     if call.prompt.is_compacted:
-        span.flag(names.COMPACTED, True)
+        span.add_flag(names.COMPACTED, True)
     if 0 < call.status < 400:
-        span.text(names.RESPONSE_ID, call.reply.id)
-        span.text(names.RESPONSE_MODEL, call.reply.model)
-        span.texts(names.FINISH_REASONS, call.reply.finish_reasons)
+        span.add_text(names.RESPONSE_ID, call.reply.id)
+        span.add_text(names.RESPONSE_MODEL, call.reply.model)
+        span.add_texts(names.FINISH_REASONS, call.reply.finish_reasons)
 
 
 def _add_text_attribute(attributes: Any, key: str, value: str) -> None:
@@ -371,7 +371,7 @@ def _split_host_and_port(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
 
 
-def _trace_bytes(id: int) -> bytes:
+def _encode_trace(id: int) -> bytes:
     return id.to_bytes(16, "big")
 
 

@@ -56,7 +56,7 @@ class Caller(NamedTuple):
     # When the key expires, in seconds since the epoch; None: never.
     expires_at: float | None = None
 
-    def context(self, headers: RawHeaders) -> RequestContext:
+    def make_context(self, headers: RawHeaders) -> RequestContext:
         """Returns the context of a request of this caller. headers: the request's."""
         return RequestContext(
             headers=headers,

@@ -46,7 +46,7 @@ async def _accept(
     tag = background.find_accepted(digest) if is_retry(scope) else None
     if tag is None:
         info = call.incoming.info
-        request_context = info.caller.context(call.headers)
+        request_context = info.caller.make_context(call.headers)
         receipt = info.begin_receipt()
         admitted = await chat_route.chat.admit_background(
             request.chat, request_context, conversation, receipt

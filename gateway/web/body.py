@@ -50,7 +50,7 @@ class BodyReader:
         """
         return _BodyBlock(self, scope, receive)
 
-    def quota(self) -> ByteQuota:
+    def make_quota(self) -> ByteQuota:
         """Returns a share of the bytes in flight, for a caller that reads a body itself and keeps some of it."""
         return ByteQuota(self)
 
@@ -96,7 +96,7 @@ class _BodyBlock:
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
         self._reader = reader
-        self._quota = reader.quota()
+        self._quota = reader.make_quota()
         self._scope = scope
         self._receive = receive
 

@@ -37,7 +37,7 @@ class InputTokensRoute(ResponseCallRoute):
     async def respond(self, call: ResponseCall) -> None:
         info = call.incoming.info
         info.memory = "off"
-        request_context = info.caller.context(without_memory(call.headers))
+        request_context = info.caller.make_context(without_memory(call.headers))
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chat_route.send_timeout_s) as reply:
             # If the upstream counts tokens itself, it is asked, and `CountChange` translates its answer.
@@ -94,7 +94,7 @@ async def answer_with_summary(
         )
     info = call.incoming.info
     info.memory = "off"
-    request_context = info.caller.context(without_memory(call.headers))
+    request_context = info.caller.make_context(without_memory(call.headers))
     receipt = info.begin_receipt()
     with call.incoming.begin_reply(chat_route.send_timeout_s) as reply:
         try:

@@ -84,7 +84,7 @@ class ChatRoute:
         """
         info = incoming.info
         with self._begin_reply(incoming, request, receipt) as reply:
-            request_context = info.caller.context(headers)
+            request_context = info.caller.make_context(headers)
             info.memory = await self.chat.answer(
                 request, request_context, reply, receipt, make_view, continued=continued_conversation
             )
@@ -100,7 +100,7 @@ class ChatRoute:
         info = incoming.info
         receipt = info.begin_receipt()
         with self._begin_reply(incoming, native.chat, receipt) as reply:
-            request_context = info.caller.context(headers)
+            request_context = info.caller.make_context(headers)
             info.memory = await self.native_chat.answer(native, route, request_context, reply, receipt)
 
     def _begin_reply(self, incoming: Incoming, request: ChatRequest, receipt: Receipt) -> ClientReply:

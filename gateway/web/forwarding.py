@@ -180,7 +180,7 @@ class ForwardedRoute:
         upload = UploadBody(
             incoming.scope, incoming.receive, parts.max_upload_bytes, parts.limits.body_timeout_s
         )
-        with parts.bodies.quota() as quota:
+        with parts.bodies.make_quota() as quota:
             is_searched = await self._read_to_model(upload, head, quota)
             info.model = upload.field_value or None
             route = parts.forwarder.get_route(

@@ -81,7 +81,7 @@ class MessagesRoute:
         if not isinstance(model, str):
             return False
         check_model_name(model)
-        request_context = incoming.info.caller.context(incoming.headers)
+        request_context = incoming.info.caller.make_context(incoming.headers)
         return self.chat_route.chat.is_for_native_upstream(read_names(json), request_context)
 
     def _parse_request(
@@ -101,7 +101,7 @@ class MessagesRoute:
                 raise
             return None
         if thread is not None:
-            request_context = incoming.info.caller.context(incoming.headers)
+            request_context = incoming.info.caller.make_context(incoming.headers)
             if self.chat_route.chat.resolver.memory_state(request.chat, request_context) != "on":
                 return None
         request.chat.native_body = NativeMessages(
@@ -158,7 +158,7 @@ class CountRoute(MessagesRoute):
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info
-        request_context = info.caller.context(incoming.headers)
+        request_context = info.caller.make_context(incoming.headers)
         receipt = info.begin_receipt()
         with incoming.begin_reply(self.chat_route.send_timeout_s) as reply:
             tokens = await self.chat_route.chat.count_prompt(request.chat, request_context, reply, receipt)

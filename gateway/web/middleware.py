@@ -204,12 +204,12 @@ class Edge:
                 # The next bytes may be the rest of the body or another request, and nothing shows which.
                 headers.append((b"connection", b"close"))
             headers += encode_headers(error.headers)
-            body = form.body(error)
+            body = form.render_body(error)
             headers.append((b"content-length", str(len(body)).encode()))
             await send({"type": "http.response.start", "status": error.status, "headers": headers})
             await send({"type": "http.response.body", "body": body, "more_body": False})
         elif info.is_event_stream and not info.is_complete:
-            await send({"type": "http.response.body", "body": form.event(error), "more_body": False})
+            await send({"type": "http.response.body", "body": form.render_event(error), "more_body": False})
         # Otherwise the response stays incomplete, and uvicorn closes the connection. So the client sees that the body
         # was cut.
 

@@ -150,7 +150,7 @@ class ResponseCallRoute(ForwardedRoute):
         """Returns the tools that searches have found in messages to which the request only refers."""
         if not request.may_have_found_tools:
             return ()
-        request_context = get_request_info(scope).caller.context(headers)
+        request_context = get_request_info(scope).caller.make_context(headers)
         chat = await self.chat.resolver.resolve_references(request.chat, request_context)
         return list_found_tools(chat.messages)
 
@@ -212,7 +212,9 @@ class ResponseCallRoute(ForwardedRoute):
             return True
         headers, caller = scope["headers"], get_request_info(scope).caller
         is_named = request_body.model is not None and find_header(headers, AGENT_HEADER) is not None
-        return is_named and self.chat.resolver.is_for_agent(request_body.model or "", caller.context(headers))
+        return is_named and self.chat.resolver.is_for_agent(
+            request_body.model or "", caller.make_context(headers)
+        )
 
 
 def without_memory(headers: RawHeaders) -> RawHeaders:

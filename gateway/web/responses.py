@@ -103,7 +103,9 @@ class ResponsesRoute(ResponseCallRoute):
         if native is None:
             return None
         info = get_request_info(scope)
-        request_context = info.caller.context(with_conversation(scope["headers"], native.conversation_id))
+        request_context = info.caller.make_context(
+            with_conversation(scope["headers"], native.conversation_id)
+        )
         info.memory = self.chat.resolver.memory_state(native.chat, request_context)
         return native if info.memory == "on" else None
 

@@ -84,10 +84,10 @@ class LettaErrors:
 
     id_header: ClassVar[bytes | None] = None
 
-    def body(self, error: GatewayError) -> bytes:
+    def render_body(self, error: GatewayError) -> bytes:
         return orjson.dumps({"detail": _render_detail(error)})
 
-    def event(self, error: GatewayError) -> bytes:
+    def render_event(self, error: GatewayError) -> bytes:
         return make_error_event(error)
 
 

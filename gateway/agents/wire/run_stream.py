@@ -257,7 +257,7 @@ class StepView(ClientView):
 
     def render_error_body(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_error_message(body) or f"The upstream answered {status}.")
-        return LettaErrors().body(from_upstream)
+        return LettaErrors().render_body(from_upstream)
 
     def _counts_with_step(self) -> TokenCounts:
         """Returns the tokens of all steps so far."""

@@ -78,7 +78,7 @@ class ModelNames:
         self._configured = frozenset(configured)
         self._labels: set[str] = set()
 
-    def of(self, model: str, status: int) -> str:
+    def choose_name(self, model: str, status: int) -> str:
         """Returns a model's name if the settings have it or an upstream has accepted it, else `other`.
 
         status: of the upstream's response; 0: there was none.
@@ -88,11 +88,11 @@ class ModelNames:
         name = model[:MODEL_CHARS].encode(errors="replace")
         return model[:MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
 
-    def label(self, model: str, status: int) -> str:
+    def choose_label(self, model: str, status: int) -> str:
         """Returns the model's name as a label: `other` once there are too many names."""
         if model in self._labels:
             return model
-        name = self.of(model, status)
+        name = self.choose_name(model, status)
         if name not in self._labels:
             if len(self._labels) >= _MAX_LABELS:
                 return OTHER

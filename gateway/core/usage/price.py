@@ -19,7 +19,7 @@ class Price(Struct, frozen=True):
     # The price of input that the upstream has read from its cache.
     cached: float
 
-    def of(self, prompt: int, completion: int, cached: int = 0) -> int:
+    def compute_cost(self, prompt: int, completion: int, cached: int = 0) -> int:
         """Returns the cost of tokens, in billionths of the currency. cached: those of the prompt that were cached."""
         cached = min(cached, prompt)
         total = (prompt - cached) * self.input + cached * self.cached + completion * self.output

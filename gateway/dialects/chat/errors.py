@@ -19,10 +19,10 @@ class ChatErrors:
 
     id_header: ClassVar[bytes | None] = None
 
-    def body(self, error: GatewayError) -> bytes:
+    def render_body(self, error: GatewayError) -> bytes:
         return orjson.dumps(_make_error_object(error))
 
-    def event(self, error: GatewayError) -> bytes:
+    def render_event(self, error: GatewayError) -> bytes:
         """Returns an error after the first byte, in the form that OpenAI's SDKs raise as APIError."""
         return encode_event(_make_error_object(error))
 

@@ -108,7 +108,7 @@ class ChatView(ClientView):
         self._append(raw if raw is not None else encode_event({"error": error}))
 
     def fail(self, error: GatewayError) -> None:
-        self._append(CHAT_ERRORS.event(error))
+        self._append(CHAT_ERRORS.render_event(error))
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if is_unchanged:

@@ -51,10 +51,10 @@ class MessagesErrors:
 
     id_header: ClassVar[bytes | None] = b"request-id"
 
-    def body(self, error: GatewayError) -> bytes:
+    def render_body(self, error: GatewayError) -> bytes:
         return orjson.dumps(_error_object(error))
 
-    def event(self, error: GatewayError) -> bytes:
+    def render_event(self, error: GatewayError) -> bytes:
         return encode_typed_event("error", _error_object(error))
 
 

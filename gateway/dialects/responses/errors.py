@@ -37,7 +37,7 @@ FIELD_NAMES: Final = FieldNames(
 class ResponsesErrors(ChatErrors):
     """The `ErrorForm` of the Responses API."""
 
-    def event(self, error: GatewayError) -> bytes:
+    def render_event(self, error: GatewayError) -> bytes:
         # How many events came before is not known here; typed clients demand a number.
         fields = make_error_fields(error.message, error.code, error.kind, error.param)
         return encode_typed_event("error", {**fields, "sequence_number": 0})

@@ -256,7 +256,7 @@ class Limiter:
             output_tokens = min(call.max_tokens, _MAX_RESERVED_TOKENS)
         prompt_tokens = estimate_prompt_tokens(call.body)
         price = self._meter.find_price(call.target.upstream, call.target.model)
-        cost = 0 if price is None else price.of(prompt_tokens, output_tokens)
+        cost = 0 if price is None else price.compute_cost(prompt_tokens, output_tokens)
         return estimate_amounts(prompt_tokens + output_tokens, cost)
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:

@@ -192,7 +192,7 @@ class Meter:
         if price is None:
             counters[UNPRICED] += prompt + completion
             return _CallUsage(prompt + completion, cost=0)
-        cost = price.of(prompt, completion, cached)
+        cost = price.compute_cost(prompt, completion, cached)
         counters[COST] += cost
         return _CallUsage(prompt + completion, cost)
 

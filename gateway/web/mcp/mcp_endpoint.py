@@ -39,14 +39,14 @@ class McpErrors:
 
     id_header: ClassVar[bytes | None] = None
 
-    def body(self, error: GatewayError) -> bytes:
+    def render_body(self, error: GatewayError) -> bytes:
         code = INTERNAL_ERROR if error.status >= 500 else INVALID_REQUEST
         data = {"type": error.kind, "param": error.param, "code": error.code}
         fields = {"code": code, "message": error.message, "data": data}
         return orjson.dumps({"jsonrpc": "2.0", "id": None, "error": fields})
 
-    def event(self, error: GatewayError) -> bytes:
-        return self.body(error)  # no reply is a stream
+    def render_event(self, error: GatewayError) -> bytes:
+        return self.render_body(error)  # no reply is a stream
 
 
 class McpEndpoint:
@@ -68,11 +68,11 @@ class McpEndpoint:
         )
         self._is_running = asyncio.Event()
 
-    def routes(self) -> list[Route]:
+    def make_routes(self) -> list[Route]:
         """Returns the route. It takes only POST: nothing is streamed to a client, and no session has to be ended."""
         return [Route(_MCP_PATH, self, methods=["POST"])]
 
-    def error_forms(self) -> dict[str, ErrorForm]:
+    def list_error_forms(self) -> dict[str, ErrorForm]:
         """Returns path -> the form of all errors below it."""
         return {_MCP_PATH: McpErrors()}
 

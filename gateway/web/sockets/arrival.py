@@ -32,7 +32,7 @@ class Arrival:
         self._arrived_bytes = arrived_bytes
         if arrived_bytes > LARGE_BYTES:
             if self._quota is None:
-                self._quota = self._bodies.quota()
+                self._quota = self._bodies.make_quota()
                 self._deadline = self._loop.time() + self._bodies.timeout_s
                 self._check_deadline()
             self._quota.grow(arrived_bytes)

@@ -189,7 +189,7 @@ class _Session:
         count = sum(map(len, self._queues.values()))
         if count >= _MAX_UNDER_WAY:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
-        quota = self._sockets.bodies.quota()
+        quota = self._sockets.bodies.make_quota()
         quota.grow(sum(map(len, request.fields.values())))
         queue = self._queues.get(request.stream_id)
         connection = ResponseConnection(self._connection)

@@ -64,7 +64,7 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
         read_body(data, Outer)
     fault = refusal.value.fault
     assert (fault.path, fault.kind) == (loc, kind)
-    body = LettaErrors().body(refusal.value)
+    body = LettaErrors().render_body(refusal.value)
     assert b'"detail":[{"type":"' + kind.encode() in body
 
 

@@ -102,11 +102,14 @@ def test_labels_are_of_closed_lists() -> None:
         name_error_type(*each) for each in (("", 200), ("", 404), ("broke", 200), ("503",), ("words",))
     ] == [*("", "404", "broke", "503", "other")]
     names = ModelNames(["named"])
-    assert [names.of("named", 0), names.of("sent", 0), names.of("sent", 404), names.of("sent", 200)] == [
-        *("named", "other", "other", "sent")
-    ]
-    labels = [names.label(f"model-{n}", 200) for n in range(300)]
+    assert [
+        names.choose_name("named", 0),
+        names.choose_name("sent", 0),
+        names.choose_name("sent", 404),
+        names.choose_name("sent", 200),
+    ] == [*("named", "other", "other", "sent")]
+    labels = [names.choose_label(f"model-{n}", 200) for n in range(300)]
     assert labels[0] == "model-0"
     assert labels[-1] == "other"
     assert len(set(labels)) <= 201
-    assert len(names.of("m" * 500, 200)) == 128
+    assert len(names.choose_name("m" * 500, 200)) == 128

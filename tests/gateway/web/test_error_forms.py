@@ -24,11 +24,11 @@ class DetailErrors:
 
     id_header: ClassVar[bytes | None] = b"the-request-id"
 
-    def body(self, error: GatewayError) -> bytes:
+    def render_body(self, error: GatewayError) -> bytes:
         return orjson.dumps({"detail": error.message})
 
-    def event(self, error: GatewayError) -> bytes:
-        return b"event: error\ndata: " + self.body(error) + b"\n\n"
+    def render_event(self, error: GatewayError) -> bytes:
+        return b"event: error\ndata: " + self.render_body(error) + b"\n\n"
 
 
 def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bool = False) -> list[Message]:

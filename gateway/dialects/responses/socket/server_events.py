@@ -78,7 +78,7 @@ def make_refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> 
 
 def make_error_event(error: GatewayError) -> bytes:
     """Returns the event for an error of the gateway's."""
-    return make_refusal_event(error.status, _ERROR_FORM.body(error), {})
+    return make_refusal_event(error.status, _ERROR_FORM.render_body(error), {})
 
 
 def make_cancelled_event(first_response: bytes, output: bytes, sequence_number: int) -> bytes:
