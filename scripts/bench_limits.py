@@ -127,7 +127,9 @@ def measure_cost(world: World, runs: int) -> None:
     meter_us, unlimited_us = cost(Counting.METER) - alone_us, cost(Counting.LIMITS) - alone_us
     print(f"a receipt {alone_us:.1f} us; the meter {meter_us:+.1f}; without a limit {unlimited_us:+.1f}")
     for unit, period in THREE_LIMITS:
-        limit = UsageLimit(0, "default", None, "alice", unit, period, 1e9, "refuse")
+        limit = UsageLimit(
+            id=0, project="default", key_id=None, user="alice", unit=unit, per=period, most=1e9, then="refuse"
+        )
         world.gateway.call(world.store.limits.add(limit))
     print(f"with three limits {cost(Counting.LIMITS) - alone_us:+.1f}")
 
@@ -165,7 +167,16 @@ def measure(world: World, measured: MeasuredLimit, count: int) -> bool:
     """Storms a limit with `count` requests, and prints a line about it. Returns whether the limit held."""
     upstream, gate = world.upstream, Gate()
     upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
-    limit = UsageLimit(0, "default", None, "alice", measured.unit, measured.period, measured.most, "refuse")
+    limit = UsageLimit(
+        id=0,
+        project="default",
+        key_id=None,
+        user="alice",
+        unit=measured.unit,
+        per=measured.period,
+        most=measured.most,
+        then="refuse",
+    )
     world.gateway.call(world.store.limits.add(limit))
     storm = asyncio.run(send_at_once(world.gateway.url, count, lambda: len(upstream.chats), gate))
     admitted, refused = storm.statuses.count(200), storm.statuses.count(429)

@@ -183,7 +183,15 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
     async def write(connection: Connection) -> list[int]:
         rows = await connection.rows(newest, (agent.id, count))
         entries = tuple(
-            RecalledEntry("message", rows[0][1] - 2 * n, n + 1, 0.9, 0.9, None, 20, "" if n < 8 else "weak")
+            RecalledEntry(
+                "message",
+                seq=rows[0][1] - 2 * n,
+                rank=n + 1,
+                score=0.9,
+                words=0.9,
+                tokens=20,
+                reason="" if n < 8 else "weak",
+            )
             for n in range(13)
         )
         record = RecallRecord("recalled", 40, 160, part_tokens=(50, 0, 30, 0, 400, 160, 20), entries=entries)

@@ -46,6 +46,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
 from gateway.core.memory.standing import is_standing
+from gateway.core.memory.transcript import on_one_line
 from gateway.core.prompt import note_text
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.identity import USER_NAME_HEADER, IdentityRules, identify
@@ -228,10 +229,6 @@ async def _write_memory(path: Path, memory: MemoryCase, embedder: MeteredEmbedde
     return store
 
 
-def _join_lines(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _count_present(texts: Iterable[str], note: str, section: str) -> int:
     """Returns how many of the texts are in a note or a memory section, as a whole or as a part.
 
@@ -246,9 +243,9 @@ def _count_present(texts: Iterable[str], note: str, section: str) -> int:
     lines = [line.partition(": ")[2] for line in note.splitlines()]
     cut_parts = (part for line in lines if "..." in line for part in line.split("..."))
     parts = [part for part in map(str.strip, cut_parts) if len(part) >= PART_CHARS] + facts
-    joined_note = _join_lines(note)
+    joined_note = on_one_line(note)
     return sum(
-        _join_lines(text) in joined_note or any(part and part in _join_lines(text) for part in parts)
+        on_one_line(text) in joined_note or any(part and part in on_one_line(text) for part in parts)
         for text in texts
     )
 
@@ -490,7 +487,7 @@ async def measure_whole_memory(set_: Set) -> None:
     for memory in itertools.chain(set_.half(0), set_.half(1)):
         evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
         texts = [
-            _join_lines(document.text)
+            on_one_line(document.text)
             for document in memory.history
             if document.seq in evidence and document.role == "user"
         ]

@@ -49,8 +49,8 @@ class Dialogue:
     # Each with its time, in seconds since the epoch.
     sessions: list[tuple[float, list[Turn]]]
     questions: list[Question]
-    # Questions for `asked_before`.
-    others: list[str]
+    # Questions that `make_later_sessions` asks.
+    other_questions: list[str]
     # The people by their roles.
     names: dict[str, str]
 
@@ -84,7 +84,7 @@ class _Session:
     """The turns of one session so far."""
 
     def __init__(self, names: dict[str, str]) -> None:
-        """names: the people by their roles."""
+        """Begins a session without turns. names: the people by their roles."""
         self.names = names
         self.turns: list[Turn] = []
 
@@ -111,7 +111,7 @@ class _Session:
             self.turns[-1].marks.add(mark)
 
 
-class _Maker:
+class _DialogueMaker:
     """Makes one dialogue: first its facts and the questions about them, then the turns around the facts."""
 
     def __init__(self, seed: str, half: int, sentences: Sequence[str], *, by_name: bool) -> None:
@@ -124,9 +124,9 @@ class _Maker:
         self.by_name = self.random.random() < 0.5 or by_name
         self.planted: list[_Planted] = []
         self.questions: list[Question] = []
-        self.others: list[str] = []
+        self.other_questions: list[str] = []
 
-    def asked(self, frame: str, role: str, values: dict[str, str]) -> str:
+    def make_question(self, frame: str, role: str, values: dict[str, str]) -> str:
         """Returns the question about one side, as the user asks it."""
         if self.by_name:
             name = self.names[role]
@@ -150,21 +150,21 @@ class _Maker:
         frames: Sequence[str],
         role: str,
         values: dict[str, str],
-        *marks: int,
+        marks: Sequence[int],
     ) -> None:
-        """Adds a question in one wording; `asked_before` uses its other wordings, and all of the other half's.
+        """Adds a question in one wording; `make_later_sessions` uses its other wordings, and all of the other half's.
 
         is_of_half: the fact is of the half of the kinds of facts about which the dialogue asks.
         """
-        texts = [self.asked(frame, role, values) for frame in frames]
+        texts = [self.make_question(frame, role, values) for frame in frames]
         self.random.shuffle(texts)
         if is_of_half:
             self.questions.append(Question(kind, texts.pop(), frozenset(marks)))
-        self.others += texts
+        self.other_questions += texts
 
     def plant_fact(self, fact: Fact, role: str, is_of_half: bool) -> AskedFact:
         """States a fact, perhaps with what came of it later, and adds the questions about it."""
-        values = {slot: self.random.choice(of) for slot, of in fact.slots.items()}
+        values = {slot: self.random.choice(choices) for slot, choices in fact.slots.items()}
         while "old" in values and values["old"] == values["new"]:
             values["new"] = self.random.choice(fact.slots["new"])
         first_at = self.random.uniform(0, 0.6)
@@ -180,20 +180,20 @@ class _Maker:
                 role, self.random.choice(fact.second_statements).format(**values), second_at
             )
             if fact.is_replaced:
-                self.ask(is_of_half, "changed", fact.questions, role, values, second_mark)
+                self.ask(is_of_half, "changed", fact.questions, role, values, [second_mark])
                 return AskedFact(fact.questions[0], second_mark, values)
-            self.ask(is_of_half, "chain", fact.two_turn_questions, role, values, first_mark, second_mark)
-        self.ask(is_of_half, "single", fact.questions, role, values, first_mark)
+            self.ask(is_of_half, "chain", fact.two_turn_questions, role, values, [first_mark, second_mark])
+        self.ask(is_of_half, "single", fact.questions, role, values, [first_mark])
         return AskedFact(fact.questions[0], first_mark, values)
 
-    def make(self) -> Dialogue:
+    def make_dialogue(self) -> Dialogue:
         for role in (USER, ASSISTANT):
             asked_facts = self.plant_facts(role)
             self.plant_lists(role)
             self.plant_answers(role)
             self.plant_events(role)
             self.ask_about_pairs(role, asked_facts)
-        return Dialogue(self.sessions(), self.questions, self.others, self.names)
+        return Dialogue(self.make_sessions(), self.questions, self.other_questions, self.names)
 
     def plant_facts(self, role: str) -> list[AskedFact]:
         """States facts of one person. Returns those that are asked about, and do not change later."""
@@ -216,15 +216,15 @@ class _Maker:
                 )
                 for index, value in enumerate(values)
             ]
-            self.ask(number % 2 == self.half, "several", fact.questions, role, {}, *marks)
+            self.ask(number % 2 == self.half, "several", fact.questions, role, {}, marks)
 
     def plant_answers(self, role: str) -> None:
         """States facts that only make sense with the question that they answer."""
         for number, answer in enumerate(ANSWERS):
-            values = {slot: self.random.choice(of) for slot, of in answer.slots.items()}
+            values = {slot: self.random.choice(choices) for slot, choices in answer.slots.items()}
             text, question = answer.reply.format(**values), answer.question.format(**values)
             mark = self.plant(role, text, self.random.random(), (), question)
-            self.ask(number % 2 == self.half, "answered", answer.later_questions, role, values, mark)
+            self.ask(number % 2 == self.half, "answered", answer.later_questions, role, values, [mark])
 
     def plant_events(self, role: str) -> None:
         """States when something happened."""
@@ -242,17 +242,17 @@ class _Maker:
             )
             mark = self.plant(role, text, self.random.random())
             frames = (f"When did {{S}} {about}?", f"On which day did {{S}} {about}?")
-            self.ask(number < 9, "date", frames, role, {}, mark)
+            self.ask(number < 9, "date", frames, role, {}, [mark])
 
     def ask_about_pairs(self, role: str, asked_facts: Sequence[AskedFact]) -> None:
         """Adds questions about two facts each, from two places of the chat."""
         for _ in range(4):
             pair = self.random.sample(asked_facts, 2)
-            first, second = (self.asked(fact.frame, role, fact.values) for fact in pair)
+            first, second = (self.make_question(fact.frame, role, fact.values) for fact in pair)
             marks = frozenset(fact.mark for fact in pair)
-            self.questions.append(Question("two parts", f"{first[:-1]}, and {_low(second)}", marks))
+            self.questions.append(Question("two parts", f"{first[:-1]}, and {_lower_first(second)}", marks))
 
-    def sessions(self) -> list[tuple[float, list[Turn]]]:
+    def make_sessions(self) -> list[tuple[float, list[Turn]]]:
         sessions = []
         at = BEGUN
         remaining = sorted(self.planted, key=lambda planted: planted.at)
@@ -261,10 +261,10 @@ class _Maker:
             until = (number + 1) / SESSIONS
             in_session = [planted for planted in remaining if planted.at < until or number == SESSIONS - 1]
             remaining = remaining[len(in_session) :]
-            sessions.append((at, self.session(in_session)))
+            sessions.append((at, self.make_session(in_session)))
         return sessions
 
-    def session(self, planted: Sequence[_Planted]) -> list[Turn]:
+    def make_session(self, planted: Sequence[_Planted]) -> list[Turn]:
         """Returns the turns of a session in which these facts are stated."""
         session = _Session(self.names)
         pick = self.random.choice
@@ -274,24 +274,24 @@ class _Maker:
         self.random.shuffle(segments)
         for segment in segments:
             if segment is None:
-                self.chatter(session)
+                self.add_chatter(session)
             elif segment.question:
-                self.state_when_asked(session, segment)
+                self.add_asked_fact(session, segment)
             else:
-                self.state(session, segment)
+                self.add_fact(session, segment)
         user_closing, assistant_closing = pick(v.CLOSINGS)
         session.say(USER, user_closing)
         session.say(ASSISTANT, assistant_closing)
         return session.turns
 
-    def state_when_asked(self, session: _Session, fact: _Planted) -> None:
+    def add_asked_fact(self, session: _Session, fact: _Planted) -> None:
         """Adds a question of the other person, and the fact as the reply to it."""
         pick, other = self.random.choice, _OTHER[fact.role]
         session.say(other, pick((pick(v.ACKS), "")), fact.question)
         session.say(fact.role, fact.text, mark=fact.mark)
         session.say(other, pick(v.REACTIONS), pick((pick(self.sentences), "")))
 
-    def state(self, session: _Session, fact: _Planted) -> None:
+    def add_fact(self, session: _Session, fact: _Planted) -> None:
         """Adds a fact among other sentences of the same person, and what the other person says to it."""
         pick, chance, other = self.random.choice, self.random.random, _OTHER[fact.role]
         if session.last_role == fact.role:
@@ -316,7 +316,7 @@ class _Maker:
             )
             session.say(fact.role, *closing_parts)
 
-    def chatter(self, session: _Session) -> None:
+    def add_chatter(self, session: _Session) -> None:
         """Adds turns without a fact."""
         pick = self.random.choice
         for _ in range(self.random.randint(1, 3)):
@@ -325,7 +325,7 @@ class _Maker:
             session.say(_OTHER[role], pick(v.REACTIONS), pick((pick(self.sentences), pick(v.FOLLOW_UPS), "")))
 
 
-def _low(text: str) -> str:
+def _lower_first(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
@@ -336,10 +336,10 @@ def make_dialogue(seed: str, half: int, sentences: Sequence[str], *, by_name: bo
     sentences: sentences between the facts.
     by_name: questions name both people.
     """
-    return _Maker(seed, half, sentences, by_name=by_name).make()
+    return _DialogueMaker(seed, half, sentences, by_name=by_name).make_dialogue()
 
 
-def asked_before(
+def make_later_sessions(
     dialogue: Dialogue, seed: str, least: int, notes: Sequence[str]
 ) -> list[tuple[float, list[Turn]]]:
     """Returns later sessions with at least `least` questions, each with a reply that does not answer it.
@@ -355,16 +355,16 @@ def asked_before(
         at += pick.uniform(0.2, 1.5) * DAY_S
         turns: list[Turn] = []
         for _ in range(pick.randint(1, 8)):
-            text = pick.choice(dialogue.others)
+            text = pick.choice(dialogue.other_questions)
             while text in own_questions:
-                text = pick.choice(dialogue.others)
-            turns += [Turn(USER, text), Turn(ASSISTANT, _reply(pick, text, notes))]
+                text = pick.choice(dialogue.other_questions)
+            turns += [Turn(USER, text), Turn(ASSISTANT, _make_reply(pick, text, notes))]
             count += 1
         sessions.append((at, turns))
     return sessions
 
 
-def _reply(pick: random.Random, question: str, notes: Sequence[str]) -> str:
+def _make_reply(pick: random.Random, question: str, notes: Sequence[str]) -> str:
     chance = pick.random()
     if chance < 0.5:
         return pick.choice(v.NO_ANSWERS)
@@ -373,7 +373,7 @@ def _reply(pick: random.Random, question: str, notes: Sequence[str]) -> str:
             (
                 f"You asked: {question}",
                 f"{question} {pick.choice(v.NO_ANSWERS)}",
-                f"You want to know {_low(question)}",
+                f"You want to know {_lower_first(question)}",
             )
         )
     note = pick.choice(notes)

@@ -47,12 +47,12 @@ FACTS = (
             "What name did {S} give the {animal}?",
             "How did {P} {animal} get its name?",
         ),
-        ("A {animal} needs a lot of attention, I hear.", "Are {animal}s easy to look after?"),
-        (
+        comments=("A {animal} needs a lot of attention, I hear.", "Are {animal}s easy to look after?"),
+        second_statements=(
             "The vet says {pet} has to lose some weight before winter.",
             "{pet} had to go to the vet because of a swallowed sock.",
         ),
-        ("What did the vet say about {P} {animal}?", "Why did {P} {animal} need the vet?"),
+        two_turn_questions=("What did the vet say about {P} {animal}?", "Why did {P} {animal} need the vet?"),
     ),
     Fact(
         "allergy",
@@ -67,7 +67,7 @@ FACTS = (
             "What should {S} not eat, according to {own} doctor?",
             "What would put {S} in hospital if it was on the plate?",
         ),
-        ("{food}? I could live on {food}.",),
+        comments=("{food}? I could live on {food}.",),
     ),
     Fact(
         "job",
@@ -82,7 +82,7 @@ FACTS = (
             "What position did {S} get at {company}?",
             "Where {do} {S} work as a {job}?",
         ),
-        ("I hear {company} is a decent place.", "A {job}! I couldn't do that, too much pressure."),
+        comments=("I hear {company} is a decent place.", "A {job}! I couldn't do that, too much pressure."),
     ),
     Fact(
         "lessons",
@@ -97,12 +97,12 @@ FACTS = (
             "Which instrument {be} {S} taking lessons in?",
             "What's the name of {P} music teacher?",
         ),
-        ("The {instrument} is harder than it looks, isn't it?",),
-        (
+        comments=("The {instrument} is harder than it looks, isn't it?",),
+        second_statements=(
             "{teacher} is giving up the studio and going back to {city} for good.",
             "{teacher} grew up in {city}, which explains the accent.",
         ),
-        (
+        two_turn_questions=(
             "Which city is the person from who teaches {S} the {instrument}?",
             "Where does {P} {instrument} teacher come from?",
         ),
@@ -125,12 +125,12 @@ FACTS = (
             "What's the name of {P} {relative}?",
             "Which city did {P} {relative} move to?",
         ),
-        ("I have never been to {city}.", "Are you close to your {relative}?"),
-        (
+        comments=("I have never been to {city}.", "Are you close to your {relative}?"),
+        second_statements=(
             "Big news, {kin} won {prize}! We're all so proud.",
             "{kin} rang, in tears of joy: {prize}, first try.",
         ),
-        ("What did {P} {relative} win?", "Which success did {P} {relative} have?"),
+        two_turn_questions=("What did {P} {relative} win?", "Which success did {P} {relative} have?"),
     ),
     Fact(
         "injury",
@@ -144,7 +144,7 @@ FACTS = (
             "How long {do} {S} have to rest because of the {body}?",
             "For how many weeks can {S} not do {sport}?",
         ),
-        ("{sport} always looked dangerous to me.", "A sore {body} is no joke."),
+        comments=("{sport} always looked dangerous to me.", "A sore {body} is no joke."),
     ),
     Fact(
         "flat",
@@ -158,7 +158,7 @@ FACTS = (
             "On which floor is {P} flat?",
             "Where should people ring to drop by at {P} place?",
         ),
-        ("I like that part of town.",),
+        comments=("I like that part of town.",),
     ),
     Fact(
         "purchase",
@@ -176,7 +176,7 @@ FACTS = (
             "Who sold {S} the {item}?",
             "What was the price of {P} {item}?",
         ),
-        ("A {item} is on my list too.", "Do you use the {item} a lot?"),
+        comments=("A {item} is on my list too.", "Do you use the {item} a lot?"),
     ),
     Fact(
         "car",
@@ -190,7 +190,7 @@ FACTS = (
             "Which part of {P} {car} had to be replaced?",
             "Why did the garage have to look at {P} {car}?",
         ),
-        ("I'd sell the {car}, honestly.",),
+        comments=("I'd sell the {car}, honestly.",),
     ),
     Fact(
         "booking",
@@ -203,7 +203,7 @@ FACTS = (
             "What is the reference of {P} {trip} booking?",
             "Which code {do} {S} need for the {trip}?",
         ),
-        ("The {trip} sounds like fun.",),
+        comments=("The {trip} sounds like fun.",),
     ),
     Fact(
         "childhood",
@@ -217,7 +217,7 @@ FACTS = (
             "What did {S} do as a kid?",
             "In which town did {S} spend {own} free time when growing up?",
         ),
-        ("Childhood memories are the best.",),
+        comments=("Childhood memories are the best.",),
     ),
     Fact(
         "dinner",
@@ -231,7 +231,7 @@ FACTS = (
             "Who did {S} go to {restaurant} with?",
             "Which place has the {dish} that {S} told about?",
         ),
-        ("I've been craving {dish} lately.",),
+        comments=("I've been craving {dish} lately.",),
     ),
     Fact(
         "birthday",
@@ -245,7 +245,7 @@ FACTS = (
             "Don't let me forget the {day} of {month}, that's when my {relative} gets another candle.",
         ),
         ("When is the birthday of {P} {relative}?", "On which date does {P} {relative} celebrate?"),
-        ("I never know what to give people.",),
+        comments=("I never know what to give people.",),
     ),
     Fact(
         "course",
@@ -259,7 +259,7 @@ FACTS = (
             "Who got {S} into {subject}?",
             "Which evening class did {S} enrol in?",
         ),
-        ("{subject}? That is ambitious.",),
+        comments=("{subject}? That is ambitious.",),
     ),
     Fact(
         "damage",
@@ -272,7 +272,7 @@ FACTS = (
             "You won't believe it: {cause}, and the whole {place} is out of use.",
         ),
         ("Why was {P} {place} closed?", "What went wrong in {P} {place}?"),
-        ("Hope the insurance pays for the {place}.",),
+        comments=("Hope the insurance pays for the {place}.",),
     ),
     Fact(
         "neighbour",
@@ -282,24 +282,23 @@ FACTS = (
             "I met the neighbour from across the hall, {neighbour}, she's a {job}.",
         ),
         ("What {do} {P} neighbour do for a living?", "What is {P} neighbour called?"),
-        ("Good neighbours are worth a lot.",),
-        (
+        comments=("Good neighbours are worth a lot.",),
+        second_statements=(
             "Guess what, {neighbour} won {prize}!",
             "{neighbour} came home with {prize} and half the building celebrated.",
         ),
-        ("What did {P} neighbour win?", "Which award did the {job} next to {S} get?"),
+        two_turn_questions=("What did {P} neighbour win?", "Which award did the {job} next to {S} get?"),
     ),
     Fact(
         "drink",
         {"old": v.DRINKS, "new": v.DRINKS},
         ("I can't start a day without {old}.", "{old} first thing in the morning, or I'm useless."),
         ("What {do} {S} have at breakfast these days?", "What {do} {S} drink now when getting up?"),
-        ("Mornings are not my thing.",),
-        (
+        comments=("Mornings are not my thing.",),
+        second_statements=(
             "I've gone off {old} completely, it's {new} for me now when I get up.",
             "New habit: {new} at breakfast instead of {old}.",
         ),
-        (),
         is_replaced=True,
     ),
     Fact(
@@ -307,12 +306,11 @@ FACTS = (
         {"old": v.GENRES, "new": v.GENRES},
         ("I've had {old} on repeat all week.", "Nothing beats {old} when I'm cooking."),
         ("What kind of music {do} {S} play these days?", "Which records {do} {S} play now?"),
-        ("My speakers are broken at the moment.",),
-        (
+        comments=("My speakers are broken at the moment.",),
+        second_statements=(
             "Funny, I can't stand {old} any more. These days it's all {new}.",
             "I sold my {old} records and only play {new} now.",
         ),
-        (),
         is_replaced=True,
     ),
     Fact(
@@ -323,12 +321,11 @@ FACTS = (
             "Getting to the office by {old} is the best part of my day.",
         ),
         ("How {do} {S} get to the office nowadays?", "How {do} {S} get to {own} desk now?"),
-        ("Traffic here is a nightmare.",),
-        (
+        comments=("Traffic here is a nightmare.",),
+        second_statements=(
             "I've given up on {old}. It's {new} to the office from now on.",
             "Since the roadworks I use {new} instead of {old} to get to my desk.",
         ),
-        (),
         is_replaced=True,
     ),
     Fact(
@@ -339,7 +336,7 @@ FACTS = (
             "{helper} helped me put the {plant} in, and now they're everywhere.",
         ),
         ("What {do} {S} grow on the balcony?", "Who helped {S} with the {plant}?"),
-        ("I kill every plant I touch.",),
+        comments=("I kill every plant I touch.",),
     ),
 )
 # Several turns, each with one of them; the question wants all.
@@ -354,7 +351,7 @@ MANY = (
             "That novel you lent me, {one}, made me cry on the train.",
         ),
         ("Which books or novels {have} {S} read to the end?", "What novels did {S} finish?"),
-        ("I read too little these days.",),
+        comments=("I read too little these days.",),
     ),
     Fact(
         "cities",
@@ -366,7 +363,7 @@ MANY = (
             "The trip to {one} was the best idea I had all year.",
         ),
         ("Which cities did {S} see on trips, for work or for fun?", "Where {have} {S} been on a trip?"),
-        ("I need a holiday.",),
+        comments=("I need a holiday.",),
     ),
     Fact(
         "sports",
@@ -378,7 +375,7 @@ MANY = (
             "{one} with the neighbours' kids, and they beat me.",
         ),
         ("Which sports {have} {S} tried?", "What sports {do} {S} do with colleagues or neighbours?"),
-        ("I should move more.",),
+        comments=("I should move more.",),
     ),
     Fact(
         "volunteering",
@@ -389,7 +386,7 @@ MANY = (
             "I put my name down as a volunteer for {one}.",
         ),
         ("Where {have} {S} volunteered?", "Where did {S} help out as a volunteer?"),
-        ("We all could do more for others.",),
+        comments=("We all could do more for others.",),
     ),
     Fact(
         "films",
@@ -400,7 +397,7 @@ MANY = (
             "Have you seen {one}? I laughed all the way through.",
         ),
         ("Which films {have} {S} seen at the cinema or at home?", "What films did {S} stay up for?"),
-        ("I fall asleep in front of every film.",),
+        comments=("I fall asleep in front of every film.",),
     ),
     Fact(
         "cooking",
@@ -411,7 +408,7 @@ MANY = (
             "My first {one} came out a bit salty, but they ate it.",
         ),
         ("What dishes {have} {S} made in the kitchen?", "Which recipes did {S} make from scratch?"),
-        ("Cooking relaxes me.",),
+        comments=("Cooking relaxes me.",),
     ),
 )
 

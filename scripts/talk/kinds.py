@@ -100,29 +100,40 @@ What is the plural of ox?|How many days has February in 2028?|What does HTTP sta
 _THANKS = "Got it.|Thanks for telling me.|I see.|Understood.|Makes sense."
 
 
-def _parts(text: str) -> list[str]:
+def _split_parts(text: str) -> list[str]:
     return [part.strip() for line in text.strip().splitlines() for part in line.split("|")]
 
 
-def wishes(language: str, half: int) -> Iterator[MemoryCase]:
+def make_wish_memories(language: str, half: int) -> Iterator[MemoryCase]:
     """Returns memories of wishes; each half has its own."""
     lines = [line.split("|") for line in WISHES[language].strip().splitlines()]
-    chatty, replies = _parts(CHATTY[language]), REPLIES[language].split("|")
-    return _memories(f"wishes {language}", half, lines, "wish", chatty, replies, _parts(ERRANDS[language]))
+    chatty, replies = _split_parts(CHATTY[language]), REPLIES[language].split("|")
+    return _make_memories(
+        f"wishes {language}",
+        half,
+        lines,
+        "wish",
+        chatty=chatty,
+        replies=replies,
+        errands=_split_parts(ERRANDS[language]),
+    )
 
 
-def kinds(half: int, sentences: Sequence[str]) -> Iterator[MemoryCase]:
+def make_kind_memories(half: int, sentences: Sequence[str]) -> Iterator[MemoryCase]:
     """Returns memories of facts that are asked for by their kind."""
     lines = [line.split("|") for line in KINDS.strip().splitlines()]
-    replies, errands = _THANKS.split("|"), _parts(ERRANDS["English"])
-    return _memories("kinds", half, lines, "kind", list(sentences), replies, errands)
+    replies, errands = _THANKS.split("|"), _split_parts(ERRANDS["English"])
+    return _make_memories(
+        "kinds", half, lines, "kind", chatty=list(sentences), replies=replies, errands=errands
+    )
 
 
-def _memories(
+def _make_memories(
     name: str,
     half: int,
     lines: Sequence[Sequence[str]],
     kind: str,
+    *,
     chatty: Sequence[str],
     replies: Sequence[str],
     errands: Sequence[str],
@@ -138,7 +149,7 @@ def _memories(
             for mark, text in statements[start : start + 4]:
                 around = pick.sample(list(chatty), 2)
                 sentences = [around[0], text, around[1]] if text else around
-                turns.append(Turn(USER, _joined(sentences, stop), {mark} if text else set()))
+                turns.append(Turn(USER, _join(sentences, stop), {mark} if text else set()))
                 turns.append(Turn(ASSISTANT, pick.choice(replies)))
             sessions.append((BEGUN + day * DAY_S, turns))
         history, marked = history_of(sessions)
@@ -147,7 +158,7 @@ def _memories(
         yield MemoryCase(history, questions, BEGUN + 60 * DAY_S)
 
 
-def _joined(sentences: Sequence[str], stop: str) -> str:
+def _join(sentences: Sequence[str], stop: str) -> str:
     """Returns sentences as one text; each ends with a sign of its own or with this one."""
     return " ".join(
         sentence if sentence.endswith((".", "!", "?")) else sentence + stop for sentence in sentences

@@ -280,7 +280,7 @@ REPLIES = {
 _STOP = {"Chinese": "。", "Japanese": "。", "Korean": ". ", "Thai": " ", "German": ". "}
 
 
-def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[MemoryCase]:
+def make_chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[MemoryCase]:
     """Returns memories in a language; of the facts each half has its own, and asks about them.
 
     language: as in FACTS; what stands before a comma in it names all but the facts. is_courteous: each question stands
@@ -320,11 +320,11 @@ def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[M
             AskedMessage("foreign question", each, frozenset()) for each in texts[len(first_facts) :]
         ]
         if not is_courteous:
-            questions += _openings(language)
+            questions += _list_openings(language)
         yield MemoryCase(history, questions, BEGUN + 60 * DAY_S)
 
 
-def _openings(language: str) -> Iterator[AskedMessage]:
+def _list_openings(language: str) -> Iterator[AskedMessage]:
     """Yields first messages that ask for nothing."""
     for place, text in enumerate(OPENINGS[language].split("|")):
         yield AskedMessage("greeting" if place < _GREETINGS else "small talk", text, frozenset())

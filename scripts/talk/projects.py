@@ -125,7 +125,7 @@ class Project(NamedTuple):
     steps: list[Step]
 
 
-def projects(
+def make_project_memories(
     half: int, sentences: Sequence[str], other_sessions: Sequence[Session], *, is_short: bool = False
 ) -> Iterator[MemoryCase]:
     """Returns memories of three projects each. The two halves have different projects.
@@ -220,7 +220,7 @@ def _make_questions(
     all_steps: the template of the question about the order of all steps.
     """
     steps, numbers = project.steps, range(len(project.steps))
-    ask = partial(_asked, project, seqs)
+    ask = partial(_make_question, project, seqs)
     for number, step in enumerate(steps):
         yield ask("detail", step.question, [number])
     for _ in range(3):
@@ -243,7 +243,7 @@ def _make_questions(
     yield ask("order of all", all_steps.format(project.name), numbers)
 
 
-def _asked(
+def _make_question(
     project: Project, seqs: Sequence[set[int]], kind: str, text: str, steps: Iterable[int]
 ) -> AskedMessage:
     """Returns a question about some steps of a project. seqs: the numbers of the turns that have each step."""

@@ -16,11 +16,11 @@ from typing import Any
 from gateway.core.prompt.note_choice import choose_hits
 from gateway.core.prompt.note_text import render_note
 from scripts.talk import kinds
-from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, asked_before, make_dialogue
-from scripts.talk.languages import FACTS, chats
+from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, make_dialogue, make_later_sessions
+from scripts.talk.languages import FACTS, make_chats
 from scripts.talk.memories import AskedMessage, MemoryCase, Session, history_of
-from scripts.talk.projects import projects
-from scripts.talk.wishes import wishes
+from scripts.talk.projects import make_project_memories
+from scripts.talk.wishes import make_english_wishes
 from storage.records import Message
 
 OTHERS = 45
@@ -53,7 +53,7 @@ def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[st
     return list(zip(question["haystack_session_ids"], dates, question["haystack_sessions"], strict=True))
 
 
-def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[MemoryCase]:
+def make_long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[MemoryCase]:
     """Returns LongMemEval's questions, each with its sessions among 45 of other questions, shuffled; 0: all.
 
     form: "" as they are; "cut": the assistant's turns are cut to two sentences; "exchanged": so cut, user and assistant
@@ -74,12 +74,12 @@ def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") 
             [*sessions, *((at, session) for _, at, session in own_sessions)],
             key=lambda dated_session: dated_session[0],
         )
-        history, marked = history_of((at, _turns(session, form)) for at, session in sessions)
+        history, marked = history_of((at, _make_turns(session, form)) for at, session in sessions)
         case = AskedMessage(question["question_type"], question["question"], frozenset(marked[0]))
         yield MemoryCase(history, [case], _parse_date(question["question_date"]))
 
 
-def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[MemoryCase]:
+def make_small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[MemoryCase]:
     """Returns memories of LongMemEval's own sessions, some 22 messages each, with a question that belongs to another.
 
     limit: of memories; 0: all.
@@ -87,14 +87,14 @@ def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Mem
     order = random.Random(SEED).sample(list(questions), len(questions))
     for question, other in itertools.islice(itertools.pairwise([*order, order[0]]), limit or None):
         own = sorted(sessions_of(question), key=lambda one: one[1])
-        history, marked = history_of((at, _turns(session, "")) for _, at, session in own)
+        history, marked = history_of((at, _make_turns(session, "")) for _, at, session in own)
         asked = [AskedMessage("foreign question", other["question"], frozenset())]
         if 0 in marked:
             asked.append(AskedMessage("question", question["question"], frozenset(marked[0])))
         yield MemoryCase(history, asked, _parse_date(question["question_date"]))
 
 
-def _turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
+def _make_turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
     turns = [Turn(t["role"], t["content"], {0} if t.get("has_answer") else set()) for t in session]
     if not form:
         return turns
@@ -122,7 +122,7 @@ def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
     return list(sentences)
 
 
-def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[MemoryCase]:
+def make_friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[MemoryCase]:
     """Returns memories of dialogues in which people are asked about by name. is_named: `has_name_in_messages`."""
     for place in range(DIALOGUES):
         dialogue = make_dialogue(f"friends {half} {place}", half, sentences[half::2], by_name=True)
@@ -134,11 +134,11 @@ def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[
                     other = dialogue.names[ASSISTANT if turn.role == USER else USER]
                     turn.text = pick.choice((f"{other}! {turn.text}", f"{turn.text} Right, {other}?"))
         history, marked = history_of(dialogue.sessions)
-        questions = [_asked(question, marked) for question in dialogue.questions]
+        questions = [_make_asked_message(question, marked) for question in dialogue.questions]
         yield MemoryCase(history, questions, dialogue.sessions[-1][0] + DAY_S, dialogue.names[USER], is_named)
 
 
-def generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[MemoryCase]:
+def make_generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[MemoryCase]:
     """Returns memories of generated dialogues. before: how many questions were asked in each already."""
     mine = sentences[half::2]
     for place in range(number):
@@ -146,19 +146,21 @@ def generated(sentences: Sequence[str], half: int, number: int, before: int) -> 
         dialogue = make_dialogue(seed, half, mine)
         sessions = list(dialogue.sessions)
         if before:
-            sessions += asked_before(dialogue, seed, before, list(_quoted(dialogue.sessions, seed)))
+            sessions += make_later_sessions(
+                dialogue, seed, before, list(_render_notes(dialogue.sessions, seed))
+            )
         history, marked = history_of(sessions)
-        questions = [_asked(question, marked) for question in dialogue.questions]
+        questions = [_make_asked_message(question, marked) for question in dialogue.questions]
         yield MemoryCase(history, questions, sessions[-1][0] + DAY_S)
 
 
-def _asked(question: Question, marked: dict[int, set[int]]) -> AskedMessage:
+def _make_asked_message(question: Question, marked: dict[int, set[int]]) -> AskedMessage:
     return AskedMessage(
         question.kind, question.text, frozenset(seq for mark in question.marks for seq in marked[mark])
     )
 
 
-def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
+def _render_notes(sessions: Sequence[Session], seed: str) -> Iterator[str]:
     """Returns notes of some turns, as a model that saw them may repeat them."""
     history, _ = history_of(sessions)
     pick = random.Random(seed)
@@ -170,13 +172,15 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
     sentences = sentences_of(questions)
-    others = [(at, _turns(session, "")) for question in questions for _, at, session in sessions_of(question)]
+    others = [
+        (at, _make_turns(session, "")) for question in questions for _, at, session in sessions_of(question)
+    ]
     for language in FACTS:
-        yield Set(language, lambda half, language=language: chats(language, half))
+        yield Set(language, lambda half, language=language: make_chats(language, half))
     for language in FACTS:
         yield Set(
             f"{language}, courteous",
-            lambda half, language=language: chats(language, half, is_courteous=True),
+            lambda half, language=language: make_chats(language, half, is_courteous=True),
         )
     for name, form in (
         ("LongMemEval", ""),
@@ -184,21 +188,26 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
         ("LongMemEval, exchanged", "exchanged"),
     ):
         yield Set(
-            name, lambda half, form=form: itertools.islice(long_cases(questions, limit, form), half, None, 2)
+            name,
+            lambda half, form=form: itertools.islice(make_long_cases(questions, limit, form), half, None, 2),
         )
-    yield Set("small memories", lambda half: itertools.islice(small_cases(questions, limit), half, None, 2))
+    yield Set(
+        "small memories", lambda half: itertools.islice(make_small_cases(questions, limit), half, None, 2)
+    )
     for language in kinds.WISHES:
-        yield Set(f"wishes, {language}", lambda half, language=language: kinds.wishes(language, half))
-    yield Set("kinds", lambda half: kinds.kinds(half, sentences[half::2]))
+        yield Set(
+            f"wishes, {language}", lambda half, language=language: kinds.make_wish_memories(language, half)
+        )
+    yield Set("kinds", lambda half: kinds.make_kind_memories(half, sentences[half::2]))
     for name, is_short in (("projects", False), ("projects, short turns", True)):
         yield Set(
             name,
-            lambda half, is_short=is_short: projects(
+            lambda half, is_short=is_short: make_project_memories(
                 half, sentences[half::2], others[half::2], is_short=is_short
             ),
         )
     for name, is_named in (("friends", False), ("friends, named messages", True)):
-        yield Set(name, lambda half, is_named=is_named: friends(sentences, half, is_named=is_named))
-    yield Set("wishes", lambda half: wishes(sentences[half::2], half))
+        yield Set(name, lambda half, is_named=is_named: make_friends(sentences, half, is_named=is_named))
+    yield Set("wishes", lambda half: make_english_wishes(sentences[half::2], half))
     for name, before in (("short talk", 0), (f"short talk, {ASKED_BEFORE} asked before", ASKED_BEFORE)):
-        yield Set(name, lambda half, before=before: generated(sentences, half, DIALOGUES, before))
+        yield Set(name, lambda half, before=before: make_generated(sentences, half, DIALOGUES, before))

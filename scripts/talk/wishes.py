@@ -87,17 +87,17 @@ REPLIES = (
 )  # fmt: skip
 
 
-def wishes(sentences: Sequence[str], half: int) -> Iterator[MemoryCase]:
+def make_english_wishes(sentences: Sequence[str], half: int) -> Iterator[MemoryCase]:
     """Returns memories with all wishes of a half. sentences: what else people say."""
     pairs = [line.split("|") for line in WISHES.strip().splitlines()][half::2]
     for number in range(_MEMORIES):
         pick = random.Random(f"wishes {half} {number}")
         statements: list[tuple[int | None, str]] = []
-        for number, (wish, _) in enumerate(pairs):
+        for index, (wish, _) in enumerate(pairs):
             # A wish stands alone, or within what else is said.
             before, after = pick.choice(((0, 0), (0, 1), (1, 0), (1, 1)))
             parts = [*pick.sample(sentences, before), wish, *pick.sample(sentences, after)]
-            statements.append((number, " ".join(parts)))
+            statements.append((index, " ".join(parts)))
         statements += [
             (None, " ".join(pick.sample(sentences, pick.randint(1, 2)))) for _ in range(_OTHERS * len(pairs))
         ]

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from scripts.talk.languages import FACTS, FRAMES, OPENINGS, chats
+from scripts.talk.languages import FACTS, FRAMES, OPENINGS, make_chats
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
@@ -23,7 +23,7 @@ def test_a_wordy_question_finds_its_fact(language: str) -> None:
     """Each pair of characters across two words that was never heard counted as a rare word that no message has."""
     asked, found = 0, 0
     for half in (0, 1):
-        for memory in islice(chats(language, half), MEMORIES):
+        for memory in islice(make_chats(language, half), MEMORIES):
             tail = Tail(memory.history)
             for question in memory.questions:
                 if question.evidence and question.text.startswith(WORDY[language]):
@@ -39,7 +39,7 @@ def test_a_question_about_something_else_finds_nothing(language: str) -> None:
     """What any text has some of, such as common pairs of characters, is no reason for a note."""
     asked, found = 0, 0
     for half in (0, 1):
-        for memory in islice(chats(language, half), MEMORIES):
+        for memory in islice(make_chats(language, half), MEMORIES):
             tail = Tail(memory.history)
             for question in memory.questions:
                 if question.kind == "foreign question":
@@ -63,6 +63,6 @@ def test_a_question_about_something_else_finds_nothing(language: str) -> None:
 
 @pytest.mark.parametrize("language", OPENINGS)
 def test_a_greeting_finds_nothing(language: str) -> None:
-    tail = Tail(next(chats(language, 0)).history)
+    tail = Tail(next(make_chats(language, 0)).history)
     greeting = OPENINGS[language].split("|")[0]
     assert rank(Index(()), greeting, SECRET, tail=tail, only_strong=True, room=1_000) == []
