@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gateway.cli_options import (
+    EXIT_FAILED,
     Group,
     add_memory_options,
     flag,
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
     from gateway.cli_commands import Commands
     from gateway.limits import Limits
 
-# The exit codes of a command that failed, and of a call that click refuses (click uses 2 as well).
-EXIT_FAILED = 1
+# The exit code of a call that click refuses (click uses 2 as well).
 _EXIT_REFUSED = 2
 # The exit code that shells report of a process that SIGPIPE ended.
 _EXIT_PIPE = 141

@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from gateway.cli_options import EXIT_FAILED
 from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
 from gateway.loading import exit_on_interrupt, loading
@@ -30,8 +31,6 @@ from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
 from storage.records import DEFAULT_PROJECT
 
-# The exit code of a command that has failed, or found what it checks for.
-EXIT_FAILED = 1
 # The time between two polls of a compaction or an import.
 POLL_S = 0.5
 # The most rows of usage that one call returns.

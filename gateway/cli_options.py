@@ -1,4 +1,4 @@
-"""The parts of commands: how their usages and help texts are shown, and the options that several of them have."""
+"""The parts of commands: how their usages and help texts are shown, the options that several have, the exit code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+# The exit code of a command that has failed, or found what it checks for.
+EXIT_FAILED = 1
 # The longest time that an option takes. Dates that are later cannot be shown.
 _CENTURY_S = 36_500 * 86_400
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+# The beginning of each key that the gateway makes.
+KEY_PREFIX = "mg-"
 # What an operator's key opens: the page, and the management of what the page shows.
 OPERATOR, OPERATOR_READ = "operator", "operator-read"
 

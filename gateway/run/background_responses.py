@@ -19,6 +19,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.request.identity import Identity
+from gateway.core.usage.reported import PENDING_STATUSES
 from gateway.errors import Conflict
 from gateway.run.background.worker import UNLIMITED_TRIES, Worker, WorkerLimits
 from gateway.run.chat import Chat
@@ -48,7 +49,6 @@ _EVENTS_POLL_S: Final = 0.2
 # The time within which the same request of a caller is a retry of its client: OpenAI's SDKs wait ten minutes for an
 # answer, and try twice more. So it is three times ten minutes.
 _RETRY_WINDOW_S: Final = 1_800.0
-_UNDER_WAY: Final = ("queued", "in_progress")
 
 
 class _AcceptedResponse(NamedTuple):
@@ -220,10 +220,10 @@ class BackgroundResponses:
         run: its run; None: the run was deleted.
         shown_response: the response as it was shown before.
         """
-        if shown_response["status"] not in _UNDER_WAY:
+        if shown_response["status"] not in PENDING_STATUSES:
             return shown_response
         shown = None if run is None else await self.runs.find_response(run)
-        if shown is not None and shown["status"] not in _UNDER_WAY:
+        if shown is not None and shown["status"] not in PENDING_STATUSES:
             return shown
         if run is not None and run.state is RunState.FAILED:
             return self.dialect.as_failed(shown_response, code=None, message=FORGOTTEN_ERROR)

@@ -17,11 +17,10 @@ from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.run.request_context import RequestContext, may_ask
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
-from storage.key_record import Key
+from storage.key_record import KEY_PREFIX, Key
 from storage.records import DEFAULT_PROJECT
 from storage.sql.keys import Keys
 
-_KEY_PREFIX = "mg-"
 METRICS_PATH = "/metrics"
 # Keys of operators open this path and all below it.
 PAGE_PATH = "/ui"
@@ -126,11 +125,11 @@ class Guard:
         caller = _make_anonymous_caller(values)
         if not (self.is_key_demanded or await self.demands_key()):
             self._check_local(values.get(b"host"), values.get(b"origin"))
-            if secret is not None and secret.startswith(_KEY_PREFIX) and await self._is_operator_key(secret):
+            if secret is not None and secret.startswith(KEY_PREFIX) and await self._is_operator_key(secret):
                 # Keys of operators open only the page. While there are no other keys, other requests need no key.
                 return Caller(only_path=PAGE_PATH)
             return caller
-        if not secret or not secret.startswith(_KEY_PREFIX):
+        if not secret or not secret.startswith(KEY_PREFIX):
             raise NotAuthenticated(
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
@@ -158,7 +157,7 @@ class Guard:
         Raises: BadRequest, NotAuthenticated, Overloaded.
         """
         secret = _find_secret(_read_headers(headers))
-        if secret and secret.startswith(_KEY_PREFIX):
+        if secret and secret.startswith(KEY_PREFIX):
             return await self._get_valid_key(secret)
         raise NotAuthenticated(
             "Send a gateway key as `Authorization: Bearer mg-…`. `mnemogate keys create --operator` makes one that "
@@ -259,7 +258,7 @@ def _find_secret(values: dict[bytes, str]) -> str | None:
     if secret is not None:
         return secret
     api_key = values.get(b"x-api-key")
-    if api_key is not None and api_key.startswith(_KEY_PREFIX):
+    if api_key is not None and api_key.startswith(KEY_PREFIX):
         return api_key
     return _read_bearer(values.get(b"authorization"))
 
@@ -271,10 +270,10 @@ def _make_anonymous_caller(values: dict[bytes, str]) -> Caller:
     it.
     """
     credential = values.get(b"authorization") or None
-    if credential is not None and (_read_bearer(credential) or credential).startswith(_KEY_PREFIX):
+    if credential is not None and (_read_bearer(credential) or credential).startswith(KEY_PREFIX):
         credential = None
     api_key, provider_key = values.get(b"x-api-key"), None
-    if api_key and not api_key.startswith(_KEY_PREFIX):
+    if api_key and not api_key.startswith(KEY_PREFIX):
         provider_key = X_API_KEY_PREFIX + api_key
     credential = credential or provider_key
     return Caller(credential=credential, api_key=provider_key) if credential is not None else ANONYMOUS

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.digests import digest_secret
 from storage.errors import NotFound, Unavailable, WriteConflict
-from storage.key_record import Key
+from storage.key_record import KEY_PREFIX, Key
 from storage.records import DEFAULT_PROJECT
 from storage.sql.group import StoreGroup, reads
 from storage.sql.key_uses import KeyUses
@@ -25,7 +25,6 @@ from storage.sql.statements import load, load_column
 
 SQL = load("keys.sql")
 
-PREFIX = "mg-"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN_CHARS = 7
 # The random bytes of a key.
@@ -119,7 +118,7 @@ class Keys(StoreGroup):
         user: str | None = None,
     ) -> IssuedKey:
         """Creates a key. The parameters are as in `Key`."""
-        secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        secret = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         prefix = secret[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
@@ -180,7 +179,7 @@ class Keys(StoreGroup):
         overlap_s: how long the previous secret, and links that were made with it, stay valid. An earlier secret ends
             at once.
         """
-        secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        secret = KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         now = self._now()
         until = now + overlap_s
 

@@ -35,7 +35,8 @@ _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 # What an event of a response reports: a usage, or that the response is made in the background.
 _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
-_PENDING_STATUSES: Final = ("queued", "in_progress")
+# The statuses of a response that its upstream goes on making.
+PENDING_STATUSES: Final = ("queued", "in_progress")
 # The fields of tokens that were read from a cache, and of those that were written to it.
 _CACHE_FIELDS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 # The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context that was
@@ -158,7 +159,7 @@ def _read_counts(usage: Json) -> TokenCounts | None:
 
 def is_pending(response: Json) -> bool:
     """Returns whether a response is made after the answer that bears it."""
-    return response.get("background") is True and response.get("status") in _PENDING_STATUSES
+    return response.get("background") is True and response.get("status") in PENDING_STATUSES
 
 
 class ReplyUsage(Protocol):

@@ -16,8 +16,7 @@ from msgspec import Struct
 from gateway.errors import GatewayError
 from gateway.run.admin.operation_arguments import RawArguments
 from storage.digests import digest_secret
-from storage.key_record import OPERATOR, Key
-from storage.sql.keys import PREFIX
+from storage.key_record import KEY_PREFIX, OPERATOR, Key
 from storage.sql.store import Store
 
 # The seconds for which a code is valid.
@@ -91,7 +90,7 @@ class SignIn:
 
     async def find_by_key(self, text: str) -> Operator | None:
         """Returns the operator with a key; None: the text is no valid key of an operator. Raises: StoreError."""
-        if not text.startswith(PREFIX):
+        if not text.startswith(KEY_PREFIX):
             return None
         digest = digest_secret(text)
         return _operator(await self._valid_key(digest), digest)
