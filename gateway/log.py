@@ -41,7 +41,11 @@ class LogOutput:
     """
 
     def __init__(self, stream: TextIO | None = None, max_held_bytes: int = MAX_HELD_BYTES) -> None:
-        """stream: written to in place of stderr."""
+        """Makes an output that holds nothing yet.
+
+        stream: is written to in place of stderr.
+        max_held_bytes: the most bytes that are held while the stream takes none.
+        """
         self._stream = stream
         self._max_held_bytes = max_held_bytes
         # Lines are written by the event loop and by other threads.
@@ -51,9 +55,11 @@ class LogOutput:
         self._will_retry = False
 
     def write(self, text: str) -> None:
+        """Writes whole lines, as `write_bytes` does. `logging` calls it."""
         self.write_bytes(text.encode())
 
     def write_bytes(self, lines: bytes) -> None:
+        """Writes whole lines as far as the stream takes them now, and holds the rest."""
         with self._lock:
             self._write_held()
             if len(self._held) + len(lines) > self._max_held_bytes and self._held:

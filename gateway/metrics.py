@@ -34,6 +34,7 @@ class Counter:
         self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
     def inc(self, *labels: str, by: int = 1) -> None:
+        """Adds to the number of these values of the labels, in the order of the labels."""
         self.values[labels] = self.values.get(labels, 0) + by
 
 
@@ -53,11 +54,15 @@ class Histogram:
     __slots__ = ("bounds", "values")
 
     def __init__(self, bounds: Sequence[float], labels: Sequence[str]) -> None:
-        """bounds: the upper bounds of the buckets, in the unit of the values; one more bucket has what is above."""
+        """Makes empty buckets.
+
+        bounds: the upper bounds of the buckets, in the unit of the values; one more bucket has what is above.
+        """
         self.bounds = bounds
         self.values: dict[tuple[str, ...], _Buckets] = {} if labels else {(): _Buckets(len(bounds) + 1)}
 
     def observe(self, value: float, labels: tuple[str, ...] = ()) -> None:
+        """Counts a value. labels: the values of the labels, in the order of the labels."""
         buckets = self.values.get(labels)
         if buckets is None:
             buckets = self.values[labels] = _Buckets(len(self.bounds) + 1)
@@ -96,6 +101,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def add_counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        """Adds a counter. labels: their names."""
         counter = Counter(labels)
         self._add_metric(CounterMetricFamily, name, documentation, labels, lambda: counter.values)
         return counter
@@ -132,6 +138,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
+        """Yields all families of metrics. The registry calls it at each scrape."""
         return (make_family() for make_family in self._make_families)
 
     def _add_metric(

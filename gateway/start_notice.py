@@ -80,7 +80,7 @@ def _describe_background_model(settings: Settings) -> list[str]:
 
 def _describe_demo(settings: Settings) -> list[str]:
     """Returns a line that shows how to see memory tools at work, if the built-in profile is there."""
-    demo = settings.profile(DEMO_PROFILE.name)
+    demo = settings.find_profile(DEMO_PROFILE.name)
     if demo is None or demo.model != DEMO_PROFILE.model:
         return []
     with_user = "" if settings.memory.single_user else " with a `user`,"

@@ -25,10 +25,12 @@ class PageReply(Struct):
 
 
 def redirect(to: str, status: int) -> PageReply:
+    """Returns a reply that redirects. to: a URL, or an absolute path."""
     return PageReply(status, "text/plain; charset=utf-8", b"", [("location", to)])
 
 
 def add_retry(reply: PageReply, error: GatewayError) -> None:
+    """Adds the header `retry-after`, if an error knows when a request may be sent again."""
     if error.retry_after_s is not None:
         reply.headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
 

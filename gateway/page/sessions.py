@@ -33,8 +33,9 @@ class Sessions:
     """The sessions of this process, in memory alone: a restart ends them all. Of tokens only the hashes are held."""
 
     def __init__(self, now: Callable[[], float], session_s: float, idle_s: float) -> None:
-        """now: returns seconds since the epoch.
+        """Makes a table without sessions.
 
+        now: returns seconds since the epoch.
         session_s: how long a session lasts.
         idle_s: how long it lasts without a request.
         """
@@ -74,6 +75,7 @@ class Sessions:
         return session.operator
 
     def end(self, token: str) -> None:
+        """Ends a session, if there is one with this token."""
         self._sessions.pop(digest_secret(token), None)
 
 

@@ -187,6 +187,7 @@ class HostRule(Struct, frozen=True):
         return cls(scheme, match[2].strip("[]"), port) if port < 65536 else None
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
+        """Returns whether an address fits the rule. host: without brackets."""
         if (self.scheme, self.port) != (scheme, port):
             return False
         return self.name in ("*", host) or (self.name.startswith("*.") and host.endswith(self.name[1:]))
@@ -471,7 +472,8 @@ class Settings(Table, frozen=True):
         project_settings = self.projects.get(project)
         return (project_settings.profile if project_settings else None) or DEFAULT_PROFILE
 
-    def profile(self, name: str) -> ProfileSettings | None:
+    def find_profile(self, name: str) -> ProfileSettings | None:
+        """Returns the profile with a name; None: there is none."""
         return next((each for each in self.profiles if each.name == name), None)
 
 

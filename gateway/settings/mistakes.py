@@ -37,7 +37,8 @@ class Mistakes:
         self._errors: list[SettingsError] = []
 
     def add(self, error: SettingsError) -> None:
-        self._errors += error.mistakes  # an error may stand for several
+        """Adds an error, or all the errors that it stands for."""
+        self._errors += error.mistakes
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -48,6 +49,7 @@ class Mistakes:
             self.add(error)
 
     def raise_if_any(self) -> None:
+        """Raises: SettingsError, for all mistakes that were added."""
         if self._errors:
             raise SettingsError.of(self._errors)
 

@@ -24,7 +24,10 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 
 
 def is_gateway_key(text: str) -> bool:
-    """Returns whether a key is random enough: its plain SHA-256 is stored, which protects random keys alone."""
+    """Returns whether a text has the form of a gateway key and is random enough to be one.
+
+    Of a key the plain SHA-256 is stored, which protects random keys alone.
+    """
     return _KEY.fullmatch(text) is not None and len(set(text.removeprefix("mg-"))) >= _MIN_DIFFERENT_CHARS
 
 
@@ -34,6 +37,7 @@ def is_host(text: str) -> bool:
 
 
 def is_header_name(text: str) -> bool:
+    """Returns whether a text may be the name of an HTTP header."""
     return _HEADER.fullmatch(text) is not None
 
 
@@ -53,6 +57,7 @@ def check_address(name: str, url: str | None) -> None:
 
 
 def is_proxy(url: str) -> bool:
+    """Returns whether a URL names a proxy: `http://` and a host, maybe with a user and a port, and nothing after."""
     try:
         parts = urlsplit(url)
         is_whole = bool(parts.hostname) and parts.port != 0
@@ -62,6 +67,7 @@ def is_proxy(url: str) -> bool:
 
 
 def is_webhook_secret(text: str) -> bool:
+    """Returns whether a text is a secret in the form of Standard Webhooks, and long enough."""
     try:
         secret = b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
     except ValueError:
@@ -70,6 +76,7 @@ def is_webhook_secret(text: str) -> bool:
 
 
 def is_secrets_key(text: str) -> bool:
+    """Returns whether a text is a key of AES-256 in base64. One byte repeated, as in an example, is none."""
     try:
         key = b64decode(text, validate=True)
     except ValueError:

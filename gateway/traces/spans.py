@@ -50,7 +50,7 @@ class RouteTemplates:
     """Finds the template of a path, so that no id of a path stands in a span."""
 
     def __init__(self, routes: Iterable[tuple[str, re.Pattern[str]]]) -> None:
-        """routes: templates with the patterns of their paths, in the order in which they are tried."""
+        """Takes templates with the patterns of their paths, in the order in which they are tried."""
         routes = [*routes]
         self._patterns = [(template, pattern) for template, pattern in routes if "{" in template]
         self._fixed_paths = {template for template, _ in routes if "{" not in template}

@@ -74,7 +74,7 @@ class ModelNames:
     """The names of models that metrics and spans may show."""
 
     def __init__(self, configured: Iterable[str]) -> None:
-        """configured: the models that the settings name."""
+        """Makes labels that begin with no name. configured: the models that the settings name."""
         self._configured = frozenset(configured)
         self._labels: set[str] = set()
 

@@ -71,7 +71,7 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
     Raises: UnknownModel.
     """
     if model.startswith(AGENT_PREFIX):
-        profile = settings.profile(model.removeprefix(AGENT_PREFIX))
+        profile = settings.find_profile(model.removeprefix(AGENT_PREFIX))
         if profile is None:
             raise UnknownModel.unlisted(model)
         return make_agent_route(settings, profile)
