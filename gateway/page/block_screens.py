@@ -193,6 +193,7 @@ class _BlockScreens(Struct, frozen=True):
             undos, redos = await self.views.blocks.versions.list_undos(access.project, access.uid, label)
             undo, redo = undos.get(label), redos.get(label)
         remaining = await self._find_remaining(block_page, access, words)
+        correction = find_correction(block_page)
         editors = {} if access.is_person else await self.audit.load_editors(access.uid, label)
         return access.view(
             block_page,
@@ -212,6 +213,8 @@ class _BlockScreens(Struct, frozen=True):
             is_compared=is_compared,
             remaining=remaining and remaining.texts,
             is_taken_out=remaining is not None and remaining.is_taken_out,
+            # What the last change corrected, which may be said elsewhere in other words; "": nothing.
+            replaced_text=correction.replaced_lines if correction and not correction.is_undo else "",
             editors=editors,
         )
 
@@ -237,10 +240,8 @@ class _BlockScreens(Struct, frozen=True):
             )
             is_taken_out = found is not None and not correction.is_undo
             if found is None:
-                new_lines = {*correction.new.splitlines()}
-                changed = [line for line in correction.old.splitlines() if line not in new_lines]
                 found = await self.lost_words.count_with_old_words(
-                    access.project, access.uid, "\n".join(changed), block_page.block.label
+                    access.project, access.uid, correction.replaced_lines, block_page.block.label
                 )
             texts = access.filter(found)
         if texts is None:

@@ -65,6 +65,11 @@ class BlockCorrection(NamedTuple):
     # What an undo took out may be right.
     is_undo: bool
 
+    @property
+    def replaced_lines(self) -> str:
+        """The lines of the old text that the new one does not have."""
+        return "\n".join(list_lost_lines(self.old, self.new))
+
 
 class BlockViews(Struct, frozen=True):
     """Reads the blocks of a memory. The methods raise UnknownId where there is no such memory, or no such block."""

@@ -598,14 +598,14 @@ def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
         assert (done.status, done.headers["location"]) == (303, f"../../../m/{uid}/b/human#saved")
     assert operator.twin(f"m/{uid}/b/human/undo", {"version": 3})["value"] == "One."
     # What an undo takes out was right before, and is not to be looked for.
-    assert "what the last change took out" not in page(operator, f"m/{uid}/b/human")
+    assert "what was there before the last change" not in page(operator, f"m/{uid}/b/human")
     assert operator.twin(f"m/{uid}/b/human/restore", {"version": 4, "to": 3})["value"] == "Two."
     assert operator.twin(f"m/{uid}/b/law", {"value": "Be kind.", "version": 1})["origin"] == "operator"
     done = [action for action, _ in actions(operator) if action != "read"]
     assert done == ["edit", "edit", "undo", "restore", "edit"]
     text = page(operator, f"m/{uid}/b/human")
     assert "<del>One.</del><ins>Two.</ins>" in text
-    assert "what the last change took out" in text
+    assert "what was there before the last change" in text
     assert f'href="../../../m/{uid}/search?q=One."' in text
 
 

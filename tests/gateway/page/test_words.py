@@ -1667,6 +1667,21 @@ def test_ticks_stand_at_one_place_on_a_phone(browser: Browser, operator: Operato
     assert len({each[0] for each in rows}) == 1
 
 
+def test_after_a_correction_of_a_block_the_memory_is_searched_for_what_it_said(operator: Operator) -> None:
+    """As after that of a fact: the old words may be nowhere, and the same be said in other words."""
+    agent = speak(operator.world, "My cat is a Siamese.")
+    block = f"m/{agent.uid}/b/human"
+    operator.twin(block, {"value": "In Oslo.\nPet: cat", "version": 1})
+    assert "Search the memory for it" not in page(operator, block)
+    operator.twin(block, {"value": "In Oslo.\nPet: dog", "version": 2})
+    link = f'm/{agent.uid}/search?q=Pet%3A+cat">Search the memory for it'
+    shown = page(operator, block)
+    assert link in shown
+    assert "what was there before the last change: “Pet: cat”" in plain(shown)
+    operator.twin(f"{block}/undo", {"version": 3})
+    assert "Search the memory for it" not in page(operator, block)
+
+
 @pytest.mark.both
 def test_earlier_versions_are_ticked_with_the_other_texts(operator: Operator) -> None:
     """After a correction each had to be forgotten by itself."""
