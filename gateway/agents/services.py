@@ -151,7 +151,7 @@ class AgentServices:
         # Where their ends cannot be written now, `RunService` writes them later.
         with suppress(StoreError):
             await self.agent_runs.recover()
-        await self.background_runs.recover()
+        await self.background_runs.recovery.reserve_tickets()
 
     async def aclose(self) -> None:
         await self._batches.aclose()

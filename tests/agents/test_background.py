@@ -18,9 +18,9 @@ from letta_client import APIStatusError, BadRequestError, RateLimitError
 from letta_client.types.agents import Run
 
 from gateway.agents.runs.background import remote_runs, run_service
-from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_follower import RunFollower
 from gateway.agents.runs.background.run_logs import RunLogs
+from gateway.agents.runs.background.run_recovery import RunRecovery
 from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.core.ids import make_id, new_uid, parse_uid
 from gateway.core.turn.calls import INTERRUPTED_RESULT
@@ -551,9 +551,9 @@ def test_a_run_whose_job_is_taken_away_blocks_no_other(world: LettaWorld) -> Non
 def test_runs_that_wait_are_looked_at_once_however_many_jobs_change(
     world: LettaWorld, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, gate, looks = BackgroundRuns.close_jobless, Gate(), list[int]()
+    sweep, gate, looks = RunRecovery.close_jobless, Gate(), list[int]()
 
-    async def note_and_sweep(self: BackgroundRuns) -> None:
+    async def note_and_sweep(self: RunRecovery) -> None:
         looks.append(len(looks))
         await sweep(self)
 
@@ -562,7 +562,7 @@ def test_runs_that_wait_are_looked_at_once_however_many_jobs_change(
             world.world.store.jobs.wake_here()
             await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(BackgroundRuns, "close_jobless", note_and_sweep)
+    monkeypatch.setattr(RunRecovery, "close_jobless", note_and_sweep)
     monkeypatch.setattr(run_service, "_SEARCH_PAUSE_S", PATIENCE_S)
     upstream.queue(say("Done.", hold_before_headers=gate))
     run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")
@@ -756,7 +756,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
         gate.open()
         failed.wait_sync()
         becomes(lambda: [job for job in call(jobs.list()) if job.state == "retrying"])
-        call(services.agents.background_runs.close_jobless())
+        call(services.agents.background_runs.recovery.close_jobless())
         world.world.clock.sleep(10)
         jobs.wake_here()
         kinds = [event.message_type for event in events]

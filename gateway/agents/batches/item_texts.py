@@ -21,7 +21,6 @@ FORGOTTEN = (
     "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
 )
 AGENT_GONE = "The agent was deleted, or its conversation."
-INTERNAL_ERROR = "An error of the gateway's own; its log says more."
 AGENT_CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 NEEDS_APPROVAL = "A call needs a person's approval, and a batch has no client that could give it."
 UNKNOWN_TOOL = "The reply calls a tool that the agent does not have."

@@ -22,7 +22,6 @@ from gateway.agents.batches.item_texts import (
     AGENT_CHANGED,
     AGENT_GONE,
     FORGOTTEN,
-    INTERNAL_ERROR,
     ComposedRequest,
     ItemFailed,
     ItemRequest,
@@ -37,6 +36,7 @@ from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, make_chat_request, make_identity
 from gateway.agents.runs.stored_conversation import read_stored_context, rewind_context
+from gateway.agents.runs.stored_run import INTERNAL_ERROR
 from gateway.agents.runs.turn_guide import is_overfull, make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.conversation.kind import ConversationKind

@@ -12,10 +12,11 @@ from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
 from gateway.agents.batches.item_ending import ItemEnding
-from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed
+from gateway.agents.batches.item_texts import ItemFailed
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
+from gateway.agents.runs.stored_run import INTERNAL_ERROR
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.background.job_context import Postponed
 from storage.batch_records import ENDED_PART, EXPIRED, Batch, BatchItem, ItemRetry, ItemWrite

@@ -15,11 +15,12 @@ from msgspec import Struct
 from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
 from gateway.agents.batches.batch_ids import RequestId, make_public_id
-from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ERROR, ItemFailed
+from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.part_draft import PartDraft
 from gateway.agents.batches.parts import MAX_TRIES, PartJournal, ProviderPart, SubmissionFailure
 from gateway.agents.batches.results import PAGE_ITEMS, PartResults
+from gateway.agents.runs.stored_run import INTERNAL_ERROR
 from gateway.core.dates import DAY_S
 from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.prompt_tokens import count_request_tokens

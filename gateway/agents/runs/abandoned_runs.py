@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from gateway.agents.runs.stored_run import fail_run
 from gateway.core.conversation.kind import QueueName
-from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
-from storage.run_records import Run, RunState
+from storage.run_records import Run
 
 # The error message of a run that was ended for this reason.
 ABANDONED_ERROR = "The gateway was stopped while it performed this run."
@@ -49,7 +49,4 @@ class AbandonedRuns:
         return {names_by_lock[lock] for lock in await locks.load_held(names_by_lock)}
 
     async def _fail(self, run: Run) -> Run:
-        runs, now = self._keeper.store.runs, self._keeper.now()
-        return await runs.end_run(
-            run.agent_row, run.id, RunState.FAILED, StopReason.ERROR, now, error_message=ABANDONED_ERROR
-        )
+        return await fail_run(self._keeper.store, run, ABANDONED_ERROR, self._keeper.now())

@@ -1,13 +1,18 @@
-"""Runs read back from the store: their exchanges, and the tokens of their last step."""
+"""Runs in the store: their exchanges and last counts are read, and a run that no step ends is failed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from gateway.core.conversation.stored_messages import list_messages
+from gateway.core.turn.stop_reason import StopReason
+from storage.job_records import Job
 from storage.records import Agent, Exchange
-from storage.run_records import Run, TokenCounts
+from storage.run_records import Run, RunState, TokenCounts
 from storage.sql.store import Store
+
+# The error message of a run that fails by a fault in the gateway.
+INTERNAL_ERROR = "An error of the gateway's own; its log says more."
 
 
 async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
@@ -32,3 +37,13 @@ async def load_last_counts(store: Store, run: Run) -> TokenCounts:
     """
     step = None if run.batch is not None else await store.runs.find_newest_step(run.agent_row, run.id)
     return TokenCounts() if step is None else step.counts
+
+
+async def fail_run(
+    store: Store, run: Run, error_message: str, at: float, *, job: Job | None = None, error_status: int = 0
+) -> Run:
+    """Ends a run with an error, as `Runs.end_run` does. Returns it as it is now."""
+    return await store.runs.end_run(
+        run.agent_row, run.id, RunState.FAILED, StopReason.ERROR, at,
+        error_message=error_message, error_status=error_status, job=job,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
@@ -26,20 +26,20 @@ from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_dialect import RunDialect
 from gateway.agents.runs.background.run_follower import RunFollower
-from gateway.agents.runs.background.run_logs import DELETED_ERROR, RunLogs
+from gateway.agents.runs.background.run_logs import RunLogs
+from gateway.agents.runs.background.run_recovery import RunRecovery
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunStart
+from gateway.agents.runs.stored_run import INTERNAL_ERROR, fail_run
 from gateway.core.turn.client_view import UnseenView, ViewFactory
-from gateway.core.turn.stop_reason import StopReason
-from gateway.errors import Conflict, GatewayError
+from gateway.errors import GatewayError
 from gateway.run.event_log import EventLog
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.job_records import Job
-from storage.listing import RunEntry
 from storage.records import Agent
 from storage.run_records import Run, RunState, RunTextKind
 
@@ -47,10 +47,8 @@ from storage.run_records import Run, RunState, RunTextKind
 # A run that has not begun gets `_MAX_BEGINNINGS`. Not measured.
 MAX_TRIES = 3
 _MAX_BEGINNINGS = 30
-# Errors of runs that failed without an upstream's error.
+# The error of a run without its request.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
-_INTERNAL = "An error of the gateway's own; its log says more."
-_PAGE = 1000  # runs that one read returns
 _log = logging.getLogger("mnemogate")
 
 
@@ -90,7 +88,8 @@ class BackgroundRuns:
         self.acceptance = RunAcceptance(agent_runs, keeper, self._open, self._logs)
         remote_runs = RemoteRuns(keeper.store, dialect)
         self.follower = RunFollower(self._open, self._logs, self._ends, remote_runs, dialect)
-        self._ends.add_end_listener(self._stop_and_close, keeper.store.jobs.wake_here)
+        self.recovery = RunRecovery(keeper, self._open, agent_runs.live, self._logs)
+        self._ends.add_end_listener(self.recovery.stop_and_close, keeper.store.jobs.wake_here)
 
     async def perform(self, job: Job, run_row: int) -> PerformedRun | None:
         """Performs a run that was accepted, up to its end. Returns it; None where it was deleted.
@@ -111,7 +110,8 @@ class BackgroundRuns:
             if not run.is_over:
                 await self._fail(run, _GONE, job)
             if (open_run := self._open.find(run.uid)) is not None:
-                self._close_deleted(open_run)
+                self._logs.close_deleted(open_run)
+                self._open.close(open_run)
             return None
         waiting = self._open.find(run.uid)
         # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
@@ -155,88 +155,6 @@ class BackgroundRuns:
             self._open.stop(open_run)
         reserved.drop()
 
-    async def recover(self) -> None:
-        """Reserves tickets for the runs that earlier processes left open. Called before requests are served.
-
-        Raises: StoreError, after which it may be called again.
-        """
-        dropped = []
-        async for entry, has_job in self._stored_open_runs():
-            if not has_job:
-                dropped.append(entry.run)
-            elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
-                self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation_name))
-        for run in dropped:
-            await self._fail(run, ABANDONED_ERROR)
-        # Lets each reservation enter its queue.
-        await asyncio.sleep(0)
-
-    async def close_jobless(self) -> None:
-        """Cancels runs without a job; closes those that are deleted or have ended. Raises: StoreError."""
-        if not self._open:
-            return
-        open_uids = {run.uid for run in self._open if run.phase is not RunPhase.ACCEPTING}
-        for uid in open_uids - await self.cancel_dropped():
-            run = await self._find(uid)
-            open_run = self._open.find(uid)  # it may have ended meanwhile
-            if run is None and open_run is not None:
-                self._close_deleted(open_run)
-            elif run is not None and run.state is RunState.CANCELLED:
-                self._stop_and_close(uid)
-            else:
-                self._close_ended(uid)
-
-    async def cancel_dropped(self) -> Set[str]:
-        """Cancels runs without a job, which an operator has dropped, of whichever process. Returns all open runs.
-
-        Raises: StoreError.
-        """
-        stored_uids: set[str] = set()
-        dropped = []
-        async for entry, has_job in self._stored_open_runs():
-            stored_uids.add(entry.run.uid)
-            if not has_job:
-                dropped.append(entry.run)
-        for run in dropped:
-            await self._agent_runs.live.cancel(run)
-        return stored_uids
-
-    async def _stored_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
-        """Yields the runs of all processes that have not ended, and whether each has a job. Raises: StoreError."""
-        after, is_all = 0, False
-        while not is_all:
-            page = await self._store.runs.list_open_background(after=after, limit=_PAGE)
-            for entry, has_job in page:
-                after = entry.run.id
-                yield entry, has_job
-            is_all = len(page) < _PAGE
-
-    async def _find(self, uid: str) -> Run | None:
-        """Returns a run, or None if its agent or its conversation was deleted."""
-        try:
-            return (await self._store.runs.get(None, uid)).run
-        except NotFound:
-            return None
-
-    def _close_deleted(self, open_run: OpenRun) -> None:
-        """Closes a run that is deleted, so that nothing waits for it."""
-        if open_run.log is not None:
-            open_run.log.close_unwritten(self._dialect.error_events(open_run.uid, Conflict(DELETED_ERROR)))
-        self._open.close(open_run)
-
-    def _stop_and_close(self, uid: str) -> None:
-        """Stops a run that was cancelled, and closes it."""
-        self._agent_runs.live.stop(uid)
-        self._close_ended(uid)
-
-    def _close_ended(self, uid: str) -> None:
-        """Closes a run that has ended, unless its job runs in this process, which closes it."""
-        open_run = self._open.find(uid)
-        if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
-            if open_run.log is not None:
-                open_run.log.abandon()
-            self._open.close(open_run)
-
     # -- one attempt
 
     async def _make_attempt(self, attempt: _RunAttempt) -> PerformedRun | None:
@@ -256,7 +174,7 @@ class BackgroundRuns:
                 await self._run_agent(replace(attempt, run=run), request, log)
             run = await store.runs.find_run(agent.id, run.id) or run
         if not run.is_over:
-            run = await self._fail(run, _INTERNAL, job)
+            run = await self._fail(run, INTERNAL_ERROR, job)
         if log is not None:
             await self._logs.complete(log, run, request, job.attempt)
         self._open.close(attempt.open_run)
@@ -297,17 +215,8 @@ class BackgroundRuns:
                 log.add(self._dialect.error_events(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
-            await self._fail(run, _INTERNAL, attempt.job)
+            await self._fail(run, INTERNAL_ERROR, attempt.job)
 
-    async def _fail(self, run: Run, error: str, job: Job | None = None, status: int = 0) -> Run:
-        """Ends a run with an error, as `end_run` does."""
-        return await self._store.runs.end_run(
-            run.agent_row,
-            run.id,
-            RunState.FAILED,
-            StopReason.ERROR,
-            self._keeper.now(),
-            error_message=error,
-            error_status=status,
-            job=job,
-        )
+    async def _fail(self, run: Run, error: str, job: Job, status: int = 0) -> Run:
+        """Ends a run with an error, as `fail_run` does. status: the HTTP status of the error; 0: it has none."""
+        return await fail_run(self._store, run, error, self._keeper.now(), job=job, error_status=status)

@@ -20,7 +20,7 @@ from storage.records import Agent
 from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
-DELETED_ERROR = "The agent of this run, or its conversation, is deleted."
+_DELETED_ERROR = "The agent of this run, or its conversation, is deleted."
 
 
 class RunLogs:
@@ -97,6 +97,12 @@ class RunLogs:
             log.add(await self._dialect.missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
 
+    def close_deleted(self, open_run: OpenRun) -> None:
+        """Closes the log of a run that is deleted, with an error for its readers."""
+        if open_run.log is not None:
+            error = Conflict(_DELETED_ERROR)
+            open_run.log.close_unwritten(self._dialect.error_events(open_run.uid, error))
+
     async def read_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
         """Yields the events after a number of a run that has ended: the stored ones, then those missing at the end.
 
@@ -112,7 +118,7 @@ class RunLogs:
             return
         if await self._store.agents.find_by_id(run.agent_row) is None:
             first_number = after + 1
-            missing = self._dialect.error_events(run.uid, Conflict(DELETED_ERROR))
+            missing = self._dialect.error_events(run.uid, Conflict(_DELETED_ERROR))
         else:
             # Without a log the events are whole messages, with the same numbers for all readers.
             first_number = max(number, after) + 1 if logged or is_logged else 1

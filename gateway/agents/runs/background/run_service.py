@@ -91,11 +91,11 @@ class RunService:
             unwatch()
 
     async def _close_jobless_runs(self) -> float | None:
-        await self._background_runs.close_jobless()
+        await self._background_runs.recovery.close_jobless()
         await asyncio.sleep(_SEARCH_PAUSE_S)
         return POLL_S if self._is_shared else None
 
     async def _end_abandoned_runs(self) -> float | None:
         await self._recover()
-        await self._background_runs.cancel_dropped()
+        await self._background_runs.recovery.cancel_jobless()
         return _RECOVER_S if self._is_shared else None
