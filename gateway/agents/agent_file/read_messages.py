@@ -28,15 +28,15 @@ def read_messages(
         for index, message in _join_approval_requests(messages)
         for stored_message in from_file_message(message, now, is_text_thought=is_text_thought)
     ]
-    accepted = list(_are_accepted(stored_message for _, stored_message in stored))
-    accepted_messages = [
-        stored_message
-        for (_, stored_message), is_accepted in zip(stored, accepted, strict=True)
-        if is_accepted
-    ]
-    indices = {index for (index, _), is_accepted in zip(stored, accepted, strict=True) if not is_accepted}
-    indices |= {index for index, message in messages if message.role not in FILE_ROLES}
-    return accepted_messages, sorted(indices)
+    accepted: list[PortableMessage] = []
+    left_out = {index for index, message in messages if message.role not in FILE_ROLES}
+    flags = _are_accepted(stored_message for _, stored_message in stored)
+    for (index, stored_message), is_accepted in zip(stored, flags, strict=True):
+        if is_accepted:
+            accepted.append(stored_message)
+        else:
+            left_out.add(index)
+    return accepted, sorted(left_out)
 
 
 def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iterator[tuple[int, FileMessage]]:

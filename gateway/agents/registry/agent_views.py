@@ -73,7 +73,7 @@ class AgentViews(Struct, frozen=True):
     ) -> dict[int, Sequence[Definition]]:
         """Returns the folders or the identities of each of these agents."""
         targets = await self.store.attached.load_targets_of_agents(agent_rows, kind)
-        rows = sorted({row for tool_rows in targets.values() for row in tool_rows})
+        rows = sorted({row for attached_rows in targets.values() for row in attached_rows})
         definitions = self.store.definitions
         by_row: dict[int, Definition] = {}
         if rows and kind is DefinitionKind.IDENTITY:
@@ -81,7 +81,8 @@ class AgentViews(Struct, frozen=True):
         elif rows:
             by_row = await definitions.find_by_memories(kind, rows)
         return {
-            agent: [by_row[row] for row in tool_rows if row in by_row] for agent, tool_rows in targets.items()
+            agent_row: [by_row[row] for row in attached_rows if row in by_row]
+            for agent_row, attached_rows in targets.items()
         }
 
     def _make_profile(self, entry: AgentEntry) -> Definition:
