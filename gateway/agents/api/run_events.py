@@ -60,17 +60,12 @@ def make_factory(
 ) -> StepViewFactory:
     """Returns the factory of the view of a run that begins or goes on. before: messages shown before the run's own."""
     step_count = start.steps if start.is_resumed else start.steps + 1
+    shown_in_part = start.reply_seq if start.attempt > 1 and not start.is_resumed else None
     numbers = RunNumbers(
-        start.agent.uid,
-        ids.make_id("run", start.run),
-        first_seq=start.first_seq,
-        reply_seq=start.reply_seq,
-        step_count=step_count,
-        tool_names=start.tool_names,
-        started_run_uids=start.started_run_uids,
-        shown_in_part=start.reply_seq if start.attempt > 1 and not start.is_resumed else None,
-        attempt=start.attempt,
-    )
+        start.agent.uid, ids.make_id("run", start.run_uid), first_seq=start.first_seq, reply_seq=start.reply_seq,
+        step_count=step_count, tool_names=start.tool_names, started_run_uids=start.started_run_uids,
+        shown_in_part=shown_in_part, attempt=start.attempt,
+    )  # fmt: skip
     return StepViewFactory(numbers, showing, by_token, now, before, start.counts)
 
 

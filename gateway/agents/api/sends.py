@@ -228,7 +228,7 @@ class SendReply:
         with PingingSink(reply, interval_s, headers=headers) as sink:
 
             def begin_view(start: RunStart) -> ViewFactory:
-                sink.ping = make_ping(start.run, self.api.now())
+                sink.ping = make_ping(start.run_uid, self.api.now())
                 return self._begin_view(start)
 
             result = await self.api.agent_runs.send(self.run_request, begin_view, sink, receipt)

@@ -480,20 +480,13 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
     """Returns the start of a run as dialects show it."""
     exchange = memory.opened or memory.context.path[-1]
     is_resumed = memory.opened is None
-    run = memory.run
+    run, agent = memory.run, memory.context.agent
     return RunStart(
-        run.uid,
-        memory.context.agent,
-        first_seq=exchange.seq,
-        reply_seq=exchange.reply_seq,
-        is_resumed=is_resumed,
-        tool_names=map_calls_to_tool_names(exchange) if is_resumed else {},
-        steps=run.steps,
-        counts=run.counts,
-        attempt=1 if accepted is None else accepted.job.attempt,
-        summary=_find_new_summary(memory.context, prompt),
+        run.uid, agent, first_seq=exchange.seq, reply_seq=exchange.reply_seq, is_resumed=is_resumed,
+        tool_names=map_calls_to_tool_names(exchange) if is_resumed else {}, steps=run.steps, counts=run.counts,
+        attempt=1 if accepted is None else accepted.job.attempt, summary=_find_new_summary(memory.context, prompt),
         started_run_uids=memory.started_run_uids,
-    )
+    )  # fmt: skip
 
 
 def _find_new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:

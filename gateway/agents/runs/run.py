@@ -100,8 +100,7 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
 class RunStart(Struct, frozen=True):
     """A run with an open first step, or one that goes on with the calls of a stored step."""
 
-    # The run's public id.
-    run: str
+    run_uid: str
     agent: Agent
     # The number of the step's first message.
     first_seq: int
@@ -152,6 +151,7 @@ def make_reading_run(sleeper_row: int, memory_row: int, now: float) -> RunAccept
 
 
 def make_identity(run_request: RunRequest) -> Identity:
+    """Returns the identity of a send: its agent is known, and memory is required."""
     scope = run_request.scope
     return Identity(
         scope.project, scope.profile, run_request.spec.name, None, run_request.conversation_name, scope, Mode.STRICT,
@@ -174,18 +174,10 @@ def make_chat_request(run_request: RunRequest, *, stream: bool = True) -> ChatRe
     if tools:
         body["tools"] = tools
     return ChatRequest(
-        raw=orjson.dumps(body),
-        json=body,
-        model=body["model"],
-        messages=[],
-        stream=stream,
-        wants_usage=False,
-        tool_names=tuple(str(tool["function"]["name"]) for tool in tools),
-        has_tools=bool(tools),
-        n=1,
-        token_limit=find_token_limit(body),
-        gateway_fields=frozenset(sampling),
-    )
+        raw=orjson.dumps(body), json=body, model=body["model"], messages=[], stream=stream, wants_usage=False,
+        tool_names=tuple(str(tool["function"]["name"]) for tool in tools), has_tools=bool(tools), n=1,
+        token_limit=find_token_limit(body), gateway_fields=frozenset(sampling),
+    )  # fmt: skip
 
 
 def make_sampling(

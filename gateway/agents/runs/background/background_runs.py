@@ -45,7 +45,7 @@ from storage.run_records import Run, RunState, RunTextKind
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
 # A run that has not begun gets `_MAX_BEGINNINGS`. Not measured.
-MAX_TRIES = 3
+_MAX_TRIES = 3
 _MAX_BEGINNINGS = 30
 # The error of a run without its request.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
@@ -168,7 +168,7 @@ class BackgroundRuns:
         request = StoredRequest.decode(texts[0].data if texts else b"")
         log = await self._logs.open(agent, run, attempt.open_run, request, job)
         if not run.is_over:
-            if job.tries > (_MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
+            if job.tries > (_MAX_BEGINNINGS if run.state is RunState.CREATED else _MAX_TRIES):
                 await self._fail(run, f"{ABANDONED_ERROR} It was tried {job.tries - 1} times.", job)
             else:
                 await self._run_agent(replace(attempt, run=run), request, log)
