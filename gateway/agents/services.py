@@ -114,23 +114,14 @@ class AgentServices:
         batches = BatchRequests(
             self._store, self._settings, registry.resolver, self._failover, self._batch_providers, self._now
         )
+        make_json = partial(render_agents, self._store, self._settings, self._now)
         api = AgentsApi(
-            settings=self._settings,
-            store=self._store,
-            registry=registry,
-            agents=AgentLookup(
-                self._store, registry, partial(render_agents, self._store, self._settings, self._now)
-            ),
-            agent_runs=self.agent_runs,
-            background_runs=self.background_runs,
-            batches=batches,
-            keeper=self.agent_runs.keeper,
-            models=models,
-            compactor=self._background_services.compactor,
-            now=self._now,
-            send_timeout_s=limits.send_timeout_s,
+            settings=self._settings, store=self._store, registry=registry,
+            agents=AgentLookup(self._store, registry, make_json), agent_runs=self.agent_runs,
+            background_runs=self.background_runs, batches=batches, keeper=self.agent_runs.keeper, models=models,
+            compactor=self._background_services.compactor, now=self._now, send_timeout_s=limits.send_timeout_s,
             ping_s=limits.ping_s,
-        )
+        )  # fmt: skip
         return make_routes(api, bodies)
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:

@@ -14,6 +14,7 @@ from gateway.agents.registry.archives import Archives
 from gateway.agents.registry.memory_passages import MemoryPassages, PassageView
 from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.runs.message_listing import AgentMessages
+from gateway.agents.runs.message_search import MessageSearch
 from gateway.agents.tools.children import Children
 from gateway.agents.tools.file_tools import FileTools
 from gateway.core.memory.file_text import split_passages
@@ -275,6 +276,6 @@ async def test_a_search_of_several_memories_has_its_question_embedded_once(
     _, two = await shared(store, archives, ann, name="two")
     folders = [await attach_folder(store, bob, name) for name in ("notes", "more")]
     await search(MemoryPassages(store, embed), ann, "cat", ANY)
-    await AgentMessages(store, Clock(), embed).search([ann, bob], "cat")
+    await MessageSearch(store, AgentMessages(store, Clock()), embed).search([ann, bob], "cat")
     await FileTools(store, bob, Children(), embed).run("semantic_search_files", {"query": "cat"})
     assert asked == [[ann.id, one.id, two.id], [ann.id, bob.id], folders]

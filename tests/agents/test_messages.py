@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
+from gateway.agents.runs.message_search import MessageSearch
 from gateway.core.ids import ObjectRef
 from gateway.errors import BadRequest
 from storage.commands import ForgetTarget, LearnedFact
@@ -207,7 +208,7 @@ async def test_a_search_finds_messages_by_who_said_them_and_when(
     await save_passage(store, ann.agent.id, "The cat sleeps.", at=1.0)
 
     async def search(**options: Any) -> list[Any]:
-        found = await messages.search([ann.agent], "cat", **options)
+        found = await MessageSearch(store, messages).search([ann.agent], "cat", **options)
         assert all(agent == ann.agent for agent, _ in found)
         return texts(view for _, view in found)
 
@@ -230,7 +231,7 @@ async def test_a_search_leaves_out_what_is_forgotten_after_it_was_found(
         return hits
 
     monkeypatch.setattr(store.recall, "search", forget_between)
-    assert len(await messages.search([ann.agent], "cat", roles=["user"])) == 1
+    assert len(await MessageSearch(store, messages).search([ann.agent], "cat", roles=["user"])) == 1
 
 
 # -- changes

@@ -15,6 +15,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import read_moment
 from gateway.agents.api.search import TEXT_FIELDS, Hit, SearchAgents, SearchMessages
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
+from gateway.agents.runs.message_search import MessageSearch
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing
@@ -41,7 +42,8 @@ class MessageRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._pages = MessagePages(api)
-        self._messages = AgentMessages(api.store, api.now, api.keeper.embed_query)
+        self._messages = AgentMessages(api.store, api.now)
+        self._search = MessageSearch(api.store, self._messages, api.keeper.embed_query)
 
     def routes(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"
@@ -102,7 +104,7 @@ class MessageRoutes:
                 param="search_mode",
             )
         agents, conversation_name = await self._load_searched(project, search)
-        found = await self._messages.search(
+        found = await self._search.search(
             agents,
             search.query,
             roles=sent_or_none(search.roles) or ("user", "assistant"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -18,13 +17,10 @@ from gateway.core.conversation.stored_messages import (
 )
 from gateway.core.ids import ObjectRef, make_id_with_seq
 from gateway.errors import BadRequest
-from gateway.run.memory.query_vectors import EmbedQuery
-from gateway.run.tools import searches
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
-from storage.fusion import interleave
 from storage.listing import LAST_NUMBER, ListedExchange, Page
-from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Message, Vector
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
 from storage.run_records import WaitKind
 from storage.sql.store import Store
 
@@ -54,11 +50,9 @@ class MessageView(Struct, frozen=True):
 class AgentMessages:
     """Messages of agents. Raises besides what the methods name: NotFound, Stale, Unavailable, as the store does."""
 
-    def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
-        """embed_query: makes the vector of a question; None if messages are searched by words alone."""
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
         self._store = store
         self._now = now
-        self._embed_query = embed_query
 
     async def list(
         self, agent: Agent, page: Page[ObjectRef], *, conversation_name: str | None = None
@@ -132,77 +126,6 @@ class AgentMessages:
             pass
         id = make_id_with_seq("message", agent.uid, ref.seq, hidden=ref.hidden)
         raise NotFound(f"there is no message {id!r}")
-
-    async def search(
-        self,
-        agents: Sequence[Agent],
-        query: str,
-        *,
-        roles: Collection[str] = ("user", "assistant"),
-        since: float | None = None,
-        until: float | None = None,
-        limit: int = 10,
-        by_meaning: bool = True,
-        conversation_name: str | None = None,
-    ) -> Sequence[tuple[Agent, MessageView]]:
-        """Returns messages of these agents that answer a query, best first, with the agent of each.
-
-        since, until: bounds of the messages' times.
-        conversation_name: None: all conversations.
-        by_meaning: by vectors as well as words, if there is an embedder.
-        """
-        embed = self._embed_query if by_meaning else None
-        vector = (
-            None if embed is None else await embed([agent.id for agent in agents], query, searches.SEARCH_MS)
-        )
-
-        def takes(hit: Message) -> bool:
-            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
-            return hit.source == "message" and hit.role in roles and in_time
-
-        ranked = [
-            [
-                (agent, view)
-                for view in await self._search_agent(agent, query, takes, limit, conversation_name, vector)
-            ]
-            for agent in agents
-        ]
-        return interleave(ranked)[:limit]
-
-    async def _search_agent(
-        self,
-        agent: Agent,
-        query: str,
-        takes: Callable[[Message], bool],
-        limit: int,
-        conversation_name: str | None,
-        vector: Vector | None,
-    ) -> Sequence[MessageView]:
-        loaded = await self._store.agents.find_by_id(agent.id)
-        if loaded is None:
-            return []
-        # The last message number to search, by the row of each conversation on the path; None: everything is searched.
-        last_seqs = None
-        if conversation_name is not None:
-            try:
-                stored = await find_conversation(self._store, loaded, conversation_name)
-            except NotFound:
-                stored = None
-            if stored is None:
-                return []
-            last_seqs = await self._store.messages.load_past(loaded.id, stored.id)
-
-        def takes_here(hit: Message) -> bool:
-            return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
-
-        hits = await self._store.recall.search(
-            loaded, query, limit=limit, takes=takes_here, deadline_ms=searches.SEARCH_MS, vector=vector
-        )
-        views: list[MessageView] = []
-        for hit in hits:
-            with suppress(NotFound):  # it was forgotten since it was found
-                views.append(await self.get(loaded, ObjectRef(loaded.uid, hit.seq)))
-        return views
 
     async def rewrite(self, agent: Agent, ref: ObjectRef, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""

@@ -1,0 +1,98 @@
+"""Searches the messages of agents, by words and by meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+
+from msgspec import Struct
+
+from gateway.agents.registry.conversation_registry import find_conversation
+from gateway.agents.runs.message_listing import AgentMessages, MessageView
+from gateway.core.ids import ObjectRef
+from gateway.run.memory.query_vectors import EmbedQuery
+from gateway.run.tools import searches
+from storage.errors import NotFound
+from storage.fusion import interleave
+from storage.records import Agent, Message, Vector
+from storage.sql.store import Store
+
+
+class MessageSearch(Struct, frozen=True):
+    """Searches messages. Raises: Unavailable, as the store does."""
+
+    store: Store
+    messages: AgentMessages
+    # Makes the vector of a query; None if messages are searched by words alone.
+    embed_query: EmbedQuery | None = None
+
+    async def search(
+        self,
+        agents: Sequence[Agent],
+        query: str,
+        *,
+        roles: Collection[str] = ("user", "assistant"),
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 10,
+        by_meaning: bool = True,
+        conversation_name: str | None = None,
+    ) -> Sequence[tuple[Agent, MessageView]]:
+        """Returns messages of these agents that answer a query, best first, with the agent of each.
+
+        since, until: bounds of the messages' times.
+        conversation_name: None: all conversations.
+        by_meaning: by vectors as well as words, if there is an embedder.
+        """
+        embed = self.embed_query if by_meaning else None
+        vector = (
+            None if embed is None else await embed([agent.id for agent in agents], query, searches.SEARCH_MS)
+        )
+
+        def takes(hit: Message) -> bool:
+            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
+            return hit.source == "message" and hit.role in roles and in_time
+
+        ranked = [
+            [
+                (agent, view)
+                for view in await self._search_agent(agent, query, takes, limit, conversation_name, vector)
+            ]
+            for agent in agents
+        ]
+        return interleave(ranked)[:limit]
+
+    async def _search_agent(
+        self,
+        agent: Agent,
+        query: str,
+        takes: Callable[[Message], bool],
+        limit: int,
+        conversation_name: str | None,
+        vector: Vector | None,
+    ) -> Sequence[MessageView]:
+        loaded = await self.store.agents.find_by_id(agent.id)
+        if loaded is None:
+            return []
+        # The last message number to search, by the row of each conversation on the path; None: everything is searched.
+        last_seqs = None
+        if conversation_name is not None:
+            try:
+                stored = await find_conversation(self.store, loaded, conversation_name)
+            except NotFound:
+                stored = None
+            if stored is None:
+                return []
+            last_seqs = await self.store.messages.load_past(loaded.id, stored.id)
+
+        def takes_here(hit: Message) -> bool:
+            return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
+
+        hits = await self.store.recall.search(
+            loaded, query, limit=limit, takes=takes_here, deadline_ms=searches.SEARCH_MS, vector=vector
+        )
+        views: list[MessageView] = []
+        for hit in hits:
+            with suppress(NotFound):  # it was forgotten since it was found
+                views.append(await self.messages.get(loaded, ObjectRef(loaded.uid, hit.seq)))
+        return views
