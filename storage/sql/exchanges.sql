@@ -309,39 +309,10 @@ WHERE id = ?2 AND agent = ?3
 -- Marks an exchange with a hash by which it has to be recognised.
 INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
--- name: shown_at
--- Finds the standing exchanges that hold certain messages, as `{shown}`, but not what came before them.
-WITH wanted(seq) AS ({each:2:BIGINT:96}),
-held(id) AS (
-    SELECT DISTINCT (SELECT x.id FROM exchanges x
-        WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
-    FROM wanted WHERE wanted.seq IS NOT NULL
-)
-SELECT {content_shown}, CAST(NULL AS BIGINT), {shown_columns} FROM held CROSS JOIN exchanges p ON p.id = held.id
-WHERE p.agent = ?1 AND p.active = 1 AND p.state = 'finished'
-
--- name: shown_since
--- Reads finished exchanges from a number on.
-SELECT {shown} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
-
 -- name: under_way
 -- Finds the number of the agent's last exchange, if it is open. ?2: the agent's next number.
 SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER BY seq DESC LIMIT 1) AS newest
 WHERE state = 'open' AND seq + span = ?2
-
--- name: shown_unread
--- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message
--- that was indexed before its reply had come), and then those from ?3 on, which may still be open.
-SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
-WHERE m.agent = ?1 AND m.kind = 'stale' AND p.agent = ?1 AND p.seq < ?2 AND p.state = 'finished'
-UNION ALL
-SELECT * FROM (SELECT {shown} FROM exchanges p
-    WHERE p.agent = ?1 AND p.seq >= ?3 ORDER BY p.seq LIMIT ?4) AS fresh
-
--- name: shown_stale
--- Reads exchanges that have changed since they were indexed.
-SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
-WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.agent = ?1
 
 -- name: due
 -- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
@@ -416,40 +387,6 @@ WHERE agent = ?1 AND seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?
 -- name: exchange_get
 -- Reads one exchange with its content.
 SELECT p.input, p.shown_reply, p."full", {skeleton} FROM exchanges p WHERE p.id = ? AND p.agent = ?
-
--- piece: fact_or_muted
--- The kind of a fact `f` in what a search finds.
-CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 'muted' ELSE 'fact' END
-
--- piece: fact_exchange
--- Finds the exchange `e` from which a fact `f` was learned. A correction by a person has the sources of the old fact,
--- but no exchange.
-e.id = f.exchange AND e.agent = f.agent AND f.origin IN ('learned', 'model')
-
--- name: passages_and_facts_at
--- Reads passages, and facts that are still true, by their numbers.
-WITH wanted(seq) AS ({each:2:BIGINT:96})
-SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
-JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
-UNION ALL
-SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation FROM wanted
-JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON {fact_exchange}
-WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
-
--- name: passages_and_facts_since
--- Reads the passages, and the facts that are still true, that the search index does not know yet.
-SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
-UNION ALL
-SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation
-FROM facts f LEFT JOIN exchanges e ON {fact_exchange}
-WHERE f.agent = ?1 AND f.seq >= ?2
-AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
-ORDER BY 1 LIMIT ?3
-
--- name: recent
--- Reads the exchanges that stand, newest first.
-SELECT {shown} FROM exchanges p
-WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
 
 -- name: unindexed_agents
 -- Finds agents with a search index that lacks messages, after a restart.

@@ -37,9 +37,8 @@ from storage.search.index import Index
 from storage.search.language import clear_words
 from storage.search.segment import MIN_SEGMENTS, StampedDocuments, compute_segment
 from storage.search.tail import Tail
-from storage.sql import exchanges
-from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.passages import load_passages_and_facts_since
+from storage.sql.shown_exchanges import load_shown_unread
 from storage.sql.terms import load_segments, load_terms_since, load_uncovered
 from storage.sql.vectors import VectorCache
 
@@ -176,8 +175,9 @@ class CachedMemory:
 
         start: exchanges are read from this number on, and earlier ones if they were changed since.
         """
-        values = (self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
-        rows = make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
+        rows = await load_shown_unread(
+            connection, self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS
+        )
         messages = [
             message for row in rows if _is_recallable(row[0]) for message in rules.messages_of(*row, None)
         ]

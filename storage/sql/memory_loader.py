@@ -17,11 +17,10 @@ from storage.errors import TooSlow
 from storage.records import Agent, AgentNumbers, Message
 from storage.search import rank
 from storage.search.segment import Buckets
-from storage.sql import exchanges
 from storage.sql.agents import find_numbers_of
-from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.memory_cache import CachedMemory, MemoryCache
-from storage.sql.passages import make_passages_and_facts
+from storage.sql.passages import load_passages_and_facts_at
+from storage.sql.shown_exchanges import load_shown_at
 from storage.sql.terms import load_buckets
 
 T = TypeVar("T")
@@ -208,13 +207,12 @@ async def read_messages(
 ) -> dict[int, Message]:
     """Returns the messages, passages and facts with these numbers that may be shown, by number."""
     seq_set = frozenset(seqs)
-    rows = await connection.rows(exchanges.SQL["shown_at"], (agent_row, seqs))
     messages = {
         message.seq: message
-        for exchange, is_shared, _ in make_shown_exchanges(rows)
+        for exchange, is_shared, _ in await load_shown_at(connection, agent_row, seqs)
         for message in rules.messages_of(exchange, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):
-        rows = await connection.rows(exchanges.SQL["passages_and_facts_at"], (agent_row, seqs))
-        messages.update({message.seq: message for message in make_passages_and_facts(rows)})
+        passages_and_facts = await load_passages_and_facts_at(connection, agent_row, seqs)
+        messages.update({message.seq: message for message in passages_and_facts})
     return messages

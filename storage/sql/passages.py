@@ -14,7 +14,6 @@ import orjson
 from storage.database import Connection, Row
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import MemoryEdit, Message, Passage
-from storage.sql import exchanges
 from storage.sql.agents import take_seq
 from storage.sql.filtered_pages import fill_page
 from storage.sql.group import as_method, long_reads, reads
@@ -66,7 +65,14 @@ async def load_passages_and_facts_since(
 ) -> list[Message]:
     """Returns the first passages and facts from a number on, as messages."""
     values = (agent_row, first_seq, limit)
-    return make_passages_and_facts(await connection.rows(exchanges.SQL["passages_and_facts_since"], values))
+    return make_passages_and_facts(await connection.rows(SQL["passages_and_facts_since"], values))
+
+
+async def load_passages_and_facts_at(
+    connection: Connection, agent_row: int, seqs: Sequence[int]
+) -> list[Message]:
+    """Returns the passages, and the facts that are still true, with these numbers, as messages."""
+    return make_passages_and_facts(await connection.rows(SQL["passages_and_facts_at"], (agent_row, seqs)))
 
 
 def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:

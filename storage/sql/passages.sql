@@ -26,3 +26,32 @@ ORDER BY seq {direction} LIMIT ?7
 -- name: passage_count
 -- Counts a memory's passages.
 SELECT count(*) FROM passages WHERE agent = ?
+
+-- piece: fact_or_muted
+-- The kind of a fact `f` in what a search finds.
+CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 'muted' ELSE 'fact' END
+
+-- piece: fact_exchange
+-- Finds the exchange `e` from which a fact `f` was learned. A correction by a person has the sources of the old fact,
+-- but no exchange.
+e.id = f.exchange AND e.agent = f.agent AND f.origin IN ('learned', 'model')
+
+-- name: passages_and_facts_at
+-- Reads passages, and facts that are still true, by their numbers.
+WITH wanted(seq) AS ({each:2:BIGINT:96})
+SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
+JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
+UNION ALL
+SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation FROM wanted
+JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON {fact_exchange}
+WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
+
+-- name: passages_and_facts_since
+-- Reads the passages, and the facts that are still true, that the search index does not know yet.
+SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
+UNION ALL
+SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation
+FROM facts f LEFT JOIN exchanges e ON {fact_exchange}
+WHERE f.agent = ?1 AND f.seq >= ?2
+AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
+ORDER BY 1 LIMIT ?3

@@ -22,14 +22,13 @@ from storage.search.tail import Tail
 from storage.search.text_words import has_terms, list_query_terms
 from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
-from storage.sql import exchanges
 from storage.sql.agents import find_numbers_of
-from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
 from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
+from storage.sql.shown_exchanges import load_shown_recent
 from storage.sql.vectors import find_joined, find_near
 
 P = ParamSpec("P")
@@ -384,11 +383,9 @@ class Recall(StoreGroup):
     @reads
     async def load_recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
         """Returns the messages of the last exchanges, oldest first, as far as they may be shown."""
-        rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
-        shown = make_shown_exchanges(reversed(rows))
         return [
             message
-            for exchange, is_shared, _ in shown
+            for exchange, is_shared, _ in await load_shown_recent(connection, agent.id, limit)
             for message in self._rules.messages_of(exchange, is_shared, None, None)
         ]
 

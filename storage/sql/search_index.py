@@ -18,11 +18,12 @@ from storage.search.document import CountedDocument, Document, count_terms, mark
 from storage.search.segment import Segment, list_segment_chunks, make_segment
 from storage.sql import exchanges, vectors
 from storage.sql.agents import find_agent_by_id, find_numbers, lock_numbers, set_indexed
-from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
+from storage.sql.exchange_rows import ShownExchange
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
 from storage.sql.passages import load_passages_and_facts_since
+from storage.sql.shown_exchanges import load_shown_since, load_shown_stale
 from storage.sql.statements import load_column
 from storage.sql.terms import (
     add_segment,
@@ -105,9 +106,8 @@ class SearchIndex(GrowingGroup):
         if agent is None:
             return None
         first = agent.indexed_seq + 1
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, first, _STEP_EXCHANGES))
+        shown = await load_shown_since(connection, agent_row, first, _STEP_EXCHANGES)
         passages = await load_passages_and_facts_since(connection, agent_row, first, _STEP_PASSAGES)
-        shown = make_shown_exchanges(rows)
         return _Unindexed(agent, [*self._make_documents(shown), *map(make_document, passages)])
 
     async def _count(
@@ -153,11 +153,8 @@ class SearchIndex(GrowingGroup):
             return False
         indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
         stale_rows = await load_column(connection, exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))
-        rows = await connection.rows(
-            exchanges.SQL["shown_since"], (agent.id, indexed_seq + 1, _STEP_EXCHANGES)
-        )
-        fresh = make_shown_exchanges(rows)
-        is_last = len(rows) < _STEP_EXCHANGES
+        fresh = await load_shown_since(connection, agent.id, indexed_seq + 1, _STEP_EXCHANGES)
+        is_last = len(fresh) < _STEP_EXCHANGES
         if is_last:
             end_seq = await _compute_last_indexable(connection, agent.id, next_seq)
         else:
@@ -244,7 +241,7 @@ async def _remove_from_index(
 
     indexed_seq: the last number that the index knows. Later exchanges are left out: they are indexed as they are then.
     """
-    shown = make_shown_exchanges(await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale_rows)))
+    shown = await load_shown_stale(connection, agent_row, stale_rows)
     outdated = [shown_exchange for shown_exchange in shown if shown_exchange.exchange.seq <= indexed_seq]
     for shown_exchange in outdated:
         exchange = shown_exchange.exchange

@@ -22,11 +22,10 @@ from storage.database import Connection, Database
 from storage.records import Near, Vector
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
-from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
-from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, as_method, long_reads, makes_effect, reads
 from storage.sql.passages import load_passages_and_facts_since
+from storage.sql.shown_exchanges import load_shown_since
 from storage.sql.statements import load, load_column, load_rows
 from storage.sql.terms import forget_terms, get_covered
 
@@ -250,9 +249,11 @@ class Vectors(StoreGroup):
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
         upto = max(cursor, loaded.indexed_seq)
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, cursor + 1, _MAX_EXCHANGES))
-        shown = [exchange for exchange, _, _ in make_shown_exchanges(rows)]
-        if len(rows) == _MAX_EXCHANGES:
+        shown = [
+            exchange
+            for exchange, _, _ in await load_shown_since(connection, agent_row, cursor + 1, _MAX_EXCHANGES)
+        ]
+        if len(shown) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
         passages_and_facts = await load_passages_and_facts_since(
             connection, agent_row, cursor + 1, _MAX_PASSAGES

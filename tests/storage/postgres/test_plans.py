@@ -96,11 +96,20 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
 
 
 @pytest.mark.parametrize(
-    "name", ["memory_snapshot", "pool_found", "pool_conversation", "shown_at", "shown_unread"]
+    ("file", "name"),
+    [
+        ("exchanges.sql", "memory_snapshot"),
+        ("exchanges.sql", "pool_found"),
+        ("exchanges.sql", "pool_conversation"),
+        ("shown_exchanges.sql", "shown_at"),
+        ("shown_exchanges.sql", "shown_unread"),
+    ],
 )
-async def test_one_conversation_of_a_long_memory_is_found_by_index(memories: str, name: str) -> None:
+async def test_one_conversation_of_a_long_memory_is_found_by_index(
+    memories: str, file: str, name: str
+) -> None:
     async with connect(memories) as connection:
-        plan = await explain(connection, load("exchanges.sql")[name].postgres)
+        plan = await explain(connection, load(file)[name].postgres)
     steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]
     # All of an agent's rows are those that nothing but its number leads to.
     whole = [
