@@ -63,6 +63,11 @@ async def load_blocks(
     return tuple(list_visible_blocks(blocks))
 
 
+async def load_shared_blocks(connection: Connection, project: str, profile: str) -> list[Block]:
+    """Returns the blocks that all users of a profile see, in the order they were made."""
+    return [make_block(row) for row in await connection.rows(SQL["shared_blocks"], (project, profile))]
+
+
 def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
@@ -79,9 +84,29 @@ def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
 
 async def begin_value(connection: Connection, block_row: int, value: str, at: float, origin: str) -> None:
     """Gives a new block its first value."""
-    values = (block_row, 1, None, at, origin, None, b"[]", value)
-    version_row = await connection.value(SQL["block_history_insert"], values)
+    version_row = await insert_version(connection, block_row, 1, value, at=at, origin=origin)
     await connection.run(SQL["block_point"], (version_row, block_row))
+
+
+async def insert_version(
+    connection: Connection,
+    block_row: int,
+    version: int,
+    value: str,
+    *,
+    at: float,
+    origin: str,
+    exchange_row: int | None = None,
+    sources: bytes = b"[]",
+    restores: int | None = None,
+) -> int:
+    """Adds a version to a block's history. Returns its row, which the block does not point to yet.
+
+    sources: the exchanges that the value came from, as JSON.
+    restores: the version that this one restores.
+    """
+    values = (block_row, version, restores, at, origin, exchange_row, sources, value)
+    return int(await connection.value(SQL["block_history_insert"], values))
 
 
 async def write_block(
@@ -120,8 +145,10 @@ async def write_block(
     if is_bounded and len(value) > max(stored.limit, len(stored.value)):
         check_limit(stored.label, value, stored.limit)
     padded_sources = orjson.dumps(list(sources)).ljust(room)
-    values = (block_row, version + 1, restores, at, origin, exchange_row, padded_sources, value)
-    version_row = await connection.value(SQL["block_history_insert"], values)
+    version_row = await insert_version(
+        connection, block_row, version + 1, value, at=at, origin=origin,
+        exchange_row=exchange_row, sources=padded_sources, restores=restores,
+    )  # fmt: skip
     await connection.run(SQL["block_advance"], (version_row, block_row, version))
     return replace(stored, value=value, version=version + 1)
 

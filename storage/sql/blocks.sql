@@ -50,3 +50,9 @@ SELECT value, sources FROM block_history WHERE block = ? AND version = ? AND ori
 -- Reads the value before a version. Values that were forgotten are left out.
 SELECT version, value, sources FROM block_history WHERE block = ? AND version < ? AND origin <> ?
 ORDER BY version DESC LIMIT 1
+
+-- name: shared_blocks
+-- Reads the blocks that all users of a profile see.
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid
+FROM blocks b JOIN block_history h ON h.id = b.current
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id

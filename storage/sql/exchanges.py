@@ -42,7 +42,7 @@ from storage.sql.exchange_rows import (
     make_row_values,
     update_values,
 )
-from storage.sql.statements import load, load_rows
+from storage.sql.statements import load, load_rows, run_for_list
 
 # The most exchanges that are read for one request: of a long conversation, the newest.
 POOL_LIMIT = 2000
@@ -176,6 +176,27 @@ async def find_exchange(connection: Connection, agent_row: int, id: int) -> Exch
     return None if row is None else make_exchange_with_content(row)
 
 
+class KeyedConversation(NamedTuple):
+    """A conversation that a client's id has led to."""
+
+    conversation_row: int
+    # When it last moved, in seconds since the epoch.
+    last_at: float
+
+
+async def find_keyed_conversation(
+    connection: Connection, agent_row: int, key: str
+) -> KeyedConversation | None:
+    """Returns the conversation with this id of the client's."""
+    row = await connection.row(SQL["conversation_of"], (agent_row, key))
+    return None if row is None else KeyedConversation(*row)
+
+
+async def find_conversation_uid(connection: Connection, agent_row: int, conversation_row: int) -> str | None:
+    """Returns the public id of a conversation; None where it is gone."""
+    return await connection.value(SQL["conversation_uid"], (conversation_row, agent_row))
+
+
 class ExchangeRows(NamedTuple):
     """The rows of an exchange and of its conversation."""
 
@@ -302,6 +323,16 @@ async def add_conversation(
         uid = uuid.uuid4().hex
         id = await connection.value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     return Conversation(int(id), uid, key)
+
+
+async def mark_continued(connection: Connection, agent_row: int, exchange_rows: Sequence[int]) -> None:
+    """Marks exchanges that a later request continued, and that have not changed otherwise."""
+    await run_for_list(connection, SQL["exchanges_continued"], exchange_rows, agent_row)
+
+
+async def move_conversation(connection: Connection, agent_row: int, conversation_row: int, at: float) -> None:
+    """Notes that a conversation has moved at a time although no exchange was added to it."""
+    await connection.run(SQL["conversation_moved"], (at, conversation_row, agent_row))
 
 
 async def add_marks(

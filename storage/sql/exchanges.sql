@@ -1,4 +1,4 @@
--- Every statement on exchanges and conversations. `-- name:` begins one; the next line describes it.
+-- Exchanges and conversations: loads what a request needs, and writes what it changed. `-- name:` begins one; the next line describes it.
 
 -- piece: no_skeleton
 -- The skeleton's columns in a row of `memory_snapshot` that has no exchange.
@@ -309,41 +309,6 @@ WHERE id = ?2 AND agent = ?3
 -- Marks an exchange with a hash by which it has to be recognised.
 INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
--- name: under_way
--- Finds the number of the agent's last exchange, if it is open. ?2: the agent's next number.
-SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER BY seq DESC LIMIT 1) AS newest
-WHERE state = 'open' AND seq + span = ?2
-
--- name: due
--- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
--- be written with every turn, and hardly any of them has anything to settle.) A conversation that moved after ?2 moved
--- before the clock was put back: it is unknown how long it has been idle, nor whether it was settled since. Of one that
--- was settled, the edits from before ?4 are due, which nothing has confirmed. A memory without a row is being
--- forgotten, page by page.
-SELECT DISTINCT c.agent, c.id, c.key, c.last_at
-FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
-JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
-WHERE o.state = 'pending' AND ((c.last_at > c.settled_at OR o.at < ?4) AND c.last_at <= ?1 OR c.last_at > ?2)
-    AND EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent)
-ORDER BY c.last_at LIMIT ?3
-
--- name: next_due
--- Returns when the next conversation goes idle.
-SELECT min(c.last_at)
-FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
-JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
-WHERE o.state = 'pending' AND c.last_at > c.settled_at AND EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent)
-
--- name: settled
--- Ends the settling of a conversation until it moves again. ?3: when it last moved; ?2: the same, or now if that time
--- is still to come.
-UPDATE conversations SET settled_at = ?2, last_at = CASE WHEN last_at = ?3 THEN ?2 ELSE last_at END
-WHERE id = ?1 AND agent = ?4 AND (settled_at < ?2 OR last_at = ?3)
-
--- name: unmerged
--- Finds an exchange of a conversation with memory edits that have not entered the blocks. (`+`: as below.)
-SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND p.edits = 1 AND p.merged = '' LIMIT 1
-
 -- name: pool_conversation
 -- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
 -- or from which depth on; ?6: below this depth; first exchanges always. ?7: 1: with all contents. (`+`: looked up by
@@ -359,26 +324,6 @@ SELECT {wanted_content}, {skeleton} FROM exchanges p
 WHERE p.conversation = ?1 AND p.depth = 0 AND coalesce(?5, (SELECT deepest FROM part) - ?4, 0) > 0 AND +p.agent = ?2
 ORDER BY 7 DESC, 6 DESC, 4 DESC LIMIT ?3
 
--- name: edits_drop
--- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, and its calls may
--- have the same ids.
-UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL
-WHERE agent = ? AND exchange = ? AND state = 'pending'
-
--- name: edits_expire
--- Drops the edits of a conversation from before a time that are still not confirmed: their turns are superseded.
-UPDATE block_ops SET state = 'dropped', seen = NULL
-WHERE agent = ?1 AND state = 'pending' AND at < ?3
-AND exchange IN (SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1)
-
--- name: stale
--- Returns the rows of exchanges that have changed since they were indexed.
-SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?
-
--- name: stale_done
--- Notes that a stale exchange is indexed again.
-DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
-
 -- name: exchange_of_message
 -- Finds the exchange that has the message of a number, and its conversation.
 SELECT id, conversation FROM exchanges
@@ -388,19 +333,9 @@ WHERE agent = ?1 AND seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?
 -- Reads one exchange with its content.
 SELECT p.input, p.shown_reply, p."full", {skeleton} FROM exchanges p WHERE p.id = ? AND p.agent = ?
 
--- name: unindexed_agents
--- Finds agents with a search index that lacks messages, after a restart.
-SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
-
 -- name: conversation_uid
 -- Returns the public id of a conversation.
 SELECT uid FROM conversations WHERE id = ? AND agent = ?
-
--- name: shared_blocks
--- Reads the blocks that all users of a profile see.
-SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid
-FROM blocks b JOIN block_history h ON h.id = b.current
-WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id
 
 -- name: forgotten_hashes
 -- Finds which of some messages were forgotten. Messages off the record have such marks as well (for `has_tombstones`);

@@ -90,8 +90,8 @@ class ForgetTargets(StoreGroup):
         messages = set(target.messages)
         seqs = [seq for exchange in present for seq in _list_remaining_seqs(exchange)]
         erased = [seq for seq in seqs if not messages or seq in messages]
-        conversation_uid = await connection.value(
-            exchanges.SQL["conversation_uid"], (present[0].conversation_row, agent_row)
+        conversation_uid = await exchanges.find_conversation_uid(
+            connection, agent_row, present[0].conversation_row
         )
         return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)
 

@@ -46,7 +46,7 @@ from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.fact_writes import add_fact, is_known
 from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
-from storage.sql.statements import load, load_rows, run_for_list
+from storage.sql.statements import load, load_rows
 
 SQL = load("imports.sql")
 
@@ -313,7 +313,8 @@ async def _find_conversation(
             SQL["begun"], (agent.id, write.path_hashes[done - 1], write.row)
         )
     if conversation_row is None and write.key is not None:
-        conversation_row = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
+        keyed = await exchanges.find_keyed_conversation(connection, agent.id, write.key)
+        conversation_row = None if keyed is None else keyed.conversation_row
     return conversation_row
 
 
@@ -359,7 +360,7 @@ async def _write_exchanges(
         ).id
     above = change.after
     if above is not None:
-        await run_for_list(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
+        await exchanges.mark_continued(connection, agent.id, [above.id])
     for exchange in change.add[next_index - change.known : end - change.known]:
         exchange = _place_after(replace(exchange, conversation_row=conversation_row), above)
         added = await exchanges.add_exchange(connection, agent.id, exchange)

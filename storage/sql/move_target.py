@@ -18,8 +18,7 @@ from storage.sql.agents import find_agent, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.agents_api.sleepers import begin_reading
-from storage.sql.blocks import FORGOTTEN_ORIGIN
-from storage.sql.blocks import SQL as BLOCKS
+from storage.sql.blocks import FORGOTTEN_ORIGIN, insert_version
 from storage.sql.exchanges import add_marks
 from storage.sql.group import StoreGroup, as_method, bulk_writes, reads
 from storage.sql.move_source import PAGE_ROWS, load_key_numbers
@@ -173,17 +172,10 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
     origins = [await _find_exchange_at(connection, source) for source in added.sources]
     sources = orjson.dumps([exchange for exchange in origins if exchange is not None])
     exchange = None if added.exchange is None else await _find_exchange_at(connection, added.exchange)
-    values = (
-        block_row,
-        added.version,
-        added.restores,
-        added.at,
-        added.origin,
-        exchange,
-        sources,
-        added.value,
-    )
-    row = await connection.value(BLOCKS["block_history_insert"], values)
+    row = await insert_version(
+        connection, block_row, added.version, added.value, at=added.at, origin=added.origin,
+        exchange_row=exchange, sources=sources, restores=added.restores,
+    )  # fmt: skip
     await connection.run(SQL["block_point"], (added.version, row, block_row))
 
 

@@ -16,7 +16,6 @@ from storage.records import Agent
 from storage.search import blob
 from storage.search.document import CountedDocument, Document, count_terms, mark_names
 from storage.search.segment import Segment, list_segment_chunks, make_segment
-from storage.sql import exchanges, vectors
 from storage.sql.agents import find_agent_by_id, find_numbers, lock_numbers, set_indexed
 from storage.sql.exchange_rows import ShownExchange
 from storage.sql.group import bulk_writes, long_reads, reads
@@ -24,7 +23,7 @@ from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
 from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.shown_exchanges import load_shown_since, load_shown_stale
-from storage.sql.statements import load_column
+from storage.sql.statements import load, load_column
 from storage.sql.terms import (
     add_segment,
     find_terms,
@@ -33,7 +32,9 @@ from storage.sql.terms import (
     mend_terms,
     replace_terms,
 )
-from storage.sql.vectors import forget_indexed
+from storage.sql.vectors import begin_embedding_at, forget_indexed
+
+SQL = load("search_index.sql")
 
 # Exchanges indexed in one write. SQLite's writer takes 1 ms for them and the loop 0.3 ms to read them; for 64 it is 2.7
 # and 1 ms, and all of an index takes a tenth less.
@@ -78,7 +79,7 @@ class SearchIndex(GrowingGroup):
     @long_reads
     async def find_lagging_agents(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents with an index that lacks at least so many messages."""
-        return await load_column(connection, exchanges.SQL["unindexed_agents"], (at_least, limit))
+        return await load_column(connection, SQL["unindexed_agents"], (at_least, limit))
 
     async def advance(self, agent_row: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
@@ -152,7 +153,7 @@ class SearchIndex(GrowingGroup):
         if numbers is None:
             return False
         indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
-        stale_rows = await load_column(connection, exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))
+        stale_rows = await load_column(connection, SQL["stale"], (agent.id, _STEP_EXCHANGES))
         fresh = await load_shown_since(connection, agent.id, indexed_seq + 1, _STEP_EXCHANGES)
         is_last = len(fresh) < _STEP_EXCHANGES
         if is_last:
@@ -172,7 +173,7 @@ class SearchIndex(GrowingGroup):
         if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
             return True
         for exchange_row in stale_rows:
-            await connection.run(exchanges.SQL["stale_done"], (agent.id, exchange_row))
+            await connection.run(SQL["stale_done"], (agent.id, exchange_row))
         if end_seq > indexed_seq:
             await set_indexed(connection, agent.id, end_seq)
         return not is_last or len(stale_rows) == _STEP_EXCHANGES
@@ -225,7 +226,7 @@ async def _compute_last_indexable(connection: Connection, agent_row: int, next_s
     A message that is being answered is indexed together with its reply. Otherwise its chunk would be written twice, and
     the cached parts of the memory would be dropped for it.
     """
-    under_way: int | None = await connection.value(exchanges.SQL["under_way"], (agent_row, next_seq))
+    under_way: int | None = await connection.value(SQL["under_way"], (agent_row, next_seq))
     return (next_seq if under_way is None else under_way) - 1
 
 
@@ -246,7 +247,7 @@ async def _remove_from_index(
     for shown_exchange in outdated:
         exchange = shown_exchange.exchange
         await forget_indexed(connection, agent_row, range(exchange.seq, exchange.next_seq))
-        await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent_row))
+        await begin_embedding_at(connection, agent_row, exchange.seq)
     return outdated
 
 

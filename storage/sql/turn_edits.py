@@ -39,6 +39,16 @@ async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int
         await connection.run(SQL["edit_settle"], (state, id, agent_row))
 
 
+async def drop_edits(connection: Connection, agent_row: int, exchange_row: int) -> None:
+    """Drops the pending edits of an answer that was asked for again."""
+    await connection.run(SQL["edits_drop"], (agent_row, exchange_row))
+
+
+async def expire_edits(connection: Connection, agent_row: int, conversation_row: int, before: float) -> None:
+    """Drops the pending edits of a conversation from before a time."""
+    await connection.run(SQL["edits_expire"], (agent_row, conversation_row, before))
+
+
 class TurnEdits(StoreGroup):
     """Reads of edits, for callers without a transaction of their own."""
 

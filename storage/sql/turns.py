@@ -31,7 +31,7 @@ from storage.records import Agent, Block, Conversation, EditState, Exchange, Mar
 from storage.run_commands import ReadSpan
 from storage.sql import exchanges
 from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
-from storage.sql.blocks import load_blocks, make_block, write_block
+from storage.sql.blocks import load_blocks, load_shared_blocks, write_block
 from storage.sql.epochs import has_risen
 from storage.sql.fact_writes import add_saved_facts
 from storage.sql.group import StoreGroup, bulk_writes, reads
@@ -40,8 +40,10 @@ from storage.sql.passages import add_saved_passage
 from storage.sql.recalls import note_recall
 from storage.sql.sections import add_section
 from storage.sql.snapshot_cache import SnapshotCache
-from storage.sql.statements import run_for_list
-from storage.sql.turn_edits import add_edit, load_edits, settle_edits
+from storage.sql.statements import load
+from storage.sql.turn_edits import add_edit, drop_edits, expire_edits, load_edits, settle_edits
+
+SQL = load("turns.sql")
 
 # The bytes that a turn which waits to be written takes besides its content; estimated.
 _WRITE_BYTES = 4096
@@ -138,13 +140,12 @@ class Turns(StoreGroup):
         self, connection: Connection, agent: Agent, conversation_row: int
     ) -> str | None:
         """Returns the public id of a conversation; None where it is gone."""
-        return await connection.value(exchanges.SQL["conversation_uid"], (conversation_row, agent.id))
+        return await exchanges.find_conversation_uid(connection, agent.id, conversation_row)
 
     @reads
     async def load_shared_blocks(self, connection: Connection, agent: Agent) -> list[Block]:
         """Returns the shared blocks that a new user of the agent's profile will see."""
-        values = (agent.scope.project, agent.scope.profile)
-        return list(map(make_block, await connection.rows(exchanges.SQL["shared_blocks"], values)))
+        return await load_shared_blocks(connection, agent.scope.project, agent.scope.profile)
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Writes a turn; the future is done when it is on disk.
@@ -176,7 +177,7 @@ class Turns(StoreGroup):
         before: the time before which they last moved.
         after: a time in the future. Conversations that last moved after it count, too: the clock was put back since.
         """
-        rows = await connection.rows(exchanges.SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
+        rows = await connection.rows(SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [
             DueConversation(agent_row, conversation_row, key is not None, last_at)
             for agent_row, conversation_row, key, last_at in rows
@@ -185,7 +186,7 @@ class Turns(StoreGroup):
     @reads
     async def find_next_due(self, connection: Connection) -> float | None:
         """Returns the earliest time at which a conversation with pending edits last moved; None: there is none."""
-        return await connection.value(exchanges.SQL["next_due"])
+        return await connection.value(SQL["next_due"])
 
     @bulk_writes
     async def confirm_edits(
@@ -206,7 +207,7 @@ class Turns(StoreGroup):
         await connection.lock_sharers(agent_row)
         if await find_agent_by_id(connection, agent_row) is None:
             return  # it is being forgotten
-        if await connection.row(exchanges.SQL["unmerged"], (conversation_row, agent_row)) is not None:
+        if await connection.row(SQL["unmerged"], (conversation_row, agent_row)) is not None:
             # The rules that confirm look up no key and no tombstone: the conversation is all that they need.
             pool = Pool(
                 await exchanges.load_pool(connection, agent_row, Probes(None), conversation_row), None
@@ -215,10 +216,8 @@ class Turns(StoreGroup):
             for other in change.others:
                 await exchanges.update_exchange(connection, agent_row, other)
             await merge_edits(connection, agent_row, change.merge, self._rules, at)
-        await connection.run(
-            exchanges.SQL["edits_expire"], (agent_row, conversation_row, now - _SUPERSEDED_S)
-        )
-        await connection.run(exchanges.SQL["settled"], (conversation_row, at, last_at, agent_row))
+        await expire_edits(connection, agent_row, conversation_row, now - _SUPERSEDED_S)
+        await connection.run(SQL["settled"], (conversation_row, at, last_at, agent_row))
 
 
 def _write_bytes(write: TurnWrite) -> int:
@@ -242,10 +241,10 @@ async def _load_pool(
     since: the agent's next number when the turn was planned. Openings from this number on matter, too: a conversation
         that began after this turn may extend it.
     """
-    row = None
+    keyed = None
     if probes.key is not None:
-        row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, probes.key))
-    conversation_row, last_at = (None, 0.0) if row is None else row
+        keyed = await exchanges.find_keyed_conversation(connection, agent.id, probes.key)
+    conversation_row, last_at = (None, 0.0) if keyed is None else keyed
     loaded_row = conversation_row or plain_conversation_row
     loaded_exchanges = await exchanges.load_pool(connection, agent.id, probes, loaded_row, since)
     maybe_forgotten = probes.maybe_forgotten if has_risen(agent.epoch) else ()
@@ -397,12 +396,10 @@ async def _write_change(
     exchange = stored.exchange
     for other in change.others:
         await exchanges.update_exchange(connection, agent_row, other)
-    await run_for_list(connection, exchanges.SQL["exchanges_continued"], change.continued, agent_row)
+    await exchanges.mark_continued(connection, agent_row, change.continued)
     # An exchange that is added has moved its conversation already.
     if not stored.is_added or change.others or change.continued:
-        await connection.run(
-            exchanges.SQL["conversation_moved"], (write.now, exchange.conversation_row, agent_row)
-        )
+        await exchanges.move_conversation(connection, agent_row, exchange.conversation_row, write.now)
     # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
     if exchange.edits and (not exchange.merged or exchange.id in change.merge):
         for edit in write.edits:
@@ -438,7 +435,7 @@ async def _store_exchange(
             begun = None
     else:
         await exchanges.update_exchange(connection, agent_row, exchange)
-        await connection.run(exchanges.SQL["edits_drop"], (agent_row, exchange.id))
+        await drop_edits(connection, agent_row, exchange.id)
         if recall is not None:
             await note_recall(connection, agent_row, exchange.id, write.now, recall)
     return _StoredExchange(exchange, is_added, begun)

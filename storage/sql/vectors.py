@@ -198,6 +198,11 @@ async def add_vectors(
     return damaged
 
 
+async def begin_embedding_at(connection: Connection, agent_row: int, seq: int) -> None:
+    """Has a memory embedded again from a number on, since something from there on has changed."""
+    await connection.run(SQL["indexed_again"], (seq - 1, agent_row))
+
+
 async def forget_indexed(connection: Connection, agent_row: int, seqs: Collection[int]) -> None:
     """Removes these messages from the search index, and their vectors."""
     await forget_terms(connection, agent_row, seqs)
@@ -211,8 +216,8 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
         except CorruptIndex:
             # The content of the chunk is unknown, so nothing of it may stay.
             remaining = b""
-            await connection.run(
-                SQL["indexed_again"], (await get_covered(connection, agent_row, number), agent_row)
+            await begin_embedding_at(
+                connection, agent_row, await get_covered(connection, agent_row, number) + 1
             )
         if stamp is None:
             stamp = await connection.value(SQL["changed"], (agent_row,)) or 0
@@ -320,9 +325,7 @@ async def _add_embedded(connection: Connection, unembedded: Unembedded, added: M
     stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent_row))
     damaged = await add_vectors(connection, agent_row, model, stamp, added)
     if damaged is not None:
-        await connection.run(
-            SQL["indexed_again"], (await get_covered(connection, agent_row, damaged), agent_row)
-        )
+        await begin_embedding_at(connection, agent_row, await get_covered(connection, agent_row, damaged) + 1)
     await connection.run(
         SQL["drop_others"], (agent_row, model, compute_chunk(unembedded.upto), _MAX_OLD_CHUNKS)
     )

@@ -214,9 +214,7 @@ class Messages(StoreGroup):
         # A turn that was planned on the old words is planned again.
         await connection.run(SQL["forks_moved"], (agent.id, exchange.id))
         last_at = exchange.ended or exchange.stopped or exchange.touched
-        await connection.run(
-            exchanges.SQL["conversation_moved"], (last_at, exchange.conversation_row, agent.id)
-        )
+        await exchanges.move_conversation(connection, agent.id, exchange.conversation_row, last_at)
         return await get_exchange(connection, agent.id, seq)
 
 

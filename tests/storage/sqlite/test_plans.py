@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from storage.sql.exchanges import SQL
+from storage.sql import exchanges, turns
 from storage.sql.statements import load
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
@@ -226,7 +226,8 @@ async def test_a_conversation_is_looked_up_by_itself_and_not_through_all_its_age
     store: Store,
 ) -> None:
     def plans(connection: sqlite3.Connection) -> list[str]:
-        queries = {SQL["pool_conversation"]: 7, SQL["unmerged"]: 2}  # statement: how many values it takes
+        # By statement how many values it takes.
+        queries = {exchanges.SQL["pool_conversation"]: 7, turns.SQL["unmerged"]: 2}
         explained = [connection.execute(f"EXPLAIN QUERY PLAN {q}", (1,) * n) for q, n in queries.items()]
         return [str(rows.fetchall()) for rows in explained]
 
