@@ -145,3 +145,8 @@ async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
 def hash_key(secret: bytes, key: str) -> bytes:
     """Returns a fact's key as it is stored. Once the secret is gone, no guessed words can be compared with it."""
     return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
+
+
+async def mute_fact(connection: Connection, agent_row: int, seq: int, at: float) -> None:
+    """Mutes a fact, unless it is muted already."""
+    await connection.run(SQL["mute"], (agent_row, seq, at))

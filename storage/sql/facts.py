@@ -20,7 +20,7 @@ from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, Fact, RememberedFact
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
-from storage.sql.fact_writes import add_fact, end_fact, find_equal, hash_key
+from storage.sql.fact_writes import add_fact, end_fact, find_equal, hash_key, mute_fact
 from storage.sql.group import as_method, long_reads, makes_effect, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, load_cursor
@@ -131,8 +131,10 @@ class Facts(GrowingGroup):
     ) -> Fact:
         """Mutes a fact, which then stays in lists and reaches no model, or unmutes it. Raises: NotFound."""
         await connection.lock(agent_row)
-        values = (agent_row, seq, at) if is_muted else (agent_row, seq)
-        await connection.run(SQL["mute" if is_muted else "unmute"], values)
+        if is_muted:
+            await mute_fact(connection, agent_row, seq, at)
+        else:
+            await connection.run(SQL["unmute"], (agent_row, seq))
         return await _get_fact(connection, agent_row, seq)
 
     @writes

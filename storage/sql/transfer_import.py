@@ -29,8 +29,7 @@ from storage.sql.agents import Agents, find_agent, find_agent_by_id, find_or_cre
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.forks import note_fork
 from storage.sql.exchange_rows import make_exchanges
-from storage.sql.fact_writes import SQL as FACTS
-from storage.sql.fact_writes import hash_key
+from storage.sql.fact_writes import hash_key, mute_fact
 from storage.sql.forget import Forgetting, begin_forgetting
 from storage.sql.group import bulk_writes, reads
 from storage.sql.growth import GrowingGroup, Growth
@@ -271,7 +270,7 @@ async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any]
     is_muted = fields.pop("muted")
     await _put_row(connection, agent.id, "fact", {**fields, "origin": fields["origin"] or "learned"})
     if is_muted:
-        await connection.run(FACTS["mute"], (agent.id, fields["seq"], fields["at"]))
+        await mute_fact(connection, agent.id, fields["seq"], fields["at"])
 
 
 async def _put_position(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:

@@ -27,6 +27,6 @@ UPDATE conversations SET settled_at = ?2, last_at = CASE WHEN last_at = ?3 THEN 
 WHERE id = ?1 AND agent = ?4 AND (settled_at < ?2 OR last_at = ?3)
 
 -- name: unmerged
--- Finds an exchange of a conversation with memory edits that have not entered the blocks. (`+`: looked up by conversation, not by
--- agent.)
+-- Finds an exchange of a conversation with memory edits that have not entered the blocks. (`+`: looked up by
+-- conversation, not by agent.)
 SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND p.edits = 1 AND p.merged = '' LIMIT 1
