@@ -23,6 +23,10 @@ UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
           ELSE coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) END
 WHERE id = ?6
 
+-- piece: job
+-- The columns of a job.
+id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error
+
 -- piece: ready
 -- The condition on a job `j` that waits, and may begin. Those after the first of their serial group are left out. A
 -- memory that is being forgotten can still be read, so none of its jobs begins.
@@ -64,7 +68,7 @@ WHERE state = 'running' AND kind {in:1:TEXT:16} AND (holder <> ?2 OR held_until 
 -- piece: taken
 -- What is returned of a job that was claimed; at last, until when, and whether it was made on what its agent knows
 -- today.
-id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error, held_until,
+{job}, held_until,
 agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent), FALSE)
 
 -- name: take_over
@@ -146,11 +150,11 @@ DELETE FROM jobs WHERE id = ?
 
 -- name: find
 -- Reads a job by its number.
-SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error FROM jobs WHERE id = ?
+SELECT {job} FROM jobs WHERE id = ?
 
 -- name: list
 -- Reads a page of jobs in a state, or of all, newest first.
-SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error FROM jobs
+SELECT {job} FROM jobs
 WHERE (?1 = '' OR state = ?1) ORDER BY id DESC LIMIT ?2
 
 -- piece: with_scope
@@ -170,7 +174,7 @@ FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id < ?1 AND (CAST(?2 AS
 
 -- name: of_agent
 -- Reads all jobs of a memory.
-SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error FROM jobs
+SELECT {job} FROM jobs
 WHERE agent = ? ORDER BY id
 
 -- name: counts

@@ -1,5 +1,9 @@
 -- Gateway keys.
 
+-- piece: key
+-- The columns of a key.
+id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
+
 -- name: key_insert
 -- Adds a gateway key. No row: another process has added the same key, from the settings.
 INSERT INTO keys (project, name, digest, prefix, created, memory, opens, expires, models, "user")
@@ -7,13 +11,12 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
 -- name: key_find
 -- Finds the key that was presented, unless it is revoked; by the secret before its last rotation, too.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until, digest,
-    old_digest
+SELECT {key}, digest, old_digest
 FROM keys WHERE (digest = ?1 OR old_digest = ?1) AND revoked IS NULL
 
 -- name: key_list
 -- Lists all keys for the operator.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until FROM keys
+SELECT {key} FROM keys
 ORDER BY id
 
 -- name: key_named
@@ -23,23 +26,23 @@ SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id
 -- name: key_revoke
 -- Revokes a key. A key that is revoked already keeps its date.
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
-RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
+RETURNING {key}
 
 -- name: key_in_use
 -- Reads a key that is to be changed, unless it is revoked.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until FROM keys
+SELECT {key} FROM keys
 WHERE id = ? AND revoked IS NULL {postgres:FOR UPDATE}
 
 -- name: key_change
 -- Changes the name of a key, and what bounds it.
 UPDATE keys SET name = ?2, memory = ?3, expires = ?4, models = ?5, "user" = ?6 WHERE id = ?1 AND revoked IS NULL
-RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
+RETURNING {key}
 
 -- name: key_rotate
 -- Gives a key that has not expired another secret; its present secret is good for a time.
 UPDATE keys SET old_digest = digest, old_until = ?4, digest = ?2, prefix = ?3
 WHERE id = ?1 AND revoked IS NULL AND coalesce(expires, ?5) >= ?5
-RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
+RETURNING {key}
 
 -- name: key_links
 -- Ends the links that a key has made with its earlier secret, when that secret ends.
