@@ -260,13 +260,30 @@ class Blocks(StoreGroup):
 def make_revision(row: Row) -> Revision:
     """Makes the record of a row of the table `block_history`."""
     version, restores, at, origin, exchange_row, sources, value = row
-    return Revision(version, restores, at, origin, exchange_row, tuple(orjson.loads(sources)), value)
+    return Revision(
+        version=version,
+        restores=restores,
+        at=at,
+        origin=origin,
+        exchange_row=exchange_row,
+        sources=tuple(orjson.loads(sources)),
+        value=value,
+    )
 
 
 def make_block(row: Row) -> Block:
     """Makes the record of a row that begins as those of `block_get`."""
     id, label, description, value, limit, read_only, version, uid, *_ = row
-    return Block(id, label, description, value, limit, bool(read_only), version, uid)
+    return Block(
+        id=id,
+        label=label,
+        description=description,
+        value=value,
+        limit=limit,
+        read_only=bool(read_only),
+        version=version,
+        uid=uid,
+    )
 
 
 async def get_block(connection: Connection, block_row: int) -> Block:

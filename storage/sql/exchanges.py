@@ -110,7 +110,9 @@ def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: Ro
             snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
         case "block":
             id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
-            block = Block(id, label, description, value, limit, bool(read_only), version)
+            block = Block(
+                id, label, description, value, limit=limit, read_only=bool(read_only), version=version
+            )
             blocks.append(OwnedBlock(owner, block))
             snapshot.shares_blocks |= owner == 1
         case "edit":

@@ -178,9 +178,15 @@ class Facts(GrowingGroup):
             await connection.lock(agent.id)
             old_fact = await _get_true_fact(connection, agent.id, seq)
             fact = LearnedFact(
-                text, old_fact.about, key, at, old_fact.exchange_row, old_fact.sources, [old_fact.id],
+                text=text,
+                about=old_fact.about,
+                key=key,
+                valid_from=at,
+                exchange_row=old_fact.exchange_row,
+                sources=old_fact.sources,
+                replaces=[old_fact.id],
                 standing=old_fact.standing,
-            )  # fmt: skip
+            )
             await add_fact(connection, agent, fact, at, origin, is_asked=True)
             successor = (await _get_fact(connection, agent.id, seq)).successor
             new_fact = None if successor is None else await _find_fact(connection, agent.id, successor)
@@ -318,6 +324,18 @@ def _make_fact(row: Row) -> Fact:
     id, seq, text, about, at, valid_from, exchange_row, sources, ended_at, successor, origin, *flags = row
     muted, standing, taken_back = map(bool, flags)
     return Fact(
-        id, seq, text, about, at, valid_from, exchange_row, tuple(orjson.loads(sources)), ended_at, successor, origin,
-        muted, standing, taken_back,
-    )  # fmt: skip
+        id=id,
+        seq=seq,
+        text=text,
+        about=about,
+        at=at,
+        valid_from=valid_from,
+        exchange_row=exchange_row,
+        sources=tuple(orjson.loads(sources)),
+        ended_at=ended_at,
+        successor=successor,
+        origin=origin,
+        muted=muted,
+        standing=standing,
+        taken_back=taken_back,
+    )

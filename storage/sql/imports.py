@@ -229,8 +229,17 @@ class Imports(StoreGroup):
 
 def _make_import(row: Row) -> StoredImport:
     id, uid, agent_row, format, status, created, touched, data, *scope = row
-    read = orjson.loads(data)
-    return StoredImport(id, uid, agent_row, format, status, created, touched, read, Scope(*scope))
+    return StoredImport(
+        id=id,
+        uid=uid,
+        agent_row=agent_row,
+        format=format,
+        status=status,
+        created=created,
+        touched=touched,
+        data=orjson.loads(data),
+        scope=Scope(*scope),
+    )
 
 
 async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int]:

@@ -71,8 +71,21 @@ async def lock_epoch_of_jobs(connection: Connection, agent_row: int) -> int | No
 
 def make_job(row: Sequence[Any]) -> Job:
     """Returns the job of a row."""
-    id, kind, agent_row, key, payload, epoch, state, *rest = row
-    return Job(id, kind, agent_row, key, payload, epoch, JobState(state), *rest)
+    id, kind, agent_row, key, payload, epoch, state, attempt, tries, due, created, error = row
+    return Job(
+        id=id,
+        kind=kind,
+        agent_row=agent_row,
+        key=key,
+        payload=payload,
+        epoch=epoch,
+        state=JobState(state),
+        attempt=attempt,
+        tries=tries,
+        due=due,
+        created=created,
+        error=error,
+    )
 
 
 async def make_dead_letter(connection: Connection, id: int, error: str) -> None:

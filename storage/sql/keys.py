@@ -34,9 +34,24 @@ CACHED_KEYS = 1024
 
 
 def _make_key(row: Sequence[Any]) -> Key:
-    id, project, name, prefix, created, revoked, memory, opens, used, expires, models, *rest = row
-    patterns = None if models is None else tuple(orjson.loads(models))
-    return Key(id, project, name, prefix, created, revoked, memory, opens, used, expires, patterns, *rest)
+    (
+        id, project, name, prefix, created, revoked, memory, opens, used, expires, models, user, rotated_until
+    ) = row  # fmt: skip
+    return Key(
+        id=id,
+        project=project,
+        name=name,
+        prefix=prefix,
+        created=created,
+        revoked=revoked,
+        memory=memory,
+        opens=opens,
+        used=used,
+        expires=expires,
+        models=None if models is None else tuple(orjson.loads(models)),
+        user=user,
+        rotated_until=rotated_until,
+    )
 
 
 def _dump_patterns(models: Sequence[str] | None) -> str | None:
@@ -124,7 +139,18 @@ class Keys(StoreGroup):
         bounds = expires, _dump_patterns(models), user
         values = (project, name, digest_secret(secret), prefix, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
-        key = Key(id, project, name, prefix, now, None, memory, opens, None, expires, models, user)
+        key = Key(
+            id=id,
+            project=project,
+            name=name,
+            prefix=prefix,
+            created=now,
+            memory=memory,
+            opens=opens,
+            expires=expires,
+            models=models,
+            user=user,
+        )
         self._note_created(demands_key=not key.is_operator)
         return IssuedKey(key, secret)
 

@@ -111,14 +111,14 @@ class MoveSource(StoreGroup):
         for row in await connection.rows(SQL["blocks"], (after, PAGE_ROWS)):
             id, project, profile, label, description, limit, read_only, uid, body = row
             block = MovedBlock(
-                id,
-                project,
-                profile,
-                label,
-                description,
-                limit,
-                read_only,
-                uid,
+                id=id,
+                project=project,
+                profile=profile,
+                label=label,
+                description=description,
+                limit=limit,
+                read_only=read_only,
+                uid=uid,
                 details=orjson.loads(body or b"{}"),
                 versions=[
                     await _make_moved_version(connection, version)
@@ -142,7 +142,13 @@ async def _make_moved_version(connection: Connection, version: BlockVersion) -> 
     addresses = [address for address in sources if address is not None]
     address = None if version.exchange_row is None else await _find_address(connection, version.exchange_row)
     return MovedVersion(
-        version.number, version.restores, version.at, version.origin, address, addresses, version.value
+        version=version.number,
+        restores=version.restores,
+        at=version.at,
+        origin=version.origin,
+        exchange=address,
+        sources=addresses,
+        value=version.value,
     )
 
 

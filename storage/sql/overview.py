@@ -41,7 +41,14 @@ class Overview(StoreGroup):
         by_agent = {agent_row: values for agent_row, *values in sizes}
         return [
             ListedMemory(
-                id, uid, Scope(*scope), created, blocks, facts, passages, _make_retained(by_agent.get(id))
+                id=id,
+                uid=uid,
+                scope=Scope(*scope),
+                created=created,
+                blocks=blocks,
+                facts=facts,
+                passages=passages,
+                retained=_make_retained(by_agent.get(id)),
             )
             for id, uid, *scope, created, blocks, facts, passages in rows
         ]

@@ -41,7 +41,9 @@ async def insert_passage(
     details = orjson.dumps(metadata).decode() if metadata else None
     values = (agent_row, seq, at, exchange_row, orjson.dumps(list(sources)), file, named, details, text)
     id = await connection.value(SQL["passage_insert"], values)
-    return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
+    return Passage(
+        id, seq, text, at, sources=tuple(sources), file=file, tags=tuple(tags), metadata=dict(metadata or {})
+    )
 
 
 async def add_saved_passage(
@@ -148,5 +150,13 @@ class Passages(GrowingGroup):
 
 def _make_passage(row: Row) -> Passage:
     id, seq, text, at, sources, file, tags, details = row
-    plain = (id, seq, text, at, tuple(orjson.loads(sources)), file)
-    return Passage(*plain, tuple(orjson.loads(tags or "[]")), orjson.loads(details or "{}"))
+    return Passage(
+        id,
+        seq,
+        text,
+        at,
+        sources=tuple(orjson.loads(sources)),
+        file=file,
+        tags=tuple(orjson.loads(tags or "[]")),
+        metadata=orjson.loads(details or "{}"),
+    )

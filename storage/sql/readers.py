@@ -105,7 +105,15 @@ class Readers(StoreGroup):
                     is_more = True
                     break
                 batch.end = exchange.seq
-            return Unread(agent, cursor, batch.end, batch.messages, batch.tools_used, is_more, is_waiting)
+            return Unread(
+                agent,
+                cursor,
+                upto=batch.end,
+                messages=batch.messages,
+                tools_used=batch.tools_used,
+                is_more=is_more,
+                is_waiting=is_waiting,
+            )
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 

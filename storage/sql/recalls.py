@@ -128,5 +128,15 @@ class Recalls(StoreGroup):
 
 def _make_recall(row: Row) -> StoredRecall:
     exchange_row, agent_row, at, request, data, uid, project, profile, subject, conversation, seq, model = row
-    scope = Scope(project, profile, subject)
-    return StoredRecall(exchange_row, agent_row, at, request, data, uid, scope, conversation, seq, model)
+    return StoredRecall(
+        exchange_row=exchange_row,
+        agent_row=agent_row,
+        at=at,
+        packed_request=request,
+        data=data,
+        memory_uid=uid,
+        scope=Scope(project, profile, subject),
+        conversation_uid=conversation,
+        seq=seq,
+        model=model,
+    )

@@ -119,7 +119,14 @@ class Store:
         self.secrets = DatabaseSecrets(database)
         self.limits = UsageLimits(database)
         self.forgetting = Forgetting(
-            database, self.agents, groups_now, memories, snapshots, self.jobs.wake, rules, self.usage
+            database,
+            agents=self.agents,
+            now=groups_now,
+            memories=memories,
+            snapshots=snapshots,
+            wake=self.jobs.wake,
+            rules=rules,
+            usage=self.usage,
         )
         self.forget_targets = ForgetTargets(database)
         self.forget_previews = ForgetPreviews(database, rules)

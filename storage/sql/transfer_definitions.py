@@ -199,9 +199,16 @@ async def put_step(connection: Connection, agent: Agent, record: Mapping[str, An
     """Adds a step of a run, which counts it. `exchange` and `run` of the record are rows of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     step = RunStep(
-        record["exchange"], agent.id, record["run"], int(record["number"]), float(record["begun"]), record["ended"],
-        counts, record["stop"], error=record["error"],
-    )  # fmt: skip
+        exchange_row=record["exchange"],
+        agent_row=agent.id,
+        run_row=record["run"],
+        number=int(record["number"]),
+        begun=float(record["begun"]),
+        ended=record["ended"],
+        counts=counts,
+        stop=record["stop"],
+        error=record["error"],
+    )
     await add_step(connection, step)
     if record["feedback"] is not None:
         await rate_step(connection, step, record["feedback"])

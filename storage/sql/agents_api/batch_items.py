@@ -271,6 +271,15 @@ def _make_item(row: Row) -> BatchItem:
     item_run = make_run(run) if run[0] is not None and agent_uid is not None else None
     is_default = conversation_key == DEFAULT_CONVERSATION
     return BatchItem(
-        id, item_run, agent_uid or "", project or "", part, request_number, errors, expiries, last_exchange, epoch,
-        DEFAULT_CONVERSATION if is_default else conversation_uid or "",
-    )  # fmt: skip
+        id=id,
+        run=item_run,
+        agent_uid=agent_uid or "",
+        project=project or "",
+        part=part,
+        request_number=request_number,
+        errors=errors,
+        expiries=expiries,
+        last_exchange=last_exchange,
+        epoch=epoch,
+        conversation_name=DEFAULT_CONVERSATION if is_default else conversation_uid or "",
+    )

@@ -153,4 +153,12 @@ class Batches(StoreGroup):
 
 def _make_batch(row: Row) -> Batch:
     id, uid, project, state, created, ended, callback = row
-    return Batch(id, uid, project, BatchState(state), created, ended, callback)
+    return Batch(
+        id=id,
+        uid=uid,
+        project=project,
+        state=BatchState(state),
+        created=created,
+        ended=ended,
+        callback=callback,
+    )

@@ -118,7 +118,9 @@ class Conversations(StoreGroup):
         async def read(
             low: PageEnd, high: PageEnd, size: int
         ) -> tuple[builtins.list[ConversationEntry], PageEnd | None]:
-            rows = await _load_page(connection, project, filter, low, high, size, page.direction)
+            rows = await _load_rows(
+                connection, project, filter, low=low, high=high, limit=size, direction=page.direction
+            )
             entries = [_make_entry(row) for row in rows]
             matching = [entry for entry in entries if _matches(entry, filter)]
             if len(rows) < size:
@@ -128,10 +130,11 @@ class Conversations(StoreGroup):
         return await fill_page(page, first, last, read)
 
 
-async def _load_page(
+async def _load_rows(
     connection: Connection,
     project: str,
     filter: ConversationFilter,
+    *,
     low: PageEnd,
     high: PageEnd,
     limit: int,

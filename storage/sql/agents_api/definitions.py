@@ -255,7 +255,16 @@ def make_definition(row: Row) -> Definition:
     """Makes the record of a row of `{definition}`."""
     id, uid, project, kind, memory, name, version, created, updated, body = row
     return Definition(
-        id, uid, project, DefinitionKind(kind), memory, name, version, created, updated, orjson.loads(body)
+        id=id,
+        uid=uid,
+        project=project,
+        kind=DefinitionKind(kind),
+        memory_row=memory,
+        name=name,
+        version=version,
+        created=created,
+        updated=updated,
+        body=orjson.loads(body),
     )
 
 

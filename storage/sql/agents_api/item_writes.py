@@ -134,11 +134,17 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
             connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
         )
         assert end.step is not None  # an item with a turn has its step
-        item_step = end.step
         step = RunStep(
-            exchange_row, agent_row, run.id, 1, item_step.begun, item_step.ended, item_step.counts, end.stop, None,
-            end.stop if end.state is RunState.FAILED else None,
-        )  # fmt: skip
+            exchange_row=exchange_row,
+            agent_row=agent_row,
+            run_row=run.id,
+            number=1,
+            begun=end.step.begun,
+            ended=end.step.ended,
+            counts=end.step.counts,
+            stop=end.stop,
+            error=end.stop if end.state is RunState.FAILED else None,
+        )
         await add_step(connection, step)
         await connection.run(SQL["set_steps"], (end.rounds, run.id, agent_row))
     await end_run(connection, agent_row, run.id, end.state, end.stop, end.now)
@@ -157,9 +163,7 @@ def _bind_to_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
 
 def _make_merged_edit(edit: MemoryEdit, exchange_row: int) -> MemoryEdit:
     """Returns an edit of an exchange that is in its block already."""
-    return MemoryEdit(
-        0, exchange_row, edit.call_id, edit.op, edit.label, edit.arguments, EditState.MERGED, edit.at
-    )
+    return replace(edit, id=0, exchange_row=exchange_row, state=EditState.MERGED, seen=None)
 
 
 def _make_padded_sources(exchange_row: int) -> bytes:

@@ -401,9 +401,23 @@ def make_run(row: Row) -> Run:
     ) = row  # fmt: skip
     counts = TokenCounts(prompt, completion, cached, written, reasoning)
     return Run(
-        id, uid, agent_row, conversation_row, RunState(state), created, parent, depth, batch,
-        bool(background), stop, steps, counts, begun, ended, otid,
-    )  # fmt: skip
+        id=id,
+        uid=uid,
+        agent_row=agent_row,
+        conversation_row=conversation_row,
+        state=RunState(state),
+        created=created,
+        parent=parent,
+        depth=depth,
+        batch=batch,
+        background=bool(background),
+        stop=stop,
+        steps=steps,
+        counts=counts,
+        begun=begun,
+        ended=ended,
+        otid=otid,
+    )
 
 
 def _make_run_entry(row: Row) -> RunEntry:
@@ -414,9 +428,18 @@ def _make_run_entry(row: Row) -> RunEntry:
 def _make_step(row: Row) -> RunStep:
     exchange_row, agent_row, run_row, number, begun, ended, *counts, stop, feedback, error, waiting = row
     return RunStep(
-        exchange_row, agent_row, run_row, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
-        orjson.loads(waiting) if waiting else {},
-    )  # fmt: skip
+        exchange_row=exchange_row,
+        agent_row=agent_row,
+        run_row=run_row,
+        number=number,
+        begun=begun,
+        ended=ended,
+        counts=TokenCounts(*counts),
+        stop=stop,
+        feedback=feedback,
+        error=error,
+        waiting=orjson.loads(waiting) if waiting else {},
+    )
 
 
 def _make_step_entry(row: Row) -> StepEntry:
