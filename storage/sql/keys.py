@@ -249,6 +249,11 @@ class Keys(StoreGroup):
         """Returns all keys, revoked ones too, oldest first."""
         return tuple(_make_key(row) for row in await connection.rows(SQL["key_list"]))
 
+    @reads
+    async def load_numbers(self, connection: Connection) -> dict[bytes, int]:
+        """Returns the numbers of all keys by the digests of their secrets, also of those before a rotation."""
+        return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
+
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or unknown. It may have expired.
 

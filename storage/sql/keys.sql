@@ -72,3 +72,7 @@ SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator
 -- name: key_any_metrics
 -- Returns whether there ever was a key that opens /metrics alone.
 SELECT EXISTS (SELECT 1 FROM keys WHERE opens = 'metrics')
+
+-- name: key_numbers
+-- Reads the numbers of all gateway keys by their present and earlier secrets. Each store has other numbers.
+SELECT id, digest FROM keys UNION ALL SELECT id, old_digest FROM keys WHERE old_digest IS NOT NULL

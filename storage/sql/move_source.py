@@ -14,7 +14,7 @@ import orjson
 from storage.database import Connection
 from storage.records import Agent, Scope
 from storage.sql.agents import find_agent_by_id, find_numbers, make_agent_record
-from storage.sql.group import StoreGroup, as_method, long_reads, reads
+from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.moved_records import (
     ExchangeAddress,
     MovedBlock,
@@ -35,11 +35,6 @@ SQL = load("moving.sql")
 PAGE_ROWS = 64
 # More rows than a memory can have attached.
 _NO_LIMIT = 1 << 31
-
-
-async def load_key_numbers(connection: Connection) -> dict[bytes, int]:
-    """Returns the numbers of all gateway keys by the digests of their secrets, and of those before a rotation."""
-    return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
 
 
 class UnfinishedWork(NamedTuple):
@@ -87,8 +82,6 @@ class MoveSource(StoreGroup):
     async def list_keys(self, connection: Connection) -> list[MovedKey]:
         """Returns all gateway keys."""
         return [MovedKey(*row) for row in await connection.rows(SQL["keys"])]
-
-    load_key_numbers = reads(as_method(load_key_numbers))
 
     @long_reads
     async def list_usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:

@@ -20,8 +20,8 @@ from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.agents_api.sleepers import begin_reading
 from storage.sql.blocks import FORGOTTEN_ORIGIN, insert_version
 from storage.sql.exchanges import add_marks
-from storage.sql.group import StoreGroup, as_method, bulk_writes, reads
-from storage.sql.move_source import PAGE_ROWS, load_key_numbers
+from storage.sql.group import StoreGroup, bulk_writes, reads
+from storage.sql.move_source import PAGE_ROWS
 from storage.sql.moved_records import (
     ExchangeAddress,
     MovedBlock,
@@ -40,8 +40,6 @@ SQL = load("moving.sql")
 
 class MoveTarget(StoreGroup):
     """The store into which another one is moved."""
-
-    load_key_numbers = reads(as_method(load_key_numbers))
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:

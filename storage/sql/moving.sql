@@ -42,10 +42,6 @@ INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens
     old_digest, old_until, installed)
 SELECT {?1..15} WHERE NOT EXISTS (SELECT 1 FROM keys WHERE old_digest = ?3)
 
--- name: key_numbers
--- Reads the numbers of all gateway keys by their present and earlier secrets. Each store has other numbers.
-SELECT id, digest FROM keys UNION ALL SELECT id, old_digest FROM keys WHERE old_digest IS NOT NULL
-
 -- name: usage
 -- Reads a page of usage.
 SELECT {usage_row} FROM usage WHERE ({usage_key}) > ({?1..6})

@@ -122,8 +122,8 @@ class Move:
     async def _move_usage(self) -> None:
         """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
         source, target = self.source.move_source, self.target.move_target
-        target_ids = await target.load_key_numbers()
-        source_ids = await source.load_key_numbers()
+        target_ids = await self.target.keys.load_numbers()
+        source_ids = await self.source.keys.load_numbers()
         keys = {id: target_ids[digest] for digest, id in source_ids.items() if digest in target_ids}
         await target.put_limits(await self.source.limits.list(), keys)
         after = _FIRST_USAGE_KEY

@@ -146,7 +146,7 @@ async def contents(store: Store) -> dict[str, Any]:
         found[f"attached {each.scope}"] = list(links.attached)
         found[f"readers {each.scope}"] = list(links.readers)
     found["keys"] = await store.move_source.list_keys()
-    names = {id: digest for digest, id in (await store.move_source.load_key_numbers()).items()}
+    names = {id: digest for digest, id in (await store.keys.load_numbers()).items()}
     found["limits"] = [
         (each.project, names.get(each.key_id or 0), each.user, each.unit, each.per, each.most, each.then)
         for each in await store.limits.list()
