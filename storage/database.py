@@ -48,6 +48,10 @@ T = TypeVar("T")
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 
+# The deadline of a long read for which no request waits. Not measured: one that takes longer fails, and is tried again.
+BACKGROUND_READ_MS = 5_000.0
+
+
 def choose_deadline_ms(deadline_ms: float | None) -> float | None:
     """Returns the milliseconds that a read may take: its own deadline, otherwise that of its task."""
     return read_limit_ms.get() if deadline_ms is None else deadline_ms

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from storage.commands import Rules
-from storage.database import Connection, Database, Operation
+from storage.database import BACKGROUND_READ_MS, Connection, Database, Operation
 from storage.errors import TooSlow
 from storage.records import Agent, AgentNumbers, Message
 from storage.search import rank
@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 # The first read of a memory with more messages is a long read, since 10,000 messages take 15 ms.
 _LONG_MEMORY = 2_000
-# The deadline of a long read, which goes on after its search has given up.
-_LONG_READ_MS = 5_000.0
 # The most reads of a memory for one search, if segments of its index are dropped meanwhile. Not measured: each further
 # read is needed only if segments are dropped again.
 _MAX_READS = 3
@@ -139,7 +137,7 @@ class MemoryLoader:
         return await asyncio.shield(task)
 
     async def _read_and_cache(self, read: Operation[T], cache: Callable[[T], None]) -> T:
-        result = await self._database.long_read(read, deadline_ms=_LONG_READ_MS)
+        result = await self._database.long_read(read, deadline_ms=BACKGROUND_READ_MS)
         cache(result)
         return result
 

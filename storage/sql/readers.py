@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from storage.commands import Rules, Unread
-from storage.database import Connection, Database
+from storage.database import BACKGROUND_READ_MS, Connection, Database
 from storage.listing import ReaderEntry
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql.agents import find_agent_by_id
@@ -27,9 +27,6 @@ _BATCH_EXCHANGES = 32
 # How long an exchange may wait for its reply; later it will not get one. Not measured: the messages of a turn without
 # an end are read this much later.
 _OPEN_S = 3_600.0
-# The deadline of a read, for which no request waits. Not measured: a read that takes longer fails, and its job is tried
-# again.
-_READ_MS = 5_000.0
 # Unread turns are counted up to this number.
 _MAX_TURNS = 1_000
 # The kind of the atom of a tool's result.
@@ -115,7 +112,7 @@ class Readers(StoreGroup):
                 is_waiting=is_waiting,
             )
 
-        return await self._database.long_read(read, deadline_ms=_READ_MS)
+        return await self._database.long_read(read, deadline_ms=BACKGROUND_READ_MS)
 
     @reads
     async def load_by_memory(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from storage.commands import Rules, Unembedded
-from storage.database import Connection, Database
+from storage.database import BACKGROUND_READ_MS, Connection, Database
 from storage.records import Near, Vector
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
@@ -35,8 +35,6 @@ SQL = load("vectors.sql")
 _MAX_EXCHANGES, _MAX_PASSAGES = 32, 64
 # The most chunks of other models that one write deletes. A chunk has some 60 kB.
 _MAX_OLD_CHUNKS = 8
-# The deadline of a read of what is to be embedded, for which no request waits.
-_READ_MS = 5_000.0
 
 # Measured: reading 10,000 vectors of 256 numbers takes some 10 ms, comparing them half of one.
 CACHE_BYTES = 64 << 20
@@ -242,7 +240,8 @@ class Vectors(StoreGroup):
     async def find_unembedded(self, agent_row: int, model: str) -> Unembedded | None:
         """Returns the next messages without a vector of this model; None: the agent is gone."""
         return await self._database.long_read(
-            lambda connection: self._find_unembedded(connection, agent_row, model), deadline_ms=_READ_MS
+            lambda connection: self._find_unembedded(connection, agent_row, model),
+            deadline_ms=BACKGROUND_READ_MS,
         )
 
     async def _find_unembedded(self, connection: Connection, agent_row: int, model: str) -> Unembedded | None:
