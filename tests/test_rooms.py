@@ -283,6 +283,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "key_record",
             "masked_url",
             "recall_record",
+            "row_bytes",
             "run_records",
             "search_trace",
             "task_set",

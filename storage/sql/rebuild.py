@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, dropwhile
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from storage.batch_records import parse_call_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
 from storage.records import ASKED_ORIGINS, Block, list_lost_lines
+from storage.row_bytes import count_text_bytes
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.exchange_rows import make_shown_exchanges
@@ -25,9 +25,6 @@ from storage.sql.turn_edits import make_edit
 SQL = load("forget.sql")
 
 _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
-# The lengths of a text from which on its length takes one byte more in a row of SQLite (sqlite.org/fileformat2.html,
-# 2.1).
-_LONGER_LENGTHS = (58, 8186, 1048570)
 
 
 async def load_erased(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
@@ -381,21 +378,16 @@ def _make_padded_sources(version: BlockVersion, value: str) -> bytes | None:
     Over SQLite a shorter row would move its neighbours, and leave copies of them in the file.
     """
     room = (
-        _count_row_bytes(version.value.encode())
-        - _count_row_bytes(value.encode())
-        + _count_row_bytes(version.sources)
+        count_text_bytes(version.value.encode())
+        - count_text_bytes(value.encode())
+        + count_text_bytes(version.sources)
     )
     # The length itself takes up to three bytes.
     for length in range(max(room - 3, len(version.sources)), room + 1):
         padded = version.sources.ljust(length)
-        if _count_row_bytes(padded) == room:
+        if count_text_bytes(padded) == room:
             return padded
     return None
-
-
-def _count_row_bytes(text: bytes) -> int:
-    """Returns the bytes that a text takes in a row of SQLite, without the first byte of its length."""
-    return len(text) + bisect_right(_LONGER_LENGTHS, len(text))
 
 
 def has_words(line: str, text: str) -> bool:

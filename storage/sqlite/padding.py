@@ -18,6 +18,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from storage.row_bytes import LONGER_LENGTHS
+
 _PAGE_BYTES = 4096
 _LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
 # The smallest part of a longer record that lies in its page: 489 bytes.
@@ -30,9 +32,7 @@ _INTEGER_BOUNDS = (
     -(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47
 )  # fmt: skip
 _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
-# The lengths of bytes and texts from which their type code takes one byte more.
-_LONGER_TYPE_CODES = (58, 8186, 1048570)
-_TWO_BYTE_CODE = _LONGER_TYPE_CODES[0]
+_TWO_BYTE_CODE = LONGER_LENGTHS[0]
 _MIN_ROOM = 540  # more than the _MIN_IN_PAGE bytes of a row that overflows
 _PAGE_NUMBER_BYTES = 4  # after a record's part in its page: the number of its first overflow page
 _SPARE_BYTES = 8  # chosen, not measured: a room that is too small is safe, a room that is too large is not
@@ -55,7 +55,7 @@ def measure_record(values: Sequence[Any]) -> int:
             value, value_type = value.encode(), bytes
         if value_type is bytes:
             length = len(value)
-            size += length if length < _TWO_BYTE_CODE else length + bisect_right(_LONGER_TYPE_CODES, length)
+            size += length if length < _TWO_BYTE_CODE else length + bisect_right(LONGER_LENGTHS, length)
         elif value_type is float and not value.is_integer():
             size += 8
         else:  # a whole number is stored as one

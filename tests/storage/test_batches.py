@@ -18,9 +18,10 @@ from storage.batch_records import (
 from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Scope
+from storage.row_bytes import count_number_bytes
 from storage.run_records import Run, RunState
 from storage.sql.agents import find_or_create_agent
-from storage.sql.agents_api.item_writes import _count_row_bytes, _make_padded_sources
+from storage.sql.agents_api.item_writes import _make_padded_sources
 from storage.sql.store import Store
 from tests.storage.conftest import OpenStore
 from tests.stored import keeps_emptied_rows, start_run
@@ -176,4 +177,4 @@ def test_where_a_value_came_from_takes_the_same_room_before_and_after() -> None:
     for exchange in (1, 127, 128, 32_767, 40_000, 1 << 23, 1 << 31, 1 << 40):
         listed = _make_padded_sources(exchange)
         assert orjson.loads(listed) == [exchange]
-        assert len(listed) + _count_row_bytes(exchange) == SOURCES_ROOM
+        assert len(listed) + count_number_bytes(exchange) == SOURCES_ROOM

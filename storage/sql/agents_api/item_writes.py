@@ -21,6 +21,7 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import EditState, MemoryEdit
+from storage.row_bytes import count_number_bytes
 from storage.run_records import Run, RunState, RunStep, RunTextKind
 from storage.sql.agents_api.blocks import write_version_sources
 from storage.sql.agents_api.run_texts import add_error_message, add_text
@@ -168,9 +169,4 @@ def _make_merged_edit(edit: MemoryEdit, exchange_row: int) -> MemoryEdit:
 
 def _make_padded_sources(exchange_row: int) -> bytes:
     """Returns the sources of a value, now that its exchange is known, in as many bytes of the row as those before."""
-    return f"[{exchange_row}]".ljust(SOURCES_ROOM - _count_row_bytes(exchange_row)).encode()
-
-
-def _count_row_bytes(number: int) -> int:
-    """Returns the bytes that a number has in a row of SQLite (sqlite.org/fileformat2.html, section 2.1)."""
-    return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
+    return f"[{exchange_row}]".ljust(SOURCES_ROOM - count_number_bytes(exchange_row)).encode()
