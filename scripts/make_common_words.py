@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from storage.search.language import split_letter_pairs
-from storage.search.tokens import split_words, words_of
+from storage.search.tokens import list_terms, split_words
 
 PACKAGE, THAI_PACKAGE = "wordfreq==3.1.1", "pythainlp==5.4.0"
 SEARCH = Path(__file__).parents[1] / "storage/search"
@@ -87,7 +87,7 @@ def shares_of(words: Iterable[tuple[str, float]]) -> Counter[str]:
     shares = Counter[str]()
     for word, share in words:
         # Words that the index leaves out still show the language of a text.
-        for term in (set(words_of(word)) or {word}) if share >= MIN_SHARE else ():
+        for term in (set(list_terms(word)) or {word}) if share >= MIN_SHARE else ():
             if not any(c.isdigit() for c in term):
                 shares[term] += share  # type: ignore[assignment]  # the counts of a Counter may be fractions
     return shares

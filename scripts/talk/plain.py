@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.core.prompt.note_text import estimate_tokens
 from storage.search.document import Document
-from storage.search.tokens import split_words, terms_of_word
+from storage.search.tokens import list_terms_of_word, split_words
 
 _HITS = 200
 
@@ -29,7 +29,7 @@ class PlainSearch:
 
     def ask(self, question: str, budget: int) -> str:
         """Returns what the question finds, best first."""
-        words = [word for word in split_words(question) if terms_of_word(word)]
+        words = [word for word in split_words(question) if list_terms_of_word(word)]
         if not words:
             return ""
         match = " OR ".join('"' + word.replace('"', "") + '"' for word in words)

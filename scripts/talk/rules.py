@@ -17,9 +17,9 @@ from typing import Any
 from gateway.core.prompt import note_choice, note_query
 from gateway.run.memory import find_messages, note_search
 from storage.search import common_words, language, occurrences, rank, scores, term_weights, word_degrees
-from storage.search.tokens import terms_of_word
+from storage.search.tokens import list_terms_of_word
 
-_relative_to_best = scores._relative_to_best
+_scale_to_best = scores._scale_to_best
 Place = tuple[ModuleType, str, Any]
 
 
@@ -44,7 +44,7 @@ class Rule:
 
 
 def _by_all_turns(score: Any, of_user: Any, _: float) -> Any:
-    return _relative_to_best(score, of_user, 0.0)
+    return _scale_to_best(score, of_user, 0.0)
 
 
 def _beginning(text: str, _: Sequence[str], limit: int, **__: bool) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def _beginning(text: str, _: Sequence[str], limit: int, **__: bool) -> tuple[str
 
 
 def _by_words(word: str) -> int:
-    terms = terms_of_word(word) or (word,)
+    terms = list_terms_of_word(word) or (word,)
     return sum(filter(None, map(word_degrees.load_degrees().get, dict.fromkeys(terms))))
 
 
@@ -67,7 +67,7 @@ def _as_it_is(query: str, _: Sequence[str]) -> str:
 RULES = (
     Rule("the words of the turns around", [(scores, "NEIGHBOUR_FACTOR", 0.0)]),
     Rule("those beyond a short turn", [(scores, "HALVING_TERMS", 0.001)]),
-    Rule("the user's turns once more", [(scores, "_relative_to_best", _by_all_turns)]),
+    Rule("the user's turns once more", [(scores, "_scale_to_best", _by_all_turns)]),
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
     Rule("how common words are in general", [(term_weights, "_MIN_IN_GENERAL", 0)]),
@@ -85,7 +85,7 @@ RULES = (
         [(term_weights, "_USUAL_LENGTH", inf), (term_weights, "_USUAL_LENGTH_UNSPACED", inf)],
     ),
     Rule("wordy questions ask for less", [(term_weights, "_MAX_UNKNOWN_WORDS", inf)]),
-    Rule("pairs never heard ask less", [(term_weights, "_MISSING_PAIR", 1.0)]),
+    Rule("pairs never heard ask less", [(term_weights, "_MISSING_PAIR_SHARE", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(note_search, "SPARE_BUDGETS", 0)]),

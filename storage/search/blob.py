@@ -165,7 +165,7 @@ def merge(stored_blob: bytes | None, added_blob: bytes) -> bytes:
         return added_blob
     added = _unpack(added_blob)
     is_added = (added.documents["flags"] & PRESENT) > 0
-    stored = _without(_unpack_current(stored_blob), is_added)
+    stored = _remove_messages(_unpack_current(stored_blob), is_added)
     if stored.chunk != added.chunk:
         raise CorruptIndex(f"chunks {stored.chunk} and {added.chunk} are not the same")
     return _pack(
@@ -192,7 +192,7 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     unpacked = _unpack(blob)
     is_forgotten = np.zeros(CHUNK, bool)
     is_forgotten[[seq % CHUNK for seq in seqs if compute_chunk(seq) == unpacked.chunk]] = True
-    remaining = _without(unpacked, is_forgotten)
+    remaining = _remove_messages(unpacked, is_forgotten)
     return _pack(remaining) if remaining.documents["flags"].any() else b""
 
 
@@ -212,7 +212,7 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
     return {term: min(value, _NO_TERM - 1) for term, value in zip(distinct, hashes, strict=True)}
 
 
-def _without(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
+def _remove_messages(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
     """Returns a blob without some of its messages. is_removed: by slot."""
     import numpy as np
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from storage.search.language import detect_language, load_pairs
-from storage.search.tokens import is_pair, split_words, terms_of_word, words_of
+from storage.search.tokens import is_pair, list_terms, list_terms_of_word, split_words
 from storage.search.word_degrees import (
     FIRST_LINE,
     LAST_LINE,
@@ -75,7 +75,7 @@ def names_nothing(text: str) -> bool:
     Such a text names nothing to look for. If it asks for anything, it asks for the memory as a whole.
     """
     words = split_words(text)
-    terms = [*chain.from_iterable(map(terms_of_word, words))]
+    terms = [*chain.from_iterable(map(list_terms_of_word, words))]
     return bool(words) and measure_rarest_share(terms, list_general_shares(words, terms)) > MAX_NAMING_SHARE
 
 
@@ -93,7 +93,7 @@ def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
     return [
         word
         for word in words
-        if not all(unpack_degree(degrees.get(term, 0), language) for term in words_of(word))
+        if not all(unpack_degree(degrees.get(term, 0), language) for term in list_terms(word))
     ]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from storage.search.blob import CHUNK, hash_terms
 from storage.search.document import PRESENT, ROW_SHIFT
 from storage.search.index import LOW_HALF, Index
-from storage.search.layout import IndexLayout
+from storage.search.layout import IndexLayout, list_seqs
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 
@@ -36,8 +36,8 @@ def find_containing(
     terms: at least one.
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     before: only messages with lower numbers are looked for.
-    postings: the terms in the segments of the index, as `Buckets.newest_first` yields them; only as many are taken as
-        are needed. A term that was not read there is passed over, so that messages without it may be returned.
+    postings: the terms in the segments of the index, as `Buckets.read_newest_first` yields them; only as many are taken
+        as are needed. A term that was not read there is passed over, so that messages without it may be returned.
     """
     layout = index.make_layout(tail, range(0))
     end = min(layout.make_row_range(range(before)).stop, layout.end)
@@ -56,8 +56,7 @@ def find_containing(
                 stop = start
             if sum(row >= stop for row in rows) >= limit:
                 break
-    newest = sorted(rows, reverse=True)[:limit]
-    return [layout.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in newest]
+    return list_seqs(sorted(rows, reverse=True)[:limit], layout.chunks)
 
 
 def _find_rows_in_tail(layout: IndexLayout, tail: Tail, terms: Sequence[str]) -> set[int]:
@@ -75,7 +74,7 @@ def _find_rows_in_index(
     first = within.start
     has_all = (np.asarray(layout.flags)[first : within.stop] & PRESENT) > 0
     has_all[[row - first for row in layout.replaced if row in within]] = False
-    for occurrences in index.occurrences(hashes, postings):
+    for occurrences in index.list_occurrences(hashes, postings):
         rows = (occurrences & LOW_HALF) >> ROW_SHIFT
         has_term = np.zeros(len(has_all), bool)
         has_term[rows[(rows >= first) & (rows < within.stop)] - first] = True

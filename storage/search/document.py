@@ -16,13 +16,13 @@ from msgspec import Struct
 
 from storage.search.common_words import lacks_content
 from storage.search.tokens import (
-    is_long,
+    list_names,
+    list_terms,
+    list_terms_of_words,
     make_date_words,
-    names_in,
+    may_be_compound,
     split_compounds,
     split_words,
-    terms_of,
-    words_of,
 )
 
 # Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
@@ -127,21 +127,21 @@ class _SplitText(NamedTuple):
     head_terms: list[str]
     terms: list[str]
 
-    def compounds(self) -> list[str]:
+    def list_compounds(self) -> list[str]:
         """Returns the words that may be compounds, each once; none of an English text."""
         if len(self.head_terms) < _ENGLISH_TERM_SHARE * len(self.head_words):
             return []
-        return [word for word in dict.fromkeys(self.words) if is_long(word)]
+        return [word for word in dict.fromkeys(self.words) if may_be_compound(word)]
 
 
 def _split(text: str) -> _SplitText:
     text = text[:_DOCUMENT_CHARS]
     head_end = _measure_head(text)
     words = head_words = split_words(text[: head_end or _HEAD_CHARS])
-    terms = head_terms = terms_of(head_words)
+    terms = head_terms = list_terms_of_words(head_words)
     if head_end < len(text):
         words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
-        terms = terms_of(words)
+        terms = list_terms_of_words(words)
     return _SplitText(head_words, words, head_terms, terms)
 
 
@@ -151,7 +151,7 @@ def count_terms(document: Indexable) -> CountedDocument:
     text_terms = split.terms
     frame_terms = _list_frame_terms(document)
     terms: dict[str, int] = Counter(chain(dict.fromkeys(frame_terms), text_terms))
-    compounds = split.compounds()
+    compounds = split.list_compounds()
     # A part of a compound is found, but it is no word of the text and does not make it longer.
     for part in islice(split_compounds(compounds), _DOCUMENT_TERMS):
         terms.setdefault(part, 1)
@@ -176,20 +176,20 @@ def list_distinct_terms(text: str) -> set[str]:
     """Returns the terms that `count_terms` counts in a text, each once, in half of the time."""
     split = _split(text)
     terms = dict.fromkeys(split.terms)
-    terms.update(dict.fromkeys(islice(split_compounds(split.compounds()), _DOCUMENT_TERMS)))
+    terms.update(dict.fromkeys(islice(split_compounds(split.list_compounds()), _DOCUMENT_TERMS)))
     return {*islice(terms, _DOCUMENT_TERMS)}
 
 
 def _list_frame_terms(document: Indexable) -> Sequence[str]:
     """Returns the terms of a message besides its text: those of its date and of its speaker's name."""
     of_date = make_date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
-    return [*of_date, *words_of(document.speaker)] if document.speaker else of_date
+    return [*of_date, *list_terms(document.speaker)] if document.speaker else of_date
 
 
 def list_name_terms(document: Indexable) -> list[str]:
     """Returns the terms of the names and numbers in the head of a message, sorted."""
     text = document.text[:_DOCUMENT_CHARS]
-    return sorted({*names_in(text[: _measure_head(text) or _HEAD_CHARS])})
+    return sorted({*list_names(text[: _measure_head(text) or _HEAD_CHARS])})
 
 
 def mark_names(counted: CountedDocument, document: Indexable) -> CountedDocument:

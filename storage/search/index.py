@@ -124,18 +124,20 @@ class Index:
         self.layout.put_indexed(
             [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
         )
-        self._put_occurrences(changed, self._occurrences(opened) if opened else make_empty_column())
+        self._put_occurrences(
+            changed, self._list_chunk_occurrences(opened) if opened else make_empty_column()
+        )
 
     def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
         """Replaces the occurrences of changed chunks."""
         names = occurrences[(occurrences & NAME).astype(bool)]
-        is_changed = self._chunk_mask(changed)
+        is_changed = self._make_chunk_mask(changed)
         all_chunks, changed_chunks = self._columns
         parts = [_remove_chunks(changed_chunks, is_changed), occurrences]
         self._changed_chunks = self._changed_chunks.union(changed)
         max_changed = min(_MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4)
         if not len(all_chunks) or len(self._changed_chunks) > max_changed:
-            parts.append(_remove_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
+            parts.append(_remove_chunks(all_chunks, self._make_chunk_mask(self._changed_chunks)))
             self._columns = [_sort_column(parts), make_empty_column()]
             self._changed_chunks = frozenset()
         else:
@@ -153,7 +155,7 @@ class Index:
         layout.put_tail(tail, skip)
         return layout
 
-    def occurrences(self, hashes: Collection[int], postings: Postings) -> list[NDArray[np.uint64]]:
+    def list_occurrences(self, hashes: Collection[int], postings: Postings) -> list[NDArray[np.uint64]]:
         """Returns the occurrences of each term. postings: those in segments."""
         import numpy as np
 
@@ -161,7 +163,7 @@ class Index:
         all_chunks, changed_chunks = self._columns
         by_term = _cut_slices(all_chunks, bounds)
         if self._changed_chunks:
-            is_changed = self._chunk_mask(self._changed_chunks)
+            is_changed = self._make_chunk_mask(self._changed_chunks)
             changed_by_term = _cut_slices(changed_chunks, bounds)
             by_term = [
                 np.concatenate((_remove_chunks(unchanged, is_changed), changed))
@@ -169,12 +171,14 @@ class Index:
             ]
         if by_hash := postings.read:
             by_term = [
-                np.concatenate((self._in_rows(by_hash[hash_]), in_chunks)) if hash_ in by_hash else in_chunks
+                np.concatenate((self._move_to_rows(by_hash[hash_]), in_chunks))
+                if hash_ in by_hash
+                else in_chunks
                 for hash_, in_chunks in zip(hashes, by_term, strict=True)
             ]
         return by_term
 
-    def _in_rows(self, occurrences: NDArray[np.int64]) -> NDArray[np.uint64]:
+    def _move_to_rows(self, occurrences: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Returns occurrences in segments with rows of this index."""
         import numpy as np
 
@@ -187,7 +191,7 @@ class Index:
         in_rows: NDArray[np.uint64] = (occurrences + shifts[of_segment]).view(np.uint64)
         return in_rows
 
-    def names_in(self, rows: Sequence[int]) -> list[list[int]]:
+    def list_name_hashes(self, rows: Sequence[int]) -> list[list[int]]:
         """Returns the hashes of the names in the head of each document."""
         parts = _cut_slices(self._names, _make_bounds(rows))
         return [[name & _HASH for name in names.tolist()] for names in parts]
@@ -211,7 +215,7 @@ class Index:
         """Returns whether one of these changed chunks lies in a segment, which was dropped for the change."""
         return bool(self.segments) and not self.segments.keys().isdisjoint(map(compute_segment, chunks))
 
-    def _chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
+    def _make_chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
         """Returns a mask of the layout's chunks, by position: a chunk is one of these."""
         import numpy as np
 
@@ -219,7 +223,7 @@ class Index:
         mask[[self.layout.positions[chunk] for chunk in chunks]] = True
         return mask
 
-    def _occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
+    def _list_chunk_occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
         """Returns the occurrences in some chunks, without occurrences of no document, as a damaged chunk may have."""
         import numpy as np
 
@@ -285,5 +289,5 @@ def _cut_slices(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[
 
 
 def _remove_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Returns the occurrences that are in none of some chunks. mask: those of `Index._chunk_mask`."""
+    """Returns the occurrences that are in none of some chunks. mask: those of `Index._make_chunk_mask`."""
     return column[~mask[(column & LOW_HALF) >> _CHUNK_SHIFT]] if len(column) else column

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from operator import add
 from pathlib import Path
 
-from storage.search.tokens import clear_terms, terms_of_word
+from storage.search.tokens import clear_terms, list_terms_of_word
 from storage.search.word_degrees import (
     LANGUAGES,
     LAST_LINE,
@@ -58,7 +58,7 @@ def _measure_likelihood(word: str) -> int:
     pairs = split_letter_pairs(word)
     by_letters = sum(filter(None, map(load_pairs().get, pairs)))
     # A function word, which has no terms, stands for itself.
-    by_table = sum(filter(None, map(load_degrees().get, dict.fromkeys(terms_of_word(word) or (word,)))))
+    by_table = sum(filter(None, map(load_degrees().get, dict.fromkeys(list_terms_of_word(word) or (word,)))))
     if not by_letters or not by_table:
         return by_letters or by_table
     # What is never used counts as if it stood in the line after the last one: each of the pairs, but the word once. The

@@ -49,7 +49,7 @@ class Lengths:
     other_logs: float = 0.0
 
     @classmethod
-    def of(cls, length: NDArray[np.uint16], flags: NDArray[np.uint8]) -> Lengths:
+    def sum_rows(cls, length: NDArray[np.uint16], flags: NDArray[np.uint8]) -> Lengths:
         """Sums up some rows; those without a document have zeros."""
         import numpy as np
 
@@ -82,7 +82,7 @@ class Lengths:
             self.other_logs - before.other_logs + after.other_logs,
         )
 
-    def user_weight(self) -> float:
+    def compute_user_weight(self) -> float:
         """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
 
         The typical length is the geometric mean, which a few very long turns do not change much.
@@ -172,10 +172,10 @@ class IndexLayout:
 
         self._remove_tail()
         columns = {name: np.asarray(getattr(self, name)).reshape(-1, CHUNK) for name in _COLUMNS}
-        before = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "flags")))
+        before = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
         for name in _COLUMNS:
             columns[name][positions] = documents[name]
-        after = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "flags")))
+        after = Lengths.sum_rows(*(columns[name][positions].ravel() for name in ("length", "flags")))
         self.lengths = self.lengths.with_replaced(before, after)
         self.all_flags = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
         self._linked = min(self._linked, CHUNK * min(positions, default=0))
@@ -191,7 +191,7 @@ class IndexLayout:
             self._remove_tail()
             row_count = 0
         if self._linked < len(self.flags) or len(self.earlier) < len(self.flags):
-            self._link()
+            self._link_neighbours()
         if row_count == len(tail.documents):
             return
         self.tail, self.left_out = tail, left_out
@@ -207,18 +207,18 @@ class IndexLayout:
             is_linked = is_linked and row >= self.end
             if is_linked:
                 self.end = row + 1
-                before = self._row_of(seq - document.back) if document.back else -1
+                before = self._compute_row(seq - document.back) if document.back else -1
                 if before >= 0 and self.flags[before]:
                     self.earlier[row], self.later[before] = before, row
         if not is_linked:
             self._linked = min([row for row in self.tail_rows if row >= 0], default=0)
-            self._link()
+            self._link_neighbours()
         self._update_weights()
 
     def _put_of_tail(self, row: int, document: DocumentRow) -> None:
         """Puts a document of the tail into its row, and sets aside what the index has there."""
         if self.flags[row]:
-            self.replaced[row] = self._document(row)
+            self.replaced[row] = self._get_document(row)
             self.lengths.add(self.replaced[row], -1)
         self._put_document(row, document)
         self.lengths.add(document)
@@ -232,7 +232,7 @@ class IndexLayout:
         rows = [row for row in self.tail_rows if row >= 0]
         self._linked = min(self._linked, *rows) if rows else self._linked
         for row in rows:
-            self.lengths.add(self._document(row), -1)
+            self.lengths.add(self._get_document(row), -1)
             before = self.replaced.get(row)
             self._put_document(row, before or NO_DOCUMENT)
             if before is not None:
@@ -240,7 +240,7 @@ class IndexLayout:
         self.tail, self.left_out, self.tail_rows, self.replaced = Tail(), [], [], {}
         self._update_weights()
 
-    def _document(self, row: int) -> DocumentRow:
+    def _get_document(self, row: int) -> DocumentRow:
         return DocumentRow(self.length[row], self.back[row], self.flags[row], self.head[row])
 
     def _put_document(self, row: int, document: DocumentRow) -> None:
@@ -248,9 +248,11 @@ class IndexLayout:
 
     def make_row_range(self, seqs: range) -> range:
         """Returns the rows of the numbers in a range."""
-        return range(self._first_row(seqs.start), self._first_row(seqs.stop)) if seqs else seqs
+        return (
+            range(self._compute_first_row(seqs.start), self._compute_first_row(seqs.stop)) if seqs else seqs
+        )
 
-    def _first_row(self, seq: int) -> int:
+    def _compute_first_row(self, seq: int) -> int:
         """Returns the row of the smallest number from `seq` on that has a row."""
         position = bisect_left(self.chunks, seq // CHUNK)
         return position * CHUNK + (seq % CHUNK if seq // CHUNK in self.positions else 0)
@@ -270,7 +272,7 @@ class IndexLayout:
     def _is_gapless(self) -> bool:
         return bool(self.chunks) and self.chunks[-1] - self.chunks[0] == len(self.chunks) - 1
 
-    def _row_of(self, seq: int) -> int:
+    def _compute_row(self, seq: int) -> int:
         """Returns the row of a number; -1 where its chunk is not there."""
         position = self.positions.get(seq // CHUNK)
         return -1 if position is None else position * CHUNK + seq % CHUNK
@@ -279,9 +281,9 @@ class IndexLayout:
         """Computes `slope` and `user_weight` from the sums."""
         count = max(self.lengths.count, 1)
         self.slope = _K1 * _B / max(self.lengths.length / count, 1.0)
-        self.user_weight = self.lengths.user_weight()
+        self.user_weight = self.lengths.compute_user_weight()
 
-    def _link(self) -> None:
+    def _link_neighbours(self) -> None:
         """Finds the neighbours of the rows from `_linked` on."""
         # In most memories two bytes hold a row's number.
         no_neighbour = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
@@ -316,3 +318,8 @@ class IndexLayout:
         is_there = (before >= 0) & (flags[before] > 0)
         earlier[row[is_there]] = before[is_there]
         later[before[is_there]] = row[is_there]
+
+
+def list_seqs(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:
+    """Returns the numbers of the messages in some rows. chunks: the layout's."""
+    return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]

@@ -62,7 +62,7 @@ def collect_occurrences(
 
     terms = query.terms
     by_term = (
-        index.occurrences(query.hashes, postings) if query.hashes else [make_empty_column()] * len(terms)
+        index.list_occurrences(query.hashes, postings) if query.hashes else [make_empty_column()] * len(terms)
     )
     if layout.replaced:
         by_term = remove_rows(by_term, layout.replaced, len(layout.flags))
@@ -175,7 +175,9 @@ def find_names(
     # index only the hash is known.
     names: dict[int | str, str] = {}
     indexed_rows = [row for row in rows if row not in tail_rows] if has_index else []
-    in_index = dict(zip(indexed_rows, index.names_in(indexed_rows), strict=True)) if indexed_rows else {}
+    in_index = (
+        dict(zip(indexed_rows, index.list_name_hashes(indexed_rows), strict=True)) if indexed_rows else {}
+    )
     for row in rows:
         if row in in_index:
             for name_hash in in_index[row]:

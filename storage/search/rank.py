@@ -6,7 +6,7 @@ Pure: bytes and values in, numbers out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
@@ -16,17 +16,17 @@ from msgspec.structs import replace
 from storage.fusion import interleave
 from storage.records import Near
 from storage.search import common_words
-from storage.search.blob import CHUNK, hash_terms
+from storage.search.blob import hash_terms
 from storage.search.common_words import COMMON_SHARE, list_general_shares, measure_rarest_share
 from storage.search.document import ASKS, SLIGHT, USER
 from storage.search.index import Index
-from storage.search.layout import IndexLayout
+from storage.search.layout import IndexLayout, list_seqs
 from storage.search.occurrences import Occurrences, collect_occurrences, find_names
 from storage.search.scores import Scores
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 from storage.search.term_weights import QueryTerms
-from storage.search.tokens import split_words, terms_of_word
+from storage.search.tokens import list_terms_of_word, split_words
 from storage.search_trace import HitScores, SearchTrace
 
 # The most distinct words of a query that are looked up, and the characters of the query in which words are found:
@@ -115,17 +115,17 @@ def rank(
         return []
     scores = Scores(layout, near)
     scores.add(occurrences)
-    best = partial(scores.best, layout.make_row_range(skip), only_strong=only_strong)
+    best = partial(scores.list_best, layout.make_row_range(skip), only_strong=only_strong)
     rows = best(max(limit, MAX_HITS) if room else limit)
     if room and (names := _take_second_look(index, layout, rows, scores, query_terms, secret)) is not None:
         scores.add(names)
-        rows = _mix(rows, best(MAX_HITS))
+        rows = _mix_looks(rows, best(MAX_HITS))
     if len(rows) > limit:
-        rows = _fill(rows, layout, limit, room)
-    seqs = _numbers(rows, layout.chunks)
+        rows = _fill_room(rows, layout, limit, room)
+    seqs = list_seqs(rows, layout.chunks)
     if trace is not None:
         trace.hit_seqs, trace.has_meaning = seqs, near is not None
-        trace.scores = scores.scores_of(rows)
+        trace.scores = scores.defer_scores(rows)
         trace.weak_hits = partial(_make_weak_hits, scores, layout.chunks)
     return seqs
 
@@ -142,7 +142,7 @@ def _take_second_look(
     is_all = len(rows) == layout.lengths.count <= _LEADING_HITS
     if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
         return None
-    return find_names(index, layout, scores.with_own_words(rows[:_NAMING_HITS]), query, secret)
+    return find_names(index, layout, scores.select_with_own_words(rows[:_NAMING_HITS]), query, secret)
 
 
 def hash_rare_terms(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
@@ -164,7 +164,7 @@ def _choose_terms(query: str) -> QueryTerms:
     for number, sentence in enumerate(_SENTENCE_END.split(_THAI_SPACE.sub("\n", query[:_QUERY_CHARS]))):
         sentence_words = split_words(sentence)
         words += sentence_words
-        for term in chain.from_iterable(map(terms_of_word, sentence_words)):
+        for term in chain.from_iterable(map(list_terms_of_word, sentence_words)):
             sentences.setdefault(term, number)
     sentences = dict(islice(sentences.items(), _QUERY_WORDS))
     return QueryTerms([*sentences], list_general_shares(words, [*sentences]), [*sentences.values()])
@@ -180,8 +180,8 @@ def _make_weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[t
 
     chunks: of the layout as they were when it was ranked, since the layout changes in place.
     """
-    rows, columns = scores.left_out(limit)
-    return list(zip(_numbers(rows, chunks), zip(*columns, strict=True), strict=True))
+    rows, columns = scores.list_left_out(limit)
+    return list(zip(list_seqs(rows, chunks), zip(*columns, strict=True), strict=True))
 
 
 def find_most_telling(
@@ -207,7 +207,7 @@ def find_most_telling(
     newest = max(chain(statements, questions), default=-1)
     leads = questions.get(newest, ())[:1] if newest not in statements else ()
     ranked = dict.fromkeys(chain(leads, _take_in_turn(statements), _take_in_turn(questions)))
-    return _numbers([*ranked][:limit], layout.chunks)
+    return list_seqs([*ranked][:limit], layout.chunks)
 
 
 def find_around(
@@ -244,7 +244,7 @@ def find_around(
     if own_conversation in statements:
         statements[own_conversation].sort(reverse=before)
     nearest = sorted(statements.values(), key=(lambda group: -max(group)) if before else min)
-    return _numbers(interleave(nearest)[:limit], layout.chunks)
+    return list_seqs(interleave(nearest)[:limit], layout.chunks)
 
 
 class _UserRows(NamedTuple):
@@ -284,12 +284,7 @@ def _take_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
     return interleave([groups[newest] for newest in sorted(groups, reverse=True)])
 
 
-def _numbers(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:
-    """Returns the numbers of the messages in some rows. chunks: the layout's."""
-    return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
-
-
-def _mix(first: list[int], second: list[int]) -> list[int]:
+def _mix_looks(first: list[int], second: list[int]) -> list[int]:
     """Returns the rows of both looks: the leading hits of the first, then one of each look in turn."""
     if len(first) <= _LEADING_HITS:  # a shortcut for two of three turns
         return list(dict.fromkeys(first + second))[:MAX_HITS]
@@ -297,7 +292,7 @@ def _mix(first: list[int], second: list[int]) -> list[int]:
     return list(dict.fromkeys(first[:_LEADING_HITS] + mixed))[:MAX_HITS]
 
 
-def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
+def _fill_room(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
     """Returns the first `limit` rows, and as many of the next as it takes to fill the room. room: tokens."""
     filled, lengths = 0.0, layout.length
     for count, row in enumerate(ranked):

@@ -69,7 +69,7 @@ class _RowScores(NamedTuple):
 
 @dataclass(slots=True)
 class _Ranking:
-    """The rows that a call of `Scores.best` has ranked, and their scores."""
+    """The rows that a call of `Scores.list_best` has ranked, and their scores."""
 
     rows: NDArray[np.int64]
     by_words: NDArray[np.float64]
@@ -87,19 +87,19 @@ class _Ranking:
 
     def fuse(self) -> NDArray[np.float64]:
         """Returns the scores by words and vectors together, of each row."""
-        fused = _relative_to_best(self.by_words, self.of_user, self.user_weight)
+        fused = _scale_to_best(self.by_words, self.of_user, self.user_weight)
         if self.by_vectors is not None:
-            fused += self.vector_weight * _relative_to_best(self.by_vectors, self.of_user, self.user_weight)
+            fused += self.vector_weight * _scale_to_best(self.by_vectors, self.of_user, self.user_weight)
         return fused
 
-    def columns(self, rows: Sequence[int], fused: NDArray[np.float64]) -> Callable[[], ScoreColumns]:
+    def defer_columns(self, rows: Sequence[int], fused: NDArray[np.float64]) -> Callable[[], ScoreColumns]:
         """Returns what computes the columns of some rows. It refers to their scores alone, not to the ranking.
 
         fused: the score of each ranked row by words and vectors together.
         """
         position = self.rows.searchsorted(rows)
         scores = (fused, self.by_words, self.by_vectors)
-        with_best = [None if score is None else (score[position], _max(score)) for score in scores]
+        with_best = [None if score is None else (score[position], _compute_max(score)) for score in scores]
         return partial(_make_hit_scores, with_best, len(rows))
 
 
@@ -145,7 +145,7 @@ class Scores:
     - bin: a row among the rows that may have a score (`_rows`); the sums are columns by bin, as `numpy.bincount` makes
       them. In a small memory, or with vectors, each row is its own bin.
     - cell: a pair of a bin and a term, within one call of `add`.
-    - position: a row among the rows that one call of `best` ranks (`_Ranking.rows`).
+    - position: a row among the rows that one call of `list_best` ranks (`_Ranking.rows`).
     """
 
     def __init__(self, layout: IndexLayout, near: Near | None) -> None:
@@ -169,7 +169,7 @@ class Scores:
         self._term_count = 0
         # What the terms ask for: a message that has all of them has about this share (`TermWeights.asked`).
         self._query_weight = 0.0
-        # The ranking of the last call of `best`; None: it was not called.
+        # The ranking of the last call of `list_best`; None: it was not called.
         self._ranking: _Ranking | None = None
 
     def add(self, occurrences: Occurrences) -> None:
@@ -224,7 +224,7 @@ class Scores:
         import numpy as np
 
         layout, term_count = self._layout, len(weights.in_ranking)
-        bins, index = _distinct(self._assign_bins(occurrences.row), len(self._rows))
+        bins, index = _find_distinct(self._assign_bins(occurrences.row), len(self._rows))
         lengths = np.asarray(layout.length)[self._rows[bins]] + np.bincount(index, occurrences.length)
         cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
         cell_bins, length = bins[cells.bin_index], lengths[cells.bin_index]
@@ -290,10 +290,10 @@ class Scores:
                 self._rows, self._score, self._share = all_rows, score, share
         return self._bin_of_row[rows]
 
-    def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
+    def list_best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together.
 
-        `scores_of` and `left_out` are about the ranking of the last call.
+        `defer_scores` and `list_left_out` are about the ranking of the last call.
 
         unwanted: rows that are not shown.
         only_strong: no row is returned by common words alone.
@@ -301,8 +301,8 @@ class Scores:
         layout, near = self._layout, self._near
         outstanding = beyond = None
         if near is not None:
-            outstanding, beyond = _vectors_by_row(layout, near)
-        rows, score, share, flags = self._row_scores()
+            outstanding, beyond = _measure_vectors_by_row(layout, near)
+        rows, score, share, flags = self._collect_row_scores()
         if unwanted:
             # Only now: the statistics of words and vectors are those of the whole memory.
             positions = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
@@ -312,13 +312,13 @@ class Scores:
         vector_weight = self._weigh_vectors(share, flags)
         ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
         self._ranking = ranking
-        best_by_words = _max(score)
+        best_by_words = _compute_max(score)
         by_vector_alone = None
         if only_strong and not (best_by_words > 0 and self._has_strong_row(rows, share)):
             by_vector_alone = self._is_strong_by_vector(beyond)
             if by_vector_alone is None:
                 return []
-        if not best_by_words > 0 and (outstanding is None or not _max(outstanding) > 0):
+        if not best_by_words > 0 and (outstanding is None or not _compute_max(outstanding) > 0):
             return []
         fused = ranking.fuse()
         if only_strong:
@@ -329,7 +329,7 @@ class Scores:
         ranking.chosen_by = fused
         return ranking.best_rows
 
-    def with_own_words(self, rows: Sequence[int]) -> list[int]:
+    def select_with_own_words(self, rows: Sequence[int]) -> list[int]:
         """Returns those of some rows that have a term themselves, in their order."""
         import numpy as np
 
@@ -343,7 +343,7 @@ class Scores:
 
         One of several terms is not enough, unless other rows have other terms: a question may ask for several things.
         """
-        best_share = _max(share)
+        best_share = _compute_max(share)
         min_share = MIN_BEST_SHARE * self._query_weight
         if best_share < min_share:
             return False
@@ -397,16 +397,19 @@ class Scores:
         Messages that only ask do not count, since a question with the same words answers nothing.
         """
         stated_share = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
-        return (1.0 - min(_max(stated_share) / (self._query_weight or 1.0), 1.0)) ** VECTORS_FADE
+        return (1.0 - min(_compute_max(stated_share) / (self._query_weight or 1.0), 1.0)) ** VECTORS_FADE
 
-    def scores_of(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
-        """Returns what computes how good rows are that `best` returned. It refers to the scores of these rows alone."""
+    def defer_scores(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
+        """Returns what computes how good rows are that `list_best` returned.
+
+        It refers to the scores of these rows alone.
+        """
         ranking = self._ranking
         if not rows or ranking is None:
             return make_no_scores
-        return ranking.columns(rows, ranking.fuse() if ranking.chosen_by is None else ranking.chosen_by)
+        return ranking.defer_columns(rows, ranking.fuse() if ranking.chosen_by is None else ranking.chosen_by)
 
-    def left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
+    def list_left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
         """Returns the best rows that had a score in the last ranking and were not returned, and how good they are."""
         ranking = self._ranking
         if ranking is None:
@@ -416,9 +419,9 @@ class Scores:
         others = fused.copy()
         others[ranking.rows.searchsorted(ranking.best_rows)] = 0.0
         rows: list[int] = ranking.rows[_choose_best_positions(others, limit)].tolist()
-        return rows, ranking.columns(rows, fused)()
+        return rows, ranking.defer_columns(rows, fused)()
 
-    def _row_scores(self) -> _RowScores:
+    def _collect_row_scores(self) -> _RowScores:
         """Returns the rows that hold something of the query. Returns all if vectors count, or if most rows would do."""
         import numpy as np
 
@@ -461,7 +464,7 @@ def _hold_back_small_talk(
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[before]), 0.0)
 
 
-def _distinct(bins: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _find_distinct(bins: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the distinct ones of some bins, in order, and for each bin its index there. count: of all bins."""
     import numpy as np
 
@@ -501,20 +504,22 @@ def _sum_by_cell(
     return _Cells(np.concatenate(indices), np.concatenate(terms), np.concatenate(sums))
 
 
-def _relative_to_best(
+def _scale_to_best(
     score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float
 ) -> NDArray[np.float64]:
     """Returns scores relative to the best score. For the user's turns, adds the score relative to their best one."""
-    relative: NDArray[np.float64] = score / (_max(score) or 1.0)
+    relative: NDArray[np.float64] = score / (_compute_max(score) or 1.0)
     if not weight:
         return relative
     users = score * of_user
-    users *= weight / (_max(users) or 1.0)
+    users *= weight / (_compute_max(users) or 1.0)
     relative += users
     return relative
 
 
-def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _measure_vectors_by_row(
+    layout: IndexLayout, near: Near
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns how far each message stands out by its similarity, in standard deviations, and its `Near.beyond`, by row.
 
     Both are 0 for a message without a vector. Messages that the index does not know are left out.
@@ -555,7 +560,7 @@ def _make_hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None]
     return by_all, by_words, by_vectors
 
 
-def _max(score: NDArray[np.float64]) -> float:
+def _compute_max(score: NDArray[np.float64]) -> float:
     """Returns the largest number; of a short column numpy's own `max` takes five times as long."""
     return float(score[score.argmax()]) if len(score) else 0.0
 

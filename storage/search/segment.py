@@ -121,11 +121,11 @@ class Buckets(Struct, frozen=True):
     # The hashes of the query's terms.
     hashes: Collection[int] = ()
 
-    def postings(self) -> Postings:
+    def read_all(self) -> Postings:
         """Returns the occurrences of the terms. Raises: CorruptIndex."""
         return read_postings(self.rows, self.sizes, self.hashes)
 
-    def newest_first(self) -> Iterator[tuple[int, Postings]]:
+    def read_newest_first(self) -> Iterator[tuple[int, Postings]]:
         """Yields the occurrences in a few segments at a time, newest first: in one, then in eight times as many.
 
         Yields pairs: the first chunk of these segments, or 0 with the last segments, and the occurrences.
@@ -265,7 +265,7 @@ def read_postings(
         by_bucket.setdefault(bucket, []).append((number, data))
     read: dict[int, NDArray[np.int64]] = {}
     for bucket, parts in by_bucket.items():
-        read |= _occurrences(
+        read |= _read_bucket_occurrences(
             parts, [term_hash for term_hash in hashes if term_hash >> _BUCKET_SHIFT == bucket]
         )
     unread = [term_hash for term_hash in hashes if term_hash not in read]
@@ -274,7 +274,9 @@ def read_postings(
     )
 
 
-def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> dict[int, NDArray[np.int64]]:
+def _read_bucket_occurrences(
+    parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]
+) -> dict[int, NDArray[np.int64]]:
     """Returns the occurrences of the terms of one bucket in all segments, by hash. Raises: CorruptIndex.
 
     parts: (number of the segment, bytes of the bucket).

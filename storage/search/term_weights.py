@@ -47,13 +47,13 @@ _MAX_UNKNOWN_WORDS = 8
 # The weight of a term that is a part of a word (`find_word_parts`). Facts of both halves, with 1 and 0.5: Chinese facts
 # found 79 and 79%, Japanese 90 and 88%; a note for questions about something else 6 and 0%, 5 and 0%. Anything from 0.3
 # to 0.6 behaves alike.
-_OF_PART = 0.5
+_PART_WEIGHT = 0.5
 # The part of its squared weight that a pair of characters which the memory lacks adds to what is asked for. Half of the
 # pairs in a text without spaces belong to two words, so that no other text has them. Developing halves with 1 and 0.5:
 #     facts found: Korean 81, 88%, Japanese 78, 88%, Chinese 80, 81%;
 #     facts found among courtesies: Korean 61, 90%, Japanese 58, 71%, Chinese 67, 75%;
 #     a note for questions about something else among courtesies 0, 1%. With 0.25 a third of the Korean ones get a note.
-_MISSING_PAIR = 0.5
+_MISSING_PAIR_SHARE = 0.5
 
 
 class QueryTerms(Struct, frozen=True):
@@ -98,7 +98,7 @@ def weigh_terms(
     in_general = max(messages, _MIN_IN_GENERAL)
     sample = messages + in_general + 1
     parts = find_word_parts(query.terms)
-    scales = [_OF_PART if term in parts else 1.0 for term in query.terms]
+    scales = [_PART_WEIGHT if term in parts else 1.0 for term in query.terms]
 
     def weigh(shares: Sequence[float]) -> list[float]:
         return [
@@ -120,7 +120,7 @@ def weigh_terms(
             weight / max(-log(max(share, _LEAST_SHARE)), 1.0)
             for weight, share in zip(in_bounds, query.shares, strict=True)
         ],
-        asked=_asked_for(query, counts, shares, scales, in_bounds, weight_of_single=log(sample / 1.5)),
+        asked=_measure_asked(query, counts, shares, scales, in_bounds, weight_of_single=log(sample / 1.5)),
     )
 
 
@@ -136,7 +136,7 @@ def _measure_frame_shares(query: QueryTerms, frame_counts: Sequence[int], messag
     return [0.0 if asks_for_all else in_frame / messages for in_frame in frame_counts]
 
 
-def _asked_for(
+def _measure_asked(
     query: QueryTerms,
     counts: Sequence[int],
     shares: Sequence[float],
@@ -157,7 +157,7 @@ def _asked_for(
     for term, count, share, scale, weight, sentence in zip(
         query.terms, counts, shares, scales, in_bounds, query.sentences, strict=True
     ):
-        factor = _MISSING_PAIR if not count and scale == 1.0 and is_pair(term) else 1.0
+        factor = _MISSING_PAIR_SHARE if not count and scale == 1.0 and is_pair(term) else 1.0
         squared = factor * min(weight, scale * weight_of_single) ** 2
         by_sentence[sentence] = by_sentence.get(sentence, 0.0) + squared
         if count and share <= MAX_NAMING_SHARE:

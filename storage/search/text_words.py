@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 from storage.search.common_words import select_uncommon
 from storage.search.document import list_distinct_terms
-from storage.search.tokens import find_word_parts, find_word_spans, is_unspaced, words_of
+from storage.search.tokens import find_word_parts, find_word_spans, is_unspaced, list_terms
 
 # The first words of a query that are looked for, and the first characters of it in which they lie.
 _MAX_TERMS = 64
@@ -27,7 +27,7 @@ _MAX_QUERY_WORDS = 10 * _MAX_TERMS
 
 def list_query_terms(query: str) -> list[str]:
     """Returns the terms that a text must have, each once. Function words are left out."""
-    return [*islice(dict.fromkeys(words_of(query[:_MAX_CHARS])), _MAX_TERMS)]
+    return [*islice(dict.fromkeys(list_terms(query[:_MAX_CHARS])), _MAX_TERMS)]
 
 
 def has_terms(text: str, terms: Collection[str]) -> bool:
@@ -58,10 +58,10 @@ def list_written_words(text: str, without: str = "") -> list[str]:
 
     without: a text with the words to leave out, in all their forms.
     """
-    seen_terms = {*words_of(without)}
+    seen_terms = {*list_terms(without)}
     words: list[str] = []
     for match in islice(_WRITTEN_WORD.finditer(text[:_MAX_CHARS]), _MAX_QUERY_WORDS):
-        terms = words_of(match[0])
+        terms = list_terms(match[0])
         if not seen_terms.issuperset(terms):
             words.append(_PUNCTUATION_AROUND.sub("", match[0]))
             seen_terms.update(terms)
@@ -81,7 +81,7 @@ def list_lost_words(text: str, later: str) -> list[str]:
     words = list_written_words(text, later)
     if later.isascii() or text.isascii():
         return words
-    terms = {*words_of(later)}
+    terms = {*list_terms(later)}
     return [*dict.fromkeys(chain.from_iterable(_list_parts_without(word, terms) for word in words))][
         :_MAX_TERMS
     ]
@@ -89,16 +89,16 @@ def list_lost_words(text: str, later: str) -> list[str]:
 
 def _list_parts_without(word: str, terms: set[str]) -> list[str]:
     """Returns the parts of a word of which some terms have no pair; the whole word if no search finds the parts."""
-    own_terms = {*words_of(word)}
+    own_terms = {*list_terms(word)}
     if not any(map(is_unspaced, own_terms)):
         return [word]
     rest = list(word)
     for start, end in find_word_spans(word):
-        if end - start > 1 and terms.issuperset(words_of(word[start:end])[:1]):
+        if end - start > 1 and terms.issuperset(list_terms(word[start:end])[:1]):
             rest[start:end] = " " * (end - start)
     parts = [_PUNCTUATION_AROUND.sub("", part) for part in "".join(rest).split()]
     parts = [part for part in parts if part]
-    are_found = all(own_terms.issuperset(words_of(part)) for part in parts)
+    are_found = all(own_terms.issuperset(list_terms(part)) for part in parts)
     return parts if parts and are_found else [word]
 
 
@@ -111,7 +111,7 @@ def find_spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
     whole_terms = {*terms} - find_word_parts(terms)
     spans: list[tuple[int, int]] = []
     for match in islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS):
-        if whole_terms.isdisjoint(words_of(match[0])):
+        if whole_terms.isdisjoint(list_terms(match[0])):
             continue
         written = _PUNCTUATION_AROUND.sub("", match[0])
         start = match.start() + match[0].find(written)
@@ -119,7 +119,7 @@ def find_spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
         words = [
             (first, end)
             for first, end in find_word_spans(written)
-            if not whole_terms.isdisjoint(words_of(written[first:end])[:1])
+            if not whole_terms.isdisjoint(list_terms(written[first:end])[:1])
         ]
         spans += [(start + first, start + end) for first, end in sorted(words) or [(0, len(written))]]
     return _join_spans(spans)
@@ -141,7 +141,7 @@ def cut_around_words(text: str, query: str, chars: int) -> str:
         return text
     terms = {*list_query_terms(query)}
     words = islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS)
-    hit = next((word.start() for word in words if not terms.isdisjoint(words_of(word[0]))), 0)
+    hit = next((word.start() for word in words if not terms.isdisjoint(list_terms(word[0]))), 0)
     start = max(0, min(hit - chars // 3, len(text) - chars))
     if start:
         start = text.find(" ", start, hit) + 1 or start

@@ -21,7 +21,7 @@ import Stemmer  # type: ignore[import-not-found, unused-ignore]
 VERSION = 4
 
 # No word of a language is longer; a stemmer may take the square of a word's length.
-_LONGEST = 64
+_MAX_WORD_CHARS = 64
 # Unicode sorts the marks after a letter in the square of their number, so of a long run only the beginning counts
 # (UAX 15, 13: 30 are more than any text needs). In a run there may be signs, too, of which no word is made.
 _RUN_OF_MARKS = re.compile(r"([^\w\s]{30})[^\w\s]+")
@@ -30,9 +30,9 @@ _MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))
 # The marks of so many characters are sorted in 0.2 ms.
 _SHORT_CHARS = 256
 # Longer words are hashes and the like, which come once: their terms are not cached.
-_WORD_CHARS = 40
+_CACHED_WORD_CHARS = 40
 # The words whose terms are cached, in about 3 MB.
-_MAX_WORDS = 1 << 14
+_CACHED_WORDS = 1 << 14
 # The beginnings and ends of a word, of so many letters, may be words in it where so many are left. Measured on the
 # German compounds of scripts/talk/languages.py, by the half for developing: 54% of the evidence, 42% with parts of 6
 # letters and more, 13% without (by parts of stems, which then found 76, and stemmed themselves 86). What leaves 5 does
@@ -47,11 +47,11 @@ _MARKS = (
 )
 _WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
 # A table of ASCII for `bytes.translate`: capitals become small letters, and what no word has becomes a space.
-# Apostrophes stay; `_OUTER` finds those that are not inside a word.
+# Apostrophes stay; `_OUTER_APOSTROPHE` finds those that are not inside a word.
 _ASCII_WORDS = (
     "".join(c.lower() if c.isalnum() or c in "_'" else " " for c in map(chr, range(128))).ljust(256).encode()
 )
-_OUTER = re.compile(r"'(?:(?<![a-zA-Z0-9_]')|(?![a-zA-Z0-9_]))")
+_OUTER_APOSTROPHE = re.compile(r"'(?:(?<![a-zA-Z0-9_]')|(?![a-zA-Z0-9_]))")
 _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Scripts written without spaces, and Hangul, where words carry their particles.
@@ -75,11 +75,11 @@ _ACCENT = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\
 _SOFT_HYPHEN = "\u00ad"
 # Letters that Unicode does not take apart. Isik has no dot in Turkish; its capital is an I, and the small letter of
 # that is another one elsewhere. Polish is typed without the stroke as without its other marks.
-_PLAIN = str.maketrans("ıł", "il")
+_PLAIN_LETTERS = str.maketrans("ıł", "il")
 
 # Function words of English, which make up 40% of a text and decide nothing. Not in it: `may` and `will`, a month
 # and a name.
-_FUNCTION_WORDS = """
+_FUNCTION_WORD_LIST = """
 a about after all also am an and any are as at be because been before being but by can could did do
 does doing don down for from had has have having he her here hers him his how i if in into is it its
 itself just me more most my myself no nor not of off on once only or other our ours out over own
@@ -87,7 +87,7 @@ please s same she should so some such t than that the their theirs them then the
 those through to too under until up us very was we were what when where which while who whom why
 with would you your yours yourself d ll m re ve
 """
-_STOP = frozenset(_FUNCTION_WORDS.split())
+_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 
 # The stemmers by the script of a first letter; Latin letters are English, since one message seldom shows its language.
 _STEMMERS = (
@@ -138,7 +138,7 @@ def split_words(text: str) -> list[str]:
         return _WORD.findall(text)
     # In a third of the time that a pattern takes.
     if "'" in text:
-        text = _OUTER.sub(" ", text)
+        text = _OUTER_APOSTROPHE.sub(" ", text)
     return text.encode().translate(_ASCII_WORDS).decode().split()
 
 
@@ -160,7 +160,7 @@ def _normalize(text: str) -> str:
 
     Signs that come often stand for three others (points between a chapter and its page) or four; one stands for 18.
     """
-    most = 4 * len(text) + _LONGEST
+    most = 4 * len(text) + _MAX_WORD_CHARS
     # The check whether a text is in NFKC takes one pass; marks that are in order take no sorting.
     if len(text) > _SHORT_CHARS and not unicodedata.is_normalized("NFKC", text):
         for letter, mark in _MARK_LETTERS:
@@ -169,28 +169,28 @@ def _normalize(text: str) -> str:
     return unicodedata.normalize("NFKC", text)[:most]
 
 
-def words_of(text: str) -> list[str]:
+def list_terms(text: str) -> list[str]:
     """Returns the terms of a text in order. Numbers and identifiers stay, function words do not."""
-    return terms_of(split_words(text))
+    return list_terms_of_words(split_words(text))
 
 
-def terms_of(words: Iterable[str]) -> list[str]:
+def list_terms_of_words(words: Iterable[str]) -> list[str]:
     """Returns the terms of words, as `split_words` returns these, in order."""
-    return list(chain.from_iterable(map(terms_of_word, words)))
+    return list(chain.from_iterable(map(list_terms_of_word, words)))
 
 
-def is_long(word: str) -> bool:
+def may_be_compound(word: str) -> bool:
     """Returns whether a word may be a compound of several."""
-    return _PART_CHARS + _REST_CHARS <= len(word) <= _WORD_CHARS and word.isalpha()
+    return _PART_CHARS + _REST_CHARS <= len(word) <= _CACHED_WORD_CHARS and word.isalpha()
 
 
 def split_compounds(compounds: Iterable[str]) -> Iterator[str]:
     """Yields the terms of what may be words in compounds: "Zahnarzttermin" is found by "Zahnarzt" and by "Termin"."""
-    return chain.from_iterable(map(_parts, compounds))
+    return chain.from_iterable(map(_list_compound_terms, compounds))
 
 
 @lru_cache(maxsize=1024)
-def _parts(word: str) -> tuple[str, ...]:
+def _list_compound_terms(word: str) -> tuple[str, ...]:
     """Returns the terms that the beginnings and ends of a word have as words: its own may be stemmed differently."""
     word = fold(word)
     if not word.isascii():
@@ -200,22 +200,22 @@ def _parts(word: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(map(_split_ascii, parts))))
 
 
-def names_in(text: str) -> list[str]:
+def list_names(text: str) -> list[str]:
     """Returns the terms of names, and of numbers of two digits and more, in order, but at a sentence's beginning."""
     if text.isascii() and not _JOINED_NAME.search(text):
         words: list[str] = _ASCII_NAME.findall(text)
     else:
         words = [word for word in _NAME.findall(text) if word[0].isupper() or word[0].isdigit()]
-    return words_of(" ".join(words)) if words else []
+    return list_terms(" ".join(words)) if words else []
 
 
 class _Terms(dict[str, tuple[str, ...]]):
     """The terms of words, by word: some may have been forgotten since. Common ones are nearly all of a text."""
 
     def __missing__(self, word: str) -> tuple[str, ...]:
-        terms = tuple(_split(word))
-        if len(word) <= _WORD_CHARS:
-            if len(self) >= _MAX_WORDS:
+        terms = tuple(_split_into_terms(word))
+        if len(word) <= _CACHED_WORD_CHARS:
+            if len(self) >= _CACHED_WORDS:
                 self.clear()
             self[word] = terms
         return terms
@@ -223,20 +223,20 @@ class _Terms(dict[str, tuple[str, ...]]):
 
 _terms = _Terms()
 # Returns the terms of a word. It is called for each word of a text, so there is no function around it.
-terms_of_word = _terms.__getitem__
+list_terms_of_word = _terms.__getitem__
 
 
 def clear_terms() -> None:
     """Empties the caches of the words that were met."""
     _terms.clear()
-    _parts.cache_clear()
+    _list_compound_terms.cache_clear()
 
 
-def _split(word: str) -> list[str]:
+def _split_into_terms(word: str) -> list[str]:
     if word.isascii():
         parts = _split_ascii(word)
         # An identifier is found whole and by its parts.
-        return [word, *parts] if "_" in word.strip("_") and len(word) <= _LONGEST else parts
+        return [word, *parts] if "_" in word.strip("_") and len(word) <= _MAX_WORD_CHARS else parts
     terms: list[str] = []
     for index, run in enumerate(_UNSPACED_RUN.split(word)):
         if not run:
@@ -278,8 +278,8 @@ def find_word_parts(terms: Collection[str]) -> frozenset[str]:
 def _split_ascii(word: str) -> list[str]:
     terms = []
     for part in word.split("_"):
-        base = part.partition("'")[0][:_LONGEST]
-        if base and base not in _STOP:
+        base = part.partition("'")[0][:_MAX_WORD_CHARS]
+        if base and base not in _FUNCTION_WORDS:
             terms.append(_stemmers.stem(base, "english") if base.isalpha() else base)
     return terms
 
@@ -288,18 +288,20 @@ def _split_spaced(run: str) -> list[str]:
     script = ord(run[0])
     for first, last, language in _STEMMERS:
         if first <= script <= last:
-            base = run.replace("’", "'").partition("'")[0][:_LONGEST]
+            base = run.replace("’", "'").partition("'")[0][:_MAX_WORD_CHARS]
             return [fold(_stemmers.stem(base, language))] if base else []
     folded = fold(run.replace("’", "'"))
     return (
-        _split_ascii(folded) if folded.isascii() else [part[:_LONGEST] for part in folded.split("_") if part]
+        _split_ascii(folded)
+        if folded.isascii()
+        else [part[:_MAX_WORD_CHARS] for part in folded.split("_") if part]
     )
 
 
 def fold(word: str) -> str:
     """Returns a word without accents. Marks of other ranges (Hangul, kana) belong to their letters and stay."""
     return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word))).translate(
-        _PLAIN
+        _PLAIN_LETTERS
     )
 
 
@@ -313,7 +315,7 @@ def make_date_words(day: int) -> tuple[str, ...]:
         date = datetime.fromtimestamp(day * 86_400, UTC)
     except (OverflowError, OSError, ValueError):
         return ()
-    return tuple(words_of(date.strftime("%Y %B %d %A").replace(" 0", " ")))
+    return tuple(list_terms(date.strftime("%Y %B %d %A").replace(" 0", " ")))
 
 
 def is_date_word(term: str) -> bool:

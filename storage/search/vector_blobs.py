@@ -52,7 +52,7 @@ class VectorRows(Struct, frozen=True):
         """About how many bytes it takes."""
         return int(self.numbers.nbytes + self.seqs.nbytes)
 
-    def part(self, start: int, end: int) -> VectorRows:
+    def slice_rows(self, start: int, end: int) -> VectorRows:
         """Returns some of its rows, as views."""
         return VectorRows(self.seqs[start:end], self.numbers[start:end])
 
@@ -87,10 +87,10 @@ def join(chunks: Sequence[VectorRows]) -> JoinedVectors:
     numbers = np.concatenate([chunk.numbers for chunk in chunks])
     mean = numbers.mean(0) if len(numbers) else np.zeros(numbers.shape[1], np.float32)
     rows = VectorRows(np.concatenate([chunk.seqs for chunk in chunks]), numbers)
-    return JoinedVectors(rows, _similarity(numbers, mean))
+    return JoinedVectors(rows, _measure_similarity(numbers, mean))
 
 
-def _similarity(numbers: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
+def _measure_similarity(numbers: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
     """Returns the product of each row with a vector."""
     import numpy as np
 
@@ -139,7 +139,7 @@ def compare(joined: JoinedVectors, query: Vector) -> Near | None:
     query_numbers = np.frombuffer(query.data, "<f4")
     if not len(joined.rows) or joined.rows.dimension != len(query_numbers):
         return None
-    similarity = _similarity(joined.rows.numbers, query_numbers)
+    similarity = _measure_similarity(joined.rows.numbers, query_numbers)
     beyond = np.zeros_like(similarity)
     if query.spread > 0:
         # A memory in another language than the texts of the baseline, or about one subject, is as a whole more like its

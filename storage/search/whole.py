@@ -73,7 +73,7 @@ def _load_table() -> _Table:
             language, kind, words = line.split(maxsplit=2)
             words_by_kind.setdefault((language, kind), set()).update(_split_words(words))
 
-    def of(kind: str) -> frozenset[str]:
+    def collect(kind: str) -> frozenset[str]:
         return frozenset().union(*(words for (_, each), words in words_by_kind.items() if each == kind))
 
     languages = [
@@ -81,4 +81,4 @@ def _load_table() -> _Table:
         for (language, kind), words in words_by_kind.items()
         if kind == "speaker"
     ]
-    return _Table(languages, of("greet"), of("greet") | of("with"))
+    return _Table(languages, collect("greet"), collect("greet") | collect("with"))

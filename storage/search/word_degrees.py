@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from struct import Struct
 
-from storage.search.tokens import split_words, words_of
+from storage.search.tokens import list_terms, split_words
 
 _COMMON_WORDS = Path(__file__).with_name("common_words.txt")
 _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
@@ -36,7 +36,7 @@ def _read_phrases() -> dict[str, list[str]]:
 
 _PHRASES = _read_phrases()
 # Terms of all languages that say when something was, and words that begin or test a conversation.
-TERMS_OF_TIME = frozenset(words_of(" ".join(_PHRASES.pop("-"))))
+TERMS_OF_TIME = frozenset(list_terms(" ".join(_PHRASES.pop("-"))))
 WORDS_OF_BEGINNING = frozenset(split_words(" ".join(_PHRASES.pop("="))))
 # The languages of texts. The first of two with the same score counts.
 LANGUAGES = (*_PHRASES, "el", "fi", "hu", "ro")
@@ -83,7 +83,7 @@ def load_degrees() -> dict[str, int]:
     """
     degrees = read_degrees(_COMMON_WORDS, LAST_LINE)
     for language, words in _PHRASES.items():
-        for term in words_of(" ".join(words)):
+        for term in list_terms(" ".join(words)):
             others = degrees.get(term, 0) & ~pack_degree(_DEGREE_MASK, language)
             degrees[term] = others | pack_degree(_MAX_DEGREE, language)
     # Few of these large numbers differ. One object for all equal numbers saves memory.

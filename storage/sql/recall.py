@@ -127,7 +127,7 @@ class Recall(StoreGroup):
             only_strong=only_strong,
             near=near,
             trace=trace,
-            postings=buckets.postings(),
+            postings=buckets.read_all(),
         )  # fmt: skip
         if takes is None:
             return await self._load_unmuted(agent.id, memory, hits, deadline_ms, trace)
@@ -225,7 +225,7 @@ class Recall(StoreGroup):
             tail=memory.extend_tail(range(0)),
             before=before,
             limit=_MAX_CHECKED_HITS + 1,
-            postings=buckets.newest_first(),
+            postings=buckets.read_newest_first(),
         )
         hits: list[Message] = []
         # Nearly all messages that the index finds have the words, so the first page mostly suffices.
@@ -360,7 +360,7 @@ class Recall(StoreGroup):
             tail=Tail(unindexed),
             limit=_MAX_CANDIDATES,
             near=near,
-            postings=buckets.postings(),
+            postings=buckets.read_all(),
         )
         passages: list[Passage] = []
         for page in _split_into_pages(hits):

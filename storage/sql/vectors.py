@@ -76,7 +76,7 @@ class _CachedVectors(Struct, frozen=True):
         cached = self.chunks.get(number)
         if cached is None or cached.stamp != stamp:
             return None
-        return self.joined.rows.part(cached.start, cached.end)
+        return self.joined.rows.slice_rows(cached.start, cached.end)
 
 
 class VectorCache:

@@ -8,7 +8,7 @@ from storage.search.blob import encode
 from storage.search.common_words import list_general_shares
 from storage.search.document import Document, count_terms
 from storage.search.language import _measure_likelihood, clear_words, detect_language
-from storage.search.tokens import _parts, split_words, words_of
+from storage.search.tokens import _list_compound_terms, list_terms, split_words
 from tests.rows import each_row
 from tests.stored import ranked
 
@@ -157,7 +157,7 @@ def test_telling_words_still_recall(memory: list[str], message: str, expected: s
     ],
 )
 def test_a_word_is_as_common_as_in_the_language_of_its_message(text: str, word: str, is_common: bool) -> None:
-    [term, *_] = words_of(word)
+    [term, *_] = list_terms(word)
     [share] = list_general_shares(split_words(text), [term])
     assert (share > 0.1) == is_common
 
@@ -189,9 +189,9 @@ def test_the_language_of_a_short_text_is_known(language: str) -> None:
 def test_words_are_forgotten() -> None:
     detect_language(["geheimwort"])
     count_terms(Document(1, "user", "Zahnarzttermin", NOW))
-    assert _parts.cache_info().currsize > 0
+    assert _list_compound_terms.cache_info().currsize > 0
     clear_words()
-    assert _measure_likelihood.cache_info().currsize == _parts.cache_info().currsize == 0
+    assert _measure_likelihood.cache_info().currsize == _list_compound_terms.cache_info().currsize == 0
 
 
 def test_a_text_may_have_long_words_and_be_long() -> None:
@@ -215,5 +215,5 @@ def test_a_text_may_have_long_words_and_be_long() -> None:
 )  # fmt: skip
 def test_the_shares_are_of_common_words_of_many_languages(text: str) -> None:
     words = split_words(text)
-    assert max(list_general_shares(words, [*words_of(text), "whale"])[:-1]) > 0.1
+    assert max(list_general_shares(words, [*list_terms(text), "whale"])[:-1]) > 0.1
     assert list_general_shares(words, ["whale"]) == [0.0]

@@ -180,7 +180,7 @@ def test_no_more_segments_are_opened_than_the_newest_hits_need(monkeypatch: pyte
     buckets = segment.Buckets([(bucket, n, each.buckets[bucket]) for n, each in made.items()], {}, [hash])
 
     def parts() -> Iterator[tuple[int, segment.Postings]]:
-        for first, some in buckets.newest_first():
+        for first, some in buckets.read_newest_first():
             opened.append(first)
             yield first, some
 

@@ -554,7 +554,7 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(tokens, "_PLAIN", {})
+        earlier.setattr(tokens, "_PLAIN_LETTERS", {})
         clear_terms()
         for number in range(80):
             await alice.say([user(f"{number}: Władysław, Oslo")], assistant("Noted."))

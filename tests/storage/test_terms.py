@@ -19,7 +19,14 @@ from storage.search.blob import CHUNK, CorruptIndex, check_can_add, encode, forg
 from storage.search.document import Document, count_terms, list_distinct_terms
 from storage.search.index import Index
 from storage.search.rank import rank
-from storage.search.tokens import VERSION, is_long, names_in, split_compounds, split_words, words_of
+from storage.search.tokens import (
+    VERSION,
+    list_names,
+    list_terms,
+    may_be_compound,
+    split_compounds,
+    split_words,
+)
 from tests.rows import each_row
 from tests.stored import indexed_seqs, ranked
 
@@ -48,7 +55,9 @@ Düsseldorf café Łódź Işık Donau\u00addampf\u00adschiff שָׁלוֹם ע�
 
 def test_other_terms_are_another_version() -> None:
     # Indexes out there have these. Where this fails on purpose, raise words.VERSION, and pin what it is then.
-    terms = "\n".join([*words_of(SAMPLE), *split_compounds(filter(is_long, split_words(SAMPLE)))]).encode()
+    terms = "\n".join(
+        [*list_terms(SAMPLE), *split_compounds(filter(may_be_compound, split_words(SAMPLE)))]
+    ).encode()
     assert (VERSION, sha256(terms).hexdigest()[:8]) == (4, "34fd29c4")
 
 
@@ -112,7 +121,7 @@ def test_no_messages_no_hits() -> None:
 
 
 def test_function_words_are_left_out_and_repeated_words_counted() -> None:
-    assert words_of("The dog and the dogs aren't here, B2B") == ["dog", "dog", "aren", "b2b"]
+    assert list_terms("The dog and the dogs aren't here, B2B") == ["dog", "dog", "aren", "b2b"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,7 @@ def test_of_marks_without_end_the_first_count(marks: str) -> None:
 @pytest.mark.parametrize("letter", ["க", "ه", "w"])
 def test_of_a_word_without_end_the_beginning_counts(letter: str) -> None:
     """Stemmers of some languages take the square of a word's length."""
-    assert words_of(letter * 1_000_000) == words_of(letter * 64)
+    assert list_terms(letter * 1_000_000) == list_terms(letter * 64)
 
 
 def test_a_sign_that_stands_for_a_sentence_makes_no_text_much_longer() -> None:
@@ -418,7 +427,7 @@ def test_a_second_look_asks_for_no_common_words() -> None:
     ],
 )
 def test_names_have_a_capital_inside_a_sentence(text: str, names: list[str]) -> None:
-    assert names_in(text) == names
+    assert list_names(text) == names
 
 
 def test_names_are_those_that_one_plain_pattern_finds() -> None:
@@ -430,7 +439,7 @@ def test_names_are_those_that_one_plain_pattern_finds() -> None:
         for _ in range(5_000):
             text = "".join(chance.choices(signs, k=chance.randrange(20)))
             names = [word for word in plain.findall(text) if word[0].isupper() or word[0].isdigit()]
-            assert names_in(text) == words_of(" ".join(names)), text
+            assert list_names(text) == list_terms(" ".join(names)), text
 
 
 def test_room_is_filled_with_as_many_messages_as_are_short() -> None:
@@ -594,7 +603,7 @@ def test_any_text_can_be_indexed_and_searched(messages: list[tuple[str, str]], q
     assert set(hits) <= {document.seq for document in documents}
     assert len(hits) == len(set(hits))
     for document in documents:
-        if words_of(document.text):
+        if list_terms(document.text):
             assert document.seq in found(document.text, *documents)
 
 
@@ -640,7 +649,9 @@ def test_times_no_calendar_has_are_indexed_without_a_date() -> None:
 
 
 def test_numpy_is_not_loaded_before_it_is_needed() -> None:
-    code = "import sys, storage.search.rank; from storage.search.tokens import words_of; words_of('dog'); "
+    code = (
+        "import sys, storage.search.rank; from storage.search.tokens import list_terms; list_terms('dog'); "
+    )
     code += "sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -116,7 +116,9 @@ def test_a_memory_that_differs_more_than_the_other_texts_is_measured_by_itself()
 def test_chunks_of_another_length_are_not_compared() -> None:
     chunk = vector_blobs.read_vectors(vector_blobs.merge(None, {1: unit(1, 8)}))
     assert vector_blobs.compare(vector_blobs.join([chunk]), Vector(MODEL, unit(1))) is None
-    assert vector_blobs.compare(vector_blobs.join([chunk.part(0, 0)]), Vector(MODEL, unit(1, 8))) is None
+    assert (
+        vector_blobs.compare(vector_blobs.join([chunk.slice_rows(0, 0)]), Vector(MODEL, unit(1, 8))) is None
+    )
 
 
 def test_messages_that_are_all_alike_do_not_stand_out() -> None:
