@@ -12,12 +12,13 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.serving import ADMIN_HEADER
+from gateway.run.admin.streams import MAX_LINE_CHARS
 from gateway.web.json_response import JsonResponse
 from gateway.web.request_info import get_request_info
 
 ADMIN_PREFIX = "/admin/"
-# The most bytes of an operation's arguments. A line of an import may be a whole request, and grows as JSON within JSON.
-_MAX_ARGUMENT_BYTES = 128 << 20
+# The most bytes of an operation's arguments.
+_MAX_ARGUMENT_BYTES = MAX_LINE_CHARS
 
 
 def make_admin_routes(operations: OperationTable, token: str) -> list[Route]:

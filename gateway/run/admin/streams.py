@@ -12,8 +12,8 @@ from typing import IO
 
 from gateway.errors import BadRequest, GatewayError
 
-# A line may be a whole request to a gateway, which accepts so many bytes (`MAX_BYTES` of gateway.web.admin).
-_MAX_LINE_CHARS = 128 << 20
+# The longest line of an import. A line is sent to the gateway as it is, in the arguments of an operation.
+MAX_LINE_CHARS = 128 << 20
 # The lines or characters after which a page of lines ends. Not measured: a smaller page costs more requests, a larger
 # one more memory.
 _PAGE_LINES = 200
@@ -111,9 +111,9 @@ def split_lines(file: IO[str]) -> Iterator[list[str]]:
     """
     page: list[str] = []
     chars = 0
-    while line := file.readline(_MAX_LINE_CHARS + 1):
-        if len(line) > _MAX_LINE_CHARS:
-            raise BadRequest(f"This is no export: a line has more than {_MAX_LINE_CHARS:,} characters.")
+    while line := file.readline(MAX_LINE_CHARS + 1):
+        if len(line) > MAX_LINE_CHARS:
+            raise BadRequest(f"This is no export: a line has more than {MAX_LINE_CHARS:,} characters.")
         page.append(line.rstrip("\n"))
         chars += len(line)
         if len(page) >= _PAGE_LINES or chars >= _PAGE_CHARS:

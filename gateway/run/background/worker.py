@@ -50,10 +50,6 @@ _OUTCOMES = {
 UNLIMITED_TRIES = 1_000_000
 
 
-# `WorkerLimits.tries` where the handler itself counts the attempts, since it has more to end than the job.
-UNLIMITED_TRIES = 1_000_000
-
-
 class WorkerLimits(Struct, frozen=True):
     """Limits of a worker. None is measured."""
 

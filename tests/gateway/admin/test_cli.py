@@ -880,7 +880,7 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
 ) -> None:
     Path("bad.jsonl").write_bytes(b"\xff\n")
     Path("endless.jsonl").write_bytes(b" " * 1001)
-    monkeypatch.setattr("gateway.run.admin.streams._MAX_LINE_CHARS", 1000)
+    monkeypatch.setattr("gateway.run.admin.streams.MAX_LINE_CHARS", 1000)
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "alice"}).status == 200
         gateway.call(gateway.app.idle.wait())
