@@ -98,7 +98,7 @@ async def compact(
         summary, counts = _read_reply(answer.body)
         prompt_tokens += counts.prompt
         completion_tokens += counts.completion
-    newest = await asyncio.to_thread(_newest, whole.messages, request.model, window // _WINDOW_PARTS)
+    newest = await asyncio.to_thread(_select_newest, whole.messages, request.model, window // _WINDOW_PARTS)
     usage = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -135,7 +135,7 @@ def _read_reply(body: bytearray) -> _ReadSummary:
     return _ReadSummary(text, find_reported_counts(reply.get("usage")) or TokenCounts())
 
 
-def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
+def _select_newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
     """Returns the user's newest messages, oldest first: as many as have `most_tokens` together."""
     count = choose_tokenizer(model).count
     newest_first: list[WireMessage] = []

@@ -53,9 +53,8 @@ def clean_messages(
             continue
         text = strip_marks(note_text.read_own_words(message.text))
         if not keeps_secrets:
-            text = _withhold_secrets(
-                text, max_chars
-            )  # before it is cut: a part of a secret is not recognised
+            # Before the text is cut: a part of a secret is not recognised.
+            text = _withhold_secrets(text, max_chars)
         text = _cut_middle(text, max_chars)
         key = without_space(text)
         if not key or (message.role == "assistant" and key in replies and not keeps_repeats):

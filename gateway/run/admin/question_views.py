@@ -69,14 +69,18 @@ class QuestionViews(Struct, frozen=True):
         recalled = await self.store.recalls.load_exchanges(
             memory.id, requests, self.retention.since, _OPENING_BYTES
         )
-        questions = {id: _find_question(*each[:2], is_again=False) for id, each in recalled.items()}
+        questions = {
+            id: _find_question(shown.exchange, shown.prefix_is_shared) for id, shown in recalled.items()
+        }
         without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
         if without_recall:
             rows = sorted({each.exchange_row for each in without_recall})
             exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
             for each in without_recall:
-                if (exchange := exchanges.get(each.exchange_row)) is not None:
-                    questions[each.id] = _find_question(*exchange[:2], is_again=not each.has_recall_record)
+                if (shown := exchanges.get(each.exchange_row)) is not None:
+                    questions[each.id] = _find_question(
+                        shown.exchange, shown.prefix_is_shared, is_again=_is_asked_again(each)
+                    )
         return {id: question for id, question in questions.items() if question is not None}
 
     async def load_questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
@@ -92,7 +96,8 @@ class QuestionViews(Struct, frozen=True):
             found = exchanges.get(each.exchange_row)
             if found is None or found.memory_uid != each.memory_uid:
                 continue
-            question = _find_question(*found.shown[:2], is_again=not each.has_recall_record)
+            shown = found.shown
+            question = _find_question(shown.exchange, shown.prefix_is_shared, is_again=_is_asked_again(each))
             if question is not None:
                 questions[each.id] = question
         return questions
@@ -104,11 +109,17 @@ class QuestionViews(Struct, frozen=True):
         if not rows:
             return []
         exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
-        questions = [_find_question(*exchanges[row][:2], is_again=False) for row in rows if row in exchanges]
+        found = (exchanges[row] for row in rows if row in exchanges)
+        questions = [_find_question(shown.exchange, shown.prefix_is_shared) for shown in found]
         return [*dict.fromkeys(each.text for each in questions if each and each.text)][:max_count]
 
 
-def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
+def _is_asked_again(logged: LoggedRequest) -> bool:
+    """Returns whether a request with a turn asked what was asked before: only a new question searches the memory."""
+    return not logged.has_recall_record
+
+
+def _find_question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool = False) -> Question | None:
     """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
