@@ -33,7 +33,7 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
     for spelled_name, value in headers:
         name = spelled_name.lower()
         if name == "connection":
-            dropped_names |= _tokens(value)
+            dropped_names |= _parse_tokens(value)
         elif name not in _HOP_BY_HOP_HEADERS:
             passed_on.append((name, value))
     return [pair for pair in passed_on if pair[0] not in dropped_names] if dropped_names else passed_on
@@ -55,7 +55,7 @@ def choose_response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple
         # Bytes that are not UTF-8 become surrogates, so that the client gets the same bytes.
         value = raw_value.decode("utf-8", "surrogateescape")
         if name == "connection":
-            dropped_names |= _tokens(value) - _HOP_BY_HOP_HEADERS
+            dropped_names |= _parse_tokens(value) - _HOP_BY_HOP_HEADERS
         elif name != "content-encoding" or value.lower() not in _DECODED_CODINGS:
             passed_on.append((name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS)))
     return (
@@ -74,7 +74,7 @@ def as_utf8(value: str) -> str:
     return value
 
 
-def _tokens(value: str) -> frozenset[str]:
+def _parse_tokens(value: str) -> frozenset[str]:
     return frozenset(token.strip().lower() for token in value.split(","))
 
 

@@ -95,7 +95,7 @@ def read_exact(data: bytes, value: Any) -> Any:
     value: as orjson has read it. It is returned as it is where it is nested too deep for the slow parser.
     """
     try:
-        return json.loads(data, parse_int=_integer)
+        return json.loads(data, parse_int=_parse_integer)
     except RecursionError:
         return value
 
@@ -133,7 +133,7 @@ def replace_lone_surrogates(data: bytes) -> JsonPiece:
     return JsonPiece(complete, cut_escape)
 
 
-def _integer(digits: str) -> Any:
+def _parse_integer(digits: str) -> Any:
     return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
 
 

@@ -42,11 +42,11 @@ def read_token_count(usage: Any, key: str) -> int:
     """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is no such number."""
     value = usage.get(key) if usage.__class__ is dict else None
     if value.__class__ is not int:  # as nearly all are
-        return 0 if value is None else _written_count(value)
+        return 0 if value is None else _read_written_count(value)
     return value if 0 <= value <= _MAX_TOKENS else 0
 
 
-def _written_count(value: Any) -> int:
+def _read_written_count(value: Any) -> int:
     """Returns a number of tokens that is written as a text or with a decimal point; 0: the value is no such number."""
     if isinstance(value, str):
         value = int(value) if value.isdecimal() and len(value) < _MAX_DIGITS else 0

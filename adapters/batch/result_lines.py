@@ -22,7 +22,7 @@ async def read_results(
     Raises: ProviderGarbled, after all readable results were yielded: some lines are no results.
     """
     garbled_count = 0
-    async for line in _lines(pieces):
+    async for line in _split_lines(pieces):
         try:
             value = read_json_exactly(line)
             if not isinstance(value, dict):
@@ -38,7 +38,7 @@ async def read_results(
         raise ProviderGarbled(f"{garbled_count} lines of the provider's results cannot be read")
 
 
-async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _split_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yields the lines that are not blank."""
     unfinished: list[bytes] = []  # the pieces of a line before its end has come
     size = 0

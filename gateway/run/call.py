@@ -105,14 +105,14 @@ class ChatCall:
         self.receipt.hides_usage = False
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
-            return self._native_request(self.native, target, self.spec.system)
+            return self._make_native_request(self.native, target, self.spec.system)
         native = choose_native_body(self.request, endpoint)
         if native is not None:
             self.fill_receipt(NATIVE_FORM)
             changes = replace(
                 NO_CHANGES, is_fallback=self._is_fallback(target), changes_prefix=self.may_have_had_memory
             )
-            return self._native_body_request(
+            return self._make_native_body_request(
                 target, native.upstream_path, native.render(target.model, changes)
             )
         form = choose_endpoint_form(self.request, endpoint, target.model)
@@ -132,7 +132,7 @@ class ChatCall:
             or self.request.gateway_fields & form.refused
             or prompt.has_tools_in_place_of_thoughts
         )
-        return self._model_request(target, render_body(prompt) if is_changed else self.request.raw)
+        return self._make_model_request(target, render_body(prompt) if is_changed else self.request.raw)
 
     def request_with_prompt(
         self,
@@ -149,27 +149,27 @@ class ChatCall:
         """
         if self.native is not None:
             system = prompt.section.name_tools(prompt.system, ())
-            return self._native_request(self.native, target, system, prompt.composition.notes)
+            return self._make_native_request(self.native, target, system, prompt.composition.notes)
         native = choose_native_body(self.request, endpoint)
         if native is None:
-            return self._model_request(target, render_body(prompt, hidden_rounds, budget_tokens, offer))
+            return self._make_model_request(target, render_body(prompt, hidden_rounds, budget_tokens, offer))
         changes = make_native_changes(prompt, hidden_rounds, budget_tokens, offer)
         rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
-        request = self._native_body_request(target, native.upstream_path, rendered)
+        request = self._make_native_body_request(target, native.upstream_path, rendered)
         return request._replace(native_first_block_index=rendered.first_block_index)
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""
         return target.rank > 0 and target.model != self.route.asked.model
 
-    def _native_request(
+    def _make_native_request(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
     ) -> ModelRequest:
         body = native.body(target.model, system, notes)
-        return self._model_request(target, body)._replace(path=native.upstream_path, query="")
+        return self._make_model_request(target, body)._replace(path=native.upstream_path, query="")
 
-    def _native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
-        request = self._model_request(target, rendered.body)
+    def _make_native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
+        request = self._make_model_request(target, rendered.body)
         headers = request.headers
         if rendered.consumed:
             self.receipt.headers["x-mnemogate-consumed"] = ",".join(rendered.consumed)
@@ -181,7 +181,7 @@ class ChatCall:
             )
         return request._replace(path=path, query="", headers=headers)
 
-    def _model_request(self, target: Target, body: bytes) -> ModelRequest:
+    def _make_model_request(self, target: Target, body: bytes) -> ModelRequest:
         """Returns a request with this body, and with the credential and the query if this target may see them."""
         forwarded, request, asked = self.forwarded, self.request, self.route.asked.upstream
         headers = forwarded.headers

@@ -81,7 +81,7 @@ class ChatMemory:
         """
         identity = call.identity
         if identity.scope is None:
-            call.memory_state = self._state_without_scope(identity)
+            call.memory_state = self._choose_state_without_scope(identity)
             with suppress(StoreError):  # as any request without a memory, it does not need the store
                 await self.keeper.check_history(call.request.memories)
             return None
@@ -116,7 +116,7 @@ class ChatMemory:
         call.memory_state = "unavailable"
         return None
 
-    def _state_without_scope(self, identity: Identity) -> MemoryState:
+    def _choose_state_without_scope(self, identity: Identity) -> MemoryState:
         """Returns the state of a request without a memory. Raises: BadRequest: the request insists on one."""
         if identity.mode is Mode.OFF:
             return "off"
@@ -178,7 +178,9 @@ class ChatMemory:
         if request.native_body is not None:
             prompt = _mark_changed_prefix(memory_context, prompt)
         self._note_prompt(call, prompt)
-        call.memory_state = _memory_state(call.identity.mode, off_record=memory_context.plan.off_record)
+        call.memory_state = _choose_memory_state(
+            call.identity.mode, off_record=memory_context.plan.off_record
+        )
         memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
         return BegunMemory(memory, prompt)
 
@@ -202,7 +204,7 @@ async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
     return await read()
 
 
-def _memory_state(mode: Mode, *, off_record: bool) -> MemoryState:
+def _choose_memory_state(mode: Mode, *, off_record: bool) -> MemoryState:
     """Returns the state of a request with memory. off_record: its turn is off the record."""
     if mode is Mode.OFF:
         return "off"

@@ -74,7 +74,7 @@ class NativeChat:
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
             if native.referenced_ids:
-                looked_up_in = await self._memory_key(identity.scope)
+                looked_up_in = await self._read_memory_key(identity.scope)
                 native = await self._with_history(native, identity.scope, looked_up_in)
         request = native.chat
         # Once more: the whole list decides what kind of request it is.
@@ -127,7 +127,7 @@ class NativeChat:
         reader.read_whole(response)
         await self._turns.wait_written(scope)
         if native.referenced_ids:
-            native = await self._with_history(native, scope, await self._memory_key(scope))
+            native = await self._with_history(native, scope, await self._read_memory_key(scope))
         await self._save_ended(native, row, reader)
 
     async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
@@ -178,7 +178,7 @@ class NativeChat:
             call.memory_state = "unavailable"
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
-            if begun is not None and looked_up_in not in (None, _key_of(begun.memory.context.agent)):
+            if begun is not None and looked_up_in not in (None, _make_memory_key(begun.memory.context.agent)):
                 # Another process has forgotten something since, which may be what the ids refer to.
                 begun = None
                 call.memory_state = "unavailable"
@@ -234,13 +234,13 @@ class NativeChat:
             return with_history
         return native.with_history(self._earlier, memory)
 
-    async def _memory_key(self, scope: Scope) -> MemoryKey:
+    async def _read_memory_key(self, scope: Scope) -> MemoryKey:
         """Returns the key of a scope's memory as it is now, as far as this process knows; `_UNREAD` if it cannot."""
         try:
-            return _key_of(await self._keeper.store.agents.find_or_draft(scope))
+            return _make_memory_key(await self._keeper.store.agents.find_or_draft(scope))
         except StoreError:
             return _UNREAD
 
 
-def _key_of(agent: Agent) -> MemoryKey:
+def _make_memory_key(agent: Agent) -> MemoryKey:
     return agent.uid, agent.epoch

@@ -100,8 +100,8 @@ class RefusedParts:
         """
         if step.reply is None:
             return step
-        shown_reply = step.shown_reply and self._noted(step.shown_reply)
-        step = replace(step, reply=self._noted(step.reply), shown_reply=shown_reply)
+        shown_reply = step.shown_reply and self._with_notes(step.shown_reply)
+        step = replace(step, reply=self._with_notes(step.reply), shown_reply=shown_reply)
         self._removals = tuple(each for each in self._removals if each not in _RESULT_REMOVALS)
         return step
 
@@ -112,12 +112,12 @@ class RefusedParts:
         if self._removals:
             # Later prompts read the note in the shown reply, and a reply of one message is stored as the shown reply.
             is_noted = self.saves_steps or len(outcome.full_reply) == 1
-            full_reply = tuple(map(self._noted, outcome.full_reply)) if is_noted else outcome.full_reply
-            shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
+            full_reply = tuple(map(self._with_notes, outcome.full_reply)) if is_noted else outcome.full_reply
+            shown_reply = outcome.shown_reply and self._with_notes(outcome.shown_reply)
             outcome = replace(outcome, full_reply=full_reply, shown_reply=shown_reply)
         return outcome
 
-    def _noted(self, reply: WireMessage) -> WireMessage:
+    def _with_notes(self, reply: WireMessage) -> WireMessage:
         """Returns a reply with notes of the results that it was made without, if there are any."""
         return with_private(
             reply,

@@ -17,7 +17,7 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.section_blocks import blocks_on_path
+from gateway.run.memory.section_blocks import read_blocks_on_path
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
@@ -63,7 +63,7 @@ class TreeMemory:
             # Another writer has changed the blocks meanwhile, so the turn's edits are applied to the new values.
             read = replace(read, blocks=snapshot.blocks, edits=snapshot.edits)
             self.context = context = replace(context, snapshot=read)
-            block_edits.reapply(blocks_on_path(context.request.spec, snapshot, context.path))
+            block_edits.reapply(read_blocks_on_path(context.request.spec, snapshot, context.path))
         texts, shown = block_edits.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)

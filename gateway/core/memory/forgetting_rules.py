@@ -101,7 +101,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
             rebuilt = _with_lines(rebuilt, revision, new_lines, staying)
         elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
-            rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.edit)
+            rebuilt = _edit_again(replace(roomy, value=rebuilt), revision.edit)
         else:
             rebuilt = "\n".join(
                 line
@@ -181,7 +181,7 @@ def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> b
     )
 
 
-def _edited_again(block: Block, edit: MemoryEdit) -> str:
+def _edit_again(block: Block, edit: MemoryEdit) -> str:
     """Returns the value of a block after an edit is made again; the old value where this is not possible any more."""
     arguments = orjson.loads(edit.arguments)
     result = apply_edit(edit.op, arguments, block)

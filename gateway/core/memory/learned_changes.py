@@ -79,7 +79,7 @@ class _Changes:
 
     def add_fact(self, edit: FactEdit) -> None:
         """Adds a fact, unless it is refused."""
-        fact = self._learned_fact(edit)
+        fact = self._make_learned_fact(edit)
         if fact is None:
             self.refused += 1
         else:
@@ -114,7 +114,7 @@ class _Changes:
             if block.label in self._sources and block.value != self._values_before.get(block.label, "")
         ]
 
-    def _learned_fact(self, edit: FactEdit) -> LearnedFact | None:
+    def _make_learned_fact(self, edit: FactEdit) -> LearnedFact | None:
         """Returns the fact to be stored; None: the edit is refused."""
         text = as_statement(edit.text)
         if not self._keeps_secrets and (has_secret(text) or has_secret(edit.subject)):

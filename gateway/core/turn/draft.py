@@ -165,7 +165,7 @@ class MessageDraft(ReplyUsage):
         built.pop(PRIVATE, None)  # set by the gateway alone
         call_json = [call.as_json() for call in calls]
         if not built.get("content"):
-            built["content"] = _content_without_text(built, call_json)
+            built["content"] = _choose_empty_content(built, call_json)
         if call_json:
             built["tool_calls"] = call_json
         return built
@@ -238,13 +238,13 @@ def join_messages(messages: Iterable[Json]) -> Json:
                 ]
             else:
                 merge_field(joined, key, value)
-    joined["content"] = joined.get("content") or _content_without_text(joined, calls)
+    joined["content"] = joined.get("content") or _choose_empty_content(joined, calls)
     if calls:
         joined["tool_calls"] = calls
     return with_filler_spans(joined, fillers)
 
 
-def _content_without_text(message: Json, calls: Sequence[Json]) -> str | None:
+def _choose_empty_content(message: Json, calls: Sequence[Json]) -> str | None:
     """Returns the content of a message that has no text: None beside a call or a refusal, as with OpenAI's API."""
     return None if calls or message.get("function_call") or message.get("refusal") else ""
 

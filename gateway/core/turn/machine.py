@@ -63,7 +63,7 @@ from gateway.core.turn.stop_reason import OUT_OF_QUOTA, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
-from gateway.core.turn.upstream_error import make_openai_error_of_reply, stream_exception
+from gateway.core.turn.upstream_error import make_openai_error_of_reply, make_stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 from storage.run_records import WaitKind
@@ -222,7 +222,7 @@ class Turn:
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
         shown_commands = self._sent.flush(self._round)
-        exception = stream_exception(error)
+        exception = make_stream_exception(error)
         if not shown_commands and not self._is_past_status:  # a view that reads no stream
             shown_commands = [commands.SendError(exception)]
         return [*shown_commands, commands.CloseUpstream(exception), *ending]

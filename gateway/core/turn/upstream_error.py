@@ -207,7 +207,7 @@ def find_stream_exception(events: bytes) -> UpstreamBroke | None:
                 else _find_openai_error_of_event(value, name)
             )
             if error is not None:
-                return stream_exception(error)
+                return make_stream_exception(error)
         elif not line:
             name = None
     return None
@@ -225,7 +225,7 @@ def _find_provider_fault(data: bytes) -> Json | None:
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 
-def stream_exception(error: Json) -> UpstreamBroke:
+def make_stream_exception(error: Json) -> UpstreamBroke:
     """Returns the exception for a stream that has an error among its events. error: in OpenAI's form."""
     kind = UpstreamRefused if read_error_status(error) < 500 else UpstreamBroke
     return kind(f"The upstream's stream has an error: {error.get('message') or ''}")

@@ -52,10 +52,10 @@ class MessagesErrors:
     id_header: ClassVar[bytes | None] = b"request-id"
 
     def render_body(self, error: GatewayError) -> bytes:
-        return orjson.dumps(_error_object(error))
+        return orjson.dumps(_render_error(error))
 
     def render_event(self, error: GatewayError) -> bytes:
-        return encode_typed_event("error", _error_object(error))
+        return encode_typed_event("error", _render_error(error))
 
 
 def make_error_object(
@@ -91,5 +91,5 @@ def make_untranslatable_error(path: str) -> BadRequest:
     )
 
 
-def _error_object(error: GatewayError) -> Json:
+def _render_error(error: GatewayError) -> Json:
     return make_error_object(error.status, error.message, error.request_id, code=error.code)

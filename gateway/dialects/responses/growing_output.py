@@ -39,27 +39,27 @@ class GrowingOutput:
         self._call_items: list[CallItem] = []
 
     def add_text(self, text: str, logprobs: list[Any]) -> None:
-        self._item_for(MessageItem).add(text, logprobs)
+        self._open_item_of(MessageItem).add(text, logprobs)
 
     def add_thought(self, text: str) -> None:
-        self._item_for(ThoughtsItem).add({"reasoning_content": text})
+        self._open_item_of(ThoughtsItem).add({"reasoning_content": text})
 
     def add_delta(self, delta: Json, logprobs: list[Any]) -> None:
         """Adds all that a delta of the first choice has."""
         if any(map(delta.get, THOUGHT_FIELDS)):
-            self._item_for(ThoughtsItem).add(delta)
+            self._open_item_of(ThoughtsItem).add(delta)
         for block in as_list(delta.get("provider_blocks")):
             self._add_search(block)
         if text := read_text(delta):
             self.add_text(text, logprobs)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
-            self._item_for(MessageItem).refuse(refusal)
+            self._open_item_of(MessageItem).refuse(refusal)
         for annotation in as_list(delta.get("annotations")):
             if isinstance(annotation, dict):
-                self._item_for(MessageItem).annotate(_flatten_annotation(annotation))
+                self._open_item_of(MessageItem).annotate(_flatten_annotation(annotation))
         for citation in as_list(delta.get("citations")):
             if (url_citation := _find_url_citation(citation, self._count_chars_before())) is not None:
-                self._item_for(MessageItem).annotate(url_citation)
+                self._open_item_of(MessageItem).annotate(url_citation)
         for call in as_list(delta.get("tool_calls")):
             if isinstance(call, dict):
                 self.add_call(call)
@@ -79,7 +79,7 @@ class GrowingOutput:
         """Ends the open items. status: the status of the response."""
         self._close_item(status)
         for call_item in self._call_items:
-            call_item.end(self._status_at_end(call_item, status))
+            call_item.end(self._choose_end_status(call_item, status))
 
     def final_items(self) -> list[Json]:
         """Returns the items of an output that has ended."""
@@ -87,7 +87,7 @@ class GrowingOutput:
 
     def json(self, status: str) -> list[Json]:
         """Returns the items in the form that they have in a response with this status."""
-        return [item.json(self._status_at_end(item, status)) for item in self._items]
+        return [item.json(self._choose_end_status(item, status)) for item in self._items]
 
     def id_prefixes(self) -> list[str]:
         """Returns the `Item.id_prefix` of each item."""
@@ -111,7 +111,7 @@ class GrowingOutput:
         ]
         return sum(len(item.generated_text()) for item in ended_messages)
 
-    def _item_for(self, item_class: type[_Item]) -> _Item:
+    def _open_item_of(self, item_class: type[_Item]) -> _Item:
         """Returns the open item if it is of this class; else closes it and returns a new item."""
         if isinstance(self._open_item, item_class):
             return self._open_item
@@ -133,10 +133,10 @@ class GrowingOutput:
 
     def _close_item(self, status: str = "completed") -> None:
         if self._open_item is not None:
-            self._open_item.end(self._status_at_end(self._open_item, status))
+            self._open_item.end(self._choose_end_status(self._open_item, status))
             self._open_item = None
 
-    def _status_at_end(self, item: Item, status: str) -> str:
+    def _choose_end_status(self, item: Item, status: str) -> str:
         """Returns the status of an item in a response with this status: only the last item can be cut."""
         is_cut = status != "completed" and item is self._items[-1] and not isinstance(item, SearchItem)
         return "incomplete" if is_cut else "completed"

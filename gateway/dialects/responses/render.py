@@ -178,13 +178,13 @@ class ResponsesView(ClientView):
             response.complete()
         else:
             status = "incomplete"
-        stored = self._stored_response(status, incomplete_reason, usage)
+        stored = self._make_stored_response(status, incomplete_reason, usage)
         fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
         if directions := list_directions(self._terms.messages):
             fields[DIRECTIONS_FIELD] = [*map(list, directions)]
         return fields
 
-    def _stored_response(
+    def _make_stored_response(
         self, status: str, incomplete_reason: str | None, usage: Json | None
     ) -> StoredResponse:
         """Returns the response as it is stored. usage: as a chat completion has it."""

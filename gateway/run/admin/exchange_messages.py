@@ -13,7 +13,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.exchange import is_tombstone
-from gateway.core.conversation.private import read_private
+from gateway.core.conversation.private import find_author
 from gateway.core.conversation.wire_message import WireMessage, call_id, find_callee, list_media, read_text
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State
@@ -82,7 +82,7 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
         return None
     full_reply = orjson.loads(exchange.full_reply) if exchange.full_reply else {}
     record = _record(exchange, seq, reply, at, is_whole=is_whole)
-    calls = _reply_calls(full_reply.get("messages") or (), is_whole=is_whole)
+    calls = _list_reply_calls(full_reply.get("messages") or (), is_whole=is_whole)
     return replace(record, rounds=calls or record.rounds, request=request)
 
 
@@ -101,12 +101,12 @@ def _record(
         seq=seq,
         exchange=exchange.seq,
         role=_read_role(message),
-        speaker=_speaker_of(message),
+        speaker=find_author(message) or None,
         at=at,
         text=text if is_whole else shorten(text, TEXT_CHARS),
         state=_get_state(exchange),
         images=sum("image" in str(part.get("type")) for part in list_media(message)),
-        rounds=_own_calls(message, {}, is_whole=is_whole),
+        rounds=_make_shown_calls(message, {}, is_whole=is_whole),
     )
 
 
@@ -120,19 +120,15 @@ def _get_state(exchange: Exchange) -> _State:
     return "standing" if exchange.active or exchange.state is State.OPEN else "superseded"
 
 
-def _speaker_of(message: WireMessage) -> str | None:
-    """Returns the name of the author, which the gateway has set aside or the client has sent."""
-    name = read_private(message).get("name") or message.get("name")
-    return name if isinstance(name, str) and name else None
-
-
-def _reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
+def _list_reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
     """Returns the calls of a reply as its upstream saw it, with what the gateway's own tools returned."""
     results = {str(m.get("tool_call_id")): read_text(m) for m in messages if m.get("role") == "tool"}
-    return tuple(each for message in messages for each in _own_calls(message, results, is_whole=is_whole))
+    return tuple(
+        each for message in messages for each in _make_shown_calls(message, results, is_whole=is_whole)
+    )
 
 
-def _own_calls(
+def _make_shown_calls(
     message: Mapping[str, Any], results: Mapping[str, str], *, is_whole: bool
 ) -> tuple[ShownCall, ...]:
     """Returns the calls of a message. results: the texts of the calls' results, by the ids of the calls."""
@@ -155,16 +151,16 @@ def shorten(text: str, max_chars: int) -> str:
 def _render_media(part: Mapping[str, Any]) -> str:
     """Returns what stands for an image or a sound: its kind, and its size if its data was sent along."""
     kind = str(part.get("type") or "part").removeprefix("input_").removesuffix("_url").replace("_", " ")
-    size = max((len(text) for text in _texts(part)), default=0) * 3 // 4
+    size = max((len(text) for text in _list_texts(part)), default=0) * 3 // 4
     if size < 1_000:
         return kind
     return f"{kind}, {size / _MEGABYTE:.1f} MB" if size >= _MEGABYTE // 10 else f"{kind}, {size // 1000} kB"
 
 
-def _texts(value: object) -> list[str]:
+def _list_texts(value: object) -> list[str]:
     """Returns the texts within a part. The longest of them is its data, if the part has its data."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [text for each in value.values() for text in _texts(each)]
+        return [text for each in value.values() for text in _list_texts(each)]
     return []

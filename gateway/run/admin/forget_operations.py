@@ -18,7 +18,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.audited_parts import AuditedVersion, render_audited_facts, render_audited_part
 from gateway.run.admin.editor import COMMAND
 from gateway.run.admin.manual_block_edits import UNDO_OVER_LIMIT
-from gateway.run.admin.memory_names import MemoryOwner, nothing_found
+from gateway.run.admin.memory_names import MemoryOwner, make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
@@ -275,7 +275,7 @@ class ForgetOperations:
         usage_rows = await self._forget_usage(owner)
         is_something = begun.ids or unfinished or request.left or usage_rows
         if owner.subject is not None and not is_something:
-            raise nothing_found(owner)
+            raise make_nothing_found_error(owner)
         return begun
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> _BegunForgettings:
@@ -355,5 +355,5 @@ class ForgetOperations:
         profile = owner.profile or DEFAULT_PROFILE
         rows = await self.store.forget_targets.list_memories(owner.project, profile, owner.subject, limit=1)
         if not rows:
-            raise nothing_found(owner.scope)
+            raise make_nothing_found_error(owner.scope)
         return rows[0]

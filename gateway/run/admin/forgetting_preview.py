@@ -183,7 +183,7 @@ class ForgettingPreviews(Struct, frozen=True):
             target=_make_target_record(part),
             will_go=extent.counts,
             stays=tuple(stays),
-            confirm=_number_to_confirm(part, extent.counts),
+            confirm=_choose_number_to_confirm(part, extent.counts),
             command=None
             if target.versions
             else "\n".join(
@@ -191,13 +191,13 @@ class ForgettingPreviews(Struct, frozen=True):
             ),
             more_facts=0 if part.kind == "all" else extent.counts.facts - len(target.facts),
             facts=tuple(
-                _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
+                _make_fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
             )
             or UNSET,
             blocks=tuple(extent.changes) or UNSET,
             texts=part.texts or UNSET,
             replies_without_note=tuple(
-                _reply_record(memory.uid, refs[row]) for row in extent.noted_rows if row in refs
+                _make_reply_record(memory.uid, refs[row]) for row in extent.noted_rows if row in refs
             )
             or UNSET,
             question=part.question,
@@ -231,7 +231,7 @@ class _PartReader(Struct, frozen=True):
         assert isinstance(value, int | str)
         target = await find_forget_target(self.store, self.memory.id, Part(_PART_KINDS[kind], value))
         if target is None:
-            raise _unknown(kind)
+            raise _make_unknown_error(kind)
         match kind:
             case "conversation":
                 return await self._get_conversation(target, str(value))
@@ -260,7 +260,7 @@ class _PartReader(Struct, frozen=True):
     async def _get_conversation(self, target: ForgetTarget, uid: str) -> FoundPart:
         conversation = await self.store.memory_pages.find_conversation(self.memory.id, uid)
         if conversation is None or not conversation.messages:
-            raise _unknown("conversation")
+            raise _make_unknown_error("conversation")
         openings = await self.views.questions.load_openings_by_row(self.memory.id, [conversation.uid])
         return FoundPart(
             kind="conversation",
@@ -289,7 +289,7 @@ class _PartReader(Struct, frozen=True):
         extent = await self.store.forget_targets.measure(self.memory.id, target)
         rows = await self.store.memory_pages.find_exchange_of_message(self.memory.id, seq)
         if rows is None or not extent.messages:
-            raise _unknown(kind)
+            raise _make_unknown_error(kind)
         (exchange,) = await self.store.memory_pages.load_path(self.memory.id, rows.exchange_row, limit=1)
         records = [record for record in make_message_records(exchange, None) if record.text is not None]
         texts = {
@@ -316,7 +316,7 @@ class _PartReader(Struct, frozen=True):
         )
         if not (messages or versions):
             raise UnknownId("None of these texts is there.")
-        target = _target_of(messages, versions)
+        target = _make_target(messages, versions)
         exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
         refs = await self.store.memory_pages.load_exchange_refs(self.memory.id, exchange_rows)
         texts: list[SourceRecord | ErasedVersionRecord] = [
@@ -366,7 +366,7 @@ class _PartReader(Struct, frozen=True):
         return versions
 
 
-def _target_of(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -> ForgetTarget:
+def _make_target(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -> ForgetTarget:
     by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
     for each in texts:
         by_kind[get_source_kind(each)].append(each.seq)
@@ -378,7 +378,7 @@ def _target_of(texts: Sequence[Message], versions: Sequence[EarlierVersion]) -> 
     )
 
 
-def _number_to_confirm(part: FoundPart, counts: ForgetCounts) -> str | None:
+def _choose_number_to_confirm(part: FoundPart, counts: ForgetCounts) -> str | None:
     match part.kind:
         case "all" | "conversation":
             return str(counts.messages)
@@ -401,7 +401,7 @@ def _make_target_record(part: FoundPart) -> TargetRecord:
     return TargetRecord(part.kind, part.id, shorten("\n\n".join(filter(None, texts)), SHOWN_CHARS) or None)
 
 
-def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
+def _make_fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
     href = page_path("m", uid, "f", fact.seq)
     record = ErasedFactRecord("fact", fact.seq, fact.text, None, href=href, is_true=fact.is_true)
     match fact.origin:
@@ -410,10 +410,10 @@ def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
     return record
 
 
-def _reply_record(uid: str, ref: ExchangeRef) -> SourceRecord:
+def _make_reply_record(uid: str, ref: ExchangeRef) -> SourceRecord:
     href = make_message_href(uid, ref.conversation_uid, ref, ref.reply_seq)
     return SourceRecord("message", ref.reply_seq, None, None, href=href)
 
 
-def _unknown(kind: TargetKind) -> UnknownId:
+def _make_unknown_error(kind: TargetKind) -> UnknownId:
     return UnknownId(f"There is no such {kind}.")

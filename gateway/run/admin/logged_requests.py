@@ -25,7 +25,7 @@ class LoggedRequests(Struct, frozen=True):
 
     def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, RequestRecord]:
         """Returns, for requests that got the stored reply of an earlier request in the log, the first such request."""
-        ended = self._ended_with_turn()
+        ended = self._list_ended_with_turn()
         first_by_turn = {(each.memory_uid, each.exchange_row): each for each in ended}
         ids = {each.id for each in requests}
         firsts = [
@@ -36,17 +36,19 @@ class LoggedRequests(Struct, frozen=True):
     def find_unsearched(self, requests: Iterable[RequestRecord]) -> set[str]:
         """Returns the ids of requests with memory on that did not search it, since they asked nothing new."""
         ids = {each.id for each in requests if each.mode in ("on", "strict") and not each.recalled}
-        return {each.id for each in self._ended_with_turn() if each.id in ids and not each.has_recall_record}
+        return {
+            each.id for each in self._list_ended_with_turn() if each.id in ids and not each.has_recall_record
+        }
 
     def list_later(self, request: str, memory: str | None) -> Sequence[RequestRecord]:
         """Returns the requests of the log that sent a request again later, the newest first. memory: its uid."""
-        ended = [each for each in self._ended_with_turn() if each.memory_uid == memory]
+        ended = [each for each in self._list_ended_with_turn() if each.memory_uid == memory]
         exchange_row = next((each.exchange_row for each in ended if each.id == request), None)
         of_same_turn = [each for each in ended if each.exchange_row == exchange_row]
         later = itertools.takewhile(lambda each: each.id != request, of_same_turn)
         return [] if exchange_row is None else [make_logged_record(each) for each in later]
 
-    def _ended_with_turn(self) -> Sequence[LoggedRequest]:
+    def _list_ended_with_turn(self) -> Sequence[LoggedRequest]:
         """Returns the requests of the log with a known turn, the newest first."""
         return () if self.log is None else [each for each in self.log.ended() if each.exchange_row]
 

@@ -40,14 +40,14 @@ class ManualBlockEdits(Struct, frozen=True):
                 block.id, version, value, at=self.now(), origin=editor.origin
             )
         except NotFound as error:
-            raise _unknown_block() from error
+            raise _make_unknown_block_error() from error
         except BlockOverLimit as error:
             raise BadRequest(
                 f"The text of {label!r} takes {block.limit} characters at most, not {len(value)}.",
                 param="value",
             ) from error
         except WriteConflict as error:
-            raise _version_conflict(label) from error
+            raise _make_version_conflict(label) from error
         await note_edit(self.store, self.now(), editor, "edit", uid, AuditedVersion(label, written.version))
         return written
 
@@ -62,7 +62,7 @@ class ManualBlockEdits(Struct, frozen=True):
         except BlockOverLimit as error:
             raise BadRequest(UNDO_OVER_LIMIT, param="version") from error
         except WriteConflict as error:
-            raise _version_conflict(label) from error
+            raise _make_version_conflict(label) from error
         await note_edit(self.store, self.now(), editor, "undo", uid, AuditedVersion(label, undone.version))
         return undone
 
@@ -81,7 +81,7 @@ class ManualBlockEdits(Struct, frozen=True):
         except BlockOverLimit as error:
             raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
         except WriteConflict as error:
-            raise _version_conflict(label) from error
+            raise _make_version_conflict(label) from error
         what = AuditedVersion(label, restored.version, restored=to)
         await note_edit(self.store, self.now(), editor, "restore", uid, what)
         return restored
@@ -94,19 +94,19 @@ class ManualBlockEdits(Struct, frozen=True):
         blocks = await (store.facts.load_blocks(agent.id) if is_person else store.blocks.load(agent.id))
         block = next((each for each in blocks if each.label == label), None)
         if block is None:
-            raise _unknown_block()
+            raise _make_unknown_block_error()
         if is_person and block.read_only:
             raise NotAllowed("This text is the application's own, and is not changed here.")
         if block.version != version:
-            raise _version_conflict(label)
+            raise _make_version_conflict(label)
         return block
 
 
-def _version_conflict(label: str) -> Conflict:
+def _make_version_conflict(label: str) -> Conflict:
     return Conflict(
         f"The text of {label!r} was changed since you saw it. Nothing was written.", param="version"
     )
 
 
-def _unknown_block() -> UnknownId:
+def _make_unknown_block_error() -> UnknownId:
     return UnknownId("There is no such block.")

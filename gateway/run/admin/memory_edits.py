@@ -18,7 +18,7 @@ from gateway.run.admin.audited_parts import AuditedFact
 from gateway.run.admin.editor import COMMAND, Editor, note_edit
 from gateway.run.admin.manual_block_edits import ManualBlockEdits
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_names import nothing_found
+from gateway.run.admin.memory_names import make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import NotFound, WriteConflict
 from storage.listing import AuditAction
@@ -102,7 +102,7 @@ class MemoryEdits(Struct, frozen=True):
         agent = await get_agent(self.store, editor.project, uid)
         old_fact = await self.store.facts.find(agent.id, seq)
         if old_fact is None:
-            raise _unknown_fact()
+            raise _make_unknown_fact_error()
         text = _read_fact_text(text)
         if text == old_fact.text:
             raise BadRequest("The text is the same as before.", param="text")
@@ -114,7 +114,7 @@ class MemoryEdits(Struct, frozen=True):
                 agent, seq, text, make_fact_key(text) or text, editor.origin, self.now()
             )
         except NotFound as error:
-            raise _unknown_fact() from error
+            raise _make_unknown_fact_error() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
         if restored_fact is None:
@@ -129,7 +129,7 @@ class MemoryEdits(Struct, frozen=True):
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
-            raise _unknown_fact() from error
+            raise _make_unknown_fact_error() from error
         await self._audit(editor, "mute", uid, AuditedFact(seq, state="muted" if is_muted else "said again"))
         return fact
 
@@ -143,7 +143,7 @@ class MemoryEdits(Struct, frozen=True):
         agent = await get_agent(self.store, editor.project, uid)
         fact = await self.store.facts.find(agent.id, seq)
         if fact is None:
-            raise _unknown_fact()
+            raise _make_unknown_fact_error()
         now = self.now()
         replaces: list[int] = []
         if is_always:
@@ -154,7 +154,7 @@ class MemoryEdits(Struct, frozen=True):
                 agent.id, seq, is_standing=is_always, replaces=replaces, at=now
             )
         except NotFound as error:
-            raise _unknown_fact() from error
+            raise _make_unknown_fact_error() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="always") from error
         state = "told before each reply" if is_always else "told when it fits"
@@ -197,7 +197,7 @@ class MemoryEdits(Struct, frozen=True):
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise nothing_found(scope)
+            raise make_nothing_found_error(scope)
         return agent.uid
 
     async def _audit_replaced(self, editor: Editor, agent: Agent, fact: Fact, at: float) -> None:
@@ -228,5 +228,5 @@ def _check_room(text: str, since: float, *, param: str) -> None:
         )
 
 
-def _unknown_fact() -> UnknownId:
+def _make_unknown_fact_error() -> UnknownId:
     return UnknownId("There is no such fact.")

@@ -108,7 +108,7 @@ def make_memory_flags(scope: Scope) -> list[str]:
     ]
 
 
-def nothing_found(owner: Scope | MemoryOwner) -> BadRequest:
+def make_nothing_found_error(owner: Scope | MemoryOwner) -> BadRequest:
     """Returns the error that an owner has no memory. It names project and profile, which may be misspelt."""
     subject = owner.subject or "anybody"
     if owner.profile == API_PROFILE:

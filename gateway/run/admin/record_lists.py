@@ -38,7 +38,7 @@ def _render_key_state(key: Record) -> str:
     return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
 
 
-def _time_text(seconds: float, form: str = _MINUTES) -> str:
+def _render_time(seconds: float, form: str = _MINUTES) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
@@ -63,13 +63,13 @@ def _render_kilobytes(record: Record) -> str:
 
 
 def _render_last_use(key: Record) -> str:
-    return _time_text(key["used"]) if key["used"] else "never"
+    return _render_time(key["used"]) if key["used"] else "never"
 
 
 _ID_COLUMN = Column("id", lambda record: str(record["id"]), is_number=True)
 _FORGET_COLUMN = Column("memory forget", lambda each: " ".join(map(quote_shell_word, each["forget"])))
 _SIZE_COLUMNS = (
-    Column("last turn", lambda each: "-" if each["last_turn"] is None else _time_text(each["last_turn"])),
+    Column("last turn", lambda each: "-" if each["last_turn"] is None else _render_time(each["last_turn"])),
     _count_column("messages"),
     Column("kB", _render_kilobytes, lambda each: f"{_render_kilobytes(each)} kB", is_number=True),
 )
@@ -82,7 +82,7 @@ KEYS = RecordList(
         Column("project", lambda key: key["project"] or "(all)"),
         _make_text_column("name"),
         Column("state", _render_key_state),
-        _make_labelled_column("made", lambda key: _time_text(key["created"])),
+        _make_labelled_column("made", lambda key: _render_time(key["created"])),
         Column(
             "last used",
             _render_last_use,
@@ -94,7 +94,7 @@ KEYS = RecordList(
             lambda key: key["opens"] or "",
             lambda key: f"{key['opens']} only" if key["opens"] else None,
         ),
-        _make_labelled_column("expires", lambda key: _time_text(key["expires"]) if key["expires"] else ""),
+        _make_labelled_column("expires", lambda key: _render_time(key["expires"]) if key["expires"] else ""),
         _make_labelled_column("models", lambda key: ",".join(key["models"] or ())),
         _make_labelled_column("user", lambda key: key["user"] or ""),
     ),
@@ -108,7 +108,7 @@ JOBS = RecordList(
         _make_labelled_column("memory", lambda job: str(job["agent"])),
         _make_text_column("key"),
         _make_labelled_column("tries", lambda job: str(job["tries"])),
-        _make_labelled_column("due", lambda job: _time_text(job["due"], _SECONDS)),
+        _make_labelled_column("due", lambda job: _render_time(job["due"], _SECONDS)),
         _make_text_column("error"),
     ),
     "There are no jobs to show.",
@@ -118,7 +118,7 @@ BATCHES = RecordList(
         _make_text_column("id"),
         _make_text_column("state"),
         _make_text_column("project"),
-        Column("created", lambda batch: _time_text(batch["created"], _SECONDS)),
+        Column("created", lambda batch: _render_time(batch["created"], _SECONDS)),
         Column("items", lambda batch: " ".join(f"{name} {n}" for name, n in batch["counts"].items() if n)),
     ),
     "There are no batches.",
@@ -145,7 +145,7 @@ IMPORTS = RecordList(
         _make_text_column("status"),
         _make_text_column("format"),
         _make_text_column("user"),
-        Column("at", lambda each: _time_text(each["created_at"])),
+        Column("at", lambda each: _render_time(each["created_at"])),
         *map(_make_imported_column, ("conversations", "messages", "facts")),
     ),
     "Nothing was imported.",
@@ -156,7 +156,7 @@ CONVERSATIONS = RecordList(
 )
 REQUESTS = RecordList(
     (
-        Column("at", lambda each: _time_text(each["at"], _SECONDS)),
+        Column("at", lambda each: _render_time(each["at"], _SECONDS)),
         _make_text_column("id"),
         _make_text_column("name"),
         _make_text_column("model"),
@@ -241,7 +241,7 @@ def make_usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
 
 AUDIT = RecordList(
     (
-        Column("at", lambda each: _time_text(each["at"], _SECONDS)),
+        Column("at", lambda each: _render_time(each["at"], _SECONDS)),
         _make_text_column("who"),
         _make_text_column("action"),
         _make_labelled_column("memory", lambda each: each["memory"] or ""),

@@ -138,7 +138,9 @@ class RemainingTexts:
         """
         stays = []
         if rest:
-            stays.append(self._rest_of_exchange(exchange, conversation_uid, seq, texts.get(seq, ""), rest))
+            stays.append(
+                self._make_rest_of_exchange(exchange, conversation_uid, seq, texts.get(seq, ""), rest)
+            )
         stays += await self._list_replies_made_with(texts, own_exchange=exchange.id)
         href = make_message_href(self._memory.uid, conversation_uid, exchange, exchange.seq)
         stays.append(RemainingRecord("The rest of the conversation.", href))
@@ -205,7 +207,7 @@ class RemainingTexts:
         query = " ".join((text or "").split())[:_QUERY_CHARS]
         return RemainingRecord(remark, f"{search_page}?q={quote(query, safe='')}" if query else search_page)
 
-    def _rest_of_exchange(
+    def _make_rest_of_exchange(
         self,
         exchange: Exchange,
         conversation_uid: str,

@@ -90,10 +90,10 @@ class RequestOperations(Struct, frozen=True):
             if exchange is not None:
                 return await self._explain_stored(id, stored, logged, exchange.last_note)
         if log is None or logged is None or await find_forgotten_memories(self.store, log, [logged]):
-            raise self._unknown_request()
+            raise self._make_unknown_request_error()
         return await self._explain_logged(logged)
 
-    def _unknown_request(self) -> UnknownId:
+    def _make_unknown_request_error(self) -> UnknownId:
         text = f"There is no such request. Sources are kept for {count_noun(self.retention.days, 'days')}."
         return UnknownId(text, param="id")
 
@@ -112,7 +112,7 @@ class RequestOperations(Struct, frozen=True):
                 )
         if logged.has_recall_record:
             if logged.started_at < self.retention.since:
-                raise self._unknown_request()
+                raise self._make_unknown_request_error()
             if exchange is None:
                 cause = "forgotten, made again or not stored"
             else:

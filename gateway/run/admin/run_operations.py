@@ -144,7 +144,9 @@ class RunOperations(Struct, frozen=True):
         step, turns = entry.step, self.store.turns
         exchange = await turns.find_exchange(agent, step.exchange_row)
         answered_by = None if next_exchange is None else await turns.find_exchange(agent, next_exchange)
-        calls = () if exchange is None else _calls(exchange, _results(answered_by), step.waiting)
+        calls = (
+            () if exchange is None else _make_step_calls(exchange, _read_results(answered_by), step.waiting)
+        )
         return StepRecord(
             number=step.number,
             begun=step.begun,
@@ -173,7 +175,7 @@ def _make_run_summary(entry: RunEntry) -> RunSummary:
     )
 
 
-def _results(exchange: Exchange | None) -> dict[str, str]:
+def _read_results(exchange: Exchange | None) -> dict[str, str]:
     """Returns what tools answered at the beginning of an exchange, by the ids of their calls."""
     if exchange is None or is_tombstone(exchange):
         return {}
@@ -185,7 +187,7 @@ def _results(exchange: Exchange | None) -> dict[str, str]:
     }
 
 
-def _calls(
+def _make_step_calls(
     exchange: Exchange, results: Mapping[str, str], waiting: Mapping[str, WaitKind]
 ) -> tuple[StepCall, ...]:
     if is_tombstone(exchange) or exchange.shown_reply is None or REPLY in exchange.redactions:

@@ -10,7 +10,7 @@ from gateway.core.dates import render_minute
 from gateway.core.memory.mcp_tools import describe_mcp_origin
 from gateway.core.memory.visibility import list_recallable_messages
 from gateway.run.admin.memory_by_uid import load_other_profiles
-from gateway.run.admin.memory_names import nothing_found
+from gateway.run.admin.memory_names import make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.memory.trial import TrialRunner
@@ -75,7 +75,9 @@ class ShowOperation(Struct, frozen=True):
         waiting = len(await store.turn_edits.list_pending_labels(agent.id))
         lines = _render_memory_lines(agent, snapshot, facts, waiting)
         lines += ["", "Retained", f"  {_render_retained(retained)}", "", "Recent messages"]
-        lines += _render_section_lines([f"  {line}" for each in recent for line in _exchange_lines(*each)])
+        lines += _render_section_lines(
+            [f"  {line}" for each in recent for line in _render_exchange_lines(*each)]
+        )
         if query is not None:
             lines += await self._recall_lines(agent, query)
         if with_sources:
@@ -86,7 +88,7 @@ class ShowOperation(Struct, frozen=True):
         """Returns the message that there is no such memory. It names the profiles that have one for the same user."""
         others = await load_other_profiles(self.store, scope)
         return [
-            nothing_found(scope).message,
+            make_nothing_found_error(scope).message,
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
         ]
 
@@ -132,7 +134,7 @@ def _render_retained(retained: Retained) -> str:
     return f"{count_noun(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
-def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
+def _render_exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. If the turn is not active, they end with the reason.
 
     prefix_is_shared, previous: as `list_recallable_messages` has them.

@@ -93,18 +93,18 @@ class SignIn:
         if not text.startswith(KEY_PREFIX):
             return None
         digest = digest_secret(text)
-        return _operator(await self._valid_key(digest), digest)
+        return _make_operator(await self._find_valid_key(digest), digest)
 
     async def is_valid(self, operator: Operator) -> bool:
         """Returns whether the key of an operator is still valid. Raises: StoreError."""
-        return operator.digest is None or await self._valid_key(operator.digest) is not None
+        return operator.digest is None or await self._find_valid_key(operator.digest) is not None
 
-    async def _valid_key(self, digest: bytes) -> Key | None:
+    async def _find_valid_key(self, digest: bytes) -> Key | None:
         key = await self._store.keys.find_digest(digest)
         return None if key is None or self._store.keys.has_expired(key) else key
 
 
-def _operator(key: Key | None, digest: bytes) -> Operator | None:
+def _make_operator(key: Key | None, digest: bytes) -> Operator | None:
     if key is None or not key.is_operator:
         return None
     return Operator(key.name, key.project or None, may_write=key.opens == OPERATOR, digest=digest)

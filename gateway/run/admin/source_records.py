@@ -33,7 +33,7 @@ async def list_sources(
     exchanges = await store.memory_pages.load_sources(
         memory.id, sorted({id for ids in origins for id in ids})
     )
-    records = {id: _message_records(memory.uid, exchange) for id, exchange in exchanges.items()}
+    records = {id: _make_message_records(memory.uid, exchange) for id, exchange in exchanges.items()}
     return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
@@ -49,7 +49,7 @@ def make_passage_record(uid: str, passage: Passage) -> SourceRecord:
     return SourceRecord("passage", passage.seq, text, passage.at, href=make_passage_href(uid, passage.seq))
 
 
-def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
+def _make_message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
     """Returns the records of the user's messages in an exchange, or else of its first message that recall may find.
 
     An exchange without such a message has one record without a text.

@@ -23,7 +23,7 @@ from msgspec.structs import astuple, replace
 from gateway.errors import BadRequest
 from gateway.run.admin.export_lines import MalformedLine, check_header
 from gateway.run.admin.memory_by_uid import load_other_profiles
-from gateway.run.admin.memory_names import nothing_found
+from gateway.run.admin.memory_names import make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.transfer_lines import (
     PARTS,
@@ -117,7 +117,7 @@ class TransferOperations:
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise nothing_found(scope)
+            raise make_nothing_found_error(scope)
         position = ExportPosition(*arguments.position("from", 4)) if "from" in arguments else None
         page = await self.read_page(agent, position)
         answer = {

@@ -50,7 +50,7 @@ class UsageOperations(Struct, frozen=True):
         """
         query = _read_usage_query(raw, int(self.now() // DAY_S))
         if project is not None:
-            query = _within_project(query, project)
+            query = _restrict_to_project(query, project)
         if self.meter is not None:
             await self.meter.flush()
         sums = await self.usage.load_sums(replace(query, limit=query.limit + 1))
@@ -101,7 +101,7 @@ def _read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
     )
 
 
-def _within_project(query: UsageQuery, project: str) -> UsageQuery:
+def _restrict_to_project(query: UsageQuery, project: str) -> UsageQuery:
     """Returns a query that finds rows of this project alone: none where the query asks for another project."""
     other_filters = [(name, value) for name, value in query.only if name != "project"]
     asks_for_another = any(name == "project" and value != project for name, value in query.only)

@@ -18,7 +18,7 @@ from gateway.run.background.background_model import BackgroundModels, find_backg
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT_JOB, Compactor
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService
-from gateway.run.background.embedder import MeteredEmbedder, upstream_kind
+from gateway.run.background.embedder import MeteredEmbedder, read_upstream_kind
 from gateway.run.background.indexing import IndexingService
 from gateway.run.background.job_context import Handler, JobContext
 from gateway.run.background.job_metrics import JobMetrics
@@ -98,7 +98,7 @@ class BackgroundServices:
         self.embedding: EmbeddingService | None = None
         self.question_embedder: QuestionEmbedder | None = None
         if embedder is not None:
-            metered_embedder = MeteredEmbedder(embedder, meter, upstream_kind(settings, embedder))
+            metered_embedder = MeteredEmbedder(embedder, meter, read_upstream_kind(settings, embedder))
             self.question_embedder = QuestionEmbedder(store, metered_embedder, memory.embedder_wait_ms)
             self.embedding = EmbeddingService(
                 store,

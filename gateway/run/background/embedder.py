@@ -40,7 +40,7 @@ def find_embedder_route(settings: Settings) -> Route | None:
     return route
 
 
-def upstream_kind(settings: Settings, embedder: Embedder) -> str:
+def read_upstream_kind(settings: Settings, embedder: Embedder) -> str:
     """Returns the kind of the upstream of an embedder; "": it is local."""
     name = embedder.name.partition("/")[0]
     return next((each.kind for each in settings.upstreams if each.name == name), "")

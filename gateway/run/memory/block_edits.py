@@ -52,7 +52,7 @@ class BlockEdits:
             edit = replace(edit, seen=edits.digest_seen_value(before.value))
         blocks, result = edits.apply_to_blocks(self.blocks, edit)
         if result.value is not None:
-            if is_read and (error := self._unseen_error(edit)) is not None:
+            if is_read and (error := self._find_unseen_error(edit)) is not None:
                 result = error
             else:
                 self.blocks = blocks
@@ -95,7 +95,7 @@ class BlockEdits:
     def _is_seen(self, block: Block) -> bool:
         return is_shown(combine_shown((self._shown_in_round,), self.shown), block)
 
-    def _unseen_error(self, edit: MemoryEdit) -> EditResult | None:
+    def _find_unseen_error(self, edit: MemoryEdit) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == edit.label)
         if edit.op not in REWRITE_OPERATIONS or self._is_seen(block):

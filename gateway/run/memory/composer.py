@@ -189,7 +189,7 @@ class Composer(Struct, frozen=True):
             system=spec.system,
             epoch=context.snapshot.epoch,
             mark=mark_of(context.agent.secret),
-            summary_id=_summary_in_use(context) if summary is None else summary,
+            summary_id=_read_used_summary(context) if summary is None else summary,
             definition_digest="" if spec.is_profile else digest_definition(spec.system, context.offered),
             standing_seqs=standing.shown_seqs,
         )
@@ -234,7 +234,7 @@ class Composer(Struct, frozen=True):
             context.is_plain,
             evicted=window_start.evicted,
             start_index=window_start.start_index,
-            used_summary_id=_summary_in_use(context),
+            used_summary_id=_read_used_summary(context),
             summarises=spec.summarises
             and not plan.off_record
             and (self.summarises or terms.model is not None),
@@ -338,7 +338,7 @@ def _list_shown_standing(context: MemoryContext) -> Sequence[int] | None:
     return find_shown_standing(context.pinned, context.snapshot.epoch)
 
 
-def _summary_in_use(context: MemoryContext) -> int:
+def _read_used_summary(context: MemoryContext) -> int:
     """Returns the id of the summary that the last request used; 0: none."""
     return 0 if context.pinned is None else context.pinned.known.get("summary", 0)
 

@@ -31,7 +31,7 @@ from gateway.run.memory.conversation_uid import make_uid_from_opening
 from gateway.run.memory.memory_agent import find_or_draft_agent, refresh_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.resent import MAX_REQUEST_BYTES, ResentLists
-from gateway.run.memory.section_blocks import blocks_on_path, list_initial_blocks
+from gateway.run.memory.section_blocks import list_initial_blocks, read_blocks_on_path
 from gateway.run.memory.tool_offer import offer_tools
 from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
@@ -64,7 +64,7 @@ async def read_context(
     query = Query(
         listing,
         is_named=is_named,
-        mode=_memory_use(identity),
+        mode=_choose_memory_use(identity),
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
@@ -79,7 +79,7 @@ async def read_context(
     rounds = snapshot.additions.rounds
     has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
     path = rounds if has_last else (*rounds, snapshot.exchange)
-    blocks = blocks_on_path(request.spec, snapshot, path) if snapshot.blocks or snapshot.edits else ()
+    blocks = read_blocks_on_path(request.spec, snapshot, path) if snapshot.blocks or snapshot.edits else ()
     offered = offer_tools(request, agent, snapshot.section, request.chat.json)
     return MemoryContext(
         request=request,
@@ -96,7 +96,7 @@ async def read_context(
     )
 
 
-def _memory_use(identity: Identity) -> MemoryUse:
+def _choose_memory_use(identity: Identity) -> MemoryUse:
     use = _MEMORY_USES[identity.mode]
     return MemoryUse.APART if identity.is_apart and use is MemoryUse.READ else use
 
@@ -148,7 +148,7 @@ async def _read_and_plan(
     plan, tree = await _load_and_plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
     path = tuple(tree.list_path(match_point))
-    uid = await _conversation_uid(store, agent, snapshot, plan) or make_uid_from_opening(
+    uid = await _find_conversation_uid(store, agent, snapshot, plan) or make_uid_from_opening(
         request, agent, snapshot, query.listing
     )
     context = MemoryContext(
@@ -166,7 +166,7 @@ async def _read_and_plan(
     number = match_point.section if match_point is not None else None
     pinned = await store.sections.find(agent.id, number) if number is not None else None
     blocks = (
-        blocks_on_path(request.spec, snapshot, path)
+        read_blocks_on_path(request.spec, snapshot, path)
         if agent.is_stored
         else await list_initial_blocks(store, request.spec, agent)
     )
@@ -280,7 +280,9 @@ async def _load_tree(
     return _LoadedTree(tree, pool.last_at)
 
 
-async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
+async def _find_conversation_uid(
+    store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan
+) -> str | None:
     """Returns the public id of the conversation that a plan continues.
 
     Returns None where the plan begins one, or where the conversation is gone.

@@ -144,7 +144,7 @@ async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
 
 def join_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     """Returns the reply of a turn as its client has it: one message, of several steps as well; []: there is none."""
-    replies = [each for each in map(_own_reply, steps) if each]
+    replies = [each for each in map(_parse_reply, steps) if each]
     if len(steps) == 1 or not replies:
         return replies
     gateway_call_ids = {
@@ -159,7 +159,7 @@ def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:
     return with_private(bare, model=exchange.model) if bare.get("role") == "assistant" else bare
 
 
-def _own_reply(exchange: Exchange) -> WireMessage:
+def _parse_reply(exchange: Exchange) -> WireMessage:
     """Returns the reply of one exchange, with its model as a private field; {}: there is none."""
     stored = exchange.shown_reply
     reply: WireMessage = {} if stored is None else with_model(orjson.loads(stored), exchange)

@@ -88,15 +88,15 @@ class _ReferencedTurns:
                 message = inputs.get(reference.input_index)
                 return [] if message is None else [with_model(message, listed.exchange)]
             if listed.run_uid is None:
-                return await self._messages_of_exchange(agent, listed.exchange, reference, name)
+                return await self._read_exchange_messages(agent, listed.exchange, reference, name)
         stored_name = await find_run_turn_name(self._store, self._project, name.tag, or_cancelled=True)
         if stored_name is not None:
             return await self._find_in_turn(reference, stored_name)
         # The same words were answered before, or several steps are one reply.
-        turns = await self._turns_of(name.conversation_uid)
+        turns = await self._load_turns(name.conversation_uid)
         return turns.load_path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
 
-    async def _messages_of_exchange(
+    async def _read_exchange_messages(
         self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
     ) -> list[WireMessage]:
         """Returns what a reference stands for if its turn is this exchange."""
@@ -107,7 +107,7 @@ class _ReferencedTurns:
             turns.add(listed)
         return turns.load_path_to(name.turn)
 
-    async def _turns_of(self, conversation_uid: str) -> ConversationTurns:
+    async def _load_turns(self, conversation_uid: str) -> ConversationTurns:
         if conversation_uid not in self._by_conversation:
             conversation = await self._store.messages.find_conversation(self._project, conversation_uid)
             self._by_conversation[conversation_uid] = (

@@ -91,7 +91,7 @@ class ResentLists:
         if continued is not None and hash(tuple(hashes[:end])) == continued.hash:
             self._drop((hasher.secret, end))
             listing = HashedList(
-                hasher, messages, continued.prefix, _hashed_reply(continued, messages[end], end)
+                hasher, messages, continued.prefix, _find_hashed_reply(continued, messages[end], end)
             )
         else:
             listing = HashedList(hasher, messages)
@@ -144,7 +144,7 @@ class ResentLists:
         self.bytes -= self._lists.pop(key).size
 
 
-def _hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:
+def _find_hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:
     """Returns the reply to a list if it came back with the same text, as the message at this index."""
     reply = sent.reply
     text = find_text_hashed_alone(message)

@@ -21,7 +21,9 @@ def sort_in_prompt_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block
     return sorted(blocks, key=lambda block: order.get(block.label, len(order)))
 
 
-def blocks_on_path(spec: AgentSpec, snapshot: MemorySnapshot, path: Sequence[Exchange]) -> tuple[Block, ...]:
+def read_blocks_on_path(
+    spec: AgentSpec, snapshot: MemorySnapshot, path: Sequence[Exchange]
+) -> tuple[Block, ...]:
     """Returns the blocks of a snapshot as a path sees them, its own pending edits included."""
     blocks = sort_in_prompt_order(spec, snapshot.blocks)
     if not snapshot.edits:

@@ -86,7 +86,7 @@ class MemorySearches(Struct, frozen=True):
         return [
             _make_pending_passage(edit, n)
             for n, edit in enumerate(stored)
-            if lookup.matches_tags(_tags_of(edit))
+            if lookup.matches_tags(_read_tags(edit))
         ]
 
     async def _search_all(self, lookup: Lookup) -> searches.CombinedHits[Message]:
@@ -176,7 +176,7 @@ def _renumber_passages(hits: Sequence[Message]) -> list[Message]:
     return [replace(hit, seq=-n) if hit.source == "passage" else hit for n, hit in enumerate(unique, 1)]
 
 
-def _tags_of(edit: MemoryEdit) -> tuple[str, ...]:
+def _read_tags(edit: MemoryEdit) -> tuple[str, ...]:
     return tuple(orjson.loads(edit.arguments).get("tags") or ())
 
 
@@ -191,7 +191,7 @@ def _make_pending_passage(edit: MemoryEdit, number: int) -> Message:
         edit.at,
         conversation_row=0,
         source="passage",
-        tags=_tags_of(edit),
+        tags=_read_tags(edit),
     )
 
 

@@ -220,7 +220,7 @@ class Forwarder:
                 await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
             except UpstreamError as error:
                 # The upload broke off on the client's side, and the upstream's error about it is less specific.
-                if (cause := outgoing.upload_error()) is not None:
+                if (cause := outgoing.find_upload_error()) is not None:
                     raise cause from error
                 raise
 
@@ -242,7 +242,7 @@ class Forwarder:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""
         if outgoing.is_about_stored:
             attempts = self._failover.make_attempts_at_first_key(
-                route, receipt, sends_once=outgoing.sends_once, caller_error=outgoing.upload_error
+                route, receipt, sends_once=outgoing.sends_once, caller_error=outgoing.find_upload_error
             )
             if outgoing.is_list and attempts.endpoint.has_key:
                 self._check_may_list(outgoing.project)
@@ -253,5 +253,5 @@ class Forwarder:
             lambda: next(self._round_robin),
             receipt,
             outgoing.upstream_path,
-            caller_error=outgoing.upload_error,
+            caller_error=outgoing.find_upload_error,
         )

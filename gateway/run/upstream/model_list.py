@@ -173,7 +173,7 @@ class ModelList:
         answer = await self._ask(name, credential)
         if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):
             raise answer.refusal.make_error()
-        return self._entries_with(name, answer)
+        return self._merge_answer(name, answer)
 
     def _find_candidates(self, upstream: str | None) -> list[str]:
         """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
@@ -201,7 +201,7 @@ class ModelList:
                 answer = await self._ask(upstream, credential)
                 if answer.refusal is not None:
                     raise answer.refusal.make_error()
-                entries = self._entries_with(upstream, answer)
+                entries = self._merge_answer(upstream, answer)
         for entry in entries:
             if entry["id"] == name:
                 return entry
@@ -220,7 +220,7 @@ class ModelList:
         """Returns the upstreams without a key in the settings. They get the caller's key."""
         return [each.name for each in self._settings.upstreams if each.is_keyless]
 
-    def _entries_with(self, upstream: str, answer: _CachedAnswer) -> Entries:
+    def _merge_answer(self, upstream: str, answer: _CachedAnswer) -> Entries:
         """Returns the list with an upstream's answer to the caller's key."""
         if answer.entries is None:
             return self.entries

@@ -158,6 +158,6 @@ class Outgoing(Struct, frozen=True):
             upload_bytes=None if self.upload is None else self.upload.size,
         )
 
-    def upload_error(self) -> Exception | None:
+    def find_upload_error(self) -> Exception | None:
         """Returns why the upload ended early; None: it did not, or the request has none."""
         return None if self.upload is None else self.upload.error
