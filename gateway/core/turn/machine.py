@@ -82,28 +82,31 @@ class Turn:
     """The machine. It takes all events of one reply before events of the next reply."""
 
     def __init__(self, terms: TurnTerms, view: ClientView, guide: Guide) -> None:
+        # Given once.
         self.terms = terms
         self._guide = guide
         self._view = view
-        self._state = WAITING
+        # What was sent, and the rounds that have ended: both grow with the turn.
         self._sent = SentReply(terms, view)
-        self._offer = self._guide.offer()
-        # The round that is under way, and its gateway calls.
+        self._earlier = EarlierRounds()
+        # The round that is under way, with its offer and its gateway calls. `_begin_round` replaces all four.
+        self._offer = guide.offer()
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
         self._reader = RoundReader(self._round, terms, view)
         self._calls = NO_CALLS
-        self._earlier = EarlierRounds()
+        # The state, and what changes with the events.
+        self._state = WAITING
         # The number of replies that have begun, with the present one.
         self._reply_count = 0
-        # The number of replies of steps that were saved in this turn.
-        self._saved_step_count = 0
+        # A reply of a step was saved in this turn.
+        self._has_saved_reply = False
         # The commands that follow when the step is saved.
         self._after_step: list[Command] = []
         # The filler for tools that take long; None: there is none, or it was sent.
         self._filler = terms.filler
         # A filler that was sent after its reply was saved. It is stored with the next reply.
         self._next_filler = ""
-        # The client's finish_reason, if it differs from the upstream's.
+        # Decided at the end: the client's finish_reason, if it differs from the upstream's.
         self._client_finish_reason: str | None = None
         # The outcome that is being saved; None: the turn has not ended yet.
         self._outcome: TurnOutcome | None = None
@@ -286,7 +289,7 @@ class Turn:
     def _is_past_status(self) -> bool:
         """True where no error can be sent as a status: one was sent, or the client would resend what is stored."""
         terms = self.terms
-        return self._sent.has_head or terms.has_status or (terms.shows_steps and self._saved_step_count > 0)
+        return self._sent.has_head or terms.has_status or (terms.shows_steps and self._has_saved_reply)
 
     def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # the command to save it was given
@@ -500,8 +503,6 @@ class Turn:
         """Saves the round, where steps are saved, and calls the model again."""
         step = replace(self._make_step(), results=self._calls.results, nudge=offer.nudge)
         self._earlier.add(self._round, step, self.terms.estimate)
-        self._calls = NO_CALLS
-        self._offer = offer
         # At once, since the next round may fail before it has begun.
         self._begin_round(offer)
         remaining_tokens = self._count_remaining_budget(self._earlier.ledger)
@@ -514,6 +515,8 @@ class Turn:
 
     def _begin_round(self, offer: Offer) -> None:
         terms = self.terms
+        self._offer = offer
+        self._calls = NO_CALLS
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
         content_before = "" if terms.shows_steps else self._earlier.content
@@ -524,7 +527,7 @@ class Turn:
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when it is saved."""
         self._after_step = [*after_step]
-        self._saved_step_count += step.reply is not None
+        self._has_saved_reply |= step.reply is not None
         return [step]
 
     def _on_step_saved(self, saved: events.StepSaved) -> list[Command]:
