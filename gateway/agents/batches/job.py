@@ -293,7 +293,7 @@ class _Attempt:
             # The settings name the upstream no longer.
             await self.submitter.fail(part, f"There is no upstream {part.upstream!r} any more.")
             return
-        if part.id is None and (self.jobs.now() < part.until or self.parts.choose_queue_wait_s(part) > 0):
+        if part.id is None and self.parts.choose_submission_wait_s(part) > 0:
             return
         try:
             if part.id is not None or await self.submitter.find_or_submit(part, provider):

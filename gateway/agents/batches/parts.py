@@ -22,6 +22,7 @@ from msgspec.structs import asdict
 
 from adapters.batch.batch_provider import BatchPart
 from adapters.errors import ProviderError, ProviderRefused
+from gateway.core.dates import DAY_S
 from gateway.run.background.job_context import JobContext
 from storage.sql.store import Store
 
@@ -215,17 +216,20 @@ class PartJournal:
         The longer the part has taken so far, the longer the wait.
         """
         wait_s = self._choose_poll_s(self.now() - part.at)
-        if part.id is not None:
-            return wait_s
-        return max(wait_s, part.until - self.now(), self.choose_queue_wait_s(part))
+        return wait_s if part.id is not None else max(wait_s, self.choose_submission_wait_s(part))
 
     def choose_delete_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until the next request to delete a part's data; they double each time."""
         times = part.misses.get(Miss.UNDELETED)
-        return times[-1] + self.first_poll_s * 2.0 ** len(times) - self.now() if times else 0.0
+        return self._measure_left_s(times[-1], self.first_poll_s * 2.0 ** len(times)) if times else 0.0
 
-    def choose_queue_wait_s(self, part: ProviderPart) -> float:
-        """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now.
+    def choose_submission_wait_s(self, part: ProviderPart) -> float:
+        """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now."""
+        # A provider's wait is a day at most.
+        return max(self._measure_left_s(part.until - DAY_S, DAY_S), self._choose_queue_wait_s(part))
+
+    def _choose_queue_wait_s(self, part: ProviderPart) -> float:
+        """Returns the seconds until there may be room for a part in the queue of its model; 0.0: there may be now.
 
         Once a model's queue had no room for a part, parts of the model go one at a time, the smallest first.
         """
@@ -238,7 +242,7 @@ class PartJournal:
             return self.first_poll_s
         if not (full_at := _list_full_times(queue)):
             return 0.0
-        return full_at[-1] + self._choose_poll_s(full_at[-1] - full_at[0]) - self.now()
+        return self._measure_left_s(full_at[-1], self._choose_poll_s(full_at[-1] - full_at[0]))
 
     def may_wait(self, part: ProviderPart) -> bool:
         """Returns whether a part that found no room is submitted again: for a day."""
@@ -256,6 +260,11 @@ class PartJournal:
     def _choose_poll_s(self, passed_s: float) -> float:
         """Returns the seconds between two polls. passed_s: how long the provider has been asked."""
         return min(_MAX_WAIT_FACTOR * self.first_poll_s, max(self.first_poll_s, passed_s / _MAX_WAIT_FACTOR))
+
+    def _measure_left_s(self, since: float, wait_s: float) -> float:
+        """Returns the seconds that are left of a wait; 0.0 too if it began before the clock was put back."""
+        left_s = since + wait_s - self.now()
+        return left_s if left_s <= wait_s else 0.0
 
     def _measure_failures(self, times: Sequence[float]) -> float:
         """Returns the seconds from the first of some failures to the last, without those in which nothing was asked."""

@@ -177,7 +177,7 @@ class PartSubmitter:
         """Makes a part of a draft, and submits it unless the provider's queue is full."""
         part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
         await self._assign_items(part, draft)
-        if self.parts.choose_queue_wait_s(part) <= 0:
+        if self.parts.choose_submission_wait_s(part) <= 0:
             await self.submit(part, draft, self.providers[draft.upstream])
 
     async def submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:

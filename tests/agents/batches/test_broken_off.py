@@ -786,6 +786,33 @@ def test_a_day_without_requests_does_not_count(tmp_path: Path) -> None:
         assert s.ended(batch)["counts"]["completed"] == 3
 
 
+@pytest.mark.parametrize("cause", ["busy", "full"])
+def test_a_clock_that_is_put_back_by_days_delays_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    with scene(tmp_path) as s:
+        refused = s.openai.refused
+
+        def busy(status: int, words: str) -> Response:
+            reply = refused(status, words)
+            reply.headers["retry-after"] = "3600"
+            return reply
+
+        if cause == "busy":
+            monkeypatch.setattr(s.openai, "refused", busy)
+            s.openai.refuse_create = [(429, "Too much is enqueued.")]
+        else:
+            s.openai.room = 0
+        batch = s.post(s.agents(2))
+        s.until(
+            batch, lambda _: not s.openai.refuse_create if cause == "busy" else len(s.openai.batches) == 2
+        )
+        s.comes_to_rest()
+        s.world.world.clock.sleep(-30 * 86_400.0)
+        s.openai.room = None
+        assert s.ended(batch)["counts"]["completed"] == 2
+
+
 def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         s.openai.room = 3
