@@ -136,10 +136,15 @@ class _HeadSearch:
         pending_again = self._count_repeated(new, pending)
         if report is None and not pending_again and self._match.match_point is not None:
             return None
+        pending = pending[: len(pending) - pending_again]
+        if pending_again and new[0].get("role") == "user":
+            # If a transcript was shorter in between, it extends more than one of the held messages.
+            while pending and self._repeats(new[:1], pending[-1:], may_grow=True):
+                pending = pending[:-1]
         is_heard = reply in (_ReportedReply.HEAD, _ReportedReply.ABOVE)
         return PathHead(
             last_exchange,
-            pending[: len(pending) - pending_again],
+            pending,
             new_start=report_count,
             heard_count=report_count if is_heard else 0,
             resent_count=report_count if is_resent else 0,

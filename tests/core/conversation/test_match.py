@@ -530,6 +530,16 @@ def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling: World) 
     assert filling.active() == ["one", "r1", "I would like a boat", "Which?"]
 
 
+def test_a_transcript_that_was_shorter_meanwhile_is_there_once_in_append_mode(filling: World) -> None:
+    """Recognisers revise what they heard, and sends of one moment may overtake each other."""
+    filling.say([user("one")], "r1", "c1", append=True)
+    for text in ("Wait", "I would like", "I would", "I would like", "I"):
+        filling.cancel(filling.begin([user(text)], "c1", append=True))
+    request = filling.say([user("I would like a boat")], "Which?", "c1", append=True)
+    assert request.lines[2:] == ["+ user: Wait", "user: I would like a boat"]
+    assert filling.active() == ["one", "r1", "Wait", "I would like a boat", "Which?"]
+
+
 def test_a_retry_in_append_mode_repeats_the_very_words(filling: World) -> None:
     """The first try of the next message never came; that message begins with the words of the one before."""
     filling.say([user("I like boats")], "Which?", "c1", append=True)
