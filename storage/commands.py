@@ -428,7 +428,7 @@ class Revised(Struct, frozen=True):
     value: str
     # The value itself came from what was erased.
     is_erased: bool = False
-    # The texts of the user's messages that stay in the exchanges that it came from and of which only a part was erased.
+    # The texts of the user's messages that stay of those that it came from.
     remaining: Sequence[str] = ()
     # The edit that made the value, if its turn stays.
     edit: MemoryEdit | None = None

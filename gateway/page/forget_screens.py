@@ -163,11 +163,12 @@ class _ShownPreview(NamedTuple):
     def ticked_beforehand(self) -> list[int]:
         """The numbers of the facts that rest on more than what goes.
 
-        They are corrections, or true facts where a reply goes and its question stays. Of a fact that has the sought
-        words the visitor may want to be rid as well.
+        They are corrections, or true facts where only replies go and their questions stay. Of a fact that has the
+        sought words the visitor may want to be rid as well.
         """
         seqs = self.corrections
-        if not isinstance(self.preview.question, UnsetType):
+        speakers = {each.speaker for each in self.preview.texts or () if each.kind == "message"}
+        if not isinstance(self.preview.question, UnsetType) or speakers == {"assistant"}:
             seqs = [fact.seq for fact in self.preview.facts or () if fact.is_true]
         return [seq for seq in seqs if seq not in self.wordy_facts]
 

@@ -14,7 +14,14 @@ from storage.sql.blocks import get_block
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
 from storage.sql.group import StoreGroup, long_reads
-from storage.sql.rebuild import BlockPreview, collect_lost_lines, load_versions, preview_block, read_remaining
+from storage.sql.rebuild import (
+    BlockPreview,
+    collect_lost_lines,
+    collect_origins,
+    load_versions,
+    preview_block,
+    read_remaining,
+)
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("forget_preview.sql")
@@ -239,7 +246,7 @@ class ForgetPreviews(StoreGroup):
                 changes = total.changes
                 if version_count <= _MAX_VERSIONS and len(current.value) <= _MAX_CHARS:
                     after = await self._preview_block(connection, current, content)
-                    if content.seqs and statement == "versions":
+                    if statement == "versions":
                         of_block = _Versions(after.gone, after.remade)
                     if after.value != current.value:
                         changes = (*changes, RebuiltBlock(current.label, current.value, after.value))
@@ -259,8 +266,10 @@ class ForgetPreviews(StoreGroup):
                 connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
             )
             exchanges = {row[0] for row in rows}
-        in_part = sorted(exchanges) if seqs else ()
-        remaining = await read_remaining(connection, erased.agent_row, in_part, self._rules, seqs)
+        staying = collect_origins(versions, exchanges)
+        if not seqs:
+            staying -= exchanges
+        remaining = await read_remaining(connection, erased.agent_row, staying, self._rules, seqs)
         folded = tuple(text.strip().casefold() for text in texts if text.strip())
         return await preview_block(connection, block, versions, self._rules, exchanges, folded, remaining)
 

@@ -24,6 +24,8 @@ from storage.sql.turn_edits import make_edit
 
 SQL = load("forget.sql")
 
+# The most exchanges of which the staying messages are read for a block: some milliseconds, while the writer waits.
+_MAX_REMAINING = 64
 _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
 
 
@@ -40,15 +42,18 @@ def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:
 async def read_remaining(
     connection: Connection,
     agent_row: int,
-    exchange_rows: Sequence[int],
+    exchange_rows: Iterable[int],
     rules: Rules,
     going_seqs: Collection[int] = frozenset(),
 ) -> dict[int, list[str]]:
-    """Returns the texts of the user's messages that stay in some exchanges.
+    """Returns the texts of the user's messages that stay in some exchanges, by the rows of these.
+
+    exchange_rows: the newest `_MAX_REMAINING` of them are read.
 
     going_seqs: the numbers of messages that are not erased yet, and are left out.
     """
-    rows = await load_rows(connection, SQL["remaining"], exchange_rows, agent_row)
+    newest = sorted(exchange_rows)[-_MAX_REMAINING:]
+    rows = await load_rows(connection, SQL["remaining"], newest, agent_row)
     return {
         exchange.id: [
             message.text
@@ -101,6 +106,11 @@ async def load_versions(connection: Connection, block_row: int) -> list[BlockVer
     return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block_row,))]
 
 
+def collect_origins(versions: Iterable[BlockVersion], erased: Collection[int]) -> set[int]:
+    """Returns all exchanges that those versions came from of which one of the exchanges is erased."""
+    return {row for version in versions if not version.origins.isdisjoint(erased) for row in version.origins}
+
+
 def list_line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
     """Returns the exchanges that each line of a block came from. versions: of the block, oldest first."""
     sources: dict[str, set[int]] = {}
@@ -138,7 +148,7 @@ async def rebuild_block(
     erased = await load_erased(
         connection, chain.from_iterable(block_version.origins for block_version in versions)
     )
-    remaining = await read_remaining(connection, agent_row, sorted(erased), rules)
+    remaining = await read_remaining(connection, agent_row, collect_origins(versions, erased), rules)
     division = _Division(erased, turnless, texts, remaining)
     await division.add_all(connection, versions)
     await _erase_edits(connection, division.edits)

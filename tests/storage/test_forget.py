@@ -316,6 +316,25 @@ async def test_a_reply_goes_alone(store: Store, alice: Speaker, holds: Holds) ->
     assert left(holds, "oneu", "onea") == ["oneu"]
 
 
+async def test_a_line_stays_that_another_of_its_messages_says(store: Store, alice: Speaker) -> None:
+    """Learning names all messages that a value may have come from: an allergy went with a word of small talk."""
+    history = await talk(alice, ["one"], "c1")
+    await alice.say([*history, user("I like zqredx.")], assistant("Noted zqbluex."), "c1")
+    first, second = await row_of(alice, "oneu"), await row_of(alice, "red")
+    (block,) = await store.blocks.load(alice.agent.id)
+    value = "Likes zqredx.\nLikes zqbluex.\nLikes zqoneux."
+    learned = Learned(writes=[(block, value, (first.id, second.id))], facts=[])
+    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    target = ForgetTarget(exchanges=[first.id])
+    found = await store.forget_previews.count(alice.agent.id, target, 2)
+    assert (found.counts.versions, found.remade) == (0, 1)
+    assert [each.after for each in found.changes] == ["Likes zqredx."]
+    for row, left_of_it in ((first, "Likes zqredx."), (second, "")):
+        await forget(store, alice.agent, ForgetTarget(exchanges=[row.id]))
+        (block,) = await store.blocks.load(alice.agent.id)
+        assert block.value == left_of_it
+
+
 async def test_a_line_stays_that_the_question_says_and_goes_with_the_question(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:

@@ -67,8 +67,8 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
     back. Of values that were written without such an edit, those lines are left out that may repeat what was erased. A
     line that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City:
-    Basel" is erased. If only a part of its exchange was erased, a value retains the new lines that a message of the
-    user which stays there says as well.
+    Basel" is erased. A value that came from more than was erased retains the new lines that a message of the user says
+    from which it came and which stays.
 
     block: with its last value from before.
     later: the values it had since, oldest first.

@@ -1756,7 +1756,12 @@ def test_facts_are_ticked_to_stay_where_a_reply_goes_and_its_question_stays(oper
         return re.findall(r'name="keep" value="(\d+)"[^>]*checked', shown)
 
     assert read_ticked("message=2") == [str(likes)]
-    assert (read_ticked("message=1"), read_ticked("exchange=1")) == ([], [])
+    assert read_ticked("texts=2") == [str(likes)]
+    assert (read_ticked("message=1"), read_ticked("exchange=1"), read_ticked("texts=1&texts=2")) == (
+        [],
+        [],
+        [],
+    )
     assert operator.twin(f"{memory}/forget?message=2")["question"] == 1
     assert "or from message 1, which it answers and which stays" in page(
         operator, f"{memory}/forget?message=2"
