@@ -16,6 +16,7 @@ NOT_DURABLE: Final = b": mnemogate not durable\n"
 
 
 def encode_event(data: Json, name: str | None = None) -> bytes:
+    """Returns an event. name: None: the event has none, as in a stream of chat completions."""
     head = f"event: {name}\n".encode() if name else b""
     return b"%bdata: %b\n\n" % (head, orjson.dumps(data))
 
@@ -37,7 +38,10 @@ class EventBuffer:
     __slots__ = ("_held_bytes", "_unsent", "is_holding")
 
     def __init__(self, *, is_holding: bool) -> None:
-        """is_holding: holds all bytes until the first content, so that an upstream's error can become the status."""
+        """Begins empty.
+
+        is_holding: holds all bytes until the first content, so that an upstream's error can become the status.
+        """
         self.is_holding = is_holding
         self._held_bytes = 0
         self._unsent: list[bytes] = []

@@ -79,7 +79,13 @@ class BackgroundResponses:
         self.runs = ResponseRuns(self.store, self.chat.turns, self.dialect)
         self.maker = ResponseMaker(
             ResponseServices(
-                self.store, self.chat, self.dialect, self.now, self.receipts, self.limiter, self.runs
+                store=self.store,
+                chat=self.chat,
+                dialect=self.dialect,
+                now=self.now,
+                receipts=self.receipts,
+                limiter=self.limiter,
+                runs=self.runs,
             )
         )
 

@@ -250,6 +250,7 @@ def note_identity(receipt: Receipt, identity: Identity) -> None:
 
 def make_native_call(
     native: NativeRequest,
+    *,
     forwarded: Forwarded,
     identity: Identity,
     spec: AgentSpec,

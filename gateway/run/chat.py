@@ -82,6 +82,7 @@ class Chat:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,

@@ -96,7 +96,15 @@ class NativeChat:
             key_id=request_context.key_id,
             upstream=route.asked.upstream,
         )
-        call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
+        call = make_native_call(
+            native,
+            forwarded=forwarded,
+            identity=identity,
+            spec=spec,
+            route=route,
+            sink=sink,
+            receipt=receipt,
+        )
         await self._chat.admit(call)
         await self._answer_call(call, native, looked_up_in)
         return call.memory_state
@@ -141,7 +149,15 @@ class NativeChat:
             return
         route = self._chat.model_routes.route_of(native.chat.model)
         receipt = Receipt(project=scope.project)
-        call = make_native_call(native, Forwarded(()), identity, spec, route, UnseenSink(), receipt)
+        call = make_native_call(
+            native,
+            forwarded=Forwarded(()),
+            identity=identity,
+            spec=spec,
+            route=route,
+            sink=UnseenSink(),
+            receipt=receipt,
+        )
         attempts = self._chat.failover.make_attempts_at_first_key(route, receipt)
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turns.limits.commit_wait_s

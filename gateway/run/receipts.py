@@ -49,7 +49,7 @@ class Receipts:
     """Hands the receipts of requests and of work to their readers. One for the process."""
 
     def __init__(self, tracer: RequestTracer | None = None) -> None:
-        """tracer: None: nothing is traced."""
+        """Begins without readers. tracer: None: nothing is traced."""
         self.tracer = tracer
         self._readers: list[Callable[[Receipt], object]] = []
 

@@ -70,7 +70,7 @@ class RequestLog:
     """Notes requests as they begin and end; there is one log for the process."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """now: returns seconds since the epoch."""
+        """Begins empty. now: returns seconds since the epoch."""
         self.now = now
         self.figures = RequestFiguresRecorder()
         self._begun: dict[Receipt, BegunRequest] = {}

@@ -217,7 +217,13 @@ class ResponseAttempt:
                 if (accepted := self.find_accepted()) is not None:
                     request_context = accepted.request_context
                 await self.services.chat.answer(
-                    request.chat, request_context, self.log, receipt, make_view, continued, record
+                    request.chat,
+                    request_context,
+                    self.log,
+                    receipt,
+                    make_view,
+                    continued=continued,
+                    record=record,
                 )
         except ClientGone:
             await self._end(await self.services.runs.as_cancelled(self.log.run, self.log.shown))

@@ -52,7 +52,7 @@ class CompactionFailed(Exception):
     """The upstream has refused to write the summary."""
 
     def __init__(self, reply: HeldSink) -> None:
-        """reply: the upstream's, as a client of chat completions gets it."""
+        """Has the reply of the upstream. reply: as a client of chat completions gets it."""
         super().__init__(reply.status)
         self.reply = reply
 

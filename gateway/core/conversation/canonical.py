@@ -45,6 +45,7 @@ _EMPTY_PATH_HASH = blake2b(digest_size=16)
 
 
 def is_user(atoms: tuple[Atom, ...]) -> bool:
+    """Returns whether a message is a user's."""
     return bool(atoms) and atoms[0][0] in b"u"
 
 
@@ -59,6 +60,7 @@ def is_question(atoms: tuple[Atom, ...]) -> bool:
 
 
 def is_assistant(atoms: tuple[Atom, ...]) -> bool:
+    """Returns whether a message is an assistant's: it begins with a text or with a call."""
     return bool(atoms) and atoms[0][0] in b"ac"
 
 
@@ -68,10 +70,12 @@ def is_result(atoms: tuple[Atom, ...]) -> bool:
 
 
 def is_call(atom: Atom) -> bool:
+    """Returns whether an atom is the hash of a call."""
     return atom[:1] == b"c"
 
 
 def has_calls(reply: Sequence[Atom] | None) -> bool:
+    """Returns whether there are calls among the atoms of a reply. reply: None: there is no reply."""
     return any(map(is_call, reply or ()))
 
 

@@ -140,7 +140,10 @@ class ExactSearch:
     """Finds the last stored reply in the list, on the path that shares most with the list."""
 
     def __init__(self, tree: Tree, query: Query, shared_count: int) -> None:
-        """shared_count: how many first messages the list shares with an earlier opening. No stored reply is in them."""
+        """Indexes the stored replies of a tree.
+
+        shared_count: how many first messages the list shares with an earlier opening. No stored reply is in them.
+        """
         self._tree = tree
         self._query = query
         self._shared_count = shared_count

@@ -70,8 +70,9 @@ class Tree:
         contents: Mapping[int, StoredContent] | None = None,
         forgotten_hashes: frozenset[bytes] = frozenset(),
     ) -> None:
-        """contents: those of exchanges that are loaded without content; None: all exchanges have their content.
+        """Links exchanges with their parents. None counts as changed.
 
+        contents: those of exchanges that are loaded without content; None: all exchanges have their content.
         forgotten_hashes: hashes of messages that were forgotten, in any conversation.
         """
         self.forgotten_hashes = forgotten_hashes

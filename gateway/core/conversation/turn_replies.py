@@ -37,7 +37,7 @@ class TurnReplies:
     """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
 
     def __init__(self, listing: HashedList, indices: Iterable[int]) -> None:
-        """indices: of the turn's messages in the list."""
+        """Collects the words and the calls. indices: of the turn's messages in the list."""
         assistants = [i for i in indices if listing.role(i) == "assistant"]
         # Each call with the index of its message.
         self.calls = [(i, atom) for i in assistants for atom in listing.atoms[i] if is_call(atom)]

@@ -56,10 +56,12 @@ def withhold(text: str) -> str:
 
 
 def withhold_private_keys(text: str) -> str:
+    """Returns the text with private keys in the form of PEM replaced."""
     return _PRIVATE_KEY.sub(WITHHELD, text)
 
 
 def has_secret(text: str) -> bool:
+    """Returns whether something in a text looks like a secret."""
     return withhold(text) != text
 
 

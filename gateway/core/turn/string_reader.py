@@ -30,7 +30,7 @@ class StringReader:
     """Reads named strings at the top level of a JSON object that comes in pieces. Broken JSON raises no error."""
 
     def __init__(self, names: Collection[str]) -> None:
-        """names: the keys of the strings that are read."""
+        """Waits for the beginning of the JSON. names: the keys of the strings that are read."""
         self._names = frozenset(names)
         # How many objects and lists are open.
         self._depth = 0

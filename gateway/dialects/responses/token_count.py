@@ -10,6 +10,7 @@ from gateway.errors import UpstreamBroke
 
 
 def render_count(tokens: int) -> bytes:
+    """Returns the body that answers a request for a count."""
     return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})
 
 

@@ -281,6 +281,7 @@ class ConversationViews(Struct, frozen=True):
 
 
 def make_conversation_record(conversation: SizedConversation) -> ConversationRecord:
+    """Returns a conversation as lists show it."""
     return ConversationRecord(
         id=conversation.uid,
         client_id=conversation.key,

@@ -110,7 +110,7 @@ class _SurveyCounts:
     """Counts the content of a file, item by item."""
 
     def __init__(self, format: str, now: float) -> None:
-        """now: in seconds since the epoch; a later time counts as now."""
+        """Begins with nothing counted. now: in seconds since the epoch; a later time counts as now."""
         self.format = format
         self._now = now
         self._conversations = self._messages = self._facts = 0

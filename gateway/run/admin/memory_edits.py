@@ -30,7 +30,7 @@ class FactExists(Conflict):
     """An equal fact is true already."""
 
     def __init__(self, message: str, seq: int) -> None:
-        """seq: the number of the equal fact."""
+        """Makes the error about the field `text`. seq: the number of the equal fact."""
         super().__init__(message, param="text")
         self.seq = seq
 

@@ -73,8 +73,9 @@ class MemoryForgetting:
     def __init__(
         self, store: Store, views: MemoryViews, now: Callable[[], float], call_s: float = CALL_S
     ) -> None:
-        """now: returns seconds since the epoch.
+        """Begins without forgettings under way.
 
+        now: returns seconds since the epoch.
         call_s: the time after which an answer says that a forgetting goes on.
         """
         self._store = store

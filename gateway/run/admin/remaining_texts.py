@@ -80,7 +80,10 @@ class RemainingTexts:
     """Lists what stays of one memory after a forgetting."""
 
     def __init__(self, store: Store, views: MemoryViews, memory: FoundMemory, words: str) -> None:
-        """words: the words for which one text after another is forgotten, as a query; "": they are not known."""
+        """Reads nothing yet.
+
+        words: the words for which one text after another is forgotten, as a query; "": they are not known.
+        """
         self._store = store
         self._views = views
         self._memory = memory

@@ -136,7 +136,7 @@ class LineReader:
     """Makes records of lines, within one call. The hash of a path is made from the hash of the path before it."""
 
     def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
-        """next_seq: the first number that the exported memory had not given out."""
+        """Reads nothing yet. next_seq: the first number that the exported memory had not given out."""
         self._store = store
         self._agent = agent
         self._next_seq = next_seq

@@ -50,6 +50,7 @@ class BackgroundServices:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         store: Store,
         metrics: Metrics,

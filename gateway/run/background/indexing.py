@@ -34,7 +34,7 @@ class IndexingService:
     """Updates the search indexes, in one task for the process."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock: returns seconds that never go back."""
+        """Indexes nothing yet: `task` does. clock: returns seconds that never go back."""
         self._store = store
         self._clock = clock
         # Memories with a long backlog, in the order in which they are indexed: a dict, since a set has no order.

@@ -37,7 +37,10 @@ class Postponed(JobFailed):
     """The job cannot run now, by no fault of its own. It runs later, and this attempt does not count."""
 
     def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
-        """is_planned: jobs of this kind wait as a matter of course, so the wait is not logged."""
+        """Has the job run again after `delay_s` seconds.
+
+        is_planned: jobs of this kind wait as a matter of course, so the wait is not logged.
+        """
         super().__init__(message)
         self.delay_s = delay_s
         self.is_planned = is_planned

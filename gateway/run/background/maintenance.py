@@ -24,7 +24,7 @@ class Maintenance:
     """Confirms the memory edits of conversations that were idle for some time."""
 
     def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
-        """idle_s: the idle time. now: returns seconds since the epoch."""
+        """Confirms nothing yet: `task` does. idle_s: the idle time. now: returns seconds since the epoch."""
         self._store = store
         self._idle_s = idle_s
         self._now = now

@@ -117,7 +117,10 @@ class Queues:
     """The queues that are in use."""
 
     def __init__(self, leases: Leases) -> None:
-        """leases: the locks of conversations, which are taken as well where several processes share the database."""
+        """Begins without queues.
+
+        leases: the locks of conversations, which are taken as well where several processes share the database.
+        """
         self._leases = leases
         self._locks: dict[QueueName, asyncio.Lock] = {}
         # How many requests are in each queue, and how many of those have a limit.

@@ -66,7 +66,10 @@ class WindowRoom:
         note: NoteRoom,
         rounds: Sequence[WireMessage],
     ) -> None:
-        """count: returns the tokens of a text. The other parameters are those of `fit_prompt`."""
+        """Counts what is always sent.
+
+        count: returns the tokens of a text. The other parameters are those of `fit_prompt`.
+        """
         # The messages that would be sent.
         self.entries = _list_entries(prompt)
         self.prompt = prompt

@@ -65,7 +65,11 @@ class Forwarder:
         route_of: Callable[[str], Route],
         limiter: Limiter,
     ) -> None:
-        """rules: returns the identity rules of a project. route_of: returns the route for a model's name."""
+        """Asks no upstream yet.
+
+        rules: returns the identity rules of a project.
+        route_of: returns the route for a model's name.
+        """
         self._limiter = limiter
         self._settings = settings
         self._route_of = route_of

@@ -82,6 +82,7 @@ class Limiter:
 
     def __init__(
         self,
+        *,
         store: Store,
         meter: Meter,
         now: Callable[[], float],
@@ -89,7 +90,6 @@ class Limiter:
         aliases: Collection[str],
         write_s: float,
         read_s: float,
-        *,
         takes_requests: bool,
     ) -> None:
         """Begins without limits; `limits.load` reads them.

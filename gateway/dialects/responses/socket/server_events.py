@@ -39,6 +39,7 @@ def read_response(data: bytes) -> bytes:
 
 
 def find_response_id(response: bytes) -> str | None:
+    """Returns the id of a response; None: it has none."""
     return _read_text(response, "id") or None
 
 
@@ -99,6 +100,7 @@ class EmptyResponse(NamedTuple):
 
 
 def make_ungenerated_response(request: CreateEvent) -> EmptyResponse:
+    """Returns the events by which a request is answered that asks for no reply: a response without output."""
     echoed = {
         key: value for key, value in request.fields.items() if key in ECHO_DEFAULTS and value != b"null"
     }
