@@ -184,6 +184,15 @@ class ItemRound(Struct, frozen=True):
         return self.item.epoch
 
 
+class WrittenEdit(NamedTuple):
+    """A memory edit that an item has written into a block before its turn has ended."""
+
+    block_row: int
+    # The version of the block that the edit has made.
+    version: int
+    edit: MemoryEdit
+
+
 class ItemEnd(Struct, frozen=True):
     """The end of an item."""
 
@@ -205,8 +214,8 @@ class ItemEnd(Struct, frozen=True):
     # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None
     rounds: int = 0
-    # The edits of earlier rounds: (block, version, edit), as they were written.
-    edits: Sequence[tuple[int, int, MemoryEdit]] = ()
+    # The edits of earlier rounds.
+    edits: Sequence[WrittenEdit] = ()
     # The edits that are written with the turn; their exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
     # The version of a block on which the first of the `merged` edits was made, by block.

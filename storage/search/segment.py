@@ -111,12 +111,21 @@ class Postings(Struct, frozen=True):
 NO_POSTINGS = Postings()
 
 
+class SegmentBucket(NamedTuple):
+    """A bucket of one segment."""
+
+    bucket: int
+    # The number of the segment, and its stamp.
+    segment: int
+    stamp: int
+    data: bytes
+
+
 class Buckets(Struct, frozen=True):
     """The buckets that were read for a query."""
 
-    # (bucket, number of the segment, bytes).
-    rows: Sequence[tuple[int, int, bytes]] = ()
-    # The bytes of each bucket in all segments.
+    rows: Sequence[SegmentBucket] = ()
+    # The bytes of each bucket in all segments, read or not.
     sizes: Mapping[int, int] = {}
     # The hashes of the query's terms.
     hashes: Collection[int] = ()
@@ -132,11 +141,11 @@ class Buckets(Struct, frozen=True):
 
         Raises: CorruptIndex.
         """
-        numbers = sorted({number for _, number, _ in self.rows}, reverse=True)
+        numbers = sorted({row.segment for row in self.rows}, reverse=True)
         count = 1
         while True:
             some, numbers = numbers[:count], numbers[count:]
-            rows = [row for row in self.rows if row[1] in some]
+            rows = [row for row in self.rows if row.segment in some]
             yield (
                 list_segment_chunks(some[-1]).start if numbers else 0,
                 read_postings(rows, self.sizes, self.hashes),
@@ -251,18 +260,18 @@ def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
 
 
 def read_postings(
-    rows: Iterable[tuple[int, int, bytes]], sizes: Mapping[int, int], hashes: Collection[int]
+    rows: Iterable[SegmentBucket], sizes: Mapping[int, int], hashes: Collection[int]
 ) -> Postings:
     """Returns the occurrences of some terms in the segments.
 
-    rows: (bucket, number of the segment, bytes) of the buckets that were read.
+    rows: the buckets that were read.
     sizes: of each bucket in all segments, in bytes.
 
     Raises: CorruptIndex.
     """
-    by_bucket: dict[int, list[tuple[int, bytes]]] = {}
-    for bucket, number, data in rows:
-        by_bucket.setdefault(bucket, []).append((number, data))
+    by_bucket: dict[int, list[SegmentBucket]] = {}
+    for row in rows:
+        by_bucket.setdefault(row.bucket, []).append(row)
     read: dict[int, NDArray[np.int64]] = {}
     for bucket, parts in by_bucket.items():
         read |= _read_bucket_occurrences(
@@ -275,16 +284,13 @@ def read_postings(
 
 
 def _read_bucket_occurrences(
-    parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]
+    parts: Sequence[SegmentBucket], hashes: Sequence[int]
 ) -> dict[int, NDArray[np.int64]]:
-    """Returns the occurrences of the terms of one bucket in all segments, by hash. Raises: CorruptIndex.
-
-    parts: (number of the segment, bytes of the bucket).
-    """
+    """Returns the occurrences of the terms of one bucket in all segments, by hash. Raises: CorruptIndex."""
     import numpy as np
 
-    sizes = [_read_entry_count(data, _OF_BUCKET, number) for number, data in parts]
-    columns = [memoryview(data)[_HEADER.size :] for _, data in parts]
+    sizes = [_read_entry_count(part.data, _OF_BUCKET, part.segment) for part in parts]
+    columns = [memoryview(part.data)[_HEADER.size :] for part in parts]
     for view, size in zip(columns, sizes, strict=True):
         if len(view) != size * ENTRY_BYTES:
             raise CorruptIndex(f"{len(view)} bytes do not make {size} entries")
@@ -298,7 +304,7 @@ def _read_bucket_occurrences(
     marked_rows = np.frombuffer(join(HASH_BYTES, _MARKED_ROW_BYTES), "<u2")
     frequencies = np.frombuffer(join(HASH_BYTES + _MARKED_ROW_BYTES, _FREQUENCY_BYTES), np.uint8)
     ends, by_term = np.cumsum(sizes), {}
-    segments = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
+    segments = np.array([part.segment for part in parts], np.int64) << SEGMENT_ROWS_SHIFT
     for term in hashes:
         indices = (entry_hashes == term).nonzero()[0]
         rows = marked_rows[indices].astype(np.int64)

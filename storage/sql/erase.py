@@ -291,7 +291,7 @@ async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: in
     Forgetting a person erases their messages' traces from every block.
     """
     assert work.target.all is not None  # it is a phase of a whole memory
-    _, profile = work.target.all
+    profile = work.target.all.profile
     if profile == API_PROFILE:
         await hand_over_blocks(connection, work.agent_row)
         await connection.run(SQL["wipe_attached"], (work.agent_row,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -18,11 +19,18 @@ PAGE_ROWS = 32
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
+class ForgottenProfile(NamedTuple):
+    """The project and the profile of a memory."""
+
+    project: str
+    profile: str
+
+
 class StoredTarget(ForgetTarget, frozen=True):
     """The target of a forgetting as it is written down in `forgetting`."""
 
-    # Project and profile of a memory that is forgotten as a whole, since its row is gone by then.
-    all: tuple[str, str] | None = None
+    # Of a memory that is forgotten as a whole, since its row is gone by then.
+    all: ForgottenProfile | None = None
 
 
 class ErasingWork(Struct, frozen=True):

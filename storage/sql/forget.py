@@ -37,8 +37,13 @@ from storage.sql.usage import Usage, anonymize_user_rows
 
 SQL = load("forget.sql")
 
-# The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
-_Cursor = tuple[str, int]
+
+class _Cursor(NamedTuple):
+    """The point at which a forgetting goes on."""
+
+    phase: str
+    # How far the phase has come, as the number that an `ErasingPhase` is given.
+    after: int
 
 
 class _StepOutcome(NamedTuple):
@@ -181,7 +186,7 @@ class Forgetting(StoreGroup):
             self._agents.clear()  # epochs may have risen, also of agents that share a block with this one
             if cursor is None:
                 break
-            if cursor == ("additions", 0):
+            if cursor == _Cursor("additions", 0):
                 # Reading a large part takes long. Within a transaction turns would wait for it.
                 reading.gone = await self._database.long_read(partial(find_gone, agent_row=outcome.agent_row))
             if until():
@@ -271,14 +276,13 @@ async def _run_step(
     phases = list_phases(work.target)
     await connection.lock_sharers(work.agent_row)
     # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.
-    if cursor is None or cursor[0] not in phases:
-        cursor = (next(iter(phases)), 0)
-    phase, after = cursor
-    after_page = await phases[phase](connection, work, after)
+    if cursor is None or cursor.phase not in phases:
+        cursor = _Cursor(next(iter(phases)), 0)
+    after_page = await phases[cursor.phase](connection, work, cursor.after)
     if after_page is not None:
-        return _StepOutcome((phase, after_page), work.agent_row)
-    later = list(phases)[list(phases).index(phase) + 1 :]
+        return _StepOutcome(cursor._replace(after=after_page), work.agent_row)
+    later = list(phases)[list(phases).index(cursor.phase) + 1 :]
     if later:
-        return _StepOutcome((later[0], 0), work.agent_row)
+        return _StepOutcome(_Cursor(later[0], 0), work.agent_row)
     await connection.run(SQL["forgotten"], (id,))
     return _StepOutcome(None, work.agent_row)

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from msgspec.structs import replace
+
 from storage.commands import Rules
 from storage.database import BACKGROUND_READ_MS, Connection, Database, Operation
 from storage.errors import TooSlow
@@ -168,14 +170,10 @@ class MemoryLoader:
             read_buckets = partial(load_buckets, agent_row=agent.id, hashes=hashes)
             buckets = await self._database.read(read_buckets, deadline_ms=deadline_ms)
             # A segment that was made after the memory was read is left out: the memory has its chunks.
-            current_rows = [
-                (bucket, number, data)
-                for bucket, number, stamp, data in buckets.rows
-                if segments.get(number) == stamp
-            ]
-            bucket_count = len({bucket for bucket, _, _ in current_rows})
+            current_rows = [row for row in buckets.rows if segments.get(row.segment) == row.stamp]
+            bucket_count = len({row.bucket for row in current_rows})
             if current_rows and len(current_rows) == len(segments) * bucket_count:
-                return SearchableMemory(memory, Buckets(current_rows, buckets.sizes, hashes))
+                return SearchableMemory(memory, replace(buckets, rows=current_rows))
             # A segment was dropped or made again after the memory was read.
             self._memories.drop(agent.id)
             numbers = None

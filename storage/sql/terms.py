@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-from msgspec import Struct
+from collections.abc import Iterable, Sequence
 
 from storage.database import Connection, Row
 from storage.search import blob
 from storage.search.segment import (
     DOCUMENTS,
     MIN_SEGMENTS,
+    Buckets,
     Segment,
+    SegmentBucket,
     StampedDocuments,
     compute_buckets,
     compute_segment,
@@ -62,22 +62,12 @@ async def load_uncovered(
     return rows
 
 
-class ReadBuckets(Struct, frozen=True):
-    """The rows that were read of the buckets in which some terms lie."""
-
-    # Each row is (bucket, number of the segment, stamp, bytes).
-    rows: Sequence[Row]
-    # The bytes of each bucket in all segments, read or not.
-    sizes: Mapping[int, int]
-
-
-async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[int]) -> ReadBuckets:
+async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[int]) -> Buckets:
     """Reads the buckets of some terms, as many as a query can afford."""
     bucket_sizes = await load_rows(connection, SQL["segment_sizes"], compute_buckets(hashes), agent_row)
     sizes: dict[int, int] = {row[0]: row[1] for row in bucket_sizes}
-    return ReadBuckets(
-        await load_rows(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent_row), sizes
-    )
+    rows = await load_rows(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent_row)
+    return Buckets([SegmentBucket._make(row) for row in rows], sizes, hashes)
 
 
 async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: int) -> int | None:

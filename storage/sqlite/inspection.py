@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -17,6 +18,13 @@ from storage.sqlite.migration import get_latest_version, load_migrations, read_v
 from storage.sqlite.result_codes import map_sqlite_errors
 
 
+class SchemaUpgrade(NamedTuple):
+    """The schema version of a file, and the one that a start brings it to."""
+
+    version: int
+    latest_version: int
+
+
 class FileFindings(Struct, frozen=True):
     """The findings of an inspection of a file."""
 
@@ -24,8 +32,8 @@ class FileFindings(Struct, frozen=True):
     is_keyed: bool = False
     # Accounts that are neither the file's owner nor in its group have some right to it, as a rule to read it.
     is_shared_with_others: bool = False
-    # The file's schema version and the one that a start brings it to; None if a start leaves the schema as it is.
-    upgrade: tuple[int, int] | None = None
+    # None if a start leaves the schema as it is.
+    upgrade: SchemaUpgrade | None = None
 
 
 def inspect(path: str) -> FileFindings:
@@ -42,7 +50,7 @@ def inspect(path: str) -> FileFindings:
         version = read_version(connection, real)
         is_keyed = version > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
     newest = get_latest_version(load_migrations())
-    upgrade = (version, newest) if 0 < version < newest else None
+    upgrade = SchemaUpgrade(version, newest) if 0 < version < newest else None
     return FileFindings(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
 
 

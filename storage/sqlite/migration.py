@@ -44,9 +44,9 @@ def load_migrations() -> tuple[Migration, ...]:
     return tuple(sorted(migrations))
 
 
-def get_latest_version(migrations: Iterable[tuple[int, int, str]]) -> int:
+def get_latest_version(migrations: Iterable[Migration]) -> int:
     """Returns the version to which the steps lead."""
-    return max(after for _, after, _ in migrations)
+    return max(step.after for step in migrations)
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:

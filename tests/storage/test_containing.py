@@ -177,7 +177,9 @@ def test_no_more_segments_are_opened_than_the_newest_hits_need(monkeypatch: pyte
     (hash,) = hash_rare_terms("dog", SECRET)
     (bucket,) = segment.compute_buckets([hash])
     opened: list[int] = []
-    buckets = segment.Buckets([(bucket, n, each.buckets[bucket]) for n, each in made.items()], {}, [hash])
+    buckets = segment.Buckets(
+        [segment.SegmentBucket(bucket, n, 0, each.buckets[bucket]) for n, each in made.items()], {}, [hash]
+    )
 
     def parts() -> Iterator[tuple[int, segment.Postings]]:
         for first, some in buckets.read_newest_first():

@@ -17,6 +17,7 @@ from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.rank import hash_rare_terms, rank
 from storage.search.segment import (
+    SegmentBucket,
     StampedDocuments,
     compute_segment,
     make_segment,
@@ -70,7 +71,7 @@ def postings(made: dict[int, segment.Segment], query: str) -> segment.Postings:
     """Returns what a query reads of segments."""
     hashes = hash_rare_terms(query, SECRET)
     sizes = {b: sum(len(each.buckets[b]) for each in made.values()) for b in segment.compute_buckets(hashes)}
-    found = [(b, n, each.buckets[b]) for b in pick_buckets(sizes) for n, each in made.items()]
+    found = [SegmentBucket(b, n, 0, each.buckets[b]) for b in pick_buckets(sizes) for n, each in made.items()]
     return read_postings(found, sizes, hashes)
 
 
@@ -121,7 +122,7 @@ def test_damage_is_named() -> None:
     (bucket,) = segment.compute_buckets([hash])
     for damaged in (b"", made[0].buckets[bucket][:-1], made[0].documents):
         with pytest.raises(CorruptIndex):
-            read_postings([(bucket, 0, damaged)], {}, [hash])
+            read_postings([SegmentBucket(bucket, 0, 0, damaged)], {}, [hash])
     with pytest.raises(CorruptIndex, match="segment 3"):
         make_segment(3, encode(documents(200), SECRET).items())
 
@@ -208,7 +209,7 @@ async def test_forgetting_drops_the_segment_of_a_message_and_it_is_made_again(
         store, "SELECT bucket, number, data FROM segments WHERE bucket >= 0"
     ):
         if [bucket] == segment.compute_buckets([hash]):
-            assert read_postings([(bucket, number, data)], {}, [hash]).read[hash].size == 0
+            assert read_postings([SegmentBucket(bucket, number, 0, data)], {}, [hash]).read[hash].size == 0
     assert (await search(store, ann, "dog number 6"))[0].text == "It is a dog number 6."
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
+from storage.batch_records import WrittenEdit
 from storage.records import MemoryEdit
 from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
@@ -112,6 +113,6 @@ def load_edit(values: Sequence[Any]) -> MemoryEdit:
     return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
 
 
-def load_written_edit(values: Sequence[Any]) -> tuple[int, int, MemoryEdit]:
-    block, version, *edit = values
-    return block, version, load_edit(edit)
+def load_written_edit(values: Sequence[Any]) -> WrittenEdit:
+    block_row, version, *edit = values
+    return WrittenEdit(block_row, version, load_edit(edit))

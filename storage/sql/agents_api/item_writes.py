@@ -127,10 +127,10 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
             SQL["set_origins"],
             (agent_row, exchange_row, _make_padded_sources(exchange_row), len(origin), origin),
         )
-        for block, version, edit in end.edits:
+        for written in end.edits:
             sources = _make_padded_sources(exchange_row)
-            await write_version_sources(connection, block, version, exchange_row, sources)
-            await add_edit(connection, agent_row, _make_merged_edit(edit, exchange_row))
+            await write_version_sources(connection, written.block_row, written.version, exchange_row, sources)
+            await add_edit(connection, agent_row, _make_merged_edit(written.edit, exchange_row))
         await write_edits(
             connection, agent_row, _bind_to_exchange(end.merged, exchange_row), end.versions, end.now
         )
