@@ -285,7 +285,7 @@ class Services:
         """Reads the key by which spans name users, as soon as the store works."""
         while tracer.maker.user_key is None:
             try:
-                tracer.maker.user_key = await self.store.secrets.key("traces")
+                tracer.maker.user_key = await self.store.secrets.load_key("traces")
             except StoreError:  # the store has logged it
                 await asyncio.sleep(_TRACE_KEY_S)
 

@@ -101,7 +101,7 @@ class BatchItem(Struct, frozen=True):
     # The name of the item's conversation, or "" if it is gone.
     conversation_name: str = ""
 
-    def failure_reason(self, error_message: str | None) -> str | None:
+    def explain_failure(self, error_message: str | None) -> str | None:
         """Returns why the item failed, or None. error_message: the stored message of the error."""
         return error_message or (None if self.run is not None else "The agent was deleted.")
 
@@ -110,10 +110,10 @@ class BatchItem(Struct, frozen=True):
         """The item's state, by its name in `BatchCounts`."""
         if self.run is None:
             return "failed"
-        return item_state(self.run.state, self.run.stop)
+        return compute_item_state(self.run.state, self.run.stop)
 
 
-def item_state(state: str | None, stop: str | None) -> str:
+def compute_item_state(state: str | None, stop: str | None) -> str:
     """Returns the state of an item from that of its run and its stop reason. state: None if the run is gone."""
     if state is None or state == RunState.CREATED:
         return "failed" if state is None else "waiting"

@@ -159,7 +159,7 @@ class Conversation(Struct, frozen=True):
         return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.uid
 
 
-def message_key(atoms: Sequence[Atom]) -> bytes:
+def make_message_key(atoms: Sequence[Atom]) -> bytes:
     """Returns the key under which the index has a message: its atoms; of very many the first, and a digest of all."""
     joined = b"".join(atoms)
     return joined if len(atoms) <= _MAX_KEY_ATOMS else atoms[0] + blake2b(joined, digest_size=16).digest()
@@ -621,7 +621,7 @@ class Near(Struct, frozen=True):
     # texts are not known.
     beyond: NDArray[np.float64]
 
-    def similarities(self, seqs: Collection[int]) -> dict[int, float]:
+    def list_similarities(self, seqs: Collection[int]) -> dict[int, float]:
         """Returns the similarity of some messages by number; those without a vector are left out."""
         import numpy as np
 

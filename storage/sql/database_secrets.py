@@ -20,7 +20,7 @@ class DatabaseSecrets(StoreGroup):
         super().__init__(database)
         self._database_id: bytes | None = None
 
-    async def key(self, name: str) -> bytes:
+    async def load_key(self, name: str) -> bytes:
         """Returns the key of a name. Raises: StoreError."""
         value = await self._database.read(lambda connection: connection.value(SQL["find"], (name,)))
         if value is None:
@@ -31,5 +31,5 @@ class DatabaseSecrets(StoreGroup):
     async def load_database_id(self) -> bytes:
         """Returns the id of the database. It is read once. Raises: StoreError."""
         if self._database_id is None:
-            self._database_id = await self.key("database id")
+            self._database_id = await self.load_key("database id")
         return self._database_id

@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from storage.commands import Rules
 from storage.database import Connection
-from storage.records import REPLY, Exchange, MarkKind, State, make_tombstone, message_key
+from storage.records import REPLY, Exchange, MarkKind, State, make_message_key, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.erasing_work import PAGE_ROWS, ErasingWork, StoredTarget
 from storage.sql.exchange_rows import is_step
 from storage.sql.job_rows import raise_epoch
-from storage.sql.rebuild import has_words
+from storage.sql.rebuild import has_whole_words
 from storage.sql.sections import empty_sections
 from storage.sql.statements import load, load_column
 from storage.sql.vectors import forget_indexed
@@ -295,7 +295,7 @@ def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: R
     content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
     words = _fold("\n".join(_list_strings(content)))
     messages = rules.messages_of(exchange, False, None, None if seq is None else (seq,))
-    return any(has_words(words, _fold(message.text)) for message in messages)
+    return any(has_whole_words(words, _fold(message.text)) for message in messages)
 
 
 def _list_strings(value: Any) -> Iterator[str]:
@@ -336,7 +336,7 @@ async def _erase_traces(
             atoms, seq = exchange.inputs[index], exchange.seq + index
         seqs.append(seq)
         if leaves_tombstones and atoms and atoms[0][:1] in b"ua":
-            tombstone_hashes.append(message_key(atoms))
+            tombstone_hashes.append(make_message_key(atoms))
     await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, tombstone_hashes, exchange.id)
     await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
     if REPLY in indices:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from storage.database import Row
-from storage.records import Atom, Evicted, Exchange, State, message_key
+from storage.records import Atom, Evicted, Exchange, State, make_message_key
 
 # The bytes of an atom: a kind and 11 of a digest. The digest of a message's media has 11.
 ATOM_BYTES = 12
@@ -246,7 +246,7 @@ def make_row_values(exchange: Exchange) -> list[Any]:
         exchange.section,
         exchange.path_hash,
         exchange.reply_key,
-        message_key(exchange.inputs[-1]) if exchange.inputs else None,
+        make_message_key(exchange.inputs[-1]) if exchange.inputs else None,
         orjson.dumps(sorted(exchange.redactions)) if exchange.redactions else None,
         pack_inputs(exchange.inputs),
         _pack_media(exchange.media),

@@ -134,7 +134,7 @@ async def find_equal(connection: Connection, agent_row: int, key: bytes) -> int 
     return await connection.value(SQL["same"], (agent_row, key))
 
 
-async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
+async def is_fact_known(connection: Connection, agent: Agent, key: str) -> bool:
     """Returns whether a fact with this key is true, or was forgotten."""
     hashed = hash_key(agent.secret, key)
     if await find_equal(connection, agent.id, hashed) is not None:

@@ -35,7 +35,7 @@ from storage.records import (
     MarkKind,
     MemoryVersion,
     Scope,
-    message_key,
+    make_message_key,
     place_exchange,
 )
 from storage.sql import exchanges
@@ -43,7 +43,7 @@ from storage.sql.agents import find_agent_by_id, find_numbers
 from storage.sql.epochs import has_risen
 from storage.sql.erasing_work import StoredTarget
 from storage.sql.exchange_rows import make_exchange, make_exchanges
-from storage.sql.fact_writes import add_fact, is_known
+from storage.sql.fact_writes import add_fact, is_fact_known
 from storage.sql.group import StoreGroup, as_method, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, load_cursor
 from storage.sql.statements import load, load_rows
@@ -172,7 +172,7 @@ class Imports(StoreGroup):
         agent = await _lock_unpaused(connection, draft)
         count = 0
         for fact in facts:
-            if not await is_known(connection, agent, fact.key):
+            if not await is_fact_known(connection, agent, fact.key):
                 id = await add_fact(connection, agent, fact, now, IMPORT)
                 count += 1
                 await connection.run(SQL["add"], ("fact", id, row, 0, 0))
@@ -182,7 +182,7 @@ class Imports(StoreGroup):
     @reads
     async def count_known_facts(self, connection: Connection, agent: Agent, keys: Sequence[str]) -> int:
         """Returns how many of these facts are there, or were forgotten alone. keys: as in `LearnedFact`."""
-        return sum([await is_known(connection, agent, key) for key in keys])
+        return sum([await is_fact_known(connection, agent, key) for key in keys])
 
     async def pass_over(self, agent_row: int, now: float) -> None:
         """Moves readers of a memory past what imports brought that is not to be learned from."""
@@ -306,7 +306,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     # path, so it is looked for by its question.
     path_hashes = write.path_hashes[next_index : _end_of_part(writing)]
     next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
-    questions = [message_key(exchange.inputs[-1]) for exchange in next_exchange]
+    questions = [make_message_key(exchange.inputs[-1]) for exchange in next_exchange]
     stored = await load_rows(connection, SQL["matched"], path_hashes, agent.id)
     stored += await load_rows(connection, SQL["unanswered"], questions, agent.id)
     return any(make_exchange(row).conversation_row == change.conversation_row for row in stored)

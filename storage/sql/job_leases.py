@@ -62,7 +62,7 @@ class JobLeases(StoreGroup):
             return 0.0
         if not self._may_claim:
             # `claim` finds out whether awaited jobs are due. It is called again soon, or when one of them has ended.
-            return 0.0 if self._awaited_of(kinds) else None
+            return 0.0 if self._list_awaited(kinds) else None
         now = self._now()
         # A shared database has a clock of its own.
         if now is not None and await connection.value(SQL["put_back"], (now,)):
@@ -91,7 +91,7 @@ class JobLeases(StoreGroup):
             if not self._awaited[kind, agent_row]:
                 del self._awaited[kind, agent_row]
 
-    def _awaited_of(self, kinds: Sequence[str]) -> list[tuple[str, int]]:
+    def _list_awaited(self, kinds: Sequence[str]) -> list[tuple[str, int]]:
         return [awaited for awaited in self._awaited if awaited[0] in kinds]
 
     def begin_attempts(self) -> None:
@@ -187,7 +187,7 @@ class JobLeases(StoreGroup):
         self, connection: Connection, kinds: Sequence[str], lease_s: float
     ) -> Row | None:
         """Claims a due job that a request of this process waits for. Returns as `_take_over`."""
-        for kind, agent_row in self._awaited_of(kinds):
+        for kind, agent_row in self._list_awaited(kinds):
             values = (self._now(), kind, self._holder, self._tick(), lease_s, agent_row)
             row = await connection.row(SQL["claim_of"], values)
             if row is not None and await _is_current(connection, row):

@@ -326,7 +326,7 @@ class Jobs(StoreGroup):
         await delete_job(connection, id)
         return job
 
-    async def enqueuing(self, operation: Operation[T]) -> T:
+    async def write_enqueuing(self, operation: Operation[T]) -> T:
         """Writes a transaction that also enqueues jobs (`enqueue_in`), and calls the watchers.
 
         Unlike that of `enqueue`, it does not give way to turns.

@@ -137,7 +137,7 @@ class CachedMemory:
         is_left_out = skip.start <= self.unread_from and current.next_seq <= skip.stop
         return self.unread_from >= current.next_seq or is_left_out or self._is_full
 
-    def all_messages(self, current: AgentNumbers, skip: range) -> list[Message] | None:
+    def list_all_messages(self, current: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those in `skip`; None if some of them would have to be read.
 
         current: the agent's numbers as they are now.

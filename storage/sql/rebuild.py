@@ -400,7 +400,7 @@ def _make_padded_sources(version: BlockVersion, value: str) -> bytes | None:
     return None
 
 
-def has_words(line: str, text: str) -> bool:
+def has_whole_words(line: str, text: str) -> bool:
     """Returns whether a line has a text as whole words: "teacher" does not have "tea"."""
     letter = SPACED_LETTER.pattern
     before = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
@@ -445,7 +445,9 @@ class _Division:
 
     async def _add_version(self, connection: Connection, version: BlockVersion) -> None:
         lines = version.value.split("\n")
-        quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in self._texts)}
+        quoting = {
+            line for line in lines if any(has_whole_words(line.casefold(), text) for text in self._texts)
+        }
         is_erased = version.number in self._turnless or not version.origins.isdisjoint(self._erased)
         brings_erased = is_erased or bool(quoting - self._lines_before)
         self._lines_before = frozenset(lines)

@@ -276,7 +276,7 @@ class Recall(StoreGroup):
         skip: numbers of messages that the request shows already.
         """
         memory = self._memories.get(agent.id)
-        return None if memory is None else memory.all_messages(numbers, skip)
+        return None if memory is None else memory.list_all_messages(numbers, skip)
 
     async def _load_unmuted(
         self,

@@ -72,7 +72,7 @@ class Responses(StoreGroup):
             await self.enqueue(connection, kind, key, run.agent_row, [run.id])
             return EnqueuedResponse(run, is_new=True)
 
-        return await self._jobs.enqueuing(accept)
+        return await self._jobs.write_enqueuing(accept)
 
     async def enqueue(
         self, connection: Connection, kind: str, key: str, agent_row: int, run_rows: Collection[int]

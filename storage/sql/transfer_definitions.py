@@ -97,7 +97,7 @@ async def _list_attached_fields(connection: Connection, kind: str, target: int) 
 # -- import
 
 
-async def put_definition(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
+async def import_definition(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
     """Adds the definition of a memory or of one of its conversations. Raises: WriteConflict."""
     kind, uid = DefinitionKind(record["kind"]), record["uid"]
     if kind is not DefinitionKind.CONVERSATION:

@@ -37,10 +37,10 @@ from storage.sql.readers import advance
 from storage.sql.statements import load, load_rows
 from storage.sql.stored_paths import CLIENT_TIP, EMPTY_TIP
 from storage.sql.transfer_definitions import (
+    import_definition,
     parse_api_subject,
     publish_definitions,
     put_attached,
-    put_definition,
     put_run,
     put_step,
 )
@@ -233,7 +233,7 @@ async def _put_row(
 async def _put_definition(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
     if fields["kind"] == DefinitionKind.CONVERSATION:
         fields["uid"] = await _choose_conversation_uid(connection, agent.id, fields["uid"])
-    await put_definition(connection, agent, fields)
+    await import_definition(connection, agent, fields)
 
 
 async def _put_conversation(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:

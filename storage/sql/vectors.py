@@ -71,7 +71,7 @@ class _CachedVectors(Struct, frozen=True):
     chunks: dict[int, _CachedChunk]
     joined: vector_blobs.JoinedVectors
 
-    def chunk(self, number: int, stamp: int) -> vector_blobs.VectorRows | None:
+    def find_chunk(self, number: int, stamp: int) -> vector_blobs.VectorRows | None:
         """Returns a chunk as it was last written with this stamp; None where it is not cached."""
         cached = self.chunks.get(number)
         if cached is None or cached.stamp != stamp:
@@ -158,7 +158,7 @@ async def _find_vectors(
     chunks: dict[int, _CachedChunk] = {}
     rows = 0
     for number, stamp in await connection.rows(SQL["chunks"], (agent_row, progress.model)):
-        chunk = None if cached is None else cached.chunk(number, stamp)
+        chunk = None if cached is None else cached.find_chunk(number, stamp)
         if chunk is None:
             chunk = await _read_chunk(connection, agent_row, number, progress.model)
         if chunk is not None and chunk.dimension == progress.dimension:

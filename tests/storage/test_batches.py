@@ -13,7 +13,7 @@ from storage.batch_records import (
     BatchItem,
     BatchState,
     ItemDraft,
-    item_state,
+    compute_item_state,
 )
 from storage.errors import NotFound
 from storage.listing import Page
@@ -57,7 +57,7 @@ async def test_the_counts_add_up(store: Store) -> None:
     assert counts == BatchCounts(1, 1, 1, 1, 1, 0)
     assert counts.total == 5
     # An item whose agent is gone has failed.
-    assert item_state(None, None) == "failed"
+    assert compute_item_state(None, None) == "failed"
     assert BatchItem(1, None, "", "", 0, 0, 0, 0, None, None).state == "failed"
 
 

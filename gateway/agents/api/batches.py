@@ -145,7 +145,7 @@ def _render_item(item: BatchItem, error_message: str) -> dict[str, Any]:
         "run_id": None if run is None else ids.make_id("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
-        "error": item.failure_reason(error_message),
+        "error": item.explain_failure(error_message),
         "usage": render_usage(counts, steps, []),
     }
 

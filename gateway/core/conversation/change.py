@@ -14,7 +14,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from storage.commands import Change, Pool
-from storage.records import Atom, Exchange, State, message_key
+from storage.records import Atom, Exchange, State, make_message_key
 
 
 def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.SettleRule) -> Change:
@@ -41,7 +41,7 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
     tombstone_hashes = []
     if exchange.state is State.OFF:
         tombstone_hashes = [
-            message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_user_or_text(a)
+            make_message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_user_or_text(a)
         ]
     return Change(
         exchange=exchange,

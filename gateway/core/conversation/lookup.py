@@ -12,7 +12,7 @@ from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.turn_replies import make_reply_keys
 from storage.commands import MAX_QUESTIONS, Probes
-from storage.records import message_key
+from storage.records import make_message_key
 
 # Replies are looked up in this many last turns. Those further back are found by the hash of the path.
 _PROBED_TURNS = 8
@@ -42,7 +42,7 @@ def make_probes_for_list(
     probes = Probes(
         conversation_key,
         since=query.now - query.idle_s,
-        maybe_forgotten=[message_key(atoms) for atoms in listing.atoms[:-1] if is_user_or_text(atoms)],
+        maybe_forgotten=[make_message_key(atoms) for atoms in listing.atoms[:-1] if is_user_or_text(atoms)],
         max_exchanges=max_exchanges,
         min_depth=min_depth,
         loaded_depth=loaded_depth,
@@ -52,7 +52,7 @@ def make_probes_for_list(
         return probes
     # An exchange is marked by the hash of a path that it begins, or by a message that is off the record.
     marks = [listing.answered_path_hash] if listing.answered_count else []
-    marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
+    marks += [make_message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,
         replies=make_reply_keys(listing, _PROBED_TURNS) if listing.answered_count else [],
@@ -70,7 +70,7 @@ def make_probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Prob
     return Probes(
         conversation_key,
         replies=[match_point.reply_key] if match_point.reply_key else [],
-        questions=[message_key(match_point.inputs[-1])] if match_point.inputs else [],
+        questions=[make_message_key(match_point.inputs[-1])] if match_point.inputs else [],
         since=since,
         min_depth=max(0, match_point.depth - RECENT_EXCHANGES),
     )
@@ -80,7 +80,7 @@ def _list_question_keys(listing: HashedList) -> list[bytes]:
     """Returns the keys of the last questions in a list, the last one first, each once."""
     keys: dict[bytes, None] = {}
     for i in _find_question_indices(listing):
-        keys[message_key(listing.atoms[i])] = None
+        keys[make_message_key(listing.atoms[i])] = None
         if len(keys) == MAX_QUESTIONS:
             break
     return list(keys)

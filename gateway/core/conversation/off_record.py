@@ -11,7 +11,7 @@ from gateway.core.conversation.canonical import is_user, is_user_or_text
 from gateway.core.conversation.exchange import ends_off_record, is_same_input, is_tombstone
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
-from storage.records import REPLY, Atom, Exchange, State, message_key
+from storage.records import REPLY, Atom, Exchange, State, make_message_key
 
 
 def repeats_off_record(
@@ -70,7 +70,10 @@ def find_redactions(
         i
         for i, atoms in enumerate(exchange.inputs[:-1])
         if i >= pending_count
-        and ((i not in recorded and atoms in tombstone_atoms) or message_key(atoms) in tree.forgotten_hashes)
+        and (
+            (i not in recorded and atoms in tombstone_atoms)
+            or make_message_key(atoms) in tree.forgotten_hashes
+        )
     }
     return frozenset(redact_with_answers(unrecorded, messages[:-1]))
 

@@ -26,7 +26,7 @@ from gateway.core.conversation.private import read_private, with_private
 from gateway.core.conversation.request_end import RequestEnd, make_content_fields, redact_input
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import read_text, without_space
-from storage.records import Exchange, State, message_key
+from storage.records import Exchange, State, make_message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
 # would make the exchange longer each time. Not measured; any value far above the number of a reply's items behaves
@@ -150,7 +150,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
         Amendment(each.id, inputs=None, reply=MessageSpan(0, 0))
         for each in unanswered
         # Words that were forgotten, or off the record, elsewhere in the memory stay out of the conversation.
-        if tree.forgotten_hashes.isdisjoint(map(message_key, each.inputs))
+        if tree.forgotten_hashes.isdisjoint(map(make_message_key, each.inputs))
     ]
 
 

@@ -22,7 +22,7 @@ from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.import_commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
-from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone, message_key
+from storage.records import REPLY, Agent, Atom, Exchange, State, make_message_key, make_tombstone
 
 # The beginning of the key of an imported conversation.
 KEY: Final = "import:"
@@ -111,8 +111,8 @@ def draft_import(
         key=None if source.id is None else f"{KEY}{format}:{source.id}",
         first_at=min(times),
         char_count=sum(len(message.text) for message in source.messages),
-        questions=list({message_key(exchange.inputs[-1]): None for exchange in exchanges}),
-        atoms=list({message_key(atoms): None for atoms in messages}),
+        questions=list({make_message_key(exchange.inputs[-1]): None for exchange in exchanges}),
+        atoms=list({make_message_key(atoms): None for atoms in messages}),
         prefixes=hash_prefixes(hasher, exchanges[0].inputs),
     )
 
@@ -247,7 +247,7 @@ def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -
 
 
 def _is_forgotten(atoms: Sequence[Atom], forgotten_hashes: frozenset[bytes]) -> bool:
-    return bool(atoms) and message_key(atoms) in forgotten_hashes
+    return bool(atoms) and make_message_key(atoms) in forgotten_hashes
 
 
 def _group_turns(messages: Sequence[SourceMessage]) -> list[_Turn]:

@@ -56,7 +56,7 @@ class BatchOperations(Struct, frozen=True):
                         "run": None if run is None else ids.make_id("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,
-                        "error": item.failure_reason(messages.get(item.id)),
+                        "error": item.explain_failure(messages.get(item.id)),
                     }
                 )
         return {**await self._render_batch(batch), "items": unsuccessful}

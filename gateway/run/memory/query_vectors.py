@@ -78,5 +78,5 @@ async def sort_nearest_facts(
     near = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
     if near is None:
         return facts
-    similarities = near.similarities([fact.seq for fact in facts])
+    similarities = near.list_similarities([fact.seq for fact in facts])
     return sorted(facts, key=lambda fact: -similarities.get(fact.seq, inf))

@@ -17,7 +17,7 @@ from storage.batch_records import (
     ItemDraft,
     ItemRetry,
     ItemWrite,
-    item_state,
+    compute_item_state,
 )
 from storage.commands import Rules
 from storage.database import Connection, Database, Row, Statement
@@ -259,7 +259,7 @@ def make_counts(rows: Sequence[Row]) -> BatchCounts:
     """Returns the counts of items. rows: state and stop reason of the items' runs, and how many have them."""
     counts = dict.fromkeys(("waiting", "running", "completed", "failed", "expired", "cancelled"), 0)
     for state, stop, count in rows:
-        counts[item_state(state, stop)] += count
+        counts[compute_item_state(state, stop)] += count
     return BatchCounts(**counts)
 
 

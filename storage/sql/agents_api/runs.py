@@ -233,7 +233,9 @@ class Runs(StoreGroup):
 
     async def accept_run(self, command: RunAccept) -> Run:
         """Accepts a run that goes on without its client. Raises: Unavailable; as the function of this name."""
-        return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, command))
+        return await self._jobs.write_enqueuing(
+            lambda connection: accept_run(connection, self._jobs, command)
+        )
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.active import supersede_repeated
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from storage.records import State, message_key
+from storage.records import State, make_message_key
 from tests.core import conversations
 from tests.core.conversation.keyed import both
 from tests.core.conversations import Request, World, assistant, user
@@ -150,7 +150,7 @@ def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancel
     first, second = [world.begin([*history, question], key) for question in questions]
     world.cancel(first)
     world.finish(second, "At eight there is one.")
-    forgotten = message_key(world.memory().hasher.make_atoms(questions[0]))
+    forgotten = make_message_key(world.memory().hasher.make_atoms(questions[0]))
     monkeypatch.setattr(
         "tests.core.conversations.Tree", partial(conversations.Tree, forgotten_hashes=frozenset([forgotten]))
     )

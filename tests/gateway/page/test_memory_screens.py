@@ -208,7 +208,7 @@ def test_a_memory_without_facts_says_how_learning_stands(operator: Operator) -> 
 
     async def add() -> None:
         due = world.clock() + 3_600
-        await jobs.enqueuing(lambda c: jobs.enqueue_in(c, "learn", agent.id, "learn", due=due))
+        await jobs.write_enqueuing(lambda c: jobs.enqueue_in(c, "learn", agent.id, "learn", due=due))
 
     assert "They are learned in the background once a background model is set." in page(
         operator, f"m/{agent.uid}"

@@ -27,7 +27,7 @@ def enqueue(operator: Operator, key: str, user: str | None = None, error: str | 
             else await world.store.agents.find(Scope("default", "default", f"user:{user}"))
         )
         number = 0 if agent is None else agent.id
-        id = await jobs.enqueuing(lambda connection: jobs.enqueue_in(connection, "sweep", number, key))
+        id = await jobs.write_enqueuing(lambda connection: jobs.enqueue_in(connection, "sweep", number, key))
         if error is not None:
             job = await jobs.leases.claim(["sweep"], lease_s=60.0, tries=5)
             assert job is not None
