@@ -124,6 +124,7 @@ class MemorySnapshot(Struct):
 
     @property
     def numbers(self) -> AgentNumbers:
+        """The numbers that the agent had when the snapshot was read."""
         return AgentNumbers(self.epoch, self.next_seq, self.indexed_seq, self.rev, self.stamp)
 
 

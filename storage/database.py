@@ -29,6 +29,7 @@ class StoreHealth(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
+        """True if nothing is wrong, and writes are not slow."""
         return self.status == "ok"
 
     @property
@@ -302,7 +303,8 @@ class Database(Protocol):
         """
 
     @property
-    def health(self) -> StoreHealth: ...
+    def health(self) -> StoreHealth:
+        """The state of the database. Reading it never waits."""
 
     async def drain(self, timeout_s: float) -> bool:
         """Waits until every write given to it is on disk; False when that took too long."""

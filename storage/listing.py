@@ -144,6 +144,7 @@ class AgentEntry(Struct, frozen=True):
 
     @property
     def name(self) -> str:
+        """The agent's name; of a memory without a definition its profile and its subject."""
         if self.definition is not None:
             return self.definition.name
         return f"{self.agent.scope.profile} {self.agent.scope.subject.removeprefix('user:')}"

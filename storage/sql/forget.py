@@ -78,7 +78,11 @@ class Forgetting(StoreGroup):
         rules: Rules,
         usage: Usage,
     ) -> None:
-        """wake: called after a forgetting, since its jobs have to end or may begin again."""
+        """Makes the group.
+
+        memories, snapshots: caches that are cleared with each forgetting.
+        wake: called after a forgetting, since its jobs have to end or may begin again.
+        """
         super().__init__(database)
         self._usage = usage
         self._rules, self._agents, self.now = rules, agents, now

@@ -26,9 +26,14 @@ class Growth:
         self._listeners: list[GrowthListener] = []
 
     def add_listener(self, listener: GrowthListener) -> None:
+        """Registers a function that is called with each report."""
         self._listeners.append(listener)
 
     def report(self, agent_row: int, added: int) -> None:
+        """Calls all listeners.
+
+        added: how many messages, passages and facts are new; 0: the search index is to be made again.
+        """
         for listener in self._listeners:
             listener(agent_row, added)
 

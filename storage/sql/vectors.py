@@ -90,6 +90,7 @@ class VectorCache:
         self._bytes = 0
 
     def get(self, agent_row: int, model: str) -> _CachedVectors | None:
+        """Returns the cached vectors of a memory, which count as used last."""
         with self._lock:
             entry = self._entries.get((agent_row, model))
             if entry is not None:
@@ -111,6 +112,7 @@ class VectorCache:
                 self._drop_entry(next(iter(self._entries)))
 
     def clear(self) -> None:
+        """Empties the cache. Vectors that are being read now are not cached either."""
         with self._lock:
             self.clear_count += 1
             self._entries.clear()

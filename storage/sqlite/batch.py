@@ -43,7 +43,7 @@ class BatchRunner:
     """Runs batches on a connection. Whatever fails, every function has an outcome, and no transaction stays open."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
-        """path: of the database, for errors."""
+        """Makes a runner. path: of the database, for errors."""
         self._connection = connection
         self._path = path
 

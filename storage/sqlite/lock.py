@@ -35,7 +35,10 @@ class Lock:
     """The lock of one database, held from `take` to `release` or the end of the process."""
 
     def __init__(self, database: str | Path, address: str | None = None) -> None:
-        """address: where this process serves, shown to a process that is refused. Raises: as `resolve_path`."""
+        """Makes a lock that is not held yet. Raises: as `resolve_path`.
+
+        address: where this process serves, shown to a process that is refused.
+        """
         self._database, self._address = resolve_path(database), address
         self._descriptor: int | None = None
 

@@ -35,6 +35,7 @@ class LoopCalls:
             self._wake_sender.send(b"\0")
 
     def close(self) -> None:
+        """Ends the calls. Those that wait are dropped."""
         self._loop.remove_reader(self._wake_receiver)
         self._wake_receiver.close()
         self._wake_sender.close()

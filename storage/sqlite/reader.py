@@ -112,6 +112,7 @@ class Reader(_ReaderBase):
                 connection.close()
 
     def close(self) -> None:
+        """Closes the connection for good."""
         self._is_closed = True
         self.reset()
 

@@ -42,9 +42,11 @@ class WriteQueue:
     """Writes of one kind, in order."""
 
     writes: deque[Write[Any]] = field(default_factory=deque)
+    # The estimated bytes that its writes hold.
     bytes: int = 0
 
     def add(self, write: Write[Any]) -> None:
+        """Puts a write at the end of the queue."""
         self.writes.append(write)
         self.bytes += write.size
 
@@ -71,8 +73,9 @@ class WriteQueues:
     """The queues of one writer."""
 
     def __init__(self, max_batch_turns: int, max_turn_batches: int) -> None:
-        """max_batch_turns: the most turns of a batch.
+        """Makes empty queues.
 
+        max_batch_turns: the most turns of a batch.
         max_turn_batches: the batches of turns in a row after which one bulk write goes first.
         """
         self._max_batch_turns = max_batch_turns
@@ -87,6 +90,7 @@ class WriteQueues:
 
     @property
     def bytes(self) -> int:
+        """The estimated bytes that all waiting writes hold."""
         return self.turns.bytes + self.bulk.bytes
 
     def take_batch(self) -> WriteBatch:

@@ -210,6 +210,7 @@ class WriterConnection:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def stop_mending(self) -> None:
+        """Ends the attempts to mend a fault."""
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
