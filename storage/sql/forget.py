@@ -27,7 +27,7 @@ from storage.sql.default_blocks import load_default_blocks
 from storage.sql.erase import list_phases, wipe_shared
 from storage.sql.erasing_work import ErasingWork, StoredTarget
 from storage.sql.fact_writes import detach_facts
-from storage.sql.group import StoreGroup, reads
+from storage.sql.group import StoreGroup, bulk_writes, reads
 from storage.sql.job_rows import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
@@ -118,28 +118,9 @@ class Forgetting(StoreGroup):
 
         Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.
         """
-        now = self.now()
-
-        async def write(connection: Connection) -> _Begun:
-            await connection.lock_sharers(agent_row)
-            await detach_facts(connection, agent_row, retained_facts)
-            user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
-            if user is not None:
-                await anonymize_user_rows(connection, *user)
-            forgotten_agent = None
-            blocks: list[Block] = []
-            if keeps_pause and target.is_all:
-                forgotten_agent = await find_agent_by_id(connection, agent_row)
-                blocks = await load_default_blocks(connection, agent_row)
-            *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
-            if forgotten_agent is not None and forgotten_agent.paused_at is not None:
-                empty = await find_or_create_with_blocks(
-                    connection, self._agents.new(forgotten_agent.scope), blocks, (), now
-                )
-                await pause_agent(connection, empty.id, forgotten_agent.paused_at)
-            return _Begun(id, prerequisites, user)
-
-        beginning = self._database.bulk(write)
+        beginning = self._begin(
+            agent_row, target, self.now(), keeps_pause=keeps_pause, retained_facts=retained_facts
+        )
 
         def notify_begun() -> None:
             self._agents.clear()
@@ -153,6 +134,36 @@ class Forgetting(StoreGroup):
         begun = await self._await_write(beginning, notify_begun)
         self._prerequisites[begun.id] = begun.prerequisites
         return begun.id
+
+    @bulk_writes
+    async def _begin(
+        self,
+        connection: Connection,
+        agent_row: int,
+        target: ForgetTarget,
+        now: float,
+        *,
+        keeps_pause: bool,
+        retained_facts: Sequence[int],
+    ) -> _Begun:
+        """Writes a target down. The parameters are those of `begin`."""
+        await connection.lock_sharers(agent_row)
+        await detach_facts(connection, agent_row, retained_facts)
+        user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
+        if user is not None:
+            await anonymize_user_rows(connection, *user)
+        forgotten_agent = None
+        blocks: list[Block] = []
+        if keeps_pause and target.is_all:
+            forgotten_agent = await find_agent_by_id(connection, agent_row)
+            blocks = await load_default_blocks(connection, agent_row)
+        *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
+        if forgotten_agent is not None and forgotten_agent.paused_at is not None:
+            empty = await find_or_create_with_blocks(
+                connection, self._agents.new(forgotten_agent.scope), blocks, (), now
+            )
+            await pause_agent(connection, empty.id, forgotten_agent.paused_at)
+        return _Begun(id, prerequisites, user)
 
     async def forget(self, agent_row: int, target: ForgetTarget) -> None:
         """Forgets a part of a memory, or all of it, at once."""

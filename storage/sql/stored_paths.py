@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from asyncio import Future
 from functools import partial
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
 
 from storage.commands import MemoryReader, MemorySnapshot, Rules
-from storage.database import Connection, Database, Row
+from storage.database import Connection, Database
 from storage.records import (
     DEFAULT_CONVERSATION,
     Agent,
@@ -47,6 +48,17 @@ _NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
 _PATH_CONTENT = 6
 
 
+class _PathHead(NamedTuple):
+    """The part of a stored conversation that is read before its exchanges."""
+
+    # What the memory shows to the conversation, and the conversation itself, if it exists.
+    snapshot: MemorySnapshot
+    # The row of the last exchange of the path; None: there is none.
+    last_row: int | None
+    # The exchanges that had left the window with the last one; None: all are in it.
+    evicted: Evicted | None
+
+
 async def _read_path(
     connection: Connection,
     agent: Agent,
@@ -59,6 +71,31 @@ async def _read_path(
     conversation_name: as `Conversation.name`.
     window_tokens: of the model's window; None: they are unknown, and all of the conversation is read.
     max_unread_turns: up to how many the turns are counted that a sleeptime agent has not read; 0: none are counted.
+    """
+    head = await _read_head(connection, agent, conversation_name, max_unread_turns)
+    if head is None:
+        return None
+    snapshot, last_row, evicted = head
+    if last_row is None or snapshot.conversation is None:
+        return ConversationPath(snapshot)
+    first_depth = evicted.depth if evicted is not None and evicted.is_out_of(window_tokens) else 0
+    values = (agent.id, snapshot.conversation.id, last_row, first_depth, _MAX_SUMMARIES)
+    path, summaries = [], []
+    for row in await connection.rows(SQL["path"], values):
+        exchange = make_exchange_with_content(row[_PATH_CONTENT:])
+        if row[0] == "exchange":
+            path.append(exchange)
+        else:
+            summaries.append(Summary(row[1], exchange, *row[2:_PATH_CONTENT]))
+    return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
+
+
+async def _read_head(
+    connection: Connection, agent: Agent, conversation_name: str, max_unread_turns: int
+) -> _PathHead | None:
+    """Returns what a send needs before the exchanges; None where the agent is not stored any more.
+
+    The parameters are those of `_read_path`.
     """
     scope = agent.scope
     values = (
@@ -74,7 +111,8 @@ async def _read_path(
     if not rows or rows[0][0] != "agent":
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
-    last_row: Row | None = None
+    last_row: int | None = None
+    evicted: Evicted | None = None
     blocks: list[OwnedBlock] = []
     for row in rows[1:]:
         match row[0]:
@@ -82,27 +120,14 @@ async def _read_path(
                 texts = row[_TEXT], row[_TEXT + 1]
                 snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
             case "last":
-                last_row = row
+                last_row = row[_NUMBER]
+                evicted = Evicted(*orjson.loads(row[_CONTENT])) if row[_CONTENT] else None
             case "reader":
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
             case _:
                 exchanges.add_snapshot_row(snapshot, blocks, row, row[_TIME])
     exchanges.complete_snapshot(snapshot, blocks)
-    if last_row is None or snapshot.conversation is None:
-        return ConversationPath(snapshot)
-    evicted = Evicted(*orjson.loads(last_row[_CONTENT])) if last_row[_CONTENT] else None
-    first_depth = evicted.depth if evicted is not None and evicted.is_out_of(window_tokens) else 0
-    path_rows = await connection.rows(
-        SQL["path"], (agent.id, snapshot.conversation.id, last_row[_NUMBER], first_depth, _MAX_SUMMARIES)
-    )
-    path, summaries = [], []
-    for row in path_rows:
-        exchange = make_exchange_with_content(row[_PATH_CONTENT:])
-        if row[0] == "exchange":
-            path.append(exchange)
-        else:
-            summaries.append(Summary(row[1], exchange, *row[2:_PATH_CONTENT]))
-    return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
+    return _PathHead(snapshot, last_row, evicted)
 
 
 def _split_key_and_uid(conversation_name: str) -> tuple[str | None, str | None]:
