@@ -218,7 +218,7 @@ async def _resolve_fields(
         if fields.get(name) is not None:
             fields[name] = await _get_row(connection, agent_row, name, fields[name])
     if "uid" in fields:
-        fields["uid"] = await _free_uid(connection, agent_row, part, fields["uid"])
+        fields["uid"] = await _choose_uid(connection, agent_row, part, fields["uid"])
     return fields
 
 
@@ -311,12 +311,12 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
 }
 
 
-def _copy_uid(agent_row: int, uid: str) -> str:
+def _compute_copy_uid(agent_row: int, uid: str) -> str:
     """Returns the public id of a copy, if that of the original is taken. It is the same each time."""
     return blake2b(f"{agent_row} {uid}".encode(), digest_size=16).hexdigest()
 
 
-async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
+async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
     """Returns a record's public id here: its own, or that of a copy if it is taken; a new one if `uid` is None.
 
     uid: its id in the export; older exports have none.
@@ -324,12 +324,12 @@ async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str 
     if uid is None:
         return uuid.uuid4().hex
     is_taken = await connection.row(SQL[f"{part}_taken"], (uid,)) is not None
-    return _copy_uid(agent_row, uid) if is_taken else uid
+    return _compute_copy_uid(agent_row, uid) if is_taken else uid
 
 
 async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
     """Returns the row of a conversation, a run, a file or an import. uid: its id in the export. Raises: NotFound."""
-    row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _copy_uid(agent_row, uid)))
+    row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _compute_copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
     return int(row)
@@ -338,7 +338,7 @@ async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) 
 async def _choose_conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
     """Returns the public id that a conversation was given here. uid: its id in the export."""
     row = await connection.value(SQL["conversation_at"], (agent_row, uid, uid))
-    return uid if row is not None else _copy_uid(agent_row, uid)
+    return uid if row is not None else _compute_copy_uid(agent_row, uid)
 
 
 async def _get_rows_by_seq(

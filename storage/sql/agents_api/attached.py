@@ -14,7 +14,7 @@ from storage.sql.statements import load, load_column, load_rows
 SQL = load("agents_api/attached.sql")
 
 # The kinds of definitions that are memories, which a search of the agent reads as well.
-_MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
+_MEMORY_KINDS = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
 _MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
@@ -26,7 +26,7 @@ async def attach(connection: Connection, agent_row: int, kind: str, target: int)
     await connection.lock(agent_row)
     if await connection.row(SQL["attach"], (agent_row, kind, target)) is None:
         return False
-    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent_row,)) > _MAX_MEMORIES:
+    if kind in _MEMORY_KINDS and await connection.value(SQL["memories"], (agent_row,)) > _MAX_MEMORIES:
         raise OverLimit(f"an agent has at most {_MAX_MEMORIES} archives and folders attached")
     return True
 
