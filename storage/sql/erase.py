@@ -51,7 +51,15 @@ from storage.sql.erase_exchanges import empty_sections_with_edits, erase_exchang
 from storage.sql.erasing_work import PAGE_ROWS, ErasingPhase, ErasingWork, StoredTarget
 from storage.sql.fact_writes import mark_unlearned
 from storage.sql.job_rows import raise_epoch
-from storage.sql.rebuild import has_whole_words, list_origins, load_erased, rebuild_block, remove_lost_lines
+from storage.sql.rebuild import (
+    EditKey,
+    erase_edits,
+    has_whole_words,
+    list_origins,
+    load_erased,
+    rebuild_block,
+    remove_lost_lines,
+)
 from storage.sql.recalls import delete_recall
 from storage.sql.sections import empty_sections, empty_sections_showing
 from storage.sql.statements import load, load_column, load_rows, run_for_list
@@ -183,13 +191,13 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 
 async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
-    has_emptied = False
-    for exchange_row, call, arguments in await connection.rows(SQL["edits_pending"], (agent_row,)):
+    emptied: list[EditKey] = []
+    for exchange_row, call_id, arguments in await connection.rows(SQL["edits_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_whole_words(words, text) for text in texts):
-            await connection.run(SQL["edit_of_call_erase"], (exchange_row, call, b"{}"))
-            has_emptied = True
-    if has_emptied:
+            emptied.append(EditKey(exchange_row, call_id))
+    await erase_edits(connection, emptied)
+    if emptied:
         await empty_sections_with_edits(connection, agent_row)
         await raise_epoch(connection, agent_row)
 

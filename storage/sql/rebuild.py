@@ -151,7 +151,7 @@ async def rebuild_block(
     remaining = await read_remaining(connection, agent_row, collect_origins(versions, erased), rules)
     division = _Division(erased, turnless, texts, remaining)
     await division.add_all(connection, versions)
-    await _erase_edits(connection, division.edits)
+    await erase_edits(connection, division.edits)
     clean, later = division.clean, division.later
     if not later:
         return False
@@ -162,7 +162,7 @@ async def rebuild_block(
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
-    await _erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating])
+    await erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating])
     dropped = _list_dropped(base, later, values)
     if not dropped and values == [version.value for version, _ in later]:
         return False
@@ -229,7 +229,7 @@ async def remove_lost_lines(
     lost = collect_lost_lines(versions, numbers)
     if not lost.later:
         return False
-    await _erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
+    await erase_edits(connection, [version.edit for version in lost.later if version.edit is not None])
     values = [version.value for version in lost.later_without]
     revised = [(version, Revised(version.value)) for version in lost.later]
     remade = await _rewrite_rows(connection, block_row, revised, values, _list_dropped("", revised, values))
@@ -240,7 +240,7 @@ async def remove_lost_lines(
     return True
 
 
-async def _erase_edits(connection: Connection, edits: Iterable[EditKey]) -> None:
+async def erase_edits(connection: Connection, edits: Iterable[EditKey]) -> None:
     """Empties the arguments of edits."""
     for edit in edits:
         await connection.run(SQL["edit_of_call_erase"], (*edit, _NO_ARGUMENTS))
