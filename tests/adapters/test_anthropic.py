@@ -380,22 +380,22 @@ async def test_thinking_comes_back_in_front_of_the_call_it_led_to(
         deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
         assert "".join(d.get("reasoning_content") or "" for d in deltas) == "Where is it?"
         head = next(d["tool_calls"][0] for d in deltas if "tool_calls" in d)
-        said: Json = {
+        reply: Json = {
             "role": "assistant",
             "content": "Let me look.",
             "thinking_blocks": [block for d in deltas for block in d.get("thinking_blocks", ())],
             "tool_calls": [{**head, "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}],
         }
     else:
-        said = (await answer(provider, request(**options)))[1]["choices"][0]["message"]
-        assert said["reasoning_content"] == "Where is it?"
-    result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "sun"}
-    status, body = await answer(provider, request(messages=[*HI, said, result], **options))
+        reply = (await answer(provider, request(**options)))[1]["choices"][0]["message"]
+        assert reply["reasoning_content"] == "Where is it?"
+    result = {"role": "tool", "tool_call_id": reply["tool_calls"][0]["id"], "content": "sun"}
+    status, body = await answer(provider, request(messages=[*HI, reply, result], **options))
     assert status == 200, body
     assert upstream.last.json["messages"][1]["content"][:2] == [thought, redacted]
 
-    del said["thinking_blocks"]
-    loop = [*HI, said, result]
+    del reply["thinking_blocks"]
+    loop = [*HI, reply, result]
     for messages, is_sent in ((loop, False), ([*loop, *HI], False), ([*loop, SAID, *HI], True)):
         status, body = await answer(provider, request(messages=messages, **options))
         assert status == 200, body
@@ -408,33 +408,33 @@ async def test_thoughts_of_replies_in_a_row_do_not_look_like_one(
     first = think("One.", calls=[Call("weather")])
     upstream.queue(first, think("Two.", text="So."))
     options: Json = {"tools": [WEATHER], "thinking": {"type": "adaptive"}}
-    said = (await answer(provider, request(**options)))[1]["choices"][0]["message"]
-    result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "sun"}
-    more = await stream(provider, request(stream=True, messages=[*HI, said, result], **options))
+    reply = (await answer(provider, request(**options)))[1]["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": reply["tool_calls"][0]["id"], "content": "sun"}
+    more = await stream(provider, request(stream=True, messages=[*HI, reply, result], **options))
     blocks = [b for chunk in more for b in chunk["choices"][0]["delta"].get("thinking_blocks", ())]
-    assert [block["index"] for block in (*said["thinking_blocks"], *blocks)] == [0, 1]
+    assert [block["index"] for block in (*reply["thinking_blocks"], *blocks)] == [0, 1]
 
 
 async def message_of(provider: Anthropic, asked: ModelRequest, *, streamed: bool) -> Json:
-    """The message of a reply with all its fields; of a stream, its deltas put together."""
+    """Returns the message of a reply with all its fields; of a stream, its deltas joined."""
     if not streamed:
         found: Json = (await answer(provider, asked))[1]["choices"][0]["message"]
         return found
     body = {**orjson.loads(asked.body), "stream": True}
-    said: Json = {"role": "assistant", "content": None, "tool_calls": []}
+    reply: Json = {"role": "assistant", "content": None, "tool_calls": []}
     for chunk in await stream(provider, asked._replace(body=orjson.dumps(body))):
         for key, value in chunk["choices"][0]["delta"].items():
             if key == "tool_calls":
                 (piece,) = value
-                if piece["index"] == len(said[key]):
-                    said[key].append(piece)
+                if piece["index"] == len(reply[key]):
+                    reply[key].append(piece)
                 else:
-                    said[key][piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+                    reply[key][piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
             elif isinstance(value, list):
-                said[key] = [*said.get(key, []), *value]
+                reply[key] = [*reply.get(key, []), *value]
             elif isinstance(value, str):
-                said[key] = value if key == "role" else (said.get(key) or "") + value
-    return said
+                reply[key] = value if key == "role" else (reply.get(key) or "") + value
+    return reply
 
 
 def thought(text: str) -> Json:
@@ -445,7 +445,7 @@ def called(id: str) -> Json:
     return {"type": "tool_use", "id": id, "name": "weather", "input": {"city": "Rome"}}
 
 
-def said(text: str) -> Json:
+def text_block(text: str) -> Json:
     return {"type": "text", "text": text}
 
 
@@ -457,12 +457,28 @@ FOUND = SEARCH[1]["type"]
 REDACTED = {"type": "redacted_thinking", "data": "opaque"}
 IN_ORDER = [
     [thought("a"), called("t1"), thought("b"), called("t2"), REDACTED, called("t3")],
-    [thought("a"), said("Ümlaut. "), thought("b"), said("More."), called("t1")],
-    [said("First. "), thought("a"), said(" Then. "), REDACTED, called("t1"), thought("b"), called("t2")],
-    [thought("a"), *SEARCH, thought("b"), said("Found."), called("t1")],
-    [said("I look. "), *SEARCH, said("Found. "), thought("a"), called("t1"), thought("b"), called("t2")],
+    [thought("a"), text_block("Ümlaut. "), thought("b"), text_block("More."), called("t1")],
+    [
+        text_block("First. "),
+        thought("a"),
+        text_block(" Then. "),
+        REDACTED,
+        called("t1"),
+        thought("b"),
+        called("t2"),
+    ],
+    [thought("a"), *SEARCH, thought("b"), text_block("Found."), called("t1")],
+    [
+        text_block("I look. "),
+        *SEARCH,
+        text_block("Found. "),
+        thought("a"),
+        called("t1"),
+        thought("b"),
+        called("t2"),
+    ],
     [thought("a"), SEARCH[0], called("t1")],
-    [thought(""), said("x"), thought(""), called("t1")],
+    [thought(""), text_block("x"), thought(""), called("t1")],
 ]
 
 
@@ -487,7 +503,13 @@ async def test_blocks_go_back_in_their_order(
 
 @pytest.mark.parametrize(
     "content",
-    ["One two.", [said("One "), {**said("two."), "cache_control": {"type": "ephemeral"}}], "One", "", None],
+    [
+        "One two.",
+        [text_block("One "), {**text_block("two."), "cache_control": {"type": "ephemeral"}}],
+        "One",
+        "",
+        None,
+    ],
 )
 async def test_places_that_are_no_longer_there(
     provider: Anthropic, upstream: StrictAnthropic, content: Any
@@ -515,8 +537,8 @@ def test_a_text_with_many_places_is_copied_once() -> None:
     """A client may send ten thousand blocks, each at a place of its own, and all other requests would wait."""
     text = Counted("x" * 1_000)
     blocks = [{"type": "other", "index": n, "start_index": n} for n in range(1, 1_000)]
-    said = {"role": "assistant", "content": [{"type": "text", "text": text}], "provider_blocks": blocks}
-    sent = translate_request({"model": MODEL, "messages": [*HI, said, *HI]})["messages"][1]["content"]
+    reply = {"role": "assistant", "content": [{"type": "text", "text": text}], "provider_blocks": blocks}
+    sent = translate_request({"model": MODEL, "messages": [*HI, reply, *HI]})["messages"][1]["content"]
     assert [block["type"] for block in sent] == ["text", "other"] * 999 + ["text"]
     assert "".join(block.get("text", "") for block in sent) == text
     assert Counted.copied == 1_000
@@ -535,20 +557,24 @@ async def test_a_reply_that_only_thought_does_not_lock_the_conversation(
 
 
 @pytest.mark.parametrize(
-    ("replies", "behind", "left"),
+    ("replies", "later", "left"),
     [
         ([[thought("a"), SEARCH[0]]], [], [["thinking", "server_tool_use"]]),
         ([[thought("a"), SEARCH[0]]], HI, [["text"]]),
-        ([[said("x"), SEARCH[0]]], HI, [["text"]]),
-        ([[said("x"), SEARCH[0], thought("b"), said("y")]], HI, [["text", "text"]]),
-        ([[SEARCH[0], called("t1")], [SEARCH[1], said("y")]], HI, [["server_tool_use", "tool_use"], [FOUND, "text"]]),
+        ([[text_block("x"), SEARCH[0]]], HI, [["text"]]),
+        ([[text_block("x"), SEARCH[0], thought("b"), text_block("y")]], HI, [["text", "text"]]),
+        (
+            [[SEARCH[0], called("t1")], [SEARCH[1], text_block("y")]],
+            HI,
+            [["server_tool_use", "tool_use"], [FOUND, "text"]],
+        ),
         ([[SEARCH[0], called("t1")]], [], [["server_tool_use", "tool_use"]]),
         ([[SEARCH[0], called("t1")]], HI, [["tool_use"]]),
-        ([[SEARCH[0], called("t1")], [said("y")]], HI, [["tool_use"], ["text"]]),
+        ([[SEARCH[0], called("t1")], [text_block("y")]], HI, [["tool_use"], ["text"]]),
     ],
 )  # fmt: skip
 async def test_calls_of_its_own_tools_without_a_result(
-    provider: Anthropic, upstream: StrictAnthropic, replies: list[list[Json]], behind: list[Json], left: Any
+    provider: Anthropic, upstream: StrictAnthropic, replies: list[list[Json]], later: list[Json], left: Any
 ) -> None:
     """They go on where that is possible. Elsewhere they would be refused with every further request."""
     messages = [*HI]
@@ -559,7 +585,7 @@ async def test_calls_of_its_own_tools_without_a_result(
             {"role": "tool", "tool_call_id": each["id"], "content": "sun"} for each in reply["tool_calls"]
         ]
         messages += [reply, *results]
-    status, body = await answer(provider, request(messages=[*messages, *behind], tools=[WEATHER]))
+    status, body = await answer(provider, request(messages=[*messages, *later], tools=[WEATHER]))
     assert status == 200, body
     turns = [turn["content"] for turn in upstream.last.json["messages"] if turn["role"] == "assistant"]
     assert [[block["type"] for block in turn] for turn in turns] == left
@@ -731,7 +757,7 @@ OWN = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"
 
 
 @pytest.mark.parametrize(
-    ("model", "thinking", "is_sent", "kept"),
+    ("model", "thinking", "is_sent", "is_in_reply"),
     [
         ("claude-opus-5-5", None, DROPS, True),
         ("claude-fable-5-2", {"type": "adaptive", "display": "summarized"}, {**DROPS, "display": "summarized"}, True),
@@ -742,7 +768,7 @@ OWN = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"
     ],
 )  # fmt: skip
 async def test_another_prompt_before_a_thought_fails_no_request(
-    provider: Anthropic, upstream: StrictAnthropic, model: str, thinking: Any, is_sent: Any, kept: bool
+    provider: Anthropic, upstream: StrictAnthropic, model: str, thinking: Any, is_sent: Any, is_in_reply: bool
 ) -> None:
     """Memory changes the prompt; newer models refuse thoughts of another one, unless asked to drop them."""
     upstream.queue(message(thought("a"), text="x"))
@@ -758,7 +784,7 @@ async def test_another_prompt_before_a_thought_fails_no_request(
     has_binding = "block_binding" in (is_sent or {})
     assert upstream.last.headers["anthropic-beta"] == ("a-1,b-2," + BETA if has_binding else "a-1,b-2")
     kinds = [block["type"] for block in upstream.last.json["messages"][1]["content"]]
-    assert kinds == (["thinking", "text"] if kept else ["text"])
+    assert kinds == (["thinking", "text"] if is_in_reply else ["text"])
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
@@ -849,7 +875,7 @@ async def test_a_model_before_efforts_gets_tokens_to_think(
 
 
 @pytest.mark.parametrize(
-    ("user", "is_told"),
+    ("user", "is_unchanged"),
     [
         ("alice", True),
         ("user_01-Ab", True),
@@ -865,7 +891,7 @@ async def test_a_model_before_efforts_gets_tokens_to_think(
 )
 @pytest.mark.parametrize("field", ["user", "safety_identifier", "metadata"])
 async def test_a_user_is_named_by_an_opaque_id(
-    provider: Anthropic, upstream: StrictAnthropic, field: str, user: str, is_told: bool
+    provider: Anthropic, upstream: StrictAnthropic, field: str, user: str, is_unchanged: bool
 ) -> None:
     """Anthropic refuses addresses and numbers of people. What stands for one is the same each time."""
     ids = []
@@ -875,8 +901,8 @@ async def test_a_user_is_named_by_an_opaque_id(
         assert status == 200, body
         ids.append(upstream.last.json["metadata"]["user_id"])
     assert ids[0] == ids[1]
-    assert (ids[0] == user) is is_told
-    assert is_told or (len(ids[0]) == 64 and user not in ids[0])
+    assert (ids[0] == user) is is_unchanged
+    assert is_unchanged or (len(ids[0]) == 64 and user not in ids[0])
 
 
 # -- replies
@@ -1020,8 +1046,8 @@ async def test_blocks_of_its_own_tools_go_and_come_back(
     used = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}}
     found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
     upstream.queue(message(used, found, text="Found."))
-    said = (await answer(provider, request()))[1]["choices"][0]["message"]
-    await answer(provider, request(messages=[*HI, said, *HI]))
+    reply = (await answer(provider, request()))[1]["choices"][0]["message"]
+    await answer(provider, request(messages=[*HI, reply, *HI]))
     assert upstream.last.json["messages"][1]["content"] == [used, found, {"type": "text", "text": "Found."}]
 
 
@@ -1077,7 +1103,7 @@ async def test_models_are_listed_as_openai_does_with_their_limits(
         ("us.anthropic.claude-opus-5-v1:0", "claude-opus-5"),
         ("claude-sonnet-5-20261101", "claude-sonnet-5"),
         ("claude-opus-5-5-20261101", "claude-opus-5-5"),
-        ("not-claude-at-all", "glm-5"),  # whose limits nobody knows
+        ("not-claude-at-all", "glm-5"),  # whose limits are unknown
         pytest.param("m" * 1_000_000, "glm-5", id="long"),  # in the square of its length that is hours
     ],
 )

@@ -34,7 +34,7 @@ from tests.stored import Speaker
 
 # A Monday in January.
 NOW = 1_000_000.0
-SAID = (
+TEXTS = (
     "I am allergic to peanuts.",
     "A peanut, and an allergy to it.",
     "The Zahnarzttermin meiner Schwester ist im Herbst in Köln.",
@@ -63,7 +63,7 @@ async def texts(store: Store, alice: Speaker, query: str) -> list[str]:
 async def test_all_words_are_looked_for_in_all_their_forms(
     store: Store, alice: Speaker, is_indexed: bool
 ) -> None:
-    for text in SAID:
+    for text in TEXTS:
         await alice.say([user(text)], assistant("Noted."))
     await learn(store, alice.agent, 0, fact("Eats no peanuts."), fact("Grows peanut plants."))
     muted, _ = await store.facts.list(alice.agent.id)
@@ -71,17 +71,17 @@ async def test_all_words_are_looked_for_in_all_their_forms(
     if is_indexed:
         while await store.search_index.advance(alice.agent.id):
             pass
-    peanuts = ["Grows peanut plants.", "Eats no peanuts.", SAID[1], SAID[0]]
+    peanuts = ["Grows peanut plants.", "Eats no peanuts.", TEXTS[1], TEXTS[0]]
     for query, expected in {
         "Peanuts": peanuts,
         "my peanut": peanuts,
-        "allergies peanut": [SAID[1]],
-        "allergic, peanuts!": [SAID[0]],
-        "Zahnarzt": [SAID[2]],
-        "koln": [SAID[2]],
-        "花生": [SAID[3]],
-        "nuts": [SAID[4]],
-        "noted": ["Noted."] * len(SAID),
+        "allergies peanut": [TEXTS[1]],
+        "allergic, peanuts!": [TEXTS[0]],
+        "Zahnarzt": [TEXTS[2]],
+        "koln": [TEXTS[2]],
+        "花生": [TEXTS[3]],
+        "nuts": [TEXTS[4]],
+        "noted": ["Noted."] * len(TEXTS),
         # The index has the words of dates, which are in no text.
         "January": [],
         "1970": [],
@@ -95,11 +95,11 @@ async def test_all_words_are_looked_for_in_all_their_forms(
 
 
 async def test_what_was_forgotten_is_found_no_more(store: Store, alice: Speaker) -> None:
-    for text in SAID:
+    for text in TEXTS:
         await alice.say([user(text)], assistant("A peanut?"))
     while await store.search_index.advance(alice.agent.id):
         pass
-    for left in (SAID[:2], SAID[1:2], ()):
+    for left in (TEXTS[:2], TEXTS[1:2], ()):
         hits = await store.recall.find_containing(alice.agent, "peanuts")
         found = [each for each in hits.messages if each.role == "user"]
         assert [each.text for each in found] == [*reversed(left)]
@@ -125,7 +125,9 @@ async def test_pages_go_on_below_the_last_number(
     assert (dated.messages, dated.next) == ([], 9)
 
 
-async def test_messages_that_no_search_knows_yet_are_said_to_be_missing(store: Store, alice: Speaker) -> None:
+async def test_messages_that_no_search_knows_yet_are_reported_as_missing(
+    store: Store, alice: Speaker
+) -> None:
     for n in range(70):
         await alice.say([user(f"Message {n}.")], assistant("Noted."))
     assert (await store.recall.find_containing(alice.agent, "peanut")).is_incomplete
@@ -134,7 +136,7 @@ async def test_messages_that_no_search_knows_yet_are_said_to_be_missing(store: S
     assert not (await store.recall.find_containing(alice.agent, "peanut")).is_incomplete
 
 
-async def test_messages_beyond_those_that_are_cached_are_said_to_be_missing(
+async def test_messages_beyond_those_that_are_cached_are_reported_as_missing(
     store: Store, alice: Speaker
 ) -> None:
     for n in range(64):
@@ -151,29 +153,29 @@ def test_segments_hide_nothing(numbers: range, most_bytes: int, monkeypatch: pyt
     """Words whose occurrences are too many to be read are left to the check of the texts."""
     monkeypatch.setattr(segment, "SEGMENT_CHUNKS", 2)
     monkeypatch.setattr(segment, "_READ_BYTES", most_bytes)
-    all = documents(450)
-    index, made = index_of(encode(all[:420], SECRET), numbers)
+    listed = documents(450)
+    index, made = index_of(encode(listed[:420], SECRET), numbers)
     for query in ("dog fox", "number 77", "ant", "dog fox hen ibis"):
         terms = list_query_terms(query)
-        expected = [each.seq for each in reversed(all) if has_terms(each.text, terms)]
+        expected = [each.seq for each in reversed(listed) if has_terms(each.text, terms)]
         asked = postings(made, query)
         named = find_containing(
-            index, terms, SECRET, tail=Tail(all[420:]), before=1 << 62, limit=500, postings=[(0, asked)]
+            index, terms, SECRET, tail=Tail(listed[420:]), before=1 << 62, limit=500, postings=[(0, asked)]
         )
-        texts = {each.seq: each.text for each in all}
+        texts = {each.seq: each.text for each in listed}
         assert [seq for seq in named if has_terms(texts[seq], terms)] == expected
         assert most_bytes == 1 or named == expected
         below = find_containing(
-            index, terms, SECRET, tail=Tail(all[420:]), before=200, limit=500, postings=[(0, asked)]
+            index, terms, SECRET, tail=Tail(listed[420:]), before=200, limit=500, postings=[(0, asked)]
         )
         assert below == [seq for seq in named if seq < 200]
 
 
 def test_no_more_segments_are_opened_than_the_newest_hits_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "SEGMENT_CHUNKS", 2)
-    all = documents(450)
+    listed = documents(450)
     # The newest chunk and the oldest ones are in no segment.
-    index, made = index_of(encode(all[:440], SECRET), range(1, 3))
+    index, made = index_of(encode(listed[:440], SECRET), range(1, 3))
     (hash,) = hash_rare_terms("dog", SECRET)
     (bucket,) = segment.compute_buckets([hash])
     opened: list[int] = []
@@ -182,16 +184,16 @@ def test_no_more_segments_are_opened_than_the_newest_hits_need(monkeypatch: pyte
     )
 
     def parts() -> Iterator[tuple[int, segment.Postings]]:
-        for first, some in buckets.read_newest_first():
+        for first, part in buckets.read_newest_first():
             opened.append(first)
-            yield first, some
+            yield first, part
 
-    expected = [each.seq for each in reversed(all) if has_terms(each.text, ["dog"])]
+    expected = [each.seq for each in reversed(listed) if has_terms(each.text, ["dog"])]
     newest = sum(seq >= 2 * 2 * CHUNK for seq in expected)
     for limit, firsts in ((1, [4]), (newest, [4]), (newest + 1, [4, 0]), (500, [4, 0])):
         opened.clear()
         found = find_containing(
-            index, ["dog"], SECRET, tail=Tail(all[440:]), before=1 << 62, limit=limit, postings=parts()
+            index, ["dog"], SECRET, tail=Tail(listed[440:]), before=1 << 62, limit=limit, postings=parts()
         )
         assert (found, opened) == (expected[:limit], firsts)
 

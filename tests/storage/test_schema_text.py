@@ -29,7 +29,7 @@ TABLE = re.compile(r"CREATE TABLE (\w+) ")
 COLUMN = re.compile(r'^    "?(\w+)"? .*,$', re.MULTILINE)
 COMMENTED_COLUMN = re.compile(r'^    "?(\w+)"? .*,  -- (.+)$', re.MULTILINE)
 UNCOMMENTED = "What is a row of this table?"
-# A column that a later migration added stands behind the others on one line.
+# A column that a later migration added follows the others on one line.
 ADDED_COLUMN = re.compile(r"\s*, (?=\w+ (?:INTEGER|REAL|TEXT|BLOB)\b)")
 SQLITE = """
 SELECT type, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'

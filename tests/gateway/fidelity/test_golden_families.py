@@ -76,7 +76,7 @@ def whole(golden: Golden) -> Reply:
 
 
 @golden(GOOD)
-def test_the_sdk_reads_a_stream_as_it_does_without_us(talk: Talk, golden: Golden) -> None:
+def test_the_sdk_reads_a_stream_as_it_does_without_the_gateway(talk: Talk, golden: Golden) -> None:
     seen = []
     for client, direct in ((talk.sdk, False), (talk.direct, True)):
         talk.upstream.queue(streamed(golden))
@@ -110,7 +110,7 @@ def test_an_error_in_the_middle_has_the_providers_words(talk: Talk, golden: Gold
 
 
 @golden([each for each in REPLIES if each.status == 200])
-def test_the_sdk_reads_a_reply_as_it_does_without_us(talk: Talk, golden: Golden) -> None:
+def test_the_sdk_reads_a_reply_as_it_does_without_the_gateway(talk: Talk, golden: Golden) -> None:
     seen = []
     for client, direct in ((talk.sdk, False), (talk.direct, True)):
         talk.upstream.queue(whole(golden))
@@ -139,13 +139,15 @@ def test_an_error_keeps_its_status_body_and_headers(talk: Talk, golden: Golden, 
 @golden(CALLS)
 def test_a_hidden_call_is_known_in_every_form(talk: Talk, golden: Golden) -> None:
     """The model's calls of `weather` become calls of a memory tool: run here, and put back as they were."""
-    ours = Golden(
+    with_memory_tool = Golden(
         golden.family,
         golden.name,
         json.loads(json.dumps(golden.given).replace('"weather"', '"conversation_search"')),
     )
     is_stream = golden in STREAMS
-    talk.upstream.queue(streamed(ours) if is_stream else whole(ours), say("You like tea."))
+    talk.upstream.queue(
+        streamed(with_memory_tool) if is_stream else whole(with_memory_tool), say("You like tea.")
+    )
     answer: Any = talk.sdk.chat.completions.create(**asked(talk, stream=is_stream))
     if is_stream:
         chunks = list(answer)
@@ -157,13 +159,13 @@ def test_a_hidden_call_is_known_in_every_form(talk: Talk, golden: Golden) -> Non
         text = answer.choices[0].message.content
         assert answer.choices[0].message.tool_calls is None
     assert text == "You like tea."
-    *_, said = (m for m in talk.upstream.last.messages if m["role"] == "assistant")
-    calls = [[call["function"]["name"], call["function"]["arguments"]] for call in said["tool_calls"]]
+    *_, sent = (m for m in talk.upstream.last.messages if m["role"] == "assistant")
+    calls = [[call["function"]["name"], call["function"]["arguments"]] for call in sent["tool_calls"]]
     assert calls == [["conversation_search", arguments] for _, arguments in golden.says["calls"]]
     results = [m["tool_call_id"] for m in talk.upstream.last.messages if m["role"] == "tool"]
-    assert results == [call["id"] for call in said["tool_calls"]]
+    assert results == [call["id"] for call in sent["tool_calls"]]
     for key, value in golden.given.get("keeps", {}).items():
-        assert said["tool_calls"][0][key] == value
+        assert sent["tool_calls"][0][key] == value
 
 
 # -- requests
@@ -203,13 +205,13 @@ def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden:
         chat = world.chat(user="alice", model="m", tools=[WEATHER], stream=True)
         chat.messages.append({"role": "user", "content": "How is the weather in Rome?"})
         list(world.sdk.chat.completions.create(model="m", user="alice", messages=chat.messages, stream=True))
-        said = golden.says
+        expected = golden.says
         calls = [
             {"id": f"function-call-{n}", "type": "function", "function": {"name": name, "arguments": text}}
-            for n, (name, text) in enumerate(said["calls"], 1)
+            for n, (name, text) in enumerate(expected["calls"], 1)
         ]
         chat.messages.append(
-            {"role": "assistant", "content": said["content"], **({"tool_calls": calls} if calls else {})}
+            {"role": "assistant", "content": expected["content"], **({"tool_calls": calls} if calls else {})}
         )
         for call in calls:
             chat.answer(call, "sun")
@@ -221,7 +223,7 @@ def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden:
             assert sent["tool_calls"][0]["extra_content"] == golden.given["keeps"]["extra_content"]
         else:
             assert [each.get("signature") for each in sent["reasoning_details"]] == ["sig"]
-            assert sent["reasoning_details"][0]["text"] == said["reasoning"]
+            assert sent["reasoning_details"][0]["text"] == expected["reasoning"]
 
 
 @golden(SIGNS)

@@ -325,7 +325,7 @@ def both(talk: Talk, reply: Reply, more: Json) -> tuple[list[Json], list[Json]]:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", SAID)
-def test_the_sdk_sees_what_it_sees_without_us(shared: Talk, name: str, stream: bool) -> None:
+def test_the_sdk_sees_what_it_sees_without_the_gateway(shared: Talk, name: str, stream: bool) -> None:
     more, reply = SAID[name]
     options = [{}, {"stream_options": {"include_usage": True}}] if stream else [{}]
     for each in options:

@@ -37,13 +37,13 @@ def test_the_reply_leaves_before_its_turn_is_cached(
     chat = world.chat(user="alice", headers=headers)
     chat.say("Hello.")
     world.settle()
-    may_begin, began_late, keep = threading.Event(), [], world.store.turns.cache_committed
+    may_begin, began_late, cache_committed = threading.Event(), [], world.store.turns.cache_committed
 
-    def keep_late(write: TurnWrite, done: Committed) -> None:
+    def cache_late(write: TurnWrite, done: Committed) -> None:
         began_late.append(may_begin.wait(PATIENCE_S))  # the gateway's loop stands still meanwhile
-        keep(write, done)
+        cache_committed(write, done)
 
-    monkeypatch.setattr(world.store.turns, "cache_committed", keep_late)
+    monkeypatch.setattr(world.store.turns, "cache_committed", cache_late)
     chat.say("Are you there?", **options)
     may_begin.set()
     world.settle()
@@ -64,7 +64,7 @@ def test_a_request_that_comes_earlier_finds_the_turn_cached(
 
 
 @pytest.mark.sqlite
-def test_a_turn_that_cannot_be_cached_keeps_no_other_from_it(
+def test_a_turn_that_cannot_be_cached_does_not_stop_the_caching_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     alice, bob = world.chat(user="alice"), world.chat(user="bob")
@@ -72,14 +72,14 @@ def test_a_turn_that_cannot_be_cached_keeps_no_other_from_it(
         chat.say("Hello.")
     world.settle()
     monkeypatch.setattr(turn_writer, "_after_reply", lambda work: None)
-    keep, failing = world.store.turns.cache_committed, [ValueError("no")]
+    cache_committed, failing = world.store.turns.cache_committed, [ValueError("no")]
 
-    def keep_or_fail(write: TurnWrite, done: Committed) -> None:
+    def cache_or_fail(write: TurnWrite, done: Committed) -> None:
         if failing:
             raise failing.pop()
-        keep(write, done)
+        cache_committed(write, done)
 
-    monkeypatch.setattr(world.store.turns, "cache_committed", keep_or_fail)
+    monkeypatch.setattr(world.store.turns, "cache_committed", cache_or_fail)
     for chat in (alice, bob):
         chat.say("Are you there?")
     assert "A stored turn could not be put into the caches" in caplog.text

@@ -183,10 +183,10 @@ def test_the_settings_values_of_blocks_are_what_a_new_user_begins_with(
             say("I could not."),
         )
         assert helper(world).say("Change everything.") == "I could not."
-        said = results(world)
-        assert ["read-only" in said[0], "read-only" in said[1]] == [True, True]
-        assert "limit is 40" in said[2]
-        assert "no memory block" in said[3]
+        found = results(world)
+        assert ["read-only" in found[0], "read-only" in found[1]] == [True, True]
+        assert "limit is 40" in found[2]
+        assert "no memory block" in found[3]
 
 
 def test_a_shared_block_that_models_may_write_is_known_to_the_profiles_other_users(
@@ -315,13 +315,13 @@ def test_each_of_the_six_tools_does_what_it_says(world: World, stream: bool) -> 
         say("Done."),
     )
     assert chat.say("Do it all.") == "Done."
-    said = results(world)
-    assert "Name: Ann" in said[0]
-    assert "Anna" in said[1]
-    assert "Stored" in said[2]
-    assert "4711" in said[3]
-    assert "Lisbon" in said[4]
-    assert "rewritten" in said[5]
+    found = results(world)
+    assert "Name: Ann" in found[0]
+    assert "Anna" in found[1]
+    assert "Stored" in found[2]
+    assert "4711" in found[3]
+    assert "Lisbon" in found[4]
+    assert "rewritten" in found[5]
     chat.say("Thanks.")
     assert world.block("alice").value == "Anna, of Lisbon."
     assert world.query("SELECT text FROM passages") == ["The garage code is 4711."]
@@ -475,13 +475,15 @@ def test_nothing_is_recalled_for_the_result_of_a_tool(world: World) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize("is_gateway_tool_first", [True, False])
 def test_of_a_mixed_round_gateway_tools_run_and_client_tools_are_passed_on(
-    world: World, stream: bool, ours_first: bool
+    world: World, stream: bool, is_gateway_tool_first: bool
 ) -> None:
     chat = helper(world, tools=[WEATHER], stream=stream)
     calls = [insert("Lives in Lisbon."), Call("weather", {"city": "Lisbon"})]
-    world.upstream.queue(call_tools(*(calls if ours_first else calls[::-1]), text=None), say("Sunny."))
+    world.upstream.queue(
+        call_tools(*(calls if is_gateway_tool_first else calls[::-1]), text=None), say("Sunny.")
+    )
     chat.say("Weather at home?")
     (call,) = chat.messages[-1]["tool_calls"]
     assert call["function"]["name"] == "weather"
@@ -533,9 +535,9 @@ def test_of_a_mixed_round_the_clients_results_may_come_late_and_in_another_order
     assert chat.say("Hurry.") == "Ok."
     sent = world.upstream.last.messages[2:]
     assert [m["role"] for m in sent] == ["assistant", "tool", "tool", "tool", "user"]
-    ours, *theirs = [m["tool_call_id"] for m in sent[1:4]]
+    gateway_call, *client_calls = [m["tool_call_id"] for m in sent[1:4]]
     asked = {c["id"]: c["function"]["name"] for c in sent[0]["tool_calls"]}
-    assert [asked[ours], *(asked[id] for id in theirs)] == ["memory_insert", "clock", "weather"]
+    assert [asked[gateway_call], *(asked[id] for id in client_calls)] == ["memory_insert", "clock", "weather"]
     chat.say("Thanks.")
     assert world.block("alice").value == "Likes sun."
 
@@ -601,8 +603,8 @@ def test_what_two_rounds_say_does_not_run_together_and_goes_back_as_it_was_said(
     )
     assert chat.say("Note it.") == heard
     chat.say("More.")
-    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
-    assert said == ["Noting.", None, "Still.", second]
+    contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+    assert contents == ["Noting.", None, "Still.", second]
 
 
 @both_ways
@@ -613,8 +615,8 @@ def test_hidden_rounds_go_back_to_a_client_that_strips_white_space(world: World,
     chat.messages[-1]["content"] = " ".join(chat.messages[-1]["content"].split())
     world.upstream.queue(call_tools(insert("b"), Call("weather"), text="Well: "))
     chat.say("And that.")
-    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
-    assert said == ["Noting.\n\n", "  Done. Yes."]
+    contents = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+    assert contents == ["Noting.\n\n", "  Done. Yes."]
     chat.messages[-1]["content"] = chat.messages[-1]["content"].strip()
     chat.answer(chat.messages[-1]["tool_calls"][0], "sunny")
     chat.go_on()

@@ -14,7 +14,7 @@ from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from tests.patience import PATIENCE_S
 
-PLACE = PostgresTarget("postgresql://nobody@127.0.0.1:1/none")
+TARGET = PostgresTarget("postgresql://user@127.0.0.1:1/none")
 
 
 class Session:
@@ -37,26 +37,26 @@ class Session:
 
 
 class Server:
-    """It gives out sessions, up to `most`. While it is held, whoever asks for one waits. down: it gives none."""
+    """A server that opens sessions."""
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
-        self.most = 100
-        self.down = False
-        self.asked = asyncio.Event()
+        self.most = 100  # sessions at once
+        self.down = False  # no session is opened
+        self.asked = asyncio.Event()  # set when a session is asked for
         self.openings = 0
-        self.go_on = asyncio.Event()
+        self.go_on = asyncio.Event()  # sessions are opened while it is set
         self.go_on.set()
 
-    async def connect(self, place: PostgresTarget) -> Any:
+    async def connect(self, target: PostgresTarget) -> Any:
         self.asked.set()
         self.openings += 1
         await self.go_on.wait()
         await asyncio.sleep(0)
         if self.down:
-            raise Broken(f"{place.name}: down")
+            raise Broken(f"{target.name}: down")
         if sum(not each.closed for each in self.sessions) >= self.most:
-            raise Busy(f"{place.name}: sorry, too many clients already")
+            raise Busy(f"{target.name}: sorry, too many clients already")
         self.sessions.append(Session())
         return self.sessions[-1]
 
@@ -73,12 +73,12 @@ async def open_pool(**limits: Any) -> ConnectionPool:
         pass
 
     quick = {"retry_first_s": 0.001, "retry_max_s": 0.001, **limits}
-    pool = ConnectionPool(PLACE, PoolLimits(**quick), prepare, lambda fault: None, lambda: None)
+    pool = ConnectionPool(TARGET, PoolLimits(**quick), prepare, lambda fault: None, lambda: None)
     await pool.server.start()
     return pool
 
 
-async def turn(condition: Callable[[], bool]) -> None:
+async def becomes(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_a_connection_handed_to_a_caller_that_gives_up_goes_to_the_next(se
     await pool.close(1)
 
 
-async def test_bulk_goes_on_where_other_bulk_has_given_up_its_place(server: Server) -> None:
+async def test_bulk_goes_on_where_other_bulk_has_given_up(server: Server) -> None:
     pool = await open_pool(size=1, bulk=1)
     raw = await pool.acquire()
     first, second = (asyncio.create_task(pool.acquire(is_bulk=True)) for _ in range(2))
@@ -214,7 +214,7 @@ async def test_how_long_a_turn_waits_is_known_in_every_thread(server: Server) ->
     pool = await open_pool(size=1)
     raw = await pool.acquire()
     waiting = asyncio.create_task(pool.acquire())
-    await turn(lambda: pool.longest_wait_s > 0)
+    await becomes(lambda: pool.longest_wait_s > 0)
     assert await asyncio.to_thread(lambda: pool.longest_wait_s) > 0
     pool.release(raw)
     pool.release(await waiting)
@@ -224,14 +224,14 @@ async def test_how_long_a_turn_waits_is_known_in_every_thread(server: Server) ->
 async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_them(server: Server) -> None:
     pool = await open_pool(size=1)
     raw = await pool.acquire()
-    said = set()
+    messages = set()
     for wait_s in (0.001, 0.0011):
         with pytest.raises(TooSlow) as refused:
             await pool.acquire(wait_s=wait_s)
-        said.add(refused.value.message)
+        messages.add(refused.value.message)
     pool.release(raw)
     await pool.close(1)
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -276,7 +276,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
     server.down = False
     async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*users, return_exceptions=True)
-    await turn(lambda: pool.server.fault is None)
+    await becomes(lambda: pool.server.fault is None)
     async with asyncio.timeout(PATIENCE_S):
         taken = [await pool.acquire() for _ in range(min(size, server.most))]
     assert set(taken) == {each for each in server.sessions if not each.closed}
