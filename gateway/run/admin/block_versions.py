@@ -135,7 +135,8 @@ async def get_shown_block(store: Store, agent_row: int, label: str) -> ShownBloc
     blocks = await store.memory_pages.list_blocks(agent_row)
     shown_block = next((shown for shown in blocks if shown.block.label == label), None)
     if shown_block is None:
-        raise UnknownId("There is no such block.")
+        # The audit links to blocks that may be deleted since.
+        raise UnknownId("There is no such block. If there was one, it was deleted.")
     return shown_block
 
 

@@ -47,7 +47,7 @@ class BranchRecord(Struct, frozen=True):
     """A branch of a conversation, named by the number of its last exchange."""
 
     id: int
-    # How many messages its path has.
+    # How many messages its path has, forgotten ones too.
     messages: int
     last_turn: float
     # The last turn of the conversation was in this branch.

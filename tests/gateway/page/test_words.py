@@ -1667,6 +1667,13 @@ def test_ticks_stand_at_one_place_on_a_phone(browser: Browser, operator: Operato
     assert len({each[0] for each in rows}) == 1
 
 
+def test_the_page_of_a_block_that_is_deleted_says_so(operator: Operator) -> None:
+    """The audit still links to it."""
+    answer = operator.get(f"m/{peanuts(operator).uid}/b/trips")
+    assert answer.status == 404
+    assert "There is no such block. If there was one, it was deleted." in plain(answer.body.decode())
+
+
 def test_after_a_correction_of_a_block_the_memory_is_searched_for_what_it_said(operator: Operator) -> None:
     """As after that of a fact: the old words may be nowhere, and the same be said in other words."""
     agent = speak(operator.world, "My cat is a Siamese.")
