@@ -457,7 +457,7 @@ async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: H
 # The upstream breaks
 
 
-async def test_nobody_there_is_unreachable(transport: HttpTransport) -> None:
+async def test_a_port_at_which_nothing_listens_is_unreachable(transport: HttpTransport) -> None:
     with held_port() as port, pytest.raises(ProviderUnreachable):
         await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
 
@@ -611,8 +611,8 @@ async def test_a_done_without_its_blank_line_is_whole(
 @pytest.mark.parametrize(
     "answer",
     [
-        b"SSH-2.0-OpenSSH, and what somebody said\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: said\r\nConnection: upgrade\r\n\r\nwhat somebody said",
+        b"SSH-2.0-OpenSSH, and secret words\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: secret\r\nConnection: upgrade\r\n\r\nsecret words",
     ],
 )
 @pytest.mark.parametrize("in_pieces", [False, True])
@@ -632,7 +632,7 @@ async def test_what_is_not_http_is_unreachable(
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ProviderUnreachable, match=r"answered, but not in HTTP") as raised:
             await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, body)
-    assert "said" not in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 async def test_a_reply_larger_than_the_limit_is_refused(

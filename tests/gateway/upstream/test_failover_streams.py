@@ -64,7 +64,7 @@ def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
 
 @both
 def test_comments_without_an_end_before_the_first_event_are_tried_elsewhere(two: Open, memory: bool) -> None:
-    """Nobody reads them all: 400 kB are given up after 256, and the upstream is one that broke."""
+    """Of 400 kB of comments the gateway reads 256. Then it counts the upstream as broken."""
     comments = [b": still here\n\n" * 1000] * 28
     with two() as it:
         it.first.queue(raw(*comments, hold_after={len(comments): Gate()}))
@@ -98,10 +98,9 @@ def test_a_stream_of_which_nothing_comes_but_its_end_is_tried_elsewhere(two: Ope
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
 def test_an_error_after_comments_is_tried_elsewhere(two: Open, apart: bool, memory: bool) -> None:
     """OpenRouter sends them while it waits for the upstream that it chose."""
-    comment = b": OPENROUTER PROCESSING\n\n"
-    error = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
+    pieces = (COMMENT, COMMENT, GONE)
     with two() as it:
-        it.first.queue(raw(comment, comment, error) if apart else raw(comment + comment + error))
+        it.first.queue(raw(*pieces) if apart else raw(b"".join(pieces)))
         it.second.queue(say("From the second."))
         text, headers = it.ask(True, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:502;second:200")
@@ -487,13 +486,13 @@ def test_an_endpoint_whose_replies_all_break_off_is_passed_over(
 def test_a_stream_that_is_cut_after_its_done_is_whole(two: Open, memory: bool, done: bytes) -> None:
     with two(fallbacks=()) as it:
         choice = {"index": 0, "delta": {"role": "assistant", "content": "Ok."}, "finish_reason": "stop"}
-        said = b"data: %b\n\n" % json.dumps({"id": "1", "choices": [choice]}).encode()
-        it.first.queue(raw(said, done, cut_after=2))
+        chunk = b"data: %b\n\n" % json.dumps({"id": "1", "choices": [choice]}).encode()
+        it.first.queue(raw(chunk, done, cut_after=2))
         more = {"user": "alice"} if memory else {}
         reply = it.world.gateway.post(
             {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **more}
         )
-        assert reply.body == said + done
+        assert reply.body == chunk + done
         it.settle()
         assert it.endpoint("first").health.break_count == 0
 
@@ -548,8 +547,12 @@ def _halves(kind: str, end: bytes) -> tuple[bytes, bytes]:
     if kind == "anthropic":
         begun = {"type": "message_start", "message": {"id": "c", "model": "big", "usage": {}}}
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-        said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "One"}}
-        events = [b"data: " + json.dumps(each).encode() + end for each in (begun, block, said)]
+        delta_event = {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": "One"},
+        }
+        events = [b"data: " + json.dumps(each).encode() + end for each in (begun, block, delta_event)]
         return b"".join(events), events[-1] + b'data: {"type": "content_bl'
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big"}
     delta = {"index": 0, "delta": {"role": "assistant", "content": "One"}, "finish_reason": None}

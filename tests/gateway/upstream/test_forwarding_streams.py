@@ -340,11 +340,11 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     begun, error, end = reply.body.split(b"\n\n")
     assert (begun + b"\n\n", end) == (first, b"")
     name, _, data = error.rpartition(b"data: ")
-    said = json.loads(data)
-    assert said["error"]["code"] == code
+    event = json.loads(data)
+    assert event["error"]["code"] == code
     if path == "/v1/responses":  # its clients distinguish events by their types
         assert name == b"event: error\n"
-        assert ResponseErrorEvent.model_validate(said).code == code
+        assert ResponseErrorEvent.model_validate(event).code == code
     kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]
     assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted
 
@@ -434,6 +434,3 @@ def test_nothing_is_begun_for_a_client_that_has_left(
     gateway.call(ask())
     gc.collect()
     assert [seen.path for seen in upstream.seen if seen.path == path] == []
-
-
-# --- a field in a form ----------------------------------------------------------------------------------------------
