@@ -75,15 +75,17 @@ def _fit(room: WindowRoom) -> FittedWindow:
             cut, start = summary.cut, summary.first_index
     wanted_summary = None
     if prompt.eviction.summarises:
-        wanted_summary = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
+        wanted_summary = room.plan_summary(summaries, is_due=evicted is not None and not summaries)
     # If the messages after the summary are still too many, the oldest of them leave, too.
-    start += room.surplus(start)
+    start += room.count_surplus(start)
     window = Window((range(len(room.entries) - start),))
     if room.is_over(start, cut):
-        window = fit_window(room.items()[start:], room.budget(cut), lambda: room.entry_tokens()[start:])
+        window = fit_window(
+            room.list_items()[start:], room.make_budget(cut), lambda: room.count_entry_tokens()[start:]
+        )
     ranges = [range(start + part.start, start + part.stop) for part in window.ranges]
-    note_tokens = room.note_tokens(ranges, cut)
-    tokens, max_tokens = room.size_of_prompt(ranges, cut)
+    note_tokens = room.count_note_tokens(ranges, cut)
+    tokens, max_tokens = room.measure_prompt(ranges, cut)
     fitted = FittedWindow(
         tokens=tokens, max_tokens=max_tokens, wanted_summary=wanted_summary, note_tokens=note_tokens
     )
@@ -92,7 +94,7 @@ def _fit(room: WindowRoom) -> FittedWindow:
     if context_window is not None and not prompt.request.may_evict:
         raise ContextExceeded(context_window)
     evicted_before = 0 if evicted is None else evicted.tokens
-    evicted_tokens = evicted_before + room.tokens(0, start) + window.evicted_tokens
+    evicted_tokens = evicted_before + room.count_tokens(0, start) + window.evicted_tokens
     staying = [*chain.from_iterable(ranges)]
     dropped, replacements = _collect_left_out(prompt, room.entries, frozenset(staying))
     # The next request leaves out all entries before the first entry that stays here.
@@ -104,7 +106,7 @@ def _fit(room: WindowRoom) -> FittedWindow:
         replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        evicted=_find_evicted(room, first_index, room.evicting_window(window)),
+        evicted=_find_evicted(room, first_index, room.choose_evicting_window(window)),
         evicted_tokens=evicted_tokens,
     )
 
@@ -213,7 +215,7 @@ def _find_evicted(room: WindowRoom, first_index: int, window_tokens: int) -> Evi
     """
     prompt = room.prompt
     evicted = prompt.eviction.evicted
-    tokens = room.tokens(0, first_index)
+    tokens = room.count_tokens(0, first_index)
     position: PathPosition | None = None
     if first_index < len(room.entries):
         client_index = room.entries[first_index].client_index

@@ -105,7 +105,7 @@ class WindowRoom:
         schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
         return sum(count_message_tokens(message, count) for message in lead) + schema_tokens
 
-    def _fixed_tokens_with(self, cut: SummaryCut | None) -> int:
+    def _count_fixed_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
             return self._fixed_tokens + self._system_tokens
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
@@ -114,12 +114,12 @@ class WindowRoom:
         )
         return self._fixed_tokens + system + self._count(cut.text)
 
-    def budget(self, cut: SummaryCut | None = None) -> Budget:
+    def make_budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns the tokens that the messages may take after this summary."""
         return plan_budget(
             self._context_tokens,
             max_tokens=self.prompt.request.max_tokens,
-            fixed_tokens=self._fixed_tokens_with(cut),
+            fixed_tokens=self._count_fixed_with(cut),
             note_tokens=self._note.reserved_tokens,
         )
 
@@ -127,13 +127,13 @@ class WindowRoom:
         """Returns the summaries that replace at least one message, and after which the list may begin."""
         summaries = []
         for cut in self._eviction.cuts:
-            first_index = self._first_after(cut)
+            first_index = self._locate_first_after(cut)
             replaces_messages = first_index > 0 or self._eviction.evicted is not None
-            if replaces_messages and may_begin(self.items(), first_index):
+            if replaces_messages and may_begin(self.list_items(), first_index):
                 summaries.append(UsableSummary(first_index, cut))
         return summaries
 
-    def _first_after(self, cut: SummaryCut) -> int:
+    def _locate_first_after(self, cut: SummaryCut) -> int:
         """Returns the index of the first entry after a summary."""
         inserted = len(self.prompt.composition.inserted)
         if cut.covered_inserted < inserted:
@@ -141,26 +141,27 @@ class WindowRoom:
         listed = range(inserted, len(self.entries))
         return next((n for n in listed if (self.entries[n].client_index or 0) >= cut.first_index), 0)
 
-    def items(self) -> list[WindowItem]:
+    def list_items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
         if self._items is None:
             self._items = _make_window_items(self.prompt, self.entries, self._max_entry_tokens)
         return self._items
 
-    def entry_tokens(self) -> list[int]:
+    def count_entry_tokens(self) -> list[int]:
         """Returns the tokens of each entry."""
         if self._entry_tokens is None:
             self._entry_tokens = [count_message_tokens(message, self._count) for _, message in self.entries]
         return self._entry_tokens
 
-    def tokens(self, start: int, end: int) -> int:
+    def count_tokens(self, start: int, end: int) -> int:
+        """Returns the tokens of some entries."""
         if start == end:
             return 0
         if self._tokens_before is None:
-            self._tokens_before = [0, *accumulate(self.entry_tokens())]
+            self._tokens_before = [0, *accumulate(self.count_entry_tokens())]
         return self._tokens_before[end] - self._tokens_before[start]
 
-    def size_of_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> PromptSize:
+    def measure_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> PromptSize:
         """Returns the size of the prompt if these entries stay."""
         if (
             self._context_tokens == ANY_WINDOW
@@ -168,25 +169,25 @@ class WindowRoom:
             or any(list_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
             return PromptSize(0, 0)
-        fixed = self._fixed_tokens_with(cut)
-        tokens = sum(self.tokens(part.start, part.stop) for part in staying)
-        return PromptSize(fixed + tokens, fixed + self.budget(cut).max_tokens_with_note)
+        fixed = self._count_fixed_with(cut)
+        tokens = sum(self.count_tokens(part.start, part.stop) for part in staying)
+        return PromptSize(fixed + tokens, fixed + self.make_budget(cut).max_tokens_with_note)
 
-    def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
+    def count_note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
-        budget, max_tokens = self.budget(cut).max_tokens_with_note, self._note.max_tokens
+        budget, max_tokens = self.make_budget(cut).max_tokens_with_note, self._note.max_tokens
         bounds = self._max_tokens_before
         if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
             return max_tokens
-        free = budget - sum(self.tokens(part.start, part.stop) for part in staying)
+        free = budget - sum(self.count_tokens(part.start, part.stop) for part in staying)
         return max(0, min(max_tokens, free))
 
-    def surplus(self, start: int) -> int:
+    def count_surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
         bounds = self._eviction.bounds
-        return 0 if bounds is None else choose_window_start(self.items()[start:], bounds)
+        return 0 if bounds is None else choose_window_start(self.list_items()[start:], bounds)
 
-    def evicting_window(self, window: Window) -> int:
+    def choose_evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""
         return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context_tokens
 
@@ -198,19 +199,19 @@ class WindowRoom:
         """Returns whether the entries from `start` on, after a summary, take more than a share of the window."""
         if self._is_crowded(start, share):
             return True
-        max_tokens = self.budget(cut).max_list_tokens * share
+        max_tokens = self.make_budget(cut).max_list_tokens * share
         # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
         if self._max_tokens_before[-1] - self._max_tokens_before[start] <= max_tokens:
             return False
-        return self.tokens(start, len(self.entries)) > max_tokens
+        return self.count_tokens(start, len(self.entries)) > max_tokens
 
-    def wanted_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> WantedSummary | None:
+    def plan_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> WantedSummary | None:
         """Returns the summary to make, if the window fills up and there is enough after the newest summary.
 
         is_due: messages have left the window, and no summary replaces them.
         """
         start, newest_cut = summaries[-1] if summaries else (0, None)
-        max_tokens = self.budget(newest_cut).max_list_tokens
+        max_tokens = self.make_budget(newest_cut).max_list_tokens
         # If the window has no limit of tokens, the bounds of messages decide what stays.
         eviction, bounds = self._eviction, self._eviction.bounds
         retained_tokens = (
@@ -225,11 +226,11 @@ class WindowRoom:
         if not self.is_over(start, newest_cut, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last turns as they are.
-        items = self.items()
+        items = self.list_items()
         count = len(self.entries)
         turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
-        end = next((i for i in turn_starts if self.tokens(i, count) >= retained_tokens), start)
-        return summary if self.tokens(start, end) >= max_tokens * WORTHWHILE_SHARE else None
+        end = next((i for i in turn_starts if self.count_tokens(i, count) >= retained_tokens), start)
+        return summary if self.count_tokens(start, end) >= max_tokens * WORTHWHILE_SHARE else None
 
 
 def _list_entries(prompt: Prompt) -> list[PromptEntry]:
