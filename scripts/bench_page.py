@@ -175,60 +175,79 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
     newest = make_statement(
         "newest", "SELECT id, seq FROM exchanges WHERE agent = ? ORDER BY id DESC LIMIT ?"
     )
-    audited = make_statement(
-        "audited", "INSERT INTO audit (at, actor, action, memory, what) VALUES (?, ?, ?, ?, ?)"
-    )
-    count = max(100, int(RECALLS * share))
 
     async def write(connection: Connection) -> list[int]:
-        rows = await connection.rows(newest, (agent.id, count))
-        entries = tuple(
-            RecalledEntry(
-                "message",
-                seq=rows[0][1] - 2 * n,
-                rank=n + 1,
-                score=0.9,
-                words=0.9,
-                tokens=20,
-                reason="" if n < 8 else "weak",
-            )
-            for n in range(13)
-        )
-        record = RecallRecord("recalled", 40, 160, part_tokens=(50, 0, 30, 0, 400, 160, 20), entries=entries)
-        for n, (id, _) in enumerate(rows):
-            await note_recall(
-                connection, agent.id, id, now - n, RecallRow(pack_request_id(f"req_{n:024x}"), pack(record))
-            )
-        block = Block(0, "human", "What is known of the person.", "", 5_000)
-        await ensure_blocks(connection, agent.id, [block], now - DAY_S)
-        (block_row,) = await load_blocks(connection, agent.id)
-        for n in range(1, VERSIONS):
-            text = " ".join(sentence(n + k) for k in range(8))
-            await write_block(
-                connection,
-                block_row.id,
-                n,
-                text,
-                at=now - DAY_S + n,
-                origin="tool",
-                sources=[rows[n % len(rows)][0]],
-            )
-        for n in range(max(100, int(AUDIT * share))):
-            at = now - DAY_S + n / 10
-            await connection.run(audited, (at, "bench", "edit", agent.uid, f"block human, version {n}"))
-        return [row[0] for row in rows]
+        rows = await connection.rows(newest, (agent.id, scale(RECALLS, share)))
+        exchange_rows = [row for row, _ in rows]
+        _, newest_seq = rows[0]
+        await write_recalls(connection, agent.id, exchange_rows, newest_seq, now)
+        await write_versions(connection, agent.id, exchange_rows, now)
+        await write_audit(connection, agent.uid, scale(AUDIT, share), now)
+        return exchange_rows
 
     rows = await store.database.write(write)
     facts = [
         LearnedFact(sentence(n), "alice", f"fact {n}", now - n, rows[n % 90], rows[:2])
-        for n in range(max(100, int(FACTS * share)))
+        for n in range(scale(FACTS, share))
     ]
     memory = await store.agents.find_by_id(agent.id)
     assert memory is not None
     learned = store.facts.learn_effect(memory, 0, memory.next_seq - 1, now, lambda _: Learned(facts=facts))
     await store.database.write(learned)
-    drafts = [PassageDraft(sentence(n), now - n) for n in range(max(100, int(PASSAGES * share)))]
+    drafts = [PassageDraft(sentence(n), now - n) for n in range(scale(PASSAGES, share))]
     await store.passages.add(agent.id, drafts)
+
+
+def scale(count: int, share: float) -> int:
+    """Returns a share of a number of records, and at least 100, so that lists have several pages."""
+    return max(100, int(count * share))
+
+
+async def write_recalls(
+    connection: Connection, agent_row: int, exchange_rows: Sequence[int], newest_seq: int, now: float
+) -> None:
+    """Notes for each exchange what its turn recalled. exchange_rows: the newest first."""
+    entries = tuple(
+        RecalledEntry(
+            "message",
+            seq=newest_seq - 2 * n,
+            rank=n + 1,
+            score=0.9,
+            words=0.9,
+            tokens=20,
+            reason="" if n < 8 else "weak",
+        )
+        for n in range(13)
+    )
+    record = RecallRecord("recalled", 40, 160, part_tokens=(50, 0, 30, 0, 400, 160, 20), entries=entries)
+    data = pack(record)
+    for n, row in enumerate(exchange_rows):
+        recall = RecallRow(pack_request_id(f"req_{n:024x}"), data)
+        await note_recall(connection, agent_row, row, now - n, recall)
+
+
+async def write_versions(
+    connection: Connection, agent_row: int, exchange_rows: Sequence[int], now: float
+) -> None:
+    """Writes a memory block and its versions, a second apart."""
+    block = Block(0, "human", "What is known of the person.", "", 5_000)
+    begun = now - DAY_S
+    await ensure_blocks(connection, agent_row, [block], begun)
+    (block_row,) = await load_blocks(connection, agent_row)
+    for n in range(1, VERSIONS):
+        text = " ".join(sentence(n + k) for k in range(8))
+        source = exchange_rows[n % len(exchange_rows)]
+        await write_block(connection, block_row.id, n, text, at=begun + n, origin="tool", sources=[source])
+
+
+async def write_audit(connection: Connection, uid: str, count: int, now: float) -> None:
+    """Writes entries of the audit, a tenth of a second apart."""
+    audited = make_statement(
+        "audited", "INSERT INTO audit (at, actor, action, memory, what) VALUES (?, ?, ?, ?, ?)"
+    )
+    for n in range(count):
+        at = now - DAY_S + n / 10
+        await connection.run(audited, (at, "bench", "edit", uid, f"block human, version {n}"))
 
 
 # -- the page
