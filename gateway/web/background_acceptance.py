@@ -10,6 +10,7 @@ from starlette.types import Scope
 from adapters.types import JSON_HEADER
 from gateway.dialects.responses.background import StoredResponseRequest, make_queued_response
 from gateway.dialects.responses.response_ids import TAG_BYTES, make_tag
+from gateway.run.chat import AdmittedResponse
 from gateway.run.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
 from gateway.web.resent_request import digest_request, has_idempotency_key, is_retry
@@ -38,46 +39,56 @@ async def _accept(
     call: ResponseCall, chat_route: ChatRoute, gateway_responses: GatewayResponses
 ) -> ShownResponse:
     """Accepts a response in the background. A request that is sent again is accepted once."""
-    request = call.request
-    conversation = call.conversation
     scope = call.incoming.scope
     background = gateway_responses.background
-    digest = digest_request(scope, chat_route.chat.resolver.rules, request.body)
+    digest = digest_request(scope, chat_route.chat.resolver.rules, call.request.body)
     tag = background.find_accepted(digest) if is_retry(scope) else None
     if tag is None:
         info = call.incoming.info
         request_context = info.caller.make_context(call.headers)
         receipt = info.begin_receipt()
         admitted = await chat_route.chat.admit_background(
-            request.chat, request_context, conversation, receipt
+            call.request.chat, request_context, call.conversation, receipt
         )
-        tag = _new_tag(scope, digest, admitted.agent.secret)
-        created = background.now()
-        stored_request = StoredResponseRequest(
-            body=request.body.decode(),
-            identity=admitted.identity,
-            upstream_tools=request.upstream_tools,
-            max_messages=chat_route.settings.max_messages,
-            waiting_items=conversation.items if conversation is not None else [],
-            key_id=request_context.key_id,
-            found_tools=[*request.found_tools],
-        )
-        queued = make_queued_response(request, tag, created)
-        response = NewResponse(
-            tag=tag, created_at=created, request=stored_request.encode(), shown=queued, digest=digest
-        )
+        tag = _make_response_tag(scope, digest, admitted.agent.secret)
+        response = _make_new_response(call, chat_route, admitted, tag, digest, background.now())
         accepted = await background.accept(
             response, admitted.agent, admitted.identity, request_context, receipt
         )
         receipt.asks_model = False  # the job asks the model, with a receipt of its own
         if accepted.is_new:
-            return ShownResponse(queued, accepted.run)
+            return ShownResponse(response.shown, accepted.run)
     return await gateway_responses.show(
-        gateway_responses.owners.read_owner(scope, request.chat.json), f"resp_{tag}"
+        gateway_responses.owners.read_owner(scope, call.request.chat.json), f"resp_{tag}"
     )
 
 
-def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
+def _make_new_response(
+    call: ResponseCall,
+    chat_route: ChatRoute,
+    admitted: AdmittedResponse,
+    tag: str,
+    digest: bytes,
+    created_at: float,
+) -> NewResponse:
+    """Returns the response as it is stored until its job makes it. digest: of the request."""
+    request, conversation = call.request, call.conversation
+    stored_request = StoredResponseRequest(
+        body=request.body.decode(),
+        identity=admitted.identity,
+        upstream_tools=request.upstream_tools,
+        max_messages=chat_route.settings.max_messages,
+        waiting_items=conversation.items if conversation is not None else [],
+        key_id=call.incoming.info.caller.key_id,
+        found_tools=[*request.found_tools],
+    )
+    queued = make_queued_response(request, tag, created_at)
+    return NewResponse(
+        tag=tag, created_at=created_at, request=stored_request.encode(), shown=queued, digest=digest
+    )
+
+
+def _make_response_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
     """Returns the id of a new response in the background, without its prefix. secret: that of the response's memory."""
     if not has_idempotency_key(scope):
         return make_tag(None)

@@ -106,9 +106,8 @@ class _BodyBlock:
         try:
             connection = self._scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:
-                body = _read_body_part(
-                    await self._receive()
-                )  # the body is there, so its arrival needs no bound
+                # The body is there, so its arrival needs no bound.
+                body = _read_body_part(await self._receive())
                 self._quota.grow(len(body))
             else:
                 announced = read_content_length(self._scope) or 0

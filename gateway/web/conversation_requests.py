@@ -170,9 +170,8 @@ def _read_new_items(body: Json) -> list[Json]:
     messages = read_items(items, field="items")
     if messages.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
-    make_compaction_messages(
-        items, "items"
-    )  # raises BadRequest for a summary that the gateway has not sealed
+    # The messages are made for the BadRequest alone, which a summary that the gateway has not sealed raises.
+    make_compaction_messages(items, "items")
     check_item_tools(items)
     for index, item in enumerate(items):
         # The role of an item, whatever its type, decides whether it is listed with the system messages.

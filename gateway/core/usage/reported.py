@@ -96,10 +96,10 @@ _BODY_DECODER: Final = msgspec.json.Decoder(_Body)
 
 def costs_tokens(method: str, path: str) -> bool:
     """Returns whether a call of an upstream has a model work. path: below the base URL, with its query."""
-    return method == "POST" and _make_path_pattern(path) in _TEXT_PATTERNS
+    return method == "POST" and _choose_pattern_path(path) in _TEXT_PATTERNS
 
 
-def _make_path_pattern(path: str) -> str:
+def _choose_pattern_path(path: str) -> str:
     """Returns the path under which `_TEXT_PATTERNS` has a call: a video is remixed or extended below its own id."""
     return "/videos" if path.startswith("/videos/") else path.partition("?")[0]
 
@@ -213,7 +213,7 @@ class UsageReader(ReplyUsage):
 
     def __init__(self, path: str) -> None:
         """Begins. path: of a call that costs tokens (`costs_tokens`), below the upstream's base URL."""
-        path = _make_path_pattern(path)
+        path = _choose_pattern_path(path)
         self._stream_texts, self._body_texts = _TEXT_PATTERNS[path]
         # Finds the events of a stream that report something.
         self._report_pattern = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE_FIELD
