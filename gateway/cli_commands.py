@@ -17,10 +17,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway.cli_options import EXIT_FAILED
+from gateway.core.json_object import without_none
 from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
 from gateway.loading import exit_on_interrupt, loading
-from gateway.operation_client import OperationClient, without_none
+from gateway.operation_client import OperationClient
 from gateway.run.admin import outcome_text, printed, record_lists
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress

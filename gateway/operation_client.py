@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
+from gateway.core.json_object import without_none
 from gateway.errors import BadRequest, DatabaseInUse, GatewayError
 from gateway.loading import loading
 from gateway.run.admin.printed import print_error
@@ -137,8 +138,3 @@ class OperationClient:
     def read_records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
         """Returns all records of a list."""
         return [record for page in self.read_pages(operation, arguments, "after") for record in page["data"]]
-
-
-def without_none(arguments: _Arguments) -> dict[str, Any]:
-    """Returns arguments without those that are None, which count as left out."""
-    return {name: value for name, value in arguments.items() if value is not None}

@@ -1,8 +1,9 @@
-"""Reads JSON that has to be an object, strictly. (What upstreams send is read leniently: adapters.json_escapes.)"""
+"""Objects of JSON, which are read strictly. (What upstreams send is read leniently: adapters.json_escapes.)"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -27,3 +28,8 @@ def read_members(data: bytes) -> dict[str, msgspec.Raw]:
     Raises: msgspec.DecodeError (ValidationError: it is no object), UnicodeDecodeError, RecursionError.
     """
     return _MEMBERS_DECODER.decode(data)
+
+
+def without_none(values: Mapping[str, Any]) -> Json:
+    """Returns the values that are not null, by name."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -44,7 +44,7 @@ from gateway.page.page_request import (
     read_cookies,
     read_fields,
     read_form,
-    read_query,
+    read_query_fields,
     read_referrer,
     read_typed_text,
     resume_at,
@@ -220,7 +220,7 @@ class PageApp:
         assert request.visitor is not None  # a person by the link above, an operator by the first check
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
-        request.query = read_query(request.scope, getattr(route.query, "repeated", ()))
+        request.query = read_query_fields(request.scope, getattr(route.query, "repeated", ()))
         query = read_fields(request.query, route.query, is_text=True)
         if isinstance(query, LimitQuery) and not request.is_twin:
             query = replace(query, limit=min(query.limit, query.page_limit))

@@ -96,7 +96,7 @@ class PageRequest(Struct):
 async def read_form(bodies: Bodies, request: PageRequest, repeated: Collection[str] = ()) -> dict[str, Any]:
     """Returns the fields of a form, or the object of a twin.
 
-    repeated: as in `read_query`.
+    repeated: as in `read_query_fields`.
 
     Raises: CallerError.
     """
@@ -170,7 +170,7 @@ def read_cookies(headers: Iterable[RawHeader]) -> dict[str, str]:
     return cookies
 
 
-def read_query(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
+def read_query_fields(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
     """Returns the fields of the query by their names.
 
     repeated: the names of fields that may come several times; their values are lists.
@@ -244,7 +244,7 @@ def _unescape(encoded: bytes) -> str:
 
 
 def _collect_fields(pairs: Iterable[tuple[str, str]], repeated: Collection[str]) -> dict[str, Any]:
-    """Returns the values of fields by their names. repeated: as in `read_query`.
+    """Returns the values of fields by their names. repeated: as in `read_query_fields`.
 
     Raises: BadRequest: another field comes twice.
     """

@@ -16,7 +16,7 @@ from gateway.page.page_request import (
     PageRequest,
     read_fields,
     read_form,
-    read_query,
+    read_query_fields,
     safe_next,
 )
 from gateway.page.screen import ActionResult, NoFields
@@ -96,7 +96,7 @@ class SignInPages:
         """Answers the paths that need no session. Raises: CallerError."""
         name = request.path.removesuffix(".json")
         if request.is_read and name == "login":
-            query = read_fields(read_query(request.scope), _LoginQuery, is_text=True)
+            query = read_fields(read_query_fields(request.scope), _LoginQuery, is_text=True)
             has_ended = request.visitor is None and await self.bears_session(request)
             return self._answers.make_login_page(
                 request, next_path=safe_next(query.next), session_has_ended=has_ended

@@ -160,7 +160,7 @@ async def parse_off_loop(body: bytes, parse: Callable[[], _Parsed]) -> _Parsed:
     return await asyncio.to_thread(parse)
 
 
-async def parse_object(body: bytes) -> dict[str, Any]:
+async def parse_json_body(body: bytes) -> dict[str, Any]:
     """Returns a body's JSON object. Other requests go on while a large body is parsed. Raises: as `read_object`."""
     return await parse_off_loop(body, partial(read_object, body))
 

@@ -27,7 +27,7 @@ from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web.body import BodyReader, parse_object
+from gateway.web.body import BodyReader, parse_json_body
 from gateway.web.turn_items import choose_system_items, group_turns, render_turn
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
@@ -55,7 +55,7 @@ class ConversationRequests:
         body: Json = {}
         if method == "POST":
             async with self.bodies.read(scope, receive) as raw:
-                body = await parse_object(bytes(raw)) if raw else {}
+                body = await parse_json_body(bytes(raw)) if raw else {}
         owner = self.read_owner(scope)
         query = scope["query_string"].decode("latin-1")
         if not segments:  # the route of this path takes no other method than POST

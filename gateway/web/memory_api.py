@@ -17,7 +17,7 @@ from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.settings import UiSettings
-from gateway.web.body import BodyReader, parse_object
+from gateway.web.body import BodyReader, parse_json_body
 from gateway.web.request_info import get_request_info
 
 
@@ -47,7 +47,7 @@ def make_memory_routes(
         if not ui.enabled:
             raise UnknownPath("A link would open nothing: ui.enabled is false.")
         async with bodies.read(request.scope, request.receive) as raw:
-            body = await parse_object(bytes(raw))
+            body = await parse_json_body(bytes(raw))
         with map_store_errors():
             caller = info.caller
             made_link = await links.create(

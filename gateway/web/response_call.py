@@ -128,7 +128,7 @@ class ResponseCallRoute(ForwardedRoute):
             repeated_keys=request_body.repeated_keys,
         )
         request = await parse_off_loop(request_body.raw, parse_body)
-        headers = with_conversation(incoming.headers, request.conversation_id)
+        headers = with_conversation_header(incoming.headers, request.conversation_id)
         found_tools = await self._load_found_tools(request, headers, scope)
         conversation: ResponseConversation | None = None
         waiting_items: Sequence[Json] = ()
@@ -222,7 +222,7 @@ def without_memory(headers: RawHeaders) -> RawHeaders:
     return [*(each for each in headers if each[0] != MEMORY_HEADER), (MEMORY_HEADER, b"off")]
 
 
-def with_conversation(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:
+def with_conversation_header(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:
     """Returns a request's headers with the conversation that its body names, in append mode. Raises: BadRequest."""
     if conversation_id is None:
         return headers

@@ -30,7 +30,7 @@ from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming, memories_of
 from gateway.web.request_body import RequestBody
 from gateway.web.request_info import get_request_info
-from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation
+from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation_header
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class ResponsesRoute(ResponseCallRoute):
         incoming.info.memory = None
         native.chat.memories = memories_of(incoming.scope)
         route = self.parts.forwarder.get_route(head.upstream_path, request_body.model, head.upstream_name)
-        headers = with_conversation(incoming.headers, native.conversation_id)
+        headers = with_conversation_header(incoming.headers, native.conversation_id)
         await self.chat_route.answer_native(incoming, native, route, headers)
 
     async def get_conversation(
@@ -104,7 +104,7 @@ class ResponsesRoute(ResponseCallRoute):
             return None
         info = get_request_info(scope)
         request_context = info.caller.make_context(
-            with_conversation(scope["headers"], native.conversation_id)
+            with_conversation_header(scope["headers"], native.conversation_id)
         )
         info.memory = self.chat.resolver.memory_state(native.chat, request_context)
         return native if info.memory == "on" else None

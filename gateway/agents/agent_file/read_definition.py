@@ -7,10 +7,10 @@ from typing import Any
 
 from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
 from gateway.agents.api.agent_bodies import CreateAgent, define_agent
-from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Path
 from gateway.core.definition import AgentDefinition
+from gateway.core.json_object import without_none
 
 # Fields of an agent in a file that mean the same when an agent is created.
 _FIELDS = (

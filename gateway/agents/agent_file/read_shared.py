@@ -12,10 +12,10 @@ from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileGroupCo
 from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.core.agent_file import PortableFile, PortableFolder
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Fault, Path
 from gateway.core import ids
+from gateway.core.json_object import without_none
 from gateway.core.memory.file_text import clean_file_name
 from storage.records import Block
 

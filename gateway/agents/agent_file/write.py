@@ -19,9 +19,9 @@ from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
 from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
-from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.shown_values import render_time
 from gateway.core.definition import Sleeptime
+from gateway.core.json_object import without_none
 from storage.listing import PassageDraft
 
 _AGENT_ID = "agent-0"  # a file has one agent

@@ -18,7 +18,7 @@ from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send_content import read_initial_messages
-from gateway.agents.wire.sent_values import sent_fields, sent_or, without_none
+from gateway.agents.wire.sent_values import sent_fields, sent_or
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     HOSTED,
@@ -38,6 +38,7 @@ from gateway.agents.wire.struct_fields import (
 from gateway.checked import Fault
 from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition
+from gateway.core.json_object import without_none
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 

@@ -13,8 +13,8 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.agent_models import check_model
 from gateway.agents.runs.compact_conversation import compact_conversation
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.wire.sent_values import without_none
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
+from gateway.core.json_object import without_none
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.web.request_info import get_request_info

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none, without_none
+from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     ONE_PROJECT,
@@ -31,6 +31,7 @@ from gateway.agents.wire.struct_fields import (
 )
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
+from gateway.core.json_object import without_none
 from gateway.run.store_errors import retry_overtaken
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import WriteConflict

@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from gateway.agents.tools.signature import make_schema, read_function_name
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_fields, without_none
+from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, Strings, refused
 from gateway.checked import Fault, Path
 from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
+from gateway.core.json_object import without_none
 from gateway.errors import BadRequest
 
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -18,11 +17,6 @@ def sent_or_none(value: Maybe[T]) -> T | None:
 def sent_or(value: Maybe[T], default: T) -> T:
     """Returns the value of a field or a parameter, or a default if it was left out, or is null."""
     return default if isinstance(value, UnsetType) or value is None else value
-
-
-def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that are not null, by name."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def sent_fields(body: Struct) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.list_page import parse_record_number
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
-from gateway.web.body import BodyReader, parse_object
+from gateway.web.body import BodyReader, parse_json_body
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.query import read_query
@@ -56,7 +56,7 @@ class ManagedRoutes(Struct, frozen=True):
             # Each method other than GET changes something.
             manager = await self.access.admit(request, writes=method != "GET")
             async with self.bodies.read(request.scope, request.receive) as raw:
-                body = await parse_object(bytes(raw)) if raw else {}
+                body = await parse_json_body(bytes(raw)) if raw else {}
             check_no_nul(body)
             with map_store_errors():
                 answer_body = await perform(manager, request, body)

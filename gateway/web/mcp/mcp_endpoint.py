@@ -24,7 +24,7 @@ from gateway.core.request.requested_agent import AGENT_HEADER
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
-from gateway.web.mcp.mcp_protocol import CallContext, make_server, read_client
+from gateway.web.mcp.mcp_protocol import CallContext, make_mcp_server, read_client
 from gateway.web.mcp.session_id import read_session_client, with_session_id
 from gateway.web.query import read_query
 from gateway.web.request_info import get_request_info
@@ -61,7 +61,7 @@ class McpEndpoint:
         """Makes an endpoint that does not run yet. rules: returns the rules for a project and the mode of a key."""
         self._memory, self._rules, self._bodies = memory, rules, bodies
         self._manager = StreamableHTTPSessionManager(
-            make_server(self._perform),
+            make_mcp_server(self._perform),
             json_response=True,
             stateless=True,
             max_request_body_size=MAX_BYTES,

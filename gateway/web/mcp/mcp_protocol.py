@@ -27,7 +27,7 @@ CallContext: TypeAlias = ServerRequestContext[Any, Any]
 PerformCall: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
 
 
-def make_server(perform: PerformCall) -> Server[Any]:
+def make_mcp_server(perform: PerformCall) -> Server[Any]:
     """Returns a server for one transport. It silences the log of the SDK, for the whole process.
 
     perform: answers a call of one of TOOLS.

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from adapters.json_escapes import without_lone_surrogates
 from gateway.core.memory.mcp_tools import McpAnswer
 from gateway.errors import GatewayError
-from gateway.web.mcp.mcp_protocol import CallContext, make_server, read_client
+from gateway.web.mcp.mcp_protocol import CallContext, make_mcp_server, read_client
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
 PerformCommand = Callable[[dict[str, Any]], Any]
@@ -44,7 +44,7 @@ async def _serve(perform_command: PerformCommand, owner: Mapping[str, Any]) -> N
                 return McpAnswer(error=error.message)
         return McpAnswer(answer["value"], answer["error"])
 
-    server = make_server(perform)
+    server = make_mcp_server(perform)
     # The SDK's type asks for a file, of which it reads nothing but the lines.
     lines = cast("anyio.AsyncFile[str]", _read_lines())
     async with stdio_server(stdin=lines) as (reader, writer):
