@@ -35,7 +35,7 @@ from gateway.traces.otlp import OtlpSettings
 from gateway.web.admin import ADMIN_PREFIX
 from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
-from gateway.web.client_reply import ClientConnection
+from gateway.web.client_connection import find_connection
 from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, make_health_routes, make_home_routes
 from gateway.web.manage.access import MANAGE_PREFIX
@@ -327,7 +327,7 @@ def _make_page(services: Services, guard: Guard) -> PageApp:
 
 
 def _has_left(scope: Scope) -> bool:
-    connection: ClientConnection | None = scope["state"].get("connection")
+    connection = find_connection(scope)
     return connection is not None and connection.is_closing()
 
 

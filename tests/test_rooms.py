@@ -228,7 +228,15 @@ FLOORS: dict[str, list[set[str]]] = {
         {"middleware", "upload"},
         {"request_info"},
         {"auth", "client_reply", "body", "form", "request_body", "health", "listening", "uvicorn_protocol"},
-        {"documented_routes", "raw_headers", "query", "path_hints", "json_response", "slow_reader"},
+        {
+            "client_connection",
+            "documented_routes",
+            "raw_headers",
+            "query",
+            "path_hints",
+            "json_response",
+            "slow_reader",
+        },
     ],
     "gateway.page": [
         {"page_app"},

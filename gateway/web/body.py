@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope
 from gateway.dialects.fields import read_object
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
+from gateway.web.client_connection import find_connection
 from gateway.web.raw_headers import find_header
 
 _Parsed = TypeVar("_Parsed")
@@ -104,7 +105,7 @@ class _BodyBlock:
         limit = self._reader.limit_bytes
         _refuse_encoded(self._scope)
         try:
-            connection = self._scope["state"].get("connection")
+            connection = find_connection(self._scope)
             if connection is not None and connection.has_whole_body:
                 # The body is there, so its arrival needs no bound.
                 body = _read_body_part(await self._receive())

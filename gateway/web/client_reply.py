@@ -11,26 +11,15 @@ A client that does not read would block `send` for ever, so a timer runs whereve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.run.sink import ClientGone, Presence
+from gateway.web.client_connection import find_connection
 from gateway.web.raw_headers import encode_headers
-
-
-class ClientConnection(Protocol):
-    """A client's connection, which reports its loss."""
-
-    on_lost: Callable[[], object] | None
-
-    @property
-    def is_full(self) -> bool:
-        """True if a write would wait for the client to read."""
-
-    def is_closing(self) -> bool: ...
 
 
 class ClientReply:
@@ -50,7 +39,7 @@ class ClientReply:
         self._send_timeout_s = send_timeout_s
         self._head: dict[str, Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._connection: ClientConnection | None = scope["state"].get("connection")
+        self._connection = find_connection(scope)
 
     def __enter__(self) -> ClientReply:
         if self._connection is None:

@@ -37,6 +37,7 @@ from gateway.run.receipts import Receipts
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import METRICS_PATH, PAGE_PATH, Guard
+from gateway.web.client_connection import find_connection
 from gateway.web.path_hints import make_path_hint
 from gateway.web.raw_headers import encode_headers
 from gateway.web.request_info import RequestInfo
@@ -129,7 +130,7 @@ class Edge:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self.metrics.clients_gone.inc()
             info.status = CLIENT_GONE
-            if (connection := scope["state"].get("connection")) is not None:
+            if (connection := find_connection(scope)) is not None:
                 connection.abort()
         except asyncio.CancelledError:
             # The server cancels what still runs when it ends. Raised again, the server would log its traceback.
@@ -304,14 +305,14 @@ def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo)
 
 def _refuse_without_descriptors(scope: Scope) -> None:
     """Raises: Overloaded: the request came when the process had few file descriptors left."""
-    connection = scope["state"].get("connection")
+    connection = find_connection(scope)
     if connection is not None and connection.is_refused:
         raise Overloaded("The gateway has too many connections. Try again shortly.", retry_after_s=1)
 
 
 def _has_whole_body(scope: Scope) -> bool:
-    connection = scope["state"].get("connection")
-    return connection is not None and bool(connection.has_whole_body)
+    connection = find_connection(scope)
+    return connection is not None and connection.has_whole_body
 
 
 def _note_headers(scope: Scope, info: RequestInfo) -> None:

@@ -276,7 +276,7 @@ class _Session:
             await self._client.send_event(end_event, request.stream_id)
             self._client.unstored.cache(pending, server_events.read_response(end_event))
             return
-        scope = self._post_scope(response.connection, len(body), pending.memories)
+        scope = self._make_post_scope(response.connection, len(body), pending.memories)
         await self._sockets.edge(scope, BodyReceiver(body), ResponseSender(self._client, pending, response))
         if (receipt := get_request_info(scope).receipt) is not None:
             if receipt.agent_row:
@@ -290,7 +290,7 @@ class _Session:
                 request, server_events.make_error_event(UpstreamBroke("The reply ended in the middle."))
             )
 
-    def _post_scope(self, connection: ResponseConnection, body_length: int, memories: Set[int]) -> Scope:
+    def _make_post_scope(self, connection: ResponseConnection, body_length: int, memories: Set[int]) -> Scope:
         """Returns the scope of the POST by which a response is made. memories: as `PendingResponse` has them."""
         headers = [
             *self._headers,
