@@ -168,11 +168,6 @@ class Gateway:
             begin_work=self.services.store.begin_work,
         )
 
-    @property
-    def idle(self) -> asyncio.Event:
-        """Set while no request is being answered."""
-        return self._edge.idle
-
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
             return _run_lifespan(receive, send, self.start, self.stop)
@@ -220,7 +215,7 @@ class Gateway:
         self.readiness.is_draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_REQUESTS_S):
-                await self.idle.wait()
+                await self.services.idle.wait()
         if self._mcp_task is not None:
             self._mcp_task.cancel()
             await asyncio.gather(self._mcp_task, return_exceptions=True)

@@ -19,10 +19,10 @@ from gateway.cli_options import (
     EXIT_FAILED,
     Group,
     add_memory_options,
-    flag,
     json_option,
     limit_option,
     make_choice_option,
+    make_flag,
     make_option,
     read_seconds,
     yes_option,
@@ -206,8 +206,8 @@ def root() -> None: ...
 @make_option("host", "the address to listen on (default: 127.0.0.1)")
 @make_option("port", "the port to listen on (default: 8080; 0 takes any free one)", type=int)
 @make_option("upstream", "the base URL of an OpenAI-compatible upstream, with its /v1", "URL")
-@flag("single-user", "treat all callers as one person, so that requests need no `user`")
-@flag("no-work", "leave background jobs to others that share the database (mnemogate worker)")
+@make_flag("single-user", "treat all callers as one person, so that requests need no `user`")
+@make_flag("no-work", "leave background jobs to others that share the database (mnemogate worker)")
 def serve(host: str | None, port: int | None, upstream: str | None, single_user: bool, no_work: bool) -> int:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags["memory", "single_user"] = single_user or None
@@ -220,7 +220,7 @@ def serve(host: str | None, port: int | None, upstream: str | None, single_user:
 @make_option("user", "the person whose memory it is", required=True)
 @make_option("project", "the project (default: default)", default="default")
 @make_option("profile", "the profile (default: the project's)")
-@flag("read", "refuse what writes")
+@make_flag("read", "refuse what writes")
 def mcp(read: bool, **arguments: Any) -> None:
     _load_commands().serve_mcp(arguments, read_only=read)
 
@@ -237,7 +237,7 @@ def migrate() -> None:
 
 
 @root.command(help="check the settings and print them, without secrets")
-@flag("strict", "fail (exit code 1) on a warning, such as of a gateway that would start without memory")
+@make_flag("strict", "fail (exit code 1) on a warning, such as of a gateway that would start without memory")
 def check_config(strict: bool) -> int:
     return _load_commands().check_config(is_strict=strict)
 
@@ -252,7 +252,7 @@ def show_version() -> None:
 @root.command(
     help="open the page for operators in a browser: print its address with a sign-in code, which works once"
 )
-@flag("print", "print the address, and open no browser", "only_print")
+@make_flag("print", "print the address, and open no browser", "only_print")
 def ui(only_print: bool) -> None:
     _load_commands().open_page(only_prints=only_print)
 
@@ -272,9 +272,9 @@ def keys() -> None: ...
     "memory for its requests that do not choose it themselves (default: as in the settings)",
     *("off", "read", "on"),
 )
-@flag("metrics", "a key that opens /metrics and nothing else")
-@flag("operator", "a key that opens /v1/manage and the page (/ui), and nothing else")
-@flag("read", "with --operator: a key that changes nothing")
+@make_flag("metrics", "a key that opens /metrics and nothing else")
+@make_flag("operator", "a key that opens /v1/manage and the page (/ui), and nothing else")
+@make_flag("read", "with --operator: a key that changes nothing")
 @make_option(
     "expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=read_seconds
 )
@@ -319,7 +319,7 @@ def memory() -> None: ...
 @memory.command("show", help="show blocks, facts and recent messages of a memory")
 @add_memory_options
 @make_option("query", "show what would be recalled for this question, and the messages found, too")
-@flag("why", "show where blocks, passages and facts come from, too")
+@make_flag("why", "show where blocks, passages and facts come from, too")
 def show_memory(**arguments: Any) -> None:
     _perform_operation("memory-show", arguments, printed.show_memory)
 
@@ -339,7 +339,9 @@ def show_memory(**arguments: Any) -> None:
     type=int,
     multiple=True,
 )
-@flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
+@make_flag(
+    "all-users", "all users of --profile; without one all that the project has, agents made over REST too"
+)
 def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: Any) -> None:
     if keep:
         arguments["keep"] = [*keep]
@@ -356,7 +358,7 @@ def undo_block(**arguments: Any) -> None:
 @memory.command("add", help="add a fact that rests on no message")
 @add_memory_options
 @make_option("text", "what is true", "TEXT", required=True)
-@flag("always", "show it to the model before each reply, whatever is asked")
+@make_flag("always", "show it to the model before each reply, whatever is asked")
 def add_fact(**arguments: Any) -> None:
     _perform_operation("memory-add", arguments, printed.show_fact)
 
@@ -372,7 +374,7 @@ def correct_fact(**arguments: Any) -> None:
 @memory.command("mute", help="recall a learned fact no more, but leave it in lists: it is not forgotten")
 @add_memory_options
 @make_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
-@flag("off", "have it said again")
+@make_flag("off", "have it said again")
 def mute_fact(**arguments: Any) -> None:
     _perform_operation("memory-mute", arguments, printed.show_fact)
 
@@ -387,7 +389,7 @@ def explain_request(request: str, as_json: bool) -> None:
 
 @memory.command("export", help="export a memory as JSON lines")
 @add_memory_options
-@flag("force", "replace a file that is there")
+@make_flag("force", "replace a file that is there")
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to write (default, and -: standard output)"
 )
@@ -417,8 +419,8 @@ def import_memory(file: str | None, **arguments: Any) -> None:
     *("chatgpt", "claude", "list", "jsonl", "mem0", "mastra"),
 )
 @make_option("source-user", "the user in the file to import facts of, if it has several", "NAME")
-@flag("learn", "learn from the conversations, too, which asks the background model")
-@flag("preview", "show what would be imported, and write nothing")
+@make_flag("learn", "learn from the conversations, too, which asks the background model")
+@make_flag("preview", "show what would be imported, and write nothing")
 @json_option
 def import_file(file: str, as_json: bool, **arguments: Any) -> int:
     return _load_commands().import_file(file, arguments, as_json=as_json)
@@ -503,7 +505,7 @@ def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
 @_project_option
 @make_option("user", "of this user alone")
 @make_option("key", "of this key alone, by its number in `keys list`", "N")
-@flag("csv", "as CSV with all counters", "as_csv")
+@make_flag("csv", "as CSV with all counters", "as_csv")
 @json_option
 def usage(as_csv: bool, as_json: bool, **arguments: Any) -> None:
     _load_commands().show_usage(arguments, as_csv=as_csv, as_json=as_json)

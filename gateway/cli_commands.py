@@ -93,6 +93,7 @@ class Commands:
     def serve(
         self, flags: Mapping[tuple[str, str], Any], upstream: str | None, *, performs_jobs: bool
     ) -> int:
+        """Serves until it is stopped, and returns the exit code. performs_jobs: as in `gateway.serve`."""
         with loading():
             from gateway.serve import serve
 
@@ -100,6 +101,7 @@ class Commands:
         return serve(self.load(flags, upstream, needs_secrets=True), self.limits, performs_jobs=performs_jobs)
 
     def work(self, flags: Mapping[tuple[str, str], Any], *, listens: bool) -> int:
+        """Performs background jobs until it is stopped, and returns the exit code. listens: as in `gateway.serve`."""
         with loading():
             from gateway.serve import work
 
@@ -107,6 +109,7 @@ class Commands:
         return work(self.load(flags, needs_secrets=True), self.limits, listens=listens)
 
     def migrate(self) -> None:
+        """Brings the database to the present schema."""
         with loading():
             from gateway.offline_work import migrate
 

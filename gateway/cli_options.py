@@ -17,14 +17,17 @@ _Decorator = Callable[[_Function], _Function]
 
 
 def make_option(name: str, text: str, metavar: str | None = None, **more: Any) -> _Decorator:
+    """Returns an option with a value. text: of its help; more: arguments of `click.option`."""
     return click.option(f"--{name}", metavar=metavar or name.upper(), help=text, **more)
 
 
-def flag(name: str, text: str, *names: str) -> _Decorator:
+def make_flag(name: str, text: str, *names: str) -> _Decorator:
+    """Returns an option without a value. names: click's names of its parameter, if it is not `name`."""
     return click.option(f"--{name}", *names, is_flag=True, help=text)
 
 
 def make_choice_option(name: str, text: str, *values: str) -> _Decorator:
+    """Returns an option that has one of these values."""
     return click.option(f"--{name}", type=click.Choice(values), help=text)
 
 
@@ -138,8 +141,8 @@ def read_seconds(text: str) -> int:
     return seconds
 
 
-yes_option = flag("yes", "do not ask first, though it cannot be undone")
-json_option = flag("json", "a JSON object for each line", "as_json")
+yes_option = make_flag("yes", "do not ask first, though it cannot be undone")
+json_option = make_flag("json", "a JSON object for each line", "as_json")
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1, max=1_000_000_000), metavar="N", help="at most N lines"
 )

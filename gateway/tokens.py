@@ -96,6 +96,7 @@ class Tokenizer:
 
     @property
     def is_loaded(self) -> bool:
+        """True if counting need not wait for `load`."""
         return self.encoding in _loaded
 
     def load(self) -> None:

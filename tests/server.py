@@ -212,7 +212,7 @@ class RunningGateway(Listener):
 
     def flush_log(self) -> None:
         async def flush() -> None:
-            await self.app.idle.wait()
+            await self.app.services.idle.wait()
             self.app.access.flush()
 
         self.call(flush())

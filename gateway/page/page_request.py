@@ -85,6 +85,7 @@ class PageRequest(Struct):
 
     @property
     def is_read(self) -> bool:
+        """The request changes nothing."""
         return self.method in ("GET", "HEAD")
 
     @property

@@ -47,6 +47,7 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
+        """True if requests are taken."""
         return self.has_started and not self.is_draining
 
     def report(self) -> dict[str, Any]:

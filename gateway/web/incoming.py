@@ -26,15 +26,18 @@ class Incoming(NamedTuple):
 
     @property
     def info(self) -> RequestInfo:
+        """The facts of the request, which the edge has begun."""
         return get_request_info(self.scope)
 
     @property
     def headers(self) -> RawHeaders:
+        """The headers of the request, with names in lower case."""
         headers: RawHeaders = self.scope["headers"]
         return headers
 
     @property
     def query(self) -> str:
+        """The query of the request as it came, without "?"."""
         query: bytes = self.scope["query_string"]
         return query.decode("latin-1")
 

@@ -17,6 +17,7 @@ _IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request 
 
 
 def has_idempotency_key(scope: Scope) -> bool:
+    """Returns whether a request names itself, so that it can be sent again."""
     return find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None
 
 

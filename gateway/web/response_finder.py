@@ -27,6 +27,7 @@ class LocatedResponse(NamedTuple):
 
 
 def make_unknown_response_error(id: str) -> UnknownId:
+    """Returns the error for an id of no response that the caller may read."""
     return UnknownId.of("Response", id)
 
 

@@ -128,7 +128,7 @@ class World:
         """Waits until no request is being answered and everything is on disk."""
 
         async def settled() -> None:
-            await self.gateway.app.idle.wait()
+            await self.gateway.app.services.idle.wait()
             await self.gateway.app.services.chat.turns.pending.drain(PATIENCE_S)
             if self.gateway.app.services.background is not None:
                 await self.gateway.app.services.background.drain(PATIENCE_S)

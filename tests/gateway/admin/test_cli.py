@@ -883,7 +883,7 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
     monkeypatch.setattr("gateway.run.admin.streams.MAX_LINE_CHARS", 1000)
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "alice"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
     with owner(upstream, database) if is_served else nullcontext():
         for arguments, says in [
             (("import", "endless.jsonl"), "This is no export: a line has more than 1,000 characters."),
@@ -906,7 +906,7 @@ def test_what_the_terminal_has_no_sign_for_is_shown_and_exported(
     with owner(upstream, database) as gateway:
         asked = {"model": "m", "user": "eve", "messages": [{"role": "user", "content": "caf\u00e9 \u65e5"}]}
         assert gateway.post(asked).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
 
     def ask(*arguments: str, given: bytes = b"") -> bytes:
         stdout = io.TextIOWrapper(io.BytesIO(), "latin-1")
@@ -934,7 +934,7 @@ def test_text_of_a_memory_cannot_control_the_terminal(
     with owner(upstream, database) as gateway:
         asked = {"model": "m", "user": "eve", "messages": [{"role": "user", "content": said}]}
         assert gateway.post(asked).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
     assert main(["memory", "show", "--user", "eve", "--query", "dlog"]) == 0
     shown = capsys.readouterr().out
     assert "\\x1b]0;mine\\x07 \\x9b2J \\u202edlog \N{ZERO WIDTH JOINER} caf\u00e9\n" in shown
@@ -1024,7 +1024,7 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
     )
     with owner(upstream, database, load_settings()) as gateway:
         assert gateway.post(HELLO).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
     with owner(upstream, database, load_settings()) if is_served else nullcontext():
         assert main(["memory", "show"]) == 0
         assert "user:owner  (project default, profile friend" in capsys.readouterr().out
@@ -1052,7 +1052,7 @@ def test_an_export_replaces_no_file_unasked_and_reports_what_it_did(
         for text in ("Hello", "How are you?"):
             asked = {"model": "m", "user": "ann", "messages": [{"role": "user", "content": text}]}
             assert gateway.post(asked).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
     export = ["memory", "export", "--user", "ann", "ann.jsonl"]
     with owner(upstream, database) if is_served else nullcontext():
         assert main(export) == 0
@@ -1081,7 +1081,7 @@ def test_an_export_goes_through_no_link_and_into_nothing_but_a_file(
 ) -> None:
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "ann"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
     other = Path("other")
     other.write_text("of another")
     Path("link").symlink_to(other)
@@ -1109,7 +1109,7 @@ def test_an_export_that_breaks_off_leaves_what_was_there(
 ) -> None:
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "ann"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
     Path("ann.jsonl").write_text("before")
     before = sorted(os.listdir())
     with monkeypatch.context() as cut:
@@ -1129,7 +1129,7 @@ def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
 ) -> None:
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": " ann\t"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
         assert main(["memory", "forget", "--yes", "--user", " ann\t"]) == 0
         assert "Forgotten: 1 memory." in capsys.readouterr().err
         assert main(["memory", "forget", "--yes", "--user", " "]) == 1
@@ -1141,14 +1141,14 @@ def test_memory_forget_says_that_the_log_has_it_while_the_file_is_read(
 ) -> None:
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "ann"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
         with closing(sqlite3.connect(database, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM exchanges").fetchone()
             assert main(["memory", "forget", "--yes", "--user", "ann"]) == 0
             assert "The log of the file still has it" in capsys.readouterr().err
         assert gateway.post({**HELLO, "user": "ann"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
         assert main(["memory", "forget", "--yes", "--user", "ann"]) == 0
         assert capsys.readouterr().err == "Forgotten: 1 memory.\n"
 
@@ -1212,7 +1212,7 @@ def test_memory_forget_names_the_facts_that_go_and_keeps_one(
     """It names them on a terminal alone: the log of a script has no words of a person."""
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "ann"}).status == 200
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
         gateway.call(learn_of_ann(gateway.app.services.store))
         forget = ["memory", "forget", "--user", "ann", "--message", "1"]
         with pytest.raises(SystemExit):

@@ -179,7 +179,7 @@ def test_json_is_the_same_on_a_terminal(capsys: Out) -> None:
 def talk(gateway: RunningGateway, user: str, text: str) -> None:
     body = {"model": "m", "user": user, "messages": [{"role": "user", "content": text}]}
     assert gateway.post(body, {"x-mnemogate-conversation": "chat"}).status == 200
-    gateway.call(gateway.app.idle.wait())
+    gateway.call(gateway.app.services.idle.wait())
 
 
 def test_what_is_remembered_is_wrapped_and_gives_the_terminal_no_orders(

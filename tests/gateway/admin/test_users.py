@@ -33,7 +33,7 @@ def talk(gateway: RunningGateway, user: str | None, chat: str, text: str = "Hell
     body = {"model": "m", "messages": [{"role": "user", "content": text}], **({"user": user} if user else {})}
     sent = {"x-mnemogate-conversation": chat, **{name.replace("_", "-"): v for name, v in headers.items()}}
     assert gateway.post(body, sent).status == 200
-    gateway.call(gateway.app.idle.wait())
+    gateway.call(gateway.app.services.idle.wait())
 
 
 def listed(capsys: Out, *arguments: str) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def test_lists_and_memory_show_count_alike_and_what_is_retained_of_a_cancelled_t
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
             client.read_until(b"moment")
         upstream.seen[-1].gone.wait_sync()
-        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.services.idle.wait())
         gateway.call(gateway.app.services.chat.turns.pending.drain(PATIENCE_S))
         upstream.queue(say("Once."), say("Twice."))
         for text in ("Say it.", "Say it."):  # asked again

@@ -224,7 +224,7 @@ def hold_the_disk(world: World) -> Gate:
 
 async def is_asking(world: World) -> None:
     """Until a request has come as far as it comes without the disk."""
-    while world.gateway.app.idle.is_set():  # noqa: ASYNC110
+    while world.gateway.app.services.idle.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0)
     for _ in range(100):
         await asyncio.sleep(0)

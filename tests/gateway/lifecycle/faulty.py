@@ -66,7 +66,7 @@ class World:
 
     def settle(self) -> None:
         async def settled() -> None:
-            await self.gateway.app.idle.wait()
+            await self.gateway.app.services.idle.wait()
             await self.gateway.app.services.chat.turns.pending.drain(PATIENCE_S)
             assert await self.store.drain(PATIENCE_S)
 
