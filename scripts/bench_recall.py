@@ -295,11 +295,9 @@ class SetResult:
     """The evidence that was found for one set, by halves, and the tokens and times of its notes."""
 
     def __init__(self) -> None:
-        # Of the two halves, each: with the gateway's recall, and with a plain BM25.
-        self.shares, self.plain_shares = (
-            (EvidenceShares(), EvidenceShares()),
-            (EvidenceShares(), EvidenceShares()),
-        )
+        # With the gateway's recall, and with a plain BM25, each of the two halves.
+        self.shares = (EvidenceShares(), EvidenceShares())
+        self.plain_shares = (EvidenceShares(), EvidenceShares())
         # By budget: the tokens of each note, and of each memory section.
         self.note_tokens: dict[int, list[int]] = defaultdict(list)
         self.section_tokens: dict[int, list[int]] = defaultdict(list)
@@ -374,15 +372,16 @@ class HalvesTable:
         print("|---|---|---|---|---|---|---|")
         for name, measured in self.measured.items():
             asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].shares)
-            plain = _halves([half.mean("all") for half in measured[0].plain_shares])
-            shares = [_halves([half.mean("all") for half in each.shares]) for each in measured]
-            noise = ", ".join(_halves([half.needless() for half in each.shares]) for each in measured)
+            plain = _render_halves([half.mean("all") for half in measured[0].plain_shares])
+            shares = [_render_halves([half.mean("all") for half in each.shares]) for each in measured]
+            noise = ", ".join(_render_halves([half.needless() for half in each.shares]) for each in measured)
             tokens = ", ".join(f"{statistics.mean(each.note_tokens[BUDGETS[0]]):.0f}" for each in measured)
             local = shares[-1] if shares[1:] else ""
             print(f"| {name} | {asked} | {plain} | {shares[0]} | {local} | {noise} | {tokens} |")
 
 
-def _halves(shares: Sequence[float | None]) -> str:
+def _render_halves(shares: Sequence[float | None]) -> str:
+    """Returns the percentages of both halves, such as "61.5 / 60.2"."""
     return " / ".join(f"{share:.1f}" for share in shares if share is not None)
 
 
@@ -426,14 +425,14 @@ class RuleTable:
         """
         sets = list(self.measured)
         print(f"\n| without | {' | '.join(sets)} |\n|{'---|' * (len(sets) + 1)}")
-        cells = [_cell(self.measured[name][""]) for name in sets]
+        cells = [_render_cell(self.measured[name][""]) for name in sets]
         print(f"| (with all rules) | {' | '.join(cells)} |")
         for rule in RULES_OF_RECALL:
-            cells = [_cell(by_rule[rule.name], by_rule[""]) for by_rule in self.measured.values()]
+            cells = [_render_cell(by_rule[rule.name], by_rule[""]) for by_rule in self.measured.values()]
             print(f"| {rule.name} | {' | '.join(cells)} |")
 
 
-def _cell(measured: SetResult, base: SetResult | None = None) -> str:
+def _render_cell(measured: SetResult, base: SetResult | None = None) -> str:
     """Returns evidence, needless notes and tokens; with `base` the differences from those of `base`."""
     own_shares, tokens = measured.both(), statistics.mean(measured.note_tokens[BUDGETS[0]])
     shares = own_shares.mean("all"), own_shares.needless()
