@@ -35,8 +35,8 @@ from gateway.page.page_answers import Answers, NotSignedIn
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
 from gateway.page.page_request import (
+    PAGE_PREFIX,
     PERSON_PREFIX,
-    PREFIX,
     Bodies,
     PageRequest,
     make_next,
@@ -126,7 +126,7 @@ class PageApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began_at = time.perf_counter()
-        path: str = scope["path"].removeprefix(PREFIX)
+        path: str = scope["path"].removeprefix(PAGE_PREFIX)
         self._note_request(scope, self._mask_path(path))
         has_begun = False
         headers = self._person_headers if path.startswith(PERSON_PREFIX) else self._headers
@@ -136,7 +136,7 @@ class PageApp:
             has_begun = True
             await send_reply(reply, headers, began_at, send)
 
-        raw_path = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
+        raw_path = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PAGE_PREFIX)
         request = PageRequest(scope, receive, path, raw_path, read_cookies(scope["headers"]))
         request.referrer = self._routes.choose_screen(read_referrer(request))
         try:
@@ -158,9 +158,9 @@ class PageApp:
         """Returns the path as the log may show it: no token, uid or label."""
         first_part, _, other_parts = path.removesuffix(".json").partition("/")
         if path in ("/ui", ""):
-            return path or PREFIX
+            return path or PAGE_PREFIX
         shown_part = first_part if first_part in self._first_parts else "…"
-        return f"{PREFIX}{shown_part}{'/…' if other_parts else ''}"
+        return f"{PAGE_PREFIX}{shown_part}{'/…' if other_parts else ''}"
 
     # -- admission
 

@@ -24,8 +24,8 @@ from gateway.run.admin.fault_errors import make_fault_error
 
 S = TypeVar("S", bound=Struct)
 
-PREFIX = "/ui/"
-# The pages of people with a link, relative to PREFIX.
+PAGE_PREFIX = "/ui/"
+# The pages of people with a link, relative to PAGE_PREFIX.
 PERSON_PREFIX = "me/"
 # Bytes of a body: three blocks of 100,000 characters, each written as %XX%XX%XX%XX.
 MAX_BODY_BYTES = 4 << 20
@@ -208,7 +208,7 @@ def read_referrer(request: PageRequest) -> str:
         return ""
     if url.netloc not in hosts:
         return ""
-    path = url.path.partition(PREFIX)[2]
+    path = url.path.partition(PAGE_PREFIX)[2]
     return safe_next(path + (f"?{url.query}" if url.query else ""))
 
 
