@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -220,20 +221,7 @@ class PageApp:
         assert request.visitor is not None  # a person by the link above, an operator by the first check
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
-        request.query = read_query_fields(request.scope, getattr(route.query, "repeated", ()))
-        query = read_fields(request.query, route.query, is_text=True)
-        if isinstance(query, LimitQuery) and not request.is_twin:
-            query = replace(query, limit=min(query.limit, query.page_limit))
-        note_read = partial(self._note_read, request.visitor)
-        screen_request = ScreenRequest(
-            visitor=request.visitor,
-            params=params,
-            query=query,
-            is_twin=request.is_twin,
-            note_read=note_read,
-            origin=self._make_origin(request.scope),
-            referrer=request.referrer,
-        )
+        screen_request = self._make_screen_request(request, request.visitor, route, params)
         if isinstance(route, Screen):
             reply = await self._show(request, route, screen_request)
         else:
@@ -243,6 +231,27 @@ class PageApp:
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply
+
+    def _make_screen_request(
+        self, request: PageRequest, visitor: Visitor, route: Screen | Action, params: dict[str, Any]
+    ) -> ScreenRequest:
+        """Reads the query of a request, and returns the request as a screen or an action gets it.
+
+        Raises: BadRequest: the query has a field that is unknown or mistyped.
+        """
+        request.query = read_query_fields(request.scope, getattr(route.query, "repeated", ()))
+        query = read_fields(request.query, route.query, is_text=True)
+        if isinstance(query, LimitQuery) and not request.is_twin:
+            query = replace(query, limit=min(query.limit, query.page_limit))
+        return ScreenRequest(
+            visitor=visitor,
+            params=params,
+            query=query,
+            is_twin=request.is_twin,
+            note_read=partial(self._note_read, visitor),
+            origin=self._make_origin(request.scope),
+            referrer=request.referrer,
+        )
 
     def _make_origin(self, scope: Scope) -> str:
         """Returns the gateway's address, as a request has reached it."""
