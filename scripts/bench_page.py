@@ -34,6 +34,7 @@ from urllib.parse import quote
 
 import uvloop
 
+from gateway.core.dates import DAY_S
 from gateway.core.memory.rules import RULES
 from scripts import load
 from scripts.bench_two import SEED, vocabulary
@@ -59,7 +60,6 @@ LONGEST, LONG, CONVERSATIONS = 10_000, 200, 2_200
 OTHERS, SHORT = 10_000, 5
 # What the large memory has besides messages, and the entries of the audit.
 FACTS, VERSIONS, PASSAGES, AUDIT, RECALLS = 5_000, 300, 2_000, 50_000, 20_000
-DAY_S = 86_400.0
 SETTINGS = """\
 {database}
 

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import asyncpg
 import uvloop
 
+from gateway.core.dates import DAY_S
 from gateway.core.memory.rules import RULES
 from scripts import load
 from scripts.fill import new_agent, write_conversation
@@ -38,7 +39,6 @@ EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
 CONNECTIONS = 16
 MESSAGES, WORDS, QUESTIONS = 10_000, 30, 200
 SEED = 7
-DAY_S = 86_400.0
 # Seconds after which the work that follows turns, such as their index, is done.
 SETTLES_S = 6.0
 SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{upstream}/v1"\n'

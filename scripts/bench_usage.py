@@ -18,6 +18,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from gateway.core.dates import DAY_S
 from gateway.core.memory.rules import RULES
 from gateway.run.admin.usage_operations import UsageOperations
 from storage.open import open_store
@@ -25,7 +26,6 @@ from storage.usage_records import COUNTERS, UsageKey, UsageQuery
 from tests.postgres import server
 
 DAYS = 30
-DAY_S = 86_400
 TODAY = 20_400
 # Of a row with a day's chats of one user.
 COUNTS = {"requests": 12, "calls": 14, "input_tokens": 18_000, "output_tokens": 4_200, "cached_tokens": 9_000,

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gateway.core.dates import DAY_S
 from scripts.talk import vocabulary as v
 from scripts.talk.facts import ANSWERS, FACTS, MANY, Fact
 
-DAY_S = 86_400.0
 # The time of the first session, and the number of sessions.
 BEGUN = 1_740_000_000.0
 SESSIONS = 29

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
+from gateway.core.dates import DAY_S
+from scripts.talk.dialogue import ASSISTANT, BEGUN, USER, Turn
 from scripts.talk.memories import AskedMessage, MemoryCase, history_of
 
 _MEMORIES = 24

@@ -12,7 +12,8 @@ from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
+from gateway.core.dates import DAY_S
+from scripts.talk.dialogue import ASSISTANT, BEGUN, USER, Turn
 from scripts.talk.memories import AskedMessage, MemoryCase, Session, history_of
 
 _MEMORIES = 3

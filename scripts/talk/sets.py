@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.core.dates import DAY_S
 from gateway.core.prompt.note_choice import choose_hits
 from gateway.core.prompt.note_text import render_note
 from scripts.talk import kinds
-from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, make_dialogue, make_later_sessions
+from scripts.talk.dialogue import ASSISTANT, USER, Question, Turn, make_dialogue, make_later_sessions
 from scripts.talk.languages import FACTS, make_chats
 from scripts.talk.memories import AskedMessage, MemoryCase, Session, history_of
 from scripts.talk.projects import make_project_memories
