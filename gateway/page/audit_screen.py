@@ -87,7 +87,7 @@ class _FoundEntries(NamedTuple):
     wanted: AuditFilter
     # The ids of the people whom the person of the query finds; empty where an entry has it.
     people: Sequence[str] = ()
-    # The memories that were forgotten as a whole today, where nobody is found; None: somebody is.
+    # The memories that were forgotten as a whole today, where no person is found; None: some are.
     forgotten_today: ListPage[AuditRecord] | None = None
 
 

@@ -78,7 +78,7 @@ class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
     """The text that the fact should have."""
 
     text: str
-    # The text is that of the fact before, which nobody typed.
+    # The text is that of the fact before, which the visitor did not type.
     undo: bool = False
 
 

@@ -203,7 +203,7 @@ def _read_theme(cookies: Mapping[str, str]) -> str | None:
 
 
 def _find_home(request: PageRequest, error: GatewayError) -> tuple[str, str] | None:
-    """Returns the path and the text of the link on an error's page; None: nobody has signed in."""
+    """Returns the path and the text of the link on an error's page; None: the visitor is not signed in."""
     visitor = request.visitor
     if visitor is None:
         return None
