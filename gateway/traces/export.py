@@ -88,23 +88,25 @@ class Exporter:
             if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
                 self._send_halves(request)
                 return
-            self._count_dropped("refused" if refusal.is_final else "unreachable", count)
+            self._dropped.inc("refused" if refusal.is_final else "unreachable", by=count)
             self._report(refusal.status)
             return
         rejected = min(rejected, count)
         if rejected:
-            self._count_dropped("refused", rejected)
+            self._dropped.inc("refused", by=rejected)
         self._exported.inc(by=count - rejected)
         if self._has_failed:
             self._has_failed = False
             _log.info("Traces are exported again.")
 
     def close(self) -> None:
+        """Closes the connection. The next request opens another one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _send_halves(self, request: ExportTraceServiceRequest) -> None:
+        """Sends spans that are too many for one request in two."""
         spans = request.resource_spans[0].scope_spans[0].spans
         middle = len(spans) // 2
         for part in (slice(0, middle), slice(middle, None)):
@@ -157,11 +159,8 @@ class Exporter:
             body = response.read(_RESPONSE_BYTES)
             if response.will_close or not response.isclosed():
                 self.close()
-        except (
-            OSError,
-            UnicodeError,
-            http.client.HTTPException,
-        ) as error:  # UnicodeError: the host is no valid name
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            # A UnicodeError: the host is no valid name.
             self.close()
             if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
                 return self._post_spans(data)  # the collector had closed the idle connection
@@ -188,9 +187,6 @@ class Exporter:
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
         return self._connection
-
-    def _count_dropped(self, reason: str, count: int) -> None:
-        self._dropped.inc(reason, by=count)
 
     def _report(self, status: int) -> None:
         """Logs that spans do not arrive, once until they arrive again."""

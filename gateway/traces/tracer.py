@@ -97,6 +97,7 @@ class Tracer:
             self._wake.set()
 
     def start(self) -> None:
+        """Starts the thread that sends the queued receipts."""
         self._thread.start()
 
     def stop(self) -> None:
