@@ -120,6 +120,12 @@ class Row:
     seen: str = "-"
     notes: list[str] = field(default_factory=list)
 
+    def reject(self, *reasons: str) -> None:
+        """Notes that the application does not work, with each reason; without a reason nothing changes."""
+        if reasons:
+            self.works = "no"
+            self.notes += reasons
+
 
 class Failed(Exception):
     """An application could not be installed or run; the message has one line."""
@@ -135,22 +141,22 @@ def answer(seen: Seen) -> Reply:
     last_message = next(
         message for message in reversed(body["messages"]) if message["role"] not in ("system", "developer")
     )
-    text = strip_notes(last_user_text(body["messages"])).strip()
+    text = strip_notes(read_last_user_text(body["messages"])).strip()
     tool_choice = body.get("tool_choice")
     tools = {
         tool["function"]["name"]: tool["function"] for tool in body.get("tools") or () if "function" in tool
     }
     if isinstance(tool_choice, dict):
-        return call_reply(tools[tool_choice["function"]["name"]])
+        return make_call_reply(tools[tool_choice["function"]["name"]])
     if tool_choice == "required":
-        return call_reply(next(iter(tools.values())))
+        return make_call_reply(next(iter(tools.values())))
     if last_message["role"] == "user" and SCENE["DELEGATE"] in text and "Agent" in tools:
-        return delegation_reply()
+        return make_delegation_reply()
     if last_message["role"] == "user" and "weather" in text:
         for word in ("weather", "bash", "shell", "terminal", "timestamp", "exec_command"):
             for name in tools:
                 if word in name.lower():
-                    return call_reply(tools[name])
+                    return make_call_reply(tools[name])
     reply = f"Reply {zlib.crc32(text.encode()):08x}"
     json_schema = (body.get("response_format") or {}).get("json_schema")
     if json_schema:
@@ -162,7 +168,7 @@ def answer(seen: Seen) -> Reply:
     return say(f"{reply}: I heard that, and I have nothing to add.")
 
 
-def delegation_reply() -> Reply:
+def make_delegation_reply() -> Reply:
     """Returns a reply that gives `TASK` to a sub-agent."""
     arguments = {
         "description": "Look",
@@ -173,7 +179,7 @@ def delegation_reply() -> Reply:
     return call_tools(Call("Agent", arguments, id="call_2"))
 
 
-def call_reply(function: Json) -> Reply:
+def make_call_reply(function: Json) -> Reply:
     """Returns a reply that calls a function with made-up arguments."""
     return call_tools(Call(function["name"], make_value(function.get("parameters") or {}), id="call_1"))
 
@@ -199,14 +205,14 @@ def make_value(schema: Json) -> Any:
     }
 
 
-def last_user_text(messages: Sequence[Json]) -> str:
+def read_last_user_text(messages: Sequence[Json]) -> str:
     for message in reversed(messages):
         if message["role"] == "user":
-            return text_of(message)
+            return read_text(message)
     return ""
 
 
-def text_of(message: Json) -> str:
+def read_text(message: Json) -> str:
     content = message.get("content") or ""
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
@@ -328,7 +334,7 @@ def is_note(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and strip_notes(part["text"]) != part["text"]
 
 
-def posts_of(upstream: StrictUpstream) -> list[Seen]:
+def list_posts(upstream: StrictUpstream) -> list[Seen]:
     """Returns the POSTs that an upstream has seen."""
     return [seen for seen in upstream.seen if seen.method == "POST"]
 
@@ -364,15 +370,16 @@ def find_names(names: Sequence[str], requests: Sequence[Seen], subject: str) -> 
     return ", ".join(f"`{name}`" for name in found)
 
 
-def side_rule_of(seen: Seen) -> str | None:
+def find_side_rule(seen: Seen) -> str | None:
+    """Returns the rule by which a request is the application's own; None: it is a user's."""
     headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
     return identify(headers, seen.json, IdentityRules("default"), "default").side_request
 
 
-def played_parts(chats: Sequence[Seen]) -> str:
+def describe_played_parts(chats: Sequence[Seen]) -> str:
     """Returns which parts of the scene were played, as the upstream saw it."""
     lists = [seen.json["messages"] for seen in chats]
-    texts = ["\n".join(map(text_of, messages)) for messages in lists]
+    texts = ["\n".join(map(read_text, messages)) for messages in lists]
     parts = {
         "2 turns": any(SCENE["SAY"] in text and SCENE["MORE"] in text for text in texts),
         "2nd chat": any(SCENE["ASK"] in text and SCENE["SAY"] not in text for text in texts),
@@ -406,48 +413,57 @@ def has_word(requests: Sequence[Seen], question: str, word: str) -> bool:
     """Returns whether a request with this question as the newest message has a word of an earlier chat."""
     chats = [seen for seen in requests if seen.json and "messages" in seen.json]
     return any(
-        SCENE[question] in last_user_text(s.json["messages"]) and word in s.body.decode() for s in chats
+        SCENE[question] in read_last_user_text(s.json["messages"]) and word in s.body.decode() for s in chats
     )
 
 
 def note_outcome(row: Row, app: Application, direct: list[Seen], through: list[Seen], database: Path) -> None:
+    """Notes what the requests of both plays show. database: the gateway's."""
     chats = [seen for seen in direct if seen.path.endswith("/chat/completions") and seen.json]
     if not chats:
         paths = sorted({seen.path for seen in direct})
         row.works = "passed through, no memory" if direct else "no"
         row.notes.append(f"asks {', '.join(paths)}" if paths else "asked nothing")
     else:
-        side = {rule: None for seen in chats if (rule := side_rule_of(seen))}
-        conversation_chats = [seen for seen in chats if not side_rule_of(seen)]
-        row.user = find_names(USER_ORDER, conversation_chats, "user") or "`memory.default_user`"
-        row.conversation = (
-            find_names(CONVERSATION_ORDER, conversation_chats, "conversation") or "its messages"
-        )
-        row.side, row.seen = ", ".join(side) or "-", played_parts(chats)
-        row.works = "yes"
-        has_memory, exchanges = app.memory == "on", read_exchanges(database)
-        for is_true, expected, text in (
-            (has_word(through, "ASK", "Miso"), has_memory, "the second chat knows"),
-            (
-                second_turn_continues(exchanges),
-                has_memory,
-                "the second turn is found to go on from the first",
-            ),
-            (SCENE["HIDE"] in str(exchanges), False, "a chat off the record is stored"),
-            (has_word(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
-            (has_word(through, "OTHER", "Miso"), False, "another person is told"),
-        ):
-            if is_true is not expected:
-                row.works = "no"
-                row.notes.append(text if is_true else f"not: {text}")
-    if differences := find_differences(direct, through):
-        row.works = "no"
-        row.notes += differences[:3]
+        note_chats(row, app, chats, through, read_exchanges(database))
+    row.reject(*find_differences(direct, through)[:3])
     refused = {seen.refusal.args[0] for seen in direct if seen.refusal is not None}
     row.notes += [f"the upstream refused: {text[:80]}" for text in sorted(refused)]
 
 
+def note_chats(
+    row: Row,
+    app: Application,
+    chats: list[Seen],
+    through: list[Seen],
+    exchanges: Mapping[int, tuple[int | None, str]],
+) -> None:
+    """Notes what an application's chat completions show.
+
+    chats: those of the play without a gateway.
+    through: all requests of the play through a gateway.
+    exchanges: as the gateway has stored them.
+    """
+    side = {rule: None for seen in chats if (rule := find_side_rule(seen))}
+    conversation_chats = [seen for seen in chats if not find_side_rule(seen)]
+    row.user = find_names(USER_ORDER, conversation_chats, "user") or "`memory.default_user`"
+    row.conversation = find_names(CONVERSATION_ORDER, conversation_chats, "conversation") or "its messages"
+    row.side, row.seen = ", ".join(side) or "-", describe_played_parts(chats)
+    row.works = "yes"
+    has_memory = app.memory == "on"
+    for is_true, expected, text in (
+        (has_word(through, "ASK", "Miso"), has_memory, "the second chat knows"),
+        (second_turn_continues(exchanges), has_memory, "the second turn is found to go on from the first"),
+        (SCENE["HIDE"] in str(exchanges), False, "a chat off the record is stored"),
+        (has_word(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
+        (has_word(through, "OTHER", "Miso"), False, "another person's memory is shown"),
+    ):
+        if is_true is not expected:
+            row.reject(text if is_true else f"not: {text}")
+
+
 def try_application(app: Application, cache: Path) -> Row:
+    """Installs an application, and plays the scene with it. Returns its row of the table."""
     row = Row(app.title, notes=[app.note] if app.note else [])
     folder = cache / app.driver.stem
     try:
@@ -461,33 +477,42 @@ def try_application(app: Application, cache: Path) -> Row:
             StrictUpstream(script=answer, models=[MODEL]) as upstream,
             tempfile.TemporaryDirectory() as home_name,
         ):
-            home, settings = Path(home_name), SETTINGS.format(url=upstream.base_url)
-            if app.api != "chat":
-                settings += "takes = { responses = false }\n"
-                direct_output = play_without_memory(app, folder, home / "direct", settings)
-            else:
-                direct_output = run_driver(app, folder, upstream.base_url, "sk-app")
-            direct, upstream.seen = posts_of(upstream), []
-            key = make_key(home, app.memory)
-            with serve_gateway(home, settings) as served:
-                gateway_output = run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
-            through = posts_of(upstream)
-            for name, requests in (("direct", direct), ("through", through)):
-                recorded = [{"path": s.path, "headers": s.headers, "body": parse_body(s)} for s in requests]
-                (folder / f"{name}.json").write_text(json.dumps(recorded, indent=1))
-            shutil.copy(home / "log", folder / "gateway.log")
-            note_outcome(row, app, direct, through, home / "mnemogate.db")
-            if any(key in json.dumps([s.headers, parse_body(s)]) for s in through):
-                row.works, row.notes = "no", [*row.notes, "the gateway's key went upstream"]
-            if app.also == "claude":
-                row.notes += play_over_claude(app, folder, home / "claude")
-                row.works = "no" if "over Claude: " in " ".join(row.notes) else row.works
-            if set(REPLY.findall(direct_output)) != set(REPLY.findall(gateway_output)):
-                row.works, row.notes = "no", [*row.notes, "other replies were printed"]
+            play_both_ways(app, folder, Path(home_name), upstream, row)
     except Failed as error:
-        row.works = "no"
-        row.notes.append(str(error))
+        row.reject(str(error))
     return row
+
+
+def play_both_ways(app: Application, folder: Path, home: Path, upstream: StrictUpstream, row: Row) -> None:
+    """Plays the scene directly and through a gateway, and notes in the row what was found.
+
+    folder: that of the application, which also gets the requests of both plays and the gateway's log.
+    home: an empty folder for the gateway.
+
+    Raises: Failed.
+    """
+    settings = SETTINGS.format(url=upstream.base_url)
+    if app.api != "chat":
+        settings += "takes = { responses = false }\n"
+        direct_output = play_without_memory(app, folder, home / "direct", settings)
+    else:
+        direct_output = run_driver(app, folder, upstream.base_url, "sk-app")
+    direct, upstream.seen = list_posts(upstream), []
+    key = make_key(home, app.memory)
+    with serve_gateway(home, settings) as served:
+        gateway_output = run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+    through = list_posts(upstream)
+    for name, requests in (("direct", direct), ("through", through)):
+        recorded = [{"path": s.path, "headers": s.headers, "body": parse_body(s)} for s in requests]
+        (folder / f"{name}.json").write_text(json.dumps(recorded, indent=1))
+    shutil.copy(home / "log", folder / "gateway.log")
+    note_outcome(row, app, direct, through, home / "mnemogate.db")
+    if any(key in json.dumps([s.headers, parse_body(s)]) for s in through):
+        row.reject("the gateway's key went upstream")
+    if app.also == "claude":
+        row.reject(*play_over_claude(app, folder, home / "claude"))
+    if set(REPLY.findall(direct_output)) != set(REPLY.findall(gateway_output)):
+        row.reject("other replies were printed")
 
 
 def play_without_memory(app: Application, folder: Path, home: Path, settings: str) -> str:
@@ -508,9 +533,9 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
         stored_text = str(read_exchanges(home / "mnemogate.db"))
         bodies = [seen.json for seen in claude.seen if seen.json and "messages" in seen.json]
     # The last message of each request, and the whole request.
-    requests = [(json.dumps(last_spoken_message(body)), json.dumps(body)) for body in bodies]
+    requests = [(json.dumps(find_last_spoken_message(body)), json.dumps(body)) for body in bodies]
     claims = {
-        "what a model writes to a sub-agent is nobody's words": TASK not in stored_text,
+        "what a model writes to a sub-agent is not stored": TASK not in stored_text,
         "the second chat knows": any(SCENE["ASK"] in last and "Miso" in whole for last, whole in requests),
         "a tool's result came back": any("tool_result" in last for last, _ in requests),
         "no request is refused": not any(seen.refusal for seen in claude.seen),
@@ -520,22 +545,22 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
 
 def answer_as_claude(seen: Seen) -> Reply:
     """Returns a reply that hangs on the question alone; calls a tool about the weather."""
-    content = last_spoken_message(seen.json)["content"]
+    content = find_last_spoken_message(seen.json)["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = strip_notes(" ".join(block.get("text", "") for block in blocks)).strip()
     if any(block["type"] == "tool_result" for block in blocks):
         return say("So it is.")
     names = [tool["name"] for tool in seen.json.get("tools") or ()]
     if SCENE["DELEGATE"] in text and "Agent" in names:
-        return delegation_reply()
+        return make_delegation_reply()
     if "weather" in text:
         for tool in seen.json.get("tools") or ():
             if "exec_command" in tool["name"] or tool["name"] == "Bash":
-                return call_reply({"name": tool["name"], "parameters": tool["input_schema"]})
+                return make_call_reply({"name": tool["name"], "parameters": tool["input_schema"]})
     return say(f"Reply {zlib.crc32(text.encode()):08x}: I heard that, and I have nothing to add.")
 
 
-def last_spoken_message(body: Json) -> Json:
+def find_last_spoken_message(body: Json) -> Json:
     """Returns the last message that is no system message, with which Claude Code ends its list."""
     return next(message for message in reversed(body["messages"]) if message["role"] != "system")
 
