@@ -160,7 +160,7 @@ async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queu
     one = runs.add("one", CONVERSATION, phase=RunPhase.ACCEPTING)
     runs.add("two", CONVERSATION)
     reserved = runs.begin(one)
-    runs.accepted(one)  # the job began before the write of its row returned
+    runs.note_accepted(one)  # the job began before the write of its row returned
     assert one.phase is RunPhase.QUEUED
     await runs.wait(one, reserved)
     runs.put_back(one, reserved)

@@ -42,8 +42,8 @@ class MessagePages:
 
         conversation_name: None: the messages of all conversations, and the system message of `default`.
         """
-        before = await _cursor(self._api, agent, query.before)
-        after = await _cursor(self._api, agent, query.after)
+        before = await _read_cursor(self._api, agent, query.before)
+        after = await _read_cursor(self._api, agent, query.after)
         page = Page(after, before, query.size(_PAGE), query.newest_first())
         return await self._fill_page(
             query, page, partial(self._fetch_of_agent, agent, conversation_name, read_showing(query))
@@ -61,16 +61,16 @@ class MessagePages:
         with_system = showing.shows("system_message") and _has_system_message(page)
         leads: list[_Entry] = []
         if with_system and not page.newest_first:
-            leads.append((agent, await self._system_message(agent, conversation_name)))
+            leads.append((agent, await self._render_system_message(agent, conversation_name)))
         views = await self._messages.list(
             agent, replace(page, limit=page.limit - len(leads)), conversation_name=conversation_name
         )
         entries = [*leads, *((agent, view) for view in views)]
         if with_system and page.newest_first and len(entries) < page.limit:
-            entries.append((agent, await self._system_message(agent, conversation_name)))
+            entries.append((agent, await self._render_system_message(agent, conversation_name)))
         return entries
 
-    async def _system_message(self, agent: Agent, conversation_name: str | None) -> SystemMessage:
+    async def _render_system_message(self, agent: Agent, conversation_name: str | None) -> SystemMessage:
         return await self._api.system_messages.render(agent, conversation_name or DEFAULT_CONVERSATION)
 
     async def _fill_page(
@@ -124,7 +124,7 @@ async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
         raise UnknownId(f"There is no message {id!r} of this agent.")
 
 
-async def _cursor(api: AgentsApi, agent: Agent, id: Any) -> ObjectRef | None:
+async def _read_cursor(api: AgentsApi, agent: Agent, id: Any) -> ObjectRef | None:
     """Returns a cursor among an agent's messages; None: none was sent. Raises: UnknownId, NotFound."""
     ref = read_sent_ref("message", id)
     if ref is None:

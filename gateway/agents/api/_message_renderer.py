@@ -35,11 +35,11 @@ class MessageRenderer(Struct, frozen=True):
     def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
         """Returns a listed message as up to three messages: of its thoughts, of its text, and of its calls."""
         if isinstance(view, SystemMessage):
-            return render_messages(_make_wire_message(view), self._system_origin(view), self.showing)
+            return render_messages(_make_wire_message(view), self._make_system_origin(view), self.showing)
         listed = view.listed
         return render_messages(
             listed.message,
-            self._origin(view),
+            self._make_origin(view),
             self.showing,
             waiting=view.waiting,
             names=view.tool_names,
@@ -62,16 +62,16 @@ class MessageRenderer(Struct, frozen=True):
         """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.make_id("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
-            return render_as_object(_make_wire_message(view), self._system_origin(view), agent_id)
-        return render_as_object(view.listed.message, self._origin(view), agent_id)
+            return render_as_object(_make_wire_message(view), self._make_system_origin(view), agent_id)
+        return render_as_object(view.listed.message, self._make_origin(view), agent_id)
 
-    def _system_origin(self, message: SystemMessage) -> Origin:
+    def _make_system_origin(self, message: SystemMessage) -> Origin:
         name = message.conversation_name
         key = DEFAULT_CONVERSATION if name == DEFAULT_CONVERSATION else None
         conversation = make_conversation_id(name, key)
         return Origin(message.id, message.at, conversation_id=conversation)
 
-    def _origin(self, view: MessageView) -> Origin:
+    def _make_origin(self, view: MessageView) -> Origin:
         listed = view.listed
         run = None if view.run_uid is None else ids.make_id("run", view.run_uid)
         step = None if view.step_seq is None else ids.make_id_with_seq("step", self.agent.uid, view.step_seq)

@@ -197,12 +197,12 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
-        values["rules"] = _unique_rules(map(msgspec.to_builtins, sent["tool_rules"]))
+        values["rules"] = _drop_repeated_rules(map(msgspec.to_builtins, sent["tool_rules"]))
     if "compaction_settings" in sent:
         values["compaction"] = merge_compaction(definition.compaction, sent["compaction_settings"])
-    values.update(_model_values(definition, sent))
+    values.update(_read_model(definition, sent))
     if "mnemogate" in sent:
-        values.update(_extension_values(definition, sent["mnemogate"]))
+        values.update(_read_extension(definition, sent["mnemogate"]))
     stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
     values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
     updated = replace(definition, **values)
@@ -210,14 +210,14 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
     return updated
 
 
-def _unique_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+def _drop_repeated_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     """Returns rules in their order, each once. A null means the same as a field that is left out."""
     return tuple(
         {orjson.dumps(without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
     )
 
 
-def _extension_values(definition: AgentDefinition, extension: Own) -> dict[str, Any]:
+def _read_extension(definition: AgentDefinition, extension: Own) -> dict[str, Any]:
     """Returns the changes of a definition by the fields that an agent has here beyond those of Letta."""
     sent = sent_fields(extension)
     if sent.get("learn") and not definition.learns:
@@ -230,7 +230,7 @@ def _extension_values(definition: AgentDefinition, extension: Own) -> dict[str, 
     return values
 
 
-def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
+def _read_model(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the changes of a definition by the fields about the model.
 
     A field of its own takes precedence over the older objects.
@@ -246,7 +246,7 @@ def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[
         if model and "model" not in sent:
             values["model"] = model
         if config.get("context_window") and "context_window_limit" not in sent:
-            values["context_window"] = _checked_window(config)
+            values["context_window"] = _read_window(config)
         if config.get("put_inner_thoughts_in_kwargs") is not None:
             values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
         for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
@@ -292,7 +292,7 @@ def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, tupl
             raise Unprocessable(Fault(("body", field, name), "Expected 'int' >= 1", "value_error", value))
 
 
-def _checked_window(config: Mapping[str, Any]) -> int:
+def _read_window(config: Mapping[str, Any]) -> int:
     window: int = config["context_window"]
     if window < _MIN_WINDOW:
         path = ("body", "llm_config", "context_window")

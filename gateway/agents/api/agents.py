@@ -47,14 +47,14 @@ class AgentRoutes:
         """List agents, users' memories among them."""
         views = await self._api.registry.list(
             request.project,
-            replace(_filter_of(query), order=query.sorting),
+            replace(_make_filter(query), order=query.sorting),
             read_page_at(query, partial(uid_in, "agent")),
         )
         return await self._api.agents.make_json(views)
 
     async def count(self, request: ApiRequest, query: AgentsQuery) -> int:
         """Count agents."""
-        return await self._api.store.defined_agents.count(request.project, _filter_of(query))
+        return await self._api.store.defined_agents.count(request.project, _make_filter(query))
 
     async def create(self, request: ApiRequest, body: CreateAgent) -> dict[str, Any]:
         """Make an agent."""
@@ -125,7 +125,7 @@ class AgentRoutes:
         return await self._api.agent_runs.preview(RunRequest(resolved.spec, resolved.scope))
 
 
-def _filter_of(query: AgentsQuery) -> AgentFilter:
+def _make_filter(query: AgentsQuery) -> AgentFilter:
     """Returns the agents that a query asks for, in any order."""
     return AgentFilter(
         name=sent_or_none(query.name),

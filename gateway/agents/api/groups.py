@@ -188,16 +188,16 @@ class GroupRoutes:
         try:
             return await self._api.registry.get(request.project, request.uid("group", "group_id"))
         except NotFound as error:
-            raise _unknown_group(request) from error
+            raise _make_unknown_group_error(request) from error
 
 
 def _require_group(request: ApiRequest, manager: AgentView) -> dict[str, Any]:
     """Returns the group of an agent as it is shown. Raises: UnknownId if the agent has none."""
     group = render_group(manager.agent.uid, AgentDefinition.of(manager.definition.body), manager.readers)
     if group is None:
-        raise _unknown_group(request)
+        raise _make_unknown_group_error(request)
     return group
 
 
-def _unknown_group(request: ApiRequest) -> UnknownId:
+def _make_unknown_group_error(request: ApiRequest) -> UnknownId:
     return UnknownId(f"There is no group {request.path['group_id']!r}.")

@@ -76,15 +76,15 @@ class RunEvents(Struct, frozen=True):
     # Returns seconds since the epoch.
     now: Callable[[], float]
 
-    def view(self, start: RunStart, options: Json) -> ViewFactory:
+    def make_view(self, start: RunStart, options: Json) -> ViewFactory:
         showing, by_token = read_showing(options), bool(options.get("by_token"))
         before = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
         return make_factory(start, showing, self.now, by_token=by_token, before=before)
 
-    def first_event(self, uid: str) -> bytes:
+    def make_first_event(self, uid: str) -> bytes:
         return make_ping(uid, self.now())
 
-    def error_events(self, uid: str, error: GatewayError) -> bytes:
+    def make_error_events(self, uid: str, error: GatewayError) -> bytes:
         return encode_event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.make_id("run", uid))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
@@ -93,14 +93,16 @@ class RunEvents(Struct, frozen=True):
     def is_end(self, event: bytes) -> bool:
         return is_end(event)
 
-    async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
+    async def make_missing_events(
+        self, run: Run, options: Json, logged: Sequence[bytes], attempt: int
+    ) -> bytes:
         agent = await self.store.agents.find_by_id(run.agent_row)
         messages: list[Json] = []
         if agent is not None:
             showing = read_showing(options) if options else await read_run_showing(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
-        missing = list(_list_missing(messages, map(_data, logged), attempt))
+        missing = list(_list_missing(messages, map(_parse_data, logged), attempt))
         if (error := await find_error(self.store, run)) is not None:
             missing.append(render_stop(run.stop or StopReason.ERROR))
             return b"".join(map(encode_event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
@@ -151,12 +153,12 @@ def _list_missing(messages: Iterable[Json], logged: Iterable[Json], attempt: int
     shown_texts: dict[tuple[Any, ...], str] = {}
     for message in logged:
         key = _make_message_key(message)
-        shown_texts[key] = shown_texts.get(key, "") + _streamed_text(message)
+        shown_texts[key] = shown_texts.get(key, "") + _join_streamed_text(message)
     for message in messages:
         key = _make_message_key(message)
         if key not in shown_texts:
             yield message
-        elif shown_texts[key] != _streamed_text(message):
+        elif shown_texts[key] != _join_streamed_text(message):
             yield {**message, "id": ids.with_attempt(message["id"], attempt)}
 
 
@@ -166,11 +168,11 @@ def _make_message_key(message: Json) -> tuple[Any, ...]:
     return ids.without_attempt(str(message.get("id"))), message.get("message_type"), position
 
 
-def _streamed_text(message: Json) -> str:
+def _join_streamed_text(message: Json) -> str:
     texts = (message.get(name) for name in _TEXTS)
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _data(event: bytes) -> Json:
+def _parse_data(event: bytes) -> Json:
     data: Json = orjson.loads(event.partition(b"data: ")[2])
     return data

@@ -308,7 +308,7 @@ class RunStream:
             await reply.write(b":\n\n")
             last_event = b""
             with reply.while_here():
-                async for last_event in api.background_runs.follower.events(self.run, self.after):
+                async for last_event in api.background_runs.follower.read_events(self.run, self.after):
                     await sink.write(last_event)
             # After an error event a client reads no further.
             if not last_event.startswith(b"event: error"):

@@ -101,7 +101,7 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     inserts = [edit for edit in turn.block_edits.edits if edit.op in STORED_SOURCES]
     step = RunStep(
         exchange_row=0, agent_row=turn.run.agent_row, run_row=turn.run.id, number=1, begun=state.began, ended=now,
-        counts=turn.counts(counts),
+        counts=turn.sum_counts(counts),
     )  # fmt: skip
     return replace(
         end,

@@ -76,7 +76,7 @@ class ItemTurn:
         self.outcome = outcome  # `compose_end` writes it, while it holds the queue of its conversation
         return asyncio.sleep(0)
 
-    def counts(self, last_counts: TokenCounts) -> TokenCounts:
+    def sum_counts(self, last_counts: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds. last_counts: of the round that is not stored yet."""
         return TokenCounts(
             *map(sum, zip(last_counts, *(round["counts"] for round in self.texts.rounds), strict=True))

@@ -117,12 +117,13 @@ class Recipient(Struct, frozen=True):
     uid: str
     name: str
 
-    def answer(self, text: str = "") -> AgentAnswer:
+    def make_answer(self, text: str = "") -> AgentAnswer:
+        """Returns an answer of the agent; "": the message is delivered."""
         return AgentAnswer(ids.make_id("agent", self.uid), self.name, text)
 
     def failed(self, failure: AnswerFailure, error: str) -> AgentAnswer:
         """Returns an error in place of an answer. error: words for the model that asked."""
-        return replace(self.answer(), failure=failure, error=error)
+        return replace(self.make_answer(), failure=failure, error=error)
 
 
 @dataclass(eq=False, slots=True)
@@ -296,7 +297,7 @@ class AgentMessaging:
             return recipient.failed(AnswerFailure.MISSING, error_text)
         except (GatewayError, StoreError) as error:
             return recipient.failed(AnswerFailure.FAILED, f"{name} cannot be told: {error.message}")
-        return recipient.answer()
+        return recipient.make_answer()
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
         agent = await self.store.agents.find(resolved.scope)
@@ -404,4 +405,4 @@ def _make_answer(result: RunResult, recipient: Recipient) -> AgentAnswer:
         return recipient.failed(AnswerFailure.WAITING, error)
     if run.state is not RunState.COMPLETED:
         return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} did not finish its turn: {run.stop}")
-    return recipient.answer(text)
+    return recipient.make_answer(text)

@@ -118,7 +118,7 @@ class AgentRuns:
         self._with_client = _RunServices(failover, turns)
         patient_limits = replace(turns.limits, commit_wait_s=_DISK_WAIT_S, keep_alive_s=0.0)
         self._without_client = _RunServices(background_failover, replace(turns, limits=patient_limits))
-        self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
+        self._run_starter = RunStarter(keeper, turns.pending, self._make_tools)
         # The tools that were defined over REST.
         self.defined_tools = DefinedTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
@@ -205,7 +205,7 @@ class AgentRuns:
         if accepted.run.state is RunState.CREATED:
             await self._refuse_if_waiting(send)
             if accepted.replaces is not None:
-                agent = await self._agent_of(send)
+                agent = await self._load_agent(send)
                 matcher = SendMatcher(
                     self.keeper.store, agent, send.conversation_name, send, accepted.run.otid
                 )
@@ -225,7 +225,7 @@ class AgentRuns:
 
     def check_callback(self, url: str | None) -> None:
         """Refuses the URL of a callback that the settings do not allow. Raises: BadRequest."""
-        if url is not None and (refusal := self.defined_tools.host_refusal(url)) is not None:
+        if url is not None and (refusal := self.defined_tools.find_host_refusal(url)) is not None:
             raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
@@ -305,12 +305,12 @@ class AgentRuns:
     async def _repeat_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
         counts = await load_last_counts(self.keeper.store, earlier.run)
-        agent = await self._agent_of(send)
+        agent = await self._load_agent(send)
         return RunResult(earlier.run, agent, earlier.steps, is_repeat=True, last_counts=counts)
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""
-        agent = await self._agent_of(send)
+        agent = await self._load_agent(send)
         conversation_name = send.conversation_name
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
@@ -339,18 +339,18 @@ class AgentRuns:
         """Raises: Conflict if calls of the conversation wait for answers, and the send must not deny these calls."""
         if not send.spares_pauses:
             return
-        agent = await self._agent_of(send)
+        agent = await self._load_agent(send)
         if agent.is_stored and await is_awaiting_answers(self.keeper.store, agent, send.conversation_name):
             raise Conflict("This conversation waits for answers to calls.")
 
-    async def _agent_of(self, send: RoutedSend) -> Agent:
+    async def _load_agent(self, send: RoutedSend) -> Agent:
         return await self.keeper.store.agents.find_or_draft(send.scope)
 
     async def _answer(self, send: RoutedSend, ticket: QueueTicket, output: RunOutput) -> RunResult:
         """Answers a send that is first in the queue of its conversation. Raises: as `send` or `perform_accepted`."""
         output.receipt.begin_agent(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
-        services = self._services(send)
+        services = self._choose_services(send)
         attempts = services.failover.make_attempts(send.route, key, output.receipt)
         form = choose_endpoint_form(send.request, attempts.endpoint, attempts.target.model)
         request = self._make_request(send, ticket, attempts.target)
@@ -366,7 +366,7 @@ class AgentRuns:
         with attempts:
             return await self._answer_by_model(send, beginning, attempts, output)
 
-    def _services(self, send: RoutedSend) -> _RunServices:
+    def _choose_services(self, send: RoutedSend) -> _RunServices:
         return self._with_client if send.accepted is None else self._without_client
 
     async def _answer_waiting(self, send: RoutedSend, memory: RunMemory) -> RunResult:
@@ -387,16 +387,16 @@ class AgentRuns:
     ) -> RunResult:
         """Runs the turn of a run that has begun."""
         memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
-        receipt, metrics = output.receipt, self._services(send).turns.metrics
+        receipt, metrics = output.receipt, self._choose_services(send).turns.metrics
         memory.receipt = receipt
         receipt.scope = memory.context.agent.scope
         recall.note_search(receipt)
         call = ChatCall(
             send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
-            output.view_factory_of(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
+            output.view_factory_of(_make_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
         )  # fmt: skip
         stop = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
-        turn = self._turn(send, beginning, call, attempts, stop)
+        turn = self._make_turn(send, beginning, call, attempts, stop)
         try:
             status = await self.live.perform(turn, memory)
         finally:
@@ -412,7 +412,7 @@ class AgentRuns:
             last_counts=memory.last_counts,
         )
 
-    def _turn(
+    def _make_turn(
         self,
         send: RoutedSend,
         beginning: RunBeginning,
@@ -428,7 +428,7 @@ class AgentRuns:
             attempts,
             prompt,
             memory,
-            self._services(send).turns,
+            self._choose_services(send).turns,
             _make_guide(send, memory, prompt),
             make_terms(send, prompt),
             RunTerms(
@@ -439,7 +439,7 @@ class AgentRuns:
             ),
         )
 
-    def _tools_of(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
+    def _make_tools(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
         return partial(self.toolboxes.make, sender=_make_sender(send, context))
 
 
@@ -476,7 +476,7 @@ def _make_guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuid
     )
 
 
-def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
+def _make_run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
     """Returns the start of a run as dialects show it."""
     exchange = memory.opened or memory.context.path[-1]
     is_resumed = memory.opened is None

@@ -68,10 +68,10 @@ class RunBeginning(Struct, frozen=True):
 class RunStarter:
     """Begins runs. One for the process."""
 
-    def __init__(self, keeper: MemoryKeeper, pending: PendingWrites, tools_of: ToolsOfSend) -> None:
+    def __init__(self, keeper: MemoryKeeper, pending: PendingWrites, make_tools: ToolsOfSend) -> None:
         self._keeper = keeper
         self._pending = pending
-        self._tools_of = tools_of
+        self._make_tools = make_tools
 
     async def begin(
         self, send: RoutedSend, request: MemoryRequest, form: EndpointForm, sink: Sink
@@ -96,7 +96,7 @@ class RunStarter:
                     continue
                 resumption = await self._find_resumption(context, send)
                 memory = self._make_memory(send, context, form, run, resumption)
-                prompt = await memory.prompt()
+                prompt = await memory.make_prompt()
             if resumption is not None:
                 if resumption.waiting_run is None:
                     await memory.store_run(None if send.decisions else context.path[-1].begun)
@@ -167,7 +167,7 @@ class RunStarter:
             context,
             form,
             run if resumption is None or resumption.waiting_run is None else resumption.waiting_run,
-            self._tools_of(send, context),
+            self._make_tools(send, context),
             client_call_ids=frozenset() if resumption is None else resumption.client_call_ids,
             calling_run=0 if resumption is None else resumption.calling_run,
             replaces=None if send.replaces is None else send.replaces.id,
@@ -224,11 +224,11 @@ class RunStarter:
         open_exchange = context.unended
         if open_exchange is not None:
             context = resume_open_step(context)
-        tools = self._tools_of(send, context)
+        tools = self._make_tools(send, context)
         memory = RunMemory(
             keeper, context, form, run, tools, calling_run=run.id, reading=send.reading, job=accepted.job
         )
-        prompt = await memory.prompt()
+        prompt = await memory.make_prompt()
         if open_exchange is not None:
             await memory.take_up(open_exchange)
             return RunBeginning(memory, prompt)
@@ -284,7 +284,7 @@ class RunStarter:
         if run is None:
             return False
         client_ids = frozenset(id for id, kind in step.waiting.items() if kind == "client")
-        tools = self._tools_of(send, context)
+        tools = self._make_tools(send, context)
         await RunMemory(self._keeper, context, form, run, tools, client_ids, run.id).write_results(results)
         return True
 

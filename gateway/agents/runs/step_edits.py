@@ -76,7 +76,7 @@ class StepEdits:
         """The versions that the blocks must still have when the edits are written (compare-and-set), by row."""
         return {block.id: block.version for block in self.blocks_read}
 
-    def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
+    def make_messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
         """Returns results as messages, with a note of what other writers have changed.
 
         mark: the word that marks the note as this memory's.

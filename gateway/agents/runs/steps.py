@@ -108,7 +108,7 @@ class RunMemory:
 
     # -- the beginning
 
-    async def prompt(self) -> Prompt:
+    async def make_prompt(self) -> Prompt:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make_prompt(self.context, self.form, self.toolbox.definitions())
@@ -325,7 +325,7 @@ class RunMemory:
         edits = self._edits
         shown = self._shown
         now = self.keeper.now()
-        messages = edits.messages(results, mark_of(context.agent.secret), now)
+        messages = edits.make_messages(results, mark_of(context.agent.secret), now)
         if nudge:
             messages.append(make_framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
@@ -335,7 +335,7 @@ class RunMemory:
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
         self.context = plan_next(context, finished, messages, context.pinned, edits.block_edits.blocks, now)
-        prompt = await self.prompt()
+        prompt = await self.make_prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(), now)
         write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)
         write = replace(write, reading=self.reading, replaces=self.replaces)
@@ -454,7 +454,7 @@ class RunMemory:
         self, results: Sequence[ToolResult], state: RunState, stop: StopReason, error_message: str = ""
     ) -> events.StepSaved:
         """Ends the run with a step that has the results of its tools, and no reply. Returns its messages."""
-        end = self._run_end(state, stop, error_message)
+        end = self._make_run_end(state, stop, error_message)
         await self._begin_step(results, nudge="", end=end)
         assert self.opened is not None  # by `_begin_step`
         after_results = _make_saved_event(self.opened, self.context.plan.messages)
@@ -477,10 +477,10 @@ class RunMemory:
         self._adopt_end(await self._write_with_edits(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
-        end = self._run_end(state, stop, error_message)
+        end = self._make_run_end(state, stop, error_message)
         self._adopt_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
-    def _run_end(self, state: RunState, stop: StopReason, error_message: str) -> RunEnd:
+    def _make_run_end(self, state: RunState, stop: StopReason, error_message: str) -> RunEnd:
         return RunEnd(
             self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading,
             error_message=error_message, job=self.job,

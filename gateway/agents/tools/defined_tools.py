@@ -33,7 +33,7 @@ class DefinedTools:
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
-    def host_refusal(self, url: str) -> str | None:
+    def find_host_refusal(self, url: str) -> str | None:
         """Returns why the host of a URL may not be called; None if it may."""
         try:
             self._hosts.check(url)
@@ -43,7 +43,7 @@ class DefinedTools:
 
     async def refusal(self, tool: ToolDefinition) -> str | None:
         """Returns why a tool cannot be created here; None if it can."""
-        if tool.source_type == "webhook" and (why := self.host_refusal(tool.source)) is not None:
+        if tool.source_type == "webhook" and (why := self.find_host_refusal(tool.source)) is not None:
             return f"The webhook cannot be called: {why}."
         if tool.source_type == "python":
             return await self._sandbox.refusal()

@@ -78,7 +78,8 @@ class RunNumbers:
     # The number of this attempt.
     attempt: int = 1
 
-    def origin(self, seq: int, at: float) -> Origin:
+    def make_origin(self, seq: int, at: float) -> Origin:
+        """Returns the origin of the message with a number. at: seconds since the epoch."""
         step_id = ids.make_id_with_seq("step", self.agent_uid, self.first_seq)
         id = ids.make_id_with_seq("message", self.agent_uid, seq)
         if seq == self.shown_in_part:
@@ -272,7 +273,7 @@ class StepView(ClientView):
             self._message_keys.append(key)
         if not self.showing.shows(kind):
             return
-        origin = self.numbers.origin(self.numbers.reply_seq, self.now())
+        origin = self.numbers.make_origin(self.numbers.reply_seq, self.now())
         self._events.append(encode_event(render_part(kind, origin, self._message_keys.index(key), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
@@ -300,7 +301,7 @@ class StepView(ClientView):
 
     def _add_message(self, message: Json, seq: int) -> None:
         """Adds the events of a message. seq: its number."""
-        origin = self.numbers.origin(seq, self.now())
+        origin = self.numbers.make_origin(seq, self.now())
         # The messages of one reply are numbered as they will be in lists, those that are not shown as well.
         first = len(self._message_keys) if seq == self.numbers.reply_seq else 0
         messages = render_messages(

@@ -93,7 +93,7 @@ class RunAcceptance:
         if accepted.uid != command.run.uid:
             self.open_runs.close(open_run)
             return accepted
-        self.open_runs.accepted(open_run)
+        self.open_runs.note_accepted(open_run)
         # The deletion of the agent may have ended the log meanwhile.
         if open_run.log is not None and open_run.phase is not RunPhase.ENDED:
             self.logs.begin(open_run.log, accepted)

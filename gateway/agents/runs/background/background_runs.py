@@ -191,7 +191,7 @@ class BackgroundRuns:
         options = stored.shown or {}
 
         def view(start: RunStart) -> ViewFactory:
-            return UnseenView if log is None else self._dialect.view(start, options)
+            return UnseenView if log is None else self._dialect.make_view(start, options)
 
         sink: Sink = UnseenSink() if log is None else log
         try:
@@ -212,7 +212,7 @@ class BackgroundRuns:
         except GatewayError as error:
             await self._fail(run, error.message, attempt.job, error.status)
             if log is not None:
-                log.add(self._dialect.error_events(run.uid, error))
+                log.add(self._dialect.make_error_events(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, INTERNAL_ERROR, attempt.job)

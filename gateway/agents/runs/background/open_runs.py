@@ -86,7 +86,7 @@ class OpenRuns:
         run = self._runs[uid] = OpenRun(uid, queue, phase, forwarded or Forwarded())
         return run
 
-    def accepted(self, run: OpenRun) -> None:
+    def note_accepted(self, run: OpenRun) -> None:
         """Notes that the row of a run is written. Its job may have begun, or ended, before."""
         if run.phase is RunPhase.ACCEPTING:
             run.phase = RunPhase.WAITING

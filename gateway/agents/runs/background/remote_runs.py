@@ -26,7 +26,7 @@ class RemoteRuns:
         self._store = store
         self._dialect = dialect
 
-    async def events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
+    async def read_events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
         """Yields the stored events of a run after a number, and those that follow, each with its number.
 
         If the process of the run has died, or the run is deleted, the last events may be missing. Raises: StoreError.

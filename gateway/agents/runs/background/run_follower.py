@@ -33,7 +33,7 @@ class RunFollower(Struct, frozen=True):
             await open_run.ended.wait()
         return await self.ends.wait_for(run)
 
-    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+    async def read_events(self, run: Run, after: int) -> AsyncIterator[bytes]:
         """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.
 
         Raises: StoreError.
@@ -50,7 +50,7 @@ class RunFollower(Struct, frozen=True):
                 after = max(after, log.next_number - 1)
             if self.ends.is_shared and not self.dialect.is_end(last_event):
                 # Another attempt goes on, perhaps in another process.
-                async for number, last_event in self.remote_runs.events(run, after):
+                async for number, last_event in self.remote_runs.read_events(run, after):
                     after, is_logged = number, True
                     yield last_event
             if not self.dialect.is_end(last_event):

@@ -55,13 +55,13 @@ class RunLogs:
         log.job = job
         self.begin(log, run)
         if is_new and attempt == 1 and self._store.database.is_shared:
-            log.add(self._dialect.first_event(run.uid))
+            log.add(self._dialect.make_first_event(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.resume(agent.epoch, attempt)
             if not logged:
-                log.add(self._dialect.first_event(run.uid))
+                log.add(self._dialect.make_first_event(run.uid))
             log.add(
-                await self._dialect.missing_events(
+                await self._dialect.make_missing_events(
                     replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
                 )
             )
@@ -71,7 +71,7 @@ class RunLogs:
         """Adds the first event of a log that was made before its run was on disk."""
         if not log.run.is_stored:
             log.run = run
-            log.add(self._dialect.first_event(run.uid))
+            log.add(self._dialect.make_first_event(run.uid))
 
     async def open_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
         """Returns the log of a run that an earlier process left, before the run goes on here, or None."""
@@ -94,14 +94,14 @@ class RunLogs:
         await log.flush()
         logged = [event async for _, event in load_events(self._store, run, 0)]
         if not (logged and self._dialect.is_end(logged[-1])):
-            log.add(await self._dialect.missing_events(run, stored.shown or {}, logged, attempt))
+            log.add(await self._dialect.make_missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
 
     def close_deleted(self, open_run: OpenRun) -> None:
         """Closes the log of a run that is deleted, with an error for its readers."""
         if open_run.log is not None:
             error = Conflict(_DELETED_ERROR)
-            open_run.log.close_unwritten(self._dialect.error_events(open_run.uid, error))
+            open_run.log.close_unwritten(self._dialect.make_error_events(open_run.uid, error))
 
     async def read_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
         """Yields the events after a number of a run that has ended: the stored ones, then those missing at the end.
@@ -118,11 +118,11 @@ class RunLogs:
             return
         if await self._store.agents.find_by_id(run.agent_row) is None:
             first_number = after + 1
-            missing = self._dialect.error_events(run.uid, Conflict(_DELETED_ERROR))
+            missing = self._dialect.make_error_events(run.uid, Conflict(_DELETED_ERROR))
         else:
             # Without a log the events are whole messages, with the same numbers for all readers.
             first_number = max(number, after) + 1 if logged or is_logged else 1
-            missing = await self._dialect.missing_events(run, {}, logged, 1)
+            missing = await self._dialect.make_missing_events(run, {}, logged, 1)
         for number, event in enumerate(self._dialect.number_events(missing, first_number), first_number):
             if number > after:
                 yield event
