@@ -66,18 +66,13 @@ class AgentServices:
         self._now = now = keeper.now
         count_attempt = background_services.count_attempt
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
+        run_turns = replace(turns, limits=replace(turns.limits, commit_wait_s=wait_s))
         self.registry = registry = Registry(store, settings, specs, now)
         # Performs runs with a client that waits.
         self.agent_runs = agent_runs = AgentRuns(
-            settings,
-            keeper,
-            failover,
-            background_failover,
-            replace(turns, limits=replace(turns.limits, commit_wait_s=wait_s)),
-            registry.resolver,
-            limits.answer_wait_s,
-            accounting,
-        )
+            settings, keeper, failover, background_failover=background_failover, turns=run_turns,
+            resolver=registry.resolver, answer_wait_s=limits.answer_wait_s, accounting=accounting,
+        )  # fmt: skip
         # The agents as chat completions use them.
         self.chat = ChatAgents(registry, agent_runs, failover.context_windows)
         # Performs the runs of sleeptime agents.
@@ -91,8 +86,8 @@ class AgentServices:
         item_turns = ItemTurns(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, count_attempt,
-            accounting.receipts,
+            keeper, item_turns, self._batch_providers, settings.batch, metrics=turns.metrics,
+            count_outcome=count_attempt, receipts=accounting.receipts,
         )  # fmt: skip
         run_events = RunEvents(store, now)
         # Accepts runs that go on without their clients. `run_service` performs them.

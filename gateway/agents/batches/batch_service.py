@@ -28,6 +28,7 @@ class BatchService:
         turns: ItemTurns,
         providers: Mapping[str, BatchProvider],
         settings: BatchSettings,
+        *,
         metrics: Metrics,
         count_outcome: Callable[[str, str], None],
         receipts: Receipts,
