@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import KINDS, MULTI_AGENT_TOOLS, find_built_in, hash_built_in
 from gateway.agents.registry.agent_views import AgentView
-from gateway.agents.registry.conversation_registry import AgentConversations, read_definition
+from gateway.agents.registry.conversation_registry import AgentConversations, read_conversation_definition
 from gateway.agents.registry.registry import AgentEdit, NewAgent, Registry
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
@@ -315,7 +315,9 @@ async def test_changes_of_a_tool_and_of_a_conversation_side_by_side_are_all_made
     now = (await registry.tools.get(PROJECT, tool.uid)).definition
     assert now is not None
     assert sorted(now.body["tags"]) == ["t0", "t1", "t2", "t3"]
-    assert sorted(read_definition(await store.conversations.get(PROJECT, talk)).summary or "") == [
+    assert sorted(
+        read_conversation_definition(await store.conversations.get(PROJECT, talk)).summary or ""
+    ) == [
         "0",
         "1",
         "2",

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from gateway.agents.api._route import uid_in
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.registry.conversation_registry import find_conversation, read_definition
+from gateway.agents.registry.conversation_registry import find_conversation, read_conversation_definition
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
@@ -23,7 +23,7 @@ class NamedConversation(Struct, frozen=True):
 
     @property
     def definition(self) -> ConversationDefinition:
-        return ConversationDefinition() if self.entry is None else read_definition(self.entry)
+        return ConversationDefinition() if self.entry is None else read_conversation_definition(self.entry)
 
 
 async def get_named_conversation(

@@ -20,7 +20,7 @@ from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, Conversati
 from storage.sql.store import Store
 
 
-def read_definition(entry: ConversationEntry) -> ConversationDefinition:
+def read_conversation_definition(entry: ConversationEntry) -> ConversationDefinition:
     """Returns a conversation's definition over REST."""
     return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
 
@@ -88,7 +88,7 @@ class AgentConversations:
 
         async def change() -> ConversationEntry:
             entry = await self._store.conversations.get(project, uid)
-            definition = edit(read_definition(entry))
+            definition = edit(read_conversation_definition(entry))
             _check_may_define(entry.agent, definition)
             return await self._store.conversations.change(entry, definition.body(), at=self._now())
 
