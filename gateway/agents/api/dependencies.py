@@ -53,6 +53,7 @@ class AgentsApi(Struct, frozen=True):
 
     @property
     def system_messages(self) -> SystemMessageRenderer:
+        """The renderer of system messages, which are not stored."""
         return SystemMessageRenderer(self.store, self.registry, self.agent_runs)
 
     async def read_definition_page(

@@ -36,7 +36,8 @@ def dump_showing(showing: Showing, *, by_token: bool) -> Json:
     return {"types": types, **fields, "by_token": by_token}
 
 
-def read_showing(options: Json) -> Showing:
+def load_showing(options: Json) -> Showing:
+    """Returns the way in which a run is shown, as `dump_showing` stored it; {}: the default."""
     if not options:
         return Showing()
     types = None if options["types"] is None else frozenset(options["types"])
@@ -47,7 +48,7 @@ async def read_run_showing(store: Store, run: Run) -> Showing:
     """Returns the way in which the messages of a run are listed, which the send of a background run chooses."""
     load_texts = store.run_texts.load_texts
     texts = await load_texts(run.agent_row, run.id, RunTextKind.LISTING) if run.background else ()
-    return read_showing(orjson.loads(texts[0].data) if texts else {})
+    return load_showing(orjson.loads(texts[0].data) if texts else {})
 
 
 def make_factory(
@@ -77,7 +78,7 @@ class RunEvents(Struct, frozen=True):
     now: Callable[[], float]
 
     def make_view(self, start: RunStart, options: Json) -> ViewFactory:
-        showing, by_token = read_showing(options), bool(options.get("by_token"))
+        showing, by_token = load_showing(options), bool(options.get("by_token"))
         before = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
         return make_factory(start, showing, self.now, by_token=by_token, before=before)
 
@@ -99,7 +100,7 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.find_by_id(run.agent_row)
         messages: list[Json] = []
         if agent is not None:
-            showing = read_showing(options) if options else await read_run_showing(self.store, run)
+            showing = load_showing(options) if options else await read_run_showing(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
         missing = list(_list_missing(messages, map(_parse_data, logged), attempt))

@@ -15,7 +15,7 @@ class BatchMetrics:
     """Adds the figures of batches to the metrics."""
 
     def __init__(self, metrics: Metrics, count_open: Callable[[], Awaitable[OpenBatches]]) -> None:
-        """count_open: counts the batches in the store."""
+        """Registers the metrics. count_open: counts the batches in the store."""
         self._count_open = count_open
         # The counts by the label `state`. Empty: the store could not be read.
         self._batches: dict[tuple[str, ...], int] = {}

@@ -109,10 +109,12 @@ def dump_edit(edit: MemoryEdit) -> list[Any]:
 
 
 def load_edit(values: Sequence[Any]) -> MemoryEdit:
+    """Returns an edit from the list that `dump_edit` made."""
     call_id, op, label, arguments, at = values
     return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
 
 
 def load_written_edit(values: Sequence[Any]) -> WrittenEdit:
+    """Returns a written edit from the list that a stored round holds."""
     block_row, version, *edit = values
     return WrittenEdit(block_row, version, load_edit(edit))

@@ -59,6 +59,7 @@ class Folders:
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
     async def load_memory(self, folder: Definition) -> Agent:
+        """Returns the memory that holds the texts of a folder's files. Raises: NotFound if the folder is deleted."""
         memories = await self._store.defined_agents.load_memories(folder.project, [folder.memory_row])
         if not memories:  # deleted meanwhile
             raise NotFound(f"there is no folder {folder.uid!r}")

@@ -92,7 +92,7 @@ class Registry:
     def __init__(
         self, store: Store, settings: Settings, specs: Iterable[AgentSpec], now: Callable[[], float]
     ) -> None:
-        """specs: the profiles of the settings."""
+        """Makes the registry of one gateway. specs: the profiles of the settings."""
         self._store = store
         self._settings = settings
         self._profiles = {spec.name: spec for spec in specs}
@@ -245,6 +245,7 @@ class Registry:
         await self._store.forgetting.finish(begun)
 
     def check_name(self, name: str) -> None:
+        """Raises: Conflict if a name of an agent is that of a profile."""
         if name in self._profiles:
             raise Conflict(
                 f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"

@@ -78,13 +78,15 @@ class RunSender(Protocol):
         sink: Sink,
         receipt: Receipt,
         awaited_by: Wait | None = None,
-    ) -> RunResult: ...
+    ) -> RunResult:
+        """Performs a send. Returns its result. Parameters and errors: as of `AgentRuns.send`."""
 
 
 class Acceptance(Protocol):
     """Accepts runs in the background."""
 
-    async def accept(self, run_request: RunRequest) -> Run: ...
+    async def accept(self, run_request: RunRequest) -> Run:
+        """Accepts a run, as `RunAcceptance.accept` does."""
 
 
 class Sender(Struct, frozen=True):
@@ -105,6 +107,7 @@ class Sender(Struct, frozen=True):
     def of(
         context: MemoryContext, waiter: Waiter, forwarded: Forwarded, *, holds_slot: bool = False
     ) -> Sender:
+        """Returns the agent of a turn as a sender. Its run is not known yet."""
         scope, spec = context.agent.scope, context.request.spec
         return Sender(
             scope.project, ids.make_id("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot

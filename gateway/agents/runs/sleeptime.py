@@ -54,7 +54,7 @@ class Sleeping:
     def __init__(
         self, services: ReadingServices, registry: Registry, count: Callable[[str, str], None]
     ) -> None:
-        """count: is given each attempt's kind and outcome."""
+        """Makes the worker of readings. count: called with the kind and the outcome of each attempt."""
         self._store = services.keeper.store
         self._now = services.keeper.now
         self._services = services

@@ -24,7 +24,7 @@ class DefinedTools:
     """Runs calls by the definitions of their tools."""
 
     def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
-        """now: seconds since the epoch."""
+        """Makes what calls tools. now: returns seconds since the epoch."""
         self._store = store
         self.children = Children()
         self._hosts = ToolHosts(settings)

@@ -306,6 +306,7 @@ def _render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def render_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored call as messages show it."""
     function = call.get("function") or {}
     return {
         "name": function.get("name") or "",

@@ -228,4 +228,5 @@ def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[Json]:
 
 
 def render_stop(stop: str) -> Json:
+    """Returns the message that shows why a run has ended."""
     return {"message_type": "stop_reason", "stop_reason": stop}

@@ -32,7 +32,7 @@ class RunLogs:
     """
 
     def __init__(self, store: Store, dialect: RunDialect) -> None:
-        """dialect: the dialect in which events are logged."""
+        """Makes the logs of a process. dialect: the dialect in which events are logged."""
         self._store = store
         self._dialect = dialect
 

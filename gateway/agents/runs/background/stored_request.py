@@ -57,6 +57,7 @@ class StoredRequest(Struct, frozen=True):
     def of(
         run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None, replaces: int | None
     ) -> StoredRequest:
+        """Returns the part of a request that is stored. digest: as `send_digest` makes it."""
         return StoredRequest(
             messages=run_request.messages, decisions=run_request.decisions, fields=run_request.fields,
             max_steps=run_request.max_steps, model=run_request.model, system=run_request.system, shown=shown,
@@ -71,6 +72,7 @@ class StoredRequest(Struct, frozen=True):
         return msgspec.json.decode(data or b"{}", type=StoredRequest)
 
     def encode(self, *, with_messages: bool = True) -> bytes:
+        """Encodes a request for the store. with_messages: with its messages and decisions."""
         return msgspec.json.encode(self if with_messages else replace(self, messages=(), decisions=()))
 
     def run_request(
