@@ -42,7 +42,7 @@ class BatchService:
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
         self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
-        self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
+        self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, tokens)
         # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over
         # days, so the wait for the next attempt grows no longer than that for a poll.
         limits = WorkerLimits(concurrency=4, tries=UNLIMITED_TRIES, backoff_max_s=settings.poll_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -56,8 +56,6 @@ class BatchJobs:
     # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
     settings: BatchSettings
-    # Returns the time in seconds since the epoch.
-    now: Callable[[], float]
     # Counts the tokens of all batches.
     tokens: Counter
     # The counts that were logged last, by the rows of batches.
@@ -69,7 +67,7 @@ class BatchJobs:
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed if there is something left to be waited for."""
-        parts = await PartJournal.load(job, self.store, self.now, self.settings.poll_s)
+        parts = await PartJournal.load(job, self.store, self.keeper.now, self.settings.poll_s)
         try:
             # Other processes do not know which requests this process sends itself, and would repeat them: so the job
             # stays here.
@@ -84,7 +82,7 @@ class BatchJobs:
         Raises: Postponed, with the time after which any process may continue the job.
         """
         batch = await self.store.batches.get(None, job.job.key)
-        outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
+        outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.tokens)
         results = PartResults(self.store, self.turns, batch, outcomes)
         submitter = PartSubmitter(self.providers, self.settings.daily_tokens, parts, outcomes, results)
         attempt = _Attempt(self, job, batch, parts, outcomes, results, submitter)
@@ -195,7 +193,7 @@ class _Attempt:
     async def fail_batch(self) -> None:
         """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
         items = self.jobs.store.batch_items
-        await items.end(self.batch.id, RunState.FAILED, StopReason.ERROR, self.jobs.now())
+        await items.end(self.batch.id, RunState.FAILED, StopReason.ERROR, self.jobs.keeper.now())
         await self._finish()
 
     # -- the end
@@ -220,7 +218,7 @@ class _Attempt:
     async def _end_batch(self) -> None:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
         batches = self.jobs.store.batches
-        at = self.jobs.now()
+        at = self.jobs.keeper.now()
         await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
         batch = await batches.get(None, self.batch.uid)
         if batch.callback is not None:

@@ -50,7 +50,6 @@ class ItemOutcomes:
     turns: ItemTurns
     job: JobContext
     batch: Batch
-    now: Callable[[], float]
     # Counts the tokens of all batches.
     tokens: Counter
     # The writes that wait for a busy conversation.
@@ -92,7 +91,7 @@ class ItemOutcomes:
         """Writes outcomes in one transaction. Raises: WriteConflict, StoreError."""
         if not writes:
             return
-        day = int(self.now() // DAY_S)
+        day = int(self.keeper.now() // DAY_S)
         await self.job.commit(self.store.batch_items.write_effect(self.batch.project, day, writes))
         self.tokens.inc(by=sum(write.tokens for write in writes if not isinstance(write, ItemRetry)))
 
