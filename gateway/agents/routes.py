@@ -25,7 +25,7 @@ from gateway.agents.api.mcp_servers import McpServerRoutes
 from gateway.agents.api.messages import MessageRoutes
 from gateway.agents.api.models_and_tags import ModelAndTagRoutes
 from gateway.agents.api.passages import ArchiveRoutes, PassageRoutes
-from gateway.agents.api.runs import RunRoutes
+from gateway.agents.api.runs import RunRoutes, StepRoutes
 from gateway.agents.api.sends import SendRoutes
 from gateway.agents.api.tools import ToolRoutes
 from gateway.agents.wire.faults import LettaErrors
@@ -62,9 +62,8 @@ def make_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
         # Before the messages, or `/messages/batches` would match `/messages/{message_id}`.
         BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
-        ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
-        IdentityRoutes(api),
-        ModelAndTagRoutes(api, gateway_version), LegacyRoutes(api),
+        ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), StepRoutes(api), GroupRoutes(api),
+        IdentityRoutes(api), ModelAndTagRoutes(api, gateway_version), LegacyRoutes(api),
     )  # fmt: skip
     served = [route for resource in resources for route in resource.routes()]
     # The description is made at the first request for it.

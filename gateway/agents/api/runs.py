@@ -44,19 +44,20 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import get_request_info
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.run_records import Run, RunState, RunTextKind
+from storage.sql.store import Store
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
 
 class RunRoutes:
-    """The routes of runs and of their steps."""
+    """The routes of runs."""
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._runs, self._run_texts = api.store.runs, api.store.run_texts
 
     def routes(self) -> list[AgentsRoute]:
-        run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
+        run = "/v1/runs/{run_id}"
         return [
             AgentsRoute("GET", "/v1/runs", self.list_runs),
             AgentsRoute("GET", "/v1/runs/active", self.list_active),
@@ -67,15 +68,7 @@ class RunRoutes:
             AgentsRoute("GET", f"{run}/trace", self.list_trace),
             AgentsRoute("GET", f"{run}/metrics", self.retrieve_run_metrics),
             AgentsRoute("GET", f"{run}/usage", self.retrieve_usage),
-            AgentsRoute("GET", "/v1/steps", self.list_steps),
-            AgentsRoute("GET", step, self.retrieve_step),
-            AgentsRoute("GET", f"{step}/messages", self.list_step_messages, pages=RUN_MESSAGES),
-            AgentsRoute("GET", f"{step}/trace", self.retrieve_step_trace),
-            AgentsRoute("GET", f"{step}/metrics", self.retrieve_step_metrics),
-            AgentsRoute("PATCH", f"{step}/feedback", self.give_feedback),
         ]
-
-    # -- runs
 
     async def list_active(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs that go on, or those in the states that are named."""
@@ -102,12 +95,9 @@ class RunRoutes:
             [state.value for state in _LIVE] if query.active else list(RunState)
         )
         filter = RunFilter(
-            agent_row=None if agent is None else agent.id,
-            conversation_row=conversation_row,
-            states=sorted({RunState(state) for state in states}),
-            background=sent_or_none(query.background),
-            stop=sent_or_none(query.stop_reason),
-        )
+            None if agent is None else agent.id, conversation_row, sorted({RunState(state) for state in states}),
+            background=sent_or_none(query.background), stop=sent_or_none(query.stop_reason),
+        )  # fmt: skip
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
         return await self._render_runs(await self._runs.list_runs(request.project, filter, page))
 
@@ -131,7 +121,7 @@ class RunRoutes:
 
     async def list_run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's messages."""
-        return await self._list_messages(await self._get_run(request), None, query)
+        return await _list_messages(self._api.store, await self._get_run(request), None, query)
 
     async def stream(self, request: ApiRequest, body: StreamRun) -> RunStream:
         """Stream what a run in the background says, from any event on."""
@@ -140,16 +130,12 @@ class RunRoutes:
     async def list_run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
         entry = await self._get_run(request)
-        return cut_page(await self._render_steps(await self._runs.load_steps(entry.run)), query)
+        return cut_page(await _render_steps(self._api.store, await self._runs.load_steps(entry.run)), query)
 
     async def list_trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
         """Say that requests are not stored: none."""
         await self._get_run(request)
         return []
-
-    async def retrieve_step_trace(self, request: ApiRequest) -> None:
-        """Say that requests are not stored: null."""
-        await self._get_step(request)
 
     async def retrieve_usage(self, request: ApiRequest) -> dict[str, Any]:
         """Return the tokens that a run has used."""
@@ -175,38 +161,51 @@ class RunRoutes:
         named = [await self._api.registry.tools.find_named(request.project, name) for name in names]
         return render_run_metrics(entry, [tool.uid for tool in named if tool is not None])
 
-    # -- steps
+    async def _get_run(self, request: ApiRequest) -> RunEntry:
+        return await self._runs.get(request.project, request.uid("run", "run_id"))
+
+    async def _get_run_row(self, project: str, id: str) -> int:
+        return (await self._runs.get(project, uid_in("run", id))).run.id
+
+
+class StepRoutes:
+    """The routes of the steps of runs."""
+
+    def __init__(self, api: AgentsApi) -> None:
+        self._agents, self._store = api.agents, api.store
+
+    def routes(self) -> list[AgentsRoute]:
+        step = "/v1/steps/{step_id}"
+        return [
+            AgentsRoute("GET", "/v1/steps", self.list_steps),
+            AgentsRoute("GET", step, self.retrieve_step),
+            AgentsRoute("GET", f"{step}/messages", self.list_step_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{step}/trace", self.retrieve_step_trace),
+            AgentsRoute("GET", f"{step}/metrics", self.retrieve_step_metrics),
+            AgentsRoute("PATCH", f"{step}/feedback", self.give_feedback),
+        ]
 
     async def list_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
         """List steps."""
-        agent = await self._api.agents.find_sent(request.project, query.agent_id)
-        entries = await self._runs.list_steps(
+        agent = await self._agents.find_sent(request.project, query.agent_id)
+        entries = await self._store.runs.list_steps(
             request.project,
             await read_page(query, partial(self._get_step_row, request.project)),
             agent_row=None if agent is None else agent.id,
             feedback=sent_or_none(query.feedback),
         )
-        return await self._render_steps(entries)
+        return await _render_steps(self._store, entries)
 
     async def retrieve_step(self, request: ApiRequest) -> dict[str, Any]:
         """Return a step."""
-        (shown,) = await self._render_steps([await self._get_step(request)])
+        (shown,) = await _render_steps(self._store, [await self._get_step(request)])
         return shown
-
-    async def _render_steps(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
-        """Returns steps as they are shown, those that failed with the messages of their errors."""
-        failed = [entry.step.run_row for entry in entries if entry.step.error is not None]
-        messages = await self._run_texts.load_error_messages(failed)
-        return [
-            render_step(entry, None if entry.step.error is None else messages.get(entry.step.run_row))
-            for entry in entries
-        ]
 
     async def list_step_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a step's messages."""
         step = await self._get_step(request)
-        entry = await self._runs.get(request.project, step.run_uid)
-        return await self._list_messages(entry, step, query)
+        entry = await self._store.runs.get(request.project, step.run_uid)
+        return await _list_messages(self._store, entry, step, query)
 
     async def retrieve_step_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a step took."""
@@ -215,41 +214,47 @@ class RunRoutes:
     async def give_feedback(self, request: ApiRequest, body: Feedback) -> dict[str, Any]:
         """Say how a step was."""
         step = await self._get_step(request)
-        await self._runs.rate_step(step.step, sent_or_none(body.feedback))
+        await self._store.runs.rate_step(step.step, sent_or_none(body.feedback))
         return await self.retrieve_step(request)
 
-    # -- look-ups by id
-
-    async def _get_run(self, request: ApiRequest) -> RunEntry:
-        return await self._runs.get(request.project, request.uid("run", "run_id"))
+    async def retrieve_step_trace(self, request: ApiRequest) -> None:
+        """Say that requests are not stored: null."""
+        await self._get_step(request)
 
     async def _get_step(self, request: ApiRequest) -> StepEntry:
         ref = read_ref("step", request.path["step_id"])
-        return await self._runs.get_step(request.project, ref.uid, ref.seq)
-
-    async def _get_run_row(self, project: str, id: str) -> int:
-        return (await self._runs.get(project, uid_in("run", id))).run.id
+        return await self._store.runs.get_step(request.project, ref.uid, ref.seq)
 
     async def _get_step_row(self, project: str, id: str) -> int:
         """Returns the row of a step: the row of its exchange."""
         ref = read_ref("step", id)
-        return (await self._runs.get_step(project, ref.uid, ref.seq)).step.exchange_row
+        return (await self._store.runs.get_step(project, ref.uid, ref.seq)).step.exchange_row
 
-    async def _list_messages(
-        self, entry: RunEntry, step: StepEntry | None, query: PageQuery
-    ) -> list[dict[str, Any]]:
-        """Returns a page of the messages of a run, or of one step of it."""
-        store = self._api.store
-        agent = await store.agents.find_by_id(entry.run.agent_row)
-        if agent is None:
-            raise UnknownId("The agent of this run is deleted.")
-        exchanges = await load_exchanges_of_run(store, agent, entry.run)
-        showing = await read_run_showing(store, entry.run) if step is None else Showing()
-        shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
-        if step is not None:
-            id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
-            shown = [message for message in shown if message["step_id"] == id]
-        return cut_page(shown, query)
+
+async def _render_steps(store: Store, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
+    """Returns steps as they are shown, those that failed with the messages of their errors."""
+    failed = [entry.step.run_row for entry in entries if entry.step.error is not None]
+    messages = await store.run_texts.load_error_messages(failed)
+    return [
+        render_step(entry, None if entry.step.error is None else messages.get(entry.step.run_row))
+        for entry in entries
+    ]
+
+
+async def _list_messages(
+    store: Store, entry: RunEntry, step: StepEntry | None, query: PageQuery
+) -> list[dict[str, Any]]:
+    """Returns a page of the messages of a run, or of one step of it."""
+    agent = await store.agents.find_by_id(entry.run.agent_row)
+    if agent is None:
+        raise UnknownId("The agent of this run is deleted.")
+    exchanges = await load_exchanges_of_run(store, agent, entry.run)
+    showing = await read_run_showing(store, entry.run) if step is None else Showing()
+    shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
+    if step is not None:
+        id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
+        shown = [message for message in shown if message["step_id"] == id]
+    return cut_page(shown, query)
 
 
 def render_run_entry(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
