@@ -178,7 +178,7 @@ class BatchRoutes:
                 code="model_not_allowed",
             )
         callback = sent_or_none(body.callback_url)
-        self._api.agent_runs.check_callback(callback)
+        self._api.agent_runs.defined_tools.check_callback(callback)
         items: list[RequestedItem] = []
         for n, item in enumerate(body.requests):
             if n % _REQUESTS_PER_PASS == 0:

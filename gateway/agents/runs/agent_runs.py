@@ -16,7 +16,6 @@ from zlib import crc32
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from gateway.agents.core.repeated import count_asked_again
 from gateway.agents.core.rule_guide import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -28,7 +27,7 @@ from gateway.agents.runs.calls.call_record import is_awaiting_answers
 from gateway.agents.runs.calls.called_tools import list_path_calls
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.live_runs import LiveRuns
-from gateway.agents.runs.resend import EarlierSend, SendMatcher, find_end, hash_otid
+from gateway.agents.runs.resend import EarlierSend, SendMatcher, find_earlier_send
 from gateway.agents.runs.run import (
     AcceptedRun,
     RoutedSend,
@@ -44,13 +43,12 @@ from gateway.agents.runs.stored_conversation import read_stored_context
 from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import is_overfull, make_guide, make_terms
 from gateway.agents.tools.defined_tools import DefinedTools
-from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
+from gateway.errors import Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
@@ -222,12 +220,7 @@ class AgentRuns:
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
         make_agent_route(self._settings, run_request.spec)
-        self.check_callback(callback)
-
-    def check_callback(self, url: str | None) -> None:
-        """Refuses the URL of a callback that the settings do not allow. Raises: BadRequest."""
-        if url is not None and (refusal := self.defined_tools.find_host_refusal(url)) is not None:
-            raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
+        self.defined_tools.check_callback(callback)
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
         """Returns a send with its route. Raises: UnknownModel.
@@ -312,29 +305,11 @@ class AgentRuns:
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""
         agent = await self._load_agent(send)
-        conversation_name = send.conversation_name
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # If the client of a run has left, the end of the run may not be on disk yet.
         await self._with_client.turns.wait_written(send.scope)
-        if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
-            # The client's list has the answers that it got, so a text that was answered in the list is a new send.
-            end = await find_end(self.keeper.store, agent, conversation_name)
-            path = () if end is None else end.path
-            hasher = MessageHasher(agent.secret)
-            initial = send.spec.initial_messages
-            count = count_asked_again(path, hasher, send.messages, send.heard, initial)
-            if not count:
-                return None
-            send = replace(send, messages=send.messages[-count:])
-        otid = hash_otid(agent, conversation_name, send.otid)
-        matcher = SendMatcher(self.keeper.store, agent, conversation_name, send, otid)
-        run = await matcher.find_candidate(self.keeper.now())
-        if run is not None and not run.is_over:
-            run = await self._abandoned.end_if_abandoned(run, (agent.uid, conversation_name))
-        if run is None or not run.is_over:
-            return None
-        return await matcher.match(run)
+        return await find_earlier_send(self.keeper, self._abandoned, agent, send)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
         """Raises: Conflict if calls of the conversation wait for answers, and the send must not deny these calls."""
@@ -420,21 +395,14 @@ class AgentRuns:
         """Returns the turn of a run. stop: why it ends before the model is asked; None: the model is asked."""
         memory, prompt = beginning.memory, beginning.prompt
         planned_call = PlannedCall.for_request(send.request, send.route.first)
-        return TurnRun(
-            call,
-            attempts,
-            prompt,
-            memory,
-            self._choose_services(send).turns,
-            _make_guide(send, memory, prompt),
-            make_terms(send, prompt),
-            RunTerms(
-                None if beginning.resumption is None else beginning.resumption.calls,
-                stop,
-                partial(self._limiter.admit_step, call.receipt, planned_call),
-                is_resumable=send.accepted is not None,
-            ),
+        run_terms = RunTerms(
+            None if beginning.resumption is None else beginning.resumption.calls,
+            stop,
+            partial(self._limiter.admit_step, call.receipt, planned_call),
+            is_resumable=send.accepted is not None,
         )
+        guide, turns = _make_guide(send, memory, prompt), self._choose_services(send).turns
+        return TurnRun(call, attempts, prompt, memory, turns, guide, make_terms(send, prompt), run_terms)
 
     def _make_tools(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
         return partial(self.toolboxes.make, sender=_make_sender(send, context))

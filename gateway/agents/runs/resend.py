@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.agents.runs.run import RunRequest
+from gateway.agents.core.repeated import count_asked_again
+from gateway.agents.runs.abandoned_runs import AbandonedRuns
+from gateway.agents.runs.run import RoutedSend, RunRequest
 from gateway.agents.runs.stored_run import load_exchanges_of_run
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import find_refused_ids
 from gateway.core.ids import ObjectRef, parse_ref
+from gateway.run.memory.keeper import MemoryKeeper
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
-from storage.run_commands import ConversationPath
 from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
@@ -66,9 +69,29 @@ def hash_otid(agent: Agent, conversation_name: str, otid: str | None) -> bytes |
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
-async def find_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
-    """Returns the path of a conversation, with its last exchange alone."""
-    return await store.stored_paths.load_path(agent, name, 1)
+async def find_earlier_send(
+    keeper: MemoryKeeper, abandoned_runs: AbandonedRuns, agent: Agent, send: RoutedSend
+) -> EarlierSend | None:
+    """Returns the earlier send that a send repeats, or None. Raises: StoreError.
+
+    send: first in the queue of its conversation.
+    """
+    conversation_name = send.conversation_name
+    if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
+        # The client's list has the answers that it got, so a text that was answered in the list is a new send.
+        end = await keeper.store.stored_paths.load_path(agent, conversation_name, 1)
+        path = () if end is None else end.path
+        hasher = MessageHasher(agent.secret)
+        count = count_asked_again(path, hasher, send.messages, send.heard, send.spec.initial_messages)
+        if not count:
+            return None
+        send = replace(send, messages=send.messages[-count:])
+    otid = hash_otid(agent, conversation_name, send.otid)
+    matcher = SendMatcher(keeper.store, agent, conversation_name, send, otid)
+    run = await matcher.find_candidate(keeper.now())
+    if run is not None and not run.is_over:
+        run = await abandoned_runs.end_if_abandoned(run, (agent.uid, conversation_name))
+    return None if run is None or not run.is_over else await matcher.match(run)
 
 
 class SendMatcher(Struct, frozen=True):
@@ -204,7 +227,7 @@ class SendMatcher(Struct, frozen=True):
         was answered since.
         """
         exchange = ended.first_exchanges[0]
-        end = await find_end(self.store, self.agent, self.conversation_name)
+        end = await self.store.stored_paths.load_path(self.agent, self.conversation_name, 1)
         path = () if end is None else end.path
         if exchange.superseded or exchange.id in find_refused_ids(path):
             return True

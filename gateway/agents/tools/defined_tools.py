@@ -12,6 +12,7 @@ from gateway.agents.tools.sandbox import Sandbox
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.agents.tools.webhook import Webhooks
 from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.errors import BadRequest
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import ToolSettings
 from storage.definition_records import DefinitionKind
@@ -33,7 +34,12 @@ class DefinedTools:
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
-    def find_host_refusal(self, url: str) -> str | None:
+    def check_callback(self, url: str | None) -> None:
+        """Refuses the URL of a callback that the settings do not allow. Raises: BadRequest."""
+        if url is not None and (why := self._find_host_refusal(url)) is not None:
+            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
+
+    def _find_host_refusal(self, url: str) -> str | None:
         """Returns why the host of a URL may not be called; None if it may."""
         try:
             self._hosts.check(url)
@@ -43,7 +49,7 @@ class DefinedTools:
 
     async def refusal(self, tool: ToolDefinition) -> str | None:
         """Returns why a tool cannot be created here; None if it can."""
-        if tool.source_type == "webhook" and (why := self.find_host_refusal(tool.source)) is not None:
+        if tool.source_type == "webhook" and (why := self._find_host_refusal(tool.source)) is not None:
             return f"The webhook cannot be called: {why}."
         if tool.source_type == "python":
             return await self._sandbox.refusal()
