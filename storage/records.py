@@ -39,6 +39,8 @@ DEFAULT_PROJECT = "default"
 DEFAULT_CONVERSATION = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
+# The origin of block values that are written over REST.
+API_ORIGIN = "api"
 # The prefix of a memory's subject while an import into the memory is under way, or after the import broke off.
 IMPORTING_PREFIX = "importing:"
 # Readers of a memory that have no row: the built-in learner, and the rule that learns where there is no background

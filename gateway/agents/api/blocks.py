@@ -10,14 +10,14 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import ORIGIN, AgentsApi
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_time
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, Name, NoEffect, Strings
 from gateway.core import ids
 from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
-from storage.records import Block, Revision
+from storage.records import API_ORIGIN, Block, Revision
 
 # Characters of a block without a limit of its own; Letta's number.
 DEFAULT_LIMIT = 100_000
@@ -182,7 +182,9 @@ class BlockRoutes:
         """Make a block that is attached to no agent yet."""
         block, details = block_of(body)
         at = self._api.now()
-        return render_block(await self._blocks.create(request.project, block, details, at=at, origin=ORIGIN))
+        return render_block(
+            await self._blocks.create(request.project, block, details, at=at, origin=API_ORIGIN)
+        )
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""
@@ -253,7 +255,7 @@ class BlockRoutes:
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:
         change = _change_of(update)
-        changed = await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN)
+        changed = await self._blocks.change(project, uid, change, at=self._api.now(), origin=API_ORIGIN)
         return render_block(changed)
 
     async def _get_row(self, project: str, id: str) -> int:

@@ -30,9 +30,6 @@ from storage.definition_records import DefinitionKind
 from storage.listing import Page
 from storage.sql.store import Store
 
-# The author that is recorded for values written by this API.
-ORIGIN = "api"
-
 
 class AgentsApi(Struct, frozen=True):
     """The parts of a gateway that the handlers use."""

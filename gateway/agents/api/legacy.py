@@ -9,11 +9,12 @@ from msgspec.structs import replace
 from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.blocks import BlockRoutes, CreateBlock, block_of
-from gateway.agents.api.dependencies import ORIGIN, AgentsApi
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import PassageRoutes
 from gateway.agents.api.tools import ToolRoutes
 from gateway.agents.wire.struct_fields import read_texts
 from storage.listing import BlockChange
+from storage.records import API_ORIGIN
 
 
 class LegacyRoutes:
@@ -54,7 +55,7 @@ class LegacyRoutes:
         for entry, value in zip(entries, values.values(), strict=True):
             change = BlockChange(value=value)
             await self._named_blocks.change(
-                request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
+                request.project, entry.block.uid, change, at=self._api.now(), origin=API_ORIGIN
             )
         return await self._blocks.retrieve_memory(request)
 
@@ -63,7 +64,7 @@ class LegacyRoutes:
         agent = await self._api.agents.get(request)
         now = self._api.now()
         block, details = block_of(body)
-        created = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
+        created = await self._named_blocks.create(request.project, block, details, at=now, origin=API_ORIGIN)
         try:
             await self._named_blocks.attach(agent, created.block.uid)
         except Exception:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.tools.signature import make_schema, read_function_name
+from gateway.agents.tools.signature import TOOL_NAME, make_schema, read_function_name
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, Strings, refused
@@ -18,8 +17,6 @@ from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
 from gateway.core.json_object import without_none
 from gateway.errors import BadRequest
 
-# What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REQUIREMENTS = refused(
     "The sandbox has Python's standard library alone; nothing is installed while it runs."
 )
@@ -147,7 +144,7 @@ def _read_schema(schema: dict[str, Any], at: Path) -> dict[str, Any]:
     if isinstance(inner, dict) and "name" not in schema:
         schema = inner
     name, parameters = schema.get("name"), schema.get("parameters")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
         message = "Expected 1 to 64 letters, digits, '_' or '-'"
         raise Unprocessable(Fault((*at, "name"), message, "value_error", name))
     if parameters is not None:

@@ -25,7 +25,7 @@ _UNSHOWN_PARAMETERS: Final = ("self", _AGENT_STATE)
 # The longest source, which takes 0.2 s at most to parse.
 _MAX_CHARS = 100_000
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def make_schema(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _read(source: str) -> tuple[ToolFunction, TypeSchemas]:
     if not functions:
         raise BadRequest("The source has no function at its top level.", param="source_code")
     function = functions[-1]
-    if not _NAME.fullmatch(function.name):
+    if not TOOL_NAME.fullmatch(function.name):
         raise refusal_of(function, f"{function.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
     lines = source.encode().splitlines(keepends=True)
     classes = {statement.name: statement for statement in module.body if isinstance(statement, ast.ClassDef)}

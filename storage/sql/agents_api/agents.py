@@ -24,7 +24,7 @@ from storage.listing import (
     Page,
     PageEnd,
 )
-from storage.records import Agent
+from storage.records import API_ORIGIN, Agent
 from storage.sql.agents import AGENT_COLUMNS, find_or_create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
 from storage.sql.agents_api.attached_folders import match_tools
@@ -42,8 +42,6 @@ from storage.sql.statements import load, load_column, load_rows, lower_ascii
 
 SQL = load("agents_api/agents.sql")
 
-# The origin of the first values of an agent's blocks.
-ORIGIN = "api"
 # Agents that a count reads at once.
 _COUNT_PAGE_AGENTS = 1000
 
@@ -102,7 +100,7 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     definition = DefinitionDraft(project, DefinitionKind.AGENT, agent.uid, draft.body, draft.name, agent.id)
     await add_definition(connection, definition, at=at)
     for block, details in draft.own:
-        await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
+        await add_block(connection, project, block, details, at=at, origin=API_ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks or ()):
         await attach_block(connection, agent.id, await get_block_entry(connection, project, uid))
     await attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
