@@ -17,6 +17,7 @@ from gateway.core.conversation.wire_message import (
     WireMessage,
     list_raw_calls,
     make_shown_reply,
+    read_audio_id,
     read_text,
     without_space,
 )
@@ -63,6 +64,9 @@ def _amend_reply(
         shown_reply = {**shown_reply, "tool_calls": list_raw_calls(shown_reply)}
         if not shown_reply["tool_calls"]:
             del shown_reply["tool_calls"]  # upstreams refuse an empty list
+    audio_id = read_audio_id(shown_reply)
+    if audio_id and audio_id == read_audio_id(stored_reply):
+        shown_reply = stored_reply  # the client names the sound alone, and memory has its words
     shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
     reply = listing.hasher.make_atoms(shown_reply)
     is_stored = not (is_tombstone(exchange) or REPLY in exchange.redactions)

@@ -112,7 +112,14 @@ def test_the_stored_history_has_transcripts(upstream: StrictUpstream, tmp_path: 
         assert sent[1] == {"role": "assistant", "content": REPLY}
 
 
-def test_of_a_reply_that_was_cut_memory_has_what_was_heard(upstream: StrictUpstream, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "remembered"),
+    [({"role": "assistant", "content": "The ferry to"}, "The ferry to"), (by_id("audio_0"), REPLY)],
+    ids=["its words", "its id"],
+)
+def test_of_a_reply_that_was_cut_memory_has_what_was_heard(
+    upstream: StrictUpstream, tmp_path: Path, sent: Json, remembered: str
+) -> None:
     gate = Gate()
     with remember(upstream, tmp_path) as world:
         reply = spoken("audio_0", REPLY, streams=True)
@@ -124,9 +131,9 @@ def test_of_a_reply_that_was_cut_memory_has_what_was_heard(upstream: StrictUpstr
             client.read_until(REPLY[10:].encode())
         upstream.last.gone.wait_sync()
         gate.open()
-        messages += [{"role": "assistant", "content": "The ferry to"}, asked("Where to?")]
+        messages += [sent, asked("Where to?")]
         speak(world, messages, spoken("audio_1", "To Zanzibar.", streams=True), streams=True)
         world.settle()
         assert world.query("SELECT count(*) FROM conversations") == [1]
         replies = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY seq")
-        assert [orjson.loads(each)["content"] for each in replies] == ["The ferry to", "To Zanzibar."]
+        assert [read_text(orjson.loads(each)) for each in replies] == [remembered, "To Zanzibar."]
