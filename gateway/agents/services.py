@@ -96,7 +96,7 @@ class AgentServices:
         agent_runs.messaging.acceptance = self.background_runs.acceptance
         self.run_service = RunService(
             self.background_runs,
-            agent_runs.recover,
+            agent_runs.end_abandoned_runs,
             store,
             CallbackJobs(store, agent_runs.defined_tools.webhooks, run_events.make_callback_body, now),
             count_attempt,
@@ -136,7 +136,7 @@ class AgentServices:
     async def _recover(self) -> None:
         # Where their ends cannot be written now, `RunService` writes them later.
         with suppress(StoreError):
-            await self.agent_runs.recover()
+            await self.agent_runs.end_abandoned_runs()
         await self.background_runs.recovery.reserve_tickets()
 
     async def aclose(self) -> None:

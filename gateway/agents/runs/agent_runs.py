@@ -273,7 +273,7 @@ class AgentRuns:
             ticket,
         )
 
-    async def recover(self) -> None:
+    async def end_abandoned_runs(self) -> None:
         """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""
         await self._abandoned.end_all()
 

@@ -52,14 +52,14 @@ class Sleeping:
     """Finds the runs of sleeptime agents that are due, and has them performed."""
 
     def __init__(
-        self, services: ReadingServices, registry: Registry, count: Callable[[str, str], None]
+        self, services: ReadingServices, registry: Registry, count_outcome: Callable[[str, str], None]
     ) -> None:
-        """Makes the worker of readings. count: called with the kind and the outcome of each attempt."""
+        """Makes the worker of readings. count_outcome: called with the kind and the outcome of each attempt."""
         self._store = services.keeper.store
         self._now = services.keeper.now
         self._services = services
         self._registry = registry
-        self.worker = Worker(services.keeper.store.jobs, {SLEEP_JOB: self.handle}, LIMITS, count)
+        self.worker = Worker(services.keeper.store.jobs, {SLEEP_JOB: self.handle}, LIMITS, count_outcome)
 
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""

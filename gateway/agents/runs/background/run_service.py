@@ -38,17 +38,16 @@ class RunService:
     def __init__(
         self,
         background_runs: BackgroundRuns,
-        recover: Callable[[], Awaitable[None]],
+        end_abandoned_runs: Callable[[], Awaitable[None]],
         store: Store,
         callbacks: CallbackJobs,
-        count: Callable[[str, str], None],
-        idle: Callable[[], int],
+        count_outcome: Callable[[str, str], None],
+        count_waiting: Callable[[], int],
     ) -> None:
         """Creates the workers.
 
-        recover: fails the live runs that no process performs.
-        count: called with the kind and the outcome of each attempt.
-        idle: as in `Worker`.
+        end_abandoned_runs: fails the live runs that no process performs.
+        count_outcome, count_waiting: as in `Worker`.
         """
         self._background_runs = background_runs
         self._store = store
@@ -56,11 +55,13 @@ class RunService:
         limits = WorkerLimits(
             _MAX_RUNS_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=_MAX_BACKOFF_S
         )
-        self.run_worker = Worker(store.jobs, {RUN_JOB: self._perform_run}, limits, count, idle)
+        run_handlers = {RUN_JOB: self._perform_run}
+        self.run_worker = Worker(store.jobs, run_handlers, limits, count_outcome, count_waiting)
         # Callbacks without an answer must not take the slots of runs.
-        self._callback_worker = Worker(store.jobs, {CALLBACK_JOB: callbacks.handle}, count_outcome=count)
+        callback_handlers = {CALLBACK_JOB: callbacks.handle}
+        self._callback_worker = Worker(store.jobs, callback_handlers, count_outcome=count_outcome)
         self._jobless_runs = PeriodicTask("close runs without a job", self._close_jobless_runs)
-        self._recover = recover
+        self._end_abandoned = end_abandoned_runs
         self._abandoned_runs = PeriodicTask("end abandoned runs", self._end_abandoned_runs)
         store.database.add_recovery_listener(self._abandoned_runs.wake)
 
@@ -96,6 +97,6 @@ class RunService:
         return POLL_S if self._is_shared else None
 
     async def _end_abandoned_runs(self) -> float | None:
-        await self._recover()
+        await self._end_abandoned()
         await self._background_runs.recovery.cancel_jobless()
         return _RECOVER_S if self._is_shared else None
