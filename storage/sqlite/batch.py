@@ -119,8 +119,8 @@ class BatchRunner:
         """Commits a batch in which every function has an outcome. fault: of the database, met by a failed write."""
         if not self._connection.in_transaction:
             # A function has ended the transaction, or has swallowed an error at which the database ended it.
-            lost = StatementFailed(f"{self._path}: a write ended its transaction")
-            return BatchReport([WriteOutcome(error=lost)] * len(outcomes), fault)
+            message = f"{self._path}: a write ended its transaction"
+            return BatchReport([WriteOutcome(error=StatementFailed(message)) for _ in outcomes], fault)
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:

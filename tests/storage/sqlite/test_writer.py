@@ -240,6 +240,21 @@ async def test_a_failed_commit_fails_all_of_its_batch_and_reopens_the_database(m
     assert "SQLITE_IOERR" in health.error
 
 
+async def test_each_write_of_a_batch_that_lost_its_transaction_has_an_error_of_its_own(make: Any) -> None:
+    bench = await make()
+    gate = await bench.stall()
+
+    def end_transaction(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")
+
+    lost = [bench.writer.submit(write) for write in (add("lost 0"), add("lost 1"), end_transaction)]
+    gate.set()
+    errors = await asyncio.gather(*lost, return_exceptions=True)
+    assert [type(error) for error in errors] == [StatementFailed] * 3
+    assert len(set(map(id, errors))) == 3
+    assert bench.rows() == []
+
+
 class FailsFirst(Bench):
     """A writer whose file cannot be opened three times, since the disk fails."""
 
