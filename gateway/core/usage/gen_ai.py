@@ -42,8 +42,8 @@ FINISH_REASONS: Final = frozenset(
         *("completed", "incomplete", "failed", "cancelled", "max_output_tokens"),
     )
 )
-# The most characters of a model's name, and the most names: clients can make up both. Not measured: real names are
-# shorter, and each name is a series of the metrics.
+# The most characters of a model's name, and the most names that the settings do not have: clients can make up both.
+# Not measured: real names are shorter, and each name is a series of the metrics.
 MODEL_CHARS: Final = 128
 _MAX_LABELS: Final = 200
 
@@ -74,9 +74,10 @@ class ModelNames:
     """The names of models that metrics and spans may show."""
 
     def __init__(self, configured: Iterable[str]) -> None:
-        """Makes labels that begin with no name. configured: the models that the settings name."""
+        """Makes labels that begin with the configured names. configured: the models that the settings name."""
         self._configured = frozenset(configured)
-        self._labels: set[str] = set()
+        self._labels = {name[:MODEL_CHARS] for name in self._configured}
+        self._max_labels = len(self._labels) + _MAX_LABELS
 
     def choose_name(self, model: str, status: int) -> str:
         """Returns a model's name if the settings have it or an upstream has accepted it, else `other`.
@@ -89,12 +90,12 @@ class ModelNames:
         return model[:MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
 
     def choose_label(self, model: str, status: int) -> str:
-        """Returns the model's name as a label: `other` once there are too many names."""
+        """Returns the model's name as a label: `other` once there are too many names that the settings do not have."""
         if model in self._labels:
             return model
         name = self.choose_name(model, status)
         if name not in self._labels:
-            if len(self._labels) >= _MAX_LABELS:
+            if len(self._labels) >= self._max_labels:
                 return OTHER
             self._labels.add(name)
         return name

@@ -112,4 +112,6 @@ def test_labels_are_of_closed_lists() -> None:
     assert labels[0] == "model-0"
     assert labels[-1] == "other"
     assert len(set(labels)) <= 201
+    # A configured name has its label, whatever names came before it.
+    assert names.choose_label("named", 200) == "named"
     assert len(names.choose_name("m" * 500, 200)) == 128
