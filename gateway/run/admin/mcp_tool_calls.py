@@ -43,7 +43,7 @@ from gateway.core.memory.mcp_tools import (
 from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.admin.editor import Editor
 from gateway.run.admin.exchange_messages import TEXT_CHARS, shorten
-from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_edits import MemoryEdits, read_fact_text
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_views import MemoryViews
@@ -172,8 +172,11 @@ class McpTools(Struct, frozen=True):
         )
 
     async def _remember_fact(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
-        agent = await self._find_or_begin_agent(call)
-        fact, is_new = await self.edits.remember_fact(call.editor, agent, arguments.text)
+        text, spec = read_fact_text(arguments.text), call.spec
+        agent = call.agent or await self.store.agents.find_or_begin(
+            call.scope, spec.own_blocks, spec.shared_blocks, self.now()
+        )
+        fact, is_new = await self.edits.remember_fact(call.editor, agent, text)
         return RememberResult(f"fact:{fact.seq}", known=not is_new, muted=fact.muted)
 
     async def _correct_fact(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
@@ -184,12 +187,13 @@ class McpTools(Struct, frozen=True):
         return CorrectResult(f"fact:{fact.seq}", arguments.id)
 
     async def _edit_block(self, call: McpToolCall, arguments: EditBlockArguments) -> EditBlockResult:
-        agent = await self._find_or_begin_agent(call)
-        edits, label = self.edits, arguments.label
+        agent, edits, label = call.agent, self.edits, arguments.label
+        if agent is None:
+            raise _make_unknown_label_error(label)
         try:
             block = await edits.blocks.edit(call.editor, agent.uid, label, arguments.value, arguments.version)
         except UnknownId as error:
-            raise UnknownId(f"There is no block with the label {label!r}.") from error
+            raise _make_unknown_label_error(label) from error
         except Conflict as error:
             blocks = await self.store.facts.load_blocks(agent.id)
             current = next((block for block in blocks if block.label == label), None)
@@ -220,15 +224,6 @@ class McpTools(Struct, frozen=True):
                 )
             await forgetting.forget(call.editor, agent.uid, kind, seq)
         return ForgetAnswer(forgotten=True, goes=goes)
-
-    async def _find_or_begin_agent(self, call: McpToolCall) -> Agent:
-        """Returns the memory of a call that writes. It begins now if nothing was remembered before."""
-        if call.agent is not None:
-            return call.agent
-        spec = call.spec
-        return await self.store.agents.find_or_begin(
-            call.scope, spec.own_blocks, spec.shared_blocks, self.now()
-        )
 
 
 _TOOLS: Final[Mapping[str, Callable[[McpTools, McpToolCall, Any], Awaitable[Struct]]]] = {
@@ -291,3 +286,7 @@ def _name_id_in_error(id: str) -> Iterator[None]:
 
 def _make_not_found_error(id: str) -> UnknownId:
     return UnknownId(f"{id} is not found.")
+
+
+def _make_unknown_label_error(label: str) -> UnknownId:
+    return UnknownId(f"There is no block with the label {label!r}.")

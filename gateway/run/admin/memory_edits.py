@@ -59,7 +59,7 @@ class MemoryEdits(Struct, frozen=True):
         always: the fact is shown before each reply. It replaces an equal fact that is not, and standing facts that it
             contradicts.
         """
-        text = _read_fact_text(text)
+        text = read_fact_text(text)
         now = self.now()
         replaces: list[int] = []
         if always:
@@ -103,7 +103,7 @@ class MemoryEdits(Struct, frozen=True):
         old_fact = await self.store.facts.find(agent.id, seq)
         if old_fact is None:
             raise _make_unknown_fact_error()
-        text = _read_fact_text(text)
+        text = read_fact_text(text)
         if text == old_fact.text:
             raise BadRequest("The text is the same as before.", param="text")
         # A correction back to a text that this fact has replaced is an undo in the audit.
@@ -210,7 +210,7 @@ class MemoryEdits(Struct, frozen=True):
         await note_edit(self.store, self.now(), editor, action, uid, what)
 
 
-def _read_fact_text(text: str) -> str:
+def read_fact_text(text: str) -> str:
     """Returns the text of a fact on one line. Raises: BadRequest: it is empty or too long."""
     line = " ".join(text.split())
     if not line or len(line) > WRITTEN_FACT_CHARS:

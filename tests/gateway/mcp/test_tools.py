@@ -234,6 +234,8 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("memory_correct", {"id": "fact:1 OR 1=1", "text": "x"}, "id"),
     ("memory_edit_block", {"label": "human", "value": "x", "version": -1}, "version"),
     ("memory_edit_block", {"label": "human", "value": "x", "version": 2**63}, "version"),
+    ("memory_edit_block", {"label": "nothing", "value": "x", "version": 1}, "label"),
+    ("memory_edit_block", {"label": "human", "value": "x", "version": 1}, "label"),
     ("memory_forget", {"id": "fact:0"}, "id"),
     ("memory_forget", {"id": "fact:" + "9" * 40}, "id"),
     ("memory_forget", {"id": "fact:1\n"}, "id"),
@@ -253,6 +255,7 @@ def test_a_bad_argument_is_named_and_nothing_is_written(world: World) -> None:
         assert is_error, (tool, arguments)
         assert name in said or (name == "text" and "fact has 1 to" in said), (tool, arguments, said)
     assert tools(world).ask("memory_read")["facts"] == []
+    assert world.query("SELECT count(*) FROM agents") == [0]  # no call has begun a memory
 
 
 def test_odd_texts_are_stored_as_every_database_stores_them(world: World) -> None:
