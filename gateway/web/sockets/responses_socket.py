@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -44,6 +44,9 @@ RESPONSES_PATH: Final = "/v1/responses"
 _SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
 # The most responses of one connection that are under way or wait. Clients seen so far ask for one or two at a time.
 _MAX_UNDER_WAY: Final = 32
+# The most streams of one connection whose last response is known: clients make up their ids. Not measured: the streams
+# that a client uses at a time are fewer.
+_MAX_STREAMS: Final = 64
 # A close code (RFC 6455 7.4).
 _POLICY_VIOLATION: Final = 1008
 _log = logging.getLogger("mnemogate")
@@ -106,14 +109,6 @@ class ResponsesSockets(Struct, frozen=True):
             await _Session(self, handshake, scope, receive, send).run()
 
 
-class _EndedResponse(NamedTuple):
-    """The last response of a socket that has ended."""
-
-    stream_id: str | None = None
-    # The id by which the client names it; None: it has no id, or no response has ended yet.
-    id: str | None = None
-
-
 class _Session:
     """One open socket, with an independent queue for each `stream_id`."""
 
@@ -128,7 +123,9 @@ class _Session:
         self._connection = scope["state"]["connection"]
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_ended = _EndedResponse()
+        # `stream_id` -> the id by which the client names the last response that has ended; None: it has no id. The
+        # stream whose response ended last is the last key.
+        self._ended_ids: dict[str | None, str | None] = {}
         self._has_stopped = False  # no further response begins
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
@@ -210,7 +207,7 @@ class _Session:
         queue: the responses of this `stream_id` that are under way or wait; None: there is no such response.
         """
         if queue is None:
-            return self._last_ended.id if self._last_ended.stream_id == stream_id else None
+            return self._ended_ids.get(stream_id)
         last_response = queue[-1]
         return last_response.client_id if last_response.is_cancelled else None
 
@@ -250,13 +247,19 @@ class _Session:
                 with queue[0].quota:
                     if not self._has_stopped:
                         await self._respond(queue[0])
-                self._last_ended = _EndedResponse(stream_id, queue.popleft().client_id)
+                self._note_end(stream_id, queue.popleft().client_id)
         finally:
             del self._queues[stream_id]
             for unserved in queue:  # the queue is not empty where a response has failed
                 unserved.quota.release()
         if not self._queues and self._sockets.is_draining():
             await self._client.close()
+
+    def _note_end(self, stream_id: str | None, id: str | None) -> None:
+        self._ended_ids.pop(stream_id, None)
+        self._ended_ids[stream_id] = id
+        if len(self._ended_ids) > _MAX_STREAMS:
+            del self._ended_ids[next(iter(self._ended_ids))]
 
     async def _respond(self, response: QueuedResponse) -> None:
         """Makes a response: sends its events to the client, the last one included."""

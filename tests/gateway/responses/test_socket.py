@@ -500,6 +500,25 @@ def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begu
     assert talk.until()["type"] == "response.completed"
 
 
+def test_a_cancel_that_names_the_response_before_means_one_of_its_own_stream(
+    upstream: StrictUpstream, talk: Talk
+) -> None:
+    id = talk.ask(input="Hi", stream_id="a")["id"]
+    talk.ask(input="Hi", stream_id="b")
+    gate = Gate()
+    upstream.queue(Reply(hold_before_headers=gate, body=[b"data: %b\n\n" % BEGUN]))
+    talk.create(input="Where is Zanzibar?", stream_id="a")
+    upstream.arrived(3).wait_sync()
+    talk.send(type="response.cancel", response_id=id)
+    talk.send(type="response.steer")
+    end = talk.until("response.steer.failed")  # the cancel has been read
+    gate.open()
+    if end["type"] == "response.steer.failed":
+        end = talk.until()
+    assert (end["type"], end["stream_id"]) == ("response.incomplete", "a")
+    assert end["response"]["status"] == "cancelled"
+
+
 @pytest.mark.parametrize("names_last", [False, True])
 def test_a_second_cancel_means_the_response_after_the_cancelled_one(
     world: World, upstream: StrictUpstream, talk: Talk, monkeypatch: pytest.MonkeyPatch, *, names_last: bool
