@@ -258,6 +258,24 @@ def test_at_most_so_many_agents_are_asked_and_no_answer_is_missing(stage: Stage)
     assert len(told) < 16_000
 
 
+@pytest.mark.parametrize("text", ['"' * 9000, "\n" * 9000, "é" * 9000], ids=["quotes", "lines", "accents"])
+def test_answers_are_measured_as_the_model_reads_them(stage: Stage, text: str) -> None:
+    for n in range(2):
+        stage.agent(f"agent{n}", say(f"{text}."), tags=["t"], tools=[])
+    stage.agent("ann", call_tools(ask_tagged(["t"])), context_window_limit=8000)
+    stage.send("ann")
+    (told,) = stage.told("ann")
+    assert 6_000 < len(told) <= 6_400  # a fifth of the window
+    assert all("more characters were cut off" in each["response"] for each in orjson.loads(told))
+
+
+def test_a_long_answer_of_one_agent_is_cut_as_any_result(stage: Stage) -> None:
+    b = stage.agent("bob", say("x" * 9000), tools=[])
+    stage.agent("ann", call_tools(ask(b)), context_window_limit=8000)
+    stage.send("ann")
+    assert stage.told("ann") == ["x" * 6_400 + "\n[2600 more characters were cut off.]"]
+
+
 def test_users_memories_are_not_asked_by_tags(upstream: StrictUpstream, tmp_path: Path) -> None:
     with staged(upstream, tmp_path, profile()) as stage:
         stage.world.world.chat(model="agent/helper", user="zoe").say("Hello.")

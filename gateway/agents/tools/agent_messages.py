@@ -5,22 +5,23 @@ The caller passes the sender of messages (`AgentMessenger`), since this module m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
 from msgspec import Struct
 
+from adapters.types import Json
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import ToolAnswer
+from gateway.run.tools.toolbox import ToolAnswer, cut_result
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 _SEND_ASYNC: Final = "send_message_to_agent_async"
-_MIN_ANSWER_CHARS = 200  # of an answer that is cut, however many agents have answered
+_MIN_ANSWER_CHARS = 200  # of an answer in JSON that is cut, however many agents have answered
 _NAME_CHARS = 80  # of an agent's name; a longer one is cut
-_FIELD_CHARS = 40  # of an answer's other fields in JSON, about
 _CUT = " [{left} more characters were cut off.]"
 
 
@@ -73,41 +74,51 @@ class AgentMessenger(Protocol):
 
 
 async def perform_call(messenger: AgentMessenger, call: RunTool, max_chars: int) -> ToolAnswer:
-    """Returns the result of a call of one of these tools. max_chars: of the result."""
-    arguments: Mapping[str, Any] = call.arguments
-    text = str(arguments["message"])
+    """Returns the result of a call of one of these tools.
+
+    max_chars: the most characters of the result. It has more if the answers are so many that each is cut to
+        `_MIN_ANSWER_CHARS`, and a single answer that is cut has a line about that after them, as `cut_result` has.
+    """
+    text = str(call.arguments["message"])
     if call.name == ASK_TAGGED:
-        match_all = tuple(map(str, arguments.get("match_all") or ()))
-        match_some = tuple(map(str, arguments.get("match_some") or ()))
+        match_all = tuple(map(str, call.arguments.get("match_all") or ()))
+        match_some = tuple(map(str, call.arguments.get("match_some") or ()))
         answers = await messenger.ask_tagged(match_all, match_some, text)
         if not answers:
             return ToolAnswer.failed("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_render_answers(answers, max_chars))
-    other_agent = str(arguments["other_agent_id"])
+    other_agent = str(call.arguments["other_agent_id"])
     is_async = call.name == _SEND_ASYNC
     answer = await (messenger.send if is_async else messenger.ask)(other_agent, text)
     if answer.error:
         return ToolAnswer.failed(f"Error: {answer.error}")
     if is_async:
         return ToolAnswer(f"Sent to {answer.name}.")
-    return ToolAnswer(_cut_text(answer.text, max_chars) or f"{answer.name} answered without words.")
+    return ToolAnswer(cut_result(answer.text, max_chars) or f"{answer.name} answered without words.")
 
 
 def _render_answers(answers: Sequence[AgentAnswer], max_chars: int) -> str:
     """Returns the answers as JSON. Long answers are cut to the same length, so that none is missing."""
-    heads = [{"agent_id": answered.id, "agent_name": answered.name[:_NAME_CHARS]} for answered in answers]
-    answers_chars = max_chars - len(orjson.dumps(heads)) - _FIELD_CHARS * len(heads)
-    answer_chars = max(_MIN_ANSWER_CHARS, answers_chars // len(heads))
-    lines = [
-        {**head, "error": _cut_text(answer.error, answer_chars), "type": answer.failure}
-        if answer.error
-        else {**head, "response": _cut_text(answer.text, answer_chars)}
-        for head, answer in zip(heads, answers, strict=True)
-    ]
-    return orjson.dumps(lines).decode()
+    other_chars = _count_json_chars([_make_entry(answer, "") for answer in answers])
+    chars_each = max(_MIN_ANSWER_CHARS, (max_chars - other_chars) // len(answers))
+    entries = [_make_entry(answer, _cut_text(answer.error or answer.text, chars_each)) for answer in answers]
+    return orjson.dumps(entries).decode()
+
+
+def _make_entry(answer: AgentAnswer, text: str) -> Json:
+    """Returns an answer as the model reads it. text: of the answer, or of the reason why there is none."""
+    entry: Json = {"agent_id": answer.id, "agent_name": answer.name[:_NAME_CHARS]}
+    return entry | ({"error": text, "type": answer.failure} if answer.error else {"response": text})
 
 
 def _cut_text(text: str, max_chars: int) -> str:
-    if len(text) <= max_chars:
+    """Returns a text with at most `max_chars` characters in JSON. If it is cut, it ends with a notice."""
+    if _count_json_chars(text) <= max_chars:
         return text
-    return text[:max_chars] + _CUT.format(left=len(text) - max_chars)
+    # `_CUT` is as long as the notice with a number of six digits.
+    end = bisect_right(range(max_chars), max_chars - len(_CUT), key=lambda n: _count_json_chars(text[:n])) - 1
+    return text[:end] + _CUT.format(left=len(text) - end)
+
+
+def _count_json_chars(value: object) -> int:
+    return len(orjson.dumps(value).decode())
