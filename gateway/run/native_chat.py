@@ -75,7 +75,14 @@ class NativeChat:
             await self._turns.wait_written(identity.scope)
             if native.referenced_ids:
                 looked_up_in = await self._read_memory_key(identity.scope)
-                native = await self._with_history(native, identity.scope, looked_up_in)
+                try:
+                    native = await self._with_history(native, identity.scope, looked_up_in)
+                except StoreError as error:
+                    _log.warning(
+                        "Earlier responses could not be looked up, so they count as unknown: %s",
+                        error.message,
+                    )
+                    native = native.with_history(self._earlier, looked_up_in)
         request = native.chat
         # Once more: the whole list decides what kind of request it is.
         identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
@@ -112,7 +119,9 @@ class NativeChat:
     async def save_deferred(
         self, project: str, id: str, response: bytes, read: Callable[[DeferredReply], NativeRequest | None]
     ) -> None:
-        """Writes the turn of a deferred reply that its upstream has made since. A fault is logged.
+        """Writes the turn of a deferred reply that its upstream has made since.
+
+        A fault is logged, and the request stays stored: the next GET of the reply tries again.
 
         id: the upstream's, of the reply.
         read: returns the request; None: memory cannot read it.
@@ -233,15 +242,12 @@ class NativeChat:
         return await self._chat.memory.begin(call, attempts, ticket, make_memory)
 
     async def _with_history(self, native: NativeRequest, scope: Scope, memory: MemoryKey) -> NativeRequest:
-        """Returns the request with the replies that it refers to, from this process's cache or the store."""
+        """Returns the request with the replies that it refers to, from this process's cache or the store.
+
+        Raises: StoreError.
+        """
         if unknown := self._earlier.unknown(memory, native.referenced_ids):
-            try:
-                paths = await find_paths_by_id(self._keeper.store, scope, unknown)
-            except StoreError as error:
-                _log.warning(
-                    "Earlier responses could not be looked up, so they count as unknown: %s", error.message
-                )
-                paths = {}
+            paths = await find_paths_by_id(self._keeper.store, scope, unknown)
             with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
             if memory != _UNREAD:
                 # Afterwards, since the cache may drop others that this request refers to.

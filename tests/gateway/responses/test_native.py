@@ -910,6 +910,27 @@ def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process
         assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
 
 
+def test_a_background_response_whose_history_could_not_be_read_is_written_by_the_next_get(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with remember(upstream, tmp_path) as world:
+        first = respond(world, input="My cat is called Miso.")
+        made = respond(world, input="And Bo.", previous_response_id=first.id, background=True)
+        world.settle()
+
+    async def fail(*_: object) -> None:
+        raise Unavailable("the disk is slow")
+
+    with remember(upstream, tmp_path) as world:
+        with monkeypatch.context() as patch:
+            patch.setattr("gateway.run.native_chat.find_paths_by_id", fail)
+            assert world.sdk.responses.retrieve(made.id).status == "completed"
+        assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
+        world.sdk.responses.retrieve(made.id)
+        assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [2]
+        assert conversations(world) == 1
+
+
 def test_a_client_that_leaves_the_stream_of_a_background_response_is_not_the_end_of_it(
     world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
 ) -> None:
