@@ -11,7 +11,13 @@ from typing import Any
 
 from adapters.types import Json
 from gateway.core.conversation.fillers import FillerSpan, read_filler_spans, with_filler_spans
-from gateway.core.conversation.wire_message import PRIVATE, choose_separator, find_callee, read_text
+from gateway.core.conversation.wire_message import (
+    PRIVATE,
+    choose_separator,
+    find_callee,
+    list_raw_calls,
+    read_text,
+)
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, find_reported_counts
@@ -264,7 +270,10 @@ def _list_parts(content: Any) -> list[Any]:
 
 def read_generated_text(message: Mapping[str, Any]) -> str:
     """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
-    calls = [find_callee(call) or {} for call in message.get("tool_calls") or ()]
-    parts = [message.get("reasoning_content"), read_text(message), message.get("refusal")]
-    parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
+    # Some upstreams send the same thoughts in both fields.
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    parts = [thoughts, read_text(message), message.get("refusal")]
+    for callee in (*map(find_callee, list_raw_calls(message)), message.get("function_call")):
+        if isinstance(callee, dict):
+            parts += map(callee.get, ("name", "arguments", "input"))
     return "".join([part for part in parts if isinstance(part, str)])

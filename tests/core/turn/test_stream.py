@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.core.turn.chunks import has_role_alone, make_chunk
-from gateway.core.turn.draft import MessageDraft, join_messages
+from gateway.core.turn.draft import MessageDraft, join_messages, read_generated_text
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 
 NAMES = {"memory_insert", "memory_insert_all", "search"}
@@ -128,6 +128,24 @@ class TestMessages:
             {"content": "B"},
         ]
         assert [part["text"] for part in join_messages(parts)["content"]] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"reasoning_content": "Hm. "}, "Hm. Yes"),
+        ({"reasoning": "Hm. "}, "Hm. Yes"),
+        ({"reasoning": "Hm. ", "reasoning_content": "Hm. "}, "Hm. Yes"),
+        ({"refusal": " no"}, "Yes no"),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, "Yesf{}"),
+        ({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}, "x"]}, "Yesf{}"),
+        ({"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "in"}}]}, "Yesfin"),
+    ],
+)
+def test_the_generated_text_of_a_message_has_all_that_its_model_wrote(
+    fields: dict[str, Any], text: str
+) -> None:
+    assert read_generated_text({"role": "assistant", "content": "Yes", **fields}) == text
 
 
 @pytest.mark.parametrize(
