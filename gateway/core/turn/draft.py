@@ -15,6 +15,7 @@ from gateway.core.conversation.wire_message import (
     PRIVATE,
     choose_separator,
     find_callee,
+    list_media,
     list_raw_calls,
     read_text,
 )
@@ -148,12 +149,8 @@ class MessageDraft(ReplyUsage):
         return len(self.generated_text())
 
     def generated_text(self) -> str:
-        """Returns all that the model wrote, calls included, for an estimate of its tokens."""
-        parts = [piece for texts in self._texts.values() for piece in texts]
-        for call in self.calls:
-            parts.append(call.name)
-            parts.extend(call.arguments)
-        return "".join(parts)
+        """Returns what `read_generated_text` does, of the reply as far as it has come."""
+        return read_generated_text(self.message(self.calls))
 
     def message(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
@@ -269,10 +266,15 @@ def _list_parts(content: Any) -> list[Any]:
 
 
 def read_generated_text(message: Mapping[str, Any]) -> str:
-    """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
+    """Returns all of a message that the model wrote, calls included, for an estimate of its tokens.
+
+    Mistral has thoughts among the parts of the content, each with parts of its own.
+    (docs.mistral.ai/capabilities/reasoning)
+    """
     # Some upstreams send the same thoughts in both fields.
     thoughts = message.get("reasoning_content") or message.get("reasoning")
     parts = [thoughts, read_text(message), message.get("refusal")]
+    parts += [read_text({"content": part.get("thinking")}) for part in list_media(message)]
     for callee in (*map(find_callee, list_raw_calls(message)), message.get("function_call")):
         if isinstance(callee, dict):
             parts += map(callee.get, ("name", "arguments", "input"))

@@ -149,6 +149,32 @@ def test_the_generated_text_of_a_message_has_all_that_its_model_wrote(
 
 
 @pytest.mark.parametrize(
+    ("deltas", "text"),
+    [
+        (
+            [{"content": [{"type": "text", "text": "Ye"}]}, {"content": [{"type": "text", "text": "s"}]}],
+            "Yes",
+        ),
+        (
+            [
+                {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]},
+                {"content": [{"type": "thinking", "thinking": "."}]},
+            ],
+            "Hm.",
+        ),
+        ([{"reasoning": "Hm.", "reasoning_content": "Hm."}], "Hm."),
+        ([{"function_call": {"name": "f"}}, {"function_call": {"arguments": "{}"}}], "f{}"),
+        ([{"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "in"}}]}], "fin"),
+    ],
+)
+def test_the_generated_text_of_a_draft_has_all_that_its_model_wrote(
+    deltas: list[dict[str, Any]], text: str
+) -> None:
+    draft = draft_of(*deltas)
+    assert (draft.generated_text(), draft.char_count) == (text, len(text))
+
+
+@pytest.mark.parametrize(
     ("name", "is_complete", "owner"),
     [
         ("", False, CallOwner.UNKNOWN),
