@@ -32,6 +32,10 @@ COUNT_TOKENS: Final = "/chat/completions/count_tokens"
 NATIVE_REPLY: Final = "native_reply"
 # A field of a chat completion that was made of a whole message in Anthropic's own dialect: the message, as it came.
 NATIVE_MESSAGE: Final = "native_message"
+# The fields of a reply with all that its model wrote but thoughts.
+ANSWER_FIELDS: Final = ("content", "refusal", "tool_calls", "function_call", "audio")
+# The fields of a reply with thoughts as text. Some upstreams send the same text in both.
+READABLE_THOUGHT_FIELDS: Final = ("reasoning_content", "reasoning")
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MAX_TOKENS = 1 << 40

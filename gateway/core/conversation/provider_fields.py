@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.types import NATIVE_REPLY
+from adapters.types import ANSWER_FIELDS, NATIVE_REPLY, READABLE_THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import call_id
 
 # These fields are written by adapters/claude and by OpenRouter
@@ -20,7 +20,9 @@ PROVIDER_FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasonin
 # ai.google.dev/gemini-api/docs/thought-signatures, as Google and as LiteLLM have them
 _PROVIDER_CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _MAY_HOLD_PROVIDER_FIELDS = frozenset((*PROVIDER_FIELDS, "tool_calls"))
-THOUGHT_FIELDS = ("reasoning_content", "reasoning", *PROVIDER_FIELDS)
+THOUGHT_FIELDS = (*READABLE_THOUGHT_FIELDS, *PROVIDER_FIELDS)
+# All fields in which an upstream sends a part of a reply.
+REPLY_FIELDS = (*ANSWER_FIELDS, *THOUGHT_FIELDS)
 
 Calls = Sequence[dict[str, Any]]
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from adapters.types import Json
-
-# Fields of a delta with which a reply goes on.
-_CONTENT_FIELDS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
+from gateway.core.conversation.provider_fields import REPLY_FIELDS
 
 
 class ChoiceEnds:
@@ -34,7 +30,7 @@ class ChoiceEnds:
         """Notes whether a choice of a chunk has ended. Returns whether it goes on after its finish_reason."""
         delta = choice.get("delta")
         index = str(choice.get("index") or 0)
-        goes_on = index in self._ended and isinstance(delta, dict) and any(map(delta.get, _CONTENT_FIELDS))
+        goes_on = index in self._ended and isinstance(delta, dict) and any(map(delta.get, REPLY_FIELDS))
         if goes_on:
             self._ended.remove(index)
             self.has_gone_on = True

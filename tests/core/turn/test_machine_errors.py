@@ -208,6 +208,29 @@ class TestErrors:
         assert playbook.outcome.state is End.FINISHED
 
     @pytest.mark.parametrize(
+        "delta",
+        [
+            {"content": "B"},
+            {"reasoning": "B"},
+            {"refusal": "B"},
+            {"function_call": {"name": "f", "arguments": "{"}},
+            {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{"}}]},
+            {"audio": {"transcript": "B"}},
+            {"reasoning_details": [{"type": "reasoning.text", "text": "B"}]},
+        ],
+        ids=lambda delta: next(iter(delta)),
+    )
+    def test_a_break_after_more_than_the_finish_reason_is_an_error(self, delta: dict[str, Any]) -> None:
+        early = chunk({"content": "A"}, "stop")  # some proxies give a finish_reason with the first chunk
+        events = [ReplyStarted(200, SSE), Received([early]), Received([chunk(delta)])]
+        turn = chat_turn(TurnTerms(holds_end=True))
+        commands = [
+            command for each in (*events, ReplyFailed(UpstreamBroke("reset"))) for command in fed(turn, each)
+        ]
+        (save,) = [command for command in commands if isinstance(command, Save)]
+        assert save.outcome.state is End.FAILED
+
+    @pytest.mark.parametrize(
         ("sent", "message"),
         [
             (event({"error": {"message": "overloaded", "x": 1}}), "overloaded"),
