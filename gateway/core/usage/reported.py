@@ -20,7 +20,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
-from adapters.types import Json, count_completion_tokens, read_token_count
+from adapters.types import READABLE_THOUGHT_FIELDS, Json, count_completion_tokens, read_token_count
 from storage.run_records import TokenCounts
 
 # The largest body that is parsed, if it is no event stream. Chosen: a long completion.
@@ -52,7 +52,7 @@ def _make_string_pattern(*names: str) -> re.Pattern[bytes]:
 
 
 _CHAT_TEXT: Final = _make_string_pattern(
-    "content", "reasoning_content", "reasoning", "refusal", "name", "arguments"
+    *("content", "refusal", "transcript", *READABLE_THOUGHT_FIELDS, "name", "arguments", "input")
 )
 _MESSAGE_TEXT: Final = _make_string_pattern("text", "thinking", "partial_json")
 _TEXT_FIELD, _DELTA_FIELD = _make_string_pattern("text"), _make_string_pattern("delta")

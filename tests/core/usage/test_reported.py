@@ -153,6 +153,25 @@ def test_what_the_model_wrote_is_measured_in_characters() -> None:
     assert (reader.counts, reader.char_count) == (None, 9)
 
 
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "four"},
+        {"refusal": "four"},
+        {"reasoning_content": "four"},
+        {"reasoning": "four"},
+        {"audio": {"id": "a", "transcript": "four"}},
+        {"function_call": {"name": "f", "arguments": "our"}},
+        {"tool_calls": [{"function": {"name": "f", "arguments": "our"}}]},
+        {"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "our"}}]},
+    ],
+)
+def test_each_field_in_which_an_upstream_sends_a_reply_is_measured(delta: dict[str, Any]) -> None:
+    reader = UsageReader("/chat/completions")
+    reader.read_events(events({"choices": [{"delta": delta}]}))
+    assert reader.char_count == 4
+
+
 def test_of_a_long_stream_all_is_measured() -> None:
     reader = UsageReader("/chat/completions")
     event = events({"choices": [{"delta": {"content": "word "}}]})
