@@ -12,20 +12,19 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
+from adapters.types import ANSWER_FIELDS
 from gateway.core.conversation.provider_fields import PROVIDER_FIELDS
 from gateway.core.conversation.wire_message import PRIVATE
 
 # The fields of a reply and of its calls, and the parts of its content, that another model gets. A strict upstream
 # refuses all others, such as Mistral's `prefix` and OpenAI's `annotations`, and Mistral's thoughts among the parts.
-_KNOWN_FIELDS = frozenset(
-    ("role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "cache_control", PRIVATE)
-)
+_KNOWN_FIELDS = frozenset(("role", "name", *ANSWER_FIELDS, "cache_control", PRIVATE))
 _KNOWN_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "cache_control"))
 _KNOWN_PART_TYPES = ("text", "refusal")
 # The content in place of that of an empty reply, which Mistral and Kimi refuse to take back.
 NO_REPLY = "(No reply.)"
 # The fields of which a reply with words, calls or media has at least one.
-_REPLY_FIELDS = ("content", "tool_calls", "function_call", "refusal", "audio", *PROVIDER_FIELDS)
+_REPLY_FIELDS = (*ANSWER_FIELDS, *PROVIDER_FIELDS)
 # The argument of a function that stands for a custom tool; it has the text that is the tool's input.
 INPUT_ARGUMENT = "input"
 

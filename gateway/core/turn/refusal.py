@@ -6,6 +6,7 @@ import re
 from enum import Enum
 from typing import Final
 
+from adapters.types import ANSWER_FIELDS
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.lenient import as_list, as_object, decode_object
 from gateway.core.turn.context_length import CAUSE_CHARS, find_context_length, is_too_long
@@ -108,7 +109,7 @@ def is_filter_verdict(begin: bytes) -> bool:
     if not choice.get("finish_reason"):
         return False
     message = choice.get("message") or choice.get("delta") or {}
-    return isinstance(message, dict) and not any(map(message.get, ("content", "refusal", "tool_calls")))
+    return isinstance(message, dict) and not any(map(message.get, ANSWER_FIELDS))
 
 
 def exceeds_context(body: bytes, request: bytes = b"") -> bool:

@@ -14,6 +14,7 @@ from gateway.core.turn.refusal import (
     RefusedContent,
     exceeds_context,
     find_refused_content,
+    is_filter_verdict,
     is_permanent_refusal,
 )
 from gateway.core.turn.upstream_error import (
@@ -323,3 +324,21 @@ def test_what_of_a_request_is_refused(status: int, error: Any, refused: RefusedC
 
 def test_a_page_refuses_nothing_of_a_request() -> None:
     assert find_refused_content(400, b"<html>filtered</html>") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "is_verdict"),
+    [
+        ({}, True),
+        ({"role": "assistant", "content": None}, True),
+        ({"content": "Plums"}, False),
+        ({"tool_calls": [{"function": {"name": "f"}}]}, False),
+        ({"function_call": {"name": "f", "arguments": "{"}}, False),
+        ({"audio": {"id": "a", "transcript": "Plums"}}, False),
+    ],
+)
+def test_a_filtered_reply_with_an_answer_is_no_verdict_on_the_request(
+    message: dict[str, Any], is_verdict: bool
+) -> None:
+    choice = {"index": 0, "message": message, "finish_reason": "content_filter"}
+    assert is_filter_verdict(orjson.dumps({"choices": [choice]})) is is_verdict
