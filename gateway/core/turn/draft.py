@@ -19,6 +19,7 @@ from gateway.core.conversation.wire_message import (
     list_raw_calls,
     read_text,
 )
+from gateway.core.lenient import as_object
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, find_reported_counts
@@ -273,7 +274,12 @@ def read_generated_text(message: Mapping[str, Any]) -> str:
     """
     # Some upstreams send the same thoughts in both fields.
     thoughts = message.get("reasoning_content") or message.get("reasoning")
-    parts = [thoughts, read_text(message), message.get("refusal")]
+    parts = [
+        thoughts,
+        read_text(message),
+        message.get("refusal"),
+        as_object(message.get("audio")).get("transcript"),
+    ]
     parts += [read_text({"content": part.get("thinking")}) for part in list_media(message)]
     for callee in (*map(find_callee, list_raw_calls(message)), message.get("function_call")):
         if isinstance(callee, dict):

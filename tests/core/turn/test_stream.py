@@ -137,6 +137,8 @@ class TestMessages:
         ({"reasoning": "Hm. "}, "Hm. Yes"),
         ({"reasoning": "Hm. ", "reasoning_content": "Hm. "}, "Hm. Yes"),
         ({"refusal": " no"}, "Yes no"),
+        ({"audio": {"id": "a", "data": "AAAA", "transcript": " sir"}}, "Yes sir"),
+        ({"audio": None}, "Yes"),
         ({"function_call": {"name": "f", "arguments": "{}"}}, "Yesf{}"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}, "x"]}, "Yesf{}"),
         ({"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "in"}}]}, "Yesfin"),
