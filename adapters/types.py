@@ -94,7 +94,8 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
             seconds = float(values.get(name, "")) / unit
         except ValueError:
             continue
-        return max(0.0, seconds) if math.isfinite(seconds) else None
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
     try:
         return max(0.0, parsedate_to_datetime(values.get("retry-after", "")).timestamp() - now_s)
     except (ValueError, OverflowError):

@@ -15,6 +15,8 @@ from adapters.types import is_event_stream, read_retry_after
         ({"retry-after": "0.5"}, 0.5),
         ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
         ({"retry-after-ms": "soon", "retry-after": "1"}, 1.0),
+        ({"retry-after-ms": "nan", "retry-after": "5"}, 5.0),
+        ({"retry-after-ms": "inf", "retry-after": "5"}, 5.0),
         ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:10 GMT"}, 0.0),
         ({"retry-after": "-3"}, 0.0),
