@@ -56,7 +56,7 @@ def _read_written_count(value: Any) -> int:
         value = int(value) if value.isdecimal() and len(value) < _MAX_DIGITS else 0
     elif isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and 0 <= value <= _MAX_TOKENS else 0
+    return value if value.__class__ is int and 0 <= value <= _MAX_TOKENS else 0
 
 
 def count_completion_tokens(usage: Any) -> int:
