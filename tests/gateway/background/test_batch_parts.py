@@ -32,11 +32,11 @@ async def test_a_part_that_a_kill_has_left_empty_says_nothing_of_room() -> None:
     parts = PartJournal(cast(JobContext, Journal()), lambda: now, POLL_S, [whole, empty, half])
     await parts.note_over(whole, no_room=True)
     now = 1001.0
-    assert parts.choose_queue_wait_s(half) == POLL_S
+    assert parts.choose_submission_wait_s(half) == POLL_S
     await parts.note_over(empty, was_submitted=False)
-    assert parts.choose_queue_wait_s(half) == POLL_S - 1.0
+    assert parts.choose_submission_wait_s(half) == POLL_S - 1.0
     # One that was answered makes room.
     other = part(4, 1)
     parts.parts.append(other)
     await parts.note_over(other)
-    assert parts.choose_queue_wait_s(half) == 0.0
+    assert parts.choose_submission_wait_s(half) == 0.0
