@@ -80,12 +80,12 @@ class _Act(Struct, frozen=True):
 
 
 class _FoundEntries(NamedTuple):
-    """A page of entries, and whom the filter may mean where no entry has its person."""
+    """A page of entries, and the people that the filter may mean if no entry has its person."""
 
     page: ListPage[AuditRecord]
-    # The filter of these entries. Its person is the only one whom the filter of the query finds, if no entry has that.
+    # The filter of these entries. If no entry has the query's person, it has the only person that the query finds.
     wanted: AuditFilter
-    # The ids of the people whom the person of the query finds; empty where an entry has it.
+    # The ids of the people that the query finds; empty if an entry has its person.
     people: Sequence[str] = ()
     # The memories that were forgotten as a whole today, where no person is found; None: some are.
     forgotten_today: ListPage[AuditRecord] | None = None

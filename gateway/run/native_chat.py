@@ -75,14 +75,7 @@ class NativeChat:
             await self._turns.wait_written(identity.scope)
             if native.referenced_ids:
                 looked_up_in = await self._read_memory_key(identity.scope)
-                try:
-                    native = await self._with_history(native, identity.scope, looked_up_in)
-                except StoreError as error:
-                    _log.warning(
-                        "Earlier responses could not be looked up, so they count as unknown: %s",
-                        error.message,
-                    )
-                    native = native.with_history(self._earlier, looked_up_in)
+                native = await self._with_found_history(native, identity.scope, looked_up_in)
         request = native.chat
         # Once more: the whole list decides what kind of request it is.
         identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
@@ -240,6 +233,18 @@ class NativeChat:
             save_ended=self._save_ended,
         )
         return await self._chat.memory.begin(call, attempts, ticket, make_memory)
+
+    async def _with_found_history(
+        self, native: NativeRequest, scope: Scope, memory: MemoryKey
+    ) -> NativeRequest:
+        """Returns what `_with_history` does. If the store fails, the replies that it has count as unknown."""
+        try:
+            return await self._with_history(native, scope, memory)
+        except StoreError as error:
+            _log.warning(
+                "Earlier responses could not be looked up, so they count as unknown: %s", error.message
+            )
+            return native.with_history(self._earlier, memory)
 
     async def _with_history(self, native: NativeRequest, scope: Scope, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies that it refers to, from this process's cache or the store.

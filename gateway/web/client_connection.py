@@ -1,4 +1,4 @@
-"""A client's connection, as the routes see it. Both protocols of uvicorn put theirs into the state of each request."""
+"""A client's connection, as the routes see it. Both protocols of uvicorn put it into the state of each request."""
 
 from __future__ import annotations
 

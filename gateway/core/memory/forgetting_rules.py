@@ -67,8 +67,8 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
     back. Of values that were written without such an edit, those lines are left out that may repeat what was erased. A
     line that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City:
-    Basel" is erased. A value that came from more than was erased retains the new lines that a message of the user says
-    from which it came and which stays.
+    Basel" is erased. A value that came from more than was erased retains its new lines of which a remaining message of
+    the user has the words.
 
     block: with its last value from before.
     later: the values it had since, oldest first.
@@ -94,7 +94,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
             rebuilt = revision.value
         elif revision.is_erased:
             new_lines = _list_new_lines(stored_value, revision.value)
-            staying = {line for line in new_lines if _is_said(line, revision.remaining, block.value)}
+            staying = {line for line in new_lines if _is_in_texts(line, revision.remaining, block.value)}
             clean |= _list_words("\n".join(staying))
             # The words that this edit brought in may come back in a later value; those from before may stay.
             tainted |= _list_words("\n".join(new_lines)) - clean
@@ -137,15 +137,17 @@ def _list_new_lines(old: str, new: str) -> set[str]:
     return {*new.split("\n")} - {*old.split("\n")}
 
 
-def _is_said(line: str, texts: Collection[str], known: str) -> bool:
-    """Returns whether one of the texts says a line: it has all of the line's words that the block did not have before.
+def _is_in_texts(line: str, texts: Collection[str], known: str) -> bool:
+    """Returns whether one of the texts has all words of a line that the block did not have before.
 
     known: the text of the block before.
     """
     words = list_distinctive_words(line, DESIGNATIONS) or frozenset(list_folded_words(line))
     for text in texts:
-        said = list_distinctive_words(text).union(list_folded_words(text))
-        if not words or (words <= said | list_distinctive_words(known) and not words.isdisjoint(said)):
+        text_words = list_distinctive_words(text).union(list_folded_words(text))
+        if not words or (
+            words <= text_words | list_distinctive_words(known) and not words.isdisjoint(text_words)
+        ):
             return True
     return False
 

@@ -249,7 +249,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
 
 
 def _choose_empty_content(message: Json, calls: Sequence[Json]) -> str | None:
-    """Returns the content of a message that has no text: None beside a call or a refusal, as with OpenAI's API."""
+    """Returns the content of a message that has no text: None if it has a call or a refusal, as with OpenAI's API."""
     return None if calls or message.get("function_call") or message.get("refusal") else ""
 
 

@@ -25,7 +25,7 @@ from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import ModelRequest, read_retry_after
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.refusal import RefusedContent, find_refused_content, is_filter_verdict
-from gateway.core.turn.upstream_error import ERROR_BYTES
+from gateway.core.turn.upstream_error import ERROR_BYTES, is_empty_completion
 from gateway.core.upstream.context_window import ContextWindows, make_model_key
 from gateway.core.upstream.policy import (
     TRANSIENT_STATUSES,
@@ -332,7 +332,13 @@ class Attempts:
                     retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
                     failure = Failure(str(reply.status), retry_after_s=retry_after_s)
                     return self._blame(_FailedAttempt(failure, reply))
-                if begun.is_empty and request.path == CHAT and self._following and not self._is_settled:
+                may_ask_next = request.path == CHAT and self._following and not self._is_settled
+                if (
+                    may_ask_next
+                    and begun.is_whole
+                    and reply.status == 200
+                    and is_empty_completion(begun.begin)
+                ):
                     return self._blame(_FailedAttempt(Failure("broke"), reply))
                 # Any other status is an answer, even if it refuses the request.
                 health.record_answer(self.target.model)

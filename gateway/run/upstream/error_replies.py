@@ -17,7 +17,6 @@ from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
     find_error_in_first_event,
     find_error_in_success_body,
-    is_empty_completion,
 )
 
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
@@ -32,8 +31,8 @@ class BegunReply(Struct, frozen=True):
     begin: bytes = b""
     # The reply is a stream of which only comments have come so far, so another reply may take its place.
     is_replaceable: bool = False
-    # The reply is whole, and no completion.
-    is_empty: bool = False
+    # `begin` is the whole body.
+    is_whole: bool = False
 
 
 async def read_whole_error(reply: ModelReply) -> BufferedReply:
@@ -85,7 +84,7 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
         cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", cut))
     status, shown = find_error_in_success_body(body) or (reply.status, body)
-    return BegunReply(BufferedReply(status, reply.headers, shown), body, is_empty=is_empty_completion(body))
+    return BegunReply(BufferedReply(status, reply.headers, shown), body, is_whole=True)
 
 
 async def discard_reply(reply: ModelReply) -> None:

@@ -44,8 +44,8 @@ RESPONSES_PATH: Final = "/v1/responses"
 _SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
 # The most responses of one connection that are under way or wait. Clients seen so far ask for one or two at a time.
 _MAX_UNDER_WAY: Final = 32
-# The most streams of one connection whose last response is known: clients make up their ids. Not measured: the streams
-# that a client uses at a time are fewer.
+# The number of streams of one connection of which the last response is known: clients make up the ids of streams. Not
+# measured: a client uses fewer at a time.
 _MAX_STREAMS: Final = 64
 # A close code (RFC 6455 7.4).
 _POLICY_VIOLATION: Final = 1008
@@ -124,7 +124,7 @@ class _Session:
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # `stream_id` -> the id by which the client names the last response that has ended; None: it has no id. The
-        # stream whose response ended last is the last key.
+        # key of the newest end is the last one.
         self._ended_ids: dict[str | None, str | None] = {}
         self._has_stopped = False  # no further response begins
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))

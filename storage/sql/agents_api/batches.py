@@ -62,7 +62,7 @@ class Batches(StoreGroup):
     async def _list_half_accepted(self, connection: Connection, before: float) -> builtins.list[Batch]:
         is_shared = self._database.is_shared
         rows = await connection.rows(SQL["list_half_accepted"], (before if is_shared else math.inf,))
-        # After the read, so that a batch whose row was read has set `_first_row`.
+        # After the read, so that each batch that was read has set `_first_row`.
         return [batch for batch in map(_make_batch, rows) if is_shared or batch.id < self._first_row]
 
     async def fail(self, batch: Batch, at: float) -> None:

@@ -189,14 +189,14 @@ class Files(GrowingGroup):
     async def list_unfinished(
         self, connection: Connection, before: float, limit: int = 100
     ) -> builtins.list[FileRows]:
-        """Returns files without a complete text whose process has died.
+        """Returns files without a complete text, left by a process that has died.
 
         before: if processes share the database, a file is taken for one of these when it was begun before this time.
         """
         is_shared = self._database.is_shared
         values = (FileState.PARSING, before if is_shared else math.inf, limit)
         rows = [FileRows(*row) for row in await connection.rows(SQL["list_unfinished"], values)]
-        # After the read, so that a file whose row was read has set `_first_row`.
+        # After the read, so that each file that was read has set `_first_row`.
         return [row for row in rows if is_shared or row.file_row < self._first_row]
 
 

@@ -110,6 +110,16 @@ def test_the_fallback_answers_in_place_of_a_body_that_is_no_completion(
 
 
 @only_openai
+def test_a_refusal_under_a_200_is_an_answer_though_it_has_no_choices(two: Open) -> None:
+    with two() as it:
+        refusal = b'{"choices":[],"error":{"message":"Too hot.","type":"invalid_request_error","code":400}}'
+        it.first.queue(raw(refusal, content_type="application/json"))
+        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+        assert it.world.gateway.ask("POST", "/v1/chat/completions", body).status == 400
+        assert not it.second.seen
+
+
+@only_openai
 def test_an_object_of_other_fields_passes_as_it_came(two: Open) -> None:
     """xAI answers so when a completion is deferred."""
     with two() as it:
