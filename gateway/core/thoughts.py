@@ -1,13 +1,26 @@
-"""Thoughts within the text of a reply, between `<think>` and `</think>`, where many local servers leave them."""
+"""Thoughts of a reply: in fields of their own, or in its text between `<think>` and `</think>` (many local servers)."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.types import READABLE_THOUGHT_FIELDS
 
 # They stand at the beginning of a reply, or of several rounds of one. One that was cut has no end.
 _AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
 # Templates that open the thought themselves (DeepSeek R1, QwQ) leave its end alone in the reply, on a line of its own.
 _END = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
+
+
+def read_thoughts(message: Mapping[str, Any]) -> str:
+    """Returns the readable thoughts of a reply, or of a delta of one; "": it has none."""
+    for field in READABLE_THOUGHT_FIELDS:
+        thoughts = message.get(field)
+        if isinstance(thoughts, str) and thoughts:
+            return thoughts
+    return ""
 
 
 def without_thoughts(text: str) -> str:

@@ -28,6 +28,7 @@ from gateway.core.conversation.private import (
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.dates import parse_moment
 from gateway.core.memory.call_arguments import read_arguments
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.call_ids import make_valid_tool_name
 
 # A call of `send_message` is shown as text.
@@ -154,8 +155,7 @@ def _render_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             yield {"type": "redacted_reasoning", "data": block["data"]}
         elif isinstance(block.get("thinking"), str):
             yield _render_thought(block["thinking"], block.get("signature"))
-    readable = message.get("reasoning_content") or message.get("reasoning")
-    if not blocks and isinstance(readable, str) and readable:
+    if not blocks and (readable := read_thoughts(message)):
         yield _render_thought(readable, signature=None)
 
 

@@ -20,6 +20,7 @@ from gateway.core.conversation.private import find_author, find_own_length, read
 from gateway.core.conversation.wire_message import WireMessage, find_callee, is_system, join_texts, read_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.call_arguments import read_arguments
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.asides import THINKING
 from storage.records import Summary
 from storage.run_records import WaitKind
@@ -285,9 +286,8 @@ def pop_asides(
 
 def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
     """Yields the readable thoughts of a reply, or a part that says that only the provider can read its thoughts."""
-    readable = message.get("reasoning_content") or message.get("reasoning")
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
-    if isinstance(readable, str) and readable:
+    if readable := read_thoughts(message):
         signature = next((block.get("signature") for block in blocks if block.get("signature")), None)
         fields = {"reasoning": readable, "source": "reasoner_model", "signature": signature}
         yield "reasoning_message", fields

@@ -22,6 +22,7 @@ from gateway.agents.wire.message import Origin, Showing, find_spoken, pop_asides
 from gateway.agents.wire.run_json import render_stop, render_usage
 from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
@@ -162,8 +163,7 @@ class StepView(ClientView):
             delta = choice.get("delta") if isinstance(choice, dict) else None
             if not isinstance(delta, dict):
                 continue
-            thought = delta.get("reasoning_content") or delta.get("reasoning")
-            if isinstance(thought, str) and thought:
+            if thought := read_thoughts(delta):
                 self.add_thought(thought)
             if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
                 self.add_text(text)

@@ -20,6 +20,7 @@ from gateway.core.conversation.wire_message import (
     read_text,
 )
 from gateway.core.lenient import as_object
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, find_reported_counts
@@ -272,10 +273,8 @@ def read_generated_text(message: Mapping[str, Any]) -> str:
     Mistral has thoughts among the parts of the content, each with parts of its own.
     (docs.mistral.ai/capabilities/reasoning)
     """
-    # Some upstreams send the same thoughts in both fields.
-    thoughts = message.get("reasoning_content") or message.get("reasoning")
     parts = [
-        thoughts,
+        read_thoughts(message),
         read_text(message),
         message.get("refusal"),
         as_object(message.get("audio")).get("transcript"),

@@ -14,6 +14,7 @@ from adapters.types import Json
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_object import parse_object
 from gateway.core.lenient import as_text
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.tool_call import ToolCall
 from gateway.dialects.event_stream import EventSender
@@ -136,7 +137,7 @@ def _make_call_id(upstream_id: str, index: int) -> str:
 def render_blocks(message: Json) -> list[Json]:
     """Returns the blocks of a whole reply."""
     blocks: list[Json] = []
-    if thoughts := as_text(message.get("reasoning_content") or message.get("reasoning")):
+    if thoughts := read_thoughts(message):
         blocks.append({"type": "thinking", "thinking": thoughts, "signature": ""})
     if text := read_text(message) + as_text(message.get("refusal")):
         blocks.append({"type": "text", "text": text})

@@ -17,6 +17,7 @@ from adapters.types import Json, count_completion_tokens, read_token_count
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.lenient import as_list, as_text
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
@@ -172,8 +173,7 @@ class TranslatedMessage:
         return orjson.dumps(message)
 
     def _add_delta(self, delta: Json) -> None:
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(thought, str) and thought:
+        if thought := read_thoughts(delta):
             self.blocks.add_thought(thought)
         if text := read_text(delta):
             self.blocks.add_text(text)

@@ -13,6 +13,7 @@ from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.lenient import as_object
+from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
@@ -196,8 +197,8 @@ class ThoughtsItem(Item):
 
     def add(self, delta: Json) -> None:
         self._sealed_draft.add({key: delta[key] for key in THOUGHT_FIELDS if delta.get(key)})
-        text = delta.get("reasoning_content") or delta.get("reasoning")
-        if not isinstance(text, str) or not text:
+        text = read_thoughts(delta)
+        if not text:
             return
         if not self._pieces:
             part = {"type": "summary_text", "text": ""}
