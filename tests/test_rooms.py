@@ -183,6 +183,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "json_object",
             "lenient",
             "message_text",
+            "roles",
             "subsequence",
             "tags",
             "nul",

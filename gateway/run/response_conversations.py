@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.wire_message import SYSTEM_ROLES
+from gateway.core.conversation.wire_message import is_system
 from gateway.errors import Conflict, UnknownId
 from gateway.run.memory.named_turns import NamedTurn, name_turns
 from gateway.run.memory.queue import Queues, QueueTicket
@@ -80,11 +80,7 @@ def _for_one_response(items: Iterable[Json]) -> dict[str, Json]:
 
     Each response has the others: system and developer messages, and summaries.
     """
-    return {
-        item["id"]: item
-        for item in items
-        if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
-    }
+    return {item["id"]: item for item in items if not is_system(item) and item.get("type") != "compaction"}
 
 
 def make_unknown_conversation_error(id: str) -> UnknownId:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
-from gateway.core.conversation.wire_message import SYSTEM_ROLES
+from gateway.core.roles import SYSTEM_ROLES
 from gateway.dialects.fields import check_depth, check_length, make_missing_field_error, read_optional
 from gateway.dialects.responses.compaction import make_compaction_messages
 from gateway.dialects.responses.input import read_items

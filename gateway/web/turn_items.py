@@ -7,7 +7,7 @@ from functools import partial
 
 from adapters.types import Json
 from gateway.core.conversation.directions import Direction
-from gateway.core.conversation.wire_message import SYSTEM_ROLES
+from gateway.core.roles import SYSTEM_ROLES
 from gateway.dialects.responses.items import ItemGroup, ItemList, choose_item_tag
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.run.memory.named_turns import NamedTurn

@@ -15,10 +15,10 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import MessageHasher, has_calls, is_user
 from gateway.core.conversation.stored_path import find_refused_ids
 from gateway.core.conversation.wire_message import (
-    RESULT_ROLES,
     WireMessage,
     count_leading_system,
     find_rest_after,
+    has_result_role,
     join_texts,
     read_text,
 )
@@ -122,7 +122,7 @@ def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage
     """Returns how many results of tools come before other messages in a list, if no call of the path waits for any."""
     if path and has_calls(path[-1].reply):
         return 0
-    return next((i for i, message in enumerate(messages) if message.get("role") not in RESULT_ROLES), 0)
+    return next((i for i, message in enumerate(messages) if not has_result_role(message)), 0)
 
 
 def _find_unheard_turns(

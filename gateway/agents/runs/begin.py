@@ -32,7 +32,7 @@ from gateway.agents.runs.stored_conversation import read_stored_context, resume_
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
-from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
+from gateway.core.conversation.wire_message import WireMessage, has_result_role
 from gateway.core.ids import ObjectRef, make_id_with_seq, new_uid, parse_ref
 from gateway.core.prompt.omitted_messages import is_resent
 from gateway.core.turn.tool_result import ToolResult
@@ -372,5 +372,5 @@ def _without_stored_results(
     return tuple(
         message
         for message in messages
-        if message.get("role") not in RESULT_ROLES or str(message.get("tool_call_id")) not in stored_ids
+        if not has_result_role(message) or str(message.get("tool_call_id")) not in stored_ids
     )

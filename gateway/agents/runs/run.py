@@ -16,7 +16,7 @@ from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.private import make_framed_system_message
-from gateway.core.conversation.wire_message import PRIVATE, RESULT_ROLES, WireMessage, is_system, read_text
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, has_result_role, is_system, read_text
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_token_limit
 from gateway.core.request.identity import Identity
@@ -203,7 +203,7 @@ def from_client(message: WireMessage, window: int | None) -> WireMessage:
     if is_system(message):
         return make_framed_system_message(read_text(message))
     public = {key: value for key, value in message.items() if key != PRIVATE}
-    return cut_to_window(public, window) if public.get("role") in RESULT_ROLES else public
+    return cut_to_window(public, window) if has_result_role(public) else public
 
 
 def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:

@@ -17,7 +17,8 @@ from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import RESULT_ROLES, read_text, without_space
+from gateway.core.conversation.wire_message import read_text, without_space
+from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import join_letters
 from storage.records import Atom, Exchange
 

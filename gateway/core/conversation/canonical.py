@@ -18,8 +18,6 @@ import orjson
 
 from gateway.core.conversation.wire_message import (
     PRIVATE,
-    RESULT_ROLES,
-    SYSTEM_ROLES,
     list_media,
     read_audio_id,
     read_named_calls,
@@ -27,6 +25,7 @@ from gateway.core.conversation.wire_message import (
     without_space,
     without_space_utf8,
 )
+from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 from storage.records import Atom
 
 # They enclose the text that OpenClaw appends to the newest message in the user's role.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from gateway.core.conversation.private import read_private
-from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage
+from gateway.core.conversation.wire_message import WireMessage, is_system
 from gateway.core.lenient import as_list
 
 DIRECTIONS_FIELD: Final = "directions"
@@ -29,7 +29,7 @@ def list_directions(messages: Sequence[WireMessage]) -> list[Direction]:
     newest_first: list[Direction] = []
     following_count = 0
     for message in reversed(messages):
-        if message.get("role") in SYSTEM_ROLES:
+        if is_system(message):
             newest_first.append(Direction(following_count, message))
         else:
             following_count += 1

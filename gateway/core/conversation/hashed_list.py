@@ -12,7 +12,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
-from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, read_text
+from gateway.core.conversation.wire_message import WireMessage, read_text
+from gateway.core.roles import SYSTEM_ROLES
 from storage.records import Atom
 
 _ATOM_BYTES = 1 + ATOM_DIGEST_BYTES

@@ -15,7 +15,8 @@ from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, read_text
+from gateway.core.conversation.wire_message import WireMessage, has_result_role, read_text
+from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import (
     MIN_HEARD_LETTERS,
     is_beginning,
@@ -158,7 +159,7 @@ class _HeadSearch:
         head, pending = self._head, self._pending
         if head is None or not new:
             return False
-        if new[0].get("role") in RESULT_ROLES and not has_calls(head.reply):
+        if has_result_role(new[0]) and not has_calls(head.reply):
             # No call waits for a result, so the head has this result already.
             return self._count_repeated(new, [*self._list_head_messages(), *pending]) > len(pending)
         if pending or not self._query.is_retry:
@@ -277,7 +278,7 @@ class _HeadSearch:
         listing = self._listing
         if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
-            return [message for message in pending if message.get("role") in RESULT_ROLES]
+            return [message for message in pending if has_result_role(message)]
         return pending
 
     def _find_cut_sends(self) -> list[Exchange]:

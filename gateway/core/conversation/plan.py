@@ -21,13 +21,8 @@ from gateway.core.conversation.match_query import Match, MemoryUse, Query
 from gateway.core.conversation.off_record import find_redactions, repeats_off_record
 from gateway.core.conversation.omitted_front import find_omitted_front
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.wire_message import (
-    RESULT_ROLES,
-    WireMessage,
-    is_system,
-    read_text,
-    without_space,
-)
+from gateway.core.conversation.wire_message import WireMessage, is_system, read_text, without_space
+from gateway.core.roles import RESULT_ROLES
 from gateway.core.words import list_transcript_words
 from storage.records import Exchange, State
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
+
 WireMessage = dict[str, Any]
 
 # The key of a message under which its private fields are (gateway.core.conversation.private).
 PRIVATE = "mnemogate"
-SYSTEM_ROLES = frozenset({"system", "developer"})
-RESULT_ROLES = frozenset({"tool", "function"})
 # The ASCII characters that `str.split` takes for white space.
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
     return message.get("role") in SYSTEM_ROLES
+
+
+def has_result_role(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message is the result of a call by its role."""
+    return message.get("role") in RESULT_ROLES
 
 
 def count_leading_system(messages: Sequence[WireMessage]) -> int:

@@ -11,14 +11,9 @@ from collections.abc import Iterator, Sequence
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import (
-    RESULT_ROLES,
-    WireMessage,
-    is_system,
-    read_named_calls,
-    read_text,
-)
+from gateway.core.conversation.wire_message import WireMessage, is_system, read_named_calls, read_text
 from gateway.core.prompt.note_text import estimate_tokens
+from gateway.core.roles import RESULT_ROLES
 from storage.records import REPLY, Exchange
 
 # The most tokens that one call reads, so that a small model will do; estimated.

@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.core.agent import MessageBounds
-from gateway.core.conversation.wire_message import RESULT_ROLES, SYSTEM_ROLES
+from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 
 # A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
 # share loses more of the conversation at once, a smaller one breaks the prefix more often.

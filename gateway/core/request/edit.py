@@ -17,11 +17,11 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.json_object import read_members
 from gateway.core.lenient import as_list
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
+from gateway.core.roles import SYSTEM_ROLES
 from gateway.errors import BadRequest
 
 # The value of a member that is dropped.
 _DROPPED: Final = object()
-_SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
 class BodyEdit:
@@ -164,7 +164,7 @@ class BodyEdit:
 
     def _append_system_texts(self, messages: list[Json]) -> list[Json]:
         """Appends to the leading system message in place; returns the message that goes before the list without one."""
-        if messages and messages[0].get("role") in _SYSTEM_ROLES:
+        if messages and messages[0].get("role") in SYSTEM_ROLES:
             extended = with_texts_after(messages[0], self._system_texts, self._text_kind)
             if extended is not None:
                 messages[0] = extended

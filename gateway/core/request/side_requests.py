@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from gateway.core.grammar_fields import has_grammar
 from gateway.core.lenient import as_object, as_text
+from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 
 
 class SideRule(Protocol):
@@ -36,7 +37,6 @@ class SideRule(Protocol):
         """True if no later list has such a request's messages, so that they need not be recognised by hashes."""
 
 
-_PROMPT_ROLES = ("system", "developer")
 # The longest prompt that is cached: far above most prompts. Each project caches one.
 _MAX_CACHED_CHARS = 32 * 1024
 
@@ -58,10 +58,10 @@ class SideRequests:
             return None
         first, last = messages[0], messages[-1]
         match = self._find_in_words(last.get("content")) if last.get("role") == "user" else None
-        if match is None and first.get("role") in _PROMPT_ROLES:
+        if match is None and first.get("role") in SYSTEM_ROLES:
             match = self._find_in_prompt(_read_first_text(first.get("content")))
         # NextChat appends its order to the conversation as a system message.
-        if match is None and len(messages) > 1 and last.get("role") in _PROMPT_ROLES:
+        if match is None and len(messages) > 1 and last.get("role") in SYSTEM_ROLES:
             match = self._system_pattern.match(_read_first_text(last.get("content")))
         return None if match is None else self._rules[int(str(match.lastgroup)[1:])]
 
@@ -127,7 +127,7 @@ def _is_forced(body: Mapping[str, Any]) -> bool:
 def _is_call_or_result(message: Mapping[str, Any]) -> bool:
     """Returns whether a message is a call, or the result of one."""
     is_call = message.get("tool_calls") is not None or message.get("function_call") is not None
-    return is_call or message.get("role") in ("tool", "function")
+    return is_call or message.get("role") in RESULT_ROLES
 
 
 def _read_first_text(content: object) -> str:

@@ -15,9 +15,9 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.request_ids import check_id
+from gateway.core.roles import SYSTEM_ROLES
 from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
     check_length,

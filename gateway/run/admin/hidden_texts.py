@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.conversation.wire_message import RESULT_ROLES
+from gateway.core.roles import RESULT_ROLES
 from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_by_uid import get_agent

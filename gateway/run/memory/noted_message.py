@@ -8,8 +8,9 @@ from gateway.core.conversation.exchange import ends_off_record
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.wire_message import RESULT_ROLES, flag_results, read_text
+from gateway.core.conversation.wire_message import flag_results, read_text
 from gateway.core.prompt.note_text import read_own_words
+from gateway.core.roles import RESULT_ROLES
 from gateway.run.memory.memory_context import MemoryContext
 
 

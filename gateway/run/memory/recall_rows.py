@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 
-from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, read_text
+from gateway.core.conversation.wire_message import WireMessage, is_system, read_text
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
@@ -185,7 +185,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
     lengths = [*map(_count_chars, request.messages)]
     system = history = newest = 0
     for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
-        if message.get("role") in SYSTEM_ROLES:
+        if is_system(message):
             system += chars
         elif index not in window.dropped:
             # The newest message is a part of its own.
