@@ -65,8 +65,8 @@ class ApiEmbedder:
 def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
     """Returns the vectors of an answer, with length 1.
 
-    count: how many texts were sent.
-    request_bytes: for an estimate of the tokens, where the answer does not count them.
+    count: the number of texts that were sent.
+    request_bytes: the size of the request, for an estimate of its tokens where the answer does not count them.
 
     Raises: ValueError, LookupError, TypeError, AttributeError, OverflowError: the answer lacks a vector for some text.
     """

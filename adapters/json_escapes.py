@@ -92,7 +92,7 @@ def read_json_exactly(data: bytes) -> Any:
 def read_exact(data: bytes, value: Any) -> Any:
     """Returns the value of JSON, with long integers as fragments, which orjson writes as they came.
 
-    value: as orjson has read it. It is returned as it is where it is nested too deep for the slow parser.
+    value: the value that orjson has read. It is returned unchanged if it is nested too deep for the slow parser.
     """
     try:
         return json.loads(data, parse_int=_parse_integer)

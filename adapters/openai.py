@@ -49,7 +49,7 @@ class OpenAICompatible:
         """Connects to nothing.
 
         name: the upstream's name in the settings.
-        base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
+        base_url: the address with the version, without a slash at its end: `https://api.openai.com/v1`.
         key: sent as a bearer token. None: the caller's own `Authorization` value is passed on, and so are the
             organization and the project that the caller names.
         headers: sent with every request, in place of the caller's headers of the same names. A key among them counts

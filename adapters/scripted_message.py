@@ -43,7 +43,7 @@ def render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int
     """Returns a message as a chat completion.
 
     body: the request.
-    number: of the reply, which its ids are made of.
+    number: the number of the reply, from which its ids are made.
     """
     message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
     if scripted.calls:

@@ -84,7 +84,7 @@ class HttpTransport:
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
-        url: as it is written to an upstream.
+        url: the address in the form in which it is written to an upstream.
         headers: all headers to send, except `Host` and `Content-Length`.
         streams: the request asks for a stream. Then the first bytes of a reply of another type decide whether it is
             one.

@@ -137,8 +137,8 @@ class Statement(str):
 class Connection(Protocol):
     """An open connection, as an operation of the store is given it: inside a transaction where it writes.
 
-    statement: of storage/sql/statements.py. values: its parameters in order. Results are whole: nothing is left open
-    across an await.
+    Each method takes a statement of storage/sql/statements.py and its parameters in order. A result is whole: no cursor
+    stays open across an await.
     """
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:

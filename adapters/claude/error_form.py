@@ -23,7 +23,7 @@ _TOO_LONG_WORDS = "prompt is too long"
 class Untranslatable(Exception):
     """A request has something that the Messages API cannot express.
 
-    message: what it cannot express, for the caller.
+    message: a sentence for the caller about the thing that cannot be expressed.
     param: the path of the field, as the caller wrote it.
     code: one of OpenAI's error codes.
     """

@@ -152,7 +152,7 @@ def without_unanswered_calls(messages: list[Json]) -> list[Json]:
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
 
-    messages: of the Messages API.
+    messages: messages in the form of the Messages API.
     """
     unanswered_calls = _find_unanswered_calls(messages)
     if not unanswered_calls:

@@ -81,7 +81,7 @@ def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
     Returns None where the request cannot ask for that: its thinking is not adaptive, or it forces a call.
 
     thinking: the request's own `thinking`; None: the default of the models that bind thoughts, which is adaptive.
-    tool_choice: as Claude takes it.
+    tool_choice: the request's tool choice in Claude's form; None: the default.
     """
     if thinking is None:
         thinking = {"type": "adaptive"}

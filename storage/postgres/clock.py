@@ -26,7 +26,7 @@ class SharedClock:
         """Adds a reading of the database's clock.
 
         at: the database's time.
-        asked_at, answered_at: when it was asked for, and when the answer came, by this machine's clock.
+        asked_at, answered_at: the times of the question and of the answer, by this machine's clock.
         """
         min_ahead, max_ahead = at - answered_at, at - asked_at
         if not self._is_set:

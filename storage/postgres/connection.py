@@ -237,9 +237,9 @@ def _describe_error(error: OSError) -> str:
 class PostgresConnection:
     """A connection of asyncpg as the store's operations use one.
 
-    deadline: when the statements must have ended, by the loop's clock.
+    deadline: the time by which the statements must have ended, by the loop's clock.
     begin: the statement that begins the transaction. It is sent before the first statement that is not `single`.
-        None: in a read, where each statement is a transaction of its own.
+        None: the connection reads, and each statement is a transaction of its own.
     """
 
     __slots__ = ("_begin", "_clock", "_deadline", "_locked", "_raw", "is_begun", "may_have_committed")

@@ -81,8 +81,8 @@ class ConnectionPool:
     ) -> RawConnection:
         """Returns a connection, which must be given back. Raises: Unavailable (TooSlow if none was free in time).
 
-        wait_s: how long the caller waits for one that others use; None: as long as it takes.
-        opening_s: how long it waits for one that is opened for it; None: no longer than for the others.
+        wait_s: the seconds that the caller waits for a connection that is in use; None: as long as it takes.
+        opening_s: the seconds that the caller waits for a connection that is opened for it; None: `wait_s`.
         """
         wait_key = object()
         if not is_bulk:

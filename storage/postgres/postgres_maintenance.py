@@ -81,7 +81,7 @@ class PostgresMaintenance:
 
         Returns False if another attempt is planned, or the server does not do it for this role.
 
-        wait_s: how long to wait for the transactions that see old versions.
+        wait_s: the seconds to wait for the transactions that see old versions.
         """
         try:
             is_done = self._compute_wait_s() <= 0 and await self._vacuum(wait_s)

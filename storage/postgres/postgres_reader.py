@@ -20,7 +20,7 @@ class PostgresReader:
     """Performs the reads of a database.
 
     uptime: is notified of answers.
-    name: of the database, for errors.
+    name: the name of the database, for errors.
     """
 
     def __init__(self, pool: ConnectionPool, uptime: Uptime, limits: PostgresLimits, name: str) -> None:

@@ -49,8 +49,8 @@ def split_by_host(url: str) -> list[str]:
 def _with_host(url: re.Match[str], options: Mapping[str, str], host: str, port: str) -> str:
     """Returns a URL with one host where it names several.
 
-    options: of the URL, without its hosts and ports.
-    port: of a host that names none; "": the usual port.
+    options: the options of the URL, without its hosts and ports.
+    port: the port of a host that names none; "": the usual port.
     """
     if url["hosts"]:
         host_and_port = host if _read_port(host) or not port else f"{host}:{port}"

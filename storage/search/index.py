@@ -99,7 +99,7 @@ class Index:
     ) -> None:
         """Replaces chunks. A chunk with an empty blob has no messages any more. Raises: CorruptIndex.
 
-        segments: by number. The index has none of their chunks yet.
+        segments: the segments by their numbers. The index has none of their chunks yet.
         """
         import numpy as np
 

@@ -54,9 +54,9 @@ def collect_occurrences(
 ) -> Occurrences:
     """Returns where the terms of a query are.
 
-    query: at least one term.
-    layout: of the index and its tail.
-    postings: those in segments.
+    query: the terms, at least one.
+    layout: the layout of the index and its tail.
+    postings: the occurrences in segments.
     """
     import numpy as np
 
@@ -115,7 +115,7 @@ def _count_named(
     """Returns how many messages have each term as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
 
     Only messages with texts no longer than a head are counted: the terms outside the head are those of the frame there.
-    in_index, sizes, in_tail: as in `Occurrences`.
+    in_index, sizes, in_tail: the occurrences, as in `Occurrences`.
     """
     length, head, rows = layout.length, layout.head, layout.tail_rows
     counts = [
@@ -168,7 +168,7 @@ def find_names(
 
     A name that comes from the index is not looked for in the tail, since all words there would have to be hashed.
 
-    rows: of the messages, best first: only the first names are looked for.
+    rows: the rows of the messages, best first: only the first names are looked for.
     """
     has_index, tail_rows, tail = index.blob_bytes > 0, layout.tail_rows, layout.tail
     # The name by its hash, where the index has any to compare it with; else by itself. Of a name that comes from the

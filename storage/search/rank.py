@@ -96,12 +96,12 @@ def rank(
     room: the tokens that the messages may fill; if they are short, more than `limit` are returned. A search with room
         also looks a second time, for names and numbers that the first hits add: "What did my sister win?" shares its
         words with the message that names her, and not with the one that answers.
-    only_strong: for a search that no caller asked for. Small talk finds nothing, and without hits that hold a good part
-        of the query nothing is returned. Search tools leave it off.
+    only_strong: True for a search that no caller asked for. Small talk finds nothing, and without hits that hold a good
+        part of the query nothing is returned. Search tools leave it off.
     near: vectors, for two more rankings, which count the less, the more of the query the words hold. Messages without a
         vector have the rankings by words alone. (Without the ranking of the user's turns 3 points were lost at 1,000
         tokens.)
-    trace: is filled.
+    trace: the trace that is filled; None: none is wanted.
     postings: the terms (`hash_rare_terms`) in the segments of the index.
     """
     query_terms = _choose_terms(query)
@@ -148,7 +148,7 @@ def _take_second_look(
 def hash_rare_terms(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
     """Returns the hashes of the terms of a query that are looked up in segments: the terms that people use least.
 
-    only_strong: for a search that no caller asked for, which finds nothing by common words alone.
+    only_strong: True for a search that no caller asked for, which finds nothing by common words alone.
     """
     query_terms = _choose_terms(query)
     if only_strong and _are_common(query_terms):
@@ -178,7 +178,7 @@ def _are_common(query: QueryTerms) -> bool:
 def _make_weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
     """Returns what `SearchTrace.weak_hits` does.
 
-    chunks: of the layout as they were when it was ranked, since the layout changes in place.
+    chunks: the chunks that the layout had when it was ranked, since the layout changes in place.
     """
     rows, columns = scores.list_left_out(limit)
     return list(zip(list_seqs(rows, chunks), zip(*columns, strict=True), strict=True))
@@ -262,7 +262,7 @@ def _group_by_conversation(
 ) -> _UserRows:
     """Returns the user's messages among some rows. Small talk is left out.
 
-    newest_of: by row before these, the newest row of its conversation; is filled.
+    the newest row of its conversation, for the rows before `rows`; the rows of `rows` are added. -> newest_of: row -> the newest row of its conversation, for rows that are still to be met; is changed. -> the newest row of its conversation, for the rows before `rows`; the rows of `rows` are added.
     """
     head, flags, earlier = layout.head, layout.flags, layout.earlier
     statements: dict[int, list[int]] = {}

@@ -185,7 +185,7 @@ class Scores:
     def _add_neighbours(self, packed: NDArray[np.int64], term: NDArray[np.int64]) -> _OccurrenceColumns:
         """Returns occurrences, followed by the parts of them that count for the neighbouring messages.
 
-        packed, term: as `_unpack_terms` returns them.
+        packed, term: the occurrences, as `_unpack_terms` returns them.
 
         A function of its own, so that its arrays are freed at its end: in a large memory they would double the room
         that a search takes.
@@ -251,7 +251,7 @@ class Scores:
 
         A word counts for a smaller part the more terms lie between. A turn that only asks counts for nothing before it.
 
-        head_rows: by word, the row with the word in its head.
+        head_rows: for each word the row with the word in its head.
         """
         import numpy as np
 
@@ -382,7 +382,7 @@ class Scores:
     ) -> NDArray[np.bool_]:
         """Returns a mask of the rows, by position: a row is too weak for a search that was not asked for.
 
-        by_vector_alone: as `_is_strong_by_vector` returns it if the words are weak; None if they are strong.
+        by_vector_alone: the mask that `_is_strong_by_vector` returns, if the words are weak; None: they are strong.
         """
         if by_vector_alone is not None:
             return ~by_vector_alone
@@ -481,8 +481,8 @@ def _sum_by_cell(
 ) -> _Cells:
     """Adds up occurrences by cell. The cells of a bin are in the order of their terms.
 
-    index: by occurrence, the index of its bin.
-    term, times: by occurrence.
+    index: the index of its bin, for each occurrence.
+    term, times: its term, and how many times it counts, for each occurrence.
     """
     import numpy as np
 
@@ -549,7 +549,7 @@ def _measure_vectors_by_row(
 def _make_hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> ScoreColumns:
     """Returns scores from 0 to 255, relative to the best of all.
 
-    columns: by all, by words and by vectors, the scores of the hits, and the best score of any row.
+    columns: the scores of the hits with the best score of any row: by all, by words, by vectors; None: no such scores.
     """
     by_all, by_words, by_vectors = (
         bytes(count)

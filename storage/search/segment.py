@@ -246,8 +246,8 @@ def open_documents(number: int, data: bytes) -> OpenDocuments:
 def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
     """Returns the buckets that a query reads: the smallest ones, up to `_READ_BYTES`, at least one.
 
-    sizes: of each bucket in all segments, in bytes. The terms of larger buckets are in so many messages that they
-        decide little.
+    sizes: bucket -> its bytes in all segments. The terms of larger buckets are in so many messages that they decide
+        little.
     """
     remaining = _READ_BYTES
     picked: set[int] = set()
@@ -264,8 +264,8 @@ def read_postings(
 ) -> Postings:
     """Returns the occurrences of some terms in the segments.
 
-    rows: the buckets that were read.
-    sizes: of each bucket in all segments, in bytes.
+    rows: the buckets that were read, each with its segment.
+    sizes: bucket -> its bytes in all segments.
 
     Raises: CorruptIndex.
     """

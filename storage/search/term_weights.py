@@ -89,9 +89,9 @@ def weigh_terms(
 ) -> TermWeights:
     """Returns how much the terms of a query weigh in a memory.
 
-    counts: by term, the messages that have it.
-    frame_counts: by term, the messages that have it as a word of their date or a name of their speaker.
-    lengths: of the memory's messages.
+    counts: for each term the number of messages that have it.
+    frame_counts: for each term the number of messages that have it in their date or the name of their speaker.
+    lengths: the lengths of the memory's messages.
     """
     # The memory's messages are counted together with as many of people in general.
     messages = lengths.count

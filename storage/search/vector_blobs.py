@@ -105,7 +105,7 @@ def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
 
     Of a blob with vectors of another dimension nothing stays.
 
-    vectors: by seq, all of the blob's chunk.
+    vectors: message number -> vector; the numbers are all of the blob's chunk.
 
     Raises: CorruptIndex.
     """

@@ -78,9 +78,9 @@ async def erase_additions(
 ) -> int | None:
     """Erases the notes, hidden rounds and results that may quote what is gone, in a page of exchanges.
 
-    reading: of the pages before.
-    after: the exchange at which the page before ended.
-    limit: exchanges of a page.
+    reading: the `Gone` of this forgetting; the first page fills it in.
+    after: the row of the exchange at which the page before ended.
+    limit: the largest number of exchanges on a page.
 
     Returns the exchange at which this page ended; None if it was the last.
     """

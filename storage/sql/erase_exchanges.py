@@ -323,7 +323,7 @@ async def _erase_traces(
 ) -> list[int]:
     """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
 
-    indices: of inputs; REPLY stands for the reply.
+    indices: the indices of the messages among the inputs; REPLY stands for the reply.
     mark: the kind of the exchange's mark, ERASED or RESET.
 
     Returns the numbers of these messages, which the caller takes out of the index.

@@ -67,7 +67,7 @@ async def find_snapshot(
     """Returns what a request needs of its memory, read by one statement; None if the agent is not stored any more.
 
     key: the client's own conversation id.
-    path_hash: of the client's list up to its last assistant message.
+    path_hash: the hash of the client's list up to its last assistant message; None: the list has none.
     """
     scope = agent.scope
     rows = await connection.rows(
@@ -154,8 +154,8 @@ async def load_pool(
 
     They are skeletons, except for the last messages, unless the probes ask for contents.
 
-    conversation_row: of the only conversation that matters, if it is known. If the probes name a conversation, no other
-        matters, even if it is unknown.
+    conversation_row: the row of the only conversation that matters; None: it is not known. If the probes name a
+        conversation, no other matters, even if it is unknown.
     since: the first exchanges of conversations matter, too, if their number is at least this; None: they do not.
     """
     if probes.key is not None or conversation_row is not None:
@@ -265,10 +265,10 @@ async def add_planned_exchange(
 ) -> AddedExchange | None:
     """Adds a turn as it was planned. Returns None if the conversation has moved since, or something was forgotten.
 
-    epoch, rev: of the agent and of the conversation, when the turn was planned.
-    continues_parent: its parent's row is marked as continued.
-    is_only_statement: nothing else is written in the transaction.
-    recall: is stored with the turn.
+    epoch, rev: the agent's epoch and the conversation's `rev` when the turn was planned.
+    continues_parent: True marks the row of the exchange's parent as continued.
+    is_only_statement: True if nothing else is written in the transaction.
+    recall: the record of the turn's recall, stored with the turn; None: the turn has none.
     """
     values = (
         *make_row_values(exchange),

@@ -169,7 +169,7 @@ class Facts(GrowingGroup):
     async def correct(self, agent: Agent, seq: int, text: str, key: str, origin: str, at: float) -> Fact:
         """Replaces a fact by a new fact with the same sources, from now on. Returns the new fact.
 
-        key: as in `LearnedFact`.
+        key: the key of the new text, as in `LearnedFact`.
 
         Raises: NotFound; WriteConflict if another fact has taken the old fact's place already.
         """
@@ -209,10 +209,10 @@ class Facts(GrowingGroup):
     ) -> RememberedFact:
         """Adds a fact that a person has stated, unless an equal fact is true. Returns the new or the equal fact.
 
-        key: as in `LearnedFact`.
-        standing: as in `LearnedFact`. A standing fact takes the place of an equal fact that is not standing, if that
-            is not muted.
-        replaces: as in `LearnedFact`.
+        key: the key of the text, as in `LearnedFact`.
+        standing: True if the fact always holds. It then takes the place of an equal fact that is not standing, if that
+            fact is not muted.
+        replaces: the ids of the facts that are no longer true because of this fact.
 
         Raises: NotFound: the memory is gone.
         """

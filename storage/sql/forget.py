@@ -113,7 +113,7 @@ class Forgetting(StoreGroup):
 
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
-        keeps_pause: if a whole memory that is paused is forgotten, an empty one that is paused takes its place.
+        keeps_pause: True has a whole memory that is paused replaced by an empty one that is paused.
         retained_facts: numbers of facts that stay if they came from the target: from now on they rest on no message.
 
         Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.

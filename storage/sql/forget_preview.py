@@ -226,7 +226,7 @@ class ForgetPreviews(StoreGroup):
     ) -> _Versions:
         """Counts the versions of all blocks that go by a statement.
 
-        parameters: those of each run of the statement before the block.
+        parameters: the statement's parameters before the block, one sequence for each run of the statement.
         """
         total = _Versions()
         for block_row in await _load_visible_blocks(connection, agent_row):

@@ -44,7 +44,7 @@ class ForgetTargets(StoreGroup):
     ) -> list[int]:
         """Returns a page of the memories of a project with content from before a time.
 
-        run_wait_s: by how much earlier that time is for memories with an open run.
+        run_wait_s: the seconds by which that time is earlier for memories with an open run.
         """
         agent_rows: list[int] = []
         # A read looks through all that some memories have. Of all memories at once it could take minutes.

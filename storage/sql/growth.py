@@ -32,7 +32,7 @@ class Growth:
     def report(self, agent_row: int, added: int) -> None:
         """Calls all listeners.
 
-        added: how many messages, passages and facts are new; 0: the search index is to be made again.
+        added: the number of new messages, passages and facts; 0: the search index is to be made again.
         """
         for listener in self._listeners:
             listener(agent_row, added)

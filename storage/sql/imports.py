@@ -123,7 +123,7 @@ class Imports(StoreGroup):
     async def plan(self, connection: Connection, write: ImportWrite, done: int = 0) -> ImportWriting:
         """Returns a conversation with the changes that it would make, to be written by `write_part`.
 
-        done: how many of its exchanges an import that was stopped has written.
+        done: the number of its exchanges that an import has written before it was stopped.
         """
         return await _decide_changes(connection, write.agent, write, done)
 
@@ -164,7 +164,7 @@ class Imports(StoreGroup):
     ) -> int:
         """Writes facts. Returns how many were new.
 
-        row: of the import.
+        row: the import's row.
         make_note: returns the progress of the import, given that number.
 
         Raises: as `write_part`.
@@ -280,8 +280,8 @@ async def _decide_changes(
 ) -> ImportWriting:
     """Reads what is known of a conversation, and decides its changes.
 
-    done: how many of its exchanges are written.
-    conversation_row: of the conversation in which these are; None if it is not known, so that it is looked for.
+    done: the number of its exchanges that are written.
+    conversation_row: the row of the conversation that has these exchanges; None: it is not known, and is looked for.
     """
     # Read first: what changes while the pool is read raises it.
     version = await _find_version(connection, agent.id)

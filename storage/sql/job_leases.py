@@ -38,7 +38,7 @@ class JobLeases(StoreGroup):
     ) -> None:
         """Makes the group.
 
-        now, tick: as in `Jobs`.
+        now, tick: the clocks, as in `Jobs`.
         wake_here: wakes the workers of this process.
         """
         super().__init__(database)

@@ -102,7 +102,7 @@ class Jobs(StoreGroup):
     ) -> Callable[[], None]:
         """Has a function called when there may be something to do. Returns the function that removes it again.
 
-        kinds: of the jobs for which `callback` is called; None: all.
+        kinds: the kinds of the jobs for which `callback` is called; None: all.
         """
         watcher = (callback, kinds)
         self._watchers.append(watcher)
@@ -111,13 +111,13 @@ class Jobs(StoreGroup):
     def wake(self, *kinds: str) -> None:
         """Calls the watchers of all processes, after jobs were enqueued in a transaction of the caller's own.
 
-        kinds: of the jobs that may begin now; none: any.
+        kinds: the kinds of the jobs that may begin now; without any, all.
         """
         self.wake_here(*kinds)
         self._database.notify(WORK, " ".join(kinds))
 
     def wake_here(self, *kinds: str) -> None:
-        """Calls the watchers of this process. kinds: of the jobs that may begin now; none: any."""
+        """Calls the watchers of this process. kinds: the kinds of the jobs that may begin now; without any, all."""
         for callback, watched_kinds in tuple(self._watchers):
             if not kinds or watched_kinds is None or any(kind in watched_kinds for kind in kinds):
                 callback()
@@ -141,12 +141,12 @@ class Jobs(StoreGroup):
 
         A job that already waits under the same key takes over the payload and the earlier time of the two.
 
-        agent_row: NO_AGENT for work that belongs to no memory.
-        payload: ids and numbers, never text of messages.
-        due: when it may begin; None for now.
-        epoch: the one that the caller read; None for the present one.
-        merge: makes the payload of a job that already waits; None: that job takes over the new payload.
-        postpone: a job that already waits takes over the new time, even if it is later.
+        agent_row: the row of the memory that the job belongs to; NO_AGENT: it belongs to none.
+        payload: a JSON object with ids and numbers, never with text of messages.
+        due: the time at which the job may begin, in seconds since the epoch; None: now.
+        epoch: the memory's epoch that the caller read; None: the present one.
+        merge: a function that makes the payload of a job that already waits; None: that job takes over the new payload.
+        postpone: True gives a job that already waits the new time, even if that is later.
 
         Raises: Stale if the agent is gone, or its epoch is another one now.
         """

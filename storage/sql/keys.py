@@ -157,7 +157,7 @@ class Keys(StoreGroup):
     async def install(self, secret: str, name: str, opens: str | None = None) -> bool:
         """Stores a key that was chosen elsewhere, unless it is stored. It replaces the key of the same name.
 
-        opens: as in `Key`; an operator's key is for all projects.
+        opens: the part of the gateway that the key opens, as in `Key`; an operator's key is for all projects.
 
         Returns False, and changes nothing, if the key was revoked or has another secret now.
         """

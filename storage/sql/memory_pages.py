@@ -84,7 +84,7 @@ class MemoryPages(StoreGroup):
         """Returns a page of memories.
 
         project: the project of the memories; None: any.
-        prefix: of their subjects, at least the kind with its colon; ASCII letters count alike.
+        prefix: the beginning of their subjects, at least the kind with its colon; the case of ASCII letters is ignored.
         """
         values = (project, *_prefix_bounds(prefix), *before, limit)
         return [_make_memory(row) for row in await connection.rows(SQL["memories"], values)]
@@ -111,7 +111,7 @@ class MemoryPages(StoreGroup):
 
         ASCII letters count alike, and signs in an id (li.wei) as spaces.
 
-        among: how many of the memories with the newest turns are looked at.
+        among: the number of memories that are looked at: those with the newest turns.
         """
         word = lower_ascii(name)
         # Signs alone are no words: they are looked for as they are, and an id has none between its words.
@@ -271,7 +271,7 @@ class MemoryPages(StoreGroup):
     ) -> dict[str, SourceExchange]:
         """Returns the first exchange of some conversations that stands, by the public id of each.
 
-        max_bytes: of a longer one, as it is stored, nothing is returned.
+        max_bytes: the size above which a stored exchange is left out.
         """
         by_uid: dict[str, SourceExchange] = {}
         for start in range(0, len(uids), _CONVERSATIONS_PER_READ):

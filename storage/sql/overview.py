@@ -33,8 +33,8 @@ class Overview(StoreGroup):
     ) -> list[ListedMemory]:
         """Returns memories of people and of conversations without a user, the oldest first.
 
-        project: of the memories; None: all projects.
-        after: the row of the last memory on the page before.
+        project: the project of the memories; None: all projects.
+        after: the row of the last memory on the page before; 0: the first page.
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
         sizes = await load_rows(connection, SQL["memory_sizes"], [row[0] for row in rows])
@@ -92,7 +92,7 @@ class Overview(StoreGroup):
     ) -> ListedConversations:
         """Returns a page of the conversations that have content.
 
-        profile: of the conversations; None: all profiles.
+        profile: the profile of the conversations; None: all profiles.
 
         A conversation without content is left out, so a page that others follow may be shorter than `limit`.
         """

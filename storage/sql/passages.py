@@ -51,7 +51,7 @@ async def add_saved_passage(
 ) -> None:
     """Adds the passage that a model has saved by a tool.
 
-    edit: of that call, which has the tags.
+    edit: the edit of that call, which has the passage's tags.
     sources: the exchanges that the passage came from; None: the exchange of the edit.
     """
     tags = orjson.loads(edit.arguments).get("tags") or ()

@@ -72,7 +72,7 @@ class Readers(StoreGroup):
 
         now: seconds since the epoch.
         idle_s: the time after which an exchange that no turn follows is settled.
-        limit_chars: of the messages of one batch, which has one exchange at least.
+        limit_chars: the most characters of messages in one batch, which has one exchange at least.
         message_chars: a longer message counts as so many towards `limit_chars`.
         upto: repeats an earlier read, up to the same exchange and without asking what is settled; None: a new read.
         """
@@ -140,7 +140,7 @@ class Readers(StoreGroup):
     async def load_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
         """Returns the rows of memories with something that their sleeptime agents have not read.
 
-        profiles: those with users who have such agents.
+        profiles: the profiles with users who have such agents.
         """
         return await load_column(connection, SQL["unslept"], (limit, profiles))
 

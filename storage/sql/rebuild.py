@@ -200,8 +200,8 @@ class LostLines(NamedTuple):
 def collect_lost_lines(versions: Sequence[BlockVersion], numbers: Collection[int]) -> LostLines:
     """Returns the lines of some versions that the newest version does not have.
 
-    versions: of the block, oldest first.
-    numbers: those of the versions whose lines these are.
+    versions: the block's versions, oldest first.
+    numbers: the numbers of the versions with the lines that are compared.
     """
     lines = frozenset(
         line
@@ -328,10 +328,10 @@ async def preview_block(
 ) -> BlockPreview:
     """Returns what would be left of a block once something is forgotten. Nothing is written.
 
-    versions: all of the block, oldest first.
+    versions: all versions of the block, oldest first.
     erased: the exchanges that would go.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
-    remaining: as `read_remaining` returns it.
+    remaining: exchange -> the texts of the user's messages that stay, as `read_remaining` returns them.
     """
     division = _Division(erased, (), texts, remaining)
     await division.add_all(connection, versions)
@@ -423,7 +423,7 @@ class _Division:
         erased: the exchanges that are gone.
         turnless: the numbers of the versions that are gone though they came from no exchange.
         texts: texts in small letters. Lines that have one of them as whole words are dropped.
-        remaining: as `read_remaining` returns it.
+        remaining: exchange -> the texts of the user's messages that stay, as `read_remaining` returns them.
         """
         # The versions before that version.
         self.clean: list[BlockVersion] = []

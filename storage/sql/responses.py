@@ -53,8 +53,8 @@ class Responses(StoreGroup):
     ) -> EnqueuedResponse:
         """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
 
-        kind: of the job.
-        key: under which the job waits.
+        kind: the kind of the job.
+        key: the key under which the job waits.
 
         Returns the run that the project has under the draft's uid.
 

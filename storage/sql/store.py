@@ -77,7 +77,7 @@ def _database_clock() -> None:
 class Store:
     """All groups of one store. Each process opens one.
 
-    path: of the SQLite file; None for a server's database.
+    path: the path of the SQLite file; None: the database is on a server.
     now: a clock, in seconds since the epoch.
     tick: a clock that never jumps, for leases.
 

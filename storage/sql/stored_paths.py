@@ -68,8 +68,8 @@ async def _read_path(
 ) -> ConversationPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
-    conversation_name: as `Conversation.name`.
-    window_tokens: of the model's window; None: they are unknown, and all of the conversation is read.
+    conversation_name: the name of the conversation, as `Conversation.name`.
+    window_tokens: the size of the model's window; None: it is unknown, and all of the conversation is read.
     max_unread_turns: up to how many the turns are counted that a sleeptime agent has not read; 0: none are counted.
     """
     head = await _read_head(connection, agent, conversation_name, max_unread_turns)

@@ -45,7 +45,7 @@ class Summaries(StoreGroup):
     ) -> exchanges.ExchangeRows | None:
         """Returns the rows of the last active exchange.
 
-        name: of the conversation, its public one or the client's; None: of any.
+        name: the conversation's public id or the client's id; None: any conversation.
         """
         row = await connection.row(SQL["last_exchange"], (agent_row, name))
         return None if row is None else exchanges.ExchangeRows(*row)
@@ -93,8 +93,8 @@ class Summaries(StoreGroup):
     ) -> None:
         """Adds a summary to a stored conversation. Its window now begins after the exchange that the summary covers.
 
-        conversation: as it was read.
-        evicted: what the summary stands for.
+        conversation: the conversation as it was read.
+        evicted: the part of the path that the summary replaces.
 
         Raises: Stale if something was forgotten since; WriteConflict if the conversation has gone on.
         """

@@ -116,8 +116,8 @@ class ImportWriter(GrowingGroup):
     ) -> None:
         """Gives the imported memory its scope, in place of an empty memory there. It is paused if that memory was.
 
-        uid: its former public id, which it gets if that is free.
-        created: when the memory began, in seconds since the epoch; None: with this import.
+        uid: the memory's former public id, which it gets if the id is free.
+        created: the time at which the memory began, in seconds since the epoch; None: the time of this import.
 
         Raises: WriteConflict if a turn has come meanwhile.
         """

@@ -81,7 +81,7 @@ class Turns(StoreGroup):
         """Returns what a request needs of its memory, from the cache or the database.
 
         key: the client's own conversation id.
-        path_hash: of the client's list up to its last assistant message.
+        path_hash: the hash of the client's list up to its last assistant message; None: the list has none.
 
         Returns None if the agent is not stored any more.
 
@@ -237,7 +237,7 @@ async def _load_pool(
 ) -> Pool:
     """Loads the exchanges that may matter.
 
-    plain_conversation_row: of the conversation that a plain turn goes on with; it is loaded if the key has none.
+    plain_conversation_row: the row of the conversation that a plain turn continues; it is loaded if the key has none.
     since: the agent's next number when the turn was planned. Openings from this number on matter, too: a conversation
         that began after this turn may extend it.
     """
@@ -346,8 +346,8 @@ async def _resolve_change(
 ) -> _ResolvedChange:
     """Returns what a turn changes that could not be written as a plain turn.
 
-    agent: as it is stored.
-    is_new: the agent was first stored in this transaction.
+    agent: the agent as it is stored.
+    is_new: True if the agent was first stored in this transaction.
 
     Raises: Stale.
     """
@@ -488,7 +488,7 @@ async def write_merge(
     """Writes what edits change: blocks, each on the version that its result was made on, passages and facts.
 
     first_versions: block -> the version from which its first edit was computed.
-    reading: as in `StepOpen`. Passages and facts that the run saves are stored in the memory that it reads.
+    reading: the part of a memory that the run reads. The run's passages and facts are stored in that memory.
 
     Raises: WriteConflict.
     """

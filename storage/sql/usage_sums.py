@@ -73,9 +73,9 @@ def _make_sums_statement(
 ) -> Statement:
     """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
 
-    has_start: the page begins after some values of `by`.
-    has_end: it ends with some values of `by`.
-    listed_days: how many days are listed, each as a value; 0: the first and the last one are values.
+    has_start: True if the page begins after some values of `by`.
+    has_end: True if the page ends with some values of `by`.
+    listed_days: the number of days that are listed, each as a value; 0: the values are the first and the last day.
     """
     columns = ", ".join(f'"{name}"' for name in by)
     days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"

@@ -52,7 +52,7 @@ class _ReadResult(NamedTuple, Generic[T]):
 class SqliteDatabase:
     """A database in a file, made by `open`. Implements `Database`, which documents the methods.
 
-    writer, reader, long_reader: for what only SQLite has, such as backups; the store calls the methods of `Database`.
+    writer, reader, long_reader: the connections, for features that only SQLite has, such as backups.
     """
 
     is_shared = False
@@ -111,11 +111,11 @@ class SqliteDatabase:
         A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not there) does
         not stop the start: `health` reports it, every operation raises that error, and it comes back by itself.
 
-        address: where this process serves, shown to a process that is refused the file.
-        factory: of connections, for tests that count statements.
-        connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
-        check_s: between two checks of its health.
-        is_disk_doubtful: returns for a path whether its disk may be full or read-only.
+        address: the address at which this process serves, shown to a process that is refused the file.
+        factory: the class of connections, for tests that count statements.
+        connect: a function that opens the writing connection, for tests with a fault there; None: `connect_current`.
+        check_s: the seconds between two checks of the database's health.
+        is_disk_doubtful: a function that returns whether the disk of a path may be full or read-only.
 
         Raises: Owned, TooNew, Foreign.
         """

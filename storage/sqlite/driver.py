@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Driver:
     """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement.
 
-    connect: opens the connection, in the thread.
-    name: of the thread.
+    connect: a function that opens the connection; it is called in the thread.
+    name: the name of the thread.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:

@@ -37,7 +37,7 @@ class Lock:
     def __init__(self, database: str | Path, address: str | None = None) -> None:
         """Makes a lock that is not held yet. Raises: as `resolve_path`.
 
-        address: where this process serves, shown to a process that is refused.
+        address: the address at which this process serves, shown to a process that is refused; None: it is unknown.
         """
         self._database, self._address = resolve_path(database), address
         self._descriptor: int | None = None

@@ -74,7 +74,7 @@ def compute_room(size: int) -> int:
 def count_padding(size: int, room: int) -> int:
     """Returns how many zeros fill a row's room, or make a row that is too long for its room overflow.
 
-    size: of the row without padding and its uncounted columns.
+    size: the bytes of the row without padding and its uncounted columns.
 
     A row of 600 bytes in a room of 700 gets 98 zeros; their type code takes the other 2 bytes. A row of 900 bytes gets
     3536 there, so that its record has about 389 + 4092 bytes, of which 489 stay in its page.

@@ -213,7 +213,7 @@ class DefinedAgents(StoreGroup):
     ) -> builtins.list[str]:
         """Returns a page of a project's tags by name, Z before A where the newest come first.
 
-        page: with tags as cursors.
+        page: the page; its cursors are tags.
         text: a part of the tags.
         """
         low, high = page.ends

@@ -51,7 +51,7 @@ class Batches(StoreGroup):
     async def fail_half_accepted(self, before: float, at: float) -> int:
         """Fails the batches of which a process that has died has accepted only a part. Returns how many.
 
-        before: if processes share the database, a batch is taken for one of these when it was begun before this time.
+        before: the time before which such a batch began, if processes share the database; otherwise it is ignored.
         """
         batches = await self._list_half_accepted(before)
         for batch in batches:

@@ -83,7 +83,9 @@ class Conversations(StoreGroup):
     ) -> int:
         """Deletes the names of a conversation and ends its runs. Returns the forgetting, for `Forgetting.finish`.
 
-        keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
+        keeps_memory: True leaves facts, passages and values of blocks that came from the conversation.
+
+        Raises: NotFound.
         """
         await connection.lock_sharers(agent.id)
         uid = await connection.value(SQL["release"], (conversation_row, agent.id))
@@ -142,7 +144,7 @@ async def _load_rows(
 ) -> list[Row]:
     """Returns the rows of conversations between two positions of an order, those that do not match among them.
 
-    direction: as of `Page`.
+    direction: the end of the statement's name, as `Page.direction`.
     """
     agent_row = filter.agent_row
     if filter.order != "created":

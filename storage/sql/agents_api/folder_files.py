@@ -191,7 +191,7 @@ class Files(GrowingGroup):
     ) -> builtins.list[FileRows]:
         """Returns files without a complete text, left by a process that has died.
 
-        before: if processes share the database, a file is taken for one of these when it was begun before this time.
+        before: the time before which such a file began, if processes share the database; otherwise it is ignored.
         """
         is_shared = self._database.is_shared
         values = (FileState.PARSING, before if is_shared else math.inf, limit)

@@ -73,7 +73,7 @@ class Messages(StoreGroup):
 
         page: its cursors are numbers of messages. Exchanges that hold a cursor are returned as well, since some of
             their messages may lie beyond it.
-        conversation_row: of the only conversation to list; None: all are listed.
+        conversation_row: the row of the only conversation to list; None: all conversations are listed.
         """
         low, high = page.bounds
         owner = (agent_row,) if conversation_row is None else (agent_row, conversation_row)
@@ -98,7 +98,7 @@ class Messages(StoreGroup):
     ) -> OwnedExchange | None:
         """Returns the exchange of a project's conversation that began at a time, and its memory.
 
-        begun: in seconds since the epoch.
+        begun: the time, in seconds since the epoch.
         """
         row = await connection.row(SQL["begun"], (project, conversation_uid, begun))
         return None if row is None else _make_owned_exchange(row)

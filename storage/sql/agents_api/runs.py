@@ -127,7 +127,7 @@ async def find_newest_waiting_run(
 ) -> Run | None:
     """Returns the newest run of a conversation that waits for answers to calls, or None if it is gone.
 
-    maker_row: of the run that made the calls. This run counts whether or not it waits.
+    maker_row: the row of the run that made the calls. This run counts whether or not it waits.
     """
     row = await connection.row(SQL["newest_waiting"], (agent_row, conversation_row, maker_row))
     return None if row is None else make_run(row)
@@ -169,8 +169,8 @@ async def end_run(
 ) -> Run:
     """Ends a run without a step. Returns it as it is now: as another writer has ended it if that one was faster.
 
-    error_message: what the run failed of; it quotes no content. "": it has not failed.
-    error_status: the HTTP status of that error; 0: it has none.
+    error_message: the message of the error that ended the run, without any content; "": the run has not failed.
+    error_status: the HTTP status of that error; 0: the error has none.
     job: the attempt that performs the run; without it, any process may end the run.
 
     Raises: NotFound; Stale if another attempt performs the run.
@@ -190,7 +190,7 @@ async def cancel_waiting_run(connection: Connection, agent_row: int, run_row: in
 async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
     """Stores a step, adds it to its run, and ends the run if the step has a stop reason.
 
-    recall: what was recalled for the step, stored with it.
+    recall: the record of the step's recall, stored with the step; None: nothing was recalled.
     """
     values = (
         step.exchange_row, step.agent_row, step.run_row, step.number, step.begun, step.ended, *step.counts, step.stop,

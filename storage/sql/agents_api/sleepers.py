@@ -93,8 +93,8 @@ async def _remove_sleepers(
     The memory's next reader begins where they have ended.
 
     entry: the agent of the memory that is read.
-    body: the new body of that agent's definition; None: the definition stays, or it has none.
-    job_kind: of the jobs in which they read. The memory's job is dropped with its last sleeper.
+    body: the new body of that agent's definition; None: the definition stays, or there is none.
+    job_kind: the kind of the jobs in which sleepers read. The memory's job is dropped with its last sleeper.
 
     Raises: Overtaken if the definition was changed since it was found.
     """
