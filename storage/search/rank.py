@@ -262,7 +262,7 @@ def _group_by_conversation(
 ) -> _UserRows:
     """Returns the user's messages among some rows. Small talk is left out.
 
-    the newest row of its conversation, for the rows before `rows`; the rows of `rows` are added. -> newest_of: row -> the newest row of its conversation, for rows that are still to be met; is changed. -> the newest row of its conversation, for the rows before `rows`; the rows of `rows` are added.
+    newest_of: row -> the newest row of its conversation, for rows that are still to be met; is changed.
     """
     head, flags, earlier = layout.head, layout.flags, layout.earlier
     statements: dict[int, list[int]] = {}

@@ -348,7 +348,7 @@ class _SizedCache:
 class MemoryCache:
     """The memories used last, as many as fit, and their vectors, which are read only where they are needed.
 
-    drop_count: the number of times that a memory was dropped because its cache may be wrong.
+    drop_count: the number of times that a memory was dropped because its cached content may be wrong.
     """
 
     def __init__(self, rules: Rules, limit_bytes: int = CACHE_BYTES) -> None:

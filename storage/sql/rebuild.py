@@ -48,8 +48,7 @@ async def read_remaining(
 ) -> dict[int, list[str]]:
     """Returns the texts of the user's messages that stay in some exchanges, by the rows of these.
 
-    exchange_rows: the newest `_MAX_REMAINING` of them are read.
-
+    exchange_rows: the rows of the exchanges, of which the newest `_MAX_REMAINING` are read.
     going_seqs: the numbers of messages that are not erased yet, and are left out.
     """
     newest = sorted(exchange_rows)[-_MAX_REMAINING:]
