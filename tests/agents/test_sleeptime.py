@@ -136,6 +136,25 @@ def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld
     assert world.block(agent) == "Name: Ann\nHello."
 
 
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (fail(503), "503"),
+        (raw(b"", content_type="text/event-stream"), "broke"),
+        (raw(b'{"choices":[]}', content_type="application/json"), "unusable reply"),
+    ],
+    ids=["status", "cut", "empty"],
+)
+def test_a_failed_job_names_the_kind_of_error(world: SleepWorld, reply: Reply, kind: str) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.before = lambda seen: reply
+    world.send(agent, "Hello.")
+    world.until_waiting()
+    error = f"the upstream of a sleeptime agent failed: {kind}"
+    assert world.query("SELECT error FROM jobs WHERE kind = 'sleep'") == [error]
+
+
 def test_what_a_reply_without_a_message_was_to_read_is_read_again(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)

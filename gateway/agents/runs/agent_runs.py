@@ -64,6 +64,7 @@ from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, make_agent_route
 from gateway.run.usage.accounting import Accounting
+from gateway.run.usage.gen_ai_metrics import classify_call_failure
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
@@ -189,10 +190,11 @@ class AgentRuns:
         ticket: QueueTicket,
         view_factory_of: Callable[[RunStart], ViewFactory],
         sink: Sink,
-    ) -> None:
+    ) -> str:
         """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
 
-        A run that was ended before this begins stays ended.
+        Returns the kind of error of its last call of a model, of a closed list; "": the call had no error. A run that
+        was ended before this begins stays ended.
 
         ticket: in the queue of the conversation, which is free now.
         run_request: its conversation is `default`, or a uid.
@@ -211,11 +213,11 @@ class AgentRuns:
                 earlier = await matcher.match(accepted.replaces)
                 send = _replace_earlier(send, earlier)
         reading = run_request.reading
-        read_memory_row = 0 if reading is None else reading.memory_row
-        kind = "run" if reading is None else "sleeptime"
+        read_memory_row, kind = (0, "run") if reading is None else (reading.memory_row, "sleeptime")
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
         with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key_id=key_id) as receipt:
             await self._answer(send, ticket, RunOutput(view_factory_of, sink, receipt))
+        return "" if receipt.last_call is None else classify_call_failure(receipt.last_call, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""

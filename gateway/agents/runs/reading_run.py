@@ -79,7 +79,7 @@ class ReadingRun(Struct, frozen=True):
 
         Raises: JobFailed, Postponed, StoreError.
         """
-        run, store = self.reading.run, self.services.keeper.store
+        run, store, fault = self.reading.run, self.services.keeper.store, ""
         batch = await self._find_batch()
         if batch is None:
             await self._fail(StopReason.ERROR)
@@ -91,24 +91,28 @@ class ReadingRun(Struct, frozen=True):
             await store.stored_paths.end(end)
         else:
             await self.services.budget.check(self.memory.scope.project)
-            await self._ask_or_fail(batch)
-        ended, is_refused = await self._load_ended()
+            fault = await self._ask_or_fail(batch)
+        ended, is_refused = await self._load_ended(fault)
         if batch is not None and is_refused:
             batch = await self._shrink_refused(batch)
         await store.sleepers.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
-    async def _ask_or_fail(self, batch: UnreadBatch) -> None:
-        """Asks the agent to read. Fails its run if it cannot be asked. Raises: JobFailed: it is to be asked again."""
+    async def _ask_or_fail(self, batch: UnreadBatch) -> str:
+        """Asks the agent to read. Fails its run if it cannot be asked.
+
+        Returns the kind of error, as `perform_accepted` does. Raises: JobFailed: it is to be asked again.
+        """
         try:
-            await self._ask(batch)
+            return await self._ask(batch)
         except MessageGone:
             await self._fail(StopReason.ERROR)
         except GatewayError as error:
             if self.job.job.tries < LIMITS.tries:
                 raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
             await self._fail(StopReason.ERROR, error.message)
+        return ""
 
     async def _shrink_refused(self, batch: UnreadBatch) -> UnreadBatch | None:
         """Returns the batch after a model has refused it, if a smaller part is to be read next or the batch is skipped.
@@ -168,8 +172,11 @@ class ReadingRun(Struct, frozen=True):
         transcript = render_transcript(messages, unread.tools_used) if messages else ""
         return UnreadBatch(span, unread.is_more, transcript)
 
-    async def _ask(self, batch: UnreadBatch) -> None:
-        """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
+    async def _ask(self, batch: UnreadBatch) -> str:
+        """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone.
+
+        Returns the kind of error, as `perform_accepted` does.
+        """
         span, spec, conversation_name = batch.span, self.resolved.spec, self.reading.conversation_name
         request = RunRequest(
             spec,
@@ -186,12 +193,14 @@ class ReadingRun(Struct, frozen=True):
         with QueueTicket() as ticket:
             await self.services.keeper.queues.enter((spec.uid, conversation_name), ticket)
             accepted = AcceptedRun(self.reading.run, orjson.dumps(noted), self.job.job)
-            await self.services.agent_runs.perform_accepted(
+            return await self.services.agent_runs.perform_accepted(
                 request, accepted, ticket, lambda _: UnseenView, UnseenSink()
             )
 
-    async def _load_ended(self) -> tuple[Run, bool]:
+    async def _load_ended(self, fault: str) -> tuple[Run, bool]:
         """Counts the tokens of the run, which has ended. Returns it as stored, and whether its model refused to read.
+
+        fault: the kind of error of the last call; "": the call had none.
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """
@@ -205,7 +214,7 @@ class ReadingRun(Struct, frozen=True):
             # After any other fault of an upstream the run would not have ended.
             return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
         if self.job.job.tries < LIMITS.tries:
-            raise JobFailed("the upstream of a sleeptime agent failed")
+            raise JobFailed(f"the upstream of a sleeptime agent failed: {fault or 'unusable reply'}")
         return await self._fail(StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
     async def _fail(self, stop: StopReason, error_message: str = "") -> Run:

@@ -66,8 +66,7 @@ class Sleeping:
         memory = await self._store.agents.find_by_id(job.agent_row)
         if memory is None or memory.paused_at is not None:
             return
-        sleeptime = await self._find_sleeptime(memory)
-        if sleeptime is None:
+        if (sleeptime := await self._find_sleeptime(memory)) is None:
             return
         # A run that was cancelled while it waited for its next attempt has left its texts.
         await self._store.sleepers.empty_readings(memory.id, _PAGE)
@@ -119,8 +118,7 @@ class Sleeping:
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> OpenReading | None:
         """Returns a reader's open run, or a new run if one is due; None if no run is due."""
-        reading = await self._store.sleepers.find_reading(reader.sleeper_row)
-        if reading is not None:
+        if (reading := await self._store.sleepers.find_reading(reader.sleeper_row)) is not None:
             return reading
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._has_words(job, memory, reader):
