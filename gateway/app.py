@@ -73,9 +73,9 @@ class Gateway:
     ) -> None:
         """Makes the services, and the routes to them.
 
-        admin_token: opens the operations of the command line; None: the command line performs them itself.
-        access: the access log; None: one that writes to stderr, if the settings ask for it.
-        has_agents: serves the agents API, and agents made over it in chat completions.
+        admin_token: the token with which the command line calls operations; None: no operation can be called so.
+        access: the access log; None: a log on stderr, if the settings ask for one.
+        has_agents: True: the agents API is served, and chat completions can name its agents.
         The other parameters are those of `Services`.
 
         Raises: SettingsError.
@@ -198,7 +198,10 @@ class Gateway:
         self.readiness.has_started = True
 
     def begin_stop(self, signal_name: str | None) -> None:
-        """Logs that the gateway stops, and what it waits for. signal_name: of the signal that stops it, if any."""
+        """Logs that the gateway stops, and how many requests it waits for.
+
+        signal_name: the name of the signal that stops the gateway; None: no signal.
+        """
         store = self.services.store
         if store.database.is_shared:
             # Other processes can perform the jobs that are due. One that begins here could be cut at the end of

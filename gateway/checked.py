@@ -58,9 +58,9 @@ def convert(
 ) -> T:
     """Converts parsed JSON or TOML to a value of a type.
 
-    path: where the value lies, for the fault.
-    strict: numbers and booleans may not be text.
-    str_keys: a key that the type has as a number is text in the value, as in JSON.
+    path: the keys and indexes that lead to the value, for the error.
+    strict: True: text is refused in place of a number or a boolean.
+    str_keys: True: keys of the value are text, as in JSON, also where the type has numbers.
 
     Raises: InvalidValue, for the first mistake.
     """
@@ -113,7 +113,7 @@ def _make_unknown_name_fault(path: Path, message: str, value: Any, expected: tup
 
 
 def find_nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that is most like an unknown one; None: none is like it."""
+    """Returns the known name that is most like an unknown one, or None if no known name is like it."""
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 

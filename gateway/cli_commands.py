@@ -83,8 +83,8 @@ class Commands:
     def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
         """Returns the answer of an operation.
 
-        arguments: of the operation; an argument that is None counts as left out.
-        answer_s: how long the answer may take; None: `ANSWER_S` of a serving process.
+        arguments: the operation's arguments; an argument that is None counts as left out.
+        answer_s: the most seconds that the answer may take; None: `ANSWER_S` of a serving process.
         """
         return self.client.perform(operation, arguments, answer_s)
 

@@ -63,9 +63,9 @@ def drop_tracebacks(error: BaseException) -> None:
 class GatewayError(Exception):
     """The facts of an error.
 
-    message: what was wrong, what was seen, what to do.
-    param: the request field that it is about, if any.
-    retry_after_s: seconds after which the same request may succeed.
+    message: the text for the caller: the fault, the value that was seen, and the remedy.
+    param: the field of the request that is at fault; None: no single field.
+    retry_after_s: the seconds after which the same request may succeed; None: no such time is known.
     """
 
     # The HTTP status of the reply, as long as its head has not left.

@@ -34,7 +34,7 @@ async def import_file(
 ) -> dict[str, Any]:
     """Imports a file into the database while no gateway serves it. Returns the import as it ended.
 
-    arguments: of the import.
+    arguments: the arguments of the operation `imports-begin`, without the path.
     report: called with the import from time to time while it runs.
 
     Raises: GatewayError.

@@ -26,10 +26,10 @@ from storage.sqlite.mount import find_network_type
 async def open_database(settings: Settings, address: str | None = None) -> Store:
     """Opens the store.
 
-    address: the address at which this process serves; None: it does not serve. The error that another process gets for
-        the same file names the address.
+    address: the address at which this process serves; None: this process does not serve. The error that another process
+        gets for the same file names the address.
 
-    Raises: StoreError: why it cannot be opened.
+    Raises: StoreError: the database cannot be opened, with the reason.
     """
     database = settings.database
     if database.url is not None:

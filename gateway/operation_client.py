@@ -43,8 +43,8 @@ class OperationClient:
     def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
         """Asks the process that serves this database, or performs the operation here if there is none.
 
-        arguments: of the operation; an argument that is None counts as left out.
-        answer_s: how long the answer of a serving process may take; None: `ANSWER_S`.
+        arguments: the operation's arguments; an argument that is None counts as left out.
+        answer_s: the most seconds that the answer of a serving process may take; None: `ANSWER_S`.
         """
         arguments = without_none(arguments)
         try:

@@ -75,7 +75,7 @@ class ServingParts(NamedTuple):
 def make_request_operations(
     settings: Settings, store: Store, log: RequestLog | None = None
 ) -> RequestOperations:
-    """Makes the operations that explain requests. log: this process's requests; None: it serves no requests."""
+    """Makes the operations that explain requests. log: this process's requests; None: this process serves none."""
     now = store.read_shared_clock if log is None else log.now
     return RequestOperations(store, RecallRetention(now, settings.memory.keep_why_days), log)
 
@@ -210,11 +210,11 @@ def make_operations(
     mcp: McpMemory | None = None,
     serving: ServingParts | None = None,
 ) -> OperationTable:
-    """Makes all operations over a store.
+    """Returns the table of all operations over a store.
 
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
-    mcp: the operations of MCP's tools; None: they are left out.
-    serving: the parts of this process; None: the process serves no requests.
+    mcp: the operations of MCP's tools; None: the table has no such operations.
+    serving: the parts of a process that serves requests; None: this process serves none.
     """
     now = store.read_shared_clock if serving is None else serving.log.now
     imports = make_import_operations(settings, store) if serving is None else serving.imports

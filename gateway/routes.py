@@ -79,7 +79,7 @@ def make_endpoints(
 ) -> Endpoints:
     """Makes the endpoints.
 
-    admin_token: opens the operations of the command line; None: the command line performs them itself.
+    admin_token: the token with which the command line calls operations; None: no operation can be called so.
     """
     settings, limits, chat = services.settings, services.limits, services.chat
     forwarder = Forwarder(

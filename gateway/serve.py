@@ -67,7 +67,10 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
 
 
 def read_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
-    """Returns how traces are exported; None: they are not. Raises: SettingsError, also where the package is missing."""
+    """Returns the settings of the export of traces, or None if traces are not exported.
+
+    Raises: SettingsError: also if the package for the export is missing.
+    """
     otlp = read_otlp(environ)
     if otlp is not None:
         check_package()

@@ -136,14 +136,15 @@ class Services:
     ) -> None:
         """Puts the services together.
 
-        providers: by the names of settings.upstreams; None: they are made of the settings.
-        clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
-        performs_jobs: False: other processes that share the database perform the jobs.
-        takes_requests: False: other processes that share the database answer the requests.
-        make_agents: makes the service of agents made over REST; None: there are none.
-        otlp: how traces are exported; None: they are not.
+        providers: the providers by the names of settings.upstreams; None: the settings' own providers.
+        clock: returns the seconds since the epoch; None: the clock of the store if processes share the store, else the
+            machine's.
+        performs_jobs: True: this process performs jobs; False: only other processes that share the database do.
+        takes_requests: True: this process answers requests; False: it performs jobs alone.
+        make_agents: makes the service of agents made over REST; None: the process has no such service.
+        otlp: the settings of the export of traces; None: no traces are made.
 
-        Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
+        Raises: SettingsError: no upstream has the model of memory.background_model or memory.embedder.
         """
         self.settings, self.store, self._performs_jobs = settings, store, performs_jobs
         self.limits = limits = limits or Limits()

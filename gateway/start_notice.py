@@ -38,10 +38,10 @@ def describe_start(
 ) -> str:
     """Returns the notice of a gateway that has started.
 
-    health: the database's.
-    url: at which it listens.
-    local_url: at which programs of this machine reach it.
-    has_keys: it has keys of its own.
+    health: the health of the database.
+    url: the URL at which the gateway listens.
+    local_url: the URL at which programs of this machine reach the gateway.
+    has_keys: True: the gateway has keys, so requests need one.
     """
     down_note = " cannot be used (the log says why); until it can, nothing is remembered"
     upstreams = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
@@ -102,7 +102,7 @@ def _uses_caller_key(upstream: UpstreamSettings) -> bool:
 
 
 def choose_example_key(settings: Settings, *, has_keys: bool) -> str:
-    """Returns the `api_key` of the example. has_keys: the gateway has keys of its own."""
+    """Returns the `api_key` of the example. has_keys: True: the gateway has keys, so requests need one."""
     if has_keys:
         return "mg-..."
     return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"

@@ -281,7 +281,7 @@ async def is_remembering(port: int, mock_port: int) -> bool:
 
 @contextlib.contextmanager
 def export_traces(export: TraceExport | None, stack: contextlib.ExitStack) -> Iterator[None]:
-    """Lets the gateways that start within the block export traces; None: they export none."""
+    """Lets the gateways that start within the block export traces, or no traces if `export` is None."""
     if export is None:
         yield
         return

@@ -49,7 +49,7 @@ async def write_conversation(
 ) -> None:
     """Writes a conversation. The core decides as it does for live turns; a request has only the end of a long list.
 
-    name: the user's name, which the user's messages have; None: they have no name.
+    name: the name in the user's messages; None: no name.
     """
     hasher = MessageHasher(agent.secret)
 

@@ -277,7 +277,7 @@ def read_stream_text(body: bytes) -> str:
 class Talks:
     """The flow of conversations that each connection continues one after the other, by a number of turns each.
 
-    opens_each_turn: each turn opens a new conversation.
+    opens_each_turn: True: each turn opens a new conversation.
     """
 
     def __init__(

@@ -110,10 +110,10 @@ class BackgroundResponses:
 
         The responses of one conversation are made in the order in which they were accepted.
 
-        agent: the memory that will have it.
-        identity: of the request.
-        request_context: stays in memory, and is not stored.
-        receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
+        agent: the memory in which the response is stored.
+        identity: the identity of the request's caller and user.
+        request_context: the request's headers and caller, which are not stored.
+        receipt: the receipt of the request. Its reserved tokens and cost stay reserved until the response has ended.
 
         Returns the run of this tag.
 
@@ -147,7 +147,7 @@ class BackgroundResponses:
         return accepted
 
     def find_accepted(self, digest: bytes) -> str | None:
-        """Returns the tag of the response that this process accepted lately for the same request; None: it did not."""
+        """Returns the tag of a response that this process has lately accepted for the same request, if any."""
         accepted = self._accepted.get(digest)
         if accepted is None or self.now() - accepted.accepted_at >= _RETRY_WINDOW_S:
             return None
@@ -169,7 +169,9 @@ class BackgroundResponses:
     async def remove(self, run: Run, rows: Collection[int]) -> None:
         """Cancels a response, forgets the turns that its attempts have begun, and deletes its run.
 
-        rows: of the turn that has it. Raises: MemoryUnavailable.
+        rows: the rows of the turn with the response.
+
+        Raises: MemoryUnavailable.
         """
         await self.cancel(run)
         with map_store_errors():

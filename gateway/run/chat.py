@@ -118,9 +118,10 @@ class Chat:
     ) -> MemoryState | Literal[""]:
         """Answers a request, and returns the state of memory for it.
 
-        make_view: makes the view of the dialect.
-        continued: the conversation with items that the request goes on with. Its first response binds it to a memory.
-        record: as in `ChatCall`.
+        make_view: returns the client view of the dialect.
+        continued: the conversation with items that the request continues; its first response binds it to a memory.
+            None: the request names no such conversation.
+        record: the value of `ChatCall.record`.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
@@ -191,7 +192,7 @@ class Chat:
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
     async def context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
-        """Returns the tokens of the context window in which a request is answered; None: they are not known.
+        """Returns the tokens of the context window in which a request is answered, or None if they are not known.
 
         Raises: as `Resolver.resolve`.
         """

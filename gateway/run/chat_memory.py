@@ -68,11 +68,12 @@ class ChatMemory:
         *,
         opens: bool = True,
     ) -> BegunMemory[_MemoryT] | None:
-        """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
+        """Returns the memory of a turn and its prompt, or None if the request has no memory.
 
-        If the store fails, or the request does not fit with memory, it is answered without memory.
+        Sets the call's `memory_state`. If the store fails, or the request does not fit with memory, the request is
+        answered without memory.
 
-        opens: in append mode, the user's message is written now; False: the request is only counted or previewed.
+        opens: True: in append mode, the user's message is written now; False: the request is only counted or previewed.
 
         Raises:
             BadRequest, MemoryUnavailable: the request may not be answered without memory.

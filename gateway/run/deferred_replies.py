@@ -65,7 +65,7 @@ class DeferredReplies:
         await self.store.responses.note(run, msgspec.json.encode(reply), epoch)
 
     async def find(self, project: str, id: str) -> DeferredReplyRow | None:
-        """Returns a reply by its upstream's id; None: it is not stored, or its request was forgotten."""
+        """Returns a reply by its upstream's id, or None if it is not stored or its request was forgotten."""
         found = await self.store.responses.find(project, _name(project, id))
         if found is None:
             return None

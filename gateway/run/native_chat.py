@@ -61,8 +61,8 @@ class NativeChat:
     ) -> MemoryState | Literal[""]:
         """Answers a request in its own dialect, and returns the state of memory for it, as `Chat.answer` does.
 
-        native: of a request that has memory: `Resolver.memory_state` is "on" for it.
-        route: to the upstream that answers.
+        native: a request for which `Resolver.memory_state` is "on".
+        route: the route to the upstream that answers.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """

@@ -57,7 +57,8 @@ class PendingWrites:
         """Adds a write, or other work, that goes on after its request.
 
         subject: the name of the work, with which a line of the log begins.
-        awaited_by: the scope of the turn that is written, which makes its next request wait; None: it is no turn.
+        awaited_by: the scope of the turn that is written; the scope's next request waits for it. None: the work writes
+            no turn.
         """
         task = self._tasks.start(_log_failure(work, subject))
         if awaited_by is not None:
@@ -75,9 +76,9 @@ class PendingWrites:
     async def wait_project_written(
         self, project: str, timeout_s: float, *, only_unnamed: bool = False
     ) -> None:
-        """Waits for the turns of a project, as `wait_written` does for those of a scope.
+        """Waits for the turns of a project, as `wait_written` does for the turns of a scope.
 
-        only_unnamed: for those alone in which no user is named.
+        only_unnamed: True: waits only for turns that name no user.
         """
         scopes = {
             each

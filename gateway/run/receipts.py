@@ -27,7 +27,7 @@ def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
 
 
 def find_current_receipt() -> Receipt | None:
-    """Returns the receipt of the work within which this task runs; None: it has none, or that has ended."""
+    """Returns the receipt of the work within which this task runs, or None if it has none or the work has ended."""
     reference = _current.get()
     return None if reference is None else reference()
 
@@ -36,9 +36,9 @@ class RequestTracer(Protocol):
     """Decides which requests are traced, and makes spans of their receipts."""
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
-        """Returns the trace of a request or work that begins now; None: it is not sampled.
+        """Returns the trace of a request or work that begins now, or None if it is not sampled.
 
-        headers: of the request.
+        headers: the headers of the request.
         """
 
     def enqueue(self, receipt: Receipt) -> None:
@@ -82,11 +82,11 @@ class Receipts:
     ) -> Iterator[Receipt]:
         """Yields the receipt of work without a client, and hands it on when the work ends.
 
-        project: "" where it is not known.
-        agent_row: as in `Work`; work that goes on with a request was counted with it.
-        kind: as in `Work`.
-        key_id: the id of the key of the request that it continues.
-        is_awaited: the request or work of this task waits for it. Both are one trace.
+        project: the project of the work; "": not known.
+        agent_row: the value of `Work.agent_row`; work that continues a request was counted with the request.
+        kind: the value of `Work.kind`.
+        key_id: the id of the key of the request that the work continues; 0: no key.
+        is_awaited: True: the request or work of this task waits for the new work, so both are one trace.
         """
         receipt = Receipt(project=project, key_id=key_id, work=Work(kind, agent_row))
         if self.tracer is not None:

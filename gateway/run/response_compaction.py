@@ -68,9 +68,9 @@ async def compact(
 ) -> Compacted:
     """Returns the newest messages of a request, and a summary of all.
 
-    sink: of the client that waits for the summary.
-    make_view: makes the view of a chat completion, by which the summary is asked for.
-    read_summary: returns the summary that a message has from an earlier compaction; "": it has none.
+    sink: the sink of the client that waits for the summary.
+    make_view: returns the client view of the chat completion that asks for the summary.
+    read_summary: returns the summary that a message has from an earlier compaction, or "".
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """

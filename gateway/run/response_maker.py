@@ -57,7 +57,7 @@ class ResponseMaker:
         """Notes a response that was accepted here.
 
         number: the row of its run.
-        reservation: what its request has reserved; None: the response was accepted before, and has its reservation.
+        reservation: the reservation of its request; None: the response was accepted before, and has its reservation.
         """
         accepted_before = self._accepted.pop(number, None)
         if reservation is None:

@@ -34,7 +34,7 @@ class BackgroundRequest(Protocol):
 
     @property
     def conversation_id(self) -> str | None:
-        """The conversation that the request continues; None: it names no conversation."""
+        """The id of the conversation that the request names and continues, if any."""
 
     @property
     def waiting_ids(self) -> Collection[str]:
@@ -118,9 +118,11 @@ class ResponseRuns(Struct, frozen=True):
         return await self.as_cancelled(run, shown) if run.state is RunState.CANCELLED else shown
 
     async def as_cancelled(self, run: Run, shown: Json) -> Json:
-        """Returns a response as it is shown once it is cancelled: with what the last attempt has made.
+        """Returns a cancelled response as it is shown: with the items that the last attempt has made.
 
-        shown: as it was shown before. Raises: MemoryUnavailable.
+        shown: the response as it was shown before.
+
+        Raises: MemoryUnavailable.
         """
         with map_store_errors():
             turns = await self.load_turns(run)
@@ -148,7 +150,7 @@ class ResponseRuns(Struct, frozen=True):
         return await self._find_text(run, RunTextKind.REQUEST)
 
     async def _find_text(self, run: Run, kind: RunTextKind) -> bytes | None:
-        """Returns a text of a run; None: it is no longer stored."""
+        """Returns a text of a run, or None if it is no longer stored."""
         with map_store_errors():
             texts = await self.store.run_texts.load_texts(run.agent_row, run.id, kind)
         return texts[0].data or None if texts else None

@@ -75,7 +75,7 @@ class StoredResponses:
             return await load_turns_to(self.store, location.agent, location.exchange)
 
     async def conversation_id(self, location: TurnLocation) -> str | None:
-        """Returns the client's own id of a turn's conversation; None: it has none. Raises: MemoryUnavailable."""
+        """Returns the client's own id of a turn's conversation, if it has one. Raises: MemoryUnavailable."""
         with map_store_errors():
             conversation = await self.store.messages.find_conversation(
                 location.agent.scope.project, location.turn.name.conversation_uid

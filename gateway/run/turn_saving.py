@@ -58,11 +58,11 @@ class TurnMemory(Protocol):
         """Changes the context to the target of a prompt that `retarget` has returned: it is asked now."""
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        """Adds a note to the last answer of a round: of memory blocks that have changed since the model has seen them.
+        """Adds a note about memory blocks that have changed since the model has seen them to a round's last answer.
 
         Does nothing for a run: its steps get such notes when they are stored.
 
-        answers: by the index of the call in the round. The last answer is replaced.
+        answers: the answers by the index of the call in the round; the last answer is replaced.
         """
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
@@ -115,7 +115,7 @@ class TurnSaving:
     def write_unwaited(self, prompt: Prompt, outcome: TurnOutcome, subject: str) -> None:
         """Begins the write of the turn, unless it has begun. The client's next request waits for it.
 
-        subject: as in `PendingWrites.add`.
+        subject: the name of the work, as for `PendingWrites.add`.
         """
         if not self.is_written:
             self.services.pending.add(self._write(prompt, outcome), subject, awaited_by=self._scope)
@@ -173,7 +173,7 @@ class TurnSaving:
     def _note_not_durable(self, started_at: float, loss: str | None, *, is_late: bool) -> events.Saved:
         """Notes that the reply leaves although the turn is not on disk.
 
-        loss: why the turn will never be on disk; None: it may still be.
+        loss: the reason why the turn will never be on disk; None: it may still get there.
         """
         self.call.receipt.note_write(started_at, is_durable=False)
         self.services.metrics.not_durable.inc()

@@ -358,7 +358,7 @@ class DeploymentSettings(Table, frozen=True):
 class PriceSettings(Table, frozen=True):
     """The price of a million tokens.
 
-    cached: of input that the upstream has in its cache; None: the price of other input.
+    cached: the price of input that the upstream has in its cache; None: the price of other input.
     """
 
     input: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]

@@ -54,8 +54,8 @@ _FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
 def find_mistakes(settings: Settings, faulty_tables: Collection[str] = ()) -> list[SettingsError]:
     """Returns the mistakes that no single value shows.
 
-    faulty_tables: those with mistakes of their own. What depends on them is not judged: its
-        mistake may only follow from theirs.
+    faulty_tables: the tables with mistakes in single values. A setting that depends on such a table is not checked: its
+        mistake may only follow from that mistake.
     """
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]

@@ -100,11 +100,11 @@ def load_settings(
 ) -> Settings:
     """Reads and checks the settings.
 
-    config: a file that must exist; None: the file of MNEMOGATE_CONFIG, else `mnemogate.toml` if it exists.
-    environ: the variables; None: those of the process.
-    flags: (table, key) -> value.
-    upstream: base URL of the one upstream to use.
-    needs_secrets: with False, a secret is left out if its variable is not set, unless it belongs to the database. So a
+    config: the path of a file that must exist; None: the file of MNEMOGATE_CONFIG, else `mnemogate.toml` if it exists.
+    environ: the environment's variables; None: `os.environ`.
+    flags: the values of the command line's options by (table, key), which override all others.
+    upstream: the base URL of the one upstream to use; None: the upstreams of the file or of the variables.
+    needs_secrets: False: a secret is left out if its variable is not set, unless it belongs to the database. So a
         command that only reads the database needs no other secrets.
 
     Raises: SettingsError: names each setting that is wrong, what was seen and what is expected.
@@ -382,7 +382,7 @@ def _make_default_upstreams(environ: Mapping[str, str], upstream: str | None) ->
 
 
 class _SdkVariables(NamedTuple):
-    """The variables that the SDK of a provider reads; None: it is not set."""
+    """The values of the variables that the SDK of a provider reads; None: the variable is not set."""
 
     key: str | None
     base_url: str | None

@@ -253,7 +253,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
 
 
 def _find_secret(values: dict[bytes, str]) -> str | None:
-    """Returns the text that a request presents as the gateway's key, valid or not; None: it presents no text."""
+    """Returns the text that a request presents as the gateway's key, valid or not, or None if it presents no text."""
     secret = values.get(_KEY_HEADER)
     if secret is not None:
         return secret

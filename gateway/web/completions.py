@@ -80,7 +80,7 @@ class ChatRoute:
 
         headers: the request's headers, perhaps with others added or left out.
         make_view: makes the view of the dialect in which the request came.
-        continued_conversation: as `continued` of `Chat.answer`.
+        continued_conversation: the value for `continued` of `Chat.answer`.
         """
         info = incoming.info
         with self._begin_reply(incoming, request, receipt) as reply:
@@ -94,7 +94,7 @@ class ChatRoute:
     ) -> None:
         """Answers a request that its upstream gets in its own dialect.
 
-        route: to the upstream that answers.
+        route: the route to the upstream that answers.
         headers: the request's headers, perhaps with others added or left out.
         """
         info = incoming.info

@@ -218,8 +218,8 @@ async def forward_without_memory(
 ) -> None:
     """Sends a request upstream without memory, and its reply to the client.
 
-    send_timeout_s: how long the client may take no byte of the reply.
-    change: changes the reply; None: the reply passes as it comes.
+    send_timeout_s: the seconds after which a client that accepts no byte of the reply is disconnected.
+    change: the function that changes the reply; None: the reply passes unchanged.
     """
     info = incoming.info
     receipt = info.begin_receipt()

@@ -27,7 +27,7 @@ def is_anthropic_client(scope: Scope) -> bool:
 
 
 def choose_messages_error_form(scope: Scope) -> ErrorForm | None:
-    """Returns the form of errors for Anthropic's clients; None: this request is of another API."""
+    """Returns the form of errors for Anthropic's clients, or None for a request of another API."""
     path = scope["path"]
     if path == MESSAGES_PATH or _is_messages_subpath(scope):
         return MESSAGES_ERRORS

@@ -33,7 +33,7 @@ AgentLister = Callable[[str, int], Awaitable[Sequence[NamedAgent]]]
 
 
 def make_model_routes(models: ModelList, list_agents: AgentLister | None) -> list[Route]:
-    """Returns the routes. list_agents: lists the agents that were made over REST; None: none are listed."""
+    """Returns the routes. list_agents: lists the agents that were made over REST; None: no agents are listed."""
 
     async def list_agent_entries(info: RequestInfo) -> list[dict[str, Any]]:
         # The agents are their project's, so a key of one user's does not open them.

@@ -20,7 +20,7 @@ def find_header(headers: Iterable[tuple[bytes, bytes]], lower_name: bytes) -> by
 
 
 def read_upstream_name(headers: RawHeaders) -> str | None:
-    """Returns the name of the upstream that a request asks for; None: it asks for none.
+    """Returns the name of the upstream that a request asks for, or None if it names no upstream.
 
     Raises: BadRequest: the header came twice, or its value is no text.
     """

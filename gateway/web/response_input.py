@@ -85,7 +85,7 @@ class ResponseInput:
         """Returns the system messages of a turn's conversation, then the turns up to this one, oldest first.
 
         has_last_reply: the reply of this turn is among the items; the replies of earlier turns always are.
-        shows_sealed_thoughts: as in `ResponseTerms`.
+        shows_sealed_thoughts: the value of `ResponseTerms.shows_sealed_thoughts`.
         """
         stored = self.finder.stored
         groups = await self._group_system(await stored.conversation_id(location), owner)

@@ -31,9 +31,9 @@ class ResponseOwners:
         store.forgetting.add_forget_listener(self._rules.cache_clear)
 
     def read_user(self, scope: Scope, members: Mapping[str, bytes]) -> str | None:
-        """Returns the user whom a request names; None: it names none. Raises: BadRequest, NotAllowed.
+        """Returns the user that a request names, or None if it names no user. Raises: BadRequest, NotAllowed.
 
-        scope: of the handshake.
+        scope: the ASGI scope of the handshake.
         members: the members of the request's body, each value as it is written.
         """
         fields = self._rules(get_request_info(scope).caller.project).source_fields

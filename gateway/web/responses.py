@@ -94,7 +94,7 @@ class ResponsesRoute(ResponseCallRoute):
     async def _read_native(
         self, head: ForwardedHead, request_body: RequestBody, scope: Scope
     ) -> NativeResponsesRequest | None:
-        """Returns a request that goes upstream with memory; None: it goes upstream without, as it came."""
+        """Returns the request if it goes upstream with memory, or None if it goes upstream as it came."""
         if head.is_encoded:
             return None
         raw = bytes(request_body.raw)

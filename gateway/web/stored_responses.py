@@ -104,8 +104,8 @@ class GatewayResponses:
     ) -> None:
         """Sends the events of a response after a number, up to its end.
 
-        response: as it is now.
-        headers: of the reply.
+        response: the response in its present state.
+        headers: the headers of the reply.
         """
         reply.start(200, [EVENT_STREAM_HEADER, *headers])
         async with aclosing(self.background.events(run, after, response)) as events:

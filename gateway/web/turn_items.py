@@ -38,10 +38,10 @@ def render_turn(
 ) -> list[Json]:
     """Returns the items of a turn, as clients have them.
 
-    previous_turn: has the calls of the results among the inputs; None: the turn is the first.
+    previous_turn: the turn before, which has the calls of the results among the inputs; None: the turn is the first.
     directions: the system and developer messages of the turn that are shown.
-    includes_reply: the reply is among the items, too.
-    shows_sealed_thoughts: as in `ResponseTerms`.
+    includes_reply: True: the reply is among the items.
+    shows_sealed_thoughts: the value of `ResponseTerms.shows_sealed_thoughts`.
     """
     turn_items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
     reply = turn.reply

@@ -371,7 +371,7 @@ def find_names(names: Sequence[str], requests: Sequence[Seen], subject: str) -> 
 
 
 def find_side_rule(seen: Seen) -> str | None:
-    """Returns the rule by which a request is the application's own; None: it is a user's."""
+    """Returns the rule by which a request is the application's own, or None for a user's request."""
     headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
     return identify(headers, seen.json, IdentityRules("default"), "default").side_request
 
@@ -440,9 +440,9 @@ def note_chats(
 ) -> None:
     """Notes what an application's chat completions show.
 
-    chats: those of the play without a gateway.
+    chats: the chat completions of the play without a gateway.
     through: all requests of the play through a gateway.
-    exchanges: as the gateway has stored them.
+    exchanges: the exchanges that the gateway has stored.
     """
     side = {rule: None for seen in chats if (rule := find_side_rule(seen))}
     conversation_chats = [seen for seen in chats if not find_side_rule(seen)]
@@ -486,7 +486,7 @@ def try_application(app: Application, cache: Path) -> Row:
 def play_both_ways(app: Application, folder: Path, home: Path, upstream: StrictUpstream, row: Row) -> None:
     """Plays the scene directly and through a gateway, and notes in the row what was found.
 
-    folder: that of the application, which also gets the requests of both plays and the gateway's log.
+    folder: the application's folder, which also gets the requests of both plays and the gateway's log.
     home: an empty folder for the gateway.
 
     Raises: Failed.

@@ -282,10 +282,10 @@ _STOP = {"Chinese": "。", "Japanese": "。", "Korean": ". ", "Thai": " ", "Germ
 
 
 def make_chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[MemoryCase]:
-    """Returns memories in a language; of the facts each half has its own, and asks about them.
+    """Returns memories in a language. Each half has facts of its own, and asks about these facts.
 
-    language: as in FACTS; what stands before a comma in it names all but the facts. is_courteous: each question stands
-    among courtesies, and nothing else is asked.
+    language: a name of FACTS; the part before a comma names all but the facts.
+    is_courteous: True: each question stands among courtesies, and nothing else is asked.
     """
     facts = [tuple(line.split("|")) for line in FACTS[language].strip().splitlines()][half::2]
     language = language.partition(",")[0]

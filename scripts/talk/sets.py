@@ -83,7 +83,7 @@ def make_long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str =
 def make_small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[MemoryCase]:
     """Returns memories of LongMemEval's own sessions, some 22 messages each, with a question that belongs to another.
 
-    limit: of memories; 0: all.
+    limit: the most memories; 0: all.
     """
     order = random.Random(SEED).sample(list(questions), len(questions))
     for question, other in itertools.islice(itertools.pairwise([*order, order[0]]), limit or None):

@@ -67,10 +67,12 @@ class AuditOperations(Struct, frozen=True):
     now: Callable[[], float]
 
     async def add(self, actor: str, action: AuditAction, memory: str | None = None, what: str = "") -> None:
-        """Adds an entry. Raises: StoreError.
+        """Adds an entry.
 
-        memory: the uid of the memory that the action concerns; None: it concerns no memory.
-        what: as in `AuditRecord`.
+        memory: the uid of the memory that the action concerns; None: the action concerns no memory.
+        what: the value of `AuditRecord.what`.
+
+        Raises: StoreError.
         """
         await self.store.audit.add(self.now(), actor, action, memory, what)
 
@@ -119,10 +121,10 @@ class AuditOperations(Struct, frozen=True):
     async def load_editors(self, uid: str, label: str) -> dict[int, str]:
         """Returns the actors that made the versions of a block, by the numbers of the versions.
 
-        The audit may lack some.
+        The audit may lack the actors of some versions.
 
-        uid: of the memory that has the block.
-        label: of the block.
+        uid: the uid of the memory that has the block.
+        label: the label of the block.
         """
         entries = await self.store.audit.list_of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
         versions = ((AuditedVersion.parse(entry.what), entry.actor) for entry in entries)

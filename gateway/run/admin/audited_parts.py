@@ -35,7 +35,7 @@ class AuditedFact(Struct, frozen=True):
 
     @classmethod
     def parse(cls, what: str) -> AuditedFact | None:
-        """Parses what an entry concerns, its `what`; None: it is no fact."""
+        """Parses the `what` of an audit entry. Returns None if it names no fact."""
         if (match := _FACT.fullmatch(what)) is None:
             return None
         seq, new_seq, restored_seq, state = match.groups()
@@ -70,7 +70,7 @@ class AuditedVersion(Struct, frozen=True):
 
     @classmethod
     def parse(cls, what: str) -> AuditedVersion | None:
-        """Parses what an entry concerns, its `what`; None: it is no version of a block."""
+        """Parses the `what` of an audit entry. Returns None if it names no version of a block."""
         if (match := _VERSION.fullmatch(what)) is None:
             return None
         label, restored, version = match.groups()
@@ -89,8 +89,8 @@ def render_audited_part(kind: str, id: int | str) -> str:
 def render_audited_facts(seqs: Sequence[int], older: int) -> str:
     """Returns the facts that are forgotten with a message, as the audit names them ("with facts 4, 7 and 2 older").
 
-    seqs: the facts that are named.
-    older: how many more facts are forgotten.
+    seqs: the numbers of the facts that are named.
+    older: the number of further facts that are forgotten.
     """
     noun = "fact" if len(seqs) == 1 and not older else "facts"
     return f"{_ALONG}{noun} {', '.join(map(str, seqs))}{f' and {older} older' if older else ''}"

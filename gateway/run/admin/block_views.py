@@ -167,7 +167,7 @@ def _find_origin(page: BlockPage, line: str) -> VersionRecord | None:
 
 
 def find_correction(page: BlockPage) -> BlockCorrection | None:
-    """Returns the last change of a block; None: it is no correction, or the page does not have it."""
+    """Returns the last change of a block if the page has it and it is a correction."""
     if len(page.versions) < 2:
         return None
     newest, previous = page.versions[:2]

@@ -193,10 +193,12 @@ class ConversationViews(Struct, frozen=True):
         limit: int,
         max_chars: int,
     ) -> MergedBranches | None:
-        """Returns a page of all branches of a conversation; None: it has one branch, or too many messages.
+        """Returns a page of all branches of a conversation, or None if it has one branch or too many messages.
 
         page: any page of the conversation.
-        before, limit, max_chars: as of `show`.
+        before: the value for `before` of `show`.
+        limit: the value for `limit` of `show`.
+        max_chars: the value for `max_chars` of `show`.
         """
         if not can_be_merged(page):
             return None

@@ -33,9 +33,9 @@ def make_message_records(
 
     An exchange that is off the record, or was forgotten whole, is one record without text.
 
-    exchange: with its content.
-    request: the id of the request that the exchange answered, if the id is known.
-    is_whole: no text is cut.
+    exchange: the exchange, with its content.
+    request: the id of the request that the exchange answered; None: not known.
+    is_whole: True: no text is cut.
     """
     if is_tombstone(exchange):
         state: _State = "off" if exchange.state is State.OFF else "forgotten"

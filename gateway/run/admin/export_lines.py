@@ -397,8 +397,8 @@ def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
 def check_line(part: str, values: Mapping[str, Any], *, is_for_tombstone: bool = False) -> None:
     """Checks the fields of a line.
 
-    part: what the line is, one of `PARTS`.
-    is_for_tombstone: the fields are of an exchange that was forgotten, or is off the record.
+    part: the kind of the line, one of `PARTS`.
+    is_for_tombstone: True: the fields are of an exchange that was forgotten or is off the record.
 
     Raises: MalformedLine.
     """

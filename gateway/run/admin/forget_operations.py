@@ -103,9 +103,9 @@ async def find_forget_target(store: Store, agent_row: int, part: Part) -> Forget
 async def name_erased(
     store: Store, agent_row: int, target: ForgetTarget, parts: Sequence[str], retained: Sequence[int] = ()
 ) -> Sequence[str]:
-    """Returns what the audit notes of a forgetting that is about to begin: an entry for each part, and for the facts.
+    """Returns the subjects (`what`) of the audit entries for a forgetting: one for each part, and one for the facts.
 
-    parts: what is forgotten, as the audit names it.
+    parts: the forgotten parts, as the audit names them.
     retained: the numbers of facts that stay.
     """
     if target.is_all:
@@ -163,13 +163,13 @@ class ForgetOperations:
 
         Returns an object with these members:
 
-        memories: how many memories the call has begun to forget, or has begun to forget a part of.
+        memories: the number of memories that the call has begun to forget, whole or in part.
         left: the numbers of the forgettings that are not finished, for the next call.
-        done: nothing is left.
-        swept: the database has no old copies of what was forgotten, either.
-        messages: of a part, how many messages it has.
-        kept: of a part, how many messages of the same exchange stay.
-        conversation: of a part, the public id of its conversation.
+        done: True: nothing is left.
+        swept: True: the database has no old copies of the forgotten texts, either.
+        messages: the number of messages of a part.
+        kept: the number of messages of the same exchange that stay.
+        conversation: the public id of the part's conversation.
 
         The argument `keep` has the numbers of true facts that would go with the part, and stay.
         """
@@ -208,10 +208,10 @@ class ForgetOperations:
         }
 
     async def preview(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns what a call of `forget` with a part would take besides: {"facts", "more_facts"}.
+        """Returns the facts that `forget` would forget with a part: {"facts", "more_facts"}.
 
-        facts: the newest facts that would go: {"seq", "text", "is_true"}. Those that are true can be kept.
-        more_facts: how many go in all.
+        facts: the newest of these facts: {"seq", "text", "is_true"}. Facts that are true can be kept.
+        more_facts: the number of all these facts.
         """
         request = ForgetRequest.read(raw, self.defaults)
         if request.part is None:
@@ -224,7 +224,7 @@ class ForgetOperations:
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.
 
-        waiting: how many edits of the block are not in it yet, since their turns are not confirmed.
+        waiting: the number of edits that the block lacks until their turns are confirmed.
         """
         arguments = Arguments(raw)
         owner = arguments.owner(self.defaults)
@@ -333,7 +333,7 @@ class ForgetOperations:
     ) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.
 
-        what: as in `AuditEntry`.
+        what: the value of `AuditEntry.what`.
         retained: the numbers of facts that stay.
 
         Raises: BadRequest: one of these is no longer true.

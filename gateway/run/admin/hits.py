@@ -58,9 +58,9 @@ def _make_hit_record(
 ) -> HitRecord | LeftOutRecord:
     """Returns the record of a hit.
 
-    message: the text that was found; None: no search finds it now.
-    ended_fact: the fact that was found and is no longer true; None: there is none.
-    refs: those of the messages' exchanges, by the rows of the exchanges.
+    message: the found message or fact; None: no search finds it now.
+    ended_fact: the found fact, if it is no longer true.
+    refs: the references of the messages' exchanges, by the rows of the exchanges.
     """
     hit = HitRecord(
         kind=_get_hit_kind(entry, message),

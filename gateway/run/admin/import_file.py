@@ -214,7 +214,7 @@ def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
 
 
 def _parse_line(line: bytes | Unreadable) -> dict[str, Any] | Unreadable | None:
-    """Returns the object of a line; None: it is blank. Raises: BadRequest."""
+    """Returns the object of a line, or None for a blank line. Raises: BadRequest."""
     if isinstance(line, Unreadable):
         return line
     if not line.strip():

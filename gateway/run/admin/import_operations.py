@@ -238,9 +238,9 @@ class ImportOperations:
     async def undo(
         self, uid: str, *, project: str | None = None, wait_s: float | None = None
     ) -> dict[str, Any]:
-        """Forgets what an import has added. Returns the import as JSON. Raises: UnknownId.
+        """Forgets all that an import has added. Returns the import as JSON. Raises: UnknownId.
 
-        wait_s: how long the call waits for the undoing, which goes on in any case; None: until it is done.
+        wait_s: the most seconds that the call waits for the undoing, which goes on in any case; None: until it is done.
         """
         stored = await self._get(uid, project)
         running = self._running.get(uid)

@@ -59,8 +59,8 @@ class ImportPerformer(Struct, frozen=True):
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
         """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
 
-        format: None: it is found by the file's content.
-        source_user: only the facts of this user are counted; None: those of all users.
+        format: the name of the file's format; None: the content shows the format.
+        source_user: the only user in the file with facts that count; None: the facts of all users count.
         """
         pages = survey_file(file, format, source_user, self.now())
         while True:

@@ -74,8 +74,8 @@ class ImportProgress(Struct, frozen=True):
     def with_exchanges(self, counts: Sequence[MessageCounts], done: int) -> ImportProgress:
         """Returns the progress with more exchanges of a conversation.
 
-        counts: of the messages of each exchange of the conversation.
-        done: how many of these exchanges are written now.
+        counts: the counts of messages of each exchange of the conversation.
+        done: the number of these exchanges that are written now.
         """
         before = self.partial
         added = counts[before.exchange_count : done]
@@ -96,8 +96,8 @@ class ImportProgress(Struct, frozen=True):
     def with_conversation_ended(self, skipped: int, chars: int) -> ImportProgress:
         """Returns the progress at the end of a conversation.
 
-        skipped: how many of its messages are in no exchange.
-        chars: the characters of its other messages.
+        skipped: the number of its messages that are in no exchange.
+        chars: the number of characters of its other messages.
         """
         conversation = self.partial
         if conversation.new:
@@ -123,7 +123,7 @@ class ImportProgress(Struct, frozen=True):
     def with_conversation_skipped(self, messages: int) -> ImportProgress:
         """Returns the progress after a conversation that is left out, of which a part may be written already.
 
-        messages: how many the conversation has in the file.
+        messages: the number of messages of the conversation in the file.
         """
         written = self.partial
         unwritten = messages - written.new - written.known - written.skipped

@@ -52,9 +52,10 @@ def read_pages(
 ) -> Iterator[list[PreparedItem]]:
     """Yields the items of a file that are not done yet, page by page.
 
-    source_user: only the facts of this user are read; None: those of all users.
-    position: how many items of the file are done.
-    now, oldest: in seconds since the epoch; exchanges that ended before `oldest` are not retained.
+    source_user: the only user in the file with facts that are read; None: the facts of all users are read.
+    position: the number of the file's items that are done.
+    now: the present time in seconds since the epoch.
+    oldest: the end of the retention in seconds since the epoch; exchanges that ended earlier are left out.
 
     Raises: BadRequest.
     """
@@ -91,8 +92,8 @@ def survey_file(
 ) -> Iterator[Survey | None]:
     """Counts the content of a whole file. Yields None after each page, and at the end the survey.
 
-    format: None: it is found by the file's content.
-    now: in seconds since the epoch; a later time in the file counts as now.
+    format: the name of the file's format; None: the content shows the format.
+    now: the present time in seconds since the epoch; a later time in the file counts as now.
 
     Raises: BadRequest.
     """

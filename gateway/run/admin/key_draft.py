@@ -81,7 +81,7 @@ def with_fields(raw: RawArguments, key: Key) -> Key:
 def check_opens(opens: str | None, **bounds: object) -> None:
     """Checks that a key which opens metrics or the page has no bounds of requests. Raises: BadRequest.
 
-    opens: as in `Key`; None: the key is for requests.
+    opens: the value of `Key.opens`; None: the key is for requests.
     bounds: the key's bounds, by their fields; None: the key has no such bound.
     """
     for field, value in bounds.items():

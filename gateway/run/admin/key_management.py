@@ -35,7 +35,7 @@ _MAX_OVERLAP_S: Final = 2_592_000
 class KeyManagement(Struct, frozen=True):
     """Manages keys for a caller.
 
-    project: in all methods the only project that the caller sees; None: all projects.
+    The parameter `project` of its methods is the only project that the caller sees; None: all projects.
     """
 
     keys: Keys

@@ -61,10 +61,11 @@ class LinkOperations(Struct, frozen=True):
     ) -> MadeLink:
         """Creates a link to a user's memory.
 
-        body: parsed JSON, as `LinkRequest`.
-        key_id: of the caller's key; 0: the gateway has no keys.
+        body: the parsed JSON of the request, which must have the form of `LinkRequest`.
+        key_id: the id of the caller's key; 0: the gateway has no keys.
         key_name: the name of that key in the audit; "": the audit names the link.
-        key_expires_at: when the key expires, in seconds since the epoch; the link then expires too. None: it does not.
+        key_expires_at: the time at which the key expires, and the link with it, in seconds since the epoch; None: the
+            key does not expire.
 
         Raises: BadRequest; UnknownId: nothing is remembered of the user.
         """

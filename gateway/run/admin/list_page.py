@@ -29,7 +29,7 @@ class ListPage(Struct, Generic[_Item], frozen=True):
 
 
 def make_next_cursor(items: Sequence[_Item], limit: int, cursor_of: Callable[[_Item], str]) -> str | None:
-    """Returns the cursor of the next page; None: this is the last page.
+    """Returns the cursor of the next page, or None if this is the last page.
 
     items: the items of the page, and one more if the list goes on.
     cursor_of: returns the cursor of the page after an item.

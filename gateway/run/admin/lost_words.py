@@ -41,9 +41,9 @@ class OutdatedHit(NamedTuple):
 
 
 class LostWords(Struct, frozen=True):
-    """Finds words that texts have lost by corrections. Nothing is written. All methods raise UnknownId and StoreError.
+    """Finds words that texts have lost by corrections. Nothing is written.
 
-    project: as in `WordCounts`.
+    The parameter `project` of its methods is as in `WordCounts`. All methods raise UnknownId and StoreError.
     """
 
     word_counts: WordCounts
@@ -92,9 +92,9 @@ class LostWords(Struct, frozen=True):
         """Returns how many texts still have the words that corrections have taken out of a text.
 
         Texts with all lost words of one of the old texts are counted. If there are none, texts with any one of the
-        words are, for old texts that have lost few: one word of a whole sentence says nothing of the rest.
+        words are counted, for old texts that have lost few: one word of a whole sentence shows nothing of the rest.
 
-        old_texts: what the text was before the last correction, then before the one before it, and so on.
+        old_texts: the text before the last correction, then before the correction before it, and so on.
 
         Returns None if no word was taken out, if a search took too long, or if the only texts may be not indexed yet.
         """

@@ -127,7 +127,7 @@ class McpMemory:
         return McpAnswer(msgspec.to_builtins(result))
 
     async def _find_agent(self, scope: Scope) -> Agent | None:
-        """Returns the memory of a user; None: it has not begun. Raises: NotAllowed: the memory is paused."""
+        """Returns the memory of a user, or None if it has not begun. Raises: NotAllowed: the memory is paused."""
         agent = await self._tools.store.agents.find_current(scope)
         if agent is not None:
             check_not_paused(agent)

@@ -85,7 +85,7 @@ class MemoryEdits(Struct, frozen=True):
     async def add_fact(self, editor: Editor, uid: str, text: str, *, always: bool = False) -> Fact:
         """Adds a fact that rests on no message, and returns it.
 
-        always: as in `remember_fact`.
+        always: the value for `always` of `remember_fact`.
 
         Raises: FactExists: an equal fact is true.
         """

@@ -78,16 +78,17 @@ class NamedMemory(NamedTuple):
 
 
 class MemoryViews:
-    """Reads memories. The methods, and those of its fields, raise UnknownId: there is no such memory.
+    """Reads memories.
 
-    project: in all methods the only project that the caller sees; None: all projects.
+    The parameter `project` of all methods is the only project that the caller sees; None: all projects. The methods and
+    the methods of the fields raise UnknownId if there is no such memory.
     """
 
     def __init__(self, store: Store, now: Callable[[], float], keep_why_days: float = 7.0) -> None:
         """Makes views of the memories of a store.
 
-        now: seconds since the epoch.
-        keep_why_days: for how long the recall of a request is kept.
+        now: returns the seconds since the epoch.
+        keep_why_days: the days for which the recall of a request is stored.
         """
         self.store = store
         self.blocks = BlockViews(store)
@@ -167,7 +168,7 @@ class MemoryViews:
         return name_of((await get_memory(self.store, project, uid)).scope)
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
-        """Returns what a memory's blocks or facts say that its person is called; None: they do not say it."""
+        """Returns the line of a memory's blocks or facts that names its person, if there is such a line."""
         shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
         blocks = ((shown.block.label, shown.block.value) for shown in shown_blocks if not shown.is_shared)
         return await self.find_name_line_with(memory.id, blocks)

@@ -50,7 +50,7 @@ class Arguments:
         return name in self._fields
 
     def raw(self, name: str) -> Any:
-        """Returns a field unread; None: it was left out."""
+        """Returns a field unread, or None if it was left out."""
         return self._fields.get(name)
 
     def text(self, name: str) -> str:
@@ -61,7 +61,10 @@ class Arguments:
         return self.text(name) if name in self else None
 
     def read_optional_id(self, name: str) -> str | None:
-        """Returns the id of a user or a conversation, if requests may name it so; None: it was left out."""
+        """Returns the id of a user or a conversation, or None if it was left out.
+
+        Raises: BadRequest: requests cannot have this id.
+        """
         if name not in self:
             return None
         id = check_id(self.text(name), name)
@@ -99,10 +102,10 @@ class Arguments:
         return value
 
     def owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
-        """Reads the owner of a memory: `project` with `profile` and `user` or `conversation`, or with `agent`.
+        """Returns the owner of a memory: `project` with `profile` and `user` or `conversation`, or with `agent`.
 
-        defaults: replace a user and a profile that are left out; None: they stay left out.
-        is_new: the memory is to be made, so requests must be able to name its owner.
+        defaults: the values for a user and a profile that are left out; None: no values.
+        is_new: True: the memory is to be made, so requests must be able to name its owner.
         """
         project = self.optional_text("project")
         if project is None:

@@ -44,9 +44,9 @@ def describe_forget_request(arguments: dict[str, Any]) -> str:
 
 
 def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
-    """Returns lines about the facts that go with what is forgotten; "": none goes.
+    """Returns lines about the facts that are forgotten with a part, or "" if there are no such facts.
 
-    preview: what `ForgetOperations.preview` has returned.
+    preview: the answer of `ForgetOperations.preview`.
     keep: the numbers of the facts that stay.
     """
     facts = preview["facts"]
@@ -64,11 +64,11 @@ def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
 
 
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Returns what a `memory forget` has erased. After a message it names the commands that forget its quotes.
+    """Returns lines about what a `memory forget` has erased, with the commands that forget quotes of a message.
 
-    arguments: also with `config` and `db`, which the named commands repeat.
-    memories: how many memories were forgotten, or had the part that was named.
-    answer: what `ForgetOperations.forget` has returned for the first call.
+    arguments: the command's arguments, with `config` and `db`, which the named commands repeat.
+    memories: the number of memories that were forgotten, or that had the named part.
+    answer: the answer of the first call of `ForgetOperations.forget`.
     """
     if part := _find_named(arguments, _SINGLE_PARTS):
         return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
@@ -96,7 +96,7 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
     """Returns lines about messages that may quote a forgotten one, and the commands that forget or find them.
 
     seq: the number of the forgotten message or exchange.
-    answer: what `ForgetOperations.forget` has returned for the first call.
+    answer: the answer of the first call of `ForgetOperations.forget`.
     """
     names = ("config", "db", "project", "profile", *_OWNERS)
     options = [(name, arguments[name]) for name in names if arguments.get(name) is not None]
@@ -116,20 +116,20 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
 
 
 def describe_export(arguments: dict[str, Any], messages: int, path: str, size: int) -> str:
-    """Returns the sentence about what an export has written.
+    """Returns a sentence about a finished export.
 
-    messages: how many messages the export has.
-    size: the bytes of the file.
+    messages: the number of exported messages.
+    size: the size of the file in bytes.
     """
     count = count_noun(messages, "messages")
     return escape_controls(f"Exported: {_count_owner(arguments)}, {count}, to {path} ({size:,} bytes).")
 
 
 def describe_import(arguments: dict[str, Any], path: str | None, size: int) -> str:
-    """Returns the sentence about what an import has read.
+    """Returns a sentence about a finished import.
 
     path: the path of the file; None: the standard input.
-    size: how many bytes were read.
+    size: the number of bytes that were read.
     """
     return escape_controls(
         f"Imported: {_count_owner(arguments)}, from {path or 'standard input'} ({size:,} bytes)."

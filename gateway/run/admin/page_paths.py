@@ -32,7 +32,7 @@ def parse_part(segment: str) -> str:
 def make_message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangeRef, seq: int) -> str:
     """Returns the address of a message, relative to /ui/. The page shows the branch that ends with its exchange.
 
-    conversation_uid: of the message's conversation.
+    conversation_uid: the uid of the message's conversation.
     """
     before = seq + _SHOWN_AFTER
     end = f"&before={before}" if before <= exchange.reply_seq else ""

@@ -63,7 +63,7 @@ class QuestionViews(Struct, frozen=True):
         """Returns the questions of requests by the requests' ids, as far as a question is noted and may be seen.
 
         requests: the ids of the requests.
-        logged: those of the requests that the log has. The recalls of all others say which exchanges have their turns.
+        logged: the requests that the log has. The recalls of all others name the exchanges of their turns.
         """
         memory = await get_memory(self.store, project, uid)
         recalled = await self.store.recalls.load_exchanges(

@@ -167,11 +167,13 @@ class RemainingTexts:
         return [*stays, self.make_other_mentions(self._words or first)]
 
     async def list_facts(self, going: Collection[int], texts: Sequence[str]) -> list[RemainingRecord]:
-        """Returns true facts that stay: first those with the sought words, then those that share most words with what
-        goes, then the newest.
+        """Returns true facts that stay, the likeliest mentions first.
+
+        Facts with the sought words come first, then facts that share most words with the forgotten texts, then the
+        newest.
 
         going: the numbers of the facts that go.
-        texts: those that go.
+        texts: the texts that go.
         """
         facts = await self._store.facts.list(self._memory.id, limit=_MAX_COMPARED_FACTS)
         # In a thread, since hundreds of texts take some milliseconds.
@@ -203,7 +205,7 @@ class RemainingTexts:
     def make_other_mentions(self, text: str | None) -> RemainingRecord:
         """Returns the remark that other messages may mention what goes, and where to look for them.
 
-        text: what the page looks for; None: nothing yet.
+        text: the text that the page looks for; None: no text yet.
         """
         remark = "Whatever says it elsewhere, or in other words."
         search_page = page_path("m", self._memory.uid, "search")
@@ -243,7 +245,7 @@ class RemainingTexts:
     ) -> list[RemainingRecord]:
         """Returns the newest replies that quote one of some texts, or that were made with one in their note.
 
-        texts: by the numbers of their messages or facts.
+        texts: the texts by the numbers of their messages or facts.
         own_exchange: the exchange of the texts; its reply is not listed.
         """
         quoting_rows = [row for row in await self._find_quoting(texts) if row != own_exchange]
@@ -264,7 +266,7 @@ class RemainingTexts:
     async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
         """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter.
 
-        texts: by the numbers of their messages or facts. Only later replies can quote them.
+        texts: the texts by the numbers of their messages or facts; only later replies can quote them.
         """
         agent = await self._store.agents.find_by_id(self._memory.id)
         if agent is None:

@@ -96,10 +96,10 @@ def explain_logged(
 ) -> ExplainedRequest:
     """Explains a request of which no recall is stored.
 
-    conversation: the conversation in which the request can be read; None: it can be read in none.
-    paused_since: since when the memory was paused at the time of the request; None: it was not paused.
-    exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
-    first: the recall of the request that searched memory for the same question; None: it is not known.
+    conversation: the conversation in which the request can be read; None: no conversation has it.
+    paused_since: the time since which the memory was paused when the request came; None: it was not paused.
+    exchange: the exchange of the request's turn, with content; None: an unknown exchange, or one without words.
+    first: the recall of the request that searched memory for the same question; None: not known.
     """
     note = None
     sentence = _render_logged_sentence(logged, paused_since)
@@ -120,7 +120,7 @@ def explain_logged(
 
 
 def _render_logged_sentence(logged: LoggedRequest, paused_since: float | None) -> str | None:
-    """Returns the sentence of a request of which the log alone shows why nothing is noted; None: it does not."""
+    """Returns the sentence of a request for which the log alone shows why nothing is noted, or None if it does not."""
     if paused_since is not None:
         return f"Nothing was recalled: memory has been paused since {render_minute(paused_since)} (UTC)."
     if logged.side_request:
@@ -140,8 +140,8 @@ def _render_logged_sentence(logged: LoggedRequest, paused_since: float | None) -
 def _render_sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
     """Returns the sentence about why memory was not searched for a request.
 
-    exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
-    first: the recall of the request that searched memory for the same question; None: it is not known.
+    exchange: the exchange of the request's turn, with content; None: an unknown exchange, or one without words.
+    first: the recall of the request that searched memory for the same question; None: not known.
     """
     if exchange is None:
         return (

@@ -150,7 +150,7 @@ class RequestOperations(Struct, frozen=True):
         return ForgottenRequest(agent.uid, name_of(logged.scope), logged.started_at, frozenset(parts))
 
     async def _find_conversation(self, logged: LoggedRequest, agent: Agent | None) -> str | None:
-        """Returns the uid of a request's conversation; None: it has no message that can be read."""
+        """Returns the uid of a request's conversation, or None if no message of it can be read."""
         if agent is None or logged.conversation_uid is None:
             return None
         conversation = await self.store.memory_pages.find_conversation(agent.id, logged.conversation_uid)

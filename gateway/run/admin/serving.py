@@ -81,10 +81,12 @@ class ServingProcess(NamedTuple):
     def ask(self, operation: str, body: bytes, answer_s: float | None = None) -> Any:
         """Returns the answer of an operation.
 
-        body: its arguments, JSON.
-        answer_s: how long it may take; None: `ANSWER_S`.
+        body: the operation's arguments, as JSON.
+        answer_s: the most seconds that the answer may take; None: `ANSWER_S`.
 
-        Raises: GatewayError: the process's error, or that it does not answer; ProcessGone.
+        Raises:
+            GatewayError: the error of the process, or an error that the process does not answer.
+            ProcessGone.
         """
         request = urllib.request.Request(
             f"{self.address}/admin/{operation}",

@@ -137,7 +137,8 @@ def _render_retained(retained: Retained) -> str:
 def _render_exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. If the turn is not active, they end with the reason.
 
-    prefix_is_shared, previous: as `list_recallable_messages` has them.
+    prefix_is_shared: the value for `list_recallable_messages`.
+    previous: the value for `list_recallable_messages`.
     """
     why = ""
     if exchange.state is State.CANCELLED:

@@ -121,9 +121,9 @@ def show_coloured_json(text: str) -> None:
 def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes: bool) -> Progress:
     """Makes a progress bar on stderr, which vanishes at its end. Lines that are printed meanwhile appear above it.
 
-    total: None if it is not known.
-    is_counted: the bar shows how much is done.
-    is_bytes: how much is done is a number of bytes; otherwise of things.
+    total: the number of bytes or things in all; None: not known.
+    is_counted: True: the bar shows how much is done.
+    is_bytes: True: the numbers are of bytes; False: of things.
     """
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(description, markup=False)]
     if total is not None:

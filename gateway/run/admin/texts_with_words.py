@@ -70,7 +70,10 @@ async def find_blocks_with(blocks: Sequence[BlockRecord], query: str) -> tuple[B
 
 
 def make_text_record(uid: str, message: Message, ref: ExchangeRef | None, query: str) -> TextWithWords:
-    """Returns a text that has some words of a query. ref: of its exchange; None: it is no message, or is unknown."""
+    """Returns the record of a text that has some words of a query.
+
+    ref: the reference of the message's exchange; None: the text is no message, or its exchange is unknown.
+    """
     text = cut_around_words(message.text, query, AROUND_CHARS)
     return TextWithWords(
         get_source_kind(message),

@@ -132,7 +132,7 @@ class TransferOperations:
     async def read_page(self, agent: Agent, position: ExportPosition | None = None) -> ExportPage:
         """Returns a page of the export of a memory.
 
-        position: where the page begins; None: at the beginning of the export.
+        position: the position at which the page begins; None: the beginning of the export.
 
         Raises: BadRequest: the memory was forgotten meanwhile.
         """
@@ -173,8 +173,8 @@ class TransferOperations:
 
         lines: the next lines of the export.
         line: the number of the first of them, for errors.
-        at: that of the answer before; left out at the beginning.
-        end: there are no more lines.
+        at: the `at` of the answer before; left out at the beginning.
+        end: True: there are no more lines.
         """
         arguments = Arguments(raw)
         scope = arguments.owner(self.defaults, is_new=True).scope
@@ -198,9 +198,9 @@ class TransferOperations:
     ) -> ImportPosition:
         """Writes lines of an export into a memory that must be new. Returns the position after them.
 
-        position: what the call before returned; None at the beginning.
+        position: the position that the call before returned; None: the beginning.
         first: the number of the first line, for errors.
-        is_end: there are no more lines.
+        is_end: True: there are no more lines.
 
         Raises: BadRequest.
         """

@@ -149,7 +149,7 @@ class WordSearches(Struct, frozen=True):
     ) -> FoundPeople:
         """Returns a page of the people who have all words of a query in a message, passage or fact.
 
-        limit: at most `MAX_PEOPLE` count.
+        limit: the most people of the page; a number over `MAX_PEOPLE` counts as `MAX_PEOPLE`.
 
         Raises: BadRequest: `after` cannot be read.
         """

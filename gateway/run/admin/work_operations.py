@@ -74,7 +74,7 @@ class WorkRecord(Struct, frozen=True):
 class WorkOperations(Struct, frozen=True):
     """Lists jobs and batches, tries jobs again, and cancels.
 
-    project: a method sees only the jobs and batches of this project; None: it sees all.
+    The parameter `project` is the only project with jobs and batches that a method sees; None: all projects.
 
     Each method raises: UnknownId: the project has no such job or batch; Conflict; BadRequest.
     """

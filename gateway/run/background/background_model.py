@@ -121,12 +121,14 @@ class BackgroundModel:
     ) -> ModelAnswer:
         """Asks for one whole reply.
 
-        max_tokens: its limit, sent under the name that the upstream takes.
-        agent_row: of the memory that the model is asked for; 0: it is asked for none.
-        is_background: it counts for the day's budget; else as the call of the client's request under way.
+        max_tokens: the most tokens of the reply, sent under the name that the upstream takes; None: no limit is sent.
+        agent_row: the row of the memory for which the model is asked; 0: no memory.
+        is_background: True: the call counts for the day's budget; False: it counts as a call of the client's request.
 
-        Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed:
-        it failed otherwise.
+        Raises:
+            Postponed: the day's budget is used up, or the upstream is busy.
+            RequestRefused: the upstream refuses the request.
+            JobFailed: any other failure.
         """
         request = self._make_request(messages, tools, max_tokens)
 

@@ -62,8 +62,9 @@ class BackgroundServices:
     ) -> None:
         """Makes the services; `start` runs them.
 
-        now: seconds since the epoch.
-        make_provider, embedder: with connections that no live turn uses.
+        now: returns the seconds since the epoch.
+        make_provider: returns the provider of a route, with connections that no live turn uses.
+        embedder: the embedder, with such connections; None: texts have no vectors.
 
         Raises: SettingsError.
         """

@@ -193,10 +193,10 @@ class Compactor:
 
         Call it with the conversation locked.
 
-        terms: used instead of the agent's own terms.
+        terms: the terms of the summary, instead of the agent's own.
         fallback: returns the route of the model to ask if neither the terms nor the settings name a model.
         max_tokens: the most tokens of the summary.
-        admit: as in `SummaryWriter`.
+        admit: the value of `SummaryWriter.admit`.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
             what `fallback` and `admit` raise.

@@ -57,9 +57,9 @@ class EmbeddingService:
     ) -> None:
         """Makes the service; its schedule starts it.
 
-        now: seconds since the epoch.
+        now: returns the seconds since the epoch.
         concurrency: the most calls at a time.
-        meter: counts the tokens that are used; None: they are not counted.
+        meter: the meter that counts the tokens; None: no tokens are counted.
         """
         self.embedder = embedder
         self._store = store

@@ -52,7 +52,7 @@ class MeteredEmbedder:
     def __init__(self, embedder: Embedder, meter: Meter | None = None, kind: str = "") -> None:
         """Begins without vectors of the baseline texts.
 
-        meter: counts the tokens of questions; None: they are not counted.
+        meter: the meter that counts the tokens of questions; None: no tokens are counted.
         kind: the kind of the embedder's upstream, in the settings.
         """
         self._embedder = embedder

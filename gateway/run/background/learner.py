@@ -81,9 +81,9 @@ class LearningService:
     ) -> None:
         """Makes the service; its schedule starts it.
 
-        background: None: the rule alone reads.
-        now: seconds since the epoch, as turns are dated.
-        excluded_profiles: those of which sleeptime agents read the memories instead.
+        background: the model that reads messages; None: they are read by rules alone.
+        now: returns the seconds since the epoch, by the clock that dates turns.
+        excluded_profiles: the profiles with memories that sleeptime agents read instead.
         """
         self._excluded_profiles = excluded_profiles
         self._store = store

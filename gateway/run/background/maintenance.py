@@ -36,7 +36,7 @@ class Maintenance:
             self.task.wake()
 
     async def step(self) -> float | None:
-        """Confirms the edits that are due. Returns the seconds until the next step; None: none are pending."""
+        """Confirms the edits that are due. Returns the seconds until the next step, or None if no edit is pending."""
         now = self._now()
         due = await self._store.turns.list_due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False

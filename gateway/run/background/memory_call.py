@@ -24,10 +24,10 @@ def open_memory_call(
 
     The call is in the receipt of the current work, if there is one.
 
-    upstream: its name in the settings.
-    provider: its kind there.
-    model: as it is sent.
-    is_background: as in `UpstreamCall`.
+    upstream: the name of the upstream in the settings.
+    provider: the kind of the upstream in the settings.
+    model: the name of the model in the request.
+    is_background: the value of `UpstreamCall.is_background`.
     """
     call = UpstreamCall(
         time.perf_counter(),

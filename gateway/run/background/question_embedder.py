@@ -45,10 +45,10 @@ class QuestionEmbedder:
         self._health, self._hurried_health = EndpointHealth(), EndpointHealth()
 
     async def embed_query(self, agent_rows: Sequence[int], query: str, wait_ms: float) -> Vector | None:
-        """Returns the vector of a question; None: it came too late, or no memory has vectors yet.
+        """Returns the vector of a question, or None if the vector came too late or no memory has vectors yet.
 
         agent_rows: the rows of the memories that are searched; the call is counted for the first.
-        wait_ms: the longest wait; the embedder's own bound may be shorter.
+        wait_ms: the longest wait in milliseconds; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
         # Shortened, since the embedder may refuse a long question.

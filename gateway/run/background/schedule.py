@@ -68,9 +68,10 @@ class Schedule:
     def add(self, agent_row: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn that is stored.
 
-        every: replaces `Schedule.every`; None: does not.
+        every: the number of messages after which the memory is due; None: `Schedule.every`.
         seq: the number of the turn's first message. Then a memory is due each time its numbers pass a multiple of
-            `every`, whichever process has stored the messages. None: it is due after `every` messages of this process.
+            `every`, whichever process has stored the messages. None: the memory is due after `every` messages of this
+            process.
         """
         # The entry moves to the end of the order.
         activity = self._active.pop(agent_row, None) or _Activity(0.0)

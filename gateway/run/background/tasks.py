@@ -72,9 +72,9 @@ async def run_at_start(
 ) -> asyncio.Task[None] | None:
     """Does work that has to be done once when the process starts; later, if the store does not work yet.
 
-    Returns the task that does the work later; None: the work is done.
+    Returns the task that does the work later, or None if the work is done.
 
-    subject: what the work looks up, for the log.
+    subject: the name of what the work reads, for the log.
     """
     if store.health.is_up and await _try_work(work, subject):
         return None

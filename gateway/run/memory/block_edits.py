@@ -77,11 +77,11 @@ class BlockEdits:
                 self.blocks = edits.apply_to_blocks(self.blocks, edit).blocks
 
     def describe_changes(self, results: Iterable[Shown]) -> BlockChanges:
-        """Ends a round. Returns the changes of blocks that were not shown yet, and what the round shows with them.
+        """Ends a round. Returns the block changes that no result has shown yet, and the blocks that the round shows.
 
-        The texts have to come after the results. Each is returned once.
+        The texts of the changes have to come after the results. Each text is returned once.
 
-        results: what each of the round's results shows.
+        results: the blocks that each result of the round shows.
         """
         shown = combine_shown(results, NOTHING_SHOWN)
         last = combine_shown((shown,), self.shown)

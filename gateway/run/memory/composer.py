@@ -65,7 +65,7 @@ class Composer(Struct, frozen=True):
     ) -> Prompt:
         """Returns the prompt for the target that is expected to answer.
 
-        made_notes: the notes of this request that an earlier call has made; None: they are looked up.
+        made_notes: the notes of this request that an earlier call has made; None: the notes are looked up.
         """
         request, plan = context.request, context.plan
         if context.is_off:
@@ -173,9 +173,9 @@ class Composer(Struct, frozen=True):
         """Returns the memory section, and how the blocks have changed since the prompt last showed them.
 
         summary: the id of the summary that follows the section, 0: no summary; None: that of the last request.
-        takes_note: a note can state changes.
-        prefix_changes: the beginning of the prompt changes anyway, so a new section costs nothing.
-        binds_thoughts: as in `EndpointForm`.
+        takes_note: True: a note can state changes.
+        prefix_changes: True: the beginning of the prompt changes anyway, so a new section costs nothing.
+        binds_thoughts: the value of `EndpointForm.binds_thoughts`.
         """
         is_continued = context.plan.match.match_point is not None
         spec = context.request.spec

@@ -52,7 +52,7 @@ async def read_context(
 ) -> MemoryContext:
     """Reads the context of a request. A paused memory is read as if the request had turned it off.
 
-    idle_s: for how long an unnamed opening may be repeated.
+    idle_s: the seconds within which the opening of an unnamed conversation can be repeated.
 
     Raises: StoreError.
     """

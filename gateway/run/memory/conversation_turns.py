@@ -113,7 +113,7 @@ def _measure_distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
     An exchange that began before the request was repeated by it, as its last touch if no other request came since. One
     that began after it had the same answer at the same time.
 
-    begun: when the request began, as in `make_begun_hex`; the exchange was touched then or later.
+    begun: the time at which the request began, as `make_begun_hex` writes it; the last touch is not earlier.
     """
     is_later = make_begun_hex(exchange.begun) > begun
     return is_later, exchange.begun if is_later else exchange.touched

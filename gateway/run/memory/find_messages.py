@@ -80,7 +80,7 @@ class FoundMessages(NamedTuple):
 
         budget: the tokens of the note.
         cut_chars: the most characters of one message.
-        visible: what the request shows already.
+        visible: the content that the request shows already.
         """
         return note_choice.choose_hits(
             self.messages,
@@ -123,9 +123,9 @@ class SearchOutcome(NamedTuple):
 async def find_messages(
     text: str, query: str, memory: MemorySearch, names: Sequence[str] = ()
 ) -> FoundMessages:
-    """Returns the messages that memory has for a message.
+    """Returns the stored messages that fit a message.
 
-    query: what `note_query.make_query` makes of the message, with its speaker (`note_query.with_speaker`).
+    query: the query of `note_query.make_query` for the message, with its speaker (`note_query.with_speaker`).
     names: the names of the speaker and of the user.
     """
     shared: frozenset[str] = frozenset()
@@ -210,7 +210,7 @@ def make_search_record(
 ) -> SearchRecord:
     """Returns the record of a search, without the rows of its ranking, which the trace drops.
 
-    max_left_out: how many hits outside of the note are recorded with their scores. If there are fewer, hits that are
+    max_left_out: the most hits outside of the note that are recorded with scores. If there are fewer, hits that are
         too weak for a note fill up.
     """
     found, choice, failure = search

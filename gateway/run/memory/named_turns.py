@@ -101,9 +101,9 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
 async def find_run_turn_name(
     store: Store, project: str, uid: str, *, or_cancelled: bool = False
 ) -> TurnName | None:
-    """Returns the name of the turn of a response that was made in the background; None: it was made otherwise.
+    """Returns the name of the turn of a response that was made in the background, or None for any other response.
 
-    or_cancelled: the response may be cancelled; its turn has what came until then.
+    or_cancelled: True: a cancelled response also has a name; its turn has the part that had arrived.
     """
     found = await store.responses.find(project, uid)
     if found is None:

@@ -155,7 +155,7 @@ class Queues:
     async def enter(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
-        most_waiting: how many requests that have such a limit may be in the queue; None: this request has no limit.
+        most_waiting: the most requests with such a limit that may be in the queue; None: this request has no limit.
 
         Raises: TooManySends, Unavailable.
         """
@@ -176,7 +176,7 @@ class Queues:
     async def enter_here(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
         """Waits until the requests of this process have left, and no others.
 
-        most_waiting: how many requests that have such a limit may be in the queue; None: this request has no limit.
+        most_waiting: the most requests with such a limit that may be in the queue; None: this request has no limit.
 
         Raises: TooManySends.
         """

@@ -48,8 +48,8 @@ def pack_recall(
 ) -> bytes:
     """Returns the recall record of a turn, as bytes.
 
-    ms: how long the turn took.
-    added_ms: how much of that the gateway added.
+    ms: the duration of the turn in milliseconds.
+    added_ms: the part of `ms` that the gateway added.
 
     Over SQLite it runs in the writer's thread, over PostgreSQL in the loop's, and it changes nothing.
     """
@@ -78,9 +78,9 @@ def pack_recall(
 def make_entry_rows(
     search: SearchRecord, max_left_out: int = MAX_LEFT_OUT
 ) -> tuple[list[EntryRow], tuple[int, ...]]:
-    """Returns a search's hits as rows by rank, and how many stayed out, in the order of `RecallRecord.left_out`.
+    """Returns a search's hits as rows by rank, and the counts of `RecallRecord.left_out`.
 
-    max_left_out: how many of those that stayed out have rows. Of hits too weak for the ranking only these count.
+    max_left_out: the most left-out hits that have rows. Of the hits too weak for the ranking, only these are counted.
     """
     messages = {message.seq: message for message in search.messages}
     # Without a ranking, all that was found takes its place.
@@ -112,11 +112,11 @@ def _rank_rows(
     ranked: Sequence[int],
     left_out: Iterable[tuple[int, str]],
 ) -> list[EntryRow]:
-    """Returns the rows of the hits in the note and of those that stayed out, by rank.
+    """Returns the rows of the hits in the note and of the left-out hits, by rank.
 
-    messages: what was found, by number.
+    messages: the found messages by their numbers.
     ranked: the numbers of all hits, best first.
-    left_out: the numbers of those that stayed out, with the reason.
+    left_out: the numbers of the left-out hits, each with the reason.
 
     A hit's position is its index in `ranked`. A hit that is not there has the position `end`, at which the scores are
     0. The rank is the position plus 1, at most `end`.

@@ -79,7 +79,7 @@ class ResentLists:
     def listing(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
         """Returns a request's list with its atoms, and caches this list in place of the list that it continues.
 
-        request: one of at most `MAX_REQUEST_BYTES`.
+        request: a request of at most `MAX_REQUEST_BYTES`.
         """
         messages = request.messages
         # The list before was as long as this one is up to the last reply.
@@ -111,9 +111,9 @@ class ResentLists:
     ) -> None:
         """Caches the reply to a list.
 
-        reply: as the client has it.
-        atoms: those of the reply.
-        path_hash: of the path down to the reply.
+        reply: the reply in the form that the client has.
+        atoms: the atoms of the reply.
+        path_hash: the hash of the path down to the reply.
         """
         key = (listing.hasher.secret, len(request.messages))
         text = find_text_hashed_alone(reply)

@@ -21,8 +21,8 @@ def offer_tools(
     edit blocks. A request that only reads memory is offered the tools that its conversation has: other tools would
     change the beginning of the prompt, and the provider's cache would not be used.
 
-    pinned: the path's section, which has the names that the conversation uses already.
-    body: of the chat completion.
+    pinned: the path's section, which has the tool names that the conversation uses already; None: no section was sent.
+    body: the body of the chat completion.
     """
     chat, identity, spec = request.chat, request.identity, request.spec
     if not spec.offers_tools or (identity.agent is None and not chat.has_tools):

@@ -42,9 +42,9 @@ def make_turn_write(
 ) -> TurnWrite:
     """Returns the write of a turn.
 
-    now: when the turn ended.
-    rule: settles a turn that has not finished; None: the rule for its outcome.
-    receipt: that of the reply; None: the record of the turn's recall is not written.
+    now: the time at which the turn ended, in seconds since the epoch.
+    rule: the function that settles a turn that has not finished; None: the rule for the turn's outcome.
+    receipt: the receipt of the reply; None: no record of the turn's recall is written.
     """
     # `settle.finish` settles a finished turn, so its exchange can be made without a look at the tree.
     is_finished = outcome.state is FINISHED

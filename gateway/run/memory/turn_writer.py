@@ -48,7 +48,7 @@ class TurnEvents(Protocol):
     def index_outdated(self, agent_row: int, messages: int | None = None) -> None:
         """Reports that the search index of a memory is outdated.
 
-        messages: how many messages the index lacks; None: more than queries should read.
+        messages: the number of messages that the index lacks; None: more than queries should read.
         """
 
     def edits_pending(self) -> None:
@@ -59,7 +59,7 @@ class TurnEvents(Protocol):
     ) -> None:
         """Reports a turn.
 
-        messages: how many messages the turn adds to the memory.
+        messages: the number of messages that the turn adds to the memory.
         sleeptime: the agents that read these messages later.
         seq: the number of the first of these messages, or a number near it.
         """
@@ -96,7 +96,7 @@ class TurnWriter:
         The future fails with StoreError. Cancelling it does not cancel the write. In append mode the next request of
         the conversation waits for this write, and not for the end of the request.
 
-        receipt: of the reply; None: no record of its recall is stored.
+        receipt: the receipt of the reply; None: no record of its recall is stored.
         """
         request, reply = context.request, outcome.shown_reply
         request.ticket.hand_on()
@@ -231,8 +231,8 @@ class TurnWriter:
     def report_lag(self, agent_row: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.
 
-        snapshot: as the turn began.
-        chars: the characters that the turn has added.
+        snapshot: the snapshot with which the turn began.
+        chars: the number of characters that the turn has added.
         """
         # The counts at the beginning of the turn are near enough for work that is done later.
         unindexed = snapshot.next_seq - snapshot.indexed_seq

@@ -45,7 +45,7 @@ class RecentCalls:
     ) -> None:
         """Begins without calls.
 
-        lifetime_s: how long a result answers the same call.
+        lifetime_s: the seconds for which a result answers the same call.
         continues: returns whether a new turn repeats an earlier one, by the origins of both: then the earlier one's
             results answer the calls of the new one.
         """

@@ -55,9 +55,9 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> CombinedHits
 def make_answer(lines: Sequence[str], failure: str, *, is_incomplete: bool) -> ToolAnswer:
     """Returns the answer of a tool that searches.
 
-    lines: one for each hit.
+    lines: the line of each hit.
     failure: the answer if there is no hit and a search failed or was late.
-    is_incomplete: a search failed or was late.
+    is_incomplete: True: a search failed or was late.
     """
     if not is_incomplete:
         return ToolAnswer("\n".join(lines) or "Nothing was found.")

@@ -141,7 +141,10 @@ class Toolbox(Protocol):
         """Returns whether the toolbox has the tool of this name."""
 
     def serial_group(self, call: RunTool) -> str | None:
-        """Returns the serial group of a call; None: it may run at any time. Calls of a group run in their order."""
+        """Returns the serial group of a call, or None for a call that may run at any time.
+
+        Calls of a group run in their order.
+        """
 
     async def run(self, call: RunTool) -> ToolAnswer:
         """Runs a call. For an exception, the model reads only that the tool is not available (`run_tool`)."""
@@ -174,8 +177,8 @@ async def run_tools(
     Serial calls (`RunTool.is_serial`) are one group. A cancellation cancels the calls that still run, and waits for
     their end.
 
-    answers: each answer is added as it comes, by the position of its call.
-    receipt: of the request; each call is noted in it.
+    answers: the answers so far, by the position of their calls; each answer is added as it comes.
+    receipt: the receipt of the request, in which each call is noted.
     """
     serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):

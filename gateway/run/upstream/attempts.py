@@ -199,9 +199,9 @@ class Attempts:
         return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._following)
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the first reply that is no failure, else that of the last failure. Raises: ProviderError.
+        """Returns the first reply that is no failure, or else the reply of the last failure. Raises: ProviderError.
 
-        mender: as in `ModelSource.send`.
+        mender: the value for `mender` of `ModelSource.send`.
         """
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
@@ -417,7 +417,8 @@ class Attempts:
     ) -> ModelReply | None:
         """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
 
-        request, source: those of the stream.
+        request: the request of the stream.
+        source: the source of the stream's request.
         was_settled: an endpoint had answered before the stream.
 
         Raises: ProviderError: the error of the last attempt after the stream.

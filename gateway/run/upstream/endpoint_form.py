@@ -26,7 +26,7 @@ _NO_INDICES: frozenset[int] = frozenset()
 
 
 def choose_native_body(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
-    """Returns the body of a request in its client's dialect; None: this endpoint gets a chat completion."""
+    """Returns the body of a request in its client's dialect, or None if this endpoint gets a chat completion."""
     return request.native_body if endpoint.provider.capabilities.speaks_messages else None
 
 

@@ -88,11 +88,12 @@ class Failover:
         path: str = CHAT,
         caller_error: Callable[[], Exception | None] = no_caller_error,
     ) -> Attempts:
-        """Returns the attempts of a request; nothing is sent yet.
+        """Returns the attempts of a request. Nothing is sent yet.
 
-        spread_key: requests with the same key go to the same endpoint, if there are several.
-        path: an endpoint that is known not to serve this path is left out. The route's own upstream serves it.
-        caller_error: as in `Attempts`.
+        spread_key: returns the number that chooses among several endpoints; the same number chooses the same endpoint.
+        path: the path of the request; an endpoint that is known not to serve it is left out. The route's own upstream
+            serves it.
+        caller_error: the value of `Attempts.caller_error`.
         """
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
@@ -132,7 +133,8 @@ class Failover:
 
         The target's window is left out, so no prompt is cut to fit it.
 
-        sends_once, caller_error: as in `Attempts`.
+        sends_once: the value of `Attempts.sends_once`.
+        caller_error: the value of `Attempts.caller_error`.
         """
         endpoint = self.endpoints[route.upstream][0]
         target = route.first._replace(context_window=None)

@@ -84,7 +84,7 @@ class Forwarder:
     ) -> Route:
         """Returns the route of a request, to an upstream that has the endpoint. Its model is "" if none is named.
 
-        path: below the base URL.
+        path: the path below the base URL.
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
         is_searched: False if a part of the body was not read in which a model may be named, so that `model` may be None
@@ -125,13 +125,13 @@ class Forwarder:
     ) -> bool:
         """Returns whether a request for a response is answered by way of chat completions.
 
-        It is so for agents, for upstreams that do not store responses, and for a request that continues a response of
+        True for agents, for upstreams that do not store responses, and for a request that continues a response of
         the gateway. A header that names another upstream than the model's rules out the last two.
 
         continues_here: the request continues a response that the gateway stores.
-        path: below the base URL.
-        model: the model that the request names; None: it names none.
-        upstream_name: the upstream that the caller asks for, or None.
+        path: the path below the base URL.
+        model: the model that the request names; None: the request names no model.
+        upstream_name: the upstream that the caller asks for; None: the caller asks for no upstream.
 
         Raises: UnknownModel, BadRequest.
         """

@@ -47,7 +47,7 @@ class ListFetcher:
         self._failing: dict[str, str | None] = {}
 
     async def fetch(self, name: str, provider: Provider, credential: str | None) -> Entries | Refusal | None:
-        """Returns an upstream's list, or its refusal of the key; None: it gave neither, which is logged."""
+        """Returns an upstream's list, its refusal of the key, or None for any other failure, which is logged."""
         try:
             async with asyncio.timeout(_LIST_WAIT_S if credential is not None else None):
                 request = ModelRequest(b"", credential=credential, path="/models", method="GET")

@@ -159,5 +159,5 @@ class Outgoing(Struct, frozen=True):
         )
 
     def find_upload_error(self) -> Exception | None:
-        """Returns why the upload ended early; None: it did not, or the request has none."""
+        """Returns the error that ended the upload early, or None if there is no such error or no upload."""
         return None if self.upload is None else self.upload.error

@@ -44,9 +44,9 @@ def with_trace_headers(
 ) -> ModelRequest:
     """Returns a request with the trace headers that its upstream may see.
 
-    receipt: of the request; None: it has none, and is not traced.
-    call: the call of the upstream that the request is for.
-    propagates: whether the upstream gets trace headers; None: only if the client has sent some.
+    receipt: the receipt of the request; None: the request has no receipt, and is not traced.
+    call: the call of the upstream by this request.
+    propagates: True or False: the upstream gets trace headers or not; None: only if the client has sent some.
     """
     trace = None if receipt is None else receipt.trace
     if receipt is None or trace is None:

@@ -48,11 +48,11 @@ async def relay(
 ) -> None:
     """Answers `sink` with the upstream's reply.
 
-    make: makes the request, which is sent only if the client is still there.
-    keep_alive_s: the silence after which a comment is sent in an event stream; 0: no comments are sent.
-    json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive. None:
+    make: returns the request, which is sent only if the client is still connected.
+    keep_alive_s: the seconds without an event after which an event stream gets a comment; 0: no comments are sent.
+    json_bytes: the size up to which a body of JSON is held until it is whole; other bodies go on as they arrive. None:
         every body that is no event stream is held, as `change` needs it.
-    change: changes a successful reply; None: it goes on in its own bytes.
+    change: the function that changes a successful reply; None: the reply goes on in its own bytes.
 
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """

@@ -63,7 +63,7 @@ class UnbegunStream(WrappedStream):
 
 
 def _find_failure(events: list[Event]) -> Failure | None:
-    """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
+    """Returns the failure that the first event with data reports, or None if it reports none that a retry may mend."""
     first = next((event for event in events if event.data is not None), None)
     revealed = None if first is None else find_error_in_first_event(first)
     return (

@@ -33,12 +33,12 @@ class Accounting:
         *,
         takes_requests: bool = True,
     ) -> None:
-        """Nothing is counted yet.
+        """Begins with nothing counted.
 
-        now: seconds since the epoch.
-        limit_read_s: how long a request waits for its limits and what was used of them.
-        tracer: None: nothing is traced.
-        takes_requests: the process answers requests; else it performs jobs alone.
+        now: returns the seconds since the epoch.
+        limit_read_s: the most seconds that a request waits for its limits and their use to be read.
+        tracer: the tracer of requests; None: nothing is traced.
+        takes_requests: True: the process answers requests; False: it performs jobs alone.
         """
         self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.find_by_id, now, settings)

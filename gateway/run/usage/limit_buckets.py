@@ -49,7 +49,7 @@ class LimitBuckets:
 
         New buckets have to be loaded (`load`).
 
-        limits: as they are now, so that each bucket is there when the limits change the next time.
+        limits: the present limits of the request; each gets a bucket, which the next change of limits then finds.
         """
         if len(self._buckets) >= self._drops_at:
             self._drop_some()
@@ -68,14 +68,14 @@ class LimitBuckets:
         return buckets
 
     def find(self, limit: UsageLimit, user: str) -> Bucket | None:
-        """Returns the last bucket of a limit and a user; None: there is none, so the table has all that was used."""
+        """Returns the last bucket of a limit and a user, or None if the table already has all their usage."""
         return self._buckets.get((limit.id, user if limit.user == EACH_USER else ""))
 
     def replace_limits(self, limits: Mapping[int, UsageLimit], process_count: int) -> None:
         """Sets the bounds of buckets to changed limits. What was used of each limit stays.
 
         limits: all limits as they are now, by their ids.
-        process_count: how many processes share them.
+        process_count: the number of processes that share the limits.
         """
         self._process_count = process_count
         bounds = {id: divide_limit(limit, process_count) for id, limit in limits.items()}

@@ -94,11 +94,12 @@ class Limiter:
     ) -> None:
         """Begins without limits; `limits.load` reads them.
 
-        now: seconds since the epoch.
+        now: returns the seconds since the epoch.
         aliases: the names of the models in the settings.
-        write_s: the time between two writes of the meter.
-        read_s: how long a request waits for its limits and what was used of them.
-        takes_requests: the process answers requests. Otherwise it only performs jobs, and shares no limits of a minute.
+        write_s: the seconds between two writes of the meter.
+        read_s: the most seconds that a request waits for its limits and their use to be read.
+        takes_requests: True: the process answers requests; False: it performs jobs alone, and has no share in limits of
+            a minute.
         """
         self._store = store
         self._meter = meter
@@ -147,10 +148,12 @@ class Limiter:
     ) -> str | None:
         """Lets a request in, and reserves what it may use until `settle`.
 
-        call: the call that the request plans; None: it calls no model.
+        call: the call that the request plans; None: the request calls no model.
         may_answer: returns whether another model may answer the request.
 
-        Returns the name of another model that is to answer; None: the model that was asked. Raises: LimitReached.
+        Returns the name of another model that is to answer, or None for the model that the request names.
+
+        Raises: LimitReached.
         """
         if (reservation := self._reservations.get(receipt)) is not None:
             return reservation.substitute  # the request was let in already
