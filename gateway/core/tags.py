@@ -98,7 +98,7 @@ class Tags:
 def _make_tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
     """Returns the pattern of a tag after its first character. It reads each character once (no backtracking).
 
-    names: of the tags.
+    names: the names of the tags.
     letters: letter of a name -> all characters that are read as it.
     unseen: the pattern of what may lie between two letters.
     slashes: the characters that may close a tag, for a character class.

@@ -62,7 +62,7 @@ class TraceContext(Struct, frozen=True):
     def headers(self, number: int) -> tuple[tuple[str, str], ...]:
         """Returns the headers for the upstream of a call.
 
-        number: as in `call_id`; with 0 the request's own span is the parent.
+        number: the number of the call, as in `call_id`; 0: the request's own span is the parent.
         """
         parent = f"00-{self.trace_id:032x}-{self.call_id(number):016x}-01"
         if not self.state:

@@ -107,7 +107,7 @@ def join_heard_letters(text: str) -> str:
 def is_beginning(heard: str, whole: str, min_letters: int = MIN_HEARD_LETTERS) -> bool:
     """Returns whether letters are the beginning of others, with at least `min_letters` of them, or all of them.
 
-    heard, whole: as `join_letters` returns them.
+    heard, whole: the letters of two texts, from `join_letters`.
     """
     return bool(heard) and (heard == whole or (len(heard) >= min_letters and whole.startswith(heard)))
 

@@ -76,7 +76,7 @@ def check_length(param: str, items: list[Any], max_length: int) -> None:
 def check_depth(param: str, value: Any, *, depth: int) -> None:
     """Refuses a value that is nested too deep to be stored, or to have its tokens counted.
 
-    depth: how many lists and objects the value lies in where it is stored or counted.
+    depth: the number of lists and objects in which the value lies where it is stored or counted.
 
     Raises: BadRequest.
     """

@@ -30,7 +30,7 @@ def find_repeated_keys(
 
     Only the keys of the outermost object are compared.
 
-    members: as `read_members` returns them; None: they were not read yet.
+    members: the members of the body, from `read_members`; None: they were not read yet.
     json: the value of the body; None: it was not read yet.
 
     Raises:

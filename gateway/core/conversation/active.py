@@ -37,9 +37,9 @@ def supersede_along_path(
 
     Each exchange that is brought back or was changed supersedes its rivals, or is superseded by one.
 
-    exchange: the last of the path.
-    changed: ids of exchanges.
-    now: when the request ends.
+    exchange: the last exchange of the path.
+    changed: the ids of the exchanges that have changed.
+    now: the time at which the request ends, in seconds since the epoch.
     """
     judged = [each for each in tree.list_path(exchange) if each.superseded or each.id in changed]
     tree.contents.group(other for each in judged for other in (each, *tree.list_siblings(each)))
@@ -142,7 +142,7 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now:
 def _order_by_touch(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tuple[Exchange, Exchange]:
     """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once.
 
-    now: when the request ends that touches `exchange`. What has a later date was touched before the clock was put back.
+    now: the time at which the request ends that touches `exchange`. A later date is from before the clock was put back.
     """
     touched_at = tree.read_touched_at(other)
     if touched_at <= tree.read_touched_at(exchange) or touched_at > now + _MAX_AHEAD_S:

@@ -108,7 +108,7 @@ class AlteredSearch:
     def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
         """Returns the exchange with a reply that came back as a run of assistant messages, or None.
 
-        letters: of the stored replies, by the ids of their exchanges.
+        letters: the letters of the stored replies, by the ids of their exchanges.
         """
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])

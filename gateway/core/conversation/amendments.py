@@ -190,7 +190,7 @@ def _may_be_inputs(
     of its own (aider: the files in the chat), and the first messages belong to the turn before. Nor are they if that
     reply comes after them: then the client has dropped the question ("the user is silent, you would say:").
 
-    span: where the messages are in the list.
+    span: the index of the first of the messages in the list, and the index after the last one.
     reply_end: the end of the exchange's reply in the list.
     """
     start, end = span

@@ -44,8 +44,8 @@ class _Turns:
 
         A client may cut two replies to the same words: the second turn must not be taken for the first one.
 
-        number: of the turn in which the reply was found.
-        likeness: how near the list up to that turn is to the path.
+        number: the number of the turn in which the reply was found.
+        likeness: the likeness of the list up to that turn to the path.
         """
         reply = exchange.reply or ()
         turns_before = range(max(0, number - _MAX_TURNS), number)
@@ -142,7 +142,8 @@ class ExactSearch:
     def __init__(self, tree: Tree, query: Query, shared_count: int) -> None:
         """Indexes the stored replies of a tree.
 
-        shared_count: how many first messages the list shares with an earlier opening. No stored reply is in them.
+        shared_count: the number of first messages that the list shares with an earlier opening. None of these is a
+            stored reply.
         """
         self._tree = tree
         self._query = query

@@ -381,7 +381,7 @@ def was_heard(
     """Returns whether messages of a list are what was heard of the reply of an exchange.
 
     start, end: the first of the messages, and the index after the last one.
-    min_letters: as in `is_beginning`.
+    min_letters: the fewest letters that count as a part of a reply.
     """
     heard = join_heard_letters("".join(map(listing.text, range(start, end))))
     return is_beginning(

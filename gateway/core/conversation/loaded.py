@@ -22,7 +22,7 @@ def is_loaded_enough(
     branch that ends far above the deepest one.
 
     evicted: the part of the path that has left the window.
-    last_at: when the named conversation last changed.
+    last_at: the time at which the named conversation last changed, in seconds since the epoch.
     exact: the exchange with the whole list as its path; None: there is none.
     """
     query, match_point = plan.query, plan.match.match_point

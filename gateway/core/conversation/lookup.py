@@ -35,8 +35,9 @@ def make_probes_for_list(
 ) -> Probes:
     """Returns everything under which the exchanges that may matter to a list can be found.
 
-    conversation_key: the client's conversation id. With one only that conversation matters, so no other key is needed.
-    max_exchanges, min_depth, loaded_depth, with_contents: as in `Probes`.
+    conversation_key: the client's conversation id; None: the client gives no id. With an id only that conversation
+        matters, so no other key is needed.
+    max_exchanges, min_depth, loaded_depth, with_contents: the limits of the read, as in `Probes`.
     """
     listing = query.listing
     probes = Probes(

@@ -112,7 +112,8 @@ def _redact_all_but(exchange: Exchange, retained: Set[int]) -> Exchange:
 def _make_off_record(exchange: Exchange, pending_count: int) -> Exchange:
     """Returns the new exchange as one that is off the record: its state is OFF, and its text is not stored.
 
-    pending_count: how many of its first messages are stored already. They go with the next request on the record.
+    pending_count: the number of the exchange's first messages that are stored already. These go with the next request
+        on the record.
     """
     return replace(
         exchange,

@@ -47,7 +47,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 def digest_opening(plan: Plan, at: float) -> Opening | None:
     """Returns the digests of a turn that opens a conversation without an id; None: the turn does not.
 
-    at: when the turn is written, in seconds since the epoch.
+    at: the time at which the turn is written, in seconds since the epoch.
     """
     exchange, messages = plan.exchange, plan.messages
     if plan.match.match_point is not None or plan.query.is_named or not messages:

@@ -47,10 +47,10 @@ def plan_step(
 ) -> Plan:
     """Plans a step, which goes on from the path in the tree.
 
-    last_exchange: of that path; None: the path is empty.
-    conversation_row: None: the conversation has not begun.
+    last_exchange: the last exchange of that path; None: the path is empty.
+    conversation_row: the row of the conversation; None: the conversation has not begun.
     evicted: the part of the path that has left the window.
-    pending: the gateway's own messages, results of tools, which come before those of the query's list.
+    pending: the gateway's own messages, results of tools, which come before the messages of the query's list.
     """
     new_indices = tuple(range(len(query.listing)))
     exchange = draft_exchange(query, last_exchange, pending, new_indices)
@@ -136,10 +136,10 @@ def finish_step(
 ) -> Exchange:
     """Returns the exchange as it has ended.
 
-    parent_path_hash: the hash of the path before it.
+    parent_path_hash: the hash of the path before the exchange.
     full_reply: the messages of the reply, as they go upstream again; empty: there is no reply.
-    shown_reply: the part of it that the client got; None: all of it.
-    now: seconds since the epoch.
+    shown_reply: the part of the reply that the client got; None: the client got all of the reply.
+    now: the time of the end, in seconds since the epoch.
     """
     exchange = replace(_end_step(exchange, now), model=model, evicted=evicted)
     if not full_reply:
@@ -172,7 +172,7 @@ def finish_turn(
 ) -> Exchange:
     """Returns the exchange of a turn that is written as a whole, with its rounds of tools hidden.
 
-    parent_path_hash, now: as of `finish_step`.
+    parent_path_hash, now: the hash of the path before the exchange and the time of the end, as in `finish_step`.
     full_reply: the messages of all rounds.
     shown_reply: the reply that the client got.
     """

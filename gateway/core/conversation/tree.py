@@ -72,7 +72,8 @@ class Tree:
     ) -> None:
         """Links exchanges with their parents. None counts as changed.
 
-        contents: those of exchanges that are loaded without content; None: all exchanges have their content.
+        contents: the contents of exchanges that are loaded without content, by the ids of the exchanges; None: all
+            exchanges have their content.
         forgotten_hashes: hashes of messages that were forgotten, in any conversation.
         """
         self.forgotten_hashes = forgotten_hashes

@@ -19,8 +19,8 @@ class TreeContents:
     ) -> None:
         """Initialises with the contents of exchanges that are loaded without content.
 
-        exchanges: those of the tree by their ids, at any time.
-        contents: None: all exchanges have their content.
+        exchanges: the tree's own map of its exchanges by their ids, which grows and shrinks with the tree.
+        contents: the contents by the ids of the exchanges; None: all exchanges have their content.
         """
         self._exchanges = exchanges
         self._contents = None if contents is None else dict(contents)

@@ -76,8 +76,8 @@ def draft_import(
 ) -> ImportDraft | Unreadable:
     """Makes the exchanges of a conversation.
 
-    now: in seconds since the epoch.
-    oldest: exchanges that ended before this time are not retained: they become tombstones.
+    now: the time of the import, in seconds since the epoch.
+    oldest: a time in seconds since the epoch; exchanges that ended before it become tombstones.
     """
     message_count = len(source.messages) + source.skipped_count
     if len(source.messages) > MAX_MESSAGES:
@@ -120,7 +120,7 @@ def draft_import(
 def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
     """Returns the write of a conversation.
 
-    row: of the import.
+    row: the row of the import.
     uid: the public id of the conversation, if it is new.
     """
     return ImportWrite(
@@ -201,7 +201,7 @@ def _refill_stubs(
 ) -> dict[int, Exchange]:
     """Returns the exchanges of which an undone import has left a stub, with their words again, by their position.
 
-    stored_count: how many exchanges are stored, from the first on.
+    stored_count: the number of exchanges that are stored, from the first on.
     """
     stubs = {
         match.exchange.path_hash: match.exchange

@@ -68,9 +68,9 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
     """Applies an operation to a block.
 
     op: an `EditOperation`, and none of `STORED_SOURCES`.
-    arguments: those of the operation's tool, which are checked here. REPLACE may also have `every`, which replaces all
-        places. Those of PATCH were checked.
-    block: the one that the arguments name; None: there is none.
+    arguments: the arguments of the operation's tool, which are checked here, but for the arguments of PATCH, which were
+        checked before. REPLACE may also have `every`, which replaces all places.
+    block: the block that the arguments name; None: no block has this name.
     """
     tool = next((tool for tool, operation in BLOCK_TOOLS.items() if operation == op), None)
     error = None if tool is None else find_argument_error(tool, arguments)

@@ -18,8 +18,8 @@ _MAC_BYTES: Final = 10
 def make_confirm_word(secret: bytes, id: str, given_at: float) -> str:
     """Returns the word that confirms the forgetting of an id.
 
-    secret: of the memory.
-    given_at: in seconds since the epoch.
+    secret: the secret of the memory.
+    given_at: the time at which the word is given, in seconds since the epoch.
     """
     stamp = f"{int(given_at):x}"
     mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)

@@ -51,7 +51,7 @@ def list_blocks_on_path(
 ) -> list[Block]:
     """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
 
-    blocks: with the edits of confirmed turns.
+    blocks: the blocks with the edits of confirmed turns.
     edits: the pending edits of all paths.
     path: the ids of the path's exchanges.
     """

@@ -19,8 +19,8 @@ class FactOrigins:
     def __init__(self, messages: Sequence[Message], known: Iterable[Fact | SourcedLine]) -> None:
         """Splits texts into words.
 
-        messages: as they were numbered for the model, from 1 on.
-        known: what was learned before.
+        messages: the messages in the order in which they were numbered for the model, from 1 on.
+        known: the facts and lines that were learned before.
         """
         self._messages = messages
         self._message_words = [list_distinctive_words(message.text) for message in messages]

@@ -51,7 +51,7 @@ def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -
 
     Results of calls that were erased themselves go as a whole.
 
-    step: with its content.
+    step: the step with the results, and with its content.
     calling_step: the step with the calls that the results answer, with its content.
     """
     is_gone = calling_step.state is State.FORGOTTEN or REPLY in calling_step.redactions
@@ -70,8 +70,8 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
     Basel" is erased. A value that came from more than was erased retains its new lines of which a remaining message of
     the user has the words.
 
-    block: with its last value from before.
-    later: the values it had since, oldest first.
+    block: the block with its last value from before the message.
+    later: the values that the block had since, oldest first.
     pending: the edits of the block by turns that are not confirmed yet.
     """
     clean = _list_words(block.value)

@@ -36,13 +36,13 @@ def apply_answer(
 ) -> Learned:
     """Returns the changes that an answer makes to the blocks and facts as they are now.
 
-    messages: as they were numbered.
+    messages: the messages in the order in which they were numbered for the model.
     known_facts: the facts by their numbers. Some may have ended since, or are gone.
-    blocks: those that may be edited; `human` may be missing, and is made when it is first written to.
+    blocks: the blocks that may be edited; `human` may be missing, and is made when it is first written to.
     shown_versions: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
         whole.
-    lines: those of the blocks as they were shown.
-    keeps_secrets: as in `clean_messages`.
+    lines: the lines of the blocks as they were shown.
+    keeps_secrets: texts with passwords and keys are learned too, as in `clean_messages`.
     """
     changes = _Changes(
         FactOrigins(messages, [*known_facts.values(), *lines]),

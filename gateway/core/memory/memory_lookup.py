@@ -69,8 +69,8 @@ _DATE_ARGUMENTS: Final = {
 def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
     """Returns the search that a call asks for, or an error.
 
-    arguments: they fit the schema.
-    timezone: of its dates.
+    arguments: arguments that fit the schema of the tool.
+    timezone: the time zone of the dates in the arguments.
     """
     query = str(arguments.get("query") or "").strip()
     queries = (query,) if query else ()

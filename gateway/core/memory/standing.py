@@ -133,7 +133,7 @@ def make_standing_block(
     """Makes the block of standing facts.
 
     facts: the current facts, in the order in which the block takes them.
-    blocks: the other blocks of the section. If one of them has the label of standing facts, there is no such block.
+    blocks: the other blocks of the section. If one of these has the label of standing facts, no block is made.
     shown_seqs: the numbers of facts that the block shows already. It goes on to show them, for the provider's prompt
         cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
     """

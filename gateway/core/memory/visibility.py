@@ -36,7 +36,7 @@ def list_visible_messages(
 ) -> list[VisibleMessage]:
     """Returns the messages that other conversations may see, in their order.
 
-    exchange: with its content.
+    exchange: the exchange with its content.
     prefix_is_shared: another conversation opened with the same prefix.
     takes_reply: False leaves the reply out, unparsed.
     """
@@ -85,7 +85,7 @@ def list_recallable_messages(
 ) -> list[Message]:
     """Returns the messages of an exchange that recall may find, with the user's own words alone (`read_own_words`).
 
-    exchange: with its content.
+    exchange: the exchange with its content.
     prefix_is_shared: another conversation opened with the same prefix.
     previous: the seq of the message before the exchange.
     wanted_seqs: the messages to return; None: all. A reply that is not among them is not parsed.
@@ -129,7 +129,7 @@ def list_recallable_messages(
 def list_asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
     """Returns the user's messages among those that recall may find; the reply is not even parsed.
 
-    exchange: with its content.
+    exchange: the exchange with its content.
     prefix_is_shared: another conversation opened with the same prefix.
     """
     inputs = range(exchange.seq, exchange.reply_seq)
@@ -137,5 +137,5 @@ def list_asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Mess
 
 
 def list_tools_used(exchange: Exchange) -> list[str]:
-    """Returns the tools that were called in an exchange, in order. exchange: with its content."""
+    """Returns the tools that were called in an exchange, in order. exchange: the exchange with its content."""
     return [] if is_tombstone(exchange) else list(map_calls_to_tool_names(exchange).values())

@@ -50,10 +50,10 @@ def compose(
 ) -> Composition:
     """Returns what goes around the client's list.
 
-    offered: names of the gateway tools in this request.
+    offered: the names of the gateway tools in this request.
     new_notes: the notes of new messages: index among the new messages -> note.
-    additions: those to a list that equals its path word for word, so that positions are counted. None: positions are
-        found by comparing list and path.
+    additions: the additions to a list that equals its path word for word, so that positions are counted; None:
+        positions are found by comparing list and path.
 
     Raises: Missing.
     """
@@ -86,9 +86,9 @@ def compose(
 def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     """Returns the note that a new message has already; "": nothing was found for it; None: it has none.
 
-    index: of the message among the new ones.
-
     A message has a note if it came before, with the same messages before it.
+
+    index: the index of the message among the new ones.
     """
     prefix = plan.exchange.inputs[: index + 1]
     rivals = find_rivals(tree, plan.match.match_point, plan.conversation_row)

@@ -82,10 +82,10 @@ def make_excerpt(
 
     If the text has no such word, these are the sentences that are no questions, or else the text's beginning.
 
-    text: on one line.
-    keys: as `list_query_keys` returns them.
+    text: a text on one line.
+    keys: the keys of the query, from `list_query_keys`.
     max_chars: the most characters of the text. The signs where sentences are left out come on top.
-    short_keys: as `list_short_words` returns them. They count if few sentences have them.
+    short_keys: the short words of the query, from `list_short_words`. A short word counts if few sentences have it.
     shows_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
     """
     lower_text = text.lower()
@@ -114,8 +114,8 @@ def make_excerpt(
 def choose_best_sentence(text: str, keys: Sequence[str]) -> str:
     """Returns the sentence of a text that has most of the query's words; "": none has any.
 
-    text: on one line.
-    keys: as `list_query_keys` returns them.
+    text: a text on one line.
+    keys: the keys of the query, from `list_query_keys`.
     """
     lower_text = text.lower()
     pieces = _find_pieces(text, lower_text)
@@ -157,7 +157,7 @@ def _split_sentences(text: str) -> list[_Span]:
 def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short_keys: Sequence[str]) -> list[float]:
     """Returns a score of each piece for the keys that it has. A key that few pieces have counts more.
 
-    short_keys: as `list_short_words` returns them.
+    short_keys: the short words of the query, from `list_short_words`.
     """
     scores = [0.0] * len(pieces)
     for number, key in enumerate((*keys, *short_keys)):

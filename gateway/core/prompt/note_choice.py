@@ -102,12 +102,12 @@ def choose_hits(
 
     A message is left out if it stands in the window, or if it repeats another message, the query or a note.
 
-    candidates: best first.
+    candidates: the messages that were found, best first.
     exclude_atoms: the atoms of the messages in the window.
     noted: the texts of the notes on this path.
     shared: lines that stand in the question too, and are not shown.
-    budget_tokens: for the whole note as `render_note` makes it, without the line that names its mark.
-    cut_chars: how many characters of one message are shown.
+    budget_tokens: the most tokens of the whole note as `render_note` makes it, without the line that names its mark.
+    cut_chars: the most characters of one message that are shown.
     is_selection: the candidates are a selection of the whole memory (`Recall.find_most_telling`), which the note says.
         A message that facts cover for the most part is left out.
     is_order: the query asks for the order of many events, each of which one sentence states.
@@ -234,8 +234,8 @@ class _ShownContent:
 class _Draft:
     """A note that is filled line by line.
 
-    room_tokens: without the note's frame.
-    cut_chars: how many characters of one message are shown.
+    room_tokens: the most tokens of the lines, without the note's frame.
+    cut_chars: the most characters of one message that are shown.
     is_order: the query asks for the order of many events, each of which one sentence states.
     """
 
@@ -377,7 +377,7 @@ def _list_words(text: str) -> frozenset[str]:
 
 
 def limit_selection(budget_tokens: int) -> int:
-    """Returns the tokens that a selection of the whole memory may take. budget_tokens: those for any note."""
+    """Returns the tokens that a selection of the whole memory may take. budget_tokens: the most tokens of any note."""
     return min(
         budget_tokens,
         max(_SELECTION_MIN_TOKENS, int(budget_tokens * _SELECTION_SHARE)),

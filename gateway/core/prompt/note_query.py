@@ -43,7 +43,7 @@ def make_query(text: str) -> str:
 def with_speaker(query: str, names: Sequence[str]) -> str:
     """Returns a query with "I" in the place of its speaker's name, since speakers do not name themselves.
 
-    names: what people call the speaker. The first of several words is a name as well.
+    names: the names of the speaker. The first word of a longer name is a name as well.
     """
     for name in names:
         pattern = find_name_pattern(name, is_low=query == query.lower())
@@ -87,7 +87,7 @@ def choose_searched_part(text: str, keys: Sequence[str]) -> str:
     It is the part around the word of the query that first occurs latest in the text, since a word that occurs early may
     be all over it. If the text has no word of the query, the part is its beginning.
 
-    keys: as `list_query_keys` returns them.
+    keys: the keys of the query, from `list_query_keys`.
     """
     if len(text) <= SEARCHED_CHARS:
         return text

@@ -187,8 +187,8 @@ def make_section(
 ) -> Section:
     """Returns the section for one request.
 
-    pinned: the section that the path has; None: it has none.
-    shown_after: what the texts after the section show last of each block, without this request's note.
+    pinned: the section that the path has; None: the path has no section.
+    shown_after: the content of each block that the texts after the section show last, without this request's note.
     is_continued: the conversation exists already.
     may_rebuild: rendering the section again costs nothing, or the agent asks for it.
     takes_note: a note can be attached to this request.

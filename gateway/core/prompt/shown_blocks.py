@@ -55,7 +55,7 @@ _CHANGE = re.compile(
 def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
     """Returns the section of the system message, or "" if there is nothing to show.
 
-    blocks: in the order of the section. Empty blocks are shown only if there are tools to fill them.
+    blocks: the blocks in the order of the section. Empty blocks are shown only if tools to fill them are offered.
     mark: the mark of the memory's notes.
     about: the sentence of `describe_tools`, or "" if no tools are offered.
     """
@@ -157,8 +157,8 @@ class BlockChanges(NamedTuple):
 def list_changes(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
     """Returns the changes of blocks since they were last shown.
 
-    last_shown: what the prompt shows last, without the texts of the changes.
-    blocks: as they are now.
+    last_shown: the content of the blocks that the prompt shows last, without the texts of the changes.
+    blocks: the blocks as they are now.
     """
     changes: list[str] = []
     after: dict[str, str] = {}

@@ -52,9 +52,9 @@ def check_summary(
 ) -> str:
     """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
 
-    source: the lines that it stands for.
-    earlier: the summary of what is before them; it stands for that, too.
-    max_tokens: of the summary.
+    source: the lines for which the summary stands.
+    earlier: the summary of the messages before these lines, for which the new summary stands, too.
+    max_tokens: the most tokens of the summary.
     is_by_hand: a person asked for the summary, so it may be longer than the few words that it replaces.
     """
     text = unwrap_summary(answer)

@@ -28,8 +28,8 @@ def make_summary_request(
     """Returns the messages for a model.
 
     earlier: the notes so far, or "".
-    max_tokens: of the answer.
-    instructions: an agent's own; None: the gateway's.
+    max_tokens: the most tokens of the answer.
+    instructions: the agent's own instructions; None: the gateway's.
     """
     body = "\n\n".join(map(escape_summary_tags, lines))
     notes = f"<notes>\n{escape_summary_tags(earlier).strip()}\n</notes>\n\n" if earlier else ""

@@ -44,7 +44,7 @@ def list_message_lines(messages: Sequence[WireMessage]) -> list[str]:
 def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
     """Returns the lines in parts: one call reads each, with the notes that came of the part before it.
 
-    max_tokens: of a part, estimated; a longer line is a part by itself.
+    max_tokens: the most tokens of a part, estimated; a longer line is a part by itself.
     """
     parts: list[list[str]] = [[]]
     size = 0

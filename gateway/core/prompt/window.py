@@ -98,8 +98,8 @@ def plan_budget(
 
     capacity: the model's context in tokens.
     max_tokens: the request's limit for the reply.
-    fixed_tokens: what is sent besides the list, such as the system message and the tools.
-    note_tokens: what is left free for a note.
+    fixed_tokens: the tokens that are sent besides the list, such as the system message and the tools.
+    note_tokens: the tokens that are left free for a note.
     """
     reserve = reserve_for_reply(capacity, max_tokens)
     step = max(1, capacity // _STEPS_IN_CONTEXT)

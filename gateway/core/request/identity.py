@@ -172,7 +172,7 @@ class Identity(Struct, frozen=True):
     def with_turn_apart(self, conversation_key: str | None) -> Identity:
         """Returns the identity of a turn that leaves nothing, but is stored for its id.
 
-        conversation_key: of the turn's own conversation.
+        conversation_key: the key of the turn's own conversation.
         """
         return replace(self, conversation_key=conversation_key, leaves_nothing=False, is_apart=True)
 

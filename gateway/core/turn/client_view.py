@@ -101,8 +101,8 @@ class ClientView:
     def add_spoken_text(self, text: str, between: str, call_index: int) -> None:
         """Shows text that a call speaks to the user, as it is written into the call's arguments.
 
-        between: blanks that separate it from the text before, where both are shown as one.
-        call_index: of the call in the reply.
+        between: the blanks that separate `text` from the text before, where both are shown as one.
+        call_index: the index of the call in the reply.
         """
         self.add_text(between + text)
 
@@ -171,7 +171,7 @@ class ClientView:
     ) -> None:
         """Notes the reason for which the turn ends; `end` or an error follows.
 
-        waiting: as in `TurnOutcome`.
+        waiting: the calls that wait for an answer, as in `TurnOutcome`.
         calls: the calls that wait, and other calls that were not shown yet.
         """
 

@@ -132,8 +132,8 @@ class FreeGuide:
 
     `Guide` documents the methods.
 
-    max_rounds: how many rounds of tools there may be; then a message tells the model that the limit is reached, and it
-    is called a last time.
+    max_rounds: the most rounds of tools. After the last one the model is called once more, with a message
+        that the limit is reached.
     """
 
     def __init__(self, max_rounds: int) -> None:

@@ -49,7 +49,7 @@ class OutcomeMaker(NamedTuple):
         """Returns the outcome of a turn with a complete reply.
 
         client_finish_reason: the client's finish_reason; None: the upstream's.
-        waiting: as in `TurnOutcome`.
+        waiting: the calls that wait for an answer, as in `TurnOutcome`.
         """
         draft, earlier = self.last_round.draft, self.earlier
         # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.

@@ -120,7 +120,7 @@ class Round:
 
         Private fields of the message hold what was shown to the user beyond its text.
 
-        calls: those that the message has; None: all.
+        calls: the calls that the message has; None: all calls of the reply.
         """
         sent_calls = [*(self.draft.calls if calls is None else calls)]
         asides = None

@@ -60,8 +60,8 @@ class SentReply:
     ) -> commands.SendWhole | commands.SendError:
         """Returns the answer with the upstream's error; an error of the gateway's if a 200 is no chat completion.
 
-        body: of the upstream's reply.
-        error: what the body says, as OpenAI's error object.
+        body: the body of the upstream's reply.
+        error: the error in that body, as OpenAI's error object.
         """
         status, headers = round.status, round.headers
         client_body = self._view.render_error_body(status, body)

@@ -81,8 +81,8 @@ class ContextWindows:
         """Notes how many tokens an upstream has counted in a prompt.
 
         estimated: the tokens of the prompt by the gateway's count.
-        actual: its tokens by the upstream's count.
-        fitting: how many tokens the prompt could have had, by the gateway's count.
+        actual: the tokens of the prompt by the upstream's count.
+        fitting: the most tokens that the prompt could have had, by the gateway's count.
         """
         figures = self._figures.get(key) or _Figures()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.

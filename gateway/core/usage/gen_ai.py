@@ -62,8 +62,8 @@ def name_provider(kind: str) -> str:
 def name_error_type(failure: str, status: int = 0) -> str:
     """Returns the kind of an error, of a closed list; "": there is none.
 
-    failure: as the receipt names it, or a status as text.
-    status: of the response.
+    failure: the receipt's name of the failure, or a status as text; "": no failure.
+    status: the status of the response; 0: no response.
     """
     if failure:
         return failure if failure in _FAILURES or _STATUS.fullmatch(failure) else OTHER
@@ -82,7 +82,7 @@ class ModelNames:
     def choose_name(self, model: str, status: int) -> str:
         """Returns a model's name if the settings have it or an upstream has accepted it, else `other`.
 
-        status: of the upstream's response; 0: there was none.
+        status: the status of the upstream's response; 0: no response came.
         """
         if model in self._configured:
             return model[:MODEL_CHARS]

@@ -79,7 +79,7 @@ def choose_period(per: str | None, now: float) -> Period:
 def divide_limit(limit: UsageLimit, process_count: int) -> int:
     """Returns the amount up to which each process may go. A cost is in billionths, so that sums are exact.
 
-    process_count: how many processes share the limit.
+    process_count: the number of processes that share the limit.
     """
     share = limit.most if limit.per in STORED_PERIODS else limit.most / process_count
     return round(share * BILLION) if limit.unit == "cost" else math.ceil(share)
@@ -134,9 +134,9 @@ class Bucket(Struct, eq=False):
     def lets_go_on(self, own_reserved: int, own_used: int, next_amount: int) -> bool:
         """Returns whether a request may go on.
 
-        own_reserved: how much is reserved for this request.
-        own_used: how much it has used so far.
-        next_amount: how much it may use next.
+        own_reserved: the amount that is reserved for this request.
+        own_used: the amount that the request has used so far.
+        next_amount: the most that the request may use next.
         """
         others_reserved = self.reserved - own_reserved
         if self.used + others_reserved + own_used + next_amount <= self.bound:
@@ -230,8 +230,8 @@ def collect_full_buckets(
 ) -> FullBuckets:
     """Returns the full buckets that decide about a request.
 
-    buckets: in the order of the ids of their limits.
-    wanted: what the request may use.
+    buckets: the buckets of the request, in the order of the ids of their limits.
+    wanted: the most that the request may use.
     may_answer: returns whether a model may answer this request in place of its own.
     """
     substituting: Bucket | None = None

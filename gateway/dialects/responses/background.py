@@ -133,7 +133,7 @@ class ShownResponses:
         """Returns a stored request.
 
         tag: the part that the response's ids share.
-        created_at: when the response was accepted, in seconds since the epoch.
+        created_at: the time at which the response was accepted, in seconds since the epoch.
         """
         stored_request = StoredResponseRequest.decode(stored)
         return RestoredRequest(stored_request, stored_request.read(), tag, int(created_at))

@@ -151,7 +151,7 @@ def _flatten_annotation(annotation: Json) -> Json:
 def _find_url_citation(citation: Any, chars_before: int) -> Json | None:
     """Returns the annotation for a citation of Claude's; None: it cites no web page.
 
-    chars_before: how many characters of the reply's text come before the item.
+    chars_before: the number of characters of the reply's text before the item.
     """
     source = as_object(citation).get("citation")
     if not isinstance(source, dict) or not isinstance(source.get("url"), str):

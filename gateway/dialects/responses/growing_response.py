@@ -126,8 +126,8 @@ class GrowingResponse:
     ) -> Json:
         """Returns the response as it is now.
 
-        incomplete_reason: why the response is incomplete; None: it is not.
-        usage: with the names of the Responses API.
+        incomplete_reason: the reason for which the response is incomplete; None: it is complete or goes on.
+        usage: the usage with the names of the Responses API.
         """
         response = {
             **self.terms.echo,

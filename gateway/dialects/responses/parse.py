@@ -133,7 +133,7 @@ def parse(
 
     upstream_tools: the kinds of tools that the request's upstreams take.
     waiting_items: items of the conversation that come before the input.
-    found_tools: as in `ResponsesRequest`.
+    found_tools: the tools that searches have found, as in `ResponsesRequest`.
     needs_input: a request without input is refused.
     repeated_keys: the keys that the body has more than once.
 

@@ -269,7 +269,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     """Returns a stored response as it was answered, but for logprobs; None: the reply is no response's.
 
     tag: the part that the response's ids share.
-    shows_sealed_thoughts: as in `ResponseTerms`.
+    shows_sealed_thoughts: the response has the sealed thoughts, as in `ResponseTerms`.
     """
     stored = read_stored_response(reply)
     if stored is None:

@@ -188,7 +188,7 @@ def translate_text_format(text: Any) -> Json:
 def echo_fields(json: Json, request: ChatRequest, conversation_id: str | None, tools: RequestTools) -> Json:
     """Returns the fields of a request that its response repeats.
 
-    conversation_id: of the conversation that the request continues; None: it continues no conversation.
+    conversation_id: the id of the conversation that the request continues; None: it continues no conversation.
     """
     echoed = {key: value for key, value in json.items() if key in ECHO_DEFAULTS and value is not None}
     if echoed.get("service_tier") == "auto":

@@ -126,9 +126,9 @@ def read_tools(
 ) -> RequestTools:
     """Returns the tools of a request, and the tools that its items bring.
 
-    left_out: gets the fields without a place in a chat completion.
+    left_out: the collection to which the fields without a place in a chat completion are added.
     waiting_items: the items that come before the input.
-    found_tools: as in `ResponsesRequest`.
+    found_tools: the tools that searches have found, as in `ResponsesRequest`.
 
     Raises: BadRequest.
     """

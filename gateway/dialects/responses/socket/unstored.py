@@ -87,7 +87,7 @@ class UnstoredResponses:
     def translate(self, request: CreateEvent, user: str | None) -> TranslatedRequest:
         """Returns an equivalent request for HTTP.
 
-        user: of the request; None: it names none.
+        user: the user of the request; None: the request names no user.
         """
         fields = {**request.fields, "stream": b"true"}
         new_items = _read_input_items(fields.get("input", b"null"))
