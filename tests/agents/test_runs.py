@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.agents.runs.steps import RunMemory
 from gateway.core.definition import AgentDefinition
@@ -387,6 +388,18 @@ def test_a_message_that_is_refused_for_good_does_not_block_the_conversation(life
     life.send("Fourth")
     assert sent(life) == ["First", "Ok.", "Third", "Fine.", "Fourth"]
     assert life.words()[2:4] == ["user: Second", "user: Third"]
+
+
+def test_a_filters_verdict_in_place_of_a_reply_does_not_block_the_conversation(life: Life) -> None:
+    """Gemini and Claude refuse words by a reply without a word, and would refuse all that comes with them."""
+    verdict = replace(say(""), finish_reason="content_filter: PROHIBITED_CONTENT")
+    life.upstream.queue(say("Hello."), verdict, say("Fine."))
+    life.send("First")
+    refused = life.send("Bad words")
+    assert (refused.run.state, refused.run.stop) == (RunState.FAILED, "invalid_llm_response")
+    assert life.send("Third").said == ["Fine."]
+    assert sent(life) == ["First", "Hello.", "Third"]
+    assert life.words()[2:] == ["user: Third", "assistant: Fine."]
 
 
 def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: Life) -> None:

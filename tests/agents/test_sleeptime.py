@@ -445,21 +445,27 @@ def refuse_plums(seen: Seen) -> Reply | None:
     )
 
 
-def test_what_its_model_refuses_to_read_is_passed_over(world: SleepWorld) -> None:
+@pytest.mark.parametrize("is_verdict", [False, True], ids=["status", "verdict"])
+def test_what_its_model_refuses_to_read_is_passed_over(world: SleepWorld, is_verdict: bool) -> None:
     """Nothing smaller is tried a second time, and what was said after it is read."""
     agent = world.primary()
     world.frequency(agent, 1)
-    world.model.before = refuse_plums
+    verdict = replace(say(""), finish_reason="content_filter")
+    world.model.before = lambda seen: verdict if is_verdict and refuse_plums(seen) else refuse_plums(seen)
     for text in ("Hello.", "I like plums.", "My cat is called Miso."):
         world.send(agent, text)
         world.slept()
     assert world.block(agent) == "Name: Ann\nHello.\nMy cat is called Miso."
     runs = world.runs(agent)
     assert [run.status for run in runs] == ["completed", *4 * ["failed"], "completed"]
+    refusals = sum(refuse_plums(seen) is not None for seen in world.model.seen)
+    if is_verdict:
+        assert refusals == 4
+        return
     # What the upstream says may quote what was read.
     assert all("words are not kept" in run.metadata["error"] for run in runs[1:5])
     # Each run asks once more without its own blocks.
-    assert sum(refuse_plums(seen) is not None for seen in world.model.seen) == 8
+    assert refusals == 8
 
 
 def test_a_model_that_refuses_everything_reads_nothing_and_passes_nothing_over(world: SleepWorld) -> None:
