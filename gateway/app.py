@@ -95,7 +95,7 @@ class Gateway:
         self._stop_began_at: float | None = None
         self._active_at_stop = 0  # requests
         self.readiness = _watch_readiness(store)
-        self.access = access or AccessLog(enabled=server.access_log)
+        self.access = access or AccessLog(is_enabled=server.access_log)
         self.guard = guard = _make_guard(settings, store)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._page = _make_page(services, guard)
@@ -246,7 +246,7 @@ class WorkerHealth:
         self.readiness = _watch_readiness(store)
         routes = make_health_routes(self.readiness, services.metrics)
         self._router = Router(routes, redirect_slashes=False)
-        self._access = AccessLog(enabled=settings.server.access_log)
+        self._access = AccessLog(is_enabled=settings.server.access_log)
         guard = _make_guard(settings, store)
         self._edge = Edge(self._dispatch, guard, services.metrics, self._access, services.now)
 

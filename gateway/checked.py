@@ -71,7 +71,7 @@ def convert(
 
 
 def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path = ()) -> Fault:
-    """Returns the fault that msgspec found in a value. path: where the value lies."""
+    """Returns the fault that msgspec found in a value. path: the keys and indexes that lead to the value."""
     message = str(error)
     steps: list[str | int] = []
     if location := _AT_PATH.search(message):
@@ -100,7 +100,7 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
 
 
 def _make_unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
-    """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
+    """Returns the fault of an unknown name. expected: the types of the object that has the name."""
     names = [name for each in expected for name in list_allowed_names(each)]
     return Fault(
         path,
@@ -198,7 +198,7 @@ def list_field_types(struct_type: type[Struct]) -> dict[str, Any]:
 
 
 def list_allowed_names(hint: Any) -> tuple[str, ...]:
-    """Returns the names that an object of this type may have; (): it may have any."""
+    """Returns the names that an object of this type may have, or () if it may have any name."""
     hint = without_annotations(hint)
     if is_struct(hint):
         return hint.__struct_encode_fields__
@@ -222,7 +222,7 @@ def without_annotations(hint: Any) -> Any:
 
 
 def list_union_members(hint: Any) -> Iterator[Any]:
-    """Yields the members of a union; of any other type, itself."""
+    """Yields the members of a union, or a type that is no union itself."""
     if get_origin(without_annotations(hint)) in (Union, UnionType):
         for each in get_args(without_annotations(hint)):
             yield from list_union_members(each)
@@ -231,7 +231,7 @@ def list_union_members(hint: Any) -> Iterator[Any]:
 
 
 def choose_union_member(value: Any, hint: Any) -> Any:
-    """Returns the member of a union that a value is meant for, by its JSON type; if none fits, the first."""
+    """Returns the first member of a union that fits a value's JSON type, or the first member if none fits."""
     if get_origin(without_annotations(hint)) not in (Union, UnionType):
         return hint
     options = [member for member in list_union_members(hint) if member is not type(None)]
@@ -274,7 +274,7 @@ def list_literal_values(hints: Iterable[Any]) -> list[str]:
 
 
 def _find_child(value: Any, key: str | int) -> Any:
-    """Returns the value at a key or index; None: there is none."""
+    """Returns the value at a key or index, or None if there is none."""
     try:
         return value[key]
     except (KeyError, IndexError, TypeError):

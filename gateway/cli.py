@@ -122,9 +122,9 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
     """Prints the mistakes in the settings, each with its file. Returns the exit code."""
     from gateway.settings.load import find_settings_file
 
-    file = find_settings_file(config) if error.in_file else None
+    file = find_settings_file(config) if error.is_in_file else None
     for each in error.mistakes:
-        prefix = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
+        prefix = f"{file}: " if file is not None and each.is_in_file and len(error.mistakes) > 1 else ""
         print_error(f"{prefix}{each.message}")
     if file is not None:
         # Variables override the file, so the variables that are set are named, too.
@@ -222,7 +222,7 @@ def serve(host: str | None, port: int | None, upstream: str | None, single_user:
 @make_option("profile", "the profile (default: the project's)")
 @make_flag("read", "refuse what writes")
 def mcp(read: bool, **arguments: Any) -> None:
-    _load_commands().serve_mcp(arguments, read_only=read)
+    _load_commands().serve_mcp(arguments, is_read_only=read)
 
 
 @root.command(help="perform background jobs until it is stopped, without a server")

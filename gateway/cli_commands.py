@@ -93,7 +93,12 @@ class Commands:
     def serve(
         self, flags: Mapping[tuple[str, str], Any], upstream: str | None, *, performs_jobs: bool
     ) -> int:
-        """Serves until it is stopped, and returns the exit code. performs_jobs: as in `gateway.serve`."""
+        """Serves until a signal stops the process, and returns the exit code.
+
+        flags: the values of settings by (table, key), which override the settings file.
+        upstream: the base URL of the one upstream to use; None: the upstreams of the settings.
+        performs_jobs: True: this process performs background jobs, too.
+        """
         with loading():
             from gateway.serve import serve
 
@@ -101,7 +106,11 @@ class Commands:
         return serve(self.load(flags, upstream, needs_secrets=True), self.limits, performs_jobs=performs_jobs)
 
     def work(self, flags: Mapping[tuple[str, str], Any], *, listens: bool) -> int:
-        """Performs background jobs until it is stopped, and returns the exit code. listens: as in `gateway.serve`."""
+        """Performs background jobs until a signal stops the process, and returns the exit code.
+
+        flags: the values of settings by (table, key), which override the settings file.
+        listens: True: health checks and scrapes are answered, too.
+        """
         with loading():
             from gateway.serve import work
 
@@ -119,7 +128,7 @@ class Commands:
     def check_config(self, *, is_strict: bool) -> int:
         """Prints the settings, and the mistakes for which a start would fail. Makes no file and opens no port.
 
-        is_strict: a warning counts as a failure in the exit code.
+        is_strict: True: a warning counts as a failure in the exit code.
         """
         with loading():
             from gateway.config_check import check_start, render_settings
@@ -132,7 +141,10 @@ class Commands:
         return EXIT_FAILED if is_strict and database.warnings else 0
 
     def open_page(self, *, only_prints: bool) -> None:
-        """Prints the address of the page, with a sign-in code. On a terminal, opens a browser, too."""
+        """Prints the address of the page, with a sign-in code. On a terminal, opens a browser, too.
+
+        only_prints: True: no browser is opened.
+        """
         process = self.client.find_process()
         if process is None:
             database = self.settings.database
@@ -174,8 +186,8 @@ class Commands:
         printed.show_move(outcome.moved, outcome.already_there, outcome.refused)
         return EXIT_FAILED if outcome.refused else 0
 
-    def serve_mcp(self, arguments: _Arguments, *, read_only: bool) -> None:
-        """Serves the tools of MCP over stdio. arguments: the names of the memory."""
+    def serve_mcp(self, arguments: _Arguments, *, is_read_only: bool) -> None:
+        """Serves the tools of MCP over stdio. arguments: the project, profile and user of the memory."""
         with loading():
             from gateway.run.admin.mcp_memory import MCP_CALL
 
@@ -187,7 +199,7 @@ class Commands:
                     "or uv sync --extra mcp"
                 ) from error
         client = self.client  # mistakes in the settings are reported before anything is served
-        memory = {**without_none(arguments), "read": read_only}
+        memory = {**without_none(arguments), "read": is_read_only}
         # The threads that read the input and perform a call cannot be interrupted, and asyncio would wait for them.
         # A call writes all or nothing, however the process ends.
         with exit_on_interrupt():
@@ -232,7 +244,10 @@ class Commands:
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
-        """Forgets a memory or a part of it. check_consent: asks whether to do what its text says; raises a refusal."""
+        """Forgets a memory or a part of it.
+
+        check_consent: asks the operator whether to do the action in its text, and raises GatewayError at a refusal.
+        """
         arguments = without_none(arguments)
         _check_what_to_forget(arguments, all_users=all_users)
         # The settings are read first, so that mistakes in them are reported before the question.
@@ -259,7 +274,11 @@ class Commands:
             print(outcome_text.describe_unswept(is_server=is_server), file=sys.stderr)
 
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
-        """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""
+        """Writes a memory to a file, or to the standard output.
+
+        path: the path of the file; None: the standard output.
+        may_replace: True: a file that is there already is replaced.
+        """
         arguments = without_none(arguments)
         pages = self.client.read_pages("memory-export", arguments)
         first_page = next(pages)

@@ -274,7 +274,10 @@ class TooManySends(GatewayError):
 
 
 class LimitReached(CallerError):
-    """A limit turns the request away. is_quota: a quota is used up; else the caller may try again soon."""
+    """A limit turns the request away.
+
+    is_quota: True: a quota is used up; False: the caller may try again soon.
+    """
 
     status = 429
 
@@ -309,13 +312,13 @@ class MemoryUnavailable(GatewayError):
 class SettingsError(GatewayError):
     """A setting is missing, misspelt or contradicts another one.
 
-    in_file: the mistake may be in the settings file.
-    mistakes: all mistakes that were found, each an error of its own.
+    is_in_file: True: the mistake may be in the settings file.
+    mistakes: all mistakes that were found, each as an error of its own.
     """
 
-    def __init__(self, message: str, *, in_file: bool = True) -> None:
+    def __init__(self, message: str, *, is_in_file: bool = True) -> None:
         super().__init__(message)
-        self.in_file = in_file
+        self.is_in_file = is_in_file
         self.mistakes: tuple[SettingsError, ...] = (self,)
 
     @classmethod
@@ -323,8 +326,8 @@ class SettingsError(GatewayError):
         """Returns one error for several mistakes, with a line for each in its message."""
         if len(mistakes) == 1:
             return mistakes[0]
-        in_file = any(mistake.in_file for mistake in mistakes)
-        error = cls("\n".join(mistake.message for mistake in mistakes), in_file=in_file)
+        is_in_file = any(mistake.is_in_file for mistake in mistakes)
+        error = cls("\n".join(mistake.message for mistake in mistakes), is_in_file=is_in_file)
         error.mistakes = tuple(mistakes)
         return error
 

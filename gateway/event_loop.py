@@ -31,7 +31,7 @@ class EventLoop(uvloop.Loop):
     async def subprocess_exec(  # type: ignore[override]  # its stub has a protocol in place of the transport
         self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any
     ) -> tuple[asyncio.SubprocessTransport, Any]:
-        """Starts a program. kwargs: of `subprocess.Popen`. Raises: OSError."""
+        """Starts a program. kwargs: the keyword arguments of `subprocess.Popen`. Raises: OSError."""
         process = subprocess.Popen(args, bufsize=0, **kwargs)  # noqa: ASYNC220  # it waits for the start alone
         protocol = protocol_factory()
         transport = _ProcessTransport(self, process, protocol)
@@ -63,7 +63,7 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         self._pipes: dict[int, asyncio.BaseTransport] = {}
         self._open_pipes: set[int] = set()
         self._ended: asyncio.Future[int] = loop.create_future()
-        # The reports of what happened before the protocol had this transport; None: it has it.
+        # The reports of events before the protocol had this transport; None: the protocol has the transport.
         self._early: list[Callable[[], None]] | None = []
 
     async def connect(self) -> None:
@@ -119,7 +119,7 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         else:
             self._early.append(report)
 
-    # -- what asyncio asks of a transport
+    # -- asyncio's interface of a transport
 
     async def _wait(self) -> int:
         # `asyncio.subprocess.Process.wait` calls it.
@@ -153,7 +153,7 @@ class _ProcessTransport(asyncio.SubprocessTransport):
 
 
 class _InputPipe:
-    """The standard input of a program. It drops what is written after it has closed, as asyncio's pipes do.
+    """The standard input of a program. It drops data that is written after it has closed, as asyncio's pipes do.
 
     uvloop's raises a RuntimeError, which no writer expects: a program may end at any time, and then the drain fails.
     """

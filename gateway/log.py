@@ -43,7 +43,7 @@ class LogOutput:
     def __init__(self, stream: TextIO | None = None, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         """Makes an output that holds nothing yet.
 
-        stream: is written to in place of stderr.
+        stream: the file that gets the lines in place of stderr.
         max_held_bytes: the most bytes that are held while the stream takes none.
         """
         self._stream = stream
@@ -116,10 +116,11 @@ class AccessLog:
     """
 
     def __init__(
-        self, write: Callable[[bytes], object] = OUTPUT.write_bytes, *, enabled: bool = True
+        self, write: Callable[[bytes], object] = OUTPUT.write_bytes, *, is_enabled: bool = True
     ) -> None:
+        """Begins without lines. is_enabled: False: the caller adds no lines."""
         self._write = write
-        self.is_enabled = enabled
+        self.is_enabled = is_enabled
         self._lines: list[dict[str, Any]] = []
 
     def add(self, record: dict[str, Any]) -> None:
@@ -149,6 +150,7 @@ class RepeatHandler(logging.StreamHandler[TextIO | LogOutput]):
         self._counts: dict[tuple[str, ...], int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record, or counts it if it repeats a record of the last `counted_s` seconds."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -181,9 +183,10 @@ class RepeatHandler(logging.StreamHandler[TextIO | LogOutput]):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object, with each key in it masked."""
+    """Formats records as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the record as one JSON object, with each key in it masked."""
         line: dict[str, Any] = {
             "at": round(time.time(), 3),
             "level": record.levelname.lower(),

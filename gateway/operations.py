@@ -83,10 +83,10 @@ def make_request_operations(
 def _make_trial_runner(
     settings: Settings, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None
 ) -> TrialRunner:
-    """Makes the operation that shows what a sentence recalls.
+    """Makes the operation that shows which messages and facts a sentence recalls.
 
-    now: seconds since the epoch.
-    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
+    now: returns the seconds since the epoch.
+    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
     """
     return TrialRunner(store, settings.memory.recall_tokens or _TRIAL_RECALL_TOKENS, now, embed_query)
 
@@ -101,8 +101,8 @@ def make_page_operations(
 ) -> PageOperations:
     """Makes the operations of the page.
 
-    passed_over: returns by the name of each upstream whether failover passes it over.
-    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
+    passed_over: returns whether failover passes each upstream over, by the upstream's name.
+    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
     """
     requests = make_request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
@@ -157,17 +157,17 @@ def make_mcp_memory(
 ) -> McpMemory:
     """Makes the operations of MCP's tools.
 
-    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
-    now: seconds since the epoch.
+    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
+    now: returns the seconds since the epoch.
     """
     views = MemoryViews(store, now, settings.memory.keep_why_days)
     tools = McpTools(
-        store,
-        views,
-        embed_query,
-        MemoryEdits(store, now),
-        MemoryForgetting(store, views, now),
-        now,
+        store=store,
+        views=views,
+        embed_query=embed_query,
+        edits=MemoryEdits(store, now),
+        forgetting=MemoryForgetting(store, views, now),
+        now=now,
     )
     return McpMemory(tools, Directory(settings).find_spec_by_name, accounting, settings.default_profile)
 
@@ -181,7 +181,7 @@ def make_import_operations(
 ) -> ImportOperations:
     """Makes the operations on imports.
 
-    now: seconds since the epoch; None: the store's.
+    now: returns the seconds since the epoch; None: the clock of the store.
     idle: set while no request is being answered; None: the process serves no requests.
     """
     now = now or store.read_shared_clock
@@ -212,7 +212,7 @@ def make_operations(
 ) -> OperationTable:
     """Returns the table of all operations over a store.
 
-    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
+    embed_query: returns the vector of a sentence, as for replies; None: memory is searched by words alone.
     mcp: the operations of MCP's tools; None: the table has no such operations.
     serving: the parts of a process that serves requests; None: this process serves none.
     """
@@ -274,5 +274,5 @@ def make_operations(
 
 
 def list_embedding_jobs(settings: Settings) -> tuple[str, ...]:
-    """Returns the kinds of jobs that embed texts which no turn of a gateway has written."""
+    """Returns the kinds of the jobs that embed texts from outside of a turn, such as imported texts."""
     return () if settings.memory.embedder is None else (EMBED_JOB,)

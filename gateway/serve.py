@@ -41,7 +41,9 @@ _log = logging.getLogger("mnemogate")
 
 
 def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bool = True) -> int:
-    """Serves until it is stopped, and returns the exit code. performs_jobs: background jobs, too.
+    """Serves until a signal stops the process, and returns the exit code.
+
+    performs_jobs: True: this process performs background jobs, too.
 
     Raises: SettingsError: the gateway cannot start; GatewayError: it cannot start now, and may later.
     """
@@ -55,9 +57,9 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
 
 
 def work(settings: Settings, limits: Limits | None = None, *, listens: bool = False) -> int:
-    """Performs background jobs until it is stopped, and returns the exit code.
+    """Performs background jobs until a signal stops the process, and returns the exit code.
 
-    listens: answers health checks and scrapes at the address of the settings.
+    listens: True: health checks and scrapes are answered at the address of the settings.
 
     Raises: SettingsError: the process cannot start; GatewayError: it cannot start now, and may later.
     """
@@ -82,7 +84,7 @@ async def _run_worker(
 ) -> int:
     """Performs background jobs until a signal stops the process. Returns the exit code.
 
-    listens: answers /health and /metrics as well.
+    listens: True: /health and /metrics are answered, too.
     """
     listener = bind(settings.server.host, settings.server.port) if listens else None
     store = await _open_store(settings)
@@ -133,7 +135,7 @@ async def _run_listening_worker(services: Services, listener: socket.socket) -> 
 
 
 def _require_shared_database(settings: Settings, option: str) -> None:
-    """Raises: SettingsError: the option needs a database that many processes share, and this is a file."""
+    """Checks that processes can share the database, which the option needs. Raises: SettingsError: it is a file."""
     if settings.database.url is None:
         raise SettingsError(f"database.url: {option} needs PostgreSQL; one process owns a SQLite file")
 
@@ -175,12 +177,16 @@ async def _serve(
         _tune_interpreter()
         _print_notice(describe_start(settings, store.health, url, local_url, has_keys=has_keys))
 
-    server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
+    server = make_server(
+        app,
+        settings.server,
+        app.readiness,
+        started,
+        limits=limits,
+        on_stopping=app.begin_stop,
+    )
     if admin is not None:
-        if store.database.is_owned:  # else another process owns the database, and has written its address
-            _write_address(admin, local_url)
-        # The file could not be written at the start, or was removed with the database: it is written then.
-        store.database.add_recovery_listener(partial(_write_address, admin, local_url))
+        _publish_address(admin, store, local_url)
     _stop_on_hangup(server.handle_exit)
     try:
         await server.serve(sockets=[listener])
@@ -191,7 +197,7 @@ async def _serve(
 
 
 def _allow_connections() -> None:
-    """Lets this process open as many files as the system allows it: a reply takes two, and shells give 1024.
+    """Lets this process open as many files as the system allows: a reply takes two, and shells allow 1024.
 
     Near the limit new connections are refused (`gateway.web.server`).
     """
@@ -217,6 +223,16 @@ def _tune_interpreter() -> None:
     sys.setswitchinterval(0.0005)
 
 
+def _publish_address(admin: AdminFile, store: Store, address: str) -> None:
+    """Writes the address for commands, now and each time the database works again.
+
+    At a recovery the file may be missing: it could not be written at the start, or was removed with the database.
+    """
+    if store.database.is_owned:  # else another process owns the database, and has written its address
+        _write_address(admin, address)
+    store.database.add_recovery_listener(partial(_write_address, admin, address))
+
+
 def _write_address(admin: AdminFile, address: str) -> None:
     try:
         admin.write(address)
@@ -238,7 +254,10 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
 
 
 def _report_fault(store: Store, consequence: str) -> None:
-    """Logs why a store cannot be used at the start, which nothing else logs. consequence: what holds until it can."""
+    """Logs why a store cannot be used at the start, which nothing else logs.
+
+    consequence: the sentence about requests or jobs until the store can be used.
+    """
     if not store.health.is_up:
         _log.error("%s until the database can be used: %s", consequence, store.health.error)
 
@@ -262,7 +281,7 @@ async def _install_keys(settings: Settings, store: Store) -> bool:
 
 
 def check_exposure(settings: Settings, *, has_keys: bool) -> None:
-    """Raises: SettingsError: without keys, the gateway would serve other machines."""
+    """Checks that other machines need a key. Raises: SettingsError: without keys, the gateway would serve them."""
     if not (has_keys or is_loopback(settings.server.host)):
         raise SettingsError(
             f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
@@ -271,7 +290,7 @@ def check_exposure(settings: Settings, *, has_keys: bool) -> None:
 
 
 def check_mcp(settings: Settings) -> None:
-    """Raises: SettingsError: MCP is to be served, and what speaks it is not installed."""
+    """Checks that MCP can be served if the settings ask for it. Raises: SettingsError: its package is missing."""
     if settings.server.mcp and find_spec("mcp") is None:
         raise SettingsError(
             "server.mcp: it needs the extra `mcp`: in the clone run pip install -e '.[mcp]', "
@@ -280,11 +299,11 @@ def check_mcp(settings: Settings) -> None:
 
 
 def _print_notice(text: str) -> None:
-    """Prints for an operator at a terminal. A stdout without a reader, or a full disk, is no reason not to serve."""
+    """Prints a notice for an operator. A stdout without a reader, or a full disk, does not stop the process."""
     try:
         print(text, flush=True)
     except OSError:
-        # Python's own last flush must not fail for it.
+        # Python's own last flush of the text must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

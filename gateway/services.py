@@ -76,7 +76,7 @@ class AgentsComponent(Protocol):
         """Returns the routes of the agents API."""
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
-        """Starts its tasks. performs_jobs: else jobs are only made due."""
+        """Starts and returns its tasks. performs_jobs: False: jobs are only made due."""
 
     async def aclose(self) -> None: ...
 
@@ -108,7 +108,7 @@ class Services:
     background_responses: BackgroundResponses
     # Schedules and performs jobs.
     background: BackgroundServices
-    # Serves agents over REST; None: there are none.
+    # Serves agents over REST; None: the process has no such service.
     agents: AgentsComponent | None
     # The most recent requests.
     requests: RequestLog
@@ -193,7 +193,7 @@ class Services:
         )
 
     def _make_chat(self, make_agents: AgentServicesFactory | None) -> None:
-        """Makes the services that answer chat completions, and those that answer other dialects through them."""
+        """Makes the services that answer chat completions, and the services that answer other dialects through them."""
         settings, store, now, limits = self.settings, self.store, self.now, self.limits
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
         failover = Failover(settings, self.providers, self.metrics)
@@ -246,10 +246,10 @@ class Services:
         self.page = make_page_operations(
             settings,
             store,
-            self.sign_in,
-            self.requests,
-            self.embed_query,
-            self.chat.failover.find_passed_over,
+            sign_in=self.sign_in,
+            log=self.requests,
+            embed_query=self.embed_query,
+            passed_over=self.chat.failover.find_passed_over,
         )
 
     async def start(self) -> None:
@@ -321,7 +321,7 @@ class Services:
 
 
 async def install_keys(store: Store, server: ServerSettings) -> None:
-    """Adds the keys of the settings to those of the store. Raises: StoreError."""
+    """Adds the keys of the settings to the store. Raises: StoreError."""
     keys = ((server.key, SETTINGS_KEY, None), (server.operator_key, SETTINGS_OPERATOR_KEY, OPERATOR))
     for key, name, scope in keys:
         if key is not None and not await store.keys.install(key, name, scope):
@@ -347,7 +347,7 @@ def _log_failure(fault: Unavailable) -> None:
 
 
 def _watch_store(metrics: Metrics, store: Store) -> None:
-    """Adds the metrics of the store: whether it works, and what waits to be written to it."""
+    """Adds the metrics of the store: its state, and the writes that wait for it."""
     # Each change replaces `store.health`, so each scrape reads the attribute.
     metrics.add_gauge(
         "store_up",

@@ -29,7 +29,7 @@ def check_package() -> None:
         raise SettingsError(
             "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra `traces`: in the clone run "
             f"pip install -e '.[traces]', or uv sync --extra traces: {error}",
-            in_file=False,
+            is_in_file=False,
         ) from error
 
 

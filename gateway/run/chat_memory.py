@@ -180,7 +180,7 @@ class ChatMemory:
             prompt = _mark_changed_prefix(memory_context, prompt)
         self._note_prompt(call, prompt)
         call.memory_state = _choose_memory_state(
-            call.identity.mode, off_record=memory_context.plan.off_record
+            call.identity.mode, is_off_record=memory_context.plan.off_record
         )
         memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
         return BegunMemory(memory, prompt)
@@ -205,12 +205,12 @@ async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
     return await read()
 
 
-def _choose_memory_state(mode: Mode, *, off_record: bool) -> MemoryState:
-    """Returns the state of a request with memory. off_record: its turn is off the record."""
+def _choose_memory_state(mode: Mode, *, is_off_record: bool) -> MemoryState:
+    """Returns the state of a request with memory. is_off_record: True: its turn is off the record."""
     if mode is Mode.OFF:
         return "off"
     # A request that repeats a turn off the record is off the record as well.
-    return "on" if mode in STORING_MODES and not off_record else "read"
+    return "on" if mode in STORING_MODES and not is_off_record else "read"
 
 
 def _mark_changed_prefix(context: MemoryContext, prompt: Prompt) -> Prompt:

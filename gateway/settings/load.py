@@ -111,7 +111,7 @@ def load_settings(
     """
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # from a script that passes a variable which is not set
-            raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
+            raise SettingsError(f"{flag}: expected a value, saw ''", is_in_file=False)
     loader = _Loader(
         os.environ if environ is None else environ, config, flags or {}, upstream, needs_secrets=needs_secrets
     )
@@ -229,7 +229,7 @@ class _Loader:
         path, url = values.get(_DATABASE_PATH), values.get(_DATABASE_URL)
         if path is not None and url is not None and url.value != f"{_SQLITE}{path.value}":
             message = f"environment: {path.variable} and {url.variable} say different things; leave one out"
-            self._mistakes.add(SettingsError(message, in_file=False))
+            self._mistakes.add(SettingsError(message, is_in_file=False))
 
     def _check_no_upstream_key(self, settings: Settings) -> None:
         """Adds a mistake if the environment has the key of an upstream that is not given."""
@@ -237,7 +237,7 @@ class _Loader:
             self._mistakes.add(
                 SettingsError(
                     f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
-                    in_file=False,
+                    is_in_file=False,
                 )
             )
 
@@ -293,7 +293,7 @@ def _not_from_file() -> Iterator[None]:
     try:
         yield
     except SettingsError as error:
-        error.in_file = False
+        error.is_in_file = False
         raise
 
 
@@ -311,23 +311,23 @@ def _read_file(path: str | None) -> dict[str, Any]:
             data = opened.read(_FILE_BYTES + 1)
         if len(data) > _FILE_BYTES:
             large = f"it has more than {_FILE_BYTES:,} bytes"
-            raise SettingsError(f"The settings file {file} cannot be read: {large}.", in_file=False)
+            raise SettingsError(f"The settings file {file} cannot be read: {large}.", is_in_file=False)
         return tomllib.loads(data.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         if path is None:
             return {}
-        raise SettingsError(f"The settings file {file} does not exist.", in_file=False) from None
+        raise SettingsError(f"The settings file {file} does not exist.", is_in_file=False) from None
     except OSError as error:
         why = error.strerror or error
-        raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
+        raise SettingsError(f"The settings file {file} cannot be read: {why}.", is_in_file=False) from error
     except UnicodeDecodeError as error:
         why = f"byte {error.start} is not UTF-8"
-        raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
+        raise SettingsError(f"The settings file {file} cannot be read: {why}.", is_in_file=False) from error
     except ValueError as error:  # TOMLDecodeError is one; a number of some thousand digits raises another
-        raise SettingsError(f"The settings file {file} is not TOML: {error}.", in_file=False) from error
+        raise SettingsError(f"The settings file {file} is not TOML: {error}.", is_in_file=False) from error
     except RecursionError as error:
         why = "its values are nested too deeply"
-        raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
+        raise SettingsError(f"The settings file {file} cannot be read: {why}.", is_in_file=False) from error
 
 
 def _list_referenced_variables(settings: Settings) -> set[str]:

@@ -167,4 +167,4 @@ def _read_ratio(text: str) -> float:
 
 
 def _make_error(name: str, expected: str, seen: str) -> SettingsError:
-    return SettingsError(f"{name}: expected {expected}, saw {seen!r}", in_file=False)
+    return SettingsError(f"{name}: expected {expected}, saw {seen!r}", is_in_file=False)

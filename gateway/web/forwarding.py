@@ -139,7 +139,7 @@ class ForwardedRoute:
             return
         async with self.parts.bodies.read(scope, receive) as body:
             request_body = await parse_off_loop(body, partial(read_request_body, body))
-            info.model, info.stream = request_body.model, request_body.stream
+            info.model, info.is_streamed = request_body.model, request_body.is_streamed
             await self.answer_with_body(incoming, head, request_body)
 
     def reads_body(self, head: ForwardedHead) -> bool:

@@ -61,14 +61,14 @@ class MessagesRoute:
             json = await parse_off_loop(body, partial(parse_body, body))
         except (BadRequest, BodyTooLarge):
             request_body = read_request_body(body)
-            info.model, info.stream = request_body.model, request_body.stream
+            info.model, info.is_streamed = request_body.model, request_body.is_streamed
             if not asks_agent(request_body.model or "") and self._is_for_native_upstream(
                 incoming, {"model": request_body.model}
             ):
                 return None
             raise
         model = json.get("model")
-        info.model, info.stream = model if isinstance(model, str) else None, json.get("stream") is True
+        info.model, info.is_streamed = model if isinstance(model, str) else None, json.get("stream") is True
         if self._is_for_native_upstream(incoming, json):
             return self._read_native(incoming, body, json)
         if json.get("thread") is not None:

@@ -244,7 +244,7 @@ class Edge:
             "in": info.bytes_in,
             "out": info.bytes_out,
             "model": info.model and mask_keys_in_name(info.model[:_MAX_LOGGED_CHARS]),
-            "stream": info.stream,
+            "stream": info.is_streamed,
             "memory": memory,
             "project": info.caller.project,
             "cut": info.is_cut,

@@ -26,7 +26,8 @@ class RequestBody(Struct, frozen=True):
     raw: bytes
     # None: the body has no `model`, or its value is empty or no text.
     model: str | None = None
-    stream: bool = False
+    # True: the body asks for a stream.
+    is_streamed: bool = False
     # All fields as they are written.
     members: Mapping[str, msgspec.Raw] = {}
     # The keys that the body has more than once; parsers differ in which value they take.
@@ -64,7 +65,7 @@ class RequestBody(Struct, frozen=True):
         if options is None:
             options = {}
         # The upstream judges bad or repeated fields.
-        if not self.stream or self.repeated_keys or not isinstance(options, dict):
+        if not self.is_streamed or self.repeated_keys or not isinstance(options, dict):
             return self
         if options.get("include_usage") is True:
             return self
@@ -96,9 +97,9 @@ def read_request_body(raw: bytes) -> RequestBody:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
     if model is not None:
         check_model_name(model)
-    is_stream = bytes(members.get("stream", b"null")) == b"true"
+    is_streamed = bytes(members.get("stream", b"null")) == b"true"
     return RequestBody(
-        raw, model=model or None, stream=is_stream, members=members, repeated_keys=repeated_keys
+        raw, model=model or None, is_streamed=is_streamed, members=members, repeated_keys=repeated_keys
     )
 
 

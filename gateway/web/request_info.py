@@ -18,31 +18,43 @@ from gateway.web.auth import ANONYMOUS, Caller
 class RequestInfo:
     """The facts of one request that the edge and the layers inside it note, for the access log among others."""
 
+    # The id in logs and in `x-mnemogate-request-id`.
     request_id: str
     # `time.perf_counter()` at its arrival.
     began_at: float
-    # The client sent `request_id`; False: the gateway has made it.
+    # True: the client sent `request_id`; False: the gateway has made it.
     has_client_id: bool = False
     # The form of errors, which the route sets when it begins; None: `Edge._error_form` decides.
     error_form: ErrorForm | None = None
+    # The key with which the request came, and its rights.
     caller: Caller = ANONYMOUS
+    # The name of the route in logs and metrics.
     route: str = "other"
     # The path that is logged; None: the request's own.
     path: str | None = None
+    # The model that the request names, if any.
     model: str | None = None
-    stream: bool | None = None
+    # True: the request asks for a stream; None: not known, or the route has no streams.
+    is_streamed: bool | None = None
+    # The state of memory, as in `x-mnemogate-memory`; None: the route has no memory.
     memory: str | None = None
     # The receipt of a request that an upstream may answer.
     receipt: Receipt | None = None
     # None: the request is not traced.
     trace_context: TraceContext | None = None
+    # The bytes of the request's body that were read.
     bytes_in: int = 0
+    # The bytes of the reply's body that were sent.
     bytes_out: int = 0
+    # The status of the reply; 0: no head was sent.
     status: int = 0
+    # True: the reply is an event stream.
     is_event_stream: bool = False
+    # True: the whole reply was sent.
     is_complete: bool = False
-    # The gateway's shutdown has cut its reply.
+    # True: the gateway's shutdown has cut the reply.
     is_cut: bool = False
+    # True: the client waits for `100 Continue` before it sends the body.
     expects_continue: bool = False
 
     def begin_receipt(self) -> Receipt:

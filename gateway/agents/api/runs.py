@@ -300,7 +300,7 @@ class RunStream:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         info = get_request_info(scope)
         api = self.api
-        info.stream = True
+        info.is_streamed = True
         info.memory = "on"
         ping = make_ping(self.run.uid, api.now())
         interval_s = api.ping_s if self.include_pings else 0.0

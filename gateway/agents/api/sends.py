@@ -201,7 +201,7 @@ class SendReply:
     async def __call__(self, scope: AsgiScope, receive: Receive, asgi_send: AsgiSend) -> None:
         info = get_request_info(scope)
         info.model = self.run_request.spec.model
-        info.stream = self.is_stream
+        info.is_streamed = self.is_stream
         info.memory = "on"
         receipt = info.begin_receipt()
         receipt.headers |= self.request.headers

@@ -85,7 +85,7 @@ def find_background_route(settings: Settings) -> Route | None:
     if model is None:
         return None
     try:
-        return resolve_route(settings, model, by_operator=True)
+        return resolve_route(settings, model, is_named_by_operator=True)
     except UnknownModel as error:
         raise make_unknown_model_error(settings, "memory.background_model", error) from error
 

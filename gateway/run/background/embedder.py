@@ -30,7 +30,7 @@ def find_embedder_route(settings: Settings) -> Route | None:
     if model is None or model == LOCAL_EMBEDDER:
         return None
     try:
-        route = resolve_route(settings, model, by_operator=True)
+        route = resolve_route(settings, model, is_named_by_operator=True)
     except UnknownModel as error:
         mistake = make_unknown_model_error(settings, "memory.embedder", error)
         raise SettingsError(f"{mistake.message}; {LOCAL_EMBEDDER!r} is the one in this process") from error

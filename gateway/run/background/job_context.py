@@ -55,8 +55,8 @@ class JobContext:
 
     job: Job
     jobs: Jobs
-    # True from the moment when the end is being committed.
-    ended: bool = field(default=False, init=False)
+    # True as soon as the commit of the end begins.
+    has_ended: bool = field(default=False, init=False)
     # Set by the worker when the lease is lost: nothing of this attempt would be committed any more.
     lost: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     # The last heartbeat failed, since the database did not answer.
@@ -95,11 +95,11 @@ class JobContext:
 
         enqueues: the other kinds of jobs that the effect enqueues.
         """
-        self.ended = True
+        self.has_ended = True
         try:
             await self.jobs.finish(self.job, effect, enqueues)
         except BaseException:
-            self.ended = False
+            self.has_ended = False
             raise
 
 

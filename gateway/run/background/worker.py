@@ -165,7 +165,11 @@ class Worker:
         for context in tuple(self._running):
             if context.is_overdue:
                 await self._renew_lease(context)
-            elif not context.ended and not await self.jobs.leases.is_held(context.job) and not context.ended:
+            elif (
+                not context.has_ended
+                and not await self.jobs.leases.is_held(context.job)
+                and not context.has_ended
+            ):
                 context.lost.set()
         return not any(context.lost.is_set() for context in self._running)
 
@@ -177,10 +181,10 @@ class Worker:
 
     async def _renew_lease(self, context: JobContext) -> None:
         """Renews a lease, or notes that it is lost. Raises: StoreError."""
-        if not context.ended:
+        if not context.has_ended:
             is_held = await self.jobs.leases.heartbeat(context.job, self.limits.lease_s)
             context.is_overdue = False
-            if not is_held and not context.ended:
+            if not is_held and not context.has_ended:
                 context.lost.set()
 
     async def _run_job(self, context: JobContext) -> None:
@@ -214,7 +218,7 @@ class Worker:
                 is_held = await self._perform(context)
             if not is_held:
                 return await self.jobs.fail(job, "its lease was lost", 0.0)
-            if not context.ended:
+            if not context.has_ended:
                 await context.finish()
             return "finished"
         except Postponed as error:
@@ -244,7 +248,7 @@ class Worker:
                 finally:
                     heartbeat.cancel()
                 # While the end of a job is being written, the job is gone from the queue, but its lease is not lost.
-                if work.done() or context.ended:
+                if work.done() or context.has_ended:
                     continue
                 if lost.done():
                     return False

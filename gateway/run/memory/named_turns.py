@@ -99,17 +99,17 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
 
 
 async def find_run_turn_name(
-    store: Store, project: str, uid: str, *, or_cancelled: bool = False
+    store: Store, project: str, uid: str, *, includes_cancelled: bool = False
 ) -> TurnName | None:
     """Returns the name of the turn of a response that was made in the background, or None for any other response.
 
-    or_cancelled: True: a cancelled response also has a name; its turn has the part that had arrived.
+    includes_cancelled: True: a cancelled response also has a name; its turn has the part that had arrived.
     """
     found = await store.responses.find(project, uid)
     if found is None:
         return None
     run = found.run
-    if or_cancelled and run.state is RunState.CANCELLED:
+    if includes_cancelled and run.state is RunState.CANCELLED:
         names = await store.responses.load_turns(run.agent_row, run.id)
         return TurnName.decode(names[-1]) if names else None
     return None if run.otid is None else TurnName.decode(run.otid)

@@ -89,7 +89,7 @@ class _ReferencedTurns:
                 return [] if message is None else [with_model(message, listed.exchange)]
             if listed.run_uid is None:
                 return await self._read_exchange_messages(agent, listed.exchange, reference, name)
-        stored_name = await find_run_turn_name(self._store, self._project, name.tag, or_cancelled=True)
+        stored_name = await find_run_turn_name(self._store, self._project, name.tag, includes_cancelled=True)
         if stored_name is not None:
             return await self._find_in_turn(reference, stored_name)
         # The same words were answered before, or several steps are one reply.

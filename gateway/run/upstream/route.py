@@ -61,12 +61,14 @@ class Route(Struct, frozen=True):
         return replace(self, context_window=_choose_smaller(tokens, self.context_window), others=others)
 
 
-def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) -> Route:
+def resolve_route(settings: Settings, model: str, *, is_named_by_operator: bool = False) -> Route:
     """Returns the route for a model's name.
 
     The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, a name that a pattern takes, or any name
     if there is only one upstream. Where there are aliases, other names are unknown unless a pattern takes them.
-    by_operator: the settings themselves name the model, and may name it as `<upstream>/<model>` next to such a list.
+
+    is_named_by_operator: True: the settings name the model. They may name it as `<upstream>/<model>` next to such a
+        list.
 
     Raises: UnknownModel.
     """
@@ -75,7 +77,7 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
         if profile is None:
             raise UnknownModel.unlisted(model)
         return make_agent_route(settings, profile)
-    return _resolve(settings, model, upstream=None, by_operator=by_operator)
+    return _resolve(settings, model, upstream=None, is_named_by_operator=is_named_by_operator)
 
 
 def make_agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
@@ -86,8 +88,8 @@ def make_agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> 
             f"`x-mnemogate-agent: {agent.name}`.",
             param="model",
         )
-    by_operator = isinstance(agent, ProfileSettings) or not agent.has_callers_model
-    route = _resolve(settings, agent.model, agent.upstream, by_operator=by_operator)
+    is_named_by_operator = isinstance(agent, ProfileSettings) or not agent.has_callers_model
+    route = _resolve(settings, agent.model, agent.upstream, is_named_by_operator=is_named_by_operator)
     return route.with_window(agent.context_window)
 
 
@@ -149,7 +151,7 @@ def check_models(settings: Settings) -> None:
     for path, model, upstream in named:
         try:
             # Without the fallbacks of an alias, which are among the names themselves.
-            _resolve(settings, model, upstream, by_operator=True, is_fallback=True)
+            _resolve(settings, model, upstream, is_named_by_operator=True, is_fallback=True)
         except UnknownModel as error:
             mistakes.add(make_unknown_model_error(settings, path, error))
     mistakes.raise_if_any()
@@ -197,7 +199,7 @@ def _resolve(
     model: str,
     upstream: str | None,
     *,
-    by_operator: bool = False,
+    is_named_by_operator: bool = False,
     is_fallback: bool = False,
 ) -> Route:
     """Returns the route for a model, as `resolve_route` documents it.
@@ -208,7 +210,7 @@ def _resolve(
     Raises: UnknownModel.
     """
     context_windows = {each.name: each.context_window for each in settings.upstreams}
-    if upstream is not None and (by_operator or is_listed(settings, upstream, model)):
+    if upstream is not None and (is_named_by_operator or is_listed(settings, upstream, model)):
         return Route(upstream, model, context_windows[upstream])
     for alias in settings.models:
         name = alias.upstream or settings.upstreams[0].name
@@ -226,7 +228,7 @@ def _resolve(
         return aliased
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
-        if inner and name in context_windows and (by_operator or is_listed(settings, name, inner)):
+        if inner and name in context_windows and (is_named_by_operator or is_listed(settings, name, inner)):
             return Route(name, inner, context_windows[name])
     for each in settings.upstreams:
         if any(fnmatchcase(model, pattern) for pattern in each.models):
@@ -258,6 +260,6 @@ def _list_further_targets(
         for each in alias.deployments
     ]
     for rank, name in enumerate(fallbacks, 1):
-        route = _resolve(settings, name, upstream=None, by_operator=True, is_fallback=True)
+        route = _resolve(settings, name, upstream=None, is_named_by_operator=True, is_fallback=True)
         targets += [each._replace(rank=rank) for each in route.targets]
     return tuple(targets)

@@ -458,7 +458,7 @@ def test_a_settings_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: 
         with pytest.raises(SettingsError) as caught:
             load_settings(config=str(tmp_path / name), environ={})
         assert caught.value.message == f"The settings file {tmp_path / name} cannot be read: {why}."
-        assert not caught.value.in_file  # or its name would be shown twice
+        assert not caught.value.is_in_file  # or its name would be shown twice
 
 
 OPENAI = UpstreamSettings("openai", base_url="https://api.openai.com/v1", api_key="k")

@@ -54,7 +54,7 @@ def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bo
         route,
         Guard(NoKeys()),
         Metrics(),
-        AccessLog(enabled=False),
+        AccessLog(is_enabled=False),
         lambda: 0.0,
         error_forms={"/agents/": DetailErrors()},
     )
