@@ -46,7 +46,7 @@ async def fill(store: Store, agent: Agent, messages: int, seed: int) -> None:
 
 async def crowd(store: Store, model: Agent, agents: int) -> None:
     """Copies one agent's rows to new agents."""
-    rows = await store.database.read(lambda c: c.rows("PRAGMA table_info(exchanges)"))
+    rows = await store.database.read(lambda c: c.fetch_rows("PRAGMA table_info(exchanges)"))
     columns = ", ".join(row[1] for row in rows if row[1] not in ("id", "agent"))
     exchanges = f"INSERT INTO exchanges (agent, {columns}) SELECT ?, {columns} FROM exchanges WHERE agent = ?"
     terms = "INSERT INTO terms (agent, chunk, data) SELECT ?, chunk, data FROM terms WHERE agent = ?"

@@ -177,7 +177,7 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
     )
 
     async def write(connection: Connection) -> list[int]:
-        rows = await connection.rows(newest, (agent.id, scale(RECALLS, share)))
+        rows = await connection.fetch_rows(newest, (agent.id, scale(RECALLS, share)))
         exchange_rows = [row for row, _ in rows]
         _, newest_seq = rows[0]
         await write_recalls(connection, agent.id, exchange_rows, newest_seq, now)

@@ -37,7 +37,7 @@ Turn = tuple[float, str, str]  # time (seconds since the epoch), question, reply
 
 async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Agent:
     """Makes an agent. secret: the agent's secret; None: a new one."""
-    draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
+    draft = store.agents.get_draft(Scope("default", "default", f"user:{user}"))
     draft = replace(draft, secret=secret or draft.secret)
     agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
     store.agents.cache(agent)

@@ -141,13 +141,13 @@ class Connection(Protocol):
     stays open across an await.
     """
 
-    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+    async def fetch_rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         """Returns all rows."""
 
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+    async def fetch_row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         """Returns the first row; None where there is none."""
 
-    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
+    async def fetch_value(self, statement: str, values: Sequence[object] = ()) -> Any:
         """Returns the first column of the first row; None where there is none."""
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
@@ -164,7 +164,7 @@ class Connection(Protocol):
         statement refuses before that call is not added.
         """
 
-    async def single(self, statement: str, values: Sequence[object]) -> Row | None:
+    async def run_single(self, statement: str, values: Sequence[object]) -> Row | None:
         """Runs a write that is its transaction's first statement, and its last if the write returns a row.
 
         Returns the first row, or None if the statement has written nothing; then the operation may go on. This saves
@@ -215,8 +215,8 @@ class ServerFindings(Struct, frozen=True):
 class Database(Protocol):
     """Runs operations on the data of the store.
 
-    `read`, `long_read`, `write`, `write_one` and `bulk` raise what their operation raises, and Unavailable. Those that
-    write raise Busy, too, where too many bytes wait.
+    The methods that run an operation or a statement raise its errors, and Unavailable. Those that write also raise
+    Busy, where too many bytes wait.
     """
 
     @property
@@ -265,7 +265,7 @@ class Database(Protocol):
     def write_one(self, statement: str, values: Sequence[object]) -> Future[list[Row]]:
         """Runs one statement as a transaction of its own. Returns its rows."""
 
-    def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> Future[T]:
+    def bulk_write(self, operation: Operation[T], *, size_bytes: int = 0) -> Future[T]:
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
 
     async def sweep(self, wait_ms: int) -> bool:

@@ -54,12 +54,12 @@ class Unavailable(StoreError):
     # The fault was found before, and health shows it; it is raised for one more caller.
     is_known = False
 
-    def again(self) -> Self:
+    def copy(self) -> Self:
         """Returns a copy of the error for another waiter, since an exception carries the traceback of its raiser."""
-        copy = type(self)(self.message)
-        copy.__cause__ = self.__cause__
-        copy.is_known = True
-        return copy
+        error = type(self)(self.message)
+        error.__cause__ = self.__cause__
+        error.is_known = True
+        return error
 
 
 class Full(Unavailable):

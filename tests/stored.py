@@ -186,7 +186,7 @@ class Speaker:
     @property
     def agent(self) -> Agent:
         """As the last turn knew it; a draft before the first one."""
-        return self._agent or self.store.agents.draft(self.scope)
+        return self._agent or self.store.agents.get_draft(self.scope)
 
     async def begin(
         self,
@@ -318,8 +318,8 @@ class Speaker:
         async def read(connection: Connection) -> list[Exchange]:
             sql = make_statement("rows", "SELECT id FROM exchanges WHERE agent = ? ORDER BY id")
             found = []
-            for (row,) in await connection.rows(sql, (agent.id,)):
-                got = await connection.rows(exchanges.SQL["exchange_get"], (row, agent.id))
+            for (row,) in await connection.fetch_rows(sql, (agent.id,)):
+                got = await connection.fetch_rows(exchanges.SQL["exchange_get"], (row, agent.id))
                 found += map(make_exchange_with_content, got)
             return found
 
@@ -336,7 +336,7 @@ async def sized_memory(store: Store, agent: Agent) -> SizedMemory:
 async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """Runs a statement of the test's own, in a transaction. Returns its rows."""
     own = make_statement("a test's", statement)
-    found = await store.database.write(lambda connection: connection.rows(own, values))
+    found = await store.database.write(lambda connection: connection.fetch_rows(own, values))
     return [tuple(row) for row in found]
 
 

@@ -238,7 +238,7 @@ class PostgresConnection:
     """A connection of asyncpg as the store's operations use one.
 
     deadline: the time by which the statements must have ended, by the loop's clock.
-    begin: the statement that begins the transaction. It is sent before the first statement that is not `single`.
+    begin: the statement that begins the transaction. It is sent before the first statement that is not `run_single`.
         None: the connection reads, and each statement is a transaction of its own.
     """
 
@@ -262,16 +262,16 @@ class PostgresConnection:
         # A commit was sent, so the writes may be on disk even if no answer comes.
         self.may_have_committed = False
 
-    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+    async def fetch_rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         await self._begin_once()
         return await self._raw.fetch(_render_text(statement), *values, timeout=self._get_remaining_s())
 
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
-        rows = await self.rows(statement, values)
+    async def fetch_row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+        rows = await self.fetch_rows(statement, values)
         return rows[0] if rows else None
 
-    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
-        rows = await self.rows(statement, values)
+    async def fetch_value(self, statement: str, values: Sequence[object] = ()) -> Any:
+        rows = await self.fetch_rows(statement, values)
         return rows[0][0] if rows else None
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
@@ -283,9 +283,9 @@ class PostgresConnection:
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool
     ) -> Row | None:
-        return await (self.single if is_only_statement else self.row)(statement, values)
+        return await (self.run_single if is_only_statement else self.fetch_row)(statement, values)
 
-    async def single(self, statement: str, values: Sequence[object]) -> Row | None:
+    async def run_single(self, statement: str, values: Sequence[object]) -> Row | None:
         self.may_have_committed = True
         rows = await self._raw.fetch(_render_text(statement), *values, timeout=self._get_remaining_s())
         self.may_have_committed = bool(rows)
@@ -293,19 +293,19 @@ class PostgresConnection:
 
     async def lock(self, *agent_rows: int) -> None:
         for agent_row in sorted({*agent_rows} - self._locked):
-            await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent_row,))
+            await self.fetch_rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent_row,))
             self._locked.add(agent_row)
 
     async def lock_sharers(self, *agent_rows: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_LOCK_SHARERS, (agent_rows,)))
+        self._locked.update(row[0] for row in await self.fetch_rows(_LOCK_SHARERS, (agent_rows,)))
 
     async def lock_profile_blocks(self, agent_row: int) -> None:
-        await self.rows(PROFILE_BLOCKS, (agent_row,))
+        await self.fetch_rows(PROFILE_BLOCKS, (agent_row,))
 
     async def lock_seers(self, block_row: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_LOCK_SEERS, (block_row,)))
+        self._locked.update(row[0] for row in await self.fetch_rows(_LOCK_SEERS, (block_row,)))
         # If no agent sees the block, its own row is all that can be locked.
-        await self.rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block_row,))
+        await self.fetch_rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block_row,))
 
     async def commit(self) -> None:
         """Ends the transaction, if one was begun. Raises: StatementFailed if it went on after a failure."""
@@ -335,14 +335,14 @@ class MendingConnection(PostgresConnection):
 
     __slots__ = ()
 
-    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
-        return await super().rows(statement, replace_unstorable(values))
+    async def fetch_rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        return await super().fetch_rows(statement, replace_unstorable(values))
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         return await super().run(statement, replace_unstorable(values))
 
-    async def single(self, statement: str, values: Sequence[object]) -> Row | None:
-        return await super().single(statement, replace_unstorable(values))
+    async def run_single(self, statement: str, values: Sequence[object]) -> Row | None:
+        return await super().run_single(statement, replace_unstorable(values))
 
 
 def _render_text(statement: str) -> str:

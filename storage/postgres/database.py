@@ -135,12 +135,12 @@ class PostgresDatabase:
 
     def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
         async def one(connection: Connection) -> list[Row]:
-            row = await connection.single(statement, values)
+            row = await connection.run_single(statement, values)
             return [] if row is None else [row]
 
         return self._writer.begin(PostgresWrite(one))
 
-    def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
+    def bulk_write(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         return self._writer.begin(PostgresWrite(operation, is_bulk=True), size_bytes)
 
     # -- lifecycle, notifications, health ------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class PostgresDatabase:
 
         async def ask(connection: Connection) -> bool:
             try:
-                is_read_only = await connection.value(_HEALTH_QUERY)
+                is_read_only = await connection.fetch_value(_HEALTH_QUERY)
             except TimeoutError:
                 self._is_late = True
                 self._health_check.hurry()

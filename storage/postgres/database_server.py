@@ -96,7 +96,7 @@ class DatabaseServer:
         if self.is_closed:
             raise Closed(f"{self._target.name} is closed")
         if self.fault is not None and self._first_attempt_ended.is_set():
-            raise self.fault.again()
+            raise self.fault.copy()
 
     async def wait_until_known(self) -> None:
         """Waits while the first attempt to reconnect after a fault is under way. Raises: Unavailable."""

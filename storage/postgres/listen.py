@@ -129,7 +129,7 @@ class NotificationListener:
         """Sends notifications over a connection, with the name of this process."""
         channels = [_PREFIX + each.channel for each in notifications]
         payloads = [f"{self._name} {each.payload}" for each in notifications]
-        await connection.rows(_NOTIFY, (channels, payloads))
+        await connection.fetch_rows(_NOTIFY, (channels, payloads))
 
     async def close(self) -> None:
         """Ends listening. Idempotent."""

@@ -91,10 +91,12 @@ async def erase_additions(
     if gone.first_seq:
         # A turn with a lower number may still have been under way (for less than a day) and have recalled it.
         start = (
-            await connection.value(SQL["begun_before"], (agent_row, gone.first_seq, gone.begun_at - DAY_S))
+            await connection.fetch_value(
+                SQL["begun_before"], (agent_row, gone.first_seq, gone.begun_at - DAY_S)
+            )
             or 0
         )
-    rows = await connection.rows(SQL["additions"], (agent_row, start, after, limit))
+    rows = await connection.fetch_rows(SQL["additions"], (agent_row, start, after, limit))
     for id, step in rows:
         exchange = await exchanges.find_exchange(connection, agent_row, id)
         if exchange is None or not gone.was_known_to(exchange):
@@ -112,10 +114,10 @@ async def erase_additions(
 
 async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
     """Returns the part of a memory that is being forgotten; None if nothing of it can be quoted."""
-    erased = [_ErasedExchange(*row) for row in await connection.rows(SQL["touched"], (agent_row,))]
+    erased = [_ErasedExchange(*row) for row in await connection.fetch_rows(SQL["touched"], (agent_row,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
-    days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent_row,))}
-    has_blocks = bool(await connection.value(SQL["is_blocks"], (agent_row,)))
+    days = {int(day) for (day,) in await connection.fetch_rows(SQL["gone_days"], (agent_row,))}
+    has_blocks = bool(await connection.fetch_value(SQL["is_blocks"], (agent_row,)))
     erased_from: dict[int, int] = {}  # by conversation
     for exchange in erased:
         first_seq = erased_from.get(exchange.conversation_row, exchange.seq)

@@ -39,19 +39,19 @@ def make_agent_record(row: Row) -> Agent:
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
     """Returns the agent of a scope, with its present numbers; None where it is not stored."""
-    row = await connection.row(SQL["agent_find"], scope)
+    row = await connection.fetch_row(SQL["agent_find"], scope)
     return None if row is None else make_agent_record(row)
 
 
 async def find_agent_by_id(connection: Connection, id: int) -> Agent | None:
     """Returns an agent with its present numbers; None where it is gone."""
-    row = await connection.row(SQL["agent_by_id"], (id,))
+    row = await connection.fetch_row(SQL["agent_by_id"], (id,))
     return None if row is None else make_agent_record(row)
 
 
 async def find_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     """Returns an agent's numbers; None where it is gone."""
-    row = await connection.row(SQL["agent_numbers"], (id,))
+    row = await connection.fetch_row(SQL["agent_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
 
@@ -60,13 +60,13 @@ async def find_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers 
 
     After a copy was restored into the database its row may be that of another agent.
     """
-    row = await connection.row(SQL["numbers_of_named"], (agent.id, agent.uid))
+    row = await connection.fetch_row(SQL["numbers_of_named"], (agent.id, agent.uid))
     return None if row is None else AgentNumbers(*row)
 
 
 async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     """Returns an agent's numbers, which only this transaction can raise until it ends; None if the agent is gone."""
-    row = await connection.row(SQL["lock_numbers"], (id,))
+    row = await connection.fetch_row(SQL["lock_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
 
@@ -84,7 +84,7 @@ async def find_or_create_agent(connection: Connection, draft: Agent) -> Agent:
     Raises: WriteConflict: the public id is taken.
     """
     scope = draft.scope
-    row = await connection.row(
+    row = await connection.fetch_row(
         SQL["agent_insert"], (draft.uid, *scope, draft.secret, draft.epoch, draft.created)
     )
     if row is not None:
@@ -113,7 +113,7 @@ async def find_or_create_with_blocks(
 
 async def take_seq(connection: Connection, agent_row: int) -> int:
     """Returns the next number of the agent's order, which is then used. Raises: NotFound."""
-    seq = await connection.value(SQL["agent_take_seq"], (agent_row,))
+    seq = await connection.fetch_value(SQL["agent_take_seq"], (agent_row,))
     if seq is None:
         raise NotFound(f"there is no agent {agent_row}")
     return int(seq)
@@ -171,7 +171,7 @@ class Agents:
         """Returns the agent with a public id, with its present numbers; None where there is none."""
 
         async def read(connection: Connection) -> Agent | None:
-            id = await connection.value(SQL["agent_of_uid"], (uid,))
+            id = await connection.fetch_value(SQL["agent_of_uid"], (uid,))
             return None if id is None else await find_agent_by_id(connection, id)
 
         return await self._database.read(read)
@@ -184,19 +184,19 @@ class Agents:
         """Returns whether there is an agent of a row: it was not forgotten."""
         return await self.find_by_id(id) is not None
 
-    def new(self, scope: Scope) -> Agent:
+    def make_draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored, with a name and a secret of its own."""
         # A standby that lags may lack the row when it becomes the primary, and give its id to another memory. A turn
         # that was planned on the lost row has another epoch than that memory.
         epoch = make_first_epoch() if self._database.is_shared else 0
         return Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), epoch, created=self._now())
 
-    def draft(self, scope: Scope) -> Agent:
+    def get_draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
         # Concurrent requests get the same draft, so that they agree on hashes.
         draft = self._drafts.get(scope)
         if draft is None:
-            draft = self.new(scope)
+            draft = self.make_draft(scope)
             self._put_entry(self._drafts, scope, draft)
         return draft
 
@@ -210,7 +210,7 @@ class Agents:
         agent = await self.find(scope)
         if agent is None and must_exist:
             raise NotFound("this agent is gone")
-        return agent or self.draft(scope)
+        return agent or self.get_draft(scope)
 
     async def find_or_begin(
         self, scope: Scope, own_blocks: Sequence[Block], shared_blocks: Sequence[Block], at: float
@@ -227,7 +227,7 @@ class Agents:
         async with self._beginning.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)
             if agent is None:
-                draft = self.draft(scope)
+                draft = self.get_draft(scope)
                 agent = await self._database.write(
                     lambda connection: find_or_create_with_blocks(
                         connection, draft, own_blocks, shared_blocks, at

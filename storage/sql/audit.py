@@ -58,7 +58,7 @@ class Audit(StoreGroup):
         since, until: the time from which on, and before which, entries were made; in seconds since the epoch.
         """
         bounds = (before, memory, project, user, action, what, since, until, limit)
-        rows = await connection.rows(SQL["audit_read"], bounds)
+        rows = await connection.fetch_rows(SQL["audit_read"], bounds)
         return [AuditEntry(*row) for row in rows]
 
     @long_reads
@@ -66,7 +66,7 @@ class Audit(StoreGroup):
         self, connection: Connection, memory: str, actions: Sequence[str], *, limit: int
     ) -> Sequence[AuditEntry]:
         """Returns what was done last to a memory, the newest first. memory: its uid. actions: the kinds that count."""
-        rows = await connection.rows(SQL["audit_of_memory"], (memory, limit, [*actions]))
+        rows = await connection.fetch_rows(SQL["audit_of_memory"], (memory, limit, [*actions]))
         return [AuditEntry(*row) for row in rows]
 
     async def delete_older(self, before: float) -> int:

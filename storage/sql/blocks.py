@@ -53,7 +53,7 @@ async def load_blocks(
 
     shared_read_only: returns shared and attached blocks as read-only, for callers that may not write them.
     """
-    rows = await connection.rows(SQL["block_load"], (agent_row,))
+    rows = await connection.fetch_rows(SQL["block_load"], (agent_row,))
     blocks = [OwnedBlock(owner, make_block(row)) for *row, owner in rows]
     if shared_read_only:
         blocks = [
@@ -65,7 +65,7 @@ async def load_blocks(
 
 async def load_shared_blocks(connection: Connection, project: str, profile: str) -> list[Block]:
     """Returns the blocks that all users of a profile see, in the order they were made."""
-    return [make_block(row) for row in await connection.rows(SQL["shared_blocks"], (project, profile))]
+    return [make_block(row) for row in await connection.fetch_rows(SQL["shared_blocks"], (project, profile))]
 
 
 def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
@@ -106,7 +106,7 @@ async def insert_version(
     restores: the version that this one restores.
     """
     values = (block_row, version, restores, at, origin, exchange_row, sources, value)
-    return int(await connection.value(SQL["block_history_insert"], values))
+    return int(await connection.fetch_value(SQL["block_history_insert"], values))
 
 
 async def write_block(
@@ -166,7 +166,7 @@ async def _restore_block(
 
     Raises: NotFound, WriteConflict, BlockOverLimit.
     """
-    row = await connection.row(SQL["block_history_get"], (block_row, to, FORGOTTEN_ORIGIN))
+    row = await connection.fetch_row(SQL["block_history_get"], (block_row, to, FORGOTTEN_ORIGIN))
     if row is None:
         raise NotFound(f"there is no version {to}")
     value, sources = row
@@ -216,10 +216,10 @@ async def find_undone(connection: Connection, block: Block) -> RestoredVersion |
     while True:
         # A value that was restored by undos is undone from the version in which it was written.
         while (
-            restored := await connection.value(SQL["block_history_restores"], (block.id, version))
+            restored := await connection.fetch_value(SQL["block_history_restores"], (block.id, version))
         ) is not None:
             version = restored
-        row = await connection.row(SQL["block_history_before"], (block.id, version, FORGOTTEN_ORIGIN))
+        row = await connection.fetch_row(SQL["block_history_before"], (block.id, version, FORGOTTEN_ORIGIN))
         if row is None:
             return None
         before = RestoredVersion(*row)
@@ -253,7 +253,7 @@ class Blocks(StoreGroup):
         with_forgotten: forgotten versions are among them, with the origin `FORGOTTEN_ORIGIN` and an empty value.
         """
         left_out = "" if with_forgotten else FORGOTTEN_ORIGIN
-        rows = await connection.rows(SQL["block_history_list"], (block_row, before, left_out, limit))
+        rows = await connection.fetch_rows(SQL["block_history_list"], (block_row, before, left_out, limit))
         return [make_revision(row) for row in rows]
 
 
@@ -288,7 +288,7 @@ def make_block(row: Row) -> Block:
 
 async def get_block(connection: Connection, block_row: int) -> Block:
     """Returns a block by its row. Raises: NotFound."""
-    row = await connection.row(SQL["block_get"], (block_row,))
+    row = await connection.fetch_row(SQL["block_get"], (block_row,))
     if row is None:
         raise NotFound(f"there is no block {block_row}")
     return make_block(row)

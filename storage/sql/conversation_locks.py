@@ -57,7 +57,7 @@ class ConversationLocks(StoreGroup):
         """
         try:
             lease_end = await self._database.read(
-                lambda connection: connection.value(SQL["expired"], (name, now))
+                lambda connection: connection.fetch_value(SQL["expired"], (name, now))
             )
         except TooSlow:
             return False  # the request that waits for the lock asks again
@@ -89,10 +89,10 @@ class ConversationLocks(StoreGroup):
         """
 
         async def write(connection: Connection) -> None:
-            if await connection.row(SQL["release"], (name, self._holder)) is not None:
+            if await connection.fetch_row(SQL["release"], (name, self._holder)) is not None:
                 return
             values = (name, self._holder, self._now(), lease_s)
-            if await connection.row(SQL["hand_over"], values) is None:
+            if await connection.fetch_row(SQL["hand_over"], values) is None:
                 await connection.run(SQL["withdraw"], (name, self._holder))
 
         releasing = self._database.write(write)
@@ -110,4 +110,6 @@ class ConversationLocks(StoreGroup):
 
     async def delete_expired(self) -> None:
         """Deletes the locks with leases that ended more than an hour ago: the processes that held them have died."""
-        await self._database.bulk(lambda connection: connection.run(SQL["delete_expired"], (self._now(),)))
+        await self._database.bulk_write(
+            lambda connection: connection.run(SQL["delete_expired"], (self._now(),))
+        )

@@ -22,7 +22,7 @@ class DatabaseSecrets(StoreGroup):
 
     async def load_key(self, name: str) -> bytes:
         """Returns the key of a name. Raises: StoreError."""
-        value = await self._database.read(lambda connection: connection.value(SQL["find"], (name,)))
+        value = await self._database.read(lambda connection: connection.fetch_value(SQL["find"], (name,)))
         if value is None:
             made = (name, secrets.token_bytes(_BYTES))
             ((value,),) = await self._database.write_one(SQL["make"], made)

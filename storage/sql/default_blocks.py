@@ -20,7 +20,7 @@ _DEFAULT_ORIGIN = "default"
 
 async def load_default_blocks(connection: Connection, agent_row: int) -> list[Block]:
     """Returns an agent's own blocks, each with the value that the profile gave to it."""
-    rows = await connection.rows(SQL["of_agent"], (agent_row,))
+    rows = await connection.fetch_rows(SQL["of_agent"], (agent_row,))
     return [
         Block(
             id=0,
@@ -52,7 +52,7 @@ async def _add_missing(
     """Adds those of some blocks that their owner lacks. owner: the statement's first values."""
     for block in blocks:
         values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
-        id = await connection.value(SQL[statement], values)
+        id = await connection.fetch_value(SQL[statement], values)
         if id is not None:
             await begin_value(connection, id, block.value, at, _DEFAULT_ORIGIN)
 
@@ -68,7 +68,7 @@ class DefaultBlocks(StoreGroup):
     @reads
     async def find_followed_digest(self, connection: Connection) -> bytes | None:
         """Returns the digest of the settings that the stored blocks follow; None if it is not stored."""
-        return await connection.value(SQL["followed"])
+        return await connection.fetch_value(SQL["followed"])
 
     @writes
     async def note_followed(self, connection: Connection, digest: bytes) -> None:
@@ -127,7 +127,7 @@ class DefaultBlocks(StoreGroup):
         for project in projects:
             await ensure_shared_blocks(connection, project, profile, [block], at)
         values = (profile, block.label, _DEFAULT_ORIGIN, block.value)
-        for id, version in await connection.rows(SQL["untouched"], values):
+        for id, version in await connection.fetch_rows(SQL["untouched"], values):
             await write_block(
                 connection, id, version, block.value, at=at, origin=_DEFAULT_ORIGIN, is_bounded=False
             )

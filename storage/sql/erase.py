@@ -147,7 +147,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
 async def _read_sourced(
     connection: Connection, statement: str, agent_row: int, after: int
 ) -> list[_SourcedRow]:
-    rows = await connection.rows(SQL[statement], (agent_row, after, _READ_PAGE))
+    rows = await connection.fetch_rows(SQL[statement], (agent_row, after, _READ_PAGE))
     return [_SourcedRow._make(row) for row in rows]
 
 
@@ -192,7 +192,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
     emptied: list[EditKey] = []
-    for exchange_row, call_id, arguments in await connection.rows(SQL["edits_pending"], (agent_row,)):
+    for exchange_row, call_id, arguments in await connection.fetch_rows(SQL["edits_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_whole_words(words, text) for text in texts):
             emptied.append(EditKey(exchange_row, call_id))
@@ -205,7 +205,7 @@ async def _drop_pending(connection: Connection, agent_row: int, texts: Collectio
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns."""
     agent_row = work.agent_row
-    rows = await connection.rows(SQL["recalls_of"], (agent_row, after, PAGE_ROWS))
+    rows = await connection.fetch_rows(SQL["recalls_of"], (agent_row, after, PAGE_ROWS))
     seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in _KNOWN_KINDS}
     remaining_rows: set[int] = set()
     for exchange_row, data in rows:
@@ -275,11 +275,11 @@ async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[R
     if work.target.all is not None:
         project, profile = work.target.all
     else:
-        row = await connection.row(SQL["scope_of"], (work.agent_row,))
+        row = await connection.fetch_row(SQL["scope_of"], (work.agent_row,))
         if row is None:
             return []
         project, profile, _ = row
-    return await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile))
+    return await connection.fetch_rows(SQL["blocks_seen"], (work.agent_row, project, profile))
 
 
 async def _erase_copies(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
@@ -337,7 +337,7 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
     undone = work.target.imported
     if undone is None:
         return None
-    row = await connection.row(SQL["imported_conversation"], (undone, after))
+    row = await connection.fetch_row(SQL["imported_conversation"], (undone, after))
     if row is not None:
         is_whole = await _release_page(connection, work.agent_row, row[0], undone)
         return int(row[0]) if is_whole else after
@@ -348,7 +348,7 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
 
 async def _release_page(connection: Connection, agent_row: int, conversation_row: int, undone: int) -> bool:
     """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
-    rows = await connection.rows(SQL["deepest"], (agent_row, conversation_row, undone, PAGE_ROWS))
+    rows = await connection.fetch_rows(SQL["deepest"], (agent_row, conversation_row, undone, PAGE_ROWS))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
     await run_for_list(connection, SQL["release"], ids, agent_row)
     await run_for_list(connection, SQL["released"], ids, undone)

@@ -284,7 +284,7 @@ async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exc
     if other.begun <= exchange.touched:
         return False
     values = (agent_row, exchange.conversation_row, exchange.id, exchange.depth, exchange.touched)
-    return other.begun > float(await connection.value(SQL["branch_touched"], values))
+    return other.begun > float(await connection.fetch_value(SQL["branch_touched"], values))
 
 
 def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:

@@ -70,7 +70,7 @@ async def find_snapshot(
     path_hash: the hash of the client's list up to its last assistant message; None: the list has none.
     """
     scope = agent.scope
-    rows = await connection.rows(
+    rows = await connection.fetch_rows(
         SQL["memory_snapshot"], (agent.id, key, path_hash, scope.project, scope.profile, scope.subject)
     )
     if not rows or rows[0][0] != "agent":
@@ -137,7 +137,7 @@ def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> Non
 async def find_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
     """Returns an agent's numbers; None where its snapshots are not cached: it is gone, or its profile shares blocks."""
     scope = agent.scope
-    row = await connection.row(
+    row = await connection.fetch_row(
         SQL["cacheable_numbers"], (agent.id, scope.project, scope.profile, scope.subject)
     )
     return None if row is None else AgentNumbers(*row)
@@ -163,18 +163,18 @@ async def load_pool(
         if conversation_row is not None:
             depths = (probes.max_exchanges, probes.min_depth, probes.loaded_depth)
             values = (conversation_row, agent_row, POOL_LIMIT, *depths, +probes.with_contents)
-            rows = await connection.rows(SQL["pool_conversation"], values)
+            rows = await connection.fetch_rows(SQL["pool_conversation"], values)
     else:
         lists = (probes.replies[:_MAX_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MAX_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
-        rows = await connection.rows(SQL["pool_found"], (agent_row, probes.since, POOL_LIMIT, *keys))
+        rows = await connection.fetch_rows(SQL["pool_found"], (agent_row, probes.since, POOL_LIMIT, *keys))
     pool = [make_exchange_with_content(row) for row in rows]
     return sorted(pool, key=lambda exchange: (exchange.depth, exchange.id))
 
 
 async def find_exchange(connection: Connection, agent_row: int, id: int) -> Exchange | None:
     """Returns an exchange with all its content; None: the agent has none with this id."""
-    row = await connection.row(SQL["exchange_get"], (id, agent_row))
+    row = await connection.fetch_row(SQL["exchange_get"], (id, agent_row))
     return None if row is None else make_exchange_with_content(row)
 
 
@@ -190,13 +190,13 @@ async def find_keyed_conversation(
     connection: Connection, agent_row: int, key: str
 ) -> KeyedConversation | None:
     """Returns the conversation with this id of the client's."""
-    row = await connection.row(SQL["conversation_of"], (agent_row, key))
+    row = await connection.fetch_row(SQL["conversation_of"], (agent_row, key))
     return None if row is None else KeyedConversation(*row)
 
 
 async def find_conversation_uid(connection: Connection, agent_row: int, conversation_row: int) -> str | None:
     """Returns the public id of a conversation; None where it is gone."""
-    return await connection.value(SQL["conversation_uid"], (conversation_row, agent_row))
+    return await connection.fetch_value(SQL["conversation_uid"], (conversation_row, agent_row))
 
 
 class ExchangeRows(NamedTuple):
@@ -208,7 +208,7 @@ class ExchangeRows(NamedTuple):
 
 async def find_exchange_of_message(connection: Connection, agent_row: int, seq: int) -> ExchangeRows | None:
     """Returns the rows of the exchange that has a message, by the message's number; None: there is no such message."""
-    row = await connection.row(SQL["exchange_of_message"], (agent_row, seq))
+    row = await connection.fetch_row(SQL["exchange_of_message"], (agent_row, seq))
     return None if row is None else ExchangeRows(*row)
 
 
@@ -233,7 +233,7 @@ async def load_contents(
     """Returns the contents of an agent's exchanges, by row. An exchange that is gone has an empty entry."""
     contents = dict.fromkeys(exchange_rows, StoredContent())
     if len(exchange_rows) == 1:
-        rows = await connection.rows(SQL["content"], (exchange_rows[0], agent_row))
+        rows = await connection.fetch_rows(SQL["content"], (exchange_rows[0], agent_row))
     else:
         rows = await load_rows(connection, SQL["contents"], exchange_rows, agent_row)
     contents.update((row[0], StoredContent(*row[1:])) for row in rows)
@@ -289,7 +289,7 @@ async def add_exchange(
     connection: Connection, agent_row: int, exchange: Exchange, recall: RecallRow | None = None
 ) -> AddedExchange:
     """Adds an exchange that was decided in this transaction. recall: is stored with it."""
-    row = await connection.row(
+    row = await connection.fetch_row(
         SQL["exchange_add"],
         (*make_row_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
     )
@@ -300,7 +300,7 @@ async def add_exchange(
 async def add_numbered_exchange(connection: Connection, agent_row: int, exchange: Exchange) -> int:
     """Adds an exchange of an import under its own number (`seq`). Returns the id of the new row."""
     return int(
-        await connection.value(
+        await connection.fetch_value(
             SQL["exchange_add_numbered"],
             (*make_row_values(exchange), exchange.gapless_from, agent_row, exchange.seq),
         )
@@ -320,10 +320,10 @@ async def add_conversation(
     connection: Connection, agent_row: int, uid: str, key: str | None, now: float
 ) -> Conversation:
     """Begins a conversation. If the public id is taken, another one is drawn."""
-    id = await connection.value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
+    id = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     if id is None:
         uid = uuid.uuid4().hex
-        id = await connection.value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
+        id = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     return Conversation(int(id), uid, key)
 
 

@@ -65,10 +65,15 @@ async def add_fact(
     if not is_asked and fact.exchange_row is not None:
         if equal_row is None:
             # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
-            if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange_row)) is not None:
+            if (
+                await connection.fetch_value(SQL["learned_before"], (agent.id, key, fact.exchange_row))
+                is not None
+            ):
                 return None
         else:
-            was_standing = await connection.value(SQL["outlived"], (equal_row, agent.id, since - _AGAIN_S))
+            was_standing = await connection.fetch_value(
+                SQL["outlived"], (equal_row, agent.id, since - _AGAIN_S)
+            )
             if was_standing is not None:
                 equal_ends = True
                 ended_rows.append(equal_row)
@@ -82,7 +87,7 @@ async def add_fact(
             agent.id, seq, now, since, key, fact.exchange_row, sources, fact.about, fact.text, origin,
             int(standing),
         )  # fmt: skip
-        fact_row = int(await connection.value(SQL["insert"], values))
+        fact_row = int(await connection.fetch_value(SQL["insert"], values))
     for ended_row in ended_rows:
         if ended_row != fact_row:
             await end_fact(connection, agent.id, ended_row, fact_row, since)
@@ -102,7 +107,7 @@ async def end_fact(connection: Connection, agent_row: int, fact_row: int, succes
     An ended fact is not shown. In the index it might be the best hit, by which all other hits are measured.
     """
     await connection.run(SQL["end"], (successor, at, fact_row, agent_row))
-    seqs = await connection.rows(SQL["seq_of"], (fact_row, agent_row))
+    seqs = await connection.fetch_rows(SQL["seq_of"], (fact_row, agent_row))
     await forget_indexed(connection, agent_row, [seq for (seq,) in seqs])
 
 
@@ -114,8 +119,11 @@ async def detach_facts(connection: Connection, agent_row: int, seqs: Sequence[in
     Raises: WriteConflict: one of them is gone or no longer true.
     """
     for seq in seqs:
-        row = await connection.row(SQL["learned_from"], (agent_row, seq))
-        if row is None or await connection.value(SQL["detach"], (agent_row, seq, orjson.dumps([]))) is None:
+        row = await connection.fetch_row(SQL["learned_from"], (agent_row, seq))
+        if (
+            row is None
+            or await connection.fetch_value(SQL["detach"], (agent_row, seq, orjson.dumps([]))) is None
+        ):
             raise WriteConflict(f"fact {seq} is gone or no longer true")
         await mark_unlearned(connection, agent_row, *row)
 
@@ -131,7 +139,7 @@ async def mark_unlearned(
 
 async def find_equal(connection: Connection, agent_row: int, key: bytes) -> int | None:
     """Returns the row of the true fact with this key. key: as `hash_key` returns it."""
-    return await connection.value(SQL["same"], (agent_row, key))
+    return await connection.fetch_value(SQL["same"], (agent_row, key))
 
 
 async def is_fact_known(connection: Connection, agent: Agent, key: str) -> bool:
@@ -139,7 +147,7 @@ async def is_fact_known(connection: Connection, agent: Agent, key: str) -> bool:
     hashed = hash_key(agent.secret, key)
     if await find_equal(connection, agent.id, hashed) is not None:
         return True
-    return bool(await connection.rows(SQL["unlearned"], (agent.id, hashed)))
+    return bool(await connection.fetch_rows(SQL["unlearned"], (agent.id, hashed)))
 
 
 def hash_key(secret: bytes, key: str) -> bytes:

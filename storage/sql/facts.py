@@ -39,7 +39,7 @@ _MAX_NAMING_FACTS = 1_000
 
 async def _find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | None:
     """Returns the fact with this number, true or not; None where there is none."""
-    row = await connection.row(SQL["at"], (agent_row, seq))
+    row = await connection.fetch_row(SQL["at"], (agent_row, seq))
     return None if row is None else _make_fact(row)
 
 
@@ -66,15 +66,17 @@ class Facts(GrowingGroup):
         before: the number of the last fact on the previous page.
         """
         if as_of is not None:
-            rows = await connection.rows(SQL["as_of"], (agent_row, before, limit, as_of))
+            rows = await connection.fetch_rows(SQL["as_of"], (agent_row, before, limit, as_of))
         else:
-            rows = await connection.rows(SQL["all" if is_all else "current"], (agent_row, before, limit))
+            rows = await connection.fetch_rows(
+                SQL["all" if is_all else "current"], (agent_row, before, limit)
+            )
         return [_make_fact(row) for row in rows]
 
     @reads
     async def list_ended(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the newest facts that are no longer true, newest first."""
-        return [_make_fact(row) for row in await connection.rows(SQL["ended"], (agent_row, limit))]
+        return [_make_fact(row) for row in await connection.fetch_rows(SQL["ended"], (agent_row, limit))]
 
     @reads
     async def list_naming(self, connection: Connection, agent_row: int) -> builtins.list[str]:
@@ -82,18 +84,18 @@ class Facts(GrowingGroup):
 
         At most 50 are returned, and the last `_MAX_NAMING_FACTS` facts are looked through.
         """
-        rows = await connection.rows(SQL["naming"], (agent_row, _MAX_NAMING_FACTS))
+        rows = await connection.fetch_rows(SQL["naming"], (agent_row, _MAX_NAMING_FACTS))
         return [row[0] for row in rows]
 
     @reads
     async def list_unmuted(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the facts that are true and not muted, newest first."""
-        return [_make_fact(row) for row in await connection.rows(SQL["unmuted"], (agent_row, limit))]
+        return [_make_fact(row) for row in await connection.fetch_rows(SQL["unmuted"], (agent_row, limit))]
 
     @reads
     async def list_standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
-        rows = await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
+        rows = await connection.fetch_rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
         return [_make_fact(row) for row in rows]
 
     @reads
@@ -116,14 +118,14 @@ class Facts(GrowingGroup):
         (page_size, _) = SQL["existing"].sizes.values()
         for start in range(0, len(wanted), page_size):
             uids, seqs = zip(*wanted[start : start + page_size], strict=True)
-            rows = await connection.rows(SQL["existing"], ([*uids], [*seqs]))
+            rows = await connection.fetch_rows(SQL["existing"], ([*uids], [*seqs]))
             existing.update((uid, seq) for uid, seq in rows)
         return existing.intersection(wanted)
 
     @reads
     async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:
         """Returns the facts that a fact replaced, by its row, newest first."""
-        return [_make_fact(row) for row in await connection.rows(SQL["before"], (agent_row, fact))]
+        return [_make_fact(row) for row in await connection.fetch_rows(SQL["before"], (agent_row, fact))]
 
     @writes
     async def mute(
@@ -232,7 +234,7 @@ class Facts(GrowingGroup):
             return RememberedFact(await read_row(connection, fact_row), is_new=True)
 
         async def read_row(connection: Connection, fact_row: int) -> Fact:
-            values = await connection.row(SQL["of_row"], (agent.id, fact_row))
+            values = await connection.fetch_row(SQL["of_row"], (agent.id, fact_row))
             assert values is not None  # it was just written, or found
             return _make_fact(values)
 

@@ -149,7 +149,7 @@ class Forgetting(StoreGroup):
         """Writes a target down. The parameters are those of `begin`."""
         await connection.lock_sharers(agent_row)
         await detach_facts(connection, agent_row, retained_facts)
-        user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
+        user = await connection.fetch_row(SQL["only_memory"], (agent_row,)) if target.is_all else None
         if user is not None:
             await anonymize_user_rows(connection, *user)
         forgotten_agent = None
@@ -160,7 +160,7 @@ class Forgetting(StoreGroup):
         *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
         if forgotten_agent is not None and forgotten_agent.paused_at is not None:
             empty = await find_or_create_with_blocks(
-                connection, self._agents.new(forgotten_agent.scope), blocks, (), now
+                connection, self._agents.make_draft(forgotten_agent.scope), blocks, (), now
             )
             await pause_agent(connection, empty.id, forgotten_agent.paused_at)
         return _Begun(id, prerequisites, user)
@@ -180,7 +180,7 @@ class Forgetting(StoreGroup):
 
     async def forget_project(self, project: str) -> None:
         """Deletes a project's shared blocks and its definitions. Its memories must be forgotten before."""
-        while await self._database.bulk(lambda connection: wipe_shared(connection, project)):
+        while await self._database.bulk_write(lambda connection: wipe_shared(connection, project)):
             pass
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
@@ -195,7 +195,7 @@ class Forgetting(StoreGroup):
             step = partial(
                 _run_step, id=id, rules=self._rules, cursor=cursor, now=self.now(), reading=reading
             )
-            outcome = await self._database.bulk(step)
+            outcome = await self._database.bulk_write(step)
             cursor = outcome.cursor
             self._memories.drop(outcome.agent_row)
             self._agents.clear()  # epochs may have risen, also of agents that share a block with this one
@@ -264,7 +264,7 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
     await end_readings(connection, agent_row, now)
     written: object = target
     if target.is_all:
-        project, profile = await connection.row(SQL["agent_delete"], (agent_row,)) or ("", "")
+        project, profile = await connection.fetch_row(SQL["agent_delete"], (agent_row,)) or ("", "")
         await remove_definitions(connection, agent_row)  # so that it is not found by its name either
         await remove_tags(connection, agent_row)
         await connection.run(SQL["imports_unname"], (agent_row,))
@@ -276,14 +276,14 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
         if target.imported is not None:
             await connection.run(SQL["import_stop"], (target.imported,))
         await raise_epoch(connection, agent_row)
-    return await connection.value(SQL["intend"], (agent_row, msgspec.json.encode(written)))
+    return await connection.fetch_value(SQL["intend"], (agent_row, msgspec.json.encode(written)))
 
 
 async def _run_step(
     connection: Connection, id: int, rules: Rules, cursor: _Cursor | None, now: float, reading: GoneReading
 ) -> _StepOutcome:
     """Runs one transaction of a forgetting. cursor: where it begins; None: with the first phase of its target."""
-    row = await connection.row(SQL["intended"], (id,))
+    row = await connection.fetch_row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
         return _StepOutcome(None, agent_row=0)
     agent_row, target = row

@@ -196,7 +196,7 @@ class ForgetPreviews(StoreGroup):
         counts = ForgetCounts(
             messages=messages,
             facts=facts.total,
-            passages=await connection.value(SQL["passages"], going),
+            passages=await connection.fetch_value(SQL["passages"], going),
             versions=versions.gone,
             summaries=await _count_summaries(connection, agent_row, beginnings),
             notes=notes.total,
@@ -232,13 +232,13 @@ class ForgetPreviews(StoreGroup):
         for block_row in await _load_visible_blocks(connection, agent_row):
             of_block, version_count = _Versions(), 0
             for values in parameters:
-                gone, first, count = await connection.row(SQL[statement], (*values, block_row)) or (
+                gone, first, count = await connection.fetch_row(SQL[statement], (*values, block_row)) or (
                     0,
                     None,
                     0,
                 )
                 if gone:
-                    later = await connection.value(SQL["versions_from"], (block_row, first))
+                    later = await connection.fetch_value(SQL["versions_from"], (block_row, first))
                     of_block = _Versions(of_block.gone + gone, of_block.remade + later - gone)
                     version_count = count
             if of_block.gone:
@@ -309,7 +309,7 @@ class ForgetPreviews(StoreGroup):
         first = min(beginning.seq for beginning in beginnings)
         if await _is_far_back(connection, erased.agent_row, first):
             return _Notes(None)
-        rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
+        rows = await connection.fetch_rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         marks = Erased(frozenset(days), has_blocks)
         erased_rows = {id for id, *_ in rows}
@@ -339,7 +339,7 @@ class ForgetPreviews(StoreGroup):
         erased_rows: the exchanges that are erased with their notes.
         counted_rows: such exchanges too, but their notes are counted elsewhere.
         """
-        rows = await connection.rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
+        rows = await connection.fetch_rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:
             return _Notes(None)
         ids = [
@@ -390,15 +390,15 @@ def _measure_row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
 
 
 async def _find_beginnings(connection: Connection, erased: _Target) -> Sequence[_Beginning]:
-    rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
+    rows = await connection.fetch_rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
     return [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
 
 
 async def _read_facts(connection: Connection, going: Sequence[object], limit: int | None) -> ErasedFacts:
     """Returns the newest facts that go. going: the parameters of statements. limit: None: all are read."""
-    count = await connection.value(SQL["fact_count"], going)
+    count = await connection.fetch_value(SQL["fact_count"], going)
     most = count if limit is None else min(count, limit)
-    rows = await connection.rows(SQL["facts"], (*going, most)) if most else []
+    rows = await connection.fetch_rows(SQL["facts"], (*going, most)) if most else []
     return ErasedFacts(
         [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in rows], count
     )
@@ -408,18 +408,18 @@ async def _count_summaries(connection: Connection, agent_row: int, beginnings: S
     """Counts the summaries of paths on which an exchange is erased."""
     count = 0
     for beginning in beginnings:
-        count += await connection.value(
+        count += await connection.fetch_value(
             SQL["summaries"], (agent_row, beginning.conversation_row, beginning.depth, beginning.seq)
         )
     return count
 
 
 async def _count_whole(connection: Connection, agent_row: int) -> ForgetCounts:
-    row = await connection.row(SQL["whole"], (agent_row,))
+    row = await connection.fetch_row(SQL["whole"], (agent_row,))
     messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
     notes = None
     if messages <= _MAX_EXCHANGES:
-        rows = await connection.rows(SQL["notes"], (agent_row, 0, _MAX_EXCHANGES))
+        rows = await connection.fetch_rows(SQL["notes"], (agent_row, 0, _MAX_EXCHANGES))
         notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
     return ForgetCounts(
         messages=messages,
@@ -439,7 +439,7 @@ async def _read_named_texts(connection: Connection, agent_row: int, target: Forg
 
 
 async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[int]:
-    scope = await connection.row(_FORGET_SQL["scope_of"], (agent_row,))
+    scope = await connection.fetch_row(_FORGET_SQL["scope_of"], (agent_row,))
     if scope is None:
         return []
     return await load_column(connection, _FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
@@ -456,4 +456,4 @@ async def _load_erased(connection: Connection, agent_row: int, target: ForgetTar
 
 async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:
     """Returns whether more messages came after a number than are looked through for notes."""
-    return (await connection.value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS
+    return (await connection.fetch_value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS

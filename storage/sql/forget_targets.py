@@ -59,7 +59,7 @@ class ForgetTargets(StoreGroup):
 
     @long_reads
     async def _read_agents_before(self, connection: Connection, values: Sequence[object]) -> list[Row]:
-        return await connection.rows(SQL["agents_before"], values)
+        return await connection.fetch_rows(SQL["agents_before"], values)
 
     @long_reads
     async def list_inactive(
@@ -71,7 +71,7 @@ class ForgetTargets(StoreGroup):
     @reads
     async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:
         """Returns the row of the conversation with this public id, or with this id of the client's."""
-        return await connection.value(SQL["conversation_of"], (agent_row, name))
+        return await connection.fetch_value(SQL["conversation_of"], (agent_row, name))
 
     @reads
     async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
@@ -86,7 +86,9 @@ class ForgetTargets(StoreGroup):
         ]
         present = [exchange for exchange in loaded if exchange is not None]
         if not present:
-            return Extent(await connection.value(SQL["messages_in"], (agent_row, target.conversation_row)))
+            return Extent(
+                await connection.fetch_value(SQL["messages_in"], (agent_row, target.conversation_row))
+            )
         messages = set(target.messages)
         seqs = [seq for exchange in present for seq in _list_remaining_seqs(exchange)]
         erased = [seq for seq in seqs if not messages or seq in messages]

@@ -58,8 +58,8 @@ class StoreGroup:
         """
         deleted = 0
         database = self._database
-        while await database.read(lambda connection: connection.value(has_older, (before,))):
-            deleted += await database.bulk(
+        while await database.read(lambda connection: connection.fetch_value(has_older, (before,))):
+            deleted += await database.bulk_write(
                 lambda connection: connection.run(delete, (before, _ROWS_PER_DELETE))
             )
         return deleted
@@ -96,7 +96,7 @@ def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[
     """Makes a method that runs as a transaction which gives way to turns."""
 
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._database.bulk(lambda connection: method(self, connection, *args, **kwargs))
+        return self._database.bulk_write(lambda connection: method(self, connection, *args, **kwargs))
 
     return _copy_name(method, writing)
 

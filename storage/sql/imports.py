@@ -81,7 +81,7 @@ class Imports(StoreGroup):
 
         project: the one project to look in; None: all projects.
         """
-        row = await connection.row(SQL["find"], (uid, project))
+        row = await connection.fetch_row(SQL["find"], (uid, project))
         return None if row is None else _make_import(row)
 
     @reads
@@ -89,7 +89,9 @@ class Imports(StoreGroup):
         self, connection: Connection, project: str | None, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> list[StoredImport]:
         """Returns a page of imports, the newest first. before: the row of the last one on the page before."""
-        return [_make_import(row) for row in await connection.rows(SQL["list"], (project, before, limit))]
+        return [
+            _make_import(row) for row in await connection.fetch_rows(SQL["list"], (project, before, limit))
+        ]
 
     @bulk_writes
     async def begin(
@@ -108,11 +110,11 @@ class Imports(StoreGroup):
         Raises: NotFound if the memory is gone; WriteConflict if the import is being undone.
         """
         await _lock_memory(connection, agent)
-        earlier_row = await connection.row(SQL["find"], (uid, None))
+        earlier_row = await connection.fetch_row(SQL["find"], (uid, None))
         if earlier_row is not None and await _is_being_undone(connection, agent.id, earlier_row[0]):
             raise WriteConflict("this import is being undone")
         values = (uid, agent.id, format, "running", int(learns), at, data)
-        return int(await connection.value(SQL["begin"], values))
+        return int(await connection.fetch_value(SQL["begin"], values))
 
     @bulk_writes
     async def touch(self, connection: Connection, row: int, at: float) -> None:
@@ -200,7 +202,7 @@ class Imports(StoreGroup):
         cursors = {
             reader: seq
             for reader, seq in (await _load_cursors(connection, agent_row)).items()
-            if await connection.row(SQL["next_unlearned"], (agent_row, seq)) is None
+            if await connection.fetch_row(SQL["next_unlearned"], (agent_row, seq)) is None
         }
         return _Passing(cursors, numbers.next_seq - 1)
 
@@ -211,7 +213,7 @@ class Imports(StoreGroup):
         numbers = await find_numbers(connection, agent_row)
         if (
             numbers is None
-            or await connection.row(SQL["next_unlearned"], (agent_row, passing.upto)) is not None
+            or await connection.fetch_row(SQL["next_unlearned"], (agent_row, passing.upto)) is not None
         ):
             return
         for reader, seq in (await _load_cursors(connection, agent_row)).items():
@@ -245,11 +247,11 @@ def _make_import(row: Row) -> StoredImport:
 async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int]:
     """Returns the cursor of each reader of a memory."""
     cursors = {LEARNER: await load_cursor(connection, agent_row, LEARNER), RULE: 0}
-    return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent_row,))}
+    return cursors | {row[0]: row[1] for row in await connection.fetch_rows(SQL["readers_of"], (agent_row,))}
 
 
 async def _is_being_undone(connection: Connection, agent_row: int, import_row: int) -> bool:
-    targets = await connection.rows(SQL["forgotten"], (agent_row,))
+    targets = await connection.fetch_rows(SQL["forgotten"], (agent_row,))
     return any(msgspec.json.decode(target, type=StoredTarget).imported == import_row for (target,) in targets)
 
 
@@ -318,7 +320,7 @@ async def _find_conversation(
     """Returns the conversation in which this import has written `done` exchanges, or else that with the client's id."""
     conversation_row: int | None = None
     if done:
-        conversation_row = await connection.value(
+        conversation_row = await connection.fetch_value(
             SQL["begun"], (agent.id, write.path_hashes[done - 1], write.row)
         )
     if conversation_row is None and write.key is not None:

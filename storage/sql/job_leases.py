@@ -65,10 +65,10 @@ class JobLeases(StoreGroup):
             return 0.0 if self._list_awaited(kinds) else None
         now = self._now()
         # A shared database has a clock of its own.
-        if now is not None and await connection.value(SQL["put_back"], (now,)):
+        if now is not None and await connection.fetch_value(SQL["put_back"], (now,)):
             return 0.0
         values = (now, kinds, self._holder, self._tick())
-        wait: float | None = await connection.value(SQL["due_in"], values)
+        wait: float | None = await connection.fetch_value(SQL["due_in"], values)
         if self._database.is_shared:
             # The process that enqueued a job may have died before its notification.
             wait = _LONGEST_WAIT_S if wait is None else min(_LONGEST_WAIT_S, wait)
@@ -129,7 +129,7 @@ class JobLeases(StoreGroup):
             return job
 
         try:
-            job = await asyncio.shield(self._database.bulk(take))
+            job = await asyncio.shield(self._database.bulk_write(take))
         except StoreError:
             # The claim may be on disk; then nothing performs the job until its lease ends.
             self._released.update(claimed)
@@ -151,7 +151,7 @@ class JobLeases(StoreGroup):
         Returns the row of the job, as the piece `taken` names its columns.
         """
         tick = self._tick()
-        for id, past_attempts, is_released in await connection.rows(
+        for id, past_attempts, is_released in await connection.fetch_rows(
             SQL["expired"], (kinds, self._holder, tick)
         ):
             # `is_settled` is asked after the leases were read, since the server may have paused in between.
@@ -162,7 +162,7 @@ class JobLeases(StoreGroup):
                     connection, id, f"it did not end in {past_attempts} attempts: killed, or hung"
                 )
                 continue
-            row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
+            row = await connection.fetch_row(SQL["take_over"], (id, self._holder, tick, lease_s))
             if row is not None and await _is_current(connection, row):
                 return row
         return None
@@ -174,8 +174,8 @@ class JobLeases(StoreGroup):
         remaining_kinds = [*kinds]
         if now is not None:
             await connection.run(SQL["due_now"], (now,))
-        while kind := await connection.value(SQL["next"], (now, remaining_kinds)):
-            row = await connection.row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
+        while kind := await connection.fetch_value(SQL["next"], (now, remaining_kinds)):
+            row = await connection.fetch_row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
             if row is None:
                 # Other processes are claiming the due jobs of this kind.
                 remaining_kinds.remove(kind)
@@ -189,7 +189,7 @@ class JobLeases(StoreGroup):
         """Claims a due job that a request of this process waits for. Returns as `_take_over`."""
         for kind, agent_row in self._list_awaited(kinds):
             values = (self._now(), kind, self._holder, self._tick(), lease_s, agent_row)
-            row = await connection.row(SQL["claim_of"], values)
+            row = await connection.fetch_row(SQL["claim_of"], values)
             if row is not None and await _is_current(connection, row):
                 return row
         return None
@@ -204,7 +204,7 @@ class JobLeases(StoreGroup):
     @reads
     async def is_held(self, connection: Connection, job: Job) -> bool:
         """Returns whether this attempt still holds the job, and its memory has not changed."""
-        return bool(await connection.value(SQL["is_held"], (job.id, job.attempt)))
+        return bool(await connection.fetch_value(SQL["is_held"], (job.id, job.attempt)))
 
     def release_later(self, job: Job) -> None:
         """Ends a lease while the database is out of reach. The next claim of this process writes the end."""

@@ -31,7 +31,7 @@ async def forget_jobs(
         jobs are deleted. Results of steps and texts of errors are deleted in any case.
     """
     epoch = await lock_epoch_of_jobs(connection, agent_row)
-    for row in await connection.rows(SQL["of_agent"], (agent_row,)):
+    for row in await connection.fetch_rows(SQL["of_agent"], (agent_row,)):
         job = make_job(row)
         payload = None if keep is None or epoch is None else keep(job)
         if payload is None:
@@ -43,7 +43,7 @@ async def forget_jobs(
 
 async def drop_jobs(connection: Connection, agent_row: int, kind: str) -> None:
     """Deletes an agent's jobs of a kind. A job that is running loses its lease."""
-    for row in await connection.rows(SQL["of_agent"], (agent_row,)):
+    for row in await connection.fetch_rows(SQL["of_agent"], (agent_row,)):
         if (job := make_job(row)).kind == kind:
             await delete_job(connection, job.id)
 
@@ -61,7 +61,7 @@ async def check_attempt(connection: Connection, job: Job | None) -> None:
 
 async def is_attempt(connection: Connection, job: Job) -> bool:
     """Returns whether this attempt still holds a job, as `check_attempt`."""
-    return await connection.row(SQL["fence"], (job.id, job.attempt)) is not None
+    return await connection.fetch_row(SQL["fence"], (job.id, job.attempt)) is not None
 
 
 async def lock_epoch_of_jobs(connection: Connection, agent_row: int) -> int | None:
@@ -90,7 +90,7 @@ def make_job(row: Sequence[Any]) -> Job:
 
 async def make_dead_letter(connection: Connection, id: int, error: str) -> None:
     """Makes a dead letter of a job, and deletes an older dead letter of its key."""
-    for (older_id,) in await connection.rows(SQL["older_dead"], (id,)):
+    for (older_id,) in await connection.fetch_rows(SQL["older_dead"], (id,)):
         await delete_job(connection, older_id)
     await connection.run(SQL["dead"], (error, id))
 

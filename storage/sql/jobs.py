@@ -154,14 +154,14 @@ class Jobs(StoreGroup):
         if current_epoch is None or epoch not in (None, current_epoch):
             raise Stale(f"the memory of agent {agent_row} has changed since this {kind} job was thought of")
         now = self._now()
-        row = await connection.row(SQL["pending"], (agent_row, kind, key))
+        row = await connection.fetch_row(SQL["pending"], (agent_row, kind, key))
         while row is None:
             values = (agent_row, kind, key, due, now, current_epoch, payload)
-            new_id = await connection.value(SQL["insert"], values)
+            new_id = await connection.fetch_value(SQL["insert"], values)
             if new_id is not None:
                 return int(new_id)
             # Another process has enqueued a job with this key at the same time, and may have claimed it by now.
-            row = await connection.row(SQL["pending"], (agent_row, kind, key))
+            row = await connection.fetch_row(SQL["pending"], (agent_row, kind, key))
         id, waiting_epoch, waiting_payload = row
         # An old epoch's payload may name what was forgotten.
         if merge is not None and waiting_epoch == current_epoch:
@@ -175,7 +175,7 @@ class Jobs(StoreGroup):
     @reads
     async def find_step(self, connection: Connection, job: Job, name: str) -> bytes | None:
         """Returns the result of a step that this attempt or an earlier attempt has performed, or None."""
-        return await connection.value(SQL["step"], (job.id, name))
+        return await connection.fetch_value(SQL["step"], (job.id, name))
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
         """Writes step and effect in one transaction. Returns the result, or the one that was journaled before.
@@ -185,7 +185,7 @@ class Jobs(StoreGroup):
 
         async def write(connection: Connection) -> bytes:
             await _check_current(connection, job)
-            journaled: bytes | None = await connection.value(SQL["step"], (job.id, name))
+            journaled: bytes | None = await connection.fetch_value(SQL["step"], (job.id, name))
             if journaled is not None:
                 return journaled
             if effect is not None:
@@ -193,14 +193,16 @@ class Jobs(StoreGroup):
             await connection.run(SQL["step_insert"], (job.id, name, self._now(), result))
             return result
 
-        return await asyncio.shield(self._database.bulk(write, size_bytes=len(result)))
+        return await asyncio.shield(self._database.bulk_write(write, size_bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
         """Commits an effect without a step. If the process is killed before the job ends, the effect is repeated.
 
         Raises: Stale; what the effect raises.
         """
-        await asyncio.shield(self._database.bulk(lambda connection: _apply_effect(connection, job, effect)))
+        await asyncio.shield(
+            self._database.bulk_write(lambda connection: _apply_effect(connection, job, effect))
+        )
 
     async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
         """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises.
@@ -238,7 +240,7 @@ class Jobs(StoreGroup):
     ) -> tuple[Job, ...]:
         """Returns jobs, newest first."""
         return tuple(
-            map(make_job, await connection.rows(SQL["list"], ("" if state is None else state, limit)))
+            map(make_job, await connection.fetch_rows(SQL["list"], ("" if state is None else state, limit)))
         )
 
     @reads
@@ -258,25 +260,25 @@ class Jobs(StoreGroup):
         project: list this project's jobs; None for all jobs, including those that belong to no memory.
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
-        rows = await connection.rows(statement, (before, project, limit))
+        rows = await connection.fetch_rows(statement, (before, project, limit))
         return [JobEntry(make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads
     async def find(self, connection: Connection, id: int) -> Job | None:
         """Returns a job by its number; None: it is gone."""
-        row = await connection.row(SQL["find"], (id,))
+        row = await connection.fetch_row(SQL["find"], (id,))
         return None if row is None else make_job(row)
 
     @reads
     async def list_steps(self, connection: Connection, id: int) -> tuple[JobStep, ...]:
         """Returns the steps that a job has performed so far."""
-        return tuple(JobStep(*row) for row in await connection.rows(SQL["step_list"], (id,)))
+        return tuple(JobStep(*row) for row in await connection.fetch_rows(SQL["step_list"], (id,)))
 
     @reads
     async def count_by_state(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
         """Counts the jobs of a project's memories, or (None) all jobs, in each state."""
         counts = dict.fromkeys(JobState, 0)
-        rows = await connection.rows(SQL["counts"], (project,))
+        rows = await connection.fetch_rows(SQL["counts"], (project,))
         counts.update((JobState(state), count) for state, count in rows)
         return counts
 
@@ -286,7 +288,7 @@ class Jobs(StoreGroup):
 
         Prefers a job that is not dead. Returns None if there is no job.
         """
-        row = await connection.row(SQL["state_of"], (agent_row, kind))
+        row = await connection.fetch_row(SQL["state_of"], (agent_row, kind))
         return None if row is None else JobStatus(JobState(row[0]), row[1])
 
     @long_reads
@@ -310,7 +312,7 @@ class Jobs(StoreGroup):
         if await lock_epoch_of_jobs(connection, job.agent_row) != job.epoch:
             raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
         if job.state is JobState.DEAD:
-            newer = await connection.row(SQL["pending"], (job.agent_row, job.kind, job.key))
+            newer = await connection.fetch_row(SQL["pending"], (job.agent_row, job.kind, job.key))
             if newer is None:
                 await connection.run(SQL["revive"], (now, id))
                 return await _require_job(connection, id)
@@ -337,7 +339,7 @@ class Jobs(StoreGroup):
 
     async def _write_and_wake(self, operation: Operation[T], *kinds: str) -> T:
         """Writes, and calls the watchers. kinds: of the jobs that may begin then; none: any."""
-        return await self._await_write(self._database.bulk(operation), partial(self.wake, *kinds))
+        return await self._await_write(self._database.bulk_write(operation), partial(self.wake, *kinds))
 
     async def _end_attempt(
         self, job: Job, error: str | None, delay_s: float | None, tries: int
@@ -361,7 +363,7 @@ class Jobs(StoreGroup):
 
 
 async def _require_job(connection: Connection, id: int) -> Job:
-    row = await connection.row(SQL["find"], (id,))
+    row = await connection.fetch_row(SQL["find"], (id,))
     if row is None:
         raise NotFound(f"there is no job {id}")
     return make_job(row)

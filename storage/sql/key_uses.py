@@ -51,7 +51,7 @@ class KeyUses:
                 _log.warning("The last use of key %d was not recorded: %s", key.id, error)
 
         try:
-            write = self._database.bulk(lambda connection: connection.run(SQL["key_used"], values))
+            write = self._database.bulk_write(lambda connection: connection.run(SQL["key_used"], values))
         except Unavailable:  # the store's health shows it
             self._due[key.id] = now + _RETRY_S
         else:

@@ -63,7 +63,7 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
 
     A key that is found by its secret from before its last rotation is returned with the expiry of that secret.
     """
-    row = await connection.row(SQL["key_find"], (digest,))
+    row = await connection.fetch_row(SQL["key_find"], (digest,))
     if row is None:
         return None
     *values, digest_now, digest_before = row
@@ -86,7 +86,7 @@ async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Ke
         raise WriteConflict(
             f"the keys {', '.join(map(str, keys))} are all named {name_or_id!r}; give a number"
         )
-    row = await connection.row(SQL["key_revoke"], (now, keys[0]))
+    row = await connection.fetch_row(SQL["key_revoke"], (now, keys[0]))
     assert row is not None  # it was found in this transaction
     return _make_key(row)
 
@@ -164,11 +164,11 @@ class Keys(StoreGroup):
         digest, now = digest_secret(secret), self._now()
 
         async def install(connection: Connection) -> bool:
-            row = await connection.row(SQL["key_of"], (digest,))
+            row = await connection.fetch_row(SQL["key_of"], (digest,))
             if row is None:
                 project = DEFAULT_PROJECT if opens is None else ""
                 values = (project, name, digest, secret[:SHOWN_CHARS], now, None, opens, None, None, None)
-                await connection.rows(SQL["key_insert"], values)
+                await connection.fetch_rows(SQL["key_insert"], values)
             await connection.run(SQL["key_installed"], (digest,))
             if row is not None and (row[0] is not None or row[1] != digest):
                 return False
@@ -190,12 +190,12 @@ class Keys(StoreGroup):
         """
 
         async def write(connection: Connection) -> Row | None:
-            row = await connection.row(SQL["key_in_use"], (id,))
+            row = await connection.fetch_row(SQL["key_in_use"], (id,))
             if row is None:
                 return None
             key = change(_make_key(row))
             values = (id, key.name, key.memory, key.expires, _dump_patterns(key.models), key.user)
-            return await connection.row(SQL["key_change"], values)
+            return await connection.fetch_row(SQL["key_change"], values)
 
         return await self._write_key(id, write)
 
@@ -211,7 +211,7 @@ class Keys(StoreGroup):
 
         async def rotate(connection: Connection) -> Row | None:
             await connection.run(SQL["key_links"], (id, until))
-            return await connection.row(
+            return await connection.fetch_row(
                 SQL["key_rotate"], (id, digest_secret(secret), secret[:SHOWN_CHARS], until, now)
             )
 
@@ -242,17 +242,17 @@ class Keys(StoreGroup):
     async def revoke_by_id(self, id: int) -> Key:
         """Revokes a key by its number alone. Raises: NotFound if there is none in use."""
         values = (self._now(), id)
-        return await self._write_key(id, lambda connection: connection.row(SQL["key_revoke"], values))
+        return await self._write_key(id, lambda connection: connection.fetch_row(SQL["key_revoke"], values))
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
         """Returns all keys, revoked ones too, oldest first."""
-        return tuple(_make_key(row) for row in await connection.rows(SQL["key_list"]))
+        return tuple(_make_key(row) for row in await connection.fetch_rows(SQL["key_list"]))
 
     @reads
     async def load_numbers(self, connection: Connection) -> dict[bytes, int]:
         """Returns the numbers of all keys by the digests of their secrets, also of those before a rotation."""
-        return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
+        return {bytes(digest): id for id, digest in await connection.fetch_rows(SQL["key_numbers"])}
 
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or unknown. It may have expired.
@@ -291,7 +291,7 @@ class Keys(StoreGroup):
         """
         if not self._has_key and self._tick() >= self._has_none_until:
             cache = self._cache
-            has_key = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
+            has_key = await self._database.read(lambda connection: connection.fetch_value(SQL["key_any"]))
             self._has_key = self._has_key or bool(has_key)
             if cache is self._cache:  # else keys have changed meanwhile
                 self._has_none_until = self._tick() + self._fresh_s
@@ -301,7 +301,7 @@ class Keys(StoreGroup):
     @reads
     async def has_metrics_key(self, connection: Connection) -> bool:
         """Returns whether a key for /metrics alone was ever created. Revoked ones count, as with `has_any`."""
-        return bool(await connection.value(SQL["key_any_metrics"]))
+        return bool(await connection.fetch_value(SQL["key_any_metrics"]))
 
     def _note_created(self, *, demands_key: bool = True) -> None:
         """Notes that a key was created. demands_key: callers of the API need one from now on."""

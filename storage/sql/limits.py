@@ -24,7 +24,7 @@ class UsageLimits(StoreGroup):
     @reads
     async def list(self, connection: Connection) -> tuple[UsageLimit, ...]:
         """Returns all limits, the oldest first."""
-        return tuple(UsageLimit(*row) for row in await connection.rows(SQL["limits"]))
+        return tuple(UsageLimit(*row) for row in await connection.fetch_rows(SQL["limits"]))
 
     async def add(self, limit: UsageLimit) -> UsageLimit:
         """Adds a limit, and returns it with its number. The id of `limit` does not count."""

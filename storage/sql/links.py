@@ -48,7 +48,7 @@ class Links(StoreGroup):
     @reads
     async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
         """Returns the link of a token; None if there is none, it has ended, or its key was revoked."""
-        row = await connection.row(SQL["link_find"], (digest_secret(token), now))
+        row = await connection.fetch_row(SQL["link_find"], (digest_secret(token), now))
         if row is None:
             return None
         expires_at, rights, uid, *scope, paused_at = row

@@ -87,7 +87,7 @@ class MemoryPages(StoreGroup):
         prefix: the beginning of their subjects, at least the kind with its colon; the case of ASCII letters is ignored.
         """
         values = (project, *_prefix_bounds(prefix), *before, limit)
-        return [_make_memory(row) for row in await connection.rows(SQL["memories"], values)]
+        return [_make_memory(row) for row in await connection.fetch_rows(SQL["memories"], values)]
 
     @long_reads
     async def list_agents_named(
@@ -101,7 +101,7 @@ class MemoryPages(StoreGroup):
     ) -> list[SizedMemory]:
         """Returns a page of the memories of agents by a prefix of their names; ASCII letters count alike."""
         values = (project, *_prefix_bounds(prefix), *before, limit)
-        return [_make_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
+        return [_make_memory(row) for row in await connection.fetch_rows(SQL["agents_named"], values)]
 
     @long_reads
     async def list_people_called(
@@ -116,7 +116,7 @@ class MemoryPages(StoreGroup):
         word = lower_ascii(name)
         # Signs alone are no words: they are looked for as they are, and an id has none between its words.
         id_words = f" {' '.join(_SIGNS_OF_ID.sub(' ', word).split()) or word}"
-        rows = await connection.rows(SQL["people_called"], (project, word, among, limit, id_words))
+        rows = await connection.fetch_rows(SQL["people_called"], (project, word, among, limit, id_words))
         memories = [_make_memory(row) for row in rows]
         block_rows = await load_rows(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
         texts: dict[int, str] = {row[0]: row[1] for row in block_rows}
@@ -125,7 +125,7 @@ class MemoryPages(StoreGroup):
     @reads
     async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
         """Returns the memory with a public id; None if there is none, or it is another project's."""
-        row = await connection.row(SQL["memory"], (project, uid))
+        row = await connection.fetch_row(SQL["memory"], (project, uid))
         if row is None:
             return None
         id, uid, project, profile, subject, *rest = row
@@ -136,7 +136,7 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, uid: str, project: str | None
     ) -> SizedMemory | None:
         """Returns the memory with a public id, with its sizes; None where `find_memory` returns None."""
-        row = await connection.row(SQL["sized_memory"], (project, uid))
+        row = await connection.fetch_row(SQL["sized_memory"], (project, uid))
         return None if row is None else _make_memory(row)
 
     @long_reads
@@ -144,7 +144,7 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, agent_row: int, *, before: PageEnd = FIRST_PAGE, limit: int = 50
     ) -> list[SizedConversation]:
         """Returns a page of the conversations in which something is left."""
-        rows = await connection.rows(SQL["conversations"], (agent_row, *before, limit))
+        rows = await connection.fetch_rows(SQL["conversations"], (agent_row, *before, limit))
         return [SizedConversation(*row) for row in rows]
 
     @reads
@@ -152,7 +152,7 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, agent_row: int, name: str
     ) -> SizedConversation | None:
         """Returns the conversation with this public id, or the client's."""
-        row = await connection.row(SQL["conversation"], (agent_row, name))
+        row = await connection.fetch_row(SQL["conversation"], (agent_row, name))
         return None if row is None else SizedConversation(*row)
 
     @long_reads
@@ -160,7 +160,7 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, agent_row: int, conversation_row: int, *, limit: int = 50
     ) -> list[Branch]:
         """Returns the branches of a conversation, those spoken in last first."""
-        rows = await connection.rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
+        rows = await connection.fetch_rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
     @long_reads
@@ -173,7 +173,7 @@ class MemoryPages(StoreGroup):
 
         ends: the `exchange_row` of branches of the conversation.
         """
-        rows = await connection.rows(SQL["parents"], (agent_row, conversation_row, _DEEPEST))
+        rows = await connection.fetch_rows(SQL["parents"], (agent_row, conversation_row, _DEEPEST))
         # 0: a message was sent without those before it.
         parents: dict[int, int] = {row: parent or 0 for row, parent in rows}
         follower_counts = Counter(parents.values())
@@ -196,7 +196,9 @@ class MemoryPages(StoreGroup):
 
         before: only exchanges with lower numbers.
         """
-        rows = await connection.rows(SQL["merged"], (agent_row, conversation_row, before, limit, _DEEPEST))
+        rows = await connection.fetch_rows(
+            SQL["merged"], (agent_row, conversation_row, before, limit, _DEEPEST)
+        )
         return [make_exchange_with_content(row) for row in rows]
 
     find_exchange_of_message = reads(as_method(exchanges.find_exchange_of_message))
@@ -206,7 +208,7 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, agent_row: int, exchange_row: int, *, limit: int
     ) -> list[Exchange]:
         """Returns an exchange and those before it on its path with their content, the newest first."""
-        rows = await connection.rows(SQL["path"], (agent_row, exchange_row, limit))
+        rows = await connection.fetch_rows(SQL["path"], (agent_row, exchange_row, limit))
         return [make_exchange_with_content(row) for row in rows]
 
     @long_reads
@@ -214,7 +216,9 @@ class MemoryPages(StoreGroup):
         self, connection: Connection, agent_row: int, exchange_row: int, conversation_row: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after another of a conversation, or the last one; None: none follows."""
-        return await connection.value(SQL["following"], (agent_row, exchange_row, conversation_row, steps))
+        return await connection.fetch_value(
+            SQL["following"], (agent_row, exchange_row, conversation_row, steps)
+        )
 
     @reads
     async def load_exchange_refs(
@@ -262,7 +266,7 @@ class MemoryPages(StoreGroup):
     @long_reads
     async def list_newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
         """Returns the rows of the newest exchanges that stand, the newest first."""
-        rows = await connection.rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST_SEQS))
+        rows = await connection.fetch_rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST_SEQS))
         return [row[0] for row in rows]
 
     @long_reads
@@ -276,7 +280,7 @@ class MemoryPages(StoreGroup):
         by_uid: dict[str, SourceExchange] = {}
         for start in range(0, len(uids), _CONVERSATIONS_PER_READ):
             values = (agent_row, uids[start : start + _CONVERSATIONS_PER_READ], max_bytes)
-            rows = await connection.rows(SQL["openings"], values)
+            rows = await connection.fetch_rows(SQL["openings"], values)
             parsed = make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {
                 row[0]: SourceExchange(exchange, row[0], is_shared)
@@ -298,10 +302,10 @@ class MemoryPages(StoreGroup):
         blocks = await load_blocks(connection, agent_row)
         ids = [block.id for block in blocks]
         versions = await load_rows(connection, SQL["earlier_versions"], ids, _MAX_UNINDEXED + 1)
-        summaries = await connection.rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
+        summaries = await connection.fetch_rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
-        candidates = await connection.rows(SQL["unindexed"], values)
+        candidates = await connection.fetch_rows(SQL["unindexed"], values)
         few_versions = _choose_affordable(versions, [len(row[2]) for row in versions])
         few_summaries = _choose_affordable(summaries, [len(row[1]) for row in summaries])
         ids = [row[0] for row in _choose_affordable(candidates, [row[1] for row in candidates])]

@@ -50,19 +50,19 @@ class MoveSource(StoreGroup):
     @reads
     async def count_unfinished(self, connection: Connection) -> UnfinishedWork:
         """Returns how many batches and how many runs have not ended."""
-        row = await connection.row(SQL["unfinished"])
+        row = await connection.fetch_row(SQL["unfinished"])
         assert row is not None  # counts have one row
         return UnfinishedWork(row[0], row[1])
 
     @reads
     async def count(self, connection: Connection) -> int:
         """Returns how many memories there are."""
-        return int(await connection.value(SQL["memories_count"]))
+        return int(await connection.fetch_value(SQL["memories_count"]))
 
     @reads
     async def list_agents(self, connection: Connection, after: int) -> list[Agent]:
         """Returns a page of the memories, the oldest first."""
-        rows = await connection.rows(SQL["memories"], (after, PAGE_ROWS))
+        rows = await connection.fetch_rows(SQL["memories"], (after, PAGE_ROWS))
         return [make_agent_record(row) for row in rows]
 
     @reads
@@ -81,12 +81,12 @@ class MoveSource(StoreGroup):
     @reads
     async def list_keys(self, connection: Connection) -> list[MovedKey]:
         """Returns all gateway keys."""
-        return [MovedKey(*row) for row in await connection.rows(SQL["keys"])]
+        return [MovedKey(*row) for row in await connection.fetch_rows(SQL["keys"])]
 
     @long_reads
     async def list_usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
         """Returns a page of usage."""
-        rows = await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
+        rows = await connection.fetch_rows(SQL["usage"], (*after, ROWS_AT_ONCE))
         key_width = len(after)
         return [(UsageKey(*row[:key_width]), tuple(row[key_width:])) for row in rows]
 
@@ -94,14 +94,15 @@ class MoveSource(StoreGroup):
     async def list_definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
         """Returns a page of tools, servers and identities. after: the `id` with which the page before ends."""
         return [
-            MovedDefinition(*row) for row in await connection.rows(SQL["definitions"], (after, PAGE_ROWS))
+            MovedDefinition(*row)
+            for row in await connection.fetch_rows(SQL["definitions"], (after, PAGE_ROWS))
         ]
 
     @long_reads
     async def list_blocks(self, connection: Connection, after: int) -> list[MovedBlock]:
         """Returns a page of the blocks that no memory owns. after: the `id` with which the page before ends."""
         blocks = []
-        for row in await connection.rows(SQL["blocks"], (after, PAGE_ROWS)):
+        for row in await connection.fetch_rows(SQL["blocks"], (after, PAGE_ROWS)):
             id, project, profile, label, description, limit, read_only, uid, body = row
             block = MovedBlock(
                 id=id,
@@ -125,7 +126,7 @@ class MoveSource(StoreGroup):
     async def load_links(self, connection: Connection, agent_row: int) -> MovedLinks:
         """Returns the links of a memory."""
         attached = [fields for _, fields in await read_attached(connection, agent_row, 0, _NO_LIMIT)]
-        rows = await connection.rows(SQL["readers"], (agent_row,))
+        rows = await connection.fetch_rows(SQL["readers"], (agent_row,))
         return MovedLinks(attached, [MovedReader(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
 
@@ -147,5 +148,5 @@ async def _make_moved_version(connection: Connection, version: BlockVersion) -> 
 
 async def _find_address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
     """Returns the address of the exchange of a row; None if it is gone."""
-    row = await connection.row(SQL["exchange_address"], (exchange_row,))
+    row = await connection.fetch_row(SQL["exchange_address"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])

@@ -52,13 +52,15 @@ class MoveTarget(StoreGroup):
     @reads
     async def find_moved_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns the digest that a memory had in its source when it was moved here; None if it was not moved."""
-        digest = await connection.value(SQL["mark_of"], (agent_row, MarkKind.MOVED))
+        digest = await connection.fetch_value(SQL["mark_of"], (agent_row, MarkKind.MOVED))
         return None if digest is None else bytes(digest)
 
     @reads
     async def list_agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
         """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
-        rows = await connection.rows(SQL["memories_from"], (MarkKind.MOVED_FROM, source, after, PAGE_ROWS))
+        rows = await connection.fetch_rows(
+            SQL["memories_from"], (MarkKind.MOVED_FROM, source, after, PAGE_ROWS)
+        )
         return [make_agent_record(row) for row in rows]
 
     @bulk_writes
@@ -90,7 +92,7 @@ class MoveTarget(StoreGroup):
 
         keys: the numbers of gateway keys here, by those in the source.
         """
-        present = {tuple(row) for row in await connection.rows(SQL["limit_bounds"])}
+        present = {tuple(row) for row in await connection.fetch_rows(SQL["limit_bounds"])}
         for limit in limits:
             key = None if limit.key_id is None else keys.get(limit.key_id)
             bounds = (limit.project, key, limit.user, limit.unit, limit.per)
@@ -119,7 +121,7 @@ class MoveTarget(StoreGroup):
 
         Returns whether the block is as in the source: False if it was changed there after it was moved.
         """
-        present_id = await connection.value(SQL["block_named"], (block.uid,))
+        present_id = await connection.fetch_value(SQL["block_named"], (block.uid,))
         if present_id is not None:
             moved = {
                 version.number: None if version.origin == FORGOTTEN_ORIGIN else version.value
@@ -130,10 +132,10 @@ class MoveTarget(StoreGroup):
                 for version in block.versions
             )
         shared = (block.project, block.profile, block.label)
-        present = await connection.row(SQL["block_shared"], shared) if block.profile else None
+        present = await connection.fetch_row(SQL["block_shared"], shared) if block.profile else None
         if present is None:
             values = (*shared, block.description, block.limit, block.read_only, block.uid)
-            id = await connection.value(SQL["block_add"], values)
+            id = await connection.fetch_value(SQL["block_add"], values)
         else:
             id, version = present
             if version != 1:
@@ -160,7 +162,7 @@ class MoveTarget(StoreGroup):
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
         for reader in links.readers:
-            sleeper_row = await connection.value(SQL["memory_at"], reader.scope)
+            sleeper_row = await connection.fetch_value(SQL["memory_at"], reader.scope)
             if sleeper_row is not None:
                 await begin_reading(connection, agent.id, sleeper_row, reader.seq, reader.at)
 
@@ -179,8 +181,10 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
 
 async def _find_exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
     """Returns the row of an exchange in this store; None if it was not moved."""
-    agent_row = await connection.value(SQL["memory_at"], address.scope)
+    agent_row = await connection.fetch_value(SQL["memory_at"], address.scope)
     exchange = (
-        None if agent_row is None else await connection.value(SQL["exchange_at"], (agent_row, address.seq))
+        None
+        if agent_row is None
+        else await connection.fetch_value(SQL["exchange_at"], (agent_row, address.seq))
     )
     return None if exchange is None else int(exchange)

@@ -36,7 +36,7 @@ class Overview(StoreGroup):
         project: the project of the memories; None: all projects.
         after: the row of the last memory on the page before; 0: the first page.
         """
-        rows = await connection.rows(SQL["memories"], (project, after, limit))
+        rows = await connection.fetch_rows(SQL["memories"], (project, after, limit))
         sizes = await load_rows(connection, SQL["memory_sizes"], [row[0] for row in rows])
         by_agent = {agent_row: values for agent_row, *values in sizes}
         return [
@@ -56,7 +56,7 @@ class Overview(StoreGroup):
     @long_reads
     async def count_messages(self, connection: Connection, agent_row: int) -> int:
         """Returns how many messages a memory has."""
-        return int(await connection.value(SQL["count_messages"], (agent_row,)))
+        return int(await connection.fetch_value(SQL["count_messages"], (agent_row,)))
 
     @long_reads
     async def measure(self, connection: Connection, agent_row: int) -> Retained:
@@ -76,7 +76,7 @@ class Overview(StoreGroup):
     ) -> list[ShownExchange]:
         """Returns the newest exchanges of which anything is left, oldest first."""
         return make_shown_exchanges(
-            reversed(await connection.rows(SQL["newest_exchanges"], (agent_row, limit)))
+            reversed(await connection.fetch_rows(SQL["newest_exchanges"], (agent_row, limit)))
         )
 
     @long_reads
@@ -96,7 +96,7 @@ class Overview(StoreGroup):
 
         A conversation without content is left out, so a page that others follow may be shorter than `limit`.
         """
-        rows = await connection.rows(SQL["conversations"], (project, profile, subject, *before, limit))
+        rows = await connection.fetch_rows(SQL["conversations"], (project, profile, subject, *before, limit))
         sizes = await load_rows(connection, SQL["conversation_sizes"], [row[0] for row in rows])
         by_conversation = {id: values for id, *values in sizes}
         listed = [

@@ -40,7 +40,7 @@ async def insert_passage(
     named = orjson.dumps(list(tags)).decode() if tags else None
     details = orjson.dumps(metadata).decode() if metadata else None
     values = (agent_row, seq, at, exchange_row, orjson.dumps(list(sources)), file, named, details, text)
-    id = await connection.value(SQL["passage_insert"], values)
+    id = await connection.fetch_value(SQL["passage_insert"], values)
     return Passage(
         id, seq, text, at, sources=tuple(sources), file=file, tags=tuple(tags), metadata=dict(metadata or {})
     )
@@ -67,14 +67,16 @@ async def load_passages_and_facts_since(
 ) -> list[Message]:
     """Returns the first passages and facts from a number on, as messages."""
     values = (agent_row, first_seq, limit)
-    return make_passages_and_facts(await connection.rows(SQL["passages_and_facts_since"], values))
+    return make_passages_and_facts(await connection.fetch_rows(SQL["passages_and_facts_since"], values))
 
 
 async def load_passages_and_facts_at(
     connection: Connection, agent_row: int, seqs: Sequence[int]
 ) -> list[Message]:
     """Returns the passages, and the facts that are still true, with these numbers, as messages."""
-    return make_passages_and_facts(await connection.rows(SQL["passages_and_facts_at"], (agent_row, seqs)))
+    return make_passages_and_facts(
+        await connection.fetch_rows(SQL["passages_and_facts_at"], (agent_row, seqs))
+    )
 
 
 def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:
@@ -114,7 +116,7 @@ class Passages(GrowingGroup):
                 for draft in drafts
             ]
 
-        return await self._grow(agent_row, len(drafts), self._database.bulk(write))
+        return await self._grow(agent_row, len(drafts), self._database.bulk_write(write))
 
     @long_reads
     async def list_page(
@@ -124,7 +126,7 @@ class Passages(GrowingGroup):
 
         async def read(low: int, high: int, size: int) -> tuple[Iterable[Passage], int | None]:
             values = (agent_row, low, high, lower_ascii(filter.text), filter.since, filter.until, size)
-            rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
+            rows = await connection.fetch_rows(SQL[f"passage_{page.direction}"], values)
             matching = [passage for passage in map(_make_passage, rows) if filter.matches(passage)]
             return matching, rows[-1][1] if len(rows) == size else None
 
@@ -135,14 +137,14 @@ class Passages(GrowingGroup):
     @reads
     async def count(self, connection: Connection, agent_row: int) -> int:
         """Returns how many passages a memory has."""
-        return int(await connection.value(SQL["passage_count"], (agent_row,)))
+        return int(await connection.fetch_value(SQL["passage_count"], (agent_row,)))
 
     @reads
     async def list(
         self, connection: Connection, agent_row: int, *, after: int = 0, limit: int = 100
     ) -> tuple[Passage, ...]:
         """Returns a page of passages, in order. after: the number of the last passage on the previous page."""
-        rows = await connection.rows(SQL["passage_list"], (agent_row, after, limit))
+        rows = await connection.fetch_rows(SQL["passage_list"], (agent_row, after, limit))
         return tuple(
             Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
         )

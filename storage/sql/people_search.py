@@ -139,15 +139,17 @@ class PeopleSearch(StoreGroup):
         self, connection: Connection, people: Sequence[SizedMemory]
     ) -> list[_ReadMemory]:
         """Returns the first of some memories, as many as a page affords, with what is searched of them."""
-        rows = await connection.rows(SQL["agents"], ([person.id for person in people],))
+        rows = await connection.fetch_rows(SQL["agents"], ([person.id for person in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
-        index_sizes = {row[0]: row[1] for row in await connection.rows(SQL["index_sizes"], ([*agents],))}
+        index_sizes = {
+            row[0]: row[1] for row in await connection.fetch_rows(SQL["index_sizes"], ([*agents],))
+        }
         existing = [(person, agents[person.id]) for person in people if person.id in agents]
         chosen = [*_choose_affordable(existing, index_sizes)]
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
             return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
-        long_rows = await connection.rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
+        long_rows = await connection.fetch_rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
         whole_ids = {*ids}.difference(row[0] for row in long_rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
         unread = await self._load_unread(connection, ids)
@@ -162,10 +164,10 @@ class PeopleSearch(StoreGroup):
     ) -> defaultdict[int, list[Message]]:
         """Returns the texts that the indexes of some memories lack, by memory, without long ones."""
         unread: defaultdict[int, list[Message]] = defaultdict(list)
-        for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
+        for row in await connection.fetch_rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
                 unread[row[0]] += self._rules.messages_of(*shown, None)
-        for row in await connection.rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
+        for row in await connection.fetch_rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
             unread[row[0]] += make_passages_and_facts([row[1:]])
         return unread
 
@@ -195,7 +197,7 @@ async def _load_blobs(
 ) -> defaultdict[int, list[tuple[int, bytes]]]:
     """Returns the blobs of the indexes of some memories, by memory, each blob after the number of its chunk."""
     blobs: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
-    for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):
+    for agent_row, chunk, data in await connection.fetch_rows(SQL["terms"], (ids,)):
         blobs[agent_row].append((chunk, data))
     return blobs
 

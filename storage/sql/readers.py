@@ -37,7 +37,7 @@ _FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
 
 async def load_cursor(connection: Connection, memory_row: int, reader: int) -> int:
     """Returns the number of the last exchange that a reader has read; 0: none."""
-    return await connection.value(SQL["cursor"], (memory_row, reader)) or 0
+    return await connection.fetch_value(SQL["cursor"], (memory_row, reader)) or 0
 
 
 async def advance(connection: Connection, memory_row: int, reader: int, upto: int, at: float) -> None:
@@ -83,7 +83,7 @@ class Readers(StoreGroup):
                 return None
             cursor = await load_cursor(connection, memory_row, reader)
             last = agent.next_seq if upto is None else upto
-            rows = await connection.rows(
+            rows = await connection.fetch_rows(
                 SQL["unread"], (USER_ATOM, memory_row, cursor, last, _BATCH_EXCHANGES)
             )
             batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
@@ -134,7 +134,7 @@ class Readers(StoreGroup):
     @reads
     async def find_last_at(self, connection: Connection, memory_row: int) -> float | None:
         """Returns the time of a memory's last turn."""
-        return await connection.value(SQL["last_at"], (memory_row,))
+        return await connection.fetch_value(SQL["last_at"], (memory_row,))
 
     @long_reads
     async def load_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:

@@ -102,7 +102,7 @@ class BlockVersion(Struct, frozen=True):
 
 async def load_versions(connection: Connection, block_row: int) -> list[BlockVersion]:
     """Returns the values that a block ever had, oldest first."""
-    return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block_row,))]
+    return [BlockVersion(*row) for row in await connection.fetch_rows(SQL["block_versions"], (block_row,))]
 
 
 def collect_origins(versions: Iterable[BlockVersion], erased: Collection[int]) -> set[int]:
@@ -141,7 +141,7 @@ async def rebuild_block(
 
     Returns whether the block had any version to drop.
     """
-    await connection.rows(SQL["block_lock"], (block_row,))
+    await connection.fetch_rows(SQL["block_lock"], (block_row,))
     versions = await load_versions(connection, block_row)
     turnless = set(await load_column(connection, SQL["versions_turnless"], (agent_row, block_row)))
     erased = await load_erased(
@@ -156,7 +156,7 @@ async def rebuild_block(
         return False
     stored = await get_block(connection, block_row)
     base = clean[-1].value if clean else ""
-    rows = await connection.rows(SQL["edits_pending_in_block"], (block_row, stored.label))
+    rows = await connection.fetch_rows(SQL["edits_pending_in_block"], (block_row, stored.label))
     pending = [make_edit(row) for row in rows]
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
@@ -219,7 +219,7 @@ async def remove_lost_lines(
 
     The versions stay with what else they say, so that each line keeps its sources.
     """
-    await connection.rows(SQL["block_lock"], (block_row,))
+    await connection.fetch_rows(SQL["block_lock"], (block_row,))
     versions = [
         version
         for version in await load_versions(connection, block_row)
@@ -462,7 +462,11 @@ class _Division:
             # An undo restored a clean value, from which the later versions follow.
             revised = Revised(self._clean_values[version.restores], is_clean=True)
         else:
-            row = None if edit is None or brings_erased else await connection.row(SQL["edit_of_call"], edit)
+            row = (
+                None
+                if edit is None or brings_erased
+                else await connection.fetch_row(SQL["edit_of_call"], edit)
+            )
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,

@@ -75,7 +75,9 @@ class Recalls(StoreGroup):
         self, connection: Connection, request: str, since: float, project: str | None = None
     ) -> builtins.list[StoredRecall]:
         """Returns the recalls of the requests with an id, of a project or (None) of all, the newest first."""
-        rows = await connection.rows(SQL["recalls_of_request"], (pack_request_id(request), since, project))
+        rows = await connection.fetch_rows(
+            SQL["recalls_of_request"], (pack_request_id(request), since, project)
+        )
         return list(map(_make_recall, rows))
 
     @reads
@@ -83,7 +85,7 @@ class Recalls(StoreGroup):
         self, connection: Connection, agent_row: int, since: float, *, before: int, limit: int = 50
     ) -> builtins.list[StoredRecall]:
         """Returns a page of the recalls of a memory, the newest first. before: an exchange's row; those before it."""
-        rows = await connection.rows(SQL["recalls_of_memory"], (agent_row, before, since, limit))
+        rows = await connection.fetch_rows(SQL["recalls_of_memory"], (agent_row, before, since, limit))
         return list(map(_make_recall, rows))
 
     @reads
@@ -103,7 +105,7 @@ class Recalls(StoreGroup):
 
         The same question may have been asked again, with another reply.
         """
-        row = await connection.row(SQL["recall_of_question"], (agent_row, exchange_row, since))
+        row = await connection.fetch_row(SQL["recall_of_question"], (agent_row, exchange_row, since))
         return None if row is None else FirstRecall(unpack_request_id(row[0]), row[1])
 
     @long_reads

@@ -63,7 +63,7 @@ class Responses(StoreGroup):
 
         async def accept(connection: Connection) -> EnqueuedResponse:
             await lock_memory(connection, draft.agent_row)
-            row = await connection.row(SQL["find"], (draft.uid, project))
+            row = await connection.fetch_row(SQL["find"], (draft.uid, project))
             if row is not None:
                 return EnqueuedResponse(make_run(row[AGENT_COLUMNS:]), is_new=False)
             run = await find_or_create_run(connection, draft)
@@ -98,7 +98,7 @@ class Responses(StoreGroup):
     @reads
     async def find(self, connection: Connection, project: str, uid: str) -> ResponseRun | None:
         """Returns the run of a response in the background by its public id, and its memory."""
-        row = await connection.row(SQL["find"], (uid, project))
+        row = await connection.fetch_row(SQL["find"], (uid, project))
         if row is None:
             return None
         return ResponseRun(make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:]))

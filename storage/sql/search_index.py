@@ -96,7 +96,7 @@ class SearchIndex(GrowingGroup):
     async def mend(self, agent_row: int) -> None:
         """Empties what is damaged of the search index. The next steps of `advance` make it again."""
         await self._grow(
-            agent_row, 0, self._database.bulk(lambda connection: _mend_index(connection, agent_row))
+            agent_row, 0, self._database.bulk_write(lambda connection: _mend_index(connection, agent_row))
         )
         self._memories.drop(agent_row)
 
@@ -226,7 +226,7 @@ async def _compute_last_indexable(connection: Connection, agent_row: int, next_s
     A message that is being answered is indexed together with its reply. Otherwise its chunk would be written twice, and
     the cached parts of the memory would be dropped for it.
     """
-    under_way: int | None = await connection.value(SQL["under_way"], (agent_row, next_seq))
+    under_way: int | None = await connection.fetch_value(SQL["under_way"], (agent_row, next_seq))
     return (next_seq if under_way is None else under_way) - 1
 
 

@@ -16,14 +16,14 @@ SQL = load("sections.sql")
 
 async def find_section(connection: Connection, agent_row: int, section_row: int) -> SentSection | None:
     """Returns a section as it was sent; None where it is gone."""
-    row = await connection.row(SQL["get"], (section_row, agent_row))
+    row = await connection.fetch_row(SQL["get"], (section_row, agent_row))
     return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
 
 
 async def add_section(connection: Connection, agent_row: int, section: SentSection) -> int:
     """Stores a section as it was sent. Returns its row."""
     values = (agent_row, section.text, orjson.dumps(section.known))
-    return int(await connection.value(SQL["insert"], values))
+    return int(await connection.fetch_value(SQL["insert"], values))
 
 
 async def empty_sections(connection: Connection, agent_row: int) -> None:
@@ -45,7 +45,7 @@ async def empty_sections_showing(connection: Connection, block_row: int) -> None
 
 async def _empty_selected(connection: Connection, selection: Statement, values: Sequence[object]) -> None:
     """Empties the sections that a statement selects. values: the statement's."""
-    for section_row, agent_row, known in await connection.rows(selection, values):
+    for section_row, agent_row, known in await connection.fetch_rows(selection, values):
         emptied = orjson.dumps(mark_emptied(orjson.loads(known)))
         await connection.run(SQL["empty"], (section_row, agent_row, emptied))
 

@@ -13,19 +13,23 @@ SQL = load("shown_exchanges.sql")
 
 async def load_shown_at(connection: Connection, agent_row: int, seqs: Sequence[int]) -> list[ShownExchange]:
     """Returns the active finished exchanges that have the messages with these numbers, without `previous_seq`."""
-    return make_shown_exchanges(await connection.rows(SQL["shown_at"], (agent_row, seqs)))
+    return make_shown_exchanges(await connection.fetch_rows(SQL["shown_at"], (agent_row, seqs)))
 
 
 async def load_shown_since(
     connection: Connection, agent_row: int, first_seq: int, limit: int
 ) -> list[ShownExchange]:
     """Returns the first finished exchanges from a number on."""
-    return make_shown_exchanges(await connection.rows(SQL["shown_since"], (agent_row, first_seq, limit)))
+    return make_shown_exchanges(
+        await connection.fetch_rows(SQL["shown_since"], (agent_row, first_seq, limit))
+    )
 
 
 async def load_shown_recent(connection: Connection, agent_row: int, limit: int) -> list[ShownExchange]:
     """Returns the last active finished exchanges, oldest first."""
-    return make_shown_exchanges(reversed(await connection.rows(SQL["shown_recent"], (agent_row, limit))))
+    return make_shown_exchanges(
+        reversed(await connection.fetch_rows(SQL["shown_recent"], (agent_row, limit)))
+    )
 
 
 async def load_shown_unread(
@@ -38,11 +42,11 @@ async def load_shown_unread(
     limit: the most of these.
     """
     values = (agent_row, unindexed_seq, first_seq, limit)
-    return make_shown_exchanges(await connection.rows(SQL["shown_unread"], values))
+    return make_shown_exchanges(await connection.fetch_rows(SQL["shown_unread"], values))
 
 
 async def load_shown_stale(
     connection: Connection, agent_row: int, exchange_rows: Sequence[int]
 ) -> list[ShownExchange]:
     """Returns those exchanges of these rows that have changed since they were indexed."""
-    return make_shown_exchanges(await connection.rows(SQL["shown_stale"], (agent_row, exchange_rows)))
+    return make_shown_exchanges(await connection.fetch_rows(SQL["shown_stale"], (agent_row, exchange_rows)))

@@ -191,7 +191,7 @@ async def load_rows(
     (size,) = statement.sizes.values()
     rows: list[Row] = []
     for start in range(0, len(values), size):
-        rows += await connection.rows(statement, (*parameters, values[start : start + size]))
+        rows += await connection.fetch_rows(statement, (*parameters, values[start : start + size]))
     return rows
 
 
@@ -199,7 +199,7 @@ async def load_column(
     connection: Connection, statement: Statement, values: Sequence[object] = ()
 ) -> list[Any]:
     """Returns the first value of each row of a statement."""
-    return [row[0] for row in await connection.rows(statement, values)]
+    return [row[0] for row in await connection.fetch_rows(statement, values)]
 
 
 def lower_ascii(text: TextT) -> TextT:

@@ -183,7 +183,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     """
     agent, exchange = write.agent, write.exchange
     values = (*update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run_row)
-    row = await connection.row(SQL["step_finish"], values)
+    row = await connection.fetch_row(SQL["step_finish"], values)
     await check_attempt(connection, write.job)
     if row is None:
         await _check_epoch(connection, agent)
@@ -218,7 +218,7 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
             write.agent_row,
             write.epoch,
         )
-        maker = await connection.value(SQL["step_stop"], values)
+        maker = await connection.fetch_value(SQL["step_stop"], values)
         if maker is None:
             raise Stale("something was forgotten while this run was under way")
         await _add_results(connection, write.agent_row, maker, write.results)

@@ -81,7 +81,7 @@ async def _read_path(
     first_depth = evicted.depth if evicted is not None and evicted.is_out_of(window_tokens) else 0
     values = (agent.id, snapshot.conversation.id, last_row, first_depth, _MAX_SUMMARIES)
     path, summaries = [], []
-    for row in await connection.rows(SQL["path"], values):
+    for row in await connection.fetch_rows(SQL["path"], values):
         exchange = make_exchange_with_content(row[_PATH_CONTENT:])
         if row[0] == "exchange":
             path.append(exchange)
@@ -107,7 +107,7 @@ async def _read_head(
         max_unread_turns,
         TOOL_ATOM,
     )
-    rows = await connection.rows(SQL["head"], values)
+    rows = await connection.fetch_rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
@@ -152,7 +152,7 @@ class StoredPaths(StoreGroup):
         self, connection: Connection, agent: Agent, conversation_name: str
     ) -> Conversation | None:
         """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or it is gone."""
-        row = await connection.row(
+        row = await connection.fetch_row(
             SQL["conversation_named"], (agent.id, *_split_key_and_uid(conversation_name))
         )
         return None if row is None else Conversation(*row)

@@ -28,7 +28,9 @@ class Summaries(StoreGroup):
         """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
         return [
             _make_summary(row)
-            for row in await connection.rows(SQL["of_conversation"], (agent_row, conversation_row, limit))
+            for row in await connection.fetch_rows(
+                SQL["of_conversation"], (agent_row, conversation_row, limit)
+            )
         ]
 
     @reads
@@ -36,7 +38,7 @@ class Summaries(StoreGroup):
         self, connection: Connection, agent_row: int, exchange_row: int
     ) -> Summary | None:
         """Returns the summary of the path up to an exchange."""
-        row = await connection.row(SQL["of_exchange"], (agent_row, exchange_row))
+        row = await connection.fetch_row(SQL["of_exchange"], (agent_row, exchange_row))
         return None if row is None else _make_summary(row)
 
     @reads
@@ -47,13 +49,13 @@ class Summaries(StoreGroup):
 
         name: the conversation's public id or the client's id; None: any conversation.
         """
-        row = await connection.row(SQL["last_exchange"], (agent_row, name))
+        row = await connection.fetch_row(SQL["last_exchange"], (agent_row, name))
         return None if row is None else exchanges.ExchangeRows(*row)
 
     @reads
     async def find_project(self, connection: Connection, agent_row: int) -> str | None:
         """Returns the project of a memory, which pays for its summaries."""
-        return await connection.value(SQL["project"], (agent_row,))
+        return await connection.fetch_value(SQL["project"], (agent_row,))
 
     @long_reads
     async def load_path(
@@ -63,7 +65,7 @@ class Summaries(StoreGroup):
 
         It begins with the newest exchange that has a summary, or else with the root.
         """
-        rows = await connection.rows(SQL["path"], (agent_row, exchange_row, limit))
+        rows = await connection.fetch_rows(SQL["path"], (agent_row, exchange_row, limit))
         return [make_exchange_with_content(row) for row in reversed(rows)]
 
     @makes_effect

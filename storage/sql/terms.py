@@ -27,17 +27,17 @@ SQL = load("terms.sql")
 
 async def load_terms_since(connection: Connection, agent_row: int, stamp: int) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks with later stamps than `stamp`; -1 for all chunks."""
-    return await connection.rows(SQL["load_terms_since"], (agent_row, stamp))
+    return await connection.fetch_rows(SQL["load_terms_since"], (agent_row, stamp))
 
 
 async def load_terms_between(connection: Connection, agent_row: int, chunks: range) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of some chunks."""
-    return await connection.rows(SQL["load_terms_between"], (agent_row, chunks.start, chunks.stop))
+    return await connection.fetch_rows(SQL["load_terms_between"], (agent_row, chunks.start, chunks.stop))
 
 
 async def find_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
     """Returns the blob of a chunk of an agent's search index; None if the index has no such chunk."""
-    return await connection.value(SQL["terms_get"], (agent_row, chunk))
+    return await connection.fetch_value(SQL["terms_get"], (agent_row, chunk))
 
 
 async def replace_terms(connection: Connection, agent_row: int, chunk: int, data: bytes) -> None:
@@ -48,7 +48,7 @@ async def replace_terms(connection: Connection, agent_row: int, chunk: int, data
 
 async def load_segments(connection: Connection, agent_row: int) -> dict[int, StampedDocuments]:
     """Returns the documents of an agent's segments by number. Raises: CorruptIndex."""
-    rows = await connection.rows(SQL["segment_documents"], (agent_row, DOCUMENTS))
+    rows = await connection.fetch_rows(SQL["segment_documents"], (agent_row, DOCUMENTS))
     return {number: StampedDocuments(stamp, open_documents(number, data)) for number, stamp, data in rows}
 
 
@@ -84,7 +84,7 @@ async def add_segment(
 ) -> bool:
     """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest chunk."""
     chunks = list_segment_chunks(number)
-    if await connection.value(SQL["terms_newer"], (agent_row, stamp, chunks.start, chunks.stop)):
+    if await connection.fetch_value(SQL["terms_newer"], (agent_row, stamp, chunks.start, chunks.stop)):
         return False
     for bucket, data in ((DOCUMENTS, segment.documents), *enumerate(segment.buckets)):
         await connection.run(SQL["segment_put"], (agent_row, bucket, number, stamp, data))
@@ -105,7 +105,7 @@ async def mend_terms(connection: Connection, agent_row: int) -> None:
 
 async def get_covered(connection: Connection, agent_row: int, chunk: int) -> int:
     """Returns the number before the first exchange that has a message in a chunk. It may begin before the chunk."""
-    return int(await connection.value(SQL["chunk_begin"], (agent_row, chunk * blob.CHUNK))) - 1
+    return int(await connection.fetch_value(SQL["chunk_begin"], (agent_row, chunk * blob.CHUNK))) - 1
 
 
 async def forget_terms(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:

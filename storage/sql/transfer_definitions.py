@@ -62,7 +62,7 @@ async def read_attached(
 
     The record of what is gone meanwhile has its kind alone: a page with fewer records would be taken for the last.
     """
-    rows = await connection.rows(SQL["attached_read"], (agent_row, limit, after))
+    rows = await connection.fetch_rows(SQL["attached_read"], (agent_row, limit, after))
     return [
         (number, {"kind": kind, **(await _list_attached_fields(connection, kind, target) or {})})
         for number, (kind, target) in enumerate(rows, after + 1)
@@ -74,12 +74,12 @@ async def _list_attached_fields(connection: Connection, kind: str, target: int) 
     if kind == DefinitionKind.TOOL and target < 0:
         return {"built_in": -target}
     if kind in _ATTACHED_DEFINITIONS:
-        row = await connection.row(SQL["attached_definition"], (target,))
+        row = await connection.fetch_row(SQL["attached_definition"], (target,))
         return None if row is None else {"uid": row[0], "name": row[1], "body": orjson.loads(row[2])}
     if kind != DefinitionKind.BLOCK:
-        row = await connection.row(SQL["attached_memory"], (target,))
+        row = await connection.fetch_row(SQL["attached_memory"], (target,))
         return None if row is None else {"uid": row[0]}
-    row = await connection.row(SQL["attached_block"], (target,))
+    row = await connection.fetch_row(SQL["attached_block"], (target,))
     if row is None:
         return None
     uid, label, description, limit, read_only, value, details = row
@@ -145,10 +145,10 @@ async def _find_or_make_block(
 
     A new one gets another public id where another project has that one.
     """
-    row = await connection.row(SQL["block_of"], (record["uid"], project))
+    row = await connection.fetch_row(SQL["block_of"], (record["uid"], project))
     if row is not None:
         return int(row[0])
-    is_taken = await connection.row(SQL["block_taken"], (record["uid"],)) is not None
+    is_taken = await connection.fetch_row(SQL["block_taken"], (record["uid"],)) is not None
     block = Block(
         0,
         record["label"],
@@ -174,7 +174,7 @@ async def _find_or_make_definition(
         return definition.id
     if same_name := await find_definitions_by_name(connection, project, kind, record["name"]):
         return same_name[0].id
-    is_taken = await connection.row(SQL["definition_taken"], (record["uid"],)) is not None
+    is_taken = await connection.fetch_row(SQL["definition_taken"], (record["uid"],)) is not None
     uid = uuid.uuid4().hex if is_taken else record["uid"]
     draft = DefinitionDraft(project, kind, uid, dict(record["body"]), record["name"])
     return (await add_definition(connection, draft, at=at)).id
@@ -217,7 +217,10 @@ async def put_step(connection: Connection, agent: Agent, record: Mapping[str, An
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
     """Gives what was imported to its project. Raises: NotFound if a memory made over REST has no definition."""
     subject = parse_api_subject(agent)
-    if subject is not None and await connection.row(SQL["definition_of"], (agent.id, subject.kind)) is None:
+    if (
+        subject is not None
+        and await connection.fetch_row(SQL["definition_of"], (agent.id, subject.kind)) is None
+    ):
         raise NotFound(f"nothing defines this {subject.kind}")
     project, hidden = agent.scope.project, IMPORTING_PREFIX + agent.scope.project
     await connection.run(SQL["publish_definitions"], (project, agent.id, hidden))

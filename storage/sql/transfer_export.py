@@ -43,7 +43,7 @@ class ExportReader(StoreGroup):
         The part `seq` has the last number that was given out; `learner` and `rule` have how far learning with and
         without a model has come.
         """
-        row = await connection.row(SQL["export_end"], (agent.id,))
+        row = await connection.fetch_row(SQL["export_end"], (agent.id,))
         if row is None:
             raise NotFound("this memory is gone")
         return {name: last or 0 for name, last in zip(_EXPORT_END, row, strict=True)}
@@ -97,7 +97,7 @@ async def _load_page(
     """
     ends = {"ended": ("seq",), "edit": ("seq", "version")}.get(part, ())
     arguments = (agent_row, cursor, limit, *(export_end[name] for name in ends))
-    rows = await connection.rows(SQL[f"{part}_read"], arguments)
+    rows = await connection.fetch_rows(SQL[f"{part}_read"], arguments)
     records = [_make_values(part, columns) for _, *columns in rows]
     await _number_exchanges(connection, agent_row, records)
     return [ExportedRecord(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
@@ -145,7 +145,7 @@ async def _load_exchange_page(
     while size <= PAGE_BYTES and len(page) < limit:
         count = min(_ROWS_AT_ONCE, limit - len(page))
         last_seq = page[-1].cursor if page else cursor
-        rows = await connection.rows(SQL["exchanges"], (agent_row, last_seq, count))
+        rows = await connection.fetch_rows(SQL["exchanges"], (agent_row, last_seq, count))
         for input_, shown_reply, full_reply, uid, parent, prior, *skeleton in rows:
             exchange = make_exchange(skeleton, input_, shown_reply, full_reply)
             values = {"conversation": uid, "parent": parent, "prior": prior}

@@ -71,7 +71,9 @@ class ImportWriter(GrowingGroup):
         if unfinished is not None:
             await self._forgetting.wipe(unfinished.id)
         hidden_draft = replace(draft, id=0, scope=hidden)
-        agent = await self._database.bulk(lambda connection: find_or_create_agent(connection, hidden_draft))
+        agent = await self._database.bulk_write(
+            lambda connection: find_or_create_agent(connection, hidden_draft)
+        )
         if agent.uid != hidden_draft.uid:
             raise WriteConflict(f"another import for {scope.subject} has begun at the same time")
         return agent
@@ -89,7 +91,7 @@ class ImportWriter(GrowingGroup):
 
         Raises: NotFound; WriteConflict, as `write`.
         """
-        rows = await connection.rows(SQL["load_path_end"], (agent.id, seq))
+        rows = await connection.fetch_rows(SQL["load_path_end"], (agent.id, seq))
         if not rows:
             await _check_unfinished(connection, agent)
             raise NotFound(f"there is no exchange {seq}")
@@ -142,7 +144,7 @@ class ImportWriter(GrowingGroup):
             await publish_definitions(connection, agent)
             return forgettings
 
-        forgettings = await self._grow(agent.id, next_seq - 1, self._database.bulk(publish))
+        forgettings = await self._grow(agent.id, next_seq - 1, self._database.bulk_write(publish))
         self._agents.uncache(scope)
         for forgetting in forgettings:
             await self._forgetting.run(forgetting)
@@ -152,7 +154,7 @@ async def _choose_published_uid(connection: Connection, agent: Agent, former_uid
     """Returns the public id of an imported memory: its former one if that is free, else the one that it has now."""
     subject = parse_api_subject(agent)
     wanted_uid = former_uid if subject is None else subject.uid
-    if wanted_uid is None or await connection.row(SQL["agent_taken"], (wanted_uid,)) is not None:
+    if wanted_uid is None or await connection.fetch_row(SQL["agent_taken"], (wanted_uid,)) is not None:
         return agent.uid
     return wanted_uid
 
@@ -177,7 +179,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
     locked_agent = await find_agent_by_id(connection, agent.id)
     if locked_agent is None:
         return None
-    if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (locked_agent.id,)):
+    if scope.profile == API_PROFILE or not await connection.fetch_value(SQL["is_empty"], (locked_agent.id,)):
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for another user"
         )
@@ -227,7 +229,7 @@ async def _put_row(
 ) -> Row | None:
     """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
     columns = [get_kind(name).to_column(value) for name, value in fields.items()]
-    return await connection.row(SQL[f"{part}_put"], (agent_row, *columns))
+    return await connection.fetch_row(SQL[f"{part}_put"], (agent_row, *columns))
 
 
 async def _put_definition(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -323,13 +325,13 @@ async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: st
     """
     if uid is None:
         return uuid.uuid4().hex
-    is_taken = await connection.row(SQL[f"{part}_taken"], (uid,)) is not None
+    is_taken = await connection.fetch_row(SQL[f"{part}_taken"], (uid,)) is not None
     return _compute_copy_uid(agent_row, uid) if is_taken else uid
 
 
 async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
     """Returns the row of a conversation, a run, a file or an import. uid: its id in the export. Raises: NotFound."""
-    row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _compute_copy_uid(agent_row, uid)))
+    row = await connection.fetch_value(SQL[f"{part}_at"], (agent_row, uid, _compute_copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
     return int(row)
@@ -337,7 +339,7 @@ async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) 
 
 async def _choose_conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
     """Returns the public id that a conversation was given here. uid: its id in the export."""
-    row = await connection.value(SQL["conversation_at"], (agent_row, uid, uid))
+    row = await connection.fetch_value(SQL["conversation_at"], (agent_row, uid, uid))
     return uid if row is not None else _compute_copy_uid(agent_row, uid)
 
 

@@ -18,12 +18,12 @@ async def add_edit(connection: Connection, agent_row: int, edit: MemoryEdit) -> 
     values = (
         agent_row, edit.exchange_row, edit.call_id, edit.state, edit.at, edit.op, edit.label, edit.arguments, seen,
     )  # fmt: skip
-    return await connection.row(SQL["edit_insert"], values) is not None
+    return await connection.fetch_row(SQL["edit_insert"], values) is not None
 
 
 async def load_edits(connection: Connection, agent_row: int, exchange_row: int) -> tuple[MemoryEdit, ...]:
     """Returns all memory edits of one turn."""
-    rows = await connection.rows(SQL["edits_of_exchange"], (agent_row, exchange_row))
+    rows = await connection.fetch_rows(SQL["edits_of_exchange"], (agent_row, exchange_row))
     return tuple(map(make_edit, rows))
 
 

@@ -177,7 +177,7 @@ class Turns(StoreGroup):
         before: the time before which they last moved.
         after: a time in the future. Conversations that last moved after it count, too: the clock was put back since.
         """
-        rows = await connection.rows(SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
+        rows = await connection.fetch_rows(SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [
             DueConversation(agent_row, conversation_row, key is not None, last_at)
             for agent_row, conversation_row, key, last_at in rows
@@ -186,7 +186,7 @@ class Turns(StoreGroup):
     @reads
     async def find_next_due(self, connection: Connection) -> float | None:
         """Returns the earliest time at which a conversation with pending edits last moved; None: there is none."""
-        return await connection.value(SQL["next_due"])
+        return await connection.fetch_value(SQL["next_due"])
 
     @bulk_writes
     async def confirm_edits(
@@ -207,7 +207,7 @@ class Turns(StoreGroup):
         await connection.lock_sharers(agent_row)
         if await find_agent_by_id(connection, agent_row) is None:
             return  # it is being forgotten
-        if await connection.row(SQL["unmerged"], (conversation_row, agent_row)) is not None:
+        if await connection.fetch_row(SQL["unmerged"], (conversation_row, agent_row)) is not None:
             # The rules that confirm look up no key and no tombstone: the conversation is all that they need.
             pool = Pool(
                 await exchanges.load_pool(connection, agent_row, Probes(None), conversation_row), None

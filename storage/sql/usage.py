@@ -39,7 +39,7 @@ class Usage(StoreGroup):
     @bulk_writes
     async def add(self, connection: Connection, part: UsagePart) -> None:
         """Adds counters to those of their keys, unless that was done before: it may be called again after an error."""
-        if await connection.value(SQL["part"], (part.process, part.number, part.at)) is None:
+        if await connection.fetch_value(SQL["part"], (part.process, part.number, part.at)) is None:
             return
         if part.number == 1:
             await connection.run(SQL["parts_age"], (part.at - _MAX_PART_AGE_S,))
@@ -56,23 +56,23 @@ class Usage(StoreGroup):
 
         project: the project; None: all projects.
         """
-        return int(await connection.value(SQL["background"], (day, project)))
+        return int(await connection.fetch_value(SQL["background"], (day, project)))
 
     @reads
     async def count_batch_tokens(self, connection: Connection, project: str, day: int) -> int:
         """Returns the tokens that a project's batches used on a day."""
-        return int(await connection.value(SQL["batches"], (day, project)))
+        return int(await connection.fetch_value(SQL["batches"], (day, project)))
 
     @reads
     async def find_oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
-        return await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
+        return await connection.fetch_value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
         """Removes the names from up to ROWS_AT_ONCE rows of a day's users. Returns how many; 0: none are left."""
         return await _add_anonymously(
-            connection, await connection.rows(SQL["take_users"], (day, FORGOTTEN_USER, ROWS_AT_ONCE))
+            connection, await connection.fetch_rows(SQL["take_users"], (day, FORGOTTEN_USER, ROWS_AT_ONCE))
         )
 
     @bulk_writes
@@ -115,7 +115,7 @@ class Usage(StoreGroup):
         await connection.run(SQL["writers_age"], (since,))
         if process is not None:
             await connection.run(SQL["wrote"], (process, now))
-        return int(await connection.value(SQL["writers"], (since,)))
+        return int(await connection.fetch_value(SQL["writers"], (since,)))
 
     @bulk_writes
     async def drop_writer(self, connection: Connection, process: str) -> None:
@@ -136,7 +136,7 @@ async def add_batch(
 
 async def anonymize_user_rows(connection: Connection, project: str, user: str) -> int:
     """Removes a user's name from the counters. Returns how many rows they had."""
-    return await _add_anonymously(connection, await connection.rows(SQL["take_user"], (project, user)))
+    return await _add_anonymously(connection, await connection.fetch_rows(SQL["take_user"], (project, user)))
 
 
 async def _add_anonymously(connection: Connection, rows: Sequence[Row]) -> int:

@@ -36,7 +36,7 @@ async def read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]
     columns = len(query.by)
     return [
         UsageSum(tuple(row[:columns]), tuple(row[columns:]))
-        for row in await connection.rows(statement, values)
+        for row in await connection.fetch_rows(statement, values)
     ]
 
 
@@ -53,7 +53,7 @@ async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | Non
             query.by, _list_condition_names(query), has_start=query.after is not None
         )
         values = (day, *_list_condition_values(query), query.limit - 1)
-        if (row := await connection.row(statement, values)) is not None:
+        if (row := await connection.fetch_row(statement, values)) is not None:
             return row
     return None
 

@@ -148,7 +148,7 @@ async def find_near(connection: Connection, cache: VectorCache, agent_row: int, 
 
 
 async def _find_progress(connection: Connection, agent_row: int) -> _Progress | None:
-    row = await connection.row(SQL["state"], (agent_row,))
+    row = await connection.fetch_row(SQL["state"], (agent_row,))
     return None if row is None else _Progress(*row)
 
 
@@ -159,7 +159,7 @@ async def _find_vectors(
     loaded: list[vector_blobs.VectorRows] = []
     chunks: dict[int, _CachedChunk] = {}
     rows = 0
-    for number, stamp in await connection.rows(SQL["chunks"], (agent_row, progress.model)):
+    for number, stamp in await connection.fetch_rows(SQL["chunks"], (agent_row, progress.model)):
         chunk = None if cached is None else cached.find_chunk(number, stamp)
         if chunk is None:
             chunk = await _read_chunk(connection, agent_row, number, progress.model)
@@ -174,7 +174,7 @@ async def _read_chunk(
     connection: Connection, agent_row: int, number: int, model: str
 ) -> vector_blobs.VectorRows | None:
     """Returns a chunk; None where there is none, or it is damaged: its next write mends it."""
-    row = await connection.row(SQL["get"], (agent_row, number, model))
+    row = await connection.fetch_row(SQL["get"], (agent_row, number, model))
     try:
         return None if row is None else vector_blobs.read_vectors(row[0])
     except CorruptIndex:
@@ -188,7 +188,7 @@ async def add_vectors(
     damaged: int | None = None
     for number, seqs in group_by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}
-        row = await connection.row(SQL["any"], (agent_row, number))
+        row = await connection.fetch_row(SQL["any"], (agent_row, number))
         try:
             data = vector_blobs.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
@@ -208,7 +208,7 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
     await forget_terms(connection, agent_row, seqs)
     stamp: int | None = None
     for number, chunk_seqs in group_by_chunk(seqs).items():
-        row = await connection.row(SQL["any"], (agent_row, number))
+        row = await connection.fetch_row(SQL["any"], (agent_row, number))
         if row is None:
             continue
         try:
@@ -220,7 +220,7 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
                 connection, agent_row, await get_covered(connection, agent_row, number) + 1
             )
         if stamp is None:
-            stamp = await connection.value(SQL["changed"], (agent_row,)) or 0
+            stamp = await connection.fetch_value(SQL["changed"], (agent_row,)) or 0
         if remaining:
             await connection.run(SQL["put"], (agent_row, number, stamp, row[1], remaining))
         else:
@@ -229,7 +229,7 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
 
 async def _lacks_vectors(connection: Connection, agent_row: int, model: str) -> bool:
     """Returns whether something that is indexed of a memory lacks a vector of this model."""
-    return bool(await connection.value(SQL["lacks"], (model, agent_row)))
+    return bool(await connection.fetch_value(SQL["lacks"], (model, agent_row)))
 
 
 class Vectors(StoreGroup):
@@ -323,7 +323,7 @@ async def _add_embedded(connection: Connection, unembedded: Unembedded, added: M
     if progress.dimension not in (0, dimension) and unembedded.cursor:
         await connection.run(SQL["begin"], (agent_row, model, dimension))
         return
-    stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent_row))
+    stamp = await connection.fetch_value(SQL["advance"], (dimension, unembedded.upto, agent_row))
     damaged = await add_vectors(connection, agent_row, model, stamp, added)
     if damaged is not None:
         await begin_embedding_at(connection, agent_row, await get_covered(connection, agent_row, damaged) + 1)

@@ -142,4 +142,4 @@ class BatchRunner:
             fault.__cause__ = error
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
-        return BatchReport([WriteOutcome(error=fault.again()) for _ in range(count)], fault)
+        return BatchReport([WriteOutcome(error=fault.copy()) for _ in range(count)], fault)

@@ -164,9 +164,9 @@ class SqliteDatabase:
         return self.writer.submit(run, size_bytes=size_bytes, begins_own_transaction=True)
 
     def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
-        return self.write(lambda connection: connection.rows(statement, values))
+        return self.write(lambda connection: connection.fetch_rows(statement, values))
 
-    def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
+    def bulk_write(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         run = partial(run_write, self._refuse_outdated(operation), self._watch)
         return self.writer.submit(run, size_bytes=size_bytes, is_bulk=True)
 
@@ -252,7 +252,7 @@ class SqliteDatabase:
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
         if is_outdated_work(self):
-            raise self.writer.file.make_overwritten_error().again()
+            raise self.writer.file.make_overwritten_error().copy()
         return self.generation
 
     def _check_same_database(self, read: _ReadResult[T], began_generation: int) -> T:
@@ -263,7 +263,7 @@ class SqliteDatabase:
         began_generation: the generation in which the read began. A long read may end in a later one.
         """
         if began_generation != self.generation:
-            raise self.writer.file.make_overwritten_error().again()
+            raise self.writer.file.make_overwritten_error().copy()
         if self.writer.file.schema_version not in (0, read.schema_version):
             fault = self.writer.file.make_overwritten_error()
             is_new = self.writer.report_fault(fault)

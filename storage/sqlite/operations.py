@@ -59,22 +59,22 @@ class SqliteConnection:
     def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
         return _execute_statement(self._raw, statement, values)
 
-    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+    async def fetch_rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         return self._execute(statement, values).fetchall()
 
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+    async def fetch_row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         # The cursor ends with this line: a statement left open would keep its snapshot, and the log with it.
         row: Row | None = self._execute(statement, values).fetchone()
         return row
 
-    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
+    async def fetch_value(self, statement: str, values: Sequence[object] = ()) -> Any:
         row = self._execute(statement, values).fetchone()
         return None if row is None else row[0]
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         return self._execute(statement, values).rowcount
 
-    single = row  # SQLite has no round trip to save
+    run_single = fetch_row  # SQLite has no round trip to save
 
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool

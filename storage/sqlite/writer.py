@@ -174,7 +174,7 @@ class Writer:
     def fault(self) -> Unavailable:
         """The error of a request that comes while nothing can be written."""
         fault = self._connection.fault
-        return Closed(f"{self._path} is closed") if fault is None else fault.again()
+        return Closed(f"{self._path} is closed") if fault is None else fault.copy()
 
     @property
     def health(self) -> StoreHealth:
@@ -289,11 +289,11 @@ class Writer:
             )
         except BaseException as error:  # nothing else would ever resolve these futures
             fault = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
-            report = BatchReport([WriteOutcome(error=fault.again()) for _ in batch], fault)
+            report = BatchReport([WriteOutcome(error=fault.copy()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self.file.is_moved():
             lost = self.file.make_moved_error()
-            report = BatchReport([WriteOutcome(error=lost.again()) for _ in batch], lost)
+            report = BatchReport([WriteOutcome(error=lost.copy()) for _ in batch], lost)
         changes = self._watch.take_changes(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
 
@@ -340,7 +340,7 @@ class Writer:
     def refuse_waiting(self, fault: Unavailable) -> None:
         """Implements `ConnectionUser`."""
         for write in self._waiting.take_all():
-            write.settle(WriteOutcome(error=fault.again()))
+            write.settle(WriteOutcome(error=fault.copy()))
         self._note_if_empty()
 
     def resume(self) -> None:

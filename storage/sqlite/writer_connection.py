@@ -124,7 +124,7 @@ class WriterConnection:
     def check(self) -> None:
         """Refuses a write if the first attempt to mend the database has failed. Raises: Unavailable."""
         if self.fault is not None and self._is_lasting:
-            raise self.fault.again()
+            raise self.fault.copy()
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

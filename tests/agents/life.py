@@ -190,7 +190,7 @@ class Life:
         store, now = self.world.store, self.world.clock()
 
         async def write(connection: Connection) -> None:
-            made = await find_or_create_agent(connection, store.agents.draft(self.scope))
+            made = await find_or_create_agent(connection, store.agents.get_draft(self.scope))
             await ensure_blocks(connection, made.id, self.spec.own_blocks, now)
 
         async def made() -> None:

@@ -174,7 +174,7 @@ class World:
     def query(self, sql: str, *values: object) -> list[Any]:
         self.settle()
         own = make_statement("a test's", sql)
-        rows = self.gateway.call(self.store.database.read(lambda c: c.rows(own, values)))
+        rows = self.gateway.call(self.store.database.read(lambda c: c.fetch_rows(own, values)))
         shown = [[inflated(value) for value in row] for row in rows]
         return [row[0] if len(row) == 1 else tuple(row) for row in shown]
 

@@ -31,7 +31,7 @@ async def make_agent(
     at: float = 1.0,
     **body: Any,
 ) -> AgentEntry:
-    draft = store.agents.draft(api_scope(name, project))
+    draft = store.agents.get_draft(api_scope(name, project))
     made = AgentDraft(
         agent=draft, name=name, body=body, own=[(block, {}) for block in own], blocks=blocks, tools=tools,
         tags=tags, identities=identities,

@@ -127,7 +127,7 @@ async def store(open_store: OpenStore) -> Store:
 
 @pytest.fixture
 async def agent(store: Store) -> Agent:
-    draft = store.agents.draft(Scope("default", "default", "user:alice"))
+    draft = store.agents.get_draft(Scope("default", "default", "user:alice"))
     made = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
     store.agents.cache(made)
     return made

@@ -71,13 +71,13 @@ async def test_settings_are_followed_by_a_few_memories_at_a_time(
         for n in range(5)
     ]
     other = await store.agents.find_or_begin(Scope("default", "other", "user:0"), (HUMAN,), (), 1.0)
-    bulk, written = store.database.bulk, []
+    bulk, written = store.database.bulk_write, []
 
     def count(operation: Operation[Any]) -> asyncio.Future[Any]:
         written.append(operation)
         return bulk(operation)
 
-    monkeypatch.setattr(store.database, "bulk", count)
+    monkeypatch.setattr(store.database, "bulk_write", count)
     now = replace(HUMAN, description="The person", value="another default")
     for own, writes, shown in (
         ([now], 3, [replace(now, value="Unknown.")]),

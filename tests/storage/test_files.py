@@ -26,7 +26,7 @@ DAY = 86_400.0
 
 
 async def folder(store: Store, name: str = "notes") -> Agent:
-    draft = store.agents.draft(Scope("default", "@", f"folder:{name}"))
+    draft = store.agents.get_draft(Scope("default", "@", f"folder:{name}"))
     made, _ = await store.definitions.create_memory(draft, DefinitionKind.FOLDER, name, {}, at=1.0)
     return made
 

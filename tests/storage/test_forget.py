@@ -163,7 +163,7 @@ async def test_what_grows_with_each_turn_is_deleted_in_parts(
 
     async def run_and_count(connection: Any, **given: Any) -> Any:
         done = await run_step(connection, **given)
-        left.append([await connection.value(count) for count in counts])
+        left.append([await connection.fetch_value(count) for count in counts])
         return done
 
     monkeypatch.setattr(forgetting, "_run_step", run_and_count)
@@ -1424,7 +1424,7 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
 
 async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, holds: Holds) -> None:
     """Of its files neither: their names, their text, what was indexed of it; and no agent has it attached."""
-    draft = store.agents.draft(Scope("default", "@", "folder:f"))
+    draft = store.agents.get_draft(Scope("default", "@", "folder:f"))
     folder, _ = await store.definitions.create_memory(
         draft, DefinitionKind.FOLDER, "zqnamex", {"instructions": "zqtoldx"}, at=1.0
     )
@@ -1534,15 +1534,15 @@ async def test_a_forgetting_that_fails_keeps_none_of_others_back(store: Store, h
 
 
 async def test_forgetting_keeps_the_drafts_by_which_requests_of_others_queue(store: Store) -> None:
-    draft = store.agents.draft(api_scope("new"))
+    draft = store.agents.get_draft(api_scope("new"))
     await store.forgetting.sweep()
-    assert store.agents.draft(draft.scope) is draft
+    assert store.agents.get_draft(draft.scope) is draft
 
 
 async def test_two_tasks_may_carry_out_one_forgetting(store: Store) -> None:
     """As where an agent is deleted while what is unfinished is resumed: its sleeptime agent goes first."""
     entry = await make_agent(store, "one")
-    draft = AgentDraft(agent=store.agents.draft(api_scope("sleeper")), name="sleeper", body={})
+    draft = AgentDraft(agent=store.agents.get_draft(api_scope("sleeper")), name="sleeper", body={})
     await store.sleepers.add(entry, draft, None, at=1.0)
     id = await store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
     assert await asyncio.gather(store.forgetting.run(id), store.forgetting.run(id)) == [True, True]

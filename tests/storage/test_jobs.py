@@ -57,7 +57,7 @@ def jobs(store: Store) -> Jobs:
 
 
 async def make_agent(store: Store, user: str = "alice") -> Agent:
-    draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
+    draft = store.agents.get_draft(Scope("default", "default", f"user:{user}"))
     return await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
 

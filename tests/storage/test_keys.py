@@ -152,7 +152,7 @@ async def test_memories_are_distinguished_by_every_part_of_their_scope(store: St
 
 
 async def test_two_first_requests_at_once_make_one_agent(store: Store) -> None:
-    first, second = store.agents.draft(ALICE), store.agents.draft(ALICE)
+    first, second = store.agents.get_draft(ALICE), store.agents.get_draft(ALICE)
     assert first == second
     assert first.id == 0
     one = await store.database.write(lambda connection: find_or_create_agent(connection, first))
@@ -162,7 +162,7 @@ async def test_two_first_requests_at_once_make_one_agent(store: Store) -> None:
 
 
 async def test_a_late_draft_learns_whose_agent_was_first(store: Store, agent: Agent) -> None:
-    late = store.agents.draft(ALICE)
+    late = store.agents.get_draft(ALICE)
     assert late.secret != agent.secret
     assert await store.database.write(lambda connection: find_or_create_agent(connection, late)) == agent
 
@@ -235,7 +235,7 @@ async def test_a_key_is_known_though_its_use_cannot_be_recorded(
         raise Full("the disk is full")
 
     with monkeypatch.context() as full:
-        full.setattr(store.database, "bulk", refuse)
+        full.setattr(store.database, "bulk_write", refuse)
         for _ in range(3):
             assert await store.keys.find(plain)
         assert tried == 1

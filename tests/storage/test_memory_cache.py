@@ -112,7 +112,7 @@ class Life:
         replaces = [self.dice.choice(known).id] if known and self.dice.random() < 0.5 else []
         made = [fact(self.text(), replaces=replaces)]
         agent = self.alice.agent.id
-        await self.store.database.bulk(lambda c: add_saved_facts(c, agent, made, self.count))
+        await self.store.database.bulk_write(lambda c: add_saved_facts(c, agent, made, self.count))
 
     async def forget(self) -> None:
         (row,) = await rows(self.store, "SELECT next_seq FROM agents WHERE id = ?", (self.alice.agent.id,))

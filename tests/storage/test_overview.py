@@ -26,7 +26,7 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
     room = Speaker(store, ALICE._replace(project="blue", subject="conversation:room"))
     await room.say([user("Five.")], assistant("Six."), "room")
     for subject in ("importing:user:bob", "folder:1"):  # a memory of nobody who speaks
-        draft = store.agents.draft(ALICE._replace(subject=subject))
+        draft = store.agents.get_draft(ALICE._replace(subject=subject))
         await store.database.write(lambda connection, draft=draft: find_or_create_agent(connection, draft))
 
     (first,) = await store.overview.list_memories(None, limit=1)

@@ -33,7 +33,7 @@ async def put_terms(store: Store, agent_row: int, chunk: int, data: bytes) -> No
         await connection.lock(agent_row)
         await replace_terms(connection, agent_row, chunk, data)
 
-    await store.database.bulk(write)
+    await store.database.bulk_write(write)
 
 
 async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store, agent: Agent) -> None:
@@ -48,7 +48,7 @@ async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store,
 
 
 async def test_the_index_says_how_far_it_has_come(store: Store, agent: Agent) -> None:
-    await store.database.bulk(lambda c: set_indexed(c, agent.id, 64))
+    await store.database.bulk_write(lambda c: set_indexed(c, agent.id, 64))
     store.agents.uncache(agent.scope)
     found = await store.agents.find(agent.scope)
     assert found is not None

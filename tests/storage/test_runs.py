@@ -185,7 +185,7 @@ async def test_texts_are_stored_once_read_in_order_and_replaced(
 
 
 async def bob_of(store: Store, project: str) -> Agent:
-    made = store.agents.draft(Scope(project, "@", "agent:bob"))
+    made = store.agents.get_draft(Scope(project, "@", "agent:bob"))
     return await store.database.write(lambda connection: find_or_create_agent(connection, made))
 
 

@@ -50,7 +50,7 @@ class Writer:
     number: int = 0
 
     async def read(self, name: str = "default") -> ConversationPath:
-        self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
+        self.agent = await self.store.agents.find(self.scope) or self.store.agents.get_draft(self.scope)
         if not self.agent.id:
             return ConversationPath(MemorySnapshot())
         own = await self.store.stored_paths.load_path(self.agent, name, self.context)

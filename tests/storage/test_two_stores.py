@@ -252,10 +252,12 @@ async def test_a_forgetting_locks_the_blocks_of_a_profile_in_the_order_of_turns(
     locked, end = asyncio.Event(), asyncio.Event()
 
     async def turn(connection: Connection) -> None:
-        await connection.rows("SELECT id FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (first.id,))
+        await connection.fetch_rows("SELECT id FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (first.id,))
         locked.set()
         await end.wait()
-        await connection.rows("SELECT id FROM blocks WHERE id = $1 FOR NO KEY UPDATE NOWAIT", (last.id,))
+        await connection.fetch_rows(
+            "SELECT id FROM blocks WHERE id = $1 FOR NO KEY UPDATE NOWAIT", (last.id,)
+        )
 
     locking = other.database.write(turn)
     await locked.wait()
@@ -270,7 +272,7 @@ async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores:
     """The memory is empty until the turn of another gateway is committed."""
     one, other = stores
     agent = await make(one)
-    imported = await one.import_writer.begin(one.agents.new(ALICE))
+    imported = await one.import_writer.begin(one.agents.make_draft(ALICE))
     written, end = asyncio.Event(), asyncio.Event()
 
     async def turn(connection: Connection) -> None:
@@ -295,7 +297,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
 ) -> None:
     one, _ = stores
     agent = await make(one)
-    imported = await one.import_writer.begin(one.agents.new(ALICE))
+    imported = await one.import_writer.begin(one.agents.make_draft(ALICE))
 
     async def dies(_: int) -> bool:
         raise Unavailable("the process was killed")
@@ -311,7 +313,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
 async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Store, Store]) -> None:
     one, other = stores
     agent = await make(one)
-    imported = await one.import_writer.begin(one.agents.new(ALICE))
+    imported = await one.import_writer.begin(one.agents.make_draft(ALICE))
     written, end = asyncio.Event(), asyncio.Event()
 
     async def pause(connection: Connection) -> None:
@@ -339,7 +341,7 @@ async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[St
     values = ("default", "given", digest_secret(plain), plain[:7], 1.0, *[None] * 5)
 
     async def install(connection: Connection) -> None:
-        await connection.rows(KEY_SQL["key_insert"], values)
+        await connection.fetch_rows(KEY_SQL["key_insert"], values)
         written.set()
         await end.wait()
 
@@ -649,11 +651,11 @@ async def test_a_notification_does_not_wait_for_other_writes(stores: tuple[Store
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         held.set()
         await go_on.wait()
 
-    writing = one.database.bulk(hold)
+    writing = one.database.bulk_write(hold)
     await held.wait()
     await one.conversation_locks.release("a", 15.0)
     await comes(lambda: "a" in heard)

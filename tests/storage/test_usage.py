@@ -19,7 +19,7 @@ async def sums(store: Store, table: str) -> list[tuple[Any, ...]]:
         'SELECT day, project, "user", {} FROM {} GROUP BY day, project, "user" ORDER BY day, project, "user"'
     )
     statement = make_statement("a test's", text.format(shown, table))
-    return [tuple(row) for row in await store.database.read(lambda c: c.rows(statement, ()))]
+    return [tuple(row) for row in await store.database.read(lambda c: c.fetch_rows(statement, ()))]
 
 
 async def users(store: Store) -> list[str]:
@@ -49,7 +49,7 @@ async def test_the_counters_of_users_are_the_sums_of_all_rows_whatever_writes_th
     for each in (parts[0], parts[0], parts[1]):  # one is written again
         await usage.add(each)
         assert await users(store) == ["", "alice", "bob"]
-    await store.database.bulk(lambda connection: add_batch(connection, "default", 2, 30, 10))
+    await store.database.bulk_write(lambda connection: add_batch(connection, "default", 2, 30, 10))
     moved = [(key._replace(day=3), counters) for key, counters in parts[0].rows]
     await store.move_target.put_usage(moved, {})
     assert await users(store) == ["", "alice", "bob"]

@@ -214,7 +214,7 @@ class AgentImport:
     ) -> Agent:
         """Makes a memory of the lines of an export. It stays hidden until its transfer ends."""
         writer = self._store.import_writer
-        memory = await writer.begin(self._store.agents.new(make_scope(self._project, kind, uid)))
+        memory = await writer.begin(self._store.agents.make_draft(make_scope(self._project, kind, uid)))
         self._undo.append(partial(self._store.forgetting.wipe, memory.id))
         reader = LineReader(self._store, memory, next_seq)
         remaining = iter(lines)

@@ -18,4 +18,4 @@ def make_scope(project: str, kind: DefinitionKind, uid: str) -> Scope:
 def draft_memory(store: Store, project: str, kind: DefinitionKind) -> Agent:
     """Returns the memory of a new agent, archive or folder. It has a new uid, and is not stored yet."""
     uid = ids.new_uid()
-    return replace(store.agents.draft(make_scope(project, kind, uid)), uid=uid)
+    return replace(store.agents.get_draft(make_scope(project, kind, uid)), uid=uid)

@@ -270,7 +270,7 @@ class TransferOperations:
                 f"its first line must name the format {formats}, saw {named_format!r}"
             )
         check_header(header)
-        agent = await self.store.import_writer.begin(self.store.agents.new(scope))
+        agent = await self.store.import_writer.begin(self.store.agents.make_draft(scope))
         return ImportPosition(
             uid=agent.uid,
             next_seq=header["next_seq"],

@@ -48,7 +48,7 @@ _COUNT_PAGE_AGENTS = 1000
 
 async def _get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
     """Returns the agent with this public id: one that is defined, or a person's memory. Raises: NotFound."""
-    row = await connection.row(SQL["get"], (uid, project))
+    row = await connection.fetch_row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no agent {uid!r}")
     return _make_entry(row)
@@ -79,7 +79,7 @@ async def list_agents(
         )  # fmt: skip
         if filter.order != "created":
             values += (*low, *high)
-        rows = await connection.rows(SQL[f"{filter.order}_{page.direction}"], values)
+        rows = await connection.fetch_rows(SQL[f"{filter.order}_{page.direction}"], values)
         entries = [_make_entry(row) for row in rows]
         shown = [entry for entry in entries if filter.with_hidden or not _is_hidden(entry)]
         if len(rows) < size:
@@ -190,7 +190,7 @@ class DefinedAgents(StoreGroup):
         self, connection: Connection, project: str, limit: int
     ) -> builtins.list[NamedAgent]:
         """Returns the agents that were defined last."""
-        return [NamedAgent(*row) for row in await connection.rows(SQL["newest"], (project, limit))]
+        return [NamedAgent(*row) for row in await connection.fetch_rows(SQL["newest"], (project, limit))]
 
     @reads
     async def load_tags(
@@ -237,7 +237,7 @@ async def _find_position(connection: Connection, project: str, order: str, uid: 
     """Returns where an agent stands in an order; None: no uid is given. Raises: NotFound: there is no such agent."""
     if uid is None:
         return None
-    row = await connection.row(SQL[f"cursor_{order}"], (uid, project))
+    row = await connection.fetch_row(SQL[f"cursor_{order}"], (uid, project))
     if row is None:
         raise NotFound(f"there is no agent {uid!r}")
     return row[0], row[1]

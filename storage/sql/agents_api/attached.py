@@ -24,9 +24,9 @@ async def attach(connection: Connection, agent_row: int, kind: str, target: int)
     Raises: OverLimit if a search would have to ask too many memories.
     """
     await connection.lock(agent_row)
-    if await connection.row(SQL["attach"], (agent_row, kind, target)) is None:
+    if await connection.fetch_row(SQL["attach"], (agent_row, kind, target)) is None:
         return False
-    if kind in _MEMORY_KINDS and await connection.value(SQL["memories"], (agent_row,)) > _MAX_MEMORIES:
+    if kind in _MEMORY_KINDS and await connection.fetch_value(SQL["memories"], (agent_row,)) > _MAX_MEMORIES:
         raise OverLimit(f"an agent has at most {_MAX_MEMORIES} archives and folders attached")
     return True
 

@@ -81,7 +81,7 @@ class BatchItems(StoreGroup):
     @reads
     async def count(self, connection: Connection, batch_row: int) -> BatchCounts:
         """Counts a batch's items by what became of them."""
-        return make_counts(await connection.rows(SQL["count"], (batch_row,)))
+        return make_counts(await connection.fetch_rows(SQL["count"], (batch_row,)))
 
     @reads
     async def list(
@@ -95,9 +95,9 @@ class BatchItems(StoreGroup):
     ) -> builtins.list[BatchItem]:
         """Returns a page of items in the order in which they were given. part: only those in it."""
         if part is None:
-            rows = await connection.rows(SQL["list"], (batch_row, after, limit))
+            rows = await connection.fetch_rows(SQL["list"], (batch_row, after, limit))
         else:
-            rows = await connection.rows(SQL["list_in_part"], (batch_row, part, after, limit))
+            rows = await connection.fetch_rows(SQL["list_in_part"], (batch_row, part, after, limit))
         return [_make_item(row) for row in rows]
 
     @reads
@@ -118,7 +118,7 @@ class BatchItems(StoreGroup):
     @reads
     async def count_in_part(self, connection: Connection, batch_row: int, part: int) -> int:
         """Counts the items that are in a part."""
-        return int(await connection.value(SQL["count_in_part"], (batch_row, part)))
+        return int(await connection.fetch_value(SQL["count_in_part"], (batch_row, part)))
 
     @reads
     async def find_current(self, connection: Connection, batch_row: int, part: int) -> set[int]:
@@ -131,7 +131,7 @@ class BatchItems(StoreGroup):
     @reads
     async def has_open(self, connection: Connection, batch_row: int) -> bool:
         """Returns whether an item of a batch has not ended."""
-        return await connection.value(SQL["any_open"], (batch_row,)) is not None
+        return await connection.fetch_value(SQL["any_open"], (batch_row,)) is not None
 
     @reads
     async def list_open(self, connection: Connection, batch_row: int, limit: int) -> builtins.list[BatchItem]:
@@ -143,7 +143,7 @@ class BatchItems(StoreGroup):
         self, connection: Connection, agent_row: int, run_row: int, kind: RunTextKind
     ) -> dict[int, bytes]:
         """Returns the texts of a kind that an item's run holds, by their numbers, in order."""
-        rows = await connection.rows(SQL["load_texts"], (agent_row, run_row, kind))
+        rows = await connection.fetch_rows(SQL["load_texts"], (agent_row, run_row, kind))
         return {row[0]: row[1] for row in rows}
 
     @reads
@@ -151,13 +151,13 @@ class BatchItems(StoreGroup):
         self, connection: Connection, batch_row: int, first: int, last: int
     ) -> dict[int, str]:
         """Returns why items failed, by their ids, for ids above `first` up to `last`."""
-        rows = await connection.rows(SQL["load_error_messages"], (batch_row, first, last))
+        rows = await connection.fetch_rows(SQL["load_error_messages"], (batch_row, first, last))
         return {row[0]: bytes(row[1]).decode() for row in rows if row[1]}
 
     @reads
     async def find_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange that an item's run became; None: it has become none yet."""
-        return await connection.value(SQL["find_exchange"], (run.id, run.agent_row))
+        return await connection.fetch_value(SQL["find_exchange"], (run.id, run.agent_row))
 
     # -- items go on
 
@@ -203,7 +203,9 @@ class BatchItems(StoreGroup):
         An item does not go on if it or its batch has ended, or something of its memory was forgotten.
         """
         await connection.lock(agent_row)
-        return await connection.row(SQL["insert_text"], (agent_row, run_row, seq, kind, data)) is not None
+        return (
+            await connection.fetch_row(SQL["insert_text"], (agent_row, run_row, seq, kind, data)) is not None
+        )
 
     # -- items end
 
@@ -245,14 +247,14 @@ class BatchItems(StoreGroup):
 
 
 async def _find_item(connection: Connection, statement: Statement, *values: object) -> BatchItem | None:
-    row = await connection.row(statement, values)
+    row = await connection.fetch_row(statement, values)
     return None if row is None else _make_item(row)
 
 
 async def _list_items(
     connection: Connection, statement: Statement, batch_row: int, limit: int
 ) -> list[BatchItem]:
-    return [_make_item(row) for row in await connection.rows(statement, (batch_row, limit))]
+    return [_make_item(row) for row in await connection.fetch_rows(statement, (batch_row, limit))]
 
 
 def make_counts(rows: Sequence[Row]) -> BatchCounts:

@@ -40,7 +40,7 @@ class Batches(StoreGroup):
     async def begin(self, connection: Connection, draft: Batch) -> Batch:
         """Stores a batch without items. The id of the draft is ignored."""
         values = (draft.uid, draft.project, draft.state, draft.created, draft.callback)
-        batch = replace(draft, id=int(await connection.value(SQL["insert"], values)))
+        batch = replace(draft, id=int(await connection.fetch_value(SQL["insert"], values)))
         self._first_row = min(self._first_row, batch.id)
         return batch
 
@@ -61,30 +61,32 @@ class Batches(StoreGroup):
     @reads
     async def _list_half_accepted(self, connection: Connection, before: float) -> builtins.list[Batch]:
         is_shared = self._database.is_shared
-        rows = await connection.rows(SQL["list_half_accepted"], (before if is_shared else math.inf,))
+        rows = await connection.fetch_rows(SQL["list_half_accepted"], (before if is_shared else math.inf,))
         # After the read, so that each batch that was read has set `_first_row`.
         return [batch for batch in map(_make_batch, rows) if is_shared or batch.id < self._first_row]
 
     async def fail(self, batch: Batch, at: float) -> None:
         """Fails a batch that is not accepted yet, with its items so far."""
         await self._items.end(batch.id, RunState.FAILED, "error", at)
-        await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
+        await self._database.bulk_write(self.finish_effect(batch.id, BatchState.FAILED, at))
 
     async def _find_job(self, batch: Batch) -> int | None:
-        return await self._database.read(lambda connection: connection.value(SQL["find_job"], (batch.uid,)))
+        return await self._database.read(
+            lambda connection: connection.fetch_value(SQL["find_job"], (batch.uid,))
+        )
 
     # -- reading
 
     @reads
     async def is_over(self, connection: Connection, id: int) -> bool:
         """Returns whether the batch with this row has ended by now. One that is gone has not."""
-        row = await connection.row(SQL["get"], (id,))
+        row = await connection.fetch_row(SQL["get"], (id,))
         return row is not None and _make_batch(row).is_over
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> Batch:
         """Returns the batch with this public id, of a project or (None) of any. Raises: NotFound."""
-        row = await connection.row(SQL["find"], (uid, project))
+        row = await connection.fetch_row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no batch {uid!r}")
         return _make_batch(row)
@@ -92,15 +94,15 @@ class Batches(StoreGroup):
     @reads
     async def list(self, connection: Connection, project: str | None, page: Page[int]) -> list[Batch]:
         """Returns a page of the batches of a project or (None) of all. The cursors of the page are ids."""
-        rows = await connection.rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
+        rows = await connection.fetch_rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
         return [_make_batch(row) for row in rows]
 
     @reads
     async def count_open(self, connection: Connection) -> OpenBatches:
         """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
-        states.update((BatchState(state), n) for state, n in await connection.rows(SQL["count_states"]))
-        return OpenBatches(states, make_counts(await connection.rows(SQL["count_open_items"])))
+        states.update((BatchState(state), n) for state, n in await connection.fetch_rows(SQL["count_states"]))
+        return OpenBatches(states, make_counts(await connection.fetch_rows(SQL["count_open_items"])))
 
     @reads
     async def find_agents(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
@@ -110,7 +112,7 @@ class Batches(StoreGroup):
     @reads
     async def load_journal(self, connection: Connection, job_row: int) -> dict[str, bytes]:
         """Returns what a job has written down, by name."""
-        return {row[0]: row[1] for row in await connection.rows(SQL["journal"], (job_row,))}
+        return {row[0]: row[1] for row in await connection.fetch_rows(SQL["journal"], (job_row,))}
 
     @reads
     async def load_known_parts(self, connection: Connection) -> builtins.list[bytes]:
@@ -136,7 +138,7 @@ class Batches(StoreGroup):
 
         deletes_job: cancel all items, and delete the job.
         """
-        await self._database.bulk(self.finish_effect(batch.id, BatchState.CANCELLED, at))
+        await self._database.bulk_write(self.finish_effect(batch.id, BatchState.CANCELLED, at))
         present = await self.get(None, batch.uid)
         job = await self._find_job(batch)
         if present.state is BatchState.CANCELLED:

@@ -60,7 +60,7 @@ async def add_block(
     check_limit(block.label, block.value, block.limit)
     uid = block.uid or uuid.uuid4().hex
     values = (project, block.label, block.description, block.limit, int(block.read_only), uid)
-    id = int(await connection.value(SQL["insert"], values))
+    id = int(await connection.fetch_value(SQL["insert"], values))
     await begin_value(connection, id, block.value, at, origin)
     if owner is not None:
         await _check_label(connection, owner, id, block.label)
@@ -74,7 +74,7 @@ async def add_block(
 
 async def get_block_entry(connection: Connection, project: str, uid: str) -> BlockEntry:
     """Returns the block with this public id. Raises: NotFound, also for one of another project."""
-    row = await connection.row(SQL["find"], (uid, project))
+    row = await connection.fetch_row(SQL["find"], (uid, project))
     if row is None:
         raise NotFound(f"there is no block {uid!r}")
     return _make_entry(row)
@@ -131,7 +131,7 @@ async def detach_copies(connection: Connection, project: str, memory_row: int, s
 async def _attach_to_sleepers(connection: Connection, memory_row: int, block_row: int, label: str) -> None:
     """Attaches a block to those sleeptime agents of a memory that have no block with this label."""
     for sleeper in await load_sleepers(connection, memory_row):
-        if await connection.row(SQL["labelled"], (label, block_row, sleeper)) is None:
+        if await connection.fetch_row(SQL["labelled"], (label, block_row, sleeper)) is None:
             await attach(connection, sleeper, DefinitionKind.BLOCK, block_row)
 
 
@@ -152,8 +152,8 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
 
     The values lose their links to the agent's exchanges. The agent's own blocks lose their owner.
     """
-    for (block_row,) in await connection.rows(SQL["shared_with"], (agent_row,)):
-        for version, exchange_row, listed in await connection.rows(SQL["history"], (block_row,)):
+    for (block_row,) in await connection.fetch_rows(SQL["shared_with"], (agent_row,)):
+        for version, exchange_row, listed in await connection.fetch_rows(SQL["history"], (block_row,)):
             origins = sorted(list_origins(exchange_row, listed))
             own = {row[0] for row in await load_rows(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
@@ -190,7 +190,7 @@ class NamedBlocks(StoreGroup):
     @reads
     async def count(self, connection: Connection, project: str) -> int:
         """Counts the blocks of a project."""
-        return int(await connection.value(SQL["count"], (project,)))
+        return int(await connection.fetch_value(SQL["count"], (project,)))
 
     @long_reads
     async def list(
@@ -203,7 +203,7 @@ class NamedBlocks(StoreGroup):
                 project, low, high, filter.label, lower_ascii(filter.label_text), lower_ascii(filter.description_text),
                 lower_ascii(filter.value_text), filter.min_agents, filter.max_agents, size,
             )  # fmt: skip
-            rows = await connection.rows(SQL[f"list_{page.direction}"], values)
+            rows = await connection.fetch_rows(SQL[f"list_{page.direction}"], values)
             # A block's details lie in a document, so some of a page may drop out.
             matching = [entry for entry in map(_make_entry, rows) if filter.matches(entry)]
             return matching, rows[-1][0] if len(rows) == size else None
@@ -313,7 +313,7 @@ async def _delete_block(connection: Connection, project: str, entry: BlockEntry)
 
 async def _check_label(connection: Connection, agent_row: int, block_row: int, label: str) -> None:
     """Raises: WriteConflict, where the agent sees another block of that label."""
-    if await connection.row(SQL["labelled"], (label, block_row, agent_row)) is not None:
+    if await connection.fetch_row(SQL["labelled"], (label, block_row, agent_row)) is not None:
         raise WriteConflict(f"the agent would have two blocks labelled {label!r}, and labels are unique")
 
 

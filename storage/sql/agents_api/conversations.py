@@ -37,7 +37,7 @@ _CONVERSATION_COLUMNS = 7
 
 async def get_conversation(connection: Connection, project: str, uid: str) -> ConversationEntry:
     """Returns the conversation with this public id. Raises: NotFound."""
-    row = await connection.row(SQL["get"], (uid, project))
+    row = await connection.fetch_row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
     return _make_entry(row)
@@ -88,7 +88,7 @@ class Conversations(StoreGroup):
         Raises: NotFound.
         """
         await connection.lock_sharers(agent.id)
-        uid = await connection.value(SQL["release"], (conversation_row, agent.id))
+        uid = await connection.fetch_value(SQL["release"], (conversation_row, agent.id))
         if uid is None:
             raise NotFound(f"there is no conversation {conversation_row}")
         await connection.run(SQL["runs_cancel"], (at, conversation_row, agent.id))
@@ -150,10 +150,12 @@ async def _load_rows(
     if filter.order != "created":
         agent_rows = (BEFORE_ALL[1], AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
         values = (project, filter.order, limit, *low, *high, *agent_rows)
-        return await connection.rows(SQL[f"by_time_{direction}"], values)
+        return await connection.fetch_rows(SQL[f"by_time_{direction}"], values)
     if agent_row is None:
-        return await connection.rows(SQL[f"of_project_{direction}"], (project, low[1], high[1], limit))
-    return await connection.rows(SQL[f"of_agent_{direction}"], (project, low[1], high[1], limit, agent_row))
+        return await connection.fetch_rows(SQL[f"of_project_{direction}"], (project, low[1], high[1], limit))
+    return await connection.fetch_rows(
+        SQL[f"of_agent_{direction}"], (project, low[1], high[1], limit, agent_row)
+    )
 
 
 async def _find_position(
@@ -162,7 +164,7 @@ async def _find_position(
     """Returns where a conversation stands in an order. Raises: NotFound."""
     if uid is None:
         return None
-    row = await connection.row(SQL["cursor"], (uid, filter.order, project))
+    row = await connection.fetch_row(SQL["cursor"], (uid, filter.order, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
     return row[0], row[1]

@@ -60,7 +60,7 @@ async def insert_definition(
     Returns None if its public id is taken, or its name, where names of its kind are unique.
     """
     values = (draft.uid, draft.project, draft.kind, draft.memory_row, created, updated, draft.name)
-    id: int | None = await connection.value(SQL["insert"], values)
+    id: int | None = await connection.fetch_value(SQL["insert"], values)
     if id is not None:
         text_id = await _insert_text(connection, id, 1, draft.body, updated)
         await connection.run(SQL["text_set"], (text_id, id))
@@ -71,12 +71,12 @@ async def _insert_text(
     connection: Connection, id: int, version: int, body: Mapping[str, Any], at: float
 ) -> int:
     """Adds the text of a version of a definition. Returns its row."""
-    return int(await connection.value(SQL["text_insert"], (id, version, at, orjson.dumps(body))))
+    return int(await connection.fetch_value(SQL["text_insert"], (id, version, at, orjson.dumps(body))))
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
     """Returns a definition by its row. Raises: NotFound."""
-    row = await connection.row(SQL["by_id"], (id,))
+    row = await connection.fetch_row(SQL["by_id"], (id,))
     if row is None:
         raise NotFound(f"there is no definition {id}")
     return make_definition(row)
@@ -86,7 +86,7 @@ async def find_definition(
     connection: Connection, project: str, kind: DefinitionKind, uid: str
 ) -> Definition | None:
     """Returns the definition of a project with this public id."""
-    row = await connection.row(SQL["get"], (uid, project, kind))
+    row = await connection.fetch_row(SQL["get"], (uid, project, kind))
     return None if row is None else make_definition(row)
 
 
@@ -94,7 +94,7 @@ async def find_definitions_by_name(
     connection: Connection, project: str, kind: DefinitionKind, name: str
 ) -> list[Definition]:
     """Returns the definitions with this name, oldest first, at most two. Agents may share a name."""
-    rows = await connection.rows(SQL["by_name"], (project, kind, name))
+    rows = await connection.fetch_rows(SQL["by_name"], (project, kind, name))
     return [make_definition(row) for row in rows]
 
 
@@ -142,7 +142,7 @@ async def remove_definition(connection: Connection, id: int) -> None:
 
 async def remove_definitions(connection: Connection, memory_row: int) -> None:
     """Deletes the definitions that belong to a memory."""
-    for (id,) in await connection.rows(SQL["of_memory"], (memory_row,)):
+    for (id,) in await connection.fetch_rows(SQL["of_memory"], (memory_row,)):
         await remove_definition(connection, id)
 
 
@@ -193,7 +193,7 @@ class Definitions(StoreGroup):
 
         Returns how many were read; 0 if none are left.
         """
-        rows = await connection.rows(SQL["conversations_unbound"], (before, project, limit))
+        rows = await connection.fetch_rows(SQL["conversations_unbound"], (before, project, limit))
         for (id,) in rows:
             await remove_definition(connection, id)
         return len(rows)
@@ -243,12 +243,14 @@ class Definitions(StoreGroup):
         name_part: a part of the name, in any case.
         """
         values = (project, *page.bounds, kind, name, lower_ascii(name_part), page.limit)
-        return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.direction}"], values)]
+        return [
+            make_definition(row) for row in await connection.fetch_rows(SQL[f"list_{page.direction}"], values)
+        ]
 
     @reads
     async def count(self, connection: Connection, project: str, kind: DefinitionKind) -> int:
         """Returns how many definitions of a kind a project has."""
-        return int(await connection.value(SQL["count"], (project, kind)))
+        return int(await connection.fetch_value(SQL["count"], (project, kind)))
 
 
 def make_definition(row: Row) -> Definition:

@@ -70,7 +70,7 @@ async def add_file(
             raise WriteConflict(f"there is a file {draft.name!r} in this folder already")
         file = replace(draft, name=_choose_free_name(draft.name, taken))
     values = (file.uid, file.memory_row, file.state, file.bytes, file.created, file.type, file.name)
-    return replace(file, id=await connection.value(SQL["insert"], values))
+    return replace(file, id=await connection.fetch_value(SQL["insert"], values))
 
 
 class Files(GrowingGroup):
@@ -104,19 +104,21 @@ class Files(GrowingGroup):
         self, connection: Connection, file: StoredFile, after_row: int
     ) -> builtins.list[Row]:
         """Returns a page of the parts of a text: the row of each and its text."""
-        return await connection.rows(SQL["parts"], (file.id, file.memory_row, after_row, _PARTS_PER_READ))
+        return await connection.fetch_rows(
+            SQL["parts"], (file.id, file.memory_row, after_row, _PARTS_PER_READ)
+        )
 
     async def add_parts(self, file: StoredFile, texts: Sequence[str]) -> None:
         """Adds parts to the end of a file's text. Raises: NotFound if the file or its folder is gone."""
 
         async def insert_parts(connection: Connection) -> None:
             await connection.lock(file.memory_row)
-            if await connection.row(SQL["get"], (file.uid, file.memory_row)) is None:
+            if await connection.fetch_row(SQL["get"], (file.uid, file.memory_row)) is None:
                 raise NotFound(f"there is no file {file.uid!r}")
             for text in texts:
                 await insert_passage(connection, file.memory_row, text, at=file.created, file=file.id)
 
-        await self._grow(file.memory_row, len(texts), self._database.bulk(insert_parts))
+        await self._grow(file.memory_row, len(texts), self._database.bulk_write(insert_parts))
 
     @writes
     async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:
@@ -128,7 +130,7 @@ class Files(GrowingGroup):
     @reads
     async def get(self, connection: Connection, memory_row: int, uid: str) -> StoredFile:
         """Returns the file with this public id. Raises: NotFound."""
-        row = await connection.row(SQL["get"], (uid, memory_row))
+        row = await connection.fetch_row(SQL["get"], (uid, memory_row))
         if row is None:
             raise NotFound(f"there is no file {uid!r} in this folder")
         return _make_file(row)
@@ -136,7 +138,7 @@ class Files(GrowingGroup):
     @reads
     async def find_by_name(self, connection: Connection, memory_row: int, name: str) -> StoredFile | None:
         """Returns the file with this name, None if there is none; the oldest while another one is to replace it."""
-        row = await connection.row(SQL["find_by_name"], (memory_row, name))
+        row = await connection.fetch_row(SQL["find_by_name"], (memory_row, name))
         return None if row is None else _make_file(row)
 
     @reads
@@ -144,7 +146,7 @@ class Files(GrowingGroup):
         """Returns the older files with the name of one."""
         files = [
             _make_file(row)
-            for row in await connection.rows(SQL["find_by_name"], (file.memory_row, file.name))
+            for row in await connection.fetch_rows(SQL["find_by_name"], (file.memory_row, file.name))
         ]
         return [namesake for namesake in files if namesake.id < file.id]
 
@@ -153,7 +155,9 @@ class Files(GrowingGroup):
         self, connection: Connection, memory_row: int, page: Page[int]
     ) -> builtins.list[StoredFile]:
         """Returns a page of a folder's files. The cursors of the page are their rows."""
-        rows = await connection.rows(SQL[f"list_{page.direction}"], (memory_row, *page.bounds, page.limit))
+        rows = await connection.fetch_rows(
+            SQL[f"list_{page.direction}"], (memory_row, *page.bounds, page.limit)
+        )
         return [_make_file(row) for row in rows]
 
     @long_reads
@@ -195,14 +199,14 @@ class Files(GrowingGroup):
         """
         is_shared = self._database.is_shared
         values = (FileState.PARSING, before if is_shared else math.inf, limit)
-        rows = [FileRows(*row) for row in await connection.rows(SQL["list_unfinished"], values)]
+        rows = [FileRows(*row) for row in await connection.fetch_rows(SQL["list_unfinished"], values)]
         # After the read, so that each file that was read has set `_first_row`.
         return [row for row in rows if is_shared or row.file_row < self._first_row]
 
 
 async def _measure_folder(connection: Connection, memory_row: int, replaced: str | None) -> _FolderSize:
     """Returns the size of a folder without the files with a name that will be replaced."""
-    row = await connection.row(SQL["measure_folder"], (memory_row, replaced))
+    row = await connection.fetch_row(SQL["measure_folder"], (memory_row, replaced))
     assert row is not None  # sums have one row
     return _FolderSize(*row)
 

@@ -76,7 +76,7 @@ class Forks(StoreGroup):
             that message; WriteConflict: the name is taken.
         """
         await connection.lock_sharers(agent.id)
-        row = await connection.row(SQL["source"], (agent.id, source))
+        row = await connection.fetch_row(SQL["source"], (agent.id, source))
         if row is None:
             raise NotFound(f"there is no conversation {source}")
         tip, last_row = row
@@ -113,7 +113,7 @@ class Forks(StoreGroup):
 
     async def _get_ending(self, connection: Connection, agent_row: int, source: int, upto: int) -> Exchange:
         """Returns the exchange that ends with the message of this number. Raises: NotFound, NotForkable."""
-        id = await connection.value(SQL["holder"], (agent_row, source, upto))
+        id = await connection.fetch_value(SQL["holder"], (agent_row, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
         exchange, can_fork = await self._get_point(connection, agent_row, id)
@@ -125,7 +125,7 @@ class Forks(StoreGroup):
 
     async def _get_point(self, connection: Connection, agent_row: int, id: int) -> _ForkPoint:
         """Returns an exchange after which a fork may begin. Raises: NotFound."""
-        row = await connection.row(SQL["exchange"], (agent_row, id))
+        row = await connection.fetch_row(SQL["exchange"], (agent_row, id))
         if row is None:
             raise NotFound("this memory is being removed")
         content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]

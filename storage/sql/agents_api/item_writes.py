@@ -62,7 +62,7 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
 
 async def find_epoch_of_open_run(connection: Connection, agent_row: int, run_row: int) -> int | None:
     """Returns the epoch of the memory of an item's run; None if the run has ended or is gone."""
-    return await connection.value(SQL["run_epoch"], (run_row, agent_row))
+    return await connection.fetch_value(SQL["run_epoch"], (run_row, agent_row))
 
 
 async def close_item(connection: Connection, item_row: int) -> None:
@@ -88,7 +88,7 @@ async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
     ends_without_reply = isinstance(write, ItemEnd) and not write.tokens
     next_number = number if ends_without_reply else number + 1
     values = (write.item.id, number, part, errors, expiries, next_number)
-    return await connection.row(SQL["advance"], values) is not None
+    return await connection.fetch_row(SQL["advance"], values) is not None
 
 
 async def _write_round_edits(

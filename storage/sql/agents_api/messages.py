@@ -54,7 +54,7 @@ class StoredReply(NamedTuple):
 
 async def get_exchange(connection: Connection, agent_row: int, seq: int) -> ListedExchange:
     """Returns the exchange that holds this number. Raises: NotFound."""
-    row = await connection.row(SQL["at"], (agent_row, seq))
+    row = await connection.fetch_row(SQL["at"], (agent_row, seq))
     if row is None:
         raise NotFound(f"there is no message {seq}")
     return _make_record(row)
@@ -79,7 +79,7 @@ class Messages(StoreGroup):
         owner = (agent_row,) if conversation_row is None else (agent_row, conversation_row)
         statement = SQL[f"of_{'agent' if conversation_row is None else 'conversation'}_{page.direction}"]
         values = (*owner, max(low, 0), high + 1, page.limit)
-        return [_make_record(row) for row in await connection.rows(statement, values)]
+        return [_make_record(row) for row in await connection.fetch_rows(statement, values)]
 
     @long_reads
     async def list_of_conversation(
@@ -90,7 +90,7 @@ class Messages(StoreGroup):
         after: the first number of the last exchange on the page before.
         """
         values = (agent_row, conversation_row, after, limit)
-        return [_make_record(row) for row in await connection.rows(SQL["in_conversation"], values)]
+        return [_make_record(row) for row in await connection.fetch_rows(SQL["in_conversation"], values)]
 
     @reads
     async def find_begun(
@@ -100,7 +100,7 @@ class Messages(StoreGroup):
 
         begun: the time, in seconds since the epoch.
         """
-        row = await connection.row(SQL["begun"], (project, conversation_uid, begun))
+        row = await connection.fetch_row(SQL["begun"], (project, conversation_uid, begun))
         return None if row is None else _make_owned_exchange(row)
 
     @reads
@@ -108,7 +108,7 @@ class Messages(StoreGroup):
         self, connection: Connection, project: str, conversation_uid: str
     ) -> OwnedConversation | None:
         """Returns a project's conversation, by its public id."""
-        row = await connection.row(SQL["owner"], (project, conversation_uid))
+        row = await connection.fetch_row(SQL["owner"], (project, conversation_uid))
         if row is None:
             return None
         return OwnedConversation(make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
@@ -118,14 +118,17 @@ class Messages(StoreGroup):
         self, connection: Connection, agent_row: int, exchange_row: int
     ) -> list[ListedExchange]:
         """Returns an exchange and all exchanges before it on its path, oldest first, whatever their state."""
-        return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent_row, exchange_row))]
+        return [
+            _make_record(row)
+            for row in await connection.fetch_rows(SQL["path_to"], (agent_row, exchange_row))
+        ]
 
     @long_reads
     async def list_newest_replies(
         self, connection: Connection, agent_row: int, limit: int
     ) -> list[StoredReply]:
         """Returns the last replies of a memory, newest first, including inactive ones."""
-        return [StoredReply(*row) for row in await connection.rows(SQL["newest"], (agent_row, limit))]
+        return [StoredReply(*row) for row in await connection.fetch_rows(SQL["newest"], (agent_row, limit))]
 
     @long_reads
     async def list_page_of_project(
@@ -133,13 +136,13 @@ class Messages(StoreGroup):
     ) -> list[OwnedExchange]:
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)
-        rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
+        rows = await connection.fetch_rows(SQL[f"of_project_{page.direction}"], values)
         return [_make_owned_exchange(row) for row in rows]
 
     @reads
     async def get_exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
         """Returns the row of the exchange that holds a number. Raises: NotFound if there is no such memory."""
-        row: int | None = await connection.value(SQL["cursor_row"], (project, uid, seq))
+        row: int | None = await connection.fetch_value(SQL["cursor_row"], (project, uid, seq))
         if row is None:
             raise NotFound(f"there is no message {seq} of {uid!r}")
         return row
@@ -155,7 +158,7 @@ class Messages(StoreGroup):
     @reads
     async def get_conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:
         """Returns a conversation by its key (`default`) or its public id. Raises: NotFound."""
-        row = await connection.row(SQL["conversation_find"], (agent_row, name, name))
+        row = await connection.fetch_row(SQL["conversation_find"], (agent_row, name, name))
         if row is None:
             raise NotFound(f"there is no conversation {name!r}")
         return Conversation(*row)
@@ -168,7 +171,7 @@ class Messages(StoreGroup):
 
         Among them are the conversation itself and, for a fork, the conversations that it was forked from.
         """
-        rows = await connection.rows(SQL["past"], (agent_row, conversation_row))
+        rows = await connection.fetch_rows(SQL["past"], (agent_row, conversation_row))
         return {row[0]: row[1] for row in rows}
 
     @reads
@@ -176,7 +179,9 @@ class Messages(StoreGroup):
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int
     ) -> list[int]:
         """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
-        return _list_numbers(await connection.rows(SQL["tail"], (agent_row, conversation_row, limit)), limit)
+        return _list_numbers(
+            await connection.fetch_rows(SQL["tail"], (agent_row, conversation_row, limit)), limit
+        )
 
     @long_reads
     async def list_window_numbers_by_agent(

@@ -44,7 +44,7 @@ async def add_text(
     """
     if job is not None and not await is_attempt(connection, job):
         return False
-    return await connection.row(SQL["text_insert"], (agent_row, run_row, seq, kind, data)) is not None
+    return await connection.fetch_row(SQL["text_insert"], (agent_row, run_row, seq, kind, data)) is not None
 
 
 async def add_events(
@@ -92,7 +92,8 @@ async def load_texts(
 ) -> tuple[RunText, ...]:
     """Returns a page of a run's texts of a kind, by seq. after: the seq before the page."""
     return tuple(
-        RunText(*row) for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind, after, limit))
+        RunText(*row)
+        for row in await connection.fetch_rows(SQL["texts"], (agent_row, run_row, kind, after, limit))
     )
 
 
@@ -113,7 +114,7 @@ async def erase_texts(connection: Connection, agent_row: int, after: int, limit:
 
     after: the row of the last text of the page before.
     """
-    rows = await connection.rows(SQL["texts_of"], (agent_row, after, limit))
+    rows = await connection.fetch_rows(SQL["texts_of"], (agent_row, after, limit))
     for id, is_call in rows:
         if is_call:
             await connection.run(SQL["call_empty"], (id, agent_row, b"{}"))
@@ -143,7 +144,7 @@ class RunTexts(StoreGroup):
 
         Returns the number of these runs.
         """
-        rows = await connection.rows(SQL["texts_left"], (before, limit))
+        rows = await connection.fetch_rows(SQL["texts_left"], (before, limit))
         await connection.lock(*(agent_row for _, agent_row in rows))
         for run_row, agent_row in rows:
             await connection.run(SQL["texts_drop"], (agent_row, run_row))
@@ -152,4 +153,4 @@ class RunTexts(StoreGroup):
     @reads
     async def find_first_end(self, connection: Connection) -> float | None:
         """Returns when the first run ended that has texts for `drop_texts`; None: no run has such texts."""
-        return await connection.value(SQL["texts_left_next"])
+        return await connection.fetch_value(SQL["texts_left_next"])

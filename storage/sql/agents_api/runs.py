@@ -46,7 +46,7 @@ async def find_or_create_run(connection: Connection, draft: Run, *, replaces: in
         draft.uid, draft.agent_row, draft.conversation_row, draft.parent, draft.depth, draft.batch,
         int(draft.background), draft.state, draft.created, draft.begun, draft.otid,
     )  # fmt: skip
-    id = await connection.value(SQL["insert"], values)
+    id = await connection.fetch_value(SQL["insert"], values)
     if id is not None:
         return replace(draft, id=int(id))
     existing = await find_run_by_otid(connection, draft.agent_row, draft.otid)
@@ -59,7 +59,7 @@ async def begin_conversation(
     connection: Connection, agent_row: int, key: str | None, uid: str, at: float
 ) -> int | None:
     """Begins a stored conversation. Returns its row; None if another has its key or public id."""
-    return await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
+    return await connection.fetch_value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
 
 
 async def find_or_begin_conversation(
@@ -72,7 +72,7 @@ async def find_or_begin_conversation(
     uid: the public id of a conversation that begins now.
     """
     await begin_conversation(connection, agent_row, key, uid, at)
-    return await connection.value(SQL["conversation_by_key"], (agent_row, key))
+    return await connection.fetch_value(SQL["conversation_by_key"], (agent_row, key))
 
 
 async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
@@ -106,19 +106,19 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
 
 async def find_run(connection: Connection, agent_row: int, run_row: int) -> Run | None:
     """Returns a run of an agent by its row, or None if it is gone."""
-    row = await connection.row(SQL["get"], (run_row, agent_row))
+    row = await connection.fetch_row(SQL["get"], (run_row, agent_row))
     return None if row is None else make_run(row)
 
 
 async def find_run_by_otid(connection: Connection, agent_row: int, otid: bytes | None) -> Run | None:
     """Returns the run of the send with this digest of its otid, or None."""
-    row = await connection.row(SQL["by_otid"], (agent_row, otid))
+    row = await connection.fetch_row(SQL["by_otid"], (agent_row, otid))
     return None if row is None else make_run(row)
 
 
 async def find_newest_run(connection: Connection, agent_row: int, conversation_row: int) -> Run | None:
     """Returns the newest run of a conversation, or None."""
-    row = await connection.row(SQL["newest_of_conversation"], (agent_row, conversation_row))
+    row = await connection.fetch_row(SQL["newest_of_conversation"], (agent_row, conversation_row))
     return None if row is None else make_run(row)
 
 
@@ -129,7 +129,7 @@ async def find_newest_waiting_run(
 
     maker_row: the row of the run that made the calls. This run counts whether or not it waits.
     """
-    row = await connection.row(SQL["newest_waiting"], (agent_row, conversation_row, maker_row))
+    row = await connection.fetch_row(SQL["newest_waiting"], (agent_row, conversation_row, maker_row))
     return None if row is None else make_run(row)
 
 
@@ -201,13 +201,13 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
 
 async def find_waiting_step(connection: Connection, agent_row: int, conversation_row: int) -> RunStep | None:
     """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
-    row = await connection.row(SQL["waiting"], (conversation_row, agent_row))
+    row = await connection.fetch_row(SQL["waiting"], (conversation_row, agent_row))
     return None if row is None else _make_step(row)
 
 
 async def find_newest_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
     """Returns the newest step of a run, or None if it has no step."""
-    row = await connection.row(SQL["newest_step"], (run_row, agent_row))
+    row = await connection.fetch_row(SQL["newest_step"], (run_row, agent_row))
     return None if row is None else _make_step(row)
 
 
@@ -269,7 +269,7 @@ class Runs(StoreGroup):
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> RunEntry:
         """Returns the run with this public id, of a project or (None) of any. Raises: NotFound."""
-        row = await connection.row(SQL["find"], (uid, project))
+        row = await connection.fetch_row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")
         return _make_run_entry(row)
@@ -284,22 +284,22 @@ class Runs(StoreGroup):
             project, *page.bounds, list(filter.states), filter.conversation_row, background, filter.stop, page.limit,
         )  # fmt: skip
         if filter.agent_row is None:
-            rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
+            rows = await connection.fetch_rows(SQL[f"of_project_{page.direction}"], values)
         else:
-            rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, filter.agent_row))
+            rows = await connection.fetch_rows(SQL[f"of_agent_{page.direction}"], (*values, filter.agent_row))
         return [_make_run_entry(row) for row in rows]
 
     @reads
     async def list_open_foreground(self, connection: Connection) -> list[RunEntry]:
         """Returns the runs that clients wait for, or waited for when their process ended."""
-        return [_make_run_entry(row) for row in await connection.rows(SQL["open_foreground"])]
+        return [_make_run_entry(row) for row in await connection.fetch_rows(SQL["open_foreground"])]
 
     @reads
     async def list_open_background(
         self, connection: Connection, *, after: int = 0, limit: int = 1000
     ) -> list[BackgroundRun]:
         """Returns a page of the open runs without a client that waits, oldest first."""
-        rows = await connection.rows(SQL["open_background"], (after, limit))
+        rows = await connection.fetch_rows(SQL["open_background"], (after, limit))
         return [BackgroundRun(_make_run_entry(entry), bool(has_job)) for *entry, has_job in rows]
 
     @reads
@@ -311,7 +311,8 @@ class Runs(StoreGroup):
         conversation_name: its key or uid.
         """
         return [
-            make_run(row) for row in await connection.rows(SQL["accepted"], (agent_row, conversation_name))
+            make_run(row)
+            for row in await connection.fetch_rows(SQL["accepted"], (agent_row, conversation_name))
         ]
 
     @reads
@@ -325,7 +326,7 @@ class Runs(StoreGroup):
     @reads
     async def get_step(self, connection: Connection, project: str, agent_uid: str, seq: int) -> StepEntry:
         """Returns the step with the exchange of this number. Raises: NotFound, also for a step of another project."""
-        row = await connection.row(SQL["step_find"], (project, agent_uid, seq))
+        row = await connection.fetch_row(SQL["step_find"], (project, agent_uid, seq))
         if row is None:
             raise NotFound(f"there is no step {seq} of agent {agent_uid!r}")
         return _make_step_entry(row)
@@ -343,15 +344,18 @@ class Runs(StoreGroup):
         """Returns a page of a project's steps, or of one agent's. The cursors of the page are rows of exchanges."""
         values = (project, *page.bounds, feedback, page.limit)
         if agent_row is None:
-            rows = await connection.rows(SQL[f"steps_of_project_{page.direction}"], values)
+            rows = await connection.fetch_rows(SQL[f"steps_of_project_{page.direction}"], values)
         else:
-            rows = await connection.rows(SQL[f"steps_of_agent_{page.direction}"], (*values, agent_row))
+            rows = await connection.fetch_rows(SQL[f"steps_of_agent_{page.direction}"], (*values, agent_row))
         return [_make_step_entry(row) for row in rows]
 
     @reads
     async def load_steps(self, connection: Connection, run: Run) -> list[StepEntry]:
         """Returns all steps of a run, in order."""
-        return [_make_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent_row))]
+        return [
+            _make_step_entry(row)
+            for row in await connection.fetch_rows(SQL["steps"], (run.id, run.agent_row))
+        ]
 
     @reads
     async def load_waiting_steps(
@@ -364,7 +368,7 @@ class Runs(StoreGroup):
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange with which a run began, or None if it has none."""
-        return await connection.value(SQL["first_exchange"], (run.id, run.agent_row))
+        return await connection.fetch_value(SQL["first_exchange"], (run.id, run.agent_row))
 
     @reads
     async def find_unanswered_exchange(self, connection: Connection, run: Run) -> int | None:
@@ -373,17 +377,17 @@ class Runs(StoreGroup):
         If the run has no step, it is the exchange with which the run began. Returns None if no exchange follows, or if
         the step's calls wait for answers.
         """
-        return await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
+        return await connection.fetch_value(SQL["next_unanswered"], (run.id, run.agent_row))
 
     @reads
     async def has_answered(self, connection: Connection, run: Run) -> bool:
         """Returns whether the model that a run has asked has ever answered its agent."""
-        return bool(await connection.value(SQL["has_answered"], (run.agent_row, run.conversation_row)))
+        return bool(await connection.fetch_value(SQL["has_answered"], (run.agent_row, run.conversation_row)))
 
     @reads
     async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
         """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
-        rows = await connection.rows(SQL["states_before"], (run.agent_row, run.id, limit))
+        rows = await connection.fetch_rows(SQL["states_before"], (run.agent_row, run.id, limit))
         return next((n for n, (state,) in enumerate(rows) if state != RunState.FAILED), len(rows))
 
 

@@ -123,7 +123,7 @@ async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept)
 
 async def find_reading(connection: Connection, sleeper_row: int) -> OpenReading | None:
     """Returns a sleeper's reading that has not ended."""
-    row = await connection.row(SQL["reading_open"], (sleeper_row, READING_PREFIX, _READING_END))
+    row = await connection.fetch_row(SQL["reading_open"], (sleeper_row, READING_PREFIX, _READING_END))
     if row is None:
         return None
     run_row, conversation_name = row
@@ -158,7 +158,7 @@ async def empty_readings(connection: Connection, memory_row: int, limit: int) ->
 
 
 async def _empty_readings_of_sleeper(connection: Connection, sleeper_row: int, limit: int) -> bool:
-    rows = await connection.rows(SQL["readings"], (sleeper_row, READING_PREFIX, _READING_END, limit))
+    rows = await connection.fetch_rows(SQL["readings"], (sleeper_row, READING_PREFIX, _READING_END, limit))
     for (conversation_row,) in rows:
         await empty_reading(connection, sleeper_row, conversation_row)
     return len(rows) == limit
@@ -167,12 +167,14 @@ async def _empty_readings_of_sleeper(connection: Connection, sleeper_row: int, l
 async def empty_reading(connection: Connection, sleeper_row: int, conversation_row: int) -> None:
     """Empties the texts of one reading and takes the key from its conversation. Idempotent."""
     await connection.lock(sleeper_row)
-    for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper_row)):
+    for (id,) in await connection.fetch_rows(SQL["reading_exchanges"], (conversation_row, sleeper_row)):
         exchange = await exchanges.find_exchange(connection, sleeper_row, id)
         assert exchange is not None  # it was found in this transaction
         await forget_indexed(connection, sleeper_row, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, sleeper_row, make_tombstone(exchange), is_whole=True)
-    if (run_row := await connection.value(SQL["reading_run"], (conversation_row, sleeper_row))) is not None:
+    if (
+        run_row := await connection.fetch_value(SQL["reading_run"], (conversation_row, sleeper_row))
+    ) is not None:
         for kind in _TEXT_KINDS:
             await connection.run(SQL["reading_texts"], (sleeper_row, run_row, kind))
     await connection.run(SQL["reading_done"], (conversation_row, sleeper_row))

@@ -291,7 +291,7 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
 
     async def run_and_count(connection: Connection, **given: Any) -> Any:
         done = await run_step(connection, **given)
-        left.append(await connection.value(count))
+        left.append(await connection.fetch_value(count))
         return done
 
     unindexed: list[int] = []

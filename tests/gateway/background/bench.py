@@ -109,7 +109,7 @@ class Bench:
         self._tasks.clear()
 
     async def agent(self, user: str = "alice") -> Agent:
-        draft = self.store.agents.draft(Scope("default", "default", f"user:{user}"))
+        draft = self.store.agents.get_draft(Scope("default", "default", f"user:{user}"))
         return await self.store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
     def texts(self, agent: Agent) -> list[str]:

@@ -43,7 +43,7 @@ async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await open_store(tmp_path / "memory.db")
-    draft = store.agents.draft(ALICE)
+    draft = store.agents.get_draft(ALICE)
     agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
     log = EventLog(store, replace(RUN, agent_row=agent.id), agent.epoch, Whole())
     events = [b"%d" % n * BATCH_BYTES + b"\n\n" for n in range(3)]

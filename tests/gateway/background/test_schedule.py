@@ -28,7 +28,7 @@ async def nothing(limit: int) -> list[int]:
 async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, leaves_out_last: bool) -> None:
     store = await open_store(tmp_path / "memory.db")
     try:
-        draft = store.agents.draft(ALICE)
+        draft = store.agents.get_draft(ALICE)
         agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
         def schedule() -> Schedule:
@@ -122,7 +122,7 @@ async def test_memories_that_rest_are_enqueued_some_at_a_time(
     clock = Clock()
     store = await open_store(tmp_path / "memory.db", now=clock)
     try:
-        drafts = [store.agents.draft(Scope("default", "default", f"user:{name}")) for name in "abc"]
+        drafts = [store.agents.get_draft(Scope("default", "default", f"user:{name}")) for name in "abc"]
         agents = [await store.database.write(partial(find_or_create_agent, draft=draft)) for draft in drafts]
         schedule = Schedule("t", "learn", store.jobs, nothing, 20, DAY, clock)
         schedule.enqueue_when_idle(agent.id for agent in agents)

@@ -95,7 +95,7 @@ def test_a_kill_loses_no_job_and_repeats_no_journaled_step(tmp_path: Path, where
 
     async def prepare() -> Agent:
         store = await open_store(database)
-        draft = store.agents.draft(Scope("default", "default", "user:alice"))
+        draft = store.agents.get_draft(Scope("default", "default", "user:alice"))
         agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
         await store.jobs.enqueue("work", agent.id, "k")
         await store.close()

@@ -145,7 +145,7 @@ def durability(client: Client) -> None:
     world = client.world
 
     # Not by `query`, which waits until all is on disk.
-    rows = world.gateway.call(world.store.database.read(lambda c: c.rows(_COUNT, ())))
+    rows = world.gateway.call(world.store.database.read(lambda c: c.fetch_rows(_COUNT, ())))
     assert [tuple(row) for row in rows] == [(1,)]
 
 

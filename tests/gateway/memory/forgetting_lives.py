@@ -410,7 +410,7 @@ def read_texts(world: World) -> list[Row]:
     """Returns the exchanges of all memories that have texts."""
 
     async def read(connection: Connection) -> list[Any]:
-        return await connection.rows(_TEXTS)
+        return await connection.fetch_rows(_TEXTS)
 
     found = []
     for seq, input, reply, conversation, subject in world.gateway.call(world.store.database.read(read)):

@@ -54,7 +54,7 @@ class Both:
         self.core = Core(world.gateway.call(self._secret()))
 
     async def _secret(self) -> bytes:
-        return self.world.store.agents.draft(ALICE).secret
+        return self.world.store.agents.get_draft(ALICE).secret
 
     def say(
         self,

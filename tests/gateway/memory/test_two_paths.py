@@ -46,7 +46,7 @@ class Pair:
     def __init__(self, store: Store, *, has_edits: bool) -> None:
         self.has_edits = has_edits
         self.plain = 0
-        self.world = World(store.agents.draft(ALICE).secret, self._recall)
+        self.world = World(store.agents.get_draft(ALICE).secret, self._recall)
         self.speaker = Speaker(store, ALICE, lambda: self.world.now, self._recall)
         self.stored: dict[int, StoredTurn] = {}
 

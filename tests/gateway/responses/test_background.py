@@ -437,7 +437,7 @@ def test_one_that_was_cancelled_can_be_continued_by_its_id(world: World, upstrea
 def response_ids(world: World) -> list[str]:
     """Returns the ids of all responses in the background, oldest first, while others are being answered."""
     own = make_statement("a test's", "SELECT uid FROM runs ORDER BY id")
-    rows = world.gateway.call(world.store.database.read(lambda connection: connection.rows(own, ())))
+    rows = world.gateway.call(world.store.database.read(lambda connection: connection.fetch_rows(own, ())))
     return [f"resp_{uid}" for (uid,) in rows]
 
 

@@ -563,7 +563,9 @@ def test_a_cancel_while_the_last_event_waits_for_its_client_is_an_end_too(
         client.read_head()
         client.send(text_frame(b'{"type":"response.create","model":"m","user":"alice","input":"Hi"}'))
         # The turn is stored before its last event leaves.
-        becomes(lambda: world.gateway.call(world.store.database.read(lambda c: c.rows(replies, ())))[0][0])
+        becomes(
+            lambda: world.gateway.call(world.store.database.read(lambda c: c.fetch_rows(replies, ())))[0][0]
+        )
         client.send(text_frame(b'{"type":"response.cancel"}'))
         client.read_until(b'"type":"response.incomplete"')
 

@@ -741,6 +741,6 @@ def test_a_get_is_one_indexed_read(world: World) -> None:
     (statement,) = world.statements
     own = make_statement("a test's", f"EXPLAIN QUERY PLAN {statement}")
     plan = world.gateway.call(
-        world.store.database.read(lambda connection: connection.rows(own, ("default", "x", 0.0)))
+        world.store.database.read(lambda connection: connection.fetch_rows(own, ("default", "x", 0.0)))
     )
     assert any("exchanges_begun" in str(row) for row in plan), plan

@@ -55,11 +55,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def ask(connection: Connection) -> int:
-    return int(await connection.value("SELECT 1"))
+    return int(await connection.fetch_value("SELECT 1"))
 
 
 async def wait(connection: Connection) -> None:
-    await connection.value("SELECT pg_sleep(1000)")
+    await connection.fetch_value("SELECT pg_sleep(1000)")
 
 
 async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
@@ -223,7 +223,7 @@ async def test_a_turn_is_written_although_its_connection_is_ended_twice(open_sto
         async def work(connection: Connection) -> int:
             number = next(tries)
             if number <= times:
-                await connection.value("SELECT pg_terminate_backend(pg_backend_pid())")
+                await connection.fetch_value("SELECT pg_terminate_backend(pg_backend_pid())")
             return number
 
         return work
@@ -291,7 +291,7 @@ async def test_connections_that_do_not_answer_hold_up_the_end_together(
     met, closing = asyncio.Barrier(2), asyncio.Barrier(2)
 
     async def meet(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         await met.wait()
 
     async def close(raw: Any, *, timeout: float | None = None) -> None:
@@ -313,7 +313,7 @@ async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_tak
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         held.set()
         await go_on.wait()
 
@@ -336,15 +336,15 @@ async def test_a_store_is_slow_while_a_turn_waits_for_a_connection_and_not_while
     held, go_on = asyncio.Barrier(3), asyncio.Event()
 
     async def hold(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         await held.wait()
         await go_on.wait()
 
     writes = [store.database.write(hold)]
     await until(lambda: held.n_waiting == 1)
     assert store.health.status == "ok"
-    writes.append(store.database.bulk(hold))
-    waiting_bulk = store.database.bulk(ask)
+    writes.append(store.database.bulk_write(hold))
+    waiting_bulk = store.database.bulk_write(ask)
     await held.wait()
     assert store.health.status == "ok"
     waiting = store.database.write(ask)
@@ -367,7 +367,7 @@ async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
         raise Busy(f"{place.name}: sorry, too many clients already")
 
     async def hold(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         held.set()
         await go_on.wait()
 
@@ -389,10 +389,10 @@ async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
     go_on = asyncio.Event()
 
     async def hold(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         await go_on.wait()
 
-    holding = [store.database.bulk(hold) for _ in range(5)]
+    holding = [store.database.bulk_write(hold) for _ in range(5)]
     for _ in range(3):
         assert await store.database.read(ask) == 1
         assert await store.database.write(ask) == 1
@@ -406,7 +406,7 @@ async def test_long_reads_leave_connections_to_turns(open_store: OpenStore) -> N
     go_on = asyncio.Event()
 
     async def hold(connection: Connection) -> None:
-        await connection.value("SELECT 1")
+        await connection.fetch_value("SELECT 1")
         await go_on.wait()
 
     holding = [asyncio.ensure_future(store.database.long_read(hold)) for _ in range(6)]
@@ -461,7 +461,7 @@ async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_no_other
 
     async def fail(connection: Connection) -> None:
         await connection.run("INSERT INTO probe (id, filler) VALUES (7, '')")
-        await connection.value("SELECT nothing")
+        await connection.fetch_value("SELECT nothing")
 
     for _ in range(3):
         with pytest.raises(StatementFailed):

@@ -89,7 +89,7 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
     counted = (
         "SELECT count(*), sum(generic_plans)::bigint, sum(custom_plans)::bigint FROM pg_prepared_statements"
     )
-    ((statements, generic, custom),) = await store.database.read(lambda each: each.rows(counted))
+    ((statements, generic, custom),) = await store.database.read(lambda each: each.fetch_rows(counted))
     assert statements > 5
     assert generic > statements
     assert custom == 0

@@ -159,6 +159,6 @@ async def test_a_turn_under_way_is_not_stored_in_a_memory_that_has_its_id_after_
 
 async def test_a_memory_that_is_not_stored_is_not_cached_as_if_it_were(open_store: OpenStore) -> None:
     store = await open_store()
-    draft = store.agents.draft(ALICE)
+    draft = store.agents.get_draft(ALICE)
     assert await refresh_agent(store, draft, MemorySnapshot()) is draft
     assert store.agents.find_cached(ALICE) is None

@@ -67,7 +67,7 @@ async def test_a_database_is_settled_some_time_after_it_has_come_back(
     await until(lambda: database.is_settled)
     proxy.refuse()
     with pytest.raises(Unavailable):
-        await database.read(lambda connection: connection.value("SELECT 1"))
+        await database.read(lambda connection: connection.fetch_value("SELECT 1"))
     assert not database.is_settled
     proxy.allow()
     await until(lambda: database.is_settled)

@@ -27,7 +27,7 @@ def doors(store: Store) -> Database:
 
 
 async def noted(doors: Database) -> list[bytes]:
-    return [hash_ for (hash_,) in await doors.read(lambda connection: connection.rows(NOTED))]
+    return [hash_ for (hash_,) in await doors.read(lambda connection: connection.fetch_rows(NOTED))]
 
 
 def test_what_never_waits_is_driven_to_its_end() -> None:
@@ -62,10 +62,10 @@ async def test_what_waits_is_a_bug_and_is_ended() -> None:
     assert ended == [True]
 
 
-@pytest.mark.parametrize("door", ["read", "long_read", "write", "bulk"])
+@pytest.mark.parametrize("door", ["read", "long_read", "write", "bulk_write"])
 async def test_an_operation_may_await_its_connection_alone(doors: Database, door: str) -> None:
     async def wait(connection: Connection) -> None:
-        if door in ("write", "bulk"):
+        if door in ("write", "bulk_write"):
             await connection.run(NOTE, (b"lost",))
         await asyncio.sleep(0)
 
@@ -74,7 +74,7 @@ async def test_an_operation_may_await_its_connection_alone(doors: Database, door
     assert await noted(doors) == []
 
 
-@pytest.mark.parametrize("door", ["read", "long_read", "write", "bulk"])
+@pytest.mark.parametrize("door", ["read", "long_read", "write", "bulk_write"])
 async def test_where_an_operation_runs(doors: Database, door: str) -> None:
     """A short read is no hop to a thread; all else never holds the loop's."""
 
@@ -89,10 +89,10 @@ async def test_where_an_operation_runs(doors: Database, door: str) -> None:
     "begin",
     [
         lambda doors: doors.write(lambda connection: connection.run(NOTE, (b"x",))),
-        lambda doors: doors.bulk(lambda connection: connection.run(NOTE, (b"x",))),
+        lambda doors: doors.bulk_write(lambda connection: connection.run(NOTE, (b"x",))),
         lambda doors: doors.write_one(NOTE, (b"x",)),
     ],
-    ids=["write", "bulk", "write_one"],
+    ids=["write", "bulk_write", "write_one"],
 )
 async def test_a_write_begins_though_nobody_waits_for_it(
     doors: Database, begin: Callable[[Database], asyncio.Future[Any]]
@@ -117,7 +117,7 @@ async def test_whoever_remembers_hears_that_the_database_works_again(store: Any)
 async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapter(doors: Database) -> None:
     values = (None, b"\x00a", b"", True, False, 7, 1.5, "text")
     statement = f"SELECT {', '.join('?' * len(values))}"
-    (row,) = await doors.read(lambda connection: connection.rows(statement, values))
+    (row,) = await doors.read(lambda connection: connection.fetch_rows(statement, values))
     assert repr(row) == repr((None, b"\x00a", b"", 1, 0, 7, 1.5, "text"))
     for kind in {type(value) for value in values} - {int, float, str}:  # those are taken as they are
         assert (kind, sqlite3.PrepareProtocol) in sqlite3.adapters

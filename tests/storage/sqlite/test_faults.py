@@ -62,7 +62,7 @@ def write(agent: Agent, text: str = "something") -> Operation[Passage]:
 
 
 async def make_agent(store: Store) -> Agent:
-    draft = store.agents.draft(Scope("default", "default", "user:alice"))
+    draft = store.agents.get_draft(Scope("default", "default", "user:alice"))
     return await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
 
@@ -72,7 +72,7 @@ async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -
     with pytest.raises(error):
         store.database.write(write(agent))
     with pytest.raises(error):
-        store.database.bulk(write(agent))
+        store.database.bulk_write(write(agent))
     with pytest.raises(error):
         await store.keys.create("p", "k")
     assert store.health.status == error.status
@@ -381,7 +381,7 @@ from tests.doubles.disk import Disk, may_not_grow, use_page
 
 async def main():
     store = await open_store(sys.argv[1], limits=WriterLimits(checkpoint_bytes=300_000))
-    draft = store.agents.draft(Scope("p", "d", "user:a"))
+    draft = store.agents.get_draft(Scope("p", "d", "user:a"))
     agent = await store.database.write(lambda c: find_or_create_agent(c, draft))
 
     async def turn(c):
@@ -780,7 +780,7 @@ async def test_work_that_was_under_way_at_a_restore_reads_and_writes_nothing_by_
     for read in reads_by_row(store, alice.id, file):
         with pytest.raises(Broken):
             await read()
-    for put in (store.database.write, store.database.bulk):
+    for put in (store.database.write, store.database.bulk_write):
         with pytest.raises(Stale):
             await put(write(alice))
     store.begin_work()

@@ -163,9 +163,9 @@ async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
             made = replace(exchange(chance, 1), input=b"x" * length, shown_reply=None, notes={}, inputs=())
             id, _, _ = await exchanges.add_exchange(connection, agent.id, made)
             read = "SELECT length(pad) FROM exchanges WHERE id = ?"
-            before = await connection.value(read, (id,))
+            before = await connection.fetch_value(read, (id,))
             await exchanges.update_exchange(connection, agent.id, replace(made, id=id))
-            found.append((before, await connection.value(read, (id,))))
+            found.append((before, await connection.fetch_value(read, (id,))))
         return found
 
     found = await store.database.write(write)

@@ -608,7 +608,7 @@ async def test_a_read_that_has_no_time_left_is_too_slow(store: Store) -> None:
     many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) SELECT max(i) FROM n"
     for read in (store.database.read, store.database.long_read):
         with pytest.raises(TooSlow):
-            await read(lambda connection: connection.rows(many), deadline_ms=0)
+            await read(lambda connection: connection.fetch_rows(many), deadline_ms=0)
 
 
 @pytest.mark.parametrize(("asked", "level"), [({}, 1), ({"synchronous": "FULL"}, 2)], ids=["NORMAL", "FULL"])
