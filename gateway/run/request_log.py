@@ -49,7 +49,7 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     first_ms: float | None
     # The upstream that answered; "": no upstream has answered.
     upstream: str
-    # Each upstream that was asked with its status, as in `x-mnemogate-tries`.
+    # Each upstream that was asked with its status or failure, as in `x-mnemogate-tries`.
     tries: tuple[str, ...]
     # How many messages and facts were recalled, and the tokens of their note.
     recalled: int
@@ -153,7 +153,9 @@ def _log_entry(begun: BegunRequest, receipt: Receipt, status: int | None) -> Log
     if header := headers.get("x-mnemogate-tries"):
         tries = tuple(header.split(";"))
     else:  # the first try was the only one
-        tries = (f"{upstream}:{status}",) if upstream and status else ()
+        call = receipt.last_call
+        outcome = (call and call.failure) or status
+        tries = (f"{upstream}:{outcome}",) if upstream and outcome else ()
     return LoggedRequest(
         **asdict(begun),
         id=mask_keys_in_text(receipt.request_id),

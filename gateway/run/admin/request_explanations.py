@@ -6,6 +6,7 @@ A request that searched memory is explained by the stored record of its recall, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 
 from msgspec import UNSET
 
@@ -13,6 +14,7 @@ from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import render_minute
 from gateway.run.admin.request_records import ExplainedRequest, PartTokens, WindowRecord
 from gateway.run.admin.request_summaries import summarize_logged
+from gateway.run.receipt import CLIENT_GONE
 from gateway.run.request_log import LoggedRequest
 from storage.recall_record import LEFT_OUT_REASONS, PROMPT_PARTS, RecallOutcome, RecallRecord, unpack
 from storage.records import REPLY, Exchange
@@ -44,6 +46,15 @@ _OUTCOME_BY_MODE: Mapping[str, RecallOutcome] = {
     "off": "off",
     "unavailable": "failed",
     "read": "off",
+}
+
+
+# What became of an attempt, by its outcome in `LoggedRequest.tries`. Any other outcome is a status.
+_FAILURE_WORDS = {
+    "broke": "gave no whole answer",
+    "filtered": "refused the content",
+    "timeout": "did not answer in time",
+    "unreachable": "could not be reached",
 }
 
 
@@ -133,8 +144,25 @@ def _render_logged_sentence(logged: LoggedRequest, paused_since: float | None) -
     if logged.mode in _OUTCOME_BY_MODE:
         return f"Nothing was recalled: {_render_outcome(_OUTCOME_BY_MODE[logged.mode])}."
     if logged.status is not None and logged.status >= 400:
-        return f"No sources are noted: the request ended with status {logged.status}."
+        return (
+            f"The request ended with status {logged.status}: {_render_failure(logged)}. No sources are noted."
+        )
     return None
+
+
+def _render_failure(logged: LoggedRequest) -> str:
+    """Returns as a clause why a request failed: what became of it at each provider."""
+    if logged.status == CLIENT_GONE:
+        return "the client left before the reply was complete"
+    if not logged.tries:
+        return "no provider was asked"
+    clauses: list[str] = []
+    for attempt, same in groupby(logged.tries):
+        provider, _, outcome = attempt.rpartition(":")
+        words = _FAILURE_WORDS.get(outcome, f"answered with status {outcome}")
+        count = len(list(same))
+        clauses.append(f"{provider} {words}{f' ({count} tries)' if count > 1 else ''}")
+    return f"the provider {', then '.join(clauses)}"
 
 
 def _render_sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.run.admin.audited_parts import AuditedVersion
 from storage.errors import Broken
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operate, operator_of, plain, unmarked
@@ -220,16 +220,21 @@ def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
     assert ": 1 memory went in as a selection of all." in operator.twin(f"r/{last}")["sentence"]
 
 
-def test_a_request_that_failed_is_said_to_have_failed(operator: Operator) -> None:
-    """And not to have brought no words of a person."""
+def test_a_request_that_failed_says_why(operator: Operator) -> None:
+    """And not that it brought no words of a person."""
     world = operator.world
-    world.upstream.queue(fail(400))
-    for status, headers in ((400, {}), (400, {"x-mnemogate-memory": "nonsense"})):
+    # The second reply breaks off.
+    world.upstream.queue(fail(400), Reply(cut_after=0))
+    for status, headers, reason in (
+        (400, {}, "the provider up answered with status 400"),
+        (502, {}, "the provider up gave no whole answer"),
+        (400, {"x-mnemogate-memory": "nonsense"}, "no provider was asked"),
+    ):
         reply = world.post([{"role": "user", "content": "Hello."}], {"x-mnemogate-user": "alice", **headers})
         assert reply.status == status
         last = operator.twin("requests")["items"][0]["id"]
         sentence = operator.twin(f"r/{last}")["sentence"]
-        assert sentence == f"No sources are noted: the request ended with status {status}."
+        assert sentence == f"The request ended with status {status}: {reason}. No sources are noted."
 
 
 def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
