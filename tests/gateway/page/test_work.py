@@ -9,7 +9,7 @@ import pytest
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.operator import Operator, operate, operator_of
+from tests.gateway.page.operator import Operator, operate, operator_of, plain
 from tests.gateway.page.test_sign_in import audit
 
 HOSTILE = "<script>document.title='gone'</script> \u202e\u2066 " + "W" * 150
@@ -111,6 +111,19 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         assert name is not None
         assert page.get_by_role("button", name=name.strip()).count() == 0
         assert page.title() == "Work – Mnemogate"
+
+
+def test_the_form_of_a_key_warns_that_requests_need_one_from_then_on(operator: Operator) -> None:
+    world = operator.world
+    text = plain(operator.get("keys").body.decode())
+    assert "each request needs one, also from this machine, and also after it is revoked" in text
+    asked = [{"role": "user", "content": "Hello."}]
+    operator.twin("keys", {"name": "reader", "kind": "operator-read"})
+    assert world.post(asked).status == 200
+    key = operator.twin("keys", {"name": "shop"})
+    assert world.post(asked).status == 401
+    operator.twin(f"keys/{key['id']}/revoke", {})
+    assert world.post(asked).status == 401
 
 
 def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Operator) -> None:
