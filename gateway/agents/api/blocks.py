@@ -206,9 +206,9 @@ class BlockRoutes:
 
     async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
         """List the values that a block had, newest first."""
-        block = (await self._get(request)).block
+        entry = await self._get(request)
         revisions = await self._api.store.blocks.list_revisions(
-            block.id, before=query.before, limit=query.limit
+            entry.block.id, before=query.before, limit=query.limit
         )
         return list(map(_render_revision, revisions))
 

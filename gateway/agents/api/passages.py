@@ -313,8 +313,7 @@ class ArchiveRoutes:
         """List the agents that have an archive."""
         archive = await self._get_archive(request)
         if archive.is_stored:
-            attached = self._api.store.attached
-            rows = await attached.load_agents_with(
+            rows = await self._api.store.attached.load_agents_with(
                 request.project, DefinitionKind.ARCHIVE, archive.memory_row
             )
         else:

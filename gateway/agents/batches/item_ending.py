@@ -89,12 +89,11 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     )  # fmt: skip
     if outcome is None or not (outcome.full_reply or outcome.text):
         return end
-    messages = turn.texts.request.messages
     state = turn.texts.state
     assert state is not None  # there was a request, since there is a reply
     try:
         context = await read_stored_context(
-            keeper.store, turn.memory_request, messages, keeper.settings.idle_s
+            keeper.store, turn.memory_request, turn.texts.request.messages, keeper.settings.idle_s
         )
     except NotFound:
         return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)

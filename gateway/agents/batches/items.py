@@ -208,10 +208,11 @@ class ItemTurns:
         run_request = RunRequest(
             spec, resolved.scope, item.conversation_name, fields=spec.definition.sampling
         )
-        kind = ConversationKind.AGENT
-        now = self.keeper.now()
-        chat_request = make_chat_request(run_request, stream=False)
-        return MemoryRequest(chat_request, make_identity(run_request), spec, now, target, kind), route
+        memory_request = MemoryRequest(
+            chat=make_chat_request(run_request, stream=False), identity=make_identity(run_request), spec=spec,
+            now=self.keeper.now(), target=target, kind=ConversationKind.AGENT,
+        )  # fmt: skip
+        return memory_request, route
 
     # -- composing
 

@@ -77,14 +77,12 @@ class RuleGuide:
             # Counts as a denial by a person, so that no rule demands the call again.
             self._called.append(CalledTool(call.name, "denied", reason))
             verdict = Forbidden(reason, is_unapproved=True)
-        is_run = isinstance(verdict, Allowed) and call.arguments is not None
+        is_readable = call.arguments is not None
+        is_run = isinstance(verdict, Allowed) and is_readable
+        # Models send a boolean or a string.
+        goes_on = str(call.asides.get(HEARTBEAT)).strip().lower() == "true"
         self._reply[call.id] = JudgedCall(
-            call.name,
-            has_run=is_run,
-            is_readable=call.arguments is not None,
-            has_failed=not is_run,
-            # Models send a boolean or a string.
-            goes_on=str(call.asides.get(HEARTBEAT)).strip().lower() == "true",
+            call.name, has_run=is_run, is_readable=is_readable, has_failed=not is_run, goes_on=goes_on
         )
         if is_run:
             self._indices[call.id] = len(self._called)

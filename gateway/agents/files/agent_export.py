@@ -43,8 +43,7 @@ class AgentExport:
                 messages += _list_messages(row.exchange)
             if len(rows) < _EXCHANGES:
                 return messages
-            exchange = rows[-1].exchange
-            after = exchange.next_seq
+            after = rows[-1].exchange.next_seq
 
     async def load_passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""

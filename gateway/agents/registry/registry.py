@@ -254,10 +254,9 @@ class Registry:
     def require_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition of an agent that may be changed. Raises: Conflict."""
         if entry.definition is None:
-            profile = entry.agent.scope.profile
             raise Conflict(
-                f"This is the memory of a user of profile {profile!r}, which the settings file configures. Its blocks, "
-                "passages and messages can be changed here."
+                f"This is the memory of a user of profile {entry.agent.scope.profile!r}, which the settings file "
+                "configures. Its blocks, passages and messages can be changed here."
             )
         return entry.definition
 

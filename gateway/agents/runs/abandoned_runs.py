@@ -1,4 +1,4 @@
-"""Runs that no process performs: the one that did has died, or could not write their ends."""
+"""Abandoned runs: no process performs them, since theirs has died or could not write their ends."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ class AbandonedRuns:
         self._keeper = keeper
 
     async def end_all(self) -> None:
-        """Fails all of them. Raises: StoreError, after which it may be called again."""
+        """Fails all abandoned runs. Raises: StoreError, after which it may be called again."""
         for run in await self._find():
             await self._fail(run)
 
     async def end_if_abandoned(self, run: Run, own_queue: QueueName) -> Run:
-        """Fails a run if no process performs it. Returns it as it is now. Raises: StoreError.
+        """Fails a run if no process performs it. Returns the run as it is now. Raises: StoreError.
 
-        own_queue: a queue that this process holds for another run.
+        own_queue: the queue that this process holds for another run.
         """
         abandoned = {abandoned_run.id for abandoned_run in await self._find(own_queue)}
         return await self._fail(run) if run.id in abandoned else run
 
     async def _find(self, own_queue: QueueName | None = None) -> list[Run]:
-        """Returns the open runs in queues that no process uses, other than `own_queue`."""
+        """Returns the open runs in queues that no process uses.
+
+        own_queue: a queue that counts as unused, since this process holds it for another run; None: there is none.
+        """
         open_runs = await self._keeper.store.runs.list_open_foreground()
         queues = {open_run.run.id: (open_run.agent_uid, open_run.conversation_name) for open_run in open_runs}
         in_use = await self._find_used_queues({*queues.values()}) - {own_queue}
         return [open_run.run for open_run in open_runs if queues[open_run.run.id] not in in_use]
 
     async def _find_used_queues(self, names: Set[QueueName]) -> set[QueueName]:
-        """Returns those of these queues that any process uses."""
+        """Returns the queues among `names` that a process uses."""
         locks = self._keeper.store.conversation_locks
         if not locks.is_needed:
             return {name for name in names if self._keeper.queues.is_in_use(name)}

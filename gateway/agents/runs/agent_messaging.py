@@ -47,16 +47,16 @@ from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# The most agents that one message goes to, and how many of these agents run at a time. Not measured: each is a run with
+# The most agents that one message goes to, and the most of them that run at a time. Not measured: each is a run with
 # calls of a model.
 MAX_AGENTS = 32
 _MAX_SENDS_AT_ONCE = 8
 # The most agents that one message may pass through.
 _MAX_DEPTH = 4
-# At most this many slots of waiting runs are released for other runs. Not measured: it bounds the runs that a chain of
-# agents can begin besides.
+# The most slots of waiting runs that are released for other runs. Not measured: it bounds the runs that a chain of
+# agents can begin in addition.
 _MAX_RELEASED_SLOTS = 112
-# Agents that one read returns.
+# The most agents that one read returns.
 _PAGE = 100
 _TOO_DEEP = f"messages between agents go {_MAX_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
@@ -79,7 +79,7 @@ class RunSender(Protocol):
         receipt: Receipt,
         awaited_by: Wait | None = None,
     ) -> RunResult:
-        """Performs a send. Returns its result. Parameters and errors: as of `AgentRuns.send`."""
+        """Performs a send. Returns its result. `AgentRuns.send` has the parameters and errors."""
 
 
 class Acceptance(Protocol):
@@ -96,22 +96,22 @@ class Sender(Struct, frozen=True):
     agent_id: str
     name: str
     waiter: Waiter
-    # What the sender's request hands on to the requests of the other agents.
+    # The headers and fields of the sender's request that the requests of the other agents get.
     forwarded: Forwarded
-    # It is a background run, which occupies a slot of the worker.
+    # The turn is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
-    # None: the sender has no run.
+    # The row of the turn's run; None: the turn is no run.
     run_row: int | None = None
 
     @staticmethod
     def of(
         context: MemoryContext, waiter: Waiter, forwarded: Forwarded, *, holds_slot: bool = False
     ) -> Sender:
-        """Returns the agent of a turn as a sender. Its run is not known yet."""
-        scope, spec = context.agent.scope, context.request.spec
+        """Returns the agent of a turn as a sender, without the row of its run."""
         return Sender(
-            scope.project, ids.make_id("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot
-        )
+            project=context.agent.scope.project, agent_id=ids.make_id("agent", context.agent.uid),
+            name=context.request.spec.name, waiter=waiter, forwarded=forwarded, holds_slot=holds_slot,
+        )  # fmt: skip
 
 
 class Recipient(Struct, frozen=True):
@@ -124,8 +124,8 @@ class Recipient(Struct, frozen=True):
         """Returns an answer of the agent; "": the message is delivered."""
         return AgentAnswer(ids.make_id("agent", self.uid), self.name, text)
 
-    def failed(self, failure: AnswerFailure, error: str) -> AgentAnswer:
-        """Returns an error in place of an answer. error: words for the model that asked."""
+    def make_failure(self, failure: AnswerFailure, error: str) -> AgentAnswer:
+        """Returns an error in place of an answer. error: the text for the model that asked."""
         return replace(self.make_answer(), failure=failure, error=error)
 
 
@@ -137,10 +137,10 @@ class AgentMessaging:
     store: Store
     agent_runs: RunSender
     pending: PendingWrites
-    # How long a run waits for an answer.
+    # The longest wait of a run for an answer, in seconds.
     wait_s: float
     receipts: Receipts
-    # Delivers messages without an answer. It needs this object, so it is set later.
+    # Delivers messages without an answer. Its constructor needs this object, so the field is set later.
     acceptance: Acceptance | None = field(default=None, init=False)
     _waits: Waits = field(default_factory=Waits, init=False)
     # The turns that have released their slots, with the number of answers that each waits for.
@@ -148,7 +148,7 @@ class AgentMessaging:
 
     @property
     def released_slots(self) -> int:
-        """The number of background runs that may start besides, in place of runs that only wait for answers."""
+        """The number of background runs that may start in place of runs that only wait for answers."""
         return min(len(self._waiting_senders), _MAX_RELEASED_SLOTS)
 
     async def get_recipient(self, project: str, name: str) -> Recipient:
@@ -166,7 +166,7 @@ class AgentMessaging:
     ) -> Sequence[Recipient]:
         """Returns up to `MAX_AGENTS` other agents with these tags: agents made over REST that read no memory."""
         recipients: list[Recipient] = []
-        # A statement takes at most MAX_TAGS tags. With more, all agents are read: their tags are checked in any case.
+        # A statement takes at most MAX_TAGS tags. With more tags, all agents are read, since `_has_tags` checks each.
         tags = match_all or match_some
         filter = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
@@ -188,30 +188,29 @@ class AgentMessaging:
     async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message, and returns its answer; an error is an answer, too.
 
-        sender: the turn that waits for the answer; its slot is released.
-        recipient: as `get_recipient` returns it.
+        sender: the turn that waits for the answer, and releases its slot meanwhile.
         """
         return await self._ask_until(sender, recipient, text, self._make_deadline())
 
     async def _ask_until(
         self, sender: Sender, recipient: Recipient, text: str, deadline: float
     ) -> AgentAnswer:
-        """Returns an agent's answer, as `ask`. deadline: by the loop's clock."""
+        """Returns an agent's answer, as `ask` does. deadline: the end of the wait, by the loop's clock."""
         if sender.waiter.depth >= _MAX_DEPTH:
-            return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
+            return recipient.make_failure(AnswerFailure.DEPTH, _TOO_DEEP)
         queue = recipient.uid, DEFAULT_CONVERSATION
         try:
             with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
                 resolved = await self._resolve(sender, recipient)
-                request = _run_request(sender, resolved, text, is_awaited=True)
+                request = _make_run_request(sender, resolved, text, is_awaited=True)
                 return await self._await_answer(request, recipient, wait, deadline)
         except WaitsInCircle:
-            return recipient.failed(AnswerFailure.CIRCLE, _CIRCLE.format(name=recipient.name))
+            return recipient.make_failure(AnswerFailure.CIRCLE, _CIRCLE.format(name=recipient.name))
         except NotAllowed as error:
-            return recipient.failed(AnswerFailure.FAILED, error.message)
+            return recipient.make_failure(AnswerFailure.FAILED, error.message)
         except StoreError as error:
             failure = AnswerFailure.MISSING if isinstance(error, NotFound) else AnswerFailure.FAILED
-            return recipient.failed(failure, error.message)
+            return recipient.make_failure(failure, error.message)
 
     async def _resolve(self, sender: Sender, recipient: Recipient) -> ResolvedAgent:
         """Returns the agent that a message goes to.
@@ -227,7 +226,7 @@ class AgentMessaging:
 
     @contextmanager
     def _released_slot(self, sender: Sender) -> Iterator[None]:
-        """Releases the slot of the run that waits, until its answer is there."""
+        """Releases the slot of the waiting run until its answer has come."""
         if not sender.holds_slot:
             yield
             return
@@ -256,50 +255,51 @@ class AgentMessaging:
         if task.done():
             return task.result()
         error = _LATE_ANSWER.format(name=recipient.name, seconds=self.wait_s)
-        return recipient.failed(AnswerFailure.TIMEOUT, error)
+        return recipient.make_failure(AnswerFailure.TIMEOUT, error)
 
     async def _run(
         self, request: RunRequest, recipient: Recipient, sink: UnseenSink, wait: Wait
     ) -> AgentAnswer:
         """Performs a run, and returns its outcome as an answer. An error is an answer, too."""
         try:
-            project, key_id = request.scope.project, request.forwarded.key_id
-            with self.receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
+            key_id = request.forwarded.key_id
+            with self.receipts.work(request.scope.project, key_id=key_id, is_awaited=True) as receipt:
                 result = await self.agent_runs.send(request, lambda _: UnseenView, sink, receipt, wait)
         except TooManySends as error:
-            return recipient.failed(AnswerFailure.BUSY, error.message)
+            return recipient.make_failure(AnswerFailure.BUSY, error.message)
         except Conflict:
-            return recipient.failed(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=recipient.name))
+            return recipient.make_failure(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=recipient.name))
         except GatewayError as error:
-            return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} failed: {error.message}")
+            return recipient.make_failure(AnswerFailure.FAILED, f"{recipient.name} failed: {error.message}")
         except ClientGone:
-            return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} was cancelled")
+            return recipient.make_failure(AnswerFailure.FAILED, f"{recipient.name} was cancelled")
         except Exception:
             _log.exception("A message from one agent to another failed by a fault in the gateway.")
-            return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} is not available at the moment")
+            return recipient.make_failure(
+                AnswerFailure.FAILED, f"{recipient.name} is not available at the moment"
+            )
         return _make_answer(result, recipient)
 
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
-        """Sends an agent a message, and does not wait. The answer says that the message is stored, or has an error.
+        """Sends an agent a message, and does not wait. Returns an empty answer once the message is stored, or an error.
 
         sender: the turn that sends the message.
-        recipient: as `get_recipient` returns it.
         """
         name = recipient.name
         if sender.waiter.depth >= _MAX_DEPTH:
-            return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
+            return recipient.make_failure(AnswerFailure.DEPTH, _TOO_DEEP)
         try:
             resolved = await self._resolve(sender, recipient)
             if await self._awaits_approval(resolved):
-                return recipient.failed(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
+                return recipient.make_failure(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
             if self.acceptance is None:
-                return recipient.failed(AnswerFailure.FAILED, _NOT_STARTED)
-            await self.acceptance.accept(_run_request(sender, resolved, text, is_awaited=False))
+                return recipient.make_failure(AnswerFailure.FAILED, _NOT_STARTED)
+            await self.acceptance.accept(_make_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
             error_text = f"there is no agent {ids.make_id('agent', recipient.uid)!r}"
-            return recipient.failed(AnswerFailure.MISSING, error_text)
+            return recipient.make_failure(AnswerFailure.MISSING, error_text)
         except (GatewayError, StoreError) as error:
-            return recipient.failed(AnswerFailure.FAILED, f"{name} cannot be told: {error.message}")
+            return recipient.make_failure(AnswerFailure.FAILED, f"{name} cannot be told: {error.message}")
         return recipient.make_answer()
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
@@ -309,7 +309,11 @@ class AgentMessaging:
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
-        """Returns the answers of all agents with these tags. All agents together have the time of one wait."""
+        """Sends a message to all agents with these tags, and returns their answers. All share the time of one wait.
+
+        match_all: the tags that an agent must have.
+        match_some: the tags of which an agent must have one; empty: none is required.
+        """
         deadline = self._make_deadline()
         slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
@@ -318,7 +322,7 @@ class AgentMessaging:
                 async with asyncio.timeout_at(deadline):
                     await slots.acquire()
             except TimeoutError:
-                return recipient.failed(AnswerFailure.TIMEOUT, _NO_TIME.format(name=recipient.name))
+                return recipient.make_failure(AnswerFailure.TIMEOUT, _NO_TIME.format(name=recipient.name))
             try:
                 return await self._ask_until(sender, recipient, text, deadline)
             finally:
@@ -354,7 +358,7 @@ class AgentOutbox(Struct, frozen=True):
     async def _deliver(
         self, deliver: Callable[[Sender, Recipient, str], Awaitable[AgentAnswer]], agent: str, text: str
     ) -> AgentAnswer:
-        """Delivers a message to an agent. agent: its id or name."""
+        """Delivers a message to an agent. agent: the agent's id or name."""
         try:
             recipient = await self.messaging.get_recipient(self.sender.project, agent)
         except NotFound:
@@ -367,7 +371,7 @@ class AgentOutbox(Struct, frozen=True):
 
 
 def _is_conversational(entry: AgentEntry) -> bool:
-    """Returns whether an agent was made over REST, and not to read other agents' memories."""
+    """Returns whether an agent was made over REST for conversations, not to read other agents' memories."""
     definition = entry.definition
     return definition is not None and definition.body.get("kind") not in READING_KINDS
 
@@ -376,7 +380,7 @@ def _has_tags(tags: Collection[str], match_all: Sequence[str], match_some: Seque
     return set(match_all).issubset(tags) and (not match_some or not set(match_some).isdisjoint(tags))
 
 
-def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
+def _make_run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
     """Returns the send of a message to another agent. is_awaited: the sender waits for an answer."""
     return RunRequest(
         resolved.spec,
@@ -405,7 +409,9 @@ def _make_answer(result: RunResult, recipient: Recipient) -> AgentAnswer:
     if run.stop == StopReason.REQUIRES_APPROVAL:
         so_far = f" So far it has said: {text}" if text else ""
         error = f"{recipient.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
-        return recipient.failed(AnswerFailure.WAITING, error)
+        return recipient.make_failure(AnswerFailure.WAITING, error)
     if run.state is not RunState.COMPLETED:
-        return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} did not finish its turn: {run.stop}")
+        return recipient.make_failure(
+            AnswerFailure.FAILED, f"{recipient.name} did not finish its turn: {run.stop}"
+        )
     return recipient.make_answer(text)

@@ -77,9 +77,9 @@ _DISK_WAIT_S = 3600.0
 
 
 class RunOutput(Struct, frozen=True):
-    """The output of a run: its view, its sink and its receipt."""
+    """The view, the sink and the receipt of a run's reply."""
 
-    # Returns, once a step is open, the factory of the reply's view.
+    # Is called once a step is open. Returns the factory of the reply's view.
     view_factory_of: Callable[[RunStart], ViewFactory]
     sink: Sink
     receipt: Receipt
@@ -109,8 +109,8 @@ class AgentRuns:
     ) -> None:
         """Makes the runs of a process.
 
-        background_failover: for the runs that no client waits for. It has connections of its own.
-        answer_wait_s: how long an agent waits for the answer of another agent.
+        background_failover: the upstreams for runs that no client waits for, with connections of their own.
+        answer_wait_s: the longest wait of an agent for the answer of another agent, in seconds.
         """
         self._settings = settings
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
@@ -125,11 +125,11 @@ class AgentRuns:
         self._queue = SendQueue(keeper, self.ends)
         self._abandoned = AbandonedRuns(keeper)
         self.live = LiveRuns(keeper.store, self.ends, keeper.now)
-        # How agents speak to each other.
+        # Delivers messages between agents.
         self.messaging = AgentMessaging(
-            resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
+            resolver, keeper.store, self, turns.pending, wait_s=answer_wait_s, receipts=accounting.receipts
         )
-        # For chat completions as well.
+        # The tools of agents, for chat completions as well.
         self.toolboxes = Toolboxes(keeper, self.defined_tools, self.messaging)
 
     async def send(
@@ -140,10 +140,10 @@ class AgentRuns:
         receipt: Receipt,
         awaited_by: Wait | None = None,
     ) -> RunResult:
-        """Answers a send of the agents API; its events go to the sink.
+        """Answers a send of the agents API, with its events in the sink.
 
-        view_factory_of: returns, once a step is open, the factory of the reply's view.
-        awaited_by: the wait of another agent for the answer.
+        view_factory_of: a function that is called once a step is open, and returns the factory of the reply's view.
+        awaited_by: the wait of another agent for the answer; None: no agent waits.
 
         Raises: GatewayError while nothing was sent; NotFound if there is no such conversation; StoreError; ClientGone.
         """
@@ -154,7 +154,7 @@ class AgentRuns:
     async def answer_in_queue(self, send: RoutedSend, output: RunOutput) -> RunResult:
         """Answers a send when it is first in its queue, or returns the answer of the earlier send that it repeats.
 
-        Raises: as `send`.
+        Raises: the errors of `send`.
         """
         # A slow database is no reason to refuse a send, since a run awaits each of its writes.
         if not (health := self.keeper.store.health).is_up:
@@ -191,16 +191,17 @@ class AgentRuns:
         view_factory_of: Callable[[RunStart], ViewFactory],
         sink: Sink,
     ) -> str:
-        """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
+        """Performs an accepted run, from its beginning or from the step where an earlier attempt was broken off.
 
-        Returns the kind of error of its last call of a model, of a closed list; "": the call had no error. A run that
-        was ended before this begins stays ended.
+        A run that has ended stays as it is.
 
-        ticket: in the queue of the conversation, which is free now.
-        run_request: its conversation is `default`, or a uid.
+        Returns the kind of error of its last call of a model, of a closed list; "": the call had no error.
 
-        Raises: GatewayError if the run cannot begin; StoreError or CancelledError if it was broken off: then it stays
-            as it is, and can be taken up again.
+        run_request: the send of the run, to `default` or to the uid of a conversation.
+        ticket: the first ticket in the queue of the conversation.
+
+        Raises: GatewayError if the run cannot begin; StoreError or CancelledError if the attempt was broken off:
+            another attempt can go on with the run.
         """
         send = replace(self._route_send(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
@@ -220,14 +221,17 @@ class AgentRuns:
         return "" if receipt.last_call is None else classify_call_failure(receipt.last_call, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
-        """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
+        """Checks that a send can run in the background. Raises: BadRequest, UnknownModel.
+
+        callback: the URL that is called when the run has ended; None: no URL is called.
+        """
         make_agent_route(self._settings, run_request.spec)
         self.defined_tools.check_callback(callback)
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
         """Returns a send with its route. Raises: UnknownModel.
 
-        is_answered: a model is to answer the send. If not, the agent's model may be unknown: then the route has no
+        is_answered: a model is to answer the send. If False, the agent's model may be unknown: then the route has no
             upstream, and the context window is unknown.
         """
         try:
@@ -249,7 +253,7 @@ class AgentRuns:
         )
 
     async def preview(self, run_request: RunRequest) -> Prompt:
-        """Returns the prompt that the model would get now, with the messages of a send. Raises: StoreError."""
+        """Returns the prompt that the model would get now for a send. Raises: NotFound, StoreError."""
         keeper = self.keeper
         send = self._route_send(run_request, is_answered=False)
         request = self._make_request(send, QueueTicket())
@@ -262,18 +266,15 @@ class AgentRuns:
     ) -> MemoryRequest:
         """Returns a send's request to memory.
 
-        ticket: in the queue of its conversation.
-        target: the upstream that answers the send; None: no upstream does.
+        ticket: the send's ticket in the queue of its conversation.
+        target: the upstream and model that answer the send; None: the first of its route.
         """
+        windows = self._with_client.failover.context_windows
         return MemoryRequest(
-            send.request,
-            send.identity,
-            send.spec,
-            self.keeper.now(),
-            target or self._with_client.failover.context_windows.with_known_window(send.route.first),
-            ConversationKind.AGENT,
-            ticket,
-        )
+            chat=send.request, identity=send.identity, spec=send.spec, now=self.keeper.now(),
+            target=target or windows.with_known_window(send.route.first), kind=ConversationKind.AGENT,
+            ticket=ticket,
+        )  # fmt: skip
 
     async def end_abandoned_runs(self) -> None:
         """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""
@@ -284,7 +285,7 @@ class AgentRuns:
 
         A run that does not wait any more stays as it is.
 
-        run_request: names the run's conversation.
+        run_request: a send without messages to the run's conversation.
 
         Raises: StoreError.
         """
@@ -353,10 +354,11 @@ class AgentRuns:
         If the send is an accepted run, the accepted run ends.
         """
         if send.accepted is not None:
-            run, stop, now = send.accepted.run, StopReason.REQUIRES_APPROVAL, self.keeper.now()
-            await self.keeper.store.runs.end_run(
-                run.agent_row, run.id, RunState.COMPLETED, stop, now, job=send.accepted.job
-            )
+            run, keeper = send.accepted.run, self.keeper
+            await keeper.store.runs.end_run(
+                run.agent_row, run.id, RunState.COMPLETED, stop=StopReason.REQUIRES_APPROVAL, at=keeper.now(),
+                job=send.accepted.job,
+            )  # fmt: skip
         # The usage of the reply that made the calls was reported with that reply.
         return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
 
@@ -369,9 +371,11 @@ class AgentRuns:
         memory.receipt = receipt
         receipt.scope = memory.context.agent.scope
         recall.note_search(receipt)
+        make_view = output.view_factory_of(_make_run_start(memory, prompt, send.accepted))
         call = ChatCall(
-            send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
-            output.view_factory_of(_make_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
+            request=send.request, forwarded=send.forwarded, identity=send.identity, spec=send.spec,
+            route=send.route, kind=ConversationKind.AGENT, make_view=make_view, sink=output.sink,
+            receipt=receipt, memory_state="on",
         )  # fmt: skip
         stop = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
         turn = self._make_turn(send, beginning, call, attempts, stop)
@@ -394,7 +398,10 @@ class AgentRuns:
         attempts: Attempts,
         stop: StopReason | None,
     ) -> TurnRun:
-        """Returns the turn of a run. stop: why it ends before the model is asked; None: the model is asked."""
+        """Returns the turn of a run.
+
+        stop: the reason for which the turn ends before the model is asked; None: the model is asked.
+        """
         memory, prompt = beginning.memory, beginning.prompt
         planned_call = PlannedCall.for_request(send.request, send.route.first)
         run_terms = RunTerms(
@@ -403,15 +410,20 @@ class AgentRuns:
             partial(self._limiter.admit_step, call.receipt, planned_call),
             is_resumable=send.accepted is not None,
         )
-        guide, turns = _make_guide(send, memory, prompt), self._choose_services(send).turns
-        return TurnRun(call, attempts, prompt, memory, turns, guide, make_terms(send, prompt), run_terms)
+        return TurnRun(
+            call, attempts, prompt, memory, services=self._choose_services(send).turns,
+            guide=_make_guide(send, memory, prompt), terms=make_terms(send, prompt), run_terms=run_terms,
+        )  # fmt: skip
 
     def _make_tools(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
         return partial(self.toolboxes.make, sender=_make_sender(send, context))
 
 
 def _replace_earlier(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
-    """Returns a send that replaces an earlier send: without the messages that are stored already."""
+    """Returns a copy of a send that replaces an earlier send, without the messages that are stored already.
+
+    earlier: the earlier send; None: the send replaces none, and is returned as it is.
+    """
     if earlier is None:
         return send
     send = replace(send, replaces=earlier.run)
@@ -426,25 +438,24 @@ def _make_sender(send: RoutedSend, context: MemoryContext) -> Sender:
 
 
 def _make_guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
-    """Returns what guides the turn of a run."""
+    """Returns the guide of a run's turn, with the steps that earlier attempts have left."""
     steps_left = send.max_steps
-    is_continued = False
     if send.accepted is not None:
         is_continued = send.accepted.run.state is RunState.RUNNING
         # The reply of a step that is taken up with its calls counts once more.
         steps_left -= memory.run.steps - (is_continued and memory.opened is None)
+    called = list_path_calls(memory.context)
+    has_later_message = bool(send.decisions and send.messages)
     return make_guide(
-        send.spec,
-        prompt,
-        steps_left,
-        list_path_calls(memory.context),
-        can_ask=send.shows_steps,
-        has_later_message=bool(send.decisions and send.messages),
+        send.spec, prompt, steps_left, called, can_ask=send.shows_steps, has_later_message=has_later_message
     )
 
 
 def _make_run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
-    """Returns the start of a run as dialects show it."""
+    """Returns the start of a run as dialects show it.
+
+    accepted: the background run; None: a client waits for the run.
+    """
     exchange = memory.opened or memory.context.path[-1]
     is_resumed = memory.opened is None
     run, agent = memory.run, memory.context.agent

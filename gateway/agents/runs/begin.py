@@ -1,4 +1,4 @@
-"""The beginning of a run: its conversation is read, and what came in is written before the model is asked.
+"""The beginning of a run: its conversation is read, and the new messages are written before the model is asked.
 
 A run that was accepted earlier may have been interrupted, since the process died. Its last step shows how far it came.
 If the step is open, the model is asked. If it made calls, those without a result are performed, and the run goes on
@@ -47,7 +47,7 @@ from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import State
 from storage.run_records import Run, RunState, RunStep, RunTextKind
 
-# Returns what makes the tools of a send, given the send and the context of its conversation.
+# Returns the factory of a send's tools, given the send and the context of its conversation.
 ToolsOfSend = Callable[[RoutedSend, MemoryContext], ToolboxFactory]
 
 
@@ -61,7 +61,7 @@ class RunBeginning(Struct, frozen=True):
     memory: RunMemory
     # The prompt of its first call of the model.
     prompt: Prompt
-    # None: the run begins with a call of the model.
+    # The stored calls with which the run begins; None: the run begins with a call of the model.
     resumption: Resumption | None = None
 
 
@@ -76,14 +76,14 @@ class RunStarter:
     async def begin(
         self, send: RoutedSend, request: MemoryRequest, form: EndpointForm, sink: Sink
     ) -> RunBeginning:
-        """Reads the conversation that a send goes on with, and writes what came in.
+        """Reads the conversation that a send goes on with, and writes the messages of the send.
 
         Raises: BadRequest, NotAllowed if the memory is paused; StoreError, ClientGone, MessageGone.
         """
         accepted = send.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
             return await self._take_up_interrupted(send, accepted, request, form)
-        run = await self._run_of(send)
+        run = await self._choose_run(send)
         for _ in range(CONFLICT_TRIES):
             # Messages that come with decisions are put after the results of the calls (`after_results`).
             first_messages = () if send.decisions else send.messages
@@ -101,7 +101,7 @@ class RunStarter:
                 if resumption.waiting_run is None:
                     await memory.store_run(None if send.decisions else context.path[-1].begun)
                 return RunBeginning(memory, prompt, resumption)
-            # If another writer has added or erased something meanwhile, all is read again.
+            # If another writer has changed the conversation meanwhile, it is read again.
             with suppress(WriteConflict, Stale):
                 if not await self._write_missing_results(context, send, form):
                     await self._open(memory, prompt, request, accepted)
@@ -111,7 +111,7 @@ class RunStarter:
     async def _open(
         self, memory: RunMemory, prompt: Prompt, request: MemoryRequest, accepted: AcceptedRun | None
     ) -> None:
-        """Writes what came in, even if the client leaves meanwhile: a run on disk has to come to its end."""
+        """Writes the first step, even if the client leaves meanwhile, since a run on disk has to come to its end."""
         try:
             await memory.open(prompt, None if accepted is None else accepted.request)
         except TooSlow:
@@ -132,7 +132,12 @@ class RunStarter:
         return replace(send, messages=messages) if len(messages) < len(send.messages) else None
 
     async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
-        """Denies the calls of a pause that have no result yet. Returns whether the run waits. Raises: StoreError."""
+        """Denies the calls without a result for which a run waits.
+
+        Returns False, and denies nothing, if the run does not wait.
+
+        Raises: StoreError.
+        """
         store = self._keeper.store
         context = await self._read(request)
         step = await self._find_last_step(context)
@@ -141,7 +146,7 @@ class RunStarter:
         newest = await store.runs.find_newest_waiting_run(
             step.agent_row, context.path[-1].conversation_row, step.run_row
         )
-        # A send that answered some of the calls has made a run of its own, which waits for the other answers.
+        # A send that answered some of the calls has made another run, which waits for the other answers.
         if run.id != step.run_row and (newest is None or run.id != newest.id):
             return False
         earlier = await load_results(store, step, context.path[-1], ())
@@ -161,7 +166,10 @@ class RunStarter:
         run: Run,
         resumption: Resumption | None,
     ) -> RunMemory:
-        """Returns the memory of a run that begins. resumption: as in `RunBeginning`."""
+        """Returns the memory of a run that begins.
+
+        resumption: the stored calls with which the run begins; None: it begins with a call of the model.
+        """
         return RunMemory(
             self._keeper,
             context,
@@ -177,9 +185,9 @@ class RunStarter:
         )
 
     async def _cut_to_heard(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
-        """Cuts the newest replies to what the client reports as heard.
+        """Cuts the newest replies to the part that the user has heard, as the client reports it.
 
-        Returns the send without the messages that report it; None if nothing was to be cut.
+        Returns the send without the messages that report the heard part; None if nothing was to be cut.
 
         Raises: StoreError.
         """
@@ -201,7 +209,7 @@ class RunStarter:
                 break
         return replace(send, messages=messages[barge_in.stored_count :], heard=None)
 
-    async def _run_of(self, send: RoutedSend) -> Run:
+    async def _choose_run(self, send: RoutedSend) -> Run:
         """Returns the run of a send: its accepted run, or a new run that is not stored yet."""
         if send.accepted is not None:
             return send.accepted.run
@@ -243,8 +251,8 @@ class RunStarter:
     async def _find_resumption(self, context: MemoryContext, send: RoutedSend) -> Resumption | None:
         """Returns the stored calls with which a run begins; None: it begins with a call of the model.
 
-        A resent send goes on with the calls of its earlier run. If the conversation ends with a reply without calls,
-        what follows that reply is decided again.
+        A resent send goes on with the calls of its earlier run. If that run ended with a reply without calls, the turn
+        machine decides again what follows the reply.
         """
         if send.decisions:
             return await self._resume_with_answers(context, send)
@@ -258,17 +266,16 @@ class RunStarter:
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
     ) -> bool:
-        """Writes the results of an earlier run's calls which that run was broken off before writing.
+        """Writes the known results of an earlier run's last calls, if that run was broken off before it wrote them.
 
         Returns False if there are no such results. Raises: StoreError.
         """
-        store = self._keeper.store
         if not context.path or not map_calls_to_tool_names(context.path[-1]):
             return False
         if (step := await self._find_last_step(context)) is None:
             return False
         sent_ids = {str(message.get("tool_call_id")) for message in send.messages}
-        results = await load_results(store, step, context.path[-1], sent_ids)
+        results = await load_results(self._keeper.store, step, context.path[-1], sent_ids)
         return bool(results) and await self._write_results(context, send, form, step, results)
 
     async def _write_results(
@@ -285,7 +292,10 @@ class RunStarter:
             return False
         client_ids = frozenset(id for id, kind in step.waiting.items() if kind == "client")
         tools = self._make_tools(send, context)
-        await RunMemory(self._keeper, context, form, run, tools, client_ids, run.id).write_results(results)
+        memory = RunMemory(
+            self._keeper, context, form, run, tools, client_call_ids=client_ids, calling_run=run.id
+        )
+        await memory.write_results(results)
         return True
 
     async def _find_last_step(self, context: MemoryContext) -> RunStep | None:
@@ -293,8 +303,8 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if last is None or last.state is State.FORGOTTEN:
             return None
+        agent = context.agent
         try:
-            agent = context.agent
             return (await self._keeper.store.runs.get_step(agent.scope.project, agent.uid, last.seq)).step
         except NotFound:
             # A chat completion has made the exchange, which was written as a whole.
@@ -303,11 +313,11 @@ class RunStarter:
     # -- answers to calls that wait
 
     async def _get_waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
-        """Returns the step with the calls that a send answers: the last of the path. Raises: BadRequest, StoreError."""
-        runs, conversation = self._keeper.store.runs, context.snapshot.conversation
+        """Returns the last step of the path, if the send answers its calls. Raises: BadRequest, StoreError."""
+        conversation = context.snapshot.conversation
         step = None
         if conversation is not None:
-            step = await runs.find_waiting_step(context.agent.id, conversation.id)
+            step = await self._keeper.store.runs.find_waiting_step(context.agent.id, conversation.id)
         last_exchange = context.path[-1] if context.path else None
         if step is None or last_exchange is None or last_exchange.id != step.exchange_row:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
@@ -328,8 +338,7 @@ class RunStarter:
         Raises: BadRequest, StoreError.
         """
         step = await self._get_waiting_step(context, send)
-        store = self._keeper.store
-        exchange = context.path[-1]
+        store, exchange = self._keeper.store, context.path[-1]
         earlier = await load_answers(store, step, exchange)
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
         earlier_ids = [message["tool_call_id"] for message in earlier]
@@ -348,8 +357,9 @@ class RunStarter:
         for message in answers:
             number, data = number_call(exchange, message["tool_call_id"]), orjson.dumps(message)
             await store.run_texts.add_text(context.agent.id, step.run_row, RunTextKind.RESULT, number, data)
-        conversation_row = exchange.conversation_row
-        run = await store.runs.find_newest_waiting_run(step.agent_row, conversation_row, step.run_row)
+        run = await store.runs.find_newest_waiting_run(
+            step.agent_row, exchange.conversation_row, step.run_row
+        )
         if run is None:
             raise NotFound("the run that waits is gone")
         return resume_answered(context, step, [*earlier, *answers], run)

@@ -20,7 +20,7 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.route import make_agent_route
 
-# Tokens that a model's window is taken to have if the settings do not have it.
+# The size of a model's window in tokens that is assumed if the settings do not have it.
 UNKNOWN_WINDOW = 128_000
 
 
@@ -43,12 +43,12 @@ async def compact_conversation(
 ) -> CompactedConversation:
     """Summarises a conversation of an agent. Waits for the sends of the conversation that came earlier.
 
-    run_request: names the agent and its conversation; it has no messages.
-    terms: replace the agent's own.
-    receipt: of the client's request; the calls of the model are counted there.
+    run_request: a send without messages to the conversation.
+    terms: the terms of the summary, which replace the agent's own.
+    receipt: the receipt of the client's request, which counts the calls of the model.
 
-    Raises: BadRequest: the conversation has not begun, or there is nothing to summarise; NotAllowed: the memory is
-        paused; UpstreamError, Overloaded: the model gave no summary; NotFound; LimitReached; TooManySends; StoreError.
+    Raises: BadRequest if the conversation has not begun, or has nothing to summarise; NotAllowed if the memory is
+        paused; UpstreamError, Overloaded if the model gave no summary; LimitReached; TooManySends; StoreError.
     """
     keeper = agent_runs.keeper
     store, conversation_name = keeper.store, run_request.conversation_name

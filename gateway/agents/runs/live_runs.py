@@ -1,4 +1,4 @@
-"""The runs that have not ended: those that this process performs can be stopped, and all of them cancelled."""
+"""The runs that have not ended: any run can be cancelled, and a run that this process performs is stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_CANCELLED = 1000
 
 
 class _LiveRun(NamedTuple):
-    """A run that is performed here."""
+    """A run that this process performs."""
 
     # The row of its agent.
     agent_row: int
@@ -27,7 +27,7 @@ class _LiveRun(NamedTuple):
 
 
 class LiveRuns:
-    """The turns of the runs that are performed here, and the cancelling of runs wherever they are performed."""
+    """The turns of the runs that this process performs. Cancels runs of all processes."""
 
     def __init__(self, store: Store, ends: RunEnds, now: Callable[[], float]) -> None:
         self._store, self._ends, self._now = store, ends, now
@@ -42,11 +42,11 @@ class LiveRuns:
         run = memory.run
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
         try:
-            # These were stored some time ago, so they may have been cancelled before they were added to `_runs`.
+            # Such a run was stored some time ago, and may have been cancelled before it was added to `_runs`.
             if run.background or run.state is RunState.CREATED:
                 stored_run = await self._store.runs.find_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:
-                    # The caller reports the run as it is stored; a deleted one as it was.
+                    # The caller reports the stored run, and of a deleted run the state that it had here.
                     memory.run = stored_run or run
                     return 200
             return await turn.run()
@@ -63,9 +63,9 @@ class LiveRuns:
         return ended
 
     async def cancel_all(self, agent: Agent, conversation_row: int | None = None) -> list[Run]:
-        """Cancels the newest thousand live runs of an agent. Returns them as they are now.
+        """Cancels the newest thousand live runs of an agent. Returns these runs as they are now.
 
-        conversation_row: of the one conversation with runs to be cancelled; None: of all conversations.
+        conversation_row: the row of the only conversation with runs to be cancelled; None: all conversations.
         """
         live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
         page: Page[int] = Page(limit=_MAX_CANCELLED)
@@ -73,7 +73,7 @@ class LiveRuns:
         return [await self.cancel(entry.run) for entry in entries]
 
     def stop(self, uid: str) -> None:
-        """Stops a run that was ended, if it is performed here."""
+        """Stops a run that was ended, if this process performs it."""
         if uid in self._runs:
             self._runs[uid].turn.stop(StopReason.CANCELLED)
 

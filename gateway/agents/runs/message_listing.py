@@ -1,4 +1,4 @@
-"""Messages of an agent, as the API lists and changes them: of all its conversations in one order, or of one."""
+"""Lists and changes the messages of an agent: those of all its conversations in one order, or those of one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
 from storage.run_records import WaitKind
 from storage.sql.store import Store
 
-# The most message numbers that are shown of a conversation.
+# The most message numbers of a conversation that are shown.
 NUMBERS = 1000
-# Exchanges that are read at once.
+# The most exchanges that one read returns.
 _MAX_ROWS = 50
 
 
@@ -35,20 +35,21 @@ class MessageView(Struct, frozen=True):
 
     listed: ListedMessage
     conversation_uid: str
-    # The client's key of the conversation.
+    # The client's key of the conversation; None: the client gave it none.
     key: str | None
-    # The uid of the message's run; None if the message is of no run.
+    # The uid of the message's run; None: no run made the message.
     run_uid: str | None
-    # The number of its step's exchange; None without a run. A result belongs to the step that made the call.
+    # The number of the exchange of the message's step; None: no run made the message. A result belongs to the step that
+    # made the call.
     step_seq: int | None
-    # Who must answer each waiting call, by call id; set on the last reply of a conversation.
+    # The kind of answer for which each waiting call waits, by call id; set on the last reply of a conversation.
     waiting: Mapping[str, WaitKind]
-    # The tools of the calls that a result may answer, by call id.
+    # The names of the tools of the calls that a result may answer, by call id.
     tool_names: Mapping[str, str]
 
 
 class AgentMessages:
-    """Messages of agents. Raises besides what the methods name: NotFound, Stale, Unavailable, as the store does."""
+    """Reads and changes the messages of agents. Each method raises StoreError, besides the errors that it names."""
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
         self._store = store
@@ -57,7 +58,10 @@ class AgentMessages:
     async def list(
         self, agent: Agent, page: Page[ObjectRef], *, conversation_name: str | None = None
     ) -> Sequence[MessageView]:
-        """Returns a page. conversation_name: None: all conversations."""
+        """Returns a page of messages.
+
+        conversation_name: the name of the only conversation to list; None: all conversations.
+        """
         conversation_row: int | None = None
         if conversation_name is not None:
             stored = await find_conversation(self._store, agent, conversation_name)
@@ -111,7 +115,7 @@ class AgentMessages:
         return entries[: page.limit]
 
     async def _sort_key_in_project(self, project: str, ref: ObjectRef) -> tuple[int, int, int]:
-        """Returns a message's key in the order of all agents' messages: its exchange's row, and its position there."""
+        """Returns a message's key in the order of all agents' messages: its exchange's row, and its key in it."""
         row = await self._store.messages.get_exchange_row(project, ref.uid, ref.seq)
         return row, *make_message_sort_key(ref.seq, ref.hidden)
 
@@ -141,14 +145,14 @@ class AgentMessages:
         return await self.get(agent, ObjectRef(ref.uid, view.listed.seq))
 
     async def delete(self, agent: Agent, ref: ObjectRef) -> None:
-        """Forgets a message, and what was made of it. Raises: BadRequest, NotFound."""
+        """Forgets a message, with the facts and summaries that were made of it. Raises: BadRequest, NotFound."""
         await self._get_changeable(agent, ref)
         await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[ref.seq]))
 
     async def reset(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> None:
         """Resets a conversation under its name: its runs end and its messages are erased.
 
-        What was learned, saved and written into blocks stays.
+        Facts, passages and blocks that came from the conversation stay.
         """
         stored = await find_conversation(self._store, agent, conversation_name)
         if stored is None:
@@ -162,14 +166,14 @@ class AgentMessages:
     async def list_numbers(
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[int]:
-        """Returns the numbers of the messages in a conversation's window, oldest first, at most `NUMBERS`."""
+        """Returns the numbers of at most `NUMBERS` messages in a conversation's window, oldest first."""
         stored = await find_conversation(self._store, agent, conversation_name)
         if stored is None:
             return []
         return await self._store.messages.list_window_numbers(agent.id, stored.id, NUMBERS)
 
     async def list_numbers_by_agent(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
-        """Returns `list_numbers` of the own conversations of several agents, by the rows of the agents."""
+        """Returns `list_numbers` of the `default` conversations of several agents, by the rows of the agents."""
         return await self._store.messages.list_window_numbers_by_agent(
             [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
         )
@@ -210,7 +214,10 @@ class AgentMessages:
     async def _load_with_parents(
         self, agent: Agent, rows: Sequence[ListedExchange], results: Sequence[ListedExchange]
     ) -> dict[int, ListedExchange]:
-        """Returns `rows` and the parents of `results`, by row. A parent made the calls that its results answer."""
+        """Returns the exchanges in `rows`, and the parents of those in `results`, by row.
+
+        A parent made the calls that the results answer.
+        """
         by_id = {row.exchange.id: row for row in rows}
         parents = {row.exchange.parent for row in results if row.exchange.parent is not None}
         if missing := parents - by_id.keys():
@@ -218,7 +225,7 @@ class AgentMessages:
         return by_id
 
     async def _load_waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, WaitKind]:
-        """Returns what each waiting call of a conversation waits for, by call id."""
+        """Returns the kind of answer for which each waiting call of a conversation waits, by call id."""
         step = await self._store.runs.find_waiting_step(agent.id, exchange.conversation_row)
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 

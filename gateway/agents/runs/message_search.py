@@ -19,11 +19,11 @@ from storage.sql.store import Store
 
 
 class MessageSearch(Struct, frozen=True):
-    """Searches messages. Raises: Unavailable, as the store does."""
+    """Searches messages."""
 
     store: Store
     messages: AgentMessages
-    # Makes the vector of a query; None if messages are searched by words alone.
+    # Makes the vector of a query; None: messages are searched by words alone.
     embed_query: EmbedQuery | None = None
 
     async def search(
@@ -38,11 +38,14 @@ class MessageSearch(Struct, frozen=True):
         by_meaning: bool = True,
         conversation_name: str | None = None,
     ) -> Sequence[tuple[Agent, MessageView]]:
-        """Returns messages of these agents that answer a query, best first, with the agent of each.
+        """Returns messages of these agents that match a query, best first, with the agent of each.
 
-        since, until: bounds of the messages' times.
-        conversation_name: None: all conversations.
-        by_meaning: by vectors as well as words, if there is an embedder.
+        since, until: the bounds of the messages' times in seconds since the epoch, `until` excluded; None: no bound.
+        limit: the largest number of messages to return.
+        by_meaning: the search takes vectors as well as words, if there is an embedder.
+        conversation_name: the name of the only conversation to search; None: all conversations.
+
+        Raises: StoreError.
         """
         embed = self.embed_query if by_meaning else None
         vector = (
@@ -93,6 +96,6 @@ class MessageSearch(Struct, frozen=True):
         )
         views: list[MessageView] = []
         for hit in hits:
-            with suppress(NotFound):  # it was forgotten since it was found
+            with suppress(NotFound):  # the message was forgotten since the search found it
                 views.append(await self.messages.get(loaded, ObjectRef(loaded.uid, hit.seq)))
         return views

@@ -1,4 +1,4 @@
-"""One run of a sleeptime agent: the messages that it reads, the call of its model, and what is read after a failure."""
+"""One run of a sleeptime agent: the messages to read, the call of its model, and the next batch after a failure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = logging.getLogger("mnemogate")
 MAX_STEPS = 10
 # A longer message is cut in its middle, so that a message that fits no window does not block the next ones.
 MESSAGE_CHARS = 200_000
-# How often a failed run is tried again, each time with half as much to read.
+# The most times that a failed run is tried again, each time with half as much to read.
 _HALVINGS = 3
 # Enough that summaries and learning do not wait for these runs, with fewer connections than clients' runs have.
 LIMITS = WorkerLimits(concurrency=8)
@@ -69,13 +69,13 @@ class ReadingRun(Struct, frozen=True):
     job: JobContext
     # The memory that is read.
     memory: Agent
-    # The agent that reads, as a reader of the memory and as its runs use it.
+    # The agent that reads, as a reader of the memory and as a resolved agent.
     reader: ReaderEntry
     resolved: ResolvedAgent
     reading: OpenReading
 
     async def perform(self) -> UnreadBatch | None:
-        """Performs the run to its end. Returns what it has read; None if it has read nothing.
+        """Performs the run to its end. Returns the batch that it has read; None if it has read nothing.
 
         Raises: JobFailed, Postponed, StoreError.
         """
@@ -100,9 +100,11 @@ class ReadingRun(Struct, frozen=True):
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
     async def _ask_or_fail(self, batch: UnreadBatch) -> str:
-        """Asks the agent to read. Fails its run if it cannot be asked.
+        """Asks the agent to read. Fails the run if the agent cannot be asked, even later.
 
-        Returns the kind of error, as `perform_accepted` does. Raises: JobFailed: it is to be asked again.
+        Returns the kind of error, as `perform_accepted` does.
+
+        Raises: JobFailed if the agent is to be asked again; StoreError.
         """
         try:
             return await self._ask(batch)
@@ -123,13 +125,13 @@ class ReadingRun(Struct, frozen=True):
         store = self.services.keeper.store
         if await self._count_failed() < _HALVINGS:
             return replace(batch, is_more=True)
-        if not await store.runs.has_answered(self.reading.run) or not await self._answers():
+        if not await store.runs.has_answered(self.reading.run) or not await self._answers_greeting():
             return None
         await self.job.commit(store.sleepers.advance_effect(batch.span, self.services.keeper.now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
         return batch
 
-    async def _answers(self) -> bool:
+    async def _answers_greeting(self) -> bool:
         """Returns whether the model of the agent answers a greeting."""
         models = self.services.models
         model = models.get_model(make_agent_route(models.settings, self.resolved.spec))
@@ -144,7 +146,10 @@ class ReadingRun(Struct, frozen=True):
         return await self.services.keeper.store.runs.count_failed_before(self.reading.run, _HALVINGS)
 
     async def _find_batch(self) -> UnreadBatch | None:
-        """Returns the messages that the run reads, unread or noted by its first step, or None if they are gone."""
+        """Returns the batch that the run reads: the next unread messages, or the span that its first step noted.
+
+        Returns None if the noted span is gone.
+        """
         run, memory, reader = self.reading.run, self.memory, self.reader
         if run.state is not RunState.CREATED:
             texts = await self.services.keeper.store.run_texts.load_texts(
@@ -157,7 +162,7 @@ class ReadingRun(Struct, frozen=True):
             return UnreadBatch(span, noted["is_more"])
         window = self.resolved.spec.context_window
         failed = await self._count_failed()
-        # A quarter of the window, and a message half of it at most: a token has some four characters.
+        # With about four characters a token, a batch fills a quarter of the window, and a message at most half of it.
         batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
         message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
         unread = await read_unread(self.services.keeper, memory, reader, batch_chars)
@@ -173,9 +178,11 @@ class ReadingRun(Struct, frozen=True):
         return UnreadBatch(span, unread.is_more, transcript)
 
     async def _ask(self, batch: UnreadBatch) -> str:
-        """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone.
+        """Has the model read the batch and edit blocks, from the step where an earlier attempt was broken off.
 
         Returns the kind of error, as `perform_accepted` does.
+
+        Raises: GatewayError, StoreError, MessageGone.
         """
         span, spec, conversation_name = batch.span, self.resolved.spec, self.reading.conversation_name
         request = RunRequest(
@@ -198,11 +205,11 @@ class ReadingRun(Struct, frozen=True):
             )
 
     async def _load_ended(self, fault: str) -> tuple[Run, bool]:
-        """Counts the tokens of the run, which has ended. Returns it as stored, and whether its model refused to read.
+        """Counts the tokens of this attempt. Returns the ended run, and whether its model refused to read.
 
-        fault: the kind of error of the last call; "": the call had none.
+        fault: the kind of error of the last call; "": the call had no error.
 
-        Raises: JobFailed if an upstream failed, and the run goes on.
+        Raises: JobFailed if an upstream failed and the run goes on, or if the agent is gone; StoreError.
         """
         run = self.reading.run
         ended = await self.services.keeper.store.runs.find_run(run.agent_row, run.id)
@@ -211,7 +218,7 @@ class ReadingRun(Struct, frozen=True):
         if tokens := _count_tokens(ended) - _count_tokens(run):
             self.services.budget.count_call("ok", tokens)  # the receipt of the run has them
         if ended.is_over:
-            # After any other fault of an upstream the run would not have ended.
+            # A run ends by such a fault only if the model refused the messages; otherwise its step stays open.
             return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
         if self.job.job.tries < LIMITS.tries:
             raise JobFailed(f"the upstream of a sleeptime agent failed: {fault or 'unusable reply'}")

@@ -20,9 +20,9 @@ from gateway.run.sink import Sink
 async def replay(
     request: ChatRequest, result: RunResult, make_view: ViewFactory, sink: Sink, receipt: Receipt
 ) -> None:
-    """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
+    """Sends the reply of an earlier run, streamed or whole as this request asks. Raises: ClientGone."""
     completion = _make_completion(request, result)
-    view = make_view(TurnTerms())  # no tools run any more, so the default terms do
+    view = make_view(TurnTerms())  # default terms, since no tools run
     if request.stream:
         first, *others = make_chunks(completion, with_usage=request.wants_usage)
         view.begin(first)

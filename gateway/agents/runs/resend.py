@@ -1,6 +1,6 @@
-"""Finds what became of the earlier send that a resent send repeats, so that both are answered by one run.
+"""Finds the earlier send that a resent send repeats, and its outcome, so that both are answered by one run.
 
-The sends of a conversation queue, so the earlier send has ended when the resent send is looked at.
+The sends of a conversation queue, so the earlier send has ended when the resent send is first in the queue.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
 from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
-# A client's library sends a request again within seconds. Without an id, the words of a run that was answered longer
-# ago are a new send. Not measured: with a longer window, words that a user repeats are taken for a retry.
+# A client's library sends a request again within seconds. Without an id, a request with the words of a run that was
+# answered longer ago is a new send. Not measured: with a longer window, words that a user repeats count as a retry.
 _RETRY_WINDOW_S = 600.0
 
 
 class EarlierSend(Struct, frozen=True):
-    """A send that came before, and its run."""
+    """An earlier send, and its run."""
 
     run: Run
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
-    # It is answered, so nothing is sent upstream.
+    # The earlier send is answered, so nothing is sent upstream.
     is_answered: bool
-    # A model that is asked now would not answer the send's messages, so they are stored again.
+    # A model that is asked now would not answer the stored messages of the send, so they are stored again.
     needs_messages: bool
 
 
@@ -59,9 +59,9 @@ class _EndedRun(Struct, frozen=True):
 
 
 def hash_otid(agent: Agent, conversation_name: str, otid: str | None) -> bytes | None:
-    """Returns the digest of the id that a client gives a send; None: it gives none.
+    """Returns the digest of the id that a client gives a send; None if the client gives none.
 
-    conversation_name: the same id in another conversation is another send.
+    conversation_name: the name of the send's conversation, since the same id in another conversation is another send.
     """
     if not otid:
         return None
@@ -74,11 +74,11 @@ async def find_earlier_send(
 ) -> EarlierSend | None:
     """Returns the earlier send that a send repeats, or None. Raises: StoreError.
 
-    send: first in the queue of its conversation.
+    send: a send that is first in the queue of its conversation.
     """
     conversation_name = send.conversation_name
     if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
-        # The client's list has the answers that it got, so a text that was answered in the list is a new send.
+        # The client's list has the answers that the client got, so a text with an answer in the list is a new send.
         end = await keeper.store.stored_paths.load_path(agent, conversation_name, 1)
         path = () if end is None else end.path
         hasher = MessageHasher(agent.secret)
@@ -95,20 +95,20 @@ async def find_earlier_send(
 
 
 class SendMatcher(Struct, frozen=True):
-    """Finds the send that came before, if a send repeats it."""
+    """Finds the earlier send that a send repeats."""
 
     store: Store
     agent: Agent
     conversation_name: str
-    # The send, with the messages or the answers to calls by which it is known.
+    # The send, with the messages or the answers to calls that an earlier send must have as well.
     send: RunRequest
-    # `hash_otid` of the send. None: a send is the same if it has the messages or answers of the newest run.
+    # `hash_otid` of the send. None: a send is a repetition if it has the messages or answers of the newest run.
     otid: bytes | None
 
     async def find_candidate(self, now: float) -> Run | None:
-        """Returns the run that may be the send's: the run with its otid, otherwise the newest run of its conversation.
+        """Returns the run that the send may repeat: the run with its otid, or else the newest of its conversation.
 
-        Returns None if there is no such run, or it was answered long ago.
+        Returns None if there is no such run, or if the newest run was answered long ago.
 
         now: seconds since the epoch.
 
@@ -125,7 +125,7 @@ class SendMatcher(Struct, frozen=True):
         return run if run.ended >= now - _RETRY_WINDOW_S else None
 
     async def match(self, run: Run) -> EarlierSend | None:
-        """Returns the send of an ended run, if it is this one's. Raises: StoreError."""
+        """Returns the send of an ended run, if this send repeats it, or None. Raises: StoreError."""
         ended = await self._load_ended(run)
         if self.send.decisions:
             return await self._find_answers(ended)
@@ -170,9 +170,12 @@ class SendMatcher(Struct, frozen=True):
         return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
 
     def _begins_with(self, first_exchanges: Sequence[Exchange]) -> bool:
-        """Returns whether a run began with the messages of the send. first_exchanges: of the run, newest first."""
+        """Returns whether a run began with the messages of the send.
+
+        first_exchanges: the run's first exchange and the exchanges that it replaced, newest first.
+        """
         if self.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
-            return True  # it took the place and the otid of another run
+            return True  # the run replaced another run of the send, and has its otid
         atoms, send = MessageHasher(self.agent.secret).make_atoms, self.send
         sent_atoms = tuple(map(atoms, send.messages))
         initial_atoms = tuple(map(atoms, send.spec.initial_messages))
@@ -197,15 +200,15 @@ class SendMatcher(Struct, frozen=True):
     async def _is_answered(self, exchange: Exchange) -> bool:
         """Returns whether an exchange begins with the results of the send's decisions.
 
-        A model may give its calls the same ids again, so results may be for the calls that wait now. A permission is
-        never for these: perhaps no person has seen yet what waits now.
+        A model may give its calls the same ids again, so results may be for the calls that wait now. A permission never
+        is, since perhaps no person has seen the calls that wait now.
         """
         messages = [listed.message for listed in list_messages(exchange)]
         results = [message for message in messages if message.get("role") == "tool"]
         call_ids = {result.get("tool_call_id") for result in results}
         request = await _find_approval_request(self.store, self.agent, exchange)
         step = await self.store.runs.find_waiting_step(self.agent.id, exchange.conversation_row)
-        # A step stays known as waiting after its calls are answered, until another step waits.
+        # `find_waiting_step` also returns a step with answered calls, until another step waits.
         waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
         for decision in self.send.decisions:
             if decision.request is not None and request != parse_ref("message", decision.request):
@@ -223,8 +226,8 @@ class SendMatcher(Struct, frozen=True):
     async def _is_passed(self, ended: _EndedRun) -> bool:
         """Returns whether a model that is asked now would not answer a run's message.
 
-        Either the upstream has refused the message or a later one, so that the message is in no prompt, or another send
-        was answered since.
+        Either the upstream has refused the message or a later message, so that the message is in no prompt, or another
+        send was answered since.
         """
         exchange = ended.first_exchanges[0]
         end = await self.store.stored_paths.load_path(self.agent, self.conversation_name, 1)
@@ -236,7 +239,7 @@ class SendMatcher(Struct, frozen=True):
 
 
 async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
-    """Returns whether a run ended with this exchange, because its calls wait for an answer."""
+    """Returns whether a run ended with this exchange because its calls waited for answers."""
     try:
         return bool((await store.runs.get_step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)
     except NotFound:

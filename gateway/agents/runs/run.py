@@ -36,33 +36,34 @@ class RunRequest(Struct, frozen=True):
     spec: AgentSpec
     # The scope of the agent's memory.
     scope: Scope
-    # The `Conversation.name`, or the public id until the send is in its queue.
+    # The `Conversation.name`, or the conversation's public id until the send is in its queue.
     conversation_name: str = DEFAULT_CONVERSATION
     # The messages as they are stored, with the gateway's private fields.
     messages: tuple[WireMessage, ...] = ()
-    # Answers to calls that wait; the messages follow the results of these.
+    # Answers to waiting calls. The messages follow the results of these calls.
     decisions: tuple[CallDecision, ...] = ()
     # Further fields of the request to the upstream.
     fields: Mapping[str, Any] = field(default_factory=dict)
     # The client's tools as they go upstream.
     client_tools: tuple[Json, ...] = ()
     max_steps: int = DEFAULT_MAX_STEPS
-    # The client's id of this request, the same when it is resent.
+    # The client's id of this request, which a resent request has as well; None: the client gives no id.
     otid: str | None = None
-    # The client library marks it as a retry.
+    # The client's library marks the request as a retry.
     is_retry: bool = False
     # Headers and fields of the client's request that are passed to the upstream.
     forwarded: Forwarded = field(default_factory=Forwarded)
-    # The row of another agent's run that waits for the end of this run.
+    # The row of another agent's run that waits for the end of this run; None: no run waits.
     parent: int | None = None
     # The number of messages between agents that led to this request.
     depth: int = 0
-    # The request is refused while calls wait for an answer: a message in between would leave them without one.
+    # The request is refused while calls wait for answers, since a message would deny these calls.
     spares_pauses: bool = False
-    # The model and the system prompt of this send in place of the agent's; `spec` has them already.
+    # The model and the system prompt that replace the agent's for this send, in `spec` as well; None: the agent's.
     model: str | None = None
     system: str | None = None
-    # The span of another memory that the messages quote. An upstream's failure does not end such a run.
+    # The span of another memory that the messages quote; None: they quote none. An upstream's failure does not end a
+    # run that reads a memory.
     reading: ReadSpan | None = None
 
 
@@ -72,24 +73,25 @@ class AcceptedRun(Struct, frozen=True):
     run: Run
     # The stored request, without messages.
     request: bytes
-    # The attempt of its job; the processes of earlier ones may have died.
+    # The attempt of its job. The processes of earlier attempts may have died.
     job: Job
-    # An ended run of the same send, which hands its otid on; None: there is none.
+    # An ended run of the same send, which hands its otid on to this run; None: this run replaces no run.
     replaces: Run | None = None
 
 
 class RoutedSend(RunRequest, frozen=True, kw_only=True):
-    """A send from any API, with what is needed to answer it."""
+    """A send from any API, with its route and its request for the upstream."""
 
-    # The send as a chat completion without messages: the fields that go upstream.
+    # The request for the upstream, without messages.
     request: ChatRequest
     identity: Identity
     route: Route
-    # The client reads each step as separate messages; else all steps are one reply.
+    # The client reads each step as separate messages; otherwise all steps are one reply.
     shows_steps: bool
-    # The reply before it, as the client of a chat completion has it; None: it is not known.
+    # The texts of the last reply before this send, as the client of a chat completion has it; None: the client of the
+    # agents API sends no earlier replies.
     heard: Sequence[str] | None = None
-    # An earlier run of the same send, which has ended and hands its otid to the new run.
+    # An ended run of the same send, which hands its otid on to the new run; None: the new run replaces no run.
     replaces: Run | None = None
     # The wait of another agent for the answer; None: no agent waits.
     awaited_by: Wait | None = None
@@ -108,14 +110,14 @@ class RunStart(Struct, frozen=True):
     reply_seq: int
     # The run goes on with the calls of a stored step.
     is_resumed: bool = False
-    # The tools of these calls, by the ids of the calls.
+    # The names of the tools of these calls, by the ids of the calls.
     tool_names: Mapping[str, str] = field(default_factory=dict)
-    # The steps that earlier attempts have ended, and their tokens.
+    # The number of steps that earlier attempts have ended, and the tokens of these steps.
     steps: int = 0
     counts: TokenCounts = field(default_factory=TokenCounts)
-    # The number of this attempt; an earlier one may have shown a part of the reply.
+    # The number of this attempt. An earlier attempt may have shown a part of the reply.
     attempt: int = 1
-    # The summary that the prompt begins with, if the one before began with another.
+    # The summary that the prompt begins with; None: the previous prompt began with the same summary, or with none.
     summary: Summary | None = None
     # The uids of the runs that the end of this run starts; empty until the end.
     started_run_uids: Sequence[str] = ()
@@ -129,13 +131,13 @@ class RunResult(Struct, frozen=True):
     agent: Agent
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
-    # The same request had been answered before; nothing was sent upstream.
+    # An earlier send of the same request was answered, so nothing was sent upstream.
     is_repeat: bool = False
     # The HTTP status of the reply.
     status: int = 200
     # The uids of the runs that the end of this run has started.
     started_run_uids: tuple[str, ...] = ()
-    # The tokens of its last step; zeros where the upstream sent none.
+    # The tokens of the last step; zeros if the upstream reported no tokens.
     last_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
@@ -154,13 +156,13 @@ def make_identity(run_request: RunRequest) -> Identity:
     """Returns the identity of a send: its agent is known, and memory is required."""
     scope = run_request.scope
     return Identity(
-        scope.project, scope.profile, run_request.spec.name, None, run_request.conversation_name, scope, Mode.STRICT,
-        is_retry=run_request.is_retry,
+        project=scope.project, profile=scope.profile, agent=run_request.spec.name, user=None, scope=scope,
+        conversation_key=run_request.conversation_name, mode=Mode.STRICT, is_retry=run_request.is_retry,
     )  # fmt: skip
 
 
 def make_chat_request(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
-    """Returns the request of a send as a chat completion, without messages: those come from the path."""
+    """Returns the request of a send as a chat completion, without messages, which come from the path."""
     tools = [*run_request.client_tools]
     sampling = make_sampling(
         run_request.spec, has_tools=bool(tools or run_request.spec.tools), overrides=run_request.fields
@@ -185,8 +187,8 @@ def make_sampling(
 ) -> dict[str, Any]:
     """Returns the fields that each request of an agent has unless its client sets them.
 
-    has_tools: the request has tools, the agent's or the client's.
-    overrides: fields that override the agent's.
+    has_tools: the request has tools of the agent or of the client.
+    overrides: fields that override the agent's fields.
     """
     fields = {**spec.definition.sampling, **overrides}
     if not has_tools:
@@ -198,7 +200,7 @@ def make_sampling(
 def from_client(message: WireMessage, window: int | None) -> WireMessage:
     """Returns a message of a chat completion as it is stored: private fields come from the gateway alone.
 
-    window: the tokens of the model's context, to which a result is cut; None: they are not known.
+    window: the size of the model's context window in tokens, to which a result is cut; None: the size is not known.
     """
     if is_system(message):
         return make_framed_system_message(read_text(message))
@@ -207,9 +209,9 @@ def from_client(message: WireMessage, window: int | None) -> WireMessage:
 
 
 def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:
-    """Returns a result of one of the client's tools cut to the window, as those of the gateway's tools are.
+    """Returns a result of one of the client's tools, cut to the window as results of the gateway's tools are.
 
-    window: the tokens of the model's context; None: they are not known.
+    window: the size of the model's context window in tokens; None: the size is not known, and nothing is cut.
     """
     text = result.get("content")
     if window is None or not isinstance(text, str):

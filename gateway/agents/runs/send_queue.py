@@ -25,9 +25,9 @@ class SendQueue:
         self._ends = ends
 
     async def enter(self, send: RoutedSend, ticket: QueueTicket) -> RoutedSend:
-        """Waits for the sends before this one. Returns it with the name of its conversation that all of them use.
+        """Waits for the earlier sends. Returns the send with the name of its conversation that all sends use.
 
-        ticket: gets the place in the queue.
+        ticket: the ticket that enters the queue.
 
         Raises: NotFound if there is no such conversation; TooManySends; StoreError.
         """
@@ -43,7 +43,7 @@ class SendQueue:
             await self._ends.wait_for_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
             try:
-                await asyncio.sleep(0)  # it stands in the queue then
+                await asyncio.sleep(0)  # the ticket is in the queue then
             except BaseException:
                 entering.cancel()
                 raise
@@ -51,7 +51,7 @@ class SendQueue:
         return _route_to(send, name)
 
     async def _get_queue(self, send: RoutedSend) -> tuple[Agent, str]:
-        """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
+        """Returns the agent, and the name that all sends to the conversation use. Raises: NotFound, StoreError."""
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
         name = send.conversation_name
         if name == DEFAULT_CONVERSATION:
@@ -61,5 +61,5 @@ class SendQueue:
 
 
 def _route_to(send: RoutedSend, name: str) -> RoutedSend:
-    """Returns a send to a conversation of this name."""
+    """Returns a copy of a send, to the conversation of this name."""
     return replace(send, conversation_name=name, identity=replace(send.identity, conversation_key=name))

@@ -38,9 +38,9 @@ _PAGE = 16
 def make_schedule(store: Store, idle_s: float, now: Callable[[], float], profiles: Sequence[str]) -> Schedule:
     """Returns the schedule that makes runs of sleeptime agents due.
 
-    idle_s: seconds without a turn after which a memory is read.
-    now: seconds since the epoch, as turns are dated.
-    profiles: those of the settings with `sleeptime`.
+    idle_s: the seconds without a turn after which a memory is read.
+    now: the clock that dates turns, in seconds since the epoch.
+    profiles: the names of the settings' profiles with `sleeptime`.
     """
     return Schedule(
         "sleeptime", SLEEP_JOB, store.jobs, lambda limit: store.readers.load_unslept(limit, profiles),
@@ -70,7 +70,7 @@ class Sleeping:
             return
         # A run that was cancelled while it waited for its next attempt has left its texts.
         await self._store.sleepers.empty_readings(memory.id, _PAGE)
-        # Up to this number the memory is read now, however little of that is left; 0: only what is due.
+        # The memory is read now up to the message with this number, even if no reading is due; 0: only if one is due.
         upto = orjson.loads(job.payload).get("upto", 0)
         batches: list[UnreadBatch] = []
         for reader in await self._find_or_make_readers(memory, sleeptime, upto):
@@ -99,13 +99,13 @@ class Sleeping:
     async def _find_or_make_readers(
         self, memory: Agent, sleeptime: Sleeptime, upto: int
     ) -> Sequence[ReaderEntry]:
-        """Returns the agents that read a memory. If there is none, an agent is made once a run is due."""
+        """Returns the agents that read a memory. If no agent reads it, one is made once a run is due."""
         readers = await self._store.readers.load_by_memory([memory.id])
         if memory.scope.is_person and readers[memory.id]:
-            # The settings may have given it further blocks.
+            # The settings may have given the memory further blocks.
             await self._store.sleepers.share_blocks(memory.id)
         if not readers[memory.id]:
-            # Nothing has counted its turns yet; each has taken two numbers at least.
+            # No reader has counted the turns of the memory yet; each turn has taken two numbers at least.
             is_due = 0 < sleeptime.every <= (memory.next_seq - 1) // 2
             if not (is_due or upto or await self._is_idle(memory)):
                 return ()
@@ -128,7 +128,7 @@ class Sleeping:
         return await self._store.sleepers.find_reading(reader.sleeper_row)
 
     async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
-        """Returns whether there is anything for a model to read; what has no words is passed over."""
+        """Returns whether a model has anything to read. Messages without words are marked as read."""
         is_more = True
         while is_more:
             unread = await read_unread(self._services.keeper, memory, reader, BATCH_CHARS)

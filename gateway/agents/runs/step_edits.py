@@ -1,7 +1,7 @@
-"""The edits that a step's tools make on the blocks that the step read. They are written after it, with their results.
+"""The edits that a step's tools make on the blocks that the step read. The next step writes them with the results.
 
-The write is a compare-and-set. If another writer was faster, they are applied again to the new blocks, so that no
-result reports what did not happen. A note after the results shows the model what other writers changed.
+The write is a compare-and-set. If another writer was faster, the edits are applied again to the new blocks, so that no
+result reports an edit that was not made. A note after the results shows the model the changes of other writers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StepEdits:
     def __init__(self, blocks: Sequence[Block], shown: Shown, client_call_ids: frozenset[str]) -> None:
         """Begins without edits.
 
-        blocks: as the step read them.
+        blocks: the blocks that the step read, with their versions.
         shown: the text of each block that the step's prompt shows last.
         client_call_ids: the ids of the calls that the client has answered.
         """
@@ -39,7 +39,7 @@ class StepEdits:
         self._client_call_ids = client_call_ids
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
-        """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
+        """Returns whether each result is of an edit or came from the client: then no tool ran that takes time."""
         calls = map_edits_to_calls(result.call_id for result in results)
         edited = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
         return edited | self._client_call_ids >= {*calls.values()}
@@ -49,9 +49,9 @@ class StepEdits:
         return {block.id: block.version for block in blocks} == self.versions_read
 
     def take_over(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Applies the edits of `stale`, made on older blocks, to these blocks. Returns results with those of the edits.
+        """Applies the edits of `stale`, made on older blocks, to these blocks. Returns the results of the step anew.
 
-        results: of the step, with the results of the edits on the older blocks.
+        results: the results of all calls of the step, made when the edits were applied to the older blocks.
         """
         calls = map_edits_to_calls(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
@@ -77,7 +77,7 @@ class StepEdits:
         return {block.id: block.version for block in self.blocks_read}
 
     def make_messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
-        """Returns results as messages, with a note of what other writers have changed.
+        """Returns results as messages, with a note of the changes that other writers have made to the blocks.
 
         mark: the word that marks the note as this memory's.
         now: seconds since the epoch.

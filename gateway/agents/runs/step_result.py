@@ -22,7 +22,7 @@ from storage.run_records import RunState, WaitKind
 # The stop reasons after which the run of a sleeptime agent is tried again, unless the upstream refused its messages.
 UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
-# Replaces the message of an upstream's error that may quote the memory that was read.
+# Replaces the message of an upstream's error that may quote the memory that the run reads.
 ERROR_WITHHELD = (
     "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 )

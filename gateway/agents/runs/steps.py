@@ -1,4 +1,4 @@
-"""Memory's part of a run: each step is written as it ends, and the next step is planned on what was written.
+"""Memory's part of a run: each step is written as it ends, and the next step is planned on the stored steps.
 
 The blocks are read again before the tools of a step run, and their edits are written with the results.
 """
@@ -53,7 +53,8 @@ T = TypeVar("T")
 # one that writes for the first time. Not measured: a run fails only if as many writers in a row are faster.
 CONFLICT_TRIES = 32
 
-# Makes the tools of a step of a run. The last parameter is the row of the run that made their calls; 0: there is none.
+# Makes the tools of a step of a run. The last parameter is the row of the run that made the calls with which this run
+# begins; 0: this run begins with a call of the model.
 ToolboxFactory = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 
@@ -65,24 +66,24 @@ class RunMemory:
     # The conversation before the current step.
     context: MemoryContext
     form: EndpointForm
-    # The run. Its id is 0 until the run is stored, with its first step or before it.
+    # The run. Its id is 0 until the run is stored, with its first step or earlier.
     run: Run
     make_toolbox: ToolboxFactory
     # Ids of calls that the client has answered.
     client_call_ids: frozenset[str] = frozenset()
-    # The row of the run that made the calls with which this run begins; 0: it begins with a call of the model.
+    # The row of the run that made the calls with which this run begins; 0: this run begins with a call of the model.
     calling_run: int = 0
-    # The row of the earlier run of the same send, which has ended.
+    # The row of an ended run of the same send, which this run replaces; None: this run replaces no run.
     replaces: int | None = None
-    # The part of a memory that the run reads, from which its edits come.
+    # The span of another memory that the run reads; None: the run reads no other memory.
     reading: ReadSpan | None = None
-    # The attempt that performs the run; None: its client waits for it.
+    # The job's attempt that performs the run; None: a client waits for the run.
     job: Job | None = None
-    # Messages that came with answers to waiting calls. They follow the results of these calls.
+    # Messages that came with answers to waiting calls. In the conversation they follow the results of these calls.
     after_results: Sequence[WireMessage] = ()
-    # The receipt of the send. Without a receipt, steps have no record of what they recalled.
+    # The receipt of the send; None: no record is written of the memory that the run recalls.
     receipt: Receipt | None = None
-    # The uids of the runs that its end has started.
+    # The uids of the runs that the end of this run has started.
     started_run_uids: list[str] = field(default_factory=list)
     # The exchanges of the steps that have ended.
     steps: list[Exchange] = field(default_factory=list)
@@ -92,10 +93,10 @@ class RunMemory:
     opened: Exchange | None = None
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
-    # The opening of a step that took too long to open.
+    # The write of a step that took too long to open, and its result; None: no such step is awaited.
     _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)
     _step_began_at: float = field(default=0.0, init=False)
-    # What the prompt under way shows last of each block.
+    # The text of each block that the current prompt shows last.
     _shown: Shown = field(default_factory=dict, init=False)
     # The characters that the run's steps have added to the conversation.
     _chars: int = field(default=0, init=False)
@@ -110,15 +111,16 @@ class RunMemory:
 
     async def make_prompt(self) -> Prompt:
         """Returns the prompt of the step under way. Raises: StoreError."""
-        composer = self.keeper.composer
-        prompt = await composer.make_prompt(self.context, self.form, self.toolbox.definitions())
+        prompt = await self.keeper.composer.make_prompt(self.context, self.form, self.toolbox.definitions())
         self._shown = self._edits.block_edits.shown = prompt.section.shown
         return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt, request: bytes | None) -> None:
-        """Writes what came in. Raises: WriteConflict if the conversation has moved; StoreError.
+        """Opens the first step, with the messages of the send.
 
-        request: as in `StepOpen`.
+        request: the request of a background run, to be stored without its messages; None: a client waits for the run.
+
+        Raises: WriteConflict if the conversation has moved; StoreError.
         """
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._run_to_begin(), now)
@@ -129,7 +131,8 @@ class RunMemory:
     async def store_run(self, began_at: float | None) -> None:
         """Stores the run before its first step, so that it can be cancelled during the calls before that step.
 
-        began_at: when the run began that this run replaces, as in `Run`; None: it replaces none.
+        began_at: the time when the step of the replaced run began whose calls this run goes on with, in seconds since
+            the epoch; None: this run replaces no run.
 
         Raises: RunOver if another run has taken its send; StoreError.
         """
@@ -138,13 +141,13 @@ class RunMemory:
             conversation_row = self.context.path[-1].conversation_row
             draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=began_at)
             self.run = await runs.create(draft, replaces=self.replaces)
-        elif began_at is not None:  # the run was accepted, so all but this is stored
+        elif began_at is not None:  # the run was accepted, so all but `began_at` is stored
             self.run = await runs.note_first_exchange(agent_row, self.run.id, began_at)
 
     async def take_up(self, exchange: Exchange) -> None:
-        """Continues with a step that an earlier attempt of this run has opened."""
+        """Continues with a step that an earlier attempt of this run has opened. exchange: the step's exchange."""
         conversation = self.context.snapshot.conversation
-        assert conversation is not None  # it has the open step
+        assert conversation is not None  # the open step is stored in it
         opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
         self._adopt_opened(opened, self.keeper.now(), conversation.key)
 
@@ -234,7 +237,7 @@ class RunMemory:
         return exchange
 
     def _list_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
-        """Returns the runs that are due once this run ends: of the sleeptime agents that read its messages."""
+        """Returns the runs of sleeptime agents that are due once this run ends, since they read its messages."""
         sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
         if sleeptime is None or not sleeptime.every:
             return []
@@ -250,7 +253,10 @@ class RunMemory:
         full_reply: Sequence[WireMessage],
         shown_reply: WireMessage | None,
     ) -> Exchange:
-        """Returns the exchange of a step with its reply. full_reply, shown_reply: as in `StepResult`."""
+        """Returns the exchange of a step with its reply.
+
+        full_reply, shown_reply: the fields of the step's `StepResult`.
+        """
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
             exchange,
@@ -285,14 +291,14 @@ class RunMemory:
         self._edits = StepEdits(blocks, self._shown, self.client_call_ids)
         self.toolbox = self.make_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
 
-    # -- the next one begins
+    # -- the next step begins
 
     async def _begin_step(
         self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
     ) -> Prompt:
         """Writes the results and opens the next step. Returns its prompt. Raises: StoreError.
 
-        end: the end of the run, if the run ends with this step; the step then has no reply.
+        end: the end of the run, if the run ends with this step; the step then has no reply. None: the run goes on.
         """
         return await self._write_with_edits(results, lambda current: self._try_open(current, nudge, end))
 
@@ -317,9 +323,11 @@ class RunMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
-        """Opens the next step with results. Returns its prompt. Raises: CallerError if it does not fit; StoreError.
+        """Opens the next step with results. Returns its prompt.
 
-        end: the end of the run, if that is written with the step; None if the run goes on.
+        end: the end of the run, if the run ends with this step; None: the run goes on.
+
+        Raises: CallerError if the prompt does not fit the window; StoreError.
         """
         context = self.context
         edits = self._edits
@@ -331,7 +339,7 @@ class RunMemory:
         messages += self.after_results
         finished = context.path[-1]
         if end is not None:
-            # No model gets this prompt, so it may be evicted from, even if the client forbids that.
+            # No model gets this prompt, so messages may be evicted from it, even if the client forbids eviction.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
         self.context = plan_next(context, finished, messages, context.pinned, edits.block_edits.blocks, now)
@@ -387,7 +395,7 @@ class RunMemory:
     def _adopt_opened(self, opened: StepOpened, opened_at: float, key: str | None) -> None:
         """Makes an open step the current step.
 
-        opened_at: when it was opened.
+        opened_at: the time when the step was opened, in seconds since the epoch.
         key: the client's id of the conversation.
         """
         self.keeper.store.agents.cache(opened.agent)
@@ -428,7 +436,10 @@ class RunMemory:
         return after_results
 
     async def _write_end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
-        """Writes the end of the run, with that of an open step. Returns the messages after its last step."""
+        """Writes the end of the run, and of a step that is open.
+
+        Returns the event of the step that was added for the results of the last calls; None: no step was added.
+        """
         state, stop = choose_end(prompt, outcome)
         await self._await_late()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
@@ -437,7 +448,7 @@ class RunMemory:
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
         if self.opened is None and outcome.results and not outcome.waiting:
-            # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
+            # The steps are used up, or the run was stopped: the next send shows the model the results of its tools.
             return await self._end_with_results(outcome.results, state, stop)
         if self.opened is not None:
             await self._end_step(
@@ -453,7 +464,7 @@ class RunMemory:
     async def _end_with_results(
         self, results: Sequence[ToolResult], state: RunState, stop: StopReason, error_message: str = ""
     ) -> events.StepSaved:
-        """Ends the run with a step that has the results of its tools, and no reply. Returns its messages."""
+        """Ends the run with a step that has the results of its tools, and no reply. Returns the event of that step."""
         end = self._make_run_end(state, stop, error_message)
         await self._begin_step(results, nudge="", end=end)
         assert self.opened is not None  # by `_begin_step`
@@ -492,10 +503,10 @@ class RunMemory:
 
     def _notify_services(self, prompt: Prompt) -> None:
         """Notifies the background services of the work that the run has left."""
-        keeper, context = self.keeper, self.context
         if self.reading is not None:
             # No search finds the messages of this run: they are emptied before they are indexed.
             return
+        keeper, context = self.keeper, self.context
         keeper.writer.report_lag(context.agent.id, context.snapshot, self._chars)
         if not self.steps:
             return

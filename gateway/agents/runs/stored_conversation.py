@@ -1,7 +1,7 @@
 """The context of a stored conversation: read once for a send, and planned for each step of its run.
 
-The messages that came in are taken out of the request, and stand in the plan. So a send and a later step look alike:
-the request has the fields of the call and the leading system messages, and all content comes from the path.
+The new messages are taken out of the request and put into the plan. So a send and a later step look alike: the request
+has the fields of the call and the leading system messages, and all other messages come from the path.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from storage.sql.store import Store
 
 
 def without_spoken_messages(request: ChatRequest) -> ChatRequest:
-    """Returns a request with only the leading system messages of its list."""
+    """Returns a copy of a request with only the leading system messages of its list."""
     spoken = range(count_leading_system(request.messages), len(request.messages))
     if not spoken:
         return request
@@ -61,7 +61,8 @@ async def read_stored_context(
 ) -> MemoryContext:
     """Returns the context of a send, with the plan of its first step.
 
-    request: its chat completion has leading system messages alone; its conversation is `default` or a uid.
+    request: the request to memory. Its chat completion has only leading system messages, and its conversation is
+        `default` or a uid.
     messages: the messages of the send, as they will be stored.
 
     Raises: NotFound if there is no conversation of this uid; StoreError.
@@ -82,7 +83,7 @@ async def read_stored_context(
         request,
         agent,
         stored_path.snapshot,
-        plan_step(tree, _query(request, agent, idle_s), None, None),
+        plan_step(tree, _make_query(request, agent, idle_s), None, None),
         tree,
         tuple(path),
         is_plain=False,
@@ -101,9 +102,12 @@ async def read_stored_context(
 
 
 async def _get_agent_and_path(store: Store, request: MemoryRequest) -> tuple[Agent, ConversationPath]:
-    """Returns the agent that a request names, and its path: an empty one if the agent is not stored yet."""
+    """Returns the agent that a request names, and the path of its conversation, empty if the agent is not stored yet.
+
+    Raises: StoreError.
+    """
     assert request.identity.scope is not None  # a stored conversation has an agent's memory
-    # Another process may have forgotten the cached agent: then it is looked for once more.
+    # Another process may have forgotten the cached agent: then the agent is looked for once more.
     for _ in range(2):
         agent = await find_or_draft_agent(store, request)
         if not agent.is_stored:
@@ -116,13 +120,13 @@ async def _get_agent_and_path(store: Store, request: MemoryRequest) -> tuple[Age
 
 
 def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
-    """Returns the messages of a send, after the agent's initial ones where the conversation has not begun."""
+    """Returns the messages of a send, after the agent's initial messages if the conversation has not begun."""
     has_begun = any(not exchange.superseded and not begins_fork(exchange) for exchange in context.path)
     return messages if has_begun else [*context.request.spec.initial_messages, *messages]
 
 
 def resume_open_step(context: MemoryContext) -> MemoryContext:
-    """Returns the context as it was before the last step of the conversation, which is still open."""
+    """Returns a copy of the context that ends before the last step of the conversation, which is still open."""
     unended = context.unended
     assert unended is not None  # the caller has seen that a step is open
     path = context.path[:-1]
@@ -161,10 +165,12 @@ async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> Conv
 def rewind_context(
     context: MemoryContext, messages: Sequence[WireMessage], last_row: int | None
 ) -> MemoryContext:
-    """Returns the context of a send as it was when its path ended with an exchange; unchanged, if the path lacks it.
+    """Returns a copy of the context of a send whose path ends with an earlier exchange.
 
-    messages: of the send, as `read_stored_context` has them.
-    last_row: the row of that exchange; 0: the path was empty; None: the last exchange that is not open.
+    Returns the context unchanged if its path lacks the exchange.
+
+    messages: the messages of the send, as they will be stored.
+    last_row: the row of the exchange; 0: the path becomes empty; None: the last exchange that is not open.
     """
     path = context.path
     if last_row is None:
@@ -180,7 +186,7 @@ def rewind_context(
 
 
 def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:
-    """Returns the context with an ended step as the last of its path. Its plan is still that of the step."""
+    """Returns a copy of the context with an ended step as the last of its path. The plan of the step stays."""
     if context.path and context.path[-1] is finished:
         return context
     context.tree.add(finished)
@@ -198,9 +204,11 @@ def plan_next(
 ) -> MemoryContext:
     """Returns the context of the next step.
 
-    finished: the step before.
+    finished: the exchange of the previous step.
     messages: the messages that the next step brings, such as results of tools.
-    blocks: as the step before has left them.
+    pinned: the memory section as it was sent; None: no section was sent.
+    blocks: the blocks after the edits of the previous step.
+    now: seconds since the epoch.
     """
     context = replace(with_ended_step(context, finished), request=replace(context.request, now=now))
     return _with_plan(context, messages, pinned, blocks)
@@ -212,12 +220,12 @@ def _with_plan(
     pinned: SentSection | None,
     blocks: Sequence[Block],
 ) -> MemoryContext:
-    """Returns the context with the plan of a step that brings these messages."""
+    """Returns a copy of the context with the plan of a step that brings these messages."""
     request, conversation = context.request, context.snapshot.conversation
     last = context.path[-1] if context.path else None
     plan = plan_step(
         context.tree,
-        _query(request, context.agent, context.plan.query.idle_s),
+        _make_query(request, context.agent, context.plan.query.idle_s),
         last,
         None if conversation is None else conversation.id,
         evicted=find_evicted(last, request.target.context_window),
@@ -227,7 +235,7 @@ def _with_plan(
         depth = _measure_turn(context, messages)
         plan = replace(plan, omitted=tuple(part for part in plan.omitted if part.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
-    # The tools are the same for every step, whatever came in.
+    # The tools are the same for every step, whatever its messages.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}
     return replace(context, offered=offer_tools(context.request, context.agent, pinned, body))
 
@@ -239,7 +247,7 @@ def _measure_turn(context: MemoryContext, messages: Sequence[WireMessage]) -> in
     return next((each.depth for each in reversed(context.path) if any(map(is_user, each.inputs))), 0)
 
 
-def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
+def _make_query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     return Query(
         HashedList(MessageHasher(agent.secret), ()),
         is_named=True,
@@ -252,7 +260,11 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
 
 
 def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
-    """Returns the write of an open step, before the model is asked. run: the run that begins with the step."""
+    """Returns the write of an open step, before the model is asked.
+
+    run: the run that begins with the step; None: the run has begun earlier.
+    now: seconds since the epoch.
+    """
     conversation, spec = context.snapshot.conversation, context.request.spec
     last = context.path[-1] if context.path else None
     adopts = conversation is not None and not conversation.last_exchange

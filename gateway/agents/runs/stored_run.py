@@ -1,4 +1,4 @@
-"""Runs in the store: their exchanges and last counts are read, and a run that no step ends is failed."""
+"""Reads the exchanges and the last counts of stored runs, and fails a run that no step ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INTERNAL_ERROR = "An error of the gateway's own; its log says more."
 
 
 async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
-    """Returns the exchanges of a run: its steps, and the results of its last calls if it ended with them.
+    """Returns the exchanges of a run: its steps, and the results of its last calls if the run ended with them.
 
     Raises: StoreError.
     """
@@ -31,9 +31,9 @@ async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequenc
 
 
 async def load_last_counts(store: Store, run: Run) -> TokenCounts:
-    """Returns the tokens of the newest step of a run; zeros if it has no step.
+    """Returns the tokens of the newest step of a run; zeros if the run has no step.
 
-    Zeros as well for an item of a batch: its one step has the sum of all its calls of the model.
+    Returns zeros for an item of a batch as well: its only step has the sum of all calls of the model.
     """
     step = None if run.batch is not None else await store.runs.find_newest_step(run.agent_row, run.id)
     return TokenCounts() if step is None else step.counts
@@ -42,7 +42,12 @@ async def load_last_counts(store: Store, run: Run) -> TokenCounts:
 async def fail_run(
     store: Store, run: Run, error_message: str, at: float, *, job: Job | None = None, error_status: int = 0
 ) -> Run:
-    """Ends a run with an error, as `Runs.end_run` does. Returns it as it is now."""
+    """Ends a run with an error, as `Runs.end_run` does. Returns the run as it is now.
+
+    at: the time of the end, in seconds since the epoch.
+    job: the job's attempt that performs the run; None: no job does.
+    error_status: the HTTP status of the error; 0: the error has none.
+    """
     return await store.runs.end_run(
         run.agent_row, run.id, RunState.FAILED, StopReason.ERROR, at,
         error_message=error_message, error_status=error_status, job=job,

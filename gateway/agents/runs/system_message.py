@@ -1,7 +1,7 @@
 """The system message with which each conversation of an agent begins: its system prompt with memory.
 
-It is stored nowhere. It is rendered when it is asked for, as it would go to the model with the next send, under an id
-that stays: message 0 of the agent for the agent's own conversation, message 0 of a conversation for any other one.
+The message is not stored. A request for it renders it as it would go to the model with the next send. Its id stays:
+message 0 of the agent for the conversation `default`, message 0 of the conversation for any other.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION, Agent
 from storage.sql.store import Store
 
-# Its number in its id. The first stored message of a memory has 1.
+# The number in the id of a system message. The first stored message of a memory has 1.
 SYSTEM_SEQ: Final = 0
-# Seconds. It is dated this much before the first message, so that a list sorted by date begins with it.
+# The seconds by which a system message is dated before the first message, so that a list sorted by date begins with it.
 _BEFORE_S = 0.001
 
 
@@ -43,16 +43,16 @@ def make_system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) 
 
 
 class SystemMessageRenderer(Struct, frozen=True):
-    """Renders system messages, and finds the owner of one."""
+    """Renders system messages, and finds the conversation to which an id belongs."""
 
     store: Store
     registry: Registry
     agent_runs: AgentRuns
 
     async def find_owner(self, project: str, uid: str) -> tuple[Agent, str]:
-        """Returns the agent and the conversation's name of a system message. Raises: NotFound.
+        """Returns the agent and the conversation's name of a system message. Raises: NotFound, StoreError.
 
-        uid: the part of the message's id that names its owner.
+        uid: the uid in the message's id, of an agent or a conversation.
         """
         try:
             return (await self.store.defined_agents.get(project, uid)).agent, DEFAULT_CONVERSATION
@@ -63,7 +63,7 @@ class SystemMessageRenderer(Struct, frozen=True):
     async def render(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> SystemMessage:
         """Renders the system message of a conversation. Raises: NotFound, StoreError."""
         project = agent.scope.project
-        # Without a row, the first message of all conversations is read: the list of an agent has them all.
+        # Without a row, the first message of all conversations is read, since the list of an agent has all of them.
         conversation_row = None
         began_at = agent.created
         spec = (await self.registry.resolver.resolve_uid(project, agent.uid)).spec
@@ -74,6 +74,6 @@ class SystemMessageRenderer(Struct, frozen=True):
         text = (await self.agent_runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)
         first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)
-        # Imported messages may be older than the agent here, so the date of the first one counts.
+        # Imported messages may be older than the agent here, so the date of the first message counts.
         at = first[0].exchange.begun - _BEFORE_S if first else began_at
         return SystemMessage(make_system_id(agent, conversation_name), text, at, conversation_name)

@@ -1,4 +1,4 @@
-"""The terms of an agent's turn, made of the agent's definition: its rules, and the parts of it that are shown."""
+"""The guide and the terms of an agent's turn, made of the agent's definition and its tool rules."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def make_guide(
     can_ask: bool = False,
     has_later_message: bool = False,
 ) -> RuleGuide:
-    """Returns what guides an agent's turn. Its rules do not apply where none of its tools are offered.
+    """Returns the guide of an agent's turn. The agent's rules do not apply if no tool is offered.
 
-    called: since the user's newest message, in turns before this one.
-    can_ask: a person may be asked to approve a call.
-    has_later_message: as in `RuleGuide`.
+    called: the calls of earlier runs since the user's newest message.
+    can_ask: a person can be asked to approve a call.
+    has_later_message: a message of the send follows the results of its calls.
     """
     names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(
@@ -44,7 +44,7 @@ def make_guide(
 
 
 def make_terms(send: RoutedSend, prompt: Prompt) -> TurnTerms:
-    """Returns the terms of a turn that an agent has for a send."""
+    """Returns the terms of the turn in which an agent answers a send."""
     request = send.request
     return TurnTerms(
         wants_usage=request.wants_usage or send.shows_steps,
@@ -62,7 +62,7 @@ def make_terms(send: RoutedSend, prompt: Prompt) -> TurnTerms:
 
 
 async def is_overfull(prompt: Prompt) -> bool:
-    """Returns whether the system text and the tools leave no room in the window, whatever is cut."""
+    """Returns whether the system text and the tools alone fill the window, so that evicting messages makes no room."""
     context, tools = prompt.target.context_window, prompt.tools
     text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
     if context is None or count_upper_bound(text) < context // 2:

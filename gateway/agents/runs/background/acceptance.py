@@ -9,7 +9,7 @@ from gateway.agents.registry.conversation_registry import find_conversation
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.run_logs import RunLogs
-from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
+from gateway.agents.runs.background.stored_request import StoredRequest, hash_send
 from gateway.agents.runs.resend import EarlierSend, SendMatcher, hash_otid
 from gateway.agents.runs.run import RunRequest
 from gateway.core.ids import new_uid
@@ -39,11 +39,11 @@ class RunAcceptance:
         shown: Json | None = None,
         listing: bytes | None = None,
     ) -> Run:
-        """Accepts a run. Returns it when it is on disk. For a request that was resent it returns the existing run.
+        """Accepts a run. Returns the run once it is on disk, and for a resent request the existing run.
 
-        callback: a URL to be called at the end.
-        shown: how its events are shown; None if they are not logged.
-        listing: as in `RunAccept`.
+        callback: the URL to call when the run has ended; None: no URL is called.
+        shown: the options of the dialect for the run's events; None: no events are logged.
+        listing: the JSON that decides how the run's messages are listed; None: in the usual way.
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
             the memory is paused.
@@ -58,13 +58,13 @@ class RunAcceptance:
         # A conversation that has not begun has no row.
         name, conversation_row = (DEFAULT_CONVERSATION, 0) if stored is None else (stored.name, stored.id)
         matcher = SendMatcher(store, agent, name, run_request, hash_otid(agent, name, run_request.otid))
-        digest = send_digest(agent, run_request)
+        digest = hash_send(agent, run_request)
         earlier = await self._find_earlier(matcher, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
                 return earlier.run
-            # Other sends may be answered before this one is performed, so the rest is decided then.
+            # Other sends may be answered before the new run is performed, so `perform_accepted` decides the rest.
             replaces = earlier.run.id
         draft = Run(
             id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
@@ -78,13 +78,13 @@ class RunAcceptance:
         # Before the write, since the job may begin as soon as it is committed.
         queue = (agent.uid, name)
         open_run = self.open_runs.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
-        # If another process may perform the run, the process that does begins the log.
+        # If other processes may perform the run, the process that performs it begins the log.
         if shown is not None and not self.agent_runs.ends.is_shared:
             open_run.log = self.logs.make(draft, agent)
         return await self._write_accepted(command, open_run)
 
     async def _write_accepted(self, command: RunAccept, open_run: OpenRun) -> Run:
-        """Writes an accepted run, and begins its log. Returns it, or the run that the same send has already."""
+        """Writes an accepted run, and begins its log. Returns the run, or an earlier run of the same send."""
         try:
             accepted = await self.keeper.store.runs.accept_run(command)
         except BaseException:
@@ -102,7 +102,7 @@ class RunAcceptance:
     async def _find_earlier(self, matcher: SendMatcher, digest: bytes) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
 
-        digest: as `send_digest`.
+        digest: the digest of this send (`hash_send`).
         """
         if matcher.otid is None and not matcher.send.is_retry:
             return None

@@ -1,10 +1,10 @@
 """Runs in the background: stored when they are accepted, performed by a job, continued after a process died.
 
     run = await background.acceptance.accept(run_request)  # returns when run, request and job are on disk
-    await background.perform(job, run.id)  # what the job does (gateway.agents.runs.background.run_service)
+    await background.perform(job, run.id)  # called by the job (gateway.agents.runs.background.run_service)
 
 A run has a ticket in the queue of its conversation from its acceptance on; after a restart it gets the ticket before
-any request is served. Its caller may disconnect. An upstream's error ends the run. It is tried again only if the
+any request is served. Its caller may disconnect. An upstream's error ends the run. The run is tried again only if the
 process died or the store failed.
 """
 
@@ -43,8 +43,8 @@ from storage.job_records import Job
 from storage.records import Agent
 from storage.run_records import Run, RunState, RunTextKind
 
-# The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
-# A run that has not begun gets `_MAX_BEGINNINGS`. Not measured.
+# The most attempts at a run that has begun, if each attempt is broken off: the run may be the reason why the process
+# dies. A run that has not begun gets `_MAX_BEGINNINGS` attempts. Not measured.
 _MAX_TRIES = 3
 _MAX_BEGINNINGS = 30
 # The error of a run without its request.
@@ -67,7 +67,7 @@ class PerformedRun(Struct, frozen=True):
     """A run that has ended."""
 
     run: Run
-    # The URL to call, if any.
+    # The URL to call; None: no URL is called.
     callback: str | None
 
 
@@ -92,11 +92,11 @@ class BackgroundRuns:
         self._ends.add_end_listener(self.recovery.stop_and_close, keeper.store.jobs.wake_here)
 
     async def perform(self, job: Job, run_row: int) -> PerformedRun | None:
-        """Performs a run that was accepted, up to its end. Returns it; None where it was deleted.
+        """Performs an accepted run up to its end. Returns the ended run; None if it was deleted.
 
-        job: the attempt that performs it.
+        job: the attempt that performs the run.
 
-        Raises: StoreError or CancelledError, after which it can be tried again.
+        Raises: StoreError or CancelledError, after which the run can be tried again.
         """
         store = self._store
         agent = await store.agents.find_by_id(job.agent_row)
@@ -106,7 +106,7 @@ class BackgroundRuns:
         try:
             entry = await store.runs.get(agent.scope.project, run.uid)
         except NotFound:
-            # Its conversation was deleted.
+            # The conversation of the run was deleted.
             if not run.is_over:
                 await self._fail(run, _GONE, job)
             if (open_run := self._open.find(run.uid)) is not None:
@@ -127,14 +127,14 @@ class BackgroundRuns:
         async with self._in_queue(open_run) as ticket:
             if ticket is not None:
                 return await self._make_attempt(replace(attempt, ticket=ticket))
-        # It was cancelled or deleted while it waited.
+        # The run was cancelled or deleted while it waited.
         return await self.perform(job, run_row)
 
     @asynccontextmanager
     async def _in_queue(self, open_run: OpenRun) -> AsyncIterator[QueueTicket | None]:
         """Waits until a run is first in its conversation. Yields its ticket; None: the run was closed meanwhile.
 
-        After an error with which it is tried again, no request comes in between.
+        After an error with which the run is tried again, it is still first in the queue.
         """
         reserved = self._open.begin(open_run)
         try:
@@ -158,9 +158,9 @@ class BackgroundRuns:
     # -- one attempt
 
     async def _make_attempt(self, attempt: _RunAttempt) -> PerformedRun | None:
-        """Makes one attempt, and closes the run after its end."""
+        """Makes one attempt, and closes the run after its end. Returns the ended run; None if it was deleted."""
         store, agent, job = self._store, attempt.agent, attempt.job
-        # It may have been cancelled while it waited.
+        # The run may have been cancelled while it waited.
         run = await store.runs.find_run(agent.id, attempt.run.id)
         if run is None:
             return None
@@ -184,13 +184,15 @@ class BackgroundRuns:
     async def _run_agent(self, attempt: _RunAttempt, stored: StoredRequest, log: EventLog | None) -> None:
         """Runs the agent. Fails the run on an error that another attempt would meet as well.
 
-        Raises: StoreError or CancelledError, after which it can be tried again.
+        log: the log of the run's events; None: no events are logged.
+
+        Raises: StoreError or CancelledError, after which the run can be tried again.
         """
         agent = attempt.agent
         run = attempt.run
         options = stored.shown or {}
 
-        def view(start: RunStart) -> ViewFactory:
+        def choose_view(start: RunStart) -> ViewFactory:
             return UnseenView if log is None else self._dialect.make_view(start, options)
 
         sink: Sink = UnseenSink() if log is None else log
@@ -199,10 +201,10 @@ class BackgroundRuns:
             resolved = await self._resolver.resolve_for_send(
                 agent.scope.project, agent.uid, conversation_name, model=stored.model, system=stored.system
             )
-            run_request = stored.run_request(resolved, conversation_name, attempt.open_run.forwarded)
+            run_request = stored.make_run_request(resolved, conversation_name, attempt.open_run.forwarded)
             replaced = await self._store.runs.find_run(agent.id, stored.replaces) if stored.replaces else None
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
-            await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)
+            await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, choose_view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _GONE, attempt.job)
         except (StoreError, asyncio.CancelledError):
@@ -218,5 +220,5 @@ class BackgroundRuns:
             await self._fail(run, INTERNAL_ERROR, attempt.job)
 
     async def _fail(self, run: Run, error: str, job: Job, status: int = 0) -> Run:
-        """Ends a run with an error, as `fail_run` does. status: the HTTP status of the error; 0: it has none."""
+        """Ends a run with an error, as `fail_run` does. status: the error's HTTP status; 0: the error has none."""
         return await fail_run(self._store, run, error, self._keeper.now(), job=job, error_status=status)

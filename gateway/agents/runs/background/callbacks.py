@@ -22,7 +22,7 @@ from storage.sql.store import Store
 
 CALLBACK_JOB = "callback"
 
-# Makes the body about a run of the rows of its agent and of the run; None if the run is gone.
+# Returns the body about a run, given the rows of its agent and of the run; None if the run is gone.
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
@@ -31,9 +31,9 @@ def enqueue_callback(
 ) -> Effect:
     """Returns an effect that enqueues a callback in the transaction of a job.
 
-    id: unique for the run or batch that has ended.
-    run: the run from which the body is made when the callback is posted.
-    body: the body where there is no run; it quotes no messages.
+    id: the uid of the ended run or batch.
+    run: the run about which the body is made when the callback is posted; None: `body` is posted.
+    body: the body of a callback about a batch, which quotes no messages.
     """
     run_rows = None if run is None else (run.agent_row, run.id)
     payload = orjson.dumps({"url": url, "id": id, "run": run_rows, "body": body})
@@ -54,9 +54,9 @@ class CallbackJobs(Struct, frozen=True):
     now: Callable[[], float]
 
     async def handle(self, job: JobContext) -> None:
-        """Makes one attempt. If it is about a run, its outcome is stored with the run.
+        """Makes one attempt at a callback. The outcome of a callback about a run is stored with the run.
 
-        Raises: JobFailed if it is to be tried again; GiveUp if not.
+        Raises: JobFailed if another attempt is to follow; GiveUp if none is.
         """
         payload = orjson.loads(job.payload)
         run_rows, body = payload["run"], payload["body"]
@@ -81,7 +81,7 @@ class CallbackJobs(Struct, frozen=True):
             raise JobFailed(f"the callback was answered with status {status}")
 
     async def _post(self, url: str, id: str, body: Json) -> int | str:
-        """Posts a body. Returns the status of the answer, or why there is none."""
+        """Posts a body. Returns the status of the answer, or the error for which there is no answer."""
         try:
             return await self.webhooks.post(url, id, orjson.dumps(body))
         except HostError as failure:

@@ -17,16 +17,17 @@ from storage.sql.store import Store
 
 # The kind of the jobs that perform runs.
 RUN_JOB = "run"
-# Seconds between two reads of a run that is waited for. The reads matter if a notification was lost, and for live runs.
+# The seconds between two reads of a run for whose end a caller waits. The reads matter if a notification was lost, and
+# for live runs.
 _READ_INTERVAL_S = 1.0
 
 
 class RunEnds:
-    """The ends of the runs of all processes, as this one is notified of them."""
+    """The ends of the runs of all processes, of which this process is notified."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # Set at the end of a run that is waited for, by the run's uid.
+        # The events that are set at the end of a run for which a caller waits, by the run's uid.
         self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._end_callbacks: list[Callable[[str], None]] = []
         self._loss_callbacks: list[Callable[[], None]] = []
@@ -34,14 +35,14 @@ class RunEnds:
 
     @property
     def is_shared(self) -> bool:
-        """There are other processes."""
+        """True if other processes may use the database, too."""
         return self._store.database.is_shared
 
     def add_end_listener(self, on_end: Callable[[str], None], on_loss: Callable[[], None]) -> None:
         """Registers callbacks.
 
-        on_end: called with the uid of a run that this process or another process has ended.
-        on_loss: called when notifications may have been lost.
+        on_end: the function to call with the uid of each run that any process has ended.
+        on_loss: the function to call when notifications may have been lost.
         """
         self._end_callbacks.append(on_end)
         self._loss_callbacks.append(on_loss)
@@ -56,7 +57,7 @@ class RunEnds:
         return self._store.jobs.leases.awaiting(RUN_JOB, run.agent_row)
 
     async def wait_for(self, run: Run) -> Run:
-        """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
+        """Waits for the end of a run. Returns the run as it is then. Raises: StoreError."""
         with self.awaiting(run):
             while True:
                 end_event = self._events.setdefault(run.uid, asyncio.Event())
@@ -68,7 +69,7 @@ class RunEnds:
                         await end_event.wait()
 
     async def wait_for_accepted(self, agent: Agent, conversation_name: str) -> None:
-        """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
+        """Waits for the ends of the runs of a conversation that any process has accepted before this call.
 
         Each process has its own queue, so only the database has the order in which the runs were accepted.
 
@@ -78,7 +79,7 @@ class RunEnds:
             await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:
-        """Notes the end of a run. payload: as `notify` sends it; None if notifications may have been lost."""
+        """Notes the end of a run. payload: the text that `notify` sends; None: notifications may have been lost."""
         if payload is None:
             for callback in self._loss_callbacks:
                 callback()

@@ -22,7 +22,7 @@ from gateway.run.memory.queue import Queues, QueueTicket, Reservation
 
 
 class RunPhase(Enum):
-    """How far a run has come in this process."""
+    """The progress of a run in this process."""
 
     ACCEPTING = "accepting"  # its row is being written
     WAITING = "waiting"  # on disk, with a ticket; its job has not begun, or will begin again
@@ -41,13 +41,14 @@ class OpenRun:
     """A run that has not ended. `OpenRuns` alone changes its phase."""
 
     uid: str
-    # That of its conversation.
+    # The queue of the run's conversation.
     queue: QueueName
     phase: RunPhase
-    # What its request passes on to the upstream; only the process that accepted the run has it.
+    # The headers and fields of the request that are passed to the upstream, known to the process that accepted the run.
     forwarded: Forwarded = field(default_factory=Forwarded)
-    # None: its events are not logged, or the log is not open yet.
+    # The log of the run's events; None: no events are logged, or the log is not open yet.
     log: EventLog | None = None
+    # The event that is set when the run is closed.
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -55,7 +56,8 @@ class OpenRuns:
     """The open runs of a process, by uid.
 
     A ticket belongs to a conversation rather than to a run: jobs may begin in another order than their runs were
-    accepted in, and the first to begin takes the first ticket. A conversation has as many as runs with a ticket.
+    accepted in, and the first to begin takes the first ticket. A conversation has one ticket for each run whose phase
+    is in `_WITH_TICKET`.
     """
 
     def __init__(self, queues: Queues) -> None:
@@ -67,7 +69,7 @@ class OpenRuns:
         return len(self._runs)
 
     def __iter__(self) -> Iterator[OpenRun]:
-        """Yields the runs as they are now; closing them meanwhile is allowed."""
+        """Yields the runs that are open now. A run may be closed meanwhile."""
         return iter([*self._runs.values()])
 
     def find(self, uid: str) -> OpenRun | None:
@@ -95,12 +97,14 @@ class OpenRuns:
         """Returns the first ticket of the run's conversation for its job, which has begun."""
         tickets = self._tickets.setdefault(run.queue, deque())
         if run.phase not in _WITH_TICKET:
-            tickets.append(self._queues.reserve(run.queue))  # for the run that loses the first one
+            tickets.append(
+                self._queues.reserve(run.queue)
+            )  # for the run that loses the first ticket to this run
         run.phase = RunPhase.QUEUED
         return self._pop_ticket(run.queue)
 
     async def wait(self, run: OpenRun, reserved: Reservation) -> QueueTicket | None:
-        """Waits for a run's turn in its conversation. Returns its ticket; None if the run was closed meanwhile.
+        """Waits until a run is first in its conversation. Returns its ticket; None if the run was closed meanwhile.
 
         Raises: StoreError.
         """
@@ -123,7 +127,7 @@ class OpenRuns:
             run.phase = RunPhase.STOPPED
 
     def put_back(self, run: OpenRun, reserved: Reservation) -> None:
-        """Gives back the ticket of a job that will be tried again, so that no request comes in between.
+        """Gives back the ticket of a job that will be tried again, so that its run stays first in the queue.
 
         If the run has ended meanwhile, the ticket is dropped.
         """

@@ -13,23 +13,27 @@ from gateway.run.event_log import BATCH_S, load_events
 from storage.run_records import Run
 from storage.sql.store import Store
 
-# How long to wait for more events after a run has ended: if it has some, and if it has none. Not measured; an event
-# is written within a fraction of a second, unless its process has died.
+# The wait for more events after a run has ended, if it has some events and if it has none. Not measured: an event is
+# written within a fraction of a second, unless its process has died.
 _WAIT_FOR_REST_S = 5.0
 _WAIT_FOR_ANY_S = 0.5
 
 
 class RemoteRuns:
-    """The runs of all processes, as this one reads them."""
+    """Reads the events of runs that any process performs."""
 
     def __init__(self, store: Store, dialect: RunDialect) -> None:
         self._store = store
         self._dialect = dialect
 
     async def read_events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
-        """Yields the stored events of a run after a number, and those that follow, each with its number.
+        """Yields the events of a run, stored and to come, each with its number.
 
-        If the process of the run has died, or the run is deleted, the last events may be missing. Raises: StoreError.
+        If the process of the run has died, or the run is deleted, the last events may be missing.
+
+        after: the number of the last event that the reader has; 0: the reader has none.
+
+        Raises: StoreError.
         """
         clock = asyncio.get_running_loop().time
         over_since = 0.0

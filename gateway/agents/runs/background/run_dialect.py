@@ -14,16 +14,16 @@ from storage.run_records import Run
 
 
 class RunDialect(EventDialect, Protocol):
-    """A dialect in which runs without a client are shown. options: of the dialect, as JSON."""
+    """A dialect in which runs without a client are shown."""
 
     def make_view(self, start: RunStart, options: Json) -> ViewFactory:
-        """Returns the factory of the view of a run that begins, or is taken up."""
+        """Returns the factory of the view of a run that begins, or is taken up. options: the dialect's options."""
 
     def make_first_event(self, uid: str) -> bytes:
-        """Returns the first event of a run. uid: its public id."""
+        """Returns the first event of a run. uid: the run's uid."""
 
     def make_error_events(self, uid: str, error: GatewayError) -> bytes:
-        """Returns the last events of a run that could not begin. uid: its public id."""
+        """Returns the last events of a run that could not begin. uid: the run's uid."""
 
     def is_end(self, event: bytes) -> bool:
         """Returns whether an event is the last of its run."""
@@ -31,7 +31,9 @@ class RunDialect(EventDialect, Protocol):
     async def make_missing_events(
         self, run: Run, options: Json, logged: Sequence[bytes], attempt: int
     ) -> bytes:
-        """Returns the events of a run's stored steps that these events lack, and its end if it has ended.
+        """Returns the events that a run's log lacks: those of stored steps, and those of the end if the run has ended.
 
-        attempt: names messages that were shown in part.
+        options: the dialect's options.
+        logged: the events that the log has.
+        attempt: the number of the attempt, which is in the ids of messages that were shown in part.
         """

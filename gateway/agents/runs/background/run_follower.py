@@ -27,14 +27,16 @@ class RunFollower(Struct, frozen=True):
     async def wait_for_end(self, run: Run) -> Run:
         """Waits for the end of a run. Returns the run as it is then.
 
-        run: also a live run of the same send, which is not open here.
+        run: a run in the background, or the live run of the same send.
         """
         if not self.ends.is_shared and (open_run := self.open_runs.find(run.uid)) is not None:
             await open_run.ended.wait()
         return await self.ends.wait_for(run)
 
     async def read_events(self, run: Run, after: int) -> AsyncIterator[bytes]:
-        """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.
+        """Yields the events of a run, stored and to come. Without a log, yields whole messages at the run's end.
+
+        after: the number of the last event that the reader has; 0: the reader has none.
 
         Raises: StoreError.
         """

@@ -32,18 +32,22 @@ class RunLogs:
     """
 
     def __init__(self, store: Store, dialect: RunDialect) -> None:
-        """Makes the logs of a process. dialect: the dialect in which events are logged."""
+        """Begins without logs. dialect: the dialect in which events are logged."""
         self._store = store
         self._dialect = dialect
 
     def make(self, run: Run, agent: Agent) -> EventLog:
-        """Returns an empty log. run: a draft, where it is not on disk yet; `begin` follows then."""
+        """Returns an empty log. run: the stored run, or a draft, after whose write `begin` follows."""
         return EventLog(self._store, run, agent.epoch, self._dialect)
 
     async def open(
         self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, job: Job
     ) -> EventLog | None:
-        """Returns the log of a run, open for this attempt's events; None if it has none."""
+        """Returns the log of a run, open for the events of this attempt; None if the run has no log.
+
+        stored: the request of the run.
+        job: the attempt.
+        """
         log = open_run.log
         is_new = log is None
         # The request may be erased by now. A log that has readers is written to its end all the same.
@@ -104,9 +108,10 @@ class RunLogs:
             open_run.log.close_unwritten(self._dialect.make_error_events(open_run.uid, error))
 
     async def read_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
-        """Yields the events after a number of a run that has ended: the stored ones, then those missing at the end.
+        """Yields the events of a run that has ended: the stored events, then the missing last events.
 
-        is_logged: the reader has followed the log; its events may be erased by now.
+        after: the number of the last event that the reader has; 0: the reader has none.
+        is_logged: the reader has followed the log, of which the events may be erased by now.
         """
         number = 0
         logged: list[bytes] = []

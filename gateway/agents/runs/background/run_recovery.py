@@ -37,7 +37,7 @@ class RunRecovery(Struct, frozen=True):
         async for entry, has_job in self._stored_open_runs():
             if not has_job:
                 dropped.append(entry.run)
-            elif self.open_runs.find(entry.run.uid) is None:  # else its job began before this was called
+            elif self.open_runs.find(entry.run.uid) is None:  # otherwise the job has begun already
                 self.open_runs.add(entry.run.uid, (entry.agent_uid, entry.conversation_name))
         for run in dropped:
             await fail_run(self.keeper.store, run, ABANDONED_ERROR, self.keeper.now())
@@ -45,13 +45,13 @@ class RunRecovery(Struct, frozen=True):
         await asyncio.sleep(0)
 
     async def close_jobless(self) -> None:
-        """Cancels runs without a job; closes those that are deleted or have ended. Raises: StoreError."""
+        """Cancels runs without a job, and closes runs that are deleted or have ended. Raises: StoreError."""
         if not self.open_runs:
             return
         open_uids = {run.uid for run in self.open_runs if run.phase is not RunPhase.ACCEPTING}
         for uid in open_uids - await self.cancel_jobless():
             run = await self._find(uid)
-            open_run = self.open_runs.find(uid)  # it may have ended meanwhile
+            open_run = self.open_runs.find(uid)  # None if the run has ended meanwhile
             if run is None and open_run is not None:
                 self.logs.close_deleted(open_run)
                 self.open_runs.close(open_run)
@@ -61,7 +61,7 @@ class RunRecovery(Struct, frozen=True):
                 self._close_ended(uid)
 
     async def cancel_jobless(self) -> Set[str]:
-        """Cancels runs without a job, which an operator has dropped, of whichever process. Returns all open runs.
+        """Cancels the runs of all processes whose job an operator has dropped. Returns the uids of all open runs.
 
         Raises: StoreError.
         """
@@ -98,7 +98,7 @@ class RunRecovery(Struct, frozen=True):
         self._close_ended(uid)
 
     def _close_ended(self, uid: str) -> None:
-        """Closes a run that has ended, unless its job runs in this process, which closes it."""
+        """Closes a run that has ended, unless its job runs in this process: then the job closes the run."""
         open_run = self.open_runs.find(uid)
         if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
             if open_run.log is not None:

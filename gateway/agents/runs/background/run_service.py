@@ -1,6 +1,6 @@
 """Job `run`: runs that go on without their clients, with a worker of their own.
 
-Runs have slots and connections of their own, so that long ones delay neither summaries nor live turns.
+Runs have slots and connections of their own, so that long runs delay neither summaries nor live turns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from storage.sql.store import Store
 _MAX_RUNS_AT_ONCE = 16
 # The longest wait before another attempt at a run. Short, since requests to its conversation wait too. Not measured.
 _MAX_BACKOFF_S = 10.0
-# The least seconds between two searches for runs without a job: each change of a job asks for one, which reads all
-# runs that have not ended.
+# The least seconds between two searches for runs without a job: each change of a job asks for a search, which reads
+# all runs that have not ended.
 _SEARCH_PAUSE_S = 0.25
 # Seconds between two searches for runs that another process left when it died, where gateways share a database.
 _RECOVER_S = 30.0
@@ -46,8 +46,9 @@ class RunService:
     ) -> None:
         """Creates the workers.
 
-        end_abandoned_runs: fails the live runs that no process performs.
-        count_outcome, count_waiting: as in `Worker`.
+        end_abandoned_runs: the function that fails the live runs that no process performs.
+        count_outcome: the function to call with the kind and the outcome of each attempt.
+        count_waiting: the function that returns the number of runs that may start in place of waiting runs.
         """
         self._background_runs = background_runs
         self._store = store
@@ -66,7 +67,10 @@ class RunService:
         store.database.add_recovery_listener(self._abandoned_runs.wake)
 
     def tasks(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
-        """Returns its tasks, which run until they are cancelled. performs_jobs: runs are performed, too."""
+        """Returns the tasks of the service, which run until they are cancelled.
+
+        performs_jobs: this process performs runs; False: it only closes runs that have lost their job.
+        """
         if not performs_jobs:
             return [self._watch_jobs()]
         return [

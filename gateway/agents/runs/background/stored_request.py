@@ -23,7 +23,7 @@ from gateway.run.call import Forwarded
 from storage.records import Agent
 
 
-def send_digest(agent: Agent, run_request: RunRequest) -> bytes:
+def hash_send(agent: Agent, run_request: RunRequest) -> bytes:
     """Returns a digest of the messages and decisions of a send."""
     sent = msgspec.json.encode((run_request.messages, run_request.decisions))
     return MessageHasher(agent.secret).digest(sent)
@@ -32,7 +32,7 @@ def send_digest(agent: Agent, run_request: RunRequest) -> bytes:
 class StoredRequest(Struct, frozen=True):
     """The part of a request that is stored."""
 
-    # The first eight fields as in `RunRequest`.
+    # The fields from `messages` to `client_tools` have the values of the `RunRequest`.
     messages: tuple[Json, ...] = ()
     decisions: tuple[CallDecision, ...] = ()
     fields: Mapping[str, Any] | None = None
@@ -43,12 +43,12 @@ class StoredRequest(Struct, frozen=True):
     client_tools: tuple[Json, ...] = ()
     # Options of the dialect for its events; None: no events are logged.
     shown: Json | None = None
-    # The URL that is posted to when the run has ended.
+    # The URL that is posted to when the run has ended; None: no URL is posted to.
     callback: str | None = None
-    # The models that `Forwarded` has.
+    # Patterns of the models that the key of the caller may ask for (None: all), and the id of the key.
     models: tuple[str, ...] | None = None
     key_id: int = field(name="key", default=0)
-    # The `send_digest` in hexadecimal digits. It stays when the messages are dropped.
+    # The result of `hash_send` in hexadecimal digits. It stays when the messages are dropped.
     digest: str = ""
     # The row of an ended run of the same send, or 0.
     replaces: int = 0
@@ -57,7 +57,7 @@ class StoredRequest(Struct, frozen=True):
     def of(
         run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None, replaces: int | None
     ) -> StoredRequest:
-        """Returns the part of a request that is stored. digest: as `send_digest` makes it."""
+        """Returns the part of a request that is stored. digest: the result of `hash_send` for the request."""
         return StoredRequest(
             messages=run_request.messages, decisions=run_request.decisions, fields=run_request.fields,
             max_steps=run_request.max_steps, model=run_request.model, system=run_request.system, shown=shown,
@@ -72,13 +72,17 @@ class StoredRequest(Struct, frozen=True):
         return msgspec.json.decode(data or b"{}", type=StoredRequest)
 
     def encode(self, *, with_messages: bool = True) -> bytes:
-        """Encodes a request for the store. with_messages: with its messages and decisions."""
+        """Encodes a request for the store. with_messages: the messages and decisions are encoded, too."""
         return msgspec.json.encode(self if with_messages else replace(self, messages=(), decisions=()))
 
-    def run_request(
+    def make_run_request(
         self, resolved: ResolvedAgent, conversation_name: str, forwarded: Forwarded
     ) -> RunRequest:
-        """Returns the request as it was made. resolved: the agent, with the model and prompt of this request."""
+        """Returns the request as it was accepted.
+
+        resolved: the agent, with the model and prompt of the request.
+        forwarded: the headers and fields that the process has in memory; empty after a restart.
+        """
         return RunRequest(
             resolved.spec, resolved.scope, conversation_name, messages=self.messages, decisions=self.decisions,
             fields=self.fields or {}, client_tools=self.client_tools, max_steps=self.max_steps,

@@ -45,7 +45,7 @@ class CallRecord(Struct, frozen=True):
     step: Exchange
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
+        """Returns the stored answer to a call, or makes the call. Raises: StoreError if the call cannot be noted."""
         texts = self.store.run_texts
         rows = (self.agent_row, self.run_row)
         number = number_call(self.step, call.call_id)
@@ -60,7 +60,12 @@ class CallRecord(Struct, frozen=True):
 
 
 async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
-    """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
+    """Returns the client's answers to calls of a step, as messages.
+
+    exchange: the step's exchange.
+
+    Raises: StoreError.
+    """
     first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.run_texts.load_texts(
         step.agent_row, step.run_row, RunTextKind.RESULT, after=first - 1, limit=_FIRST_OUTCOME
@@ -69,9 +74,11 @@ async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[
 
 
 async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) -> dict[str, WaitKind]:
-    """Returns the calls of a step that wait for an answer of their own, by their ids.
+    """Returns the kind of each call of a step that still waits for an answer, by the ids of the calls.
 
-    exchange: the step's exchange. Raises: StoreError.
+    exchange: the step's exchange.
+
+    Raises: StoreError.
     """
     answered = {message["tool_call_id"] for message in await load_answers(store, step, exchange)}
     return list_unanswered(step, answered)
@@ -80,7 +87,7 @@ async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) ->
 async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
     """Returns whether a call of the step with which a conversation ends waits for an answer.
 
-    All may have one where the run that goes on with them was broken off.
+    A stored wait does not show it: if the run that goes on with the answers was broken off, no call waits any more.
 
     Raises: StoreError.
     """
@@ -95,12 +102,12 @@ async def is_awaiting_answers(store: Store, agent: Agent, conversation_name: str
 async def load_results(
     store: Store, step: RunStep, exchange: Exchange, excluded: Collection[str]
 ) -> list[ToolResult]:
-    """Returns the results of a step's calls, as far as they are known. Its run stopped after the step.
+    """Returns the known results of a step's calls, after the step's run has stopped.
 
     A call without a known result was not made.
 
     exchange: the step's exchange.
-    excluded: ids of the calls to leave out.
+    excluded: the ids of the calls to leave out.
 
     Raises: StoreError.
     """

@@ -1,4 +1,4 @@
-"""The calls of a turn so far, as an agent's rules count them: those since the user's newest message that have run."""
+"""The calls of a turn that an agent's rules count: the calls since the user's newest message that have run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def list_path_calls(context: MemoryContext) -> list[CalledTool]:
 def list_prompt_calls(prompt: Prompt) -> list[CalledTool]:
     """Returns the calls of the turn that goes on in a client conversation.
 
-    The client's list has its own calls and their results; the gateway's are in the hidden rounds within it.
+    The client's list has the client's calls and their results. The gateway's calls are in the hidden rounds, which are
+    inserted into the list.
     """
     messages, composition = prompt.request.messages, prompt.composition
     if messages[-1].get("role") == "user" and read_text(messages[-1]):
@@ -50,7 +51,7 @@ def list_prompt_calls(prompt: Prompt) -> list[CalledTool]:
 
 
 def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
-    """Returns a reply with its hidden rounds, without the gateway's messages in the user's role among these."""
+    """Returns a copy of a reply with its hidden rounds, without the gateway's own messages of the role `user`."""
     return [message for message in reply if message.get("role") != "user"]
 
 
@@ -72,14 +73,14 @@ def _list_turn_calls(messages: Sequence[WireMessage]) -> list[CalledTool]:
 
 
 def _find_status(result: PrivateFields) -> str | None:
-    """Returns the status of a call by the private fields of its result; None if it was not run, and does not count."""
+    """Returns the status of a call by the private fields of its result; None if the call was not run."""
     if result.get("unapproved") or result.get("approval") == "denied":
         return "denied"
     return None if result.get("unrun") else result.get("status") or "success"
 
 
 def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
-    """Returns a flag for each message: it begins a turn, as a user's does. Media of a result and nudges do not."""
+    """Returns for each message whether it begins a turn: a user's message does, media of a result and nudges do not."""
     return [
         message.get("role") == "user" and not is_result and not is_nudge(message)
         for message, is_result in zip(messages, flag_results(messages), strict=True)

@@ -1,6 +1,6 @@
 """Pauses of a run: calls that a person or the client has to answer, and how a later run goes on with the answers.
 
-Answers are stored with the waiting run until all are there. Nothing is locked meanwhile: if a plain message comes
+Answers are stored with the waiting run until each call has one. Nothing is locked meanwhile: if a plain message comes
 first, its run gives each unanswered call a result that states the lack of an answer.
 """
 
@@ -23,21 +23,23 @@ from storage.run_records import Run, RunStep, WaitKind
 
 
 class Resumption(Struct, frozen=True):
-    """Where a run begins that goes on with stored calls, which waited for answers or were interrupted."""
+    """The stored calls with which a run begins, which waited for answers or were interrupted."""
 
     calls: ResumedCalls
     # The row of the run that made the calls.
     calling_run: int
-    # Ids of the calls that the client has answered.
+    # The ids of the calls that the client has answered.
     client_call_ids: frozenset[str] = frozenset()
-    # The run that still waits for answers to other calls; None: all calls have one.
+    # The run that still waits for answers to other calls; None: all calls are answered.
     waiting_run: Run | None = None
 
 
 def list_unanswered(step: RunStep, answered: Container[str]) -> dict[str, WaitKind]:
-    """Returns the calls of a step that wait for an answer of their own, by their ids.
+    """Returns the kind of each call of a step that waits for an answer, by the ids of the calls.
 
-    answered: the ids of calls that have an answer.
+    A held call is left out, since it waits only for the answers to the other calls.
+
+    answered: the ids of the calls that have an answer.
     """
     return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
 
@@ -45,18 +47,18 @@ def list_unanswered(step: RunStep, answered: Container[str]) -> dict[str, WaitKi
 def make_answers(
     step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
 ) -> list[WireMessage]:
-    """Returns the messages that store decisions.
+    """Returns the messages that store decisions about calls.
 
-    answered: the ids of calls that have an answer.
-    may_repeat: the same send may have come before; its answers are left out.
+    answered: the ids of the calls that have an answer.
+    may_repeat: the send may be a repetition, so decisions about answered calls are ignored.
 
-    Raises: BadRequest if one is about a call that does not wait for it.
+    Raises: BadRequest if a decision is about a call that does not wait for such an answer.
     """
     answered_ids = set(answered)
     unanswered = list_unanswered(step, answered_ids)
     messages: list[WireMessage] = []
     for decision in decisions:
-        # A decision without an id is about all calls that wait for approval; a denial also about the client's own.
+        # A decision without an id is about all calls that wait for approval; a denial also about the client's calls.
         default_ids = [id for id in unanswered if unanswered[id] == "approval" or not decision.approve]
         ids = [decision.call_id] if decision.call_id is not None else default_ids
         for id in ids:
@@ -86,9 +88,9 @@ def _make_answer(decision: CallDecision, id: str) -> WireMessage:
 
 
 def deny_calls(step: RunStep, done: Collection[str]) -> list[ToolResult]:
-    """Returns the results of the calls of a step that wait and are not made, since its run is cancelled.
+    """Returns results for the waiting calls of a step, which are not made, since the step's run is cancelled.
 
-    done: ids of calls that have results.
+    done: the ids of the calls that have results.
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
     answers = [read_result(answer) for answer in make_answers(step, done, [deny_all])]
@@ -97,10 +99,10 @@ def deny_calls(step: RunStep, done: Collection[str]) -> list[ToolResult]:
 
 
 def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
-    """Returns the calls of the last step of a conversation, after its run was interrupted.
+    """Returns the calls of the last step of a conversation, after the step's run was interrupted.
 
-    All calls of the gateway are made; `CallRecord` has the results of those that were sent out before. The client's
-    calls wait.
+    All calls of the gateway are made; `CallRecord` has the results of the calls that left the gateway before. The
+    client's calls wait.
     """
     calls = ResumedCalls(_list_calls(context, context.path[-1]), unanswered_ids=frozenset(step.waiting))
     return Resumption(calls, step.run_row)
@@ -109,9 +111,9 @@ def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
 def resume_answered(
     context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run
 ) -> Resumption:
-    """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
+    """Returns the calls of the last step of a conversation, which waits, with their answers so far.
 
-    answers: as `make_answers` returns them.
+    answers: the messages that `make_answers` has returned for the step.
     run: the newest run of the conversation that waits. It still waits if some calls have no answer.
     """
     calls = _list_calls(context, context.path[-1])
@@ -128,7 +130,7 @@ def resume_answered(
             client_call_ids.add(id)
     answered = approved | {result.call_id for result in results}
     if step.stop is not None:
-        # When the run paused, the calls that did not wait had their results, which may be erased since.
+        # When the run paused, the calls that did not wait had results, which may be erased since.
         erased = [id for id in map(call_id, calls) if id not in answered and id not in step.waiting]
         results += [ToolResult(id, INTERRUPTED_RESULT, "error") for id in erased]
     return Resumption(
@@ -145,7 +147,7 @@ def is_bare_approval(answer: WireMessage) -> bool:
 
 
 def read_result(message: WireMessage) -> ToolResult:
-    """Returns the result of a call that a stored message has."""
+    """Returns the result of a call, read from the stored message."""
     private = read_private(message)
     texts = {key: str(private[key]) for key in ("stdout", "stderr", "approval", "reason") if private.get(key)}
     return ToolResult(
@@ -160,7 +162,7 @@ def read_result(message: WireMessage) -> ToolResult:
 
 
 def _list_calls(context: MemoryContext, exchange: Exchange) -> tuple[WireMessage, ...]:
-    """Returns the calls of an exchange of a path."""
+    """Returns the calls of the context's exchange."""
     content = context.tree.contents.get(exchange)
     replies = content.full_reply if content.is_step and content.full_reply else [content.shown_reply or {}]
     return tuple(call for reply in replies for call in reply.get("tool_calls") or ())

@@ -1,8 +1,8 @@
-"""The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
+"""The toolboxes of turns: the tools of a memory, and all tools of an agent that was made over REST.
 
-A call that leaves the gateway is made once. For a step with stored calls `CallRecord` ensures that; for a chat
-completion `RecentCalls`, by the path that it continues; for an item of a batch and for a response in the background
-`CallJournal`.
+A call that leaves the gateway is made once. For a step with stored calls `CallRecord` ensures this, for a chat
+completion `RecentCalls` by the path that the completion continues, and for an item of a batch or a response in the
+background `CallJournal`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from storage.run_records import Run
 class Toolboxes:
     """Makes the toolboxes. There is one for the process.
 
-    defined_tools: performs the tools that were defined.
+    defined_tools: performs calls of the tools that were defined over REST.
     messaging: sends messages to other agents.
     """
 
@@ -57,10 +57,10 @@ class Toolboxes:
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
-        run: its id is 0 until it is stored.
+        run: the run, with the id 0 until it is stored; None: the turn is no run.
         calling_run: the row of the run that made the calls; 0: the calls are not stored.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
-        call_record: the record of the calls that leave the gateway; None: that of the step, or of the chat completion.
+        call_record: the record of the calls that leave the gateway; None: a record of the step or the chat completion.
         """
         if not context.offered:
             return NO_TOOLS
@@ -108,14 +108,14 @@ class _Continuation(Struct, frozen=True):
 
     path: tuple[Hashable, ...]
     inputs: tuple[tuple[Atom, ...], ...]
-    # The texts of these messages.
+    # The texts of the new messages.
     texts: tuple[str, ...]
 
 
 def _is_continued(new: _Continuation, earlier: _Continuation) -> bool:
-    """Returns whether a request has the messages of an earlier one, the last perhaps as a grown transcript, and more.
+    """Returns whether a request begins with the messages of an earlier request, the last perhaps as a grown transcript.
 
-    A voice agent sends one when it did not wait for the end of a sentence, or when its caller goes on.
+    A voice agent sends such a request if it did not wait for the end of a sentence, or if its caller goes on.
     """
     last = len(earlier.inputs) - 1
     if not 0 <= last < len(new.inputs):
@@ -129,14 +129,14 @@ def _is_continued(new: _Continuation, earlier: _Continuation) -> bool:
 
 
 def _find_continuation(context: MemoryContext) -> _Continuation | None:
-    """Returns what a request continues, with its new messages.
+    """Returns the new messages of a request with the path that they continue.
 
-    None: it begins a conversation without a name, and another may begin alike.
+    Returns None if the request begins a conversation without a name, since another conversation may begin alike.
     """
     identity, match_point = context.request.identity, context.plan.match.match_point
     if match_point is None and identity.conversation_key is None and identity.user is None:
         return None
-    # Its id, since a reply may be cut to what was heard of it meanwhile, which changes the hash of its path.
+    # The id, not the hash of the path: a reply may be cut to its heard part meanwhile, which changes the hash.
     above = None if match_point is None else match_point.id
     agent, plan = context.agent, context.plan
     path = agent.id, agent.epoch, identity.user, identity.conversation_key, above
