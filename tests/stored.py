@@ -225,7 +225,7 @@ class Speaker:
             composing = partial(compose, tree, plan, offered, fresh)
             composition = await retry_with_contents(turns, agent, tree, composing)
         return StoredTurn(
-            agent, key, snapshot, plan, tree, composition, {} if plan.off_record else fresh, is_new
+            agent, key, snapshot, plan, tree, composition, {} if plan.is_off_record else fresh, is_new
         )
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:

@@ -228,7 +228,7 @@ class ChatCall:
         if context is not None and prompt is not None:
             if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
                 self.receipt.turn = make_turn_name(context).turn
-                self.receipt.is_off_record = context.plan.off_record
+                self.receipt.is_off_record = context.plan.is_off_record
             search = prompt.recall.search
             if search is not None:
                 self.receipt.recalled = len(search.choice.hits)

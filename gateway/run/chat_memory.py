@@ -180,7 +180,7 @@ class ChatMemory:
             prompt = _mark_changed_prefix(memory_context, prompt)
         self._note_prompt(call, prompt)
         call.memory_state = _choose_memory_state(
-            call.identity.mode, is_off_record=memory_context.plan.off_record
+            call.identity.mode, is_off_record=memory_context.plan.is_off_record
         )
         memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
         return BegunMemory(memory, prompt)

@@ -143,7 +143,7 @@ class NativeChat:
     async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
         """Writes the turn of a deferred reply that has ended, and removes its row. reader: has read the reply."""
         identity = row.reply.identity
-        reply = reader.reply()
+        reply = reader.make_reply()
         spec = self._chat.directory.find_requested_spec(identity)
         scope = identity.scope
         if spec is None or scope is None or reply.end is not FINISHED:
@@ -171,7 +171,7 @@ class NativeChat:
             saving = TurnSaving(call, memory, self._turns)
             with saving.answering():
                 saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
-        if saved.durable or saved.loss is not None:
+        if saved.is_durable or saved.loss is not None:
             await self.deferred.remove(row)
 
     async def _answer_call(

@@ -57,9 +57,9 @@ class BoundedReader:
     def read_whole(self, body: bytes) -> None:
         self._reader.read_whole(body)
 
-    def reply(self) -> NativeReply:
+    def make_reply(self) -> NativeReply:
         self._reservation.release()  # it has been read
-        return self._reader.reply()
+        return self._reader.make_reply()
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class NativeMemory(TreeMemory):
 
     def _write_whole(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         native = self.native
-        reply = self.reader.reply()
+        reply = self.reader.make_reply()
         agent = self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:

@@ -181,7 +181,7 @@ class TurnSaving:
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.has_started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self.error = late if loss is None else Conflict(loss)
-        return events.Saved(durable=False, is_late=is_late, loss=loss)
+        return events.Saved(is_durable=False, is_late=is_late, loss=loss)
 
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         """Begins the write of the turn, which goes on even if nothing waits for it any more."""

@@ -197,8 +197,8 @@ class ResponseCallRoute(ForwardedRoute):
         if not capabilities:
             return FUNCTIONS_ALONE
         return UpstreamTools(
-            custom=all(each.custom_tools for each in capabilities),
-            web_search=all(each.web_search for each in capabilities),
+            takes_custom_tools=all(each.custom_tools for each in capabilities),
+            takes_web_search=all(each.web_search for each in capabilities),
         )
 
     def _is_answered_by_chat(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> bool:

@@ -422,7 +422,7 @@ class World:
         tree, plan = memory.ask(key, lambda tree: plan_turn(tree, query))
         request.plan = plan
         fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
-        request.notes = {} if plan.off_record else fresh
+        request.notes = {} if plan.is_off_record else fresh
         tree.contents.add({e.id: content_of(e) for e in memory.records.values()})
         request.composition = compose(tree, plan, set(tools), fresh)
         request.assemble()

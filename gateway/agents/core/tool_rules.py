@@ -164,7 +164,7 @@ class RuleState(Struct, frozen=True):
         return Offer(
             names=self._names_within(limits) if limits else None,
             must_call=self._must_call(limits, by_style=self.style == "message"),
-            one_at_a_time=any(rule.kind in _ORDERING_KINDS for rule in self.rules),
+            asks_for_one_call=any(rule.kind in _ORDERING_KINDS for rule in self.rules),
         )
 
     def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:

@@ -86,16 +86,16 @@ class StepEdits:
             return []
         changes, shown = self.block_edits.describe_changes(result.shown for result in results)
         if not changes:
-            return [result.stored() for result in results]
+            return [result.as_stored() for result in results]
         note = render_note((), changes, now, mark=mark).rstrip()
         last = next((each for each in reversed(results) if each.call_id not in self._client_call_ids), None)
         if last is not None:
             noted = replace(last, changes=note, shown=shown)
-            return [(noted if result is last else result).stored() for result in results]
+            return [(noted if result is last else result).as_stored() for result in results]
         # All results are the client's and stay as they are, so the note is a message of its own.
         message: WireMessage = {"role": "user", "content": note}
         nudge = with_private(message, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown))
-        return [*(result.stored() for result in results), nudge]
+        return [*(result.as_stored() for result in results), nudge]
 
 
 def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:

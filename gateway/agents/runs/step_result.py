@@ -88,4 +88,4 @@ def choose_end(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReas
 
 def number_results(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
     """Returns results by the numbers of their calls, as they are stored until all calls of the step have results."""
-    return {number_call(exchange, result.call_id): orjson.dumps(result.stored()) for result in results}
+    return {number_call(exchange, result.call_id): orjson.dumps(result.as_stored()) for result in results}

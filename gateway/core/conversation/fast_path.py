@@ -155,7 +155,7 @@ def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange 
     query = plan.query
     matters = (
         tree.by_id
-        or plan.off_record
+        or plan.is_off_record
         or plan.is_inactive
         or plan.redactions
         or plan.follows_head

@@ -45,7 +45,7 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         for other in tree.list_siblings(exchange)
         if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
     ]
-    if not (plan.off_record or any(map(ends_off_record, repeated))):
+    if not (plan.is_off_record or any(map(ends_off_record, repeated))):
         return exchange
     # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
     if plan.query.mode is not MemoryUse.ON and not plan.follows_head:

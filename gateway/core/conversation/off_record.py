@@ -59,7 +59,7 @@ def find_redactions(
     """Returns the indices of the messages of an exchange that must not be stored.
 
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
-    never among them: it is what is said now, and `Plan.off_record` decides of the whole turn whether that is on the
+    never among them: it is what is said now, and `Plan.is_off_record` decides of the whole turn whether that is on the
     record. The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
     tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)

@@ -58,7 +58,7 @@ class Plan(Struct, frozen=True):
     # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
     # The request is off the record: memory is off or only read, or it repeats or continues such a turn.
-    off_record: bool = False
+    is_off_record: bool = False
     # The request quotes the last turn of its conversation.
     is_quote: bool = False
     # The ids of exchanges with tool results that an upstream has refused: they are sent without their text.
@@ -124,7 +124,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         heard_count=continuation.heard_count,
         resent_count=continuation.resent_count,
         redactions=find_redactions(tree, exchange, messages, len(pending), rivals),
-        off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
+        is_off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
         or repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )

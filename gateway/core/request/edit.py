@@ -96,13 +96,13 @@ class BodyEdit:
         """
         self._system_texts.append(without_surrogates(text))
 
-    def add_tools(self, tools: Iterable[Json], *, in_front: bool = False) -> None:
+    def add_tools(self, tools: Iterable[Json], *, are_first: bool = False) -> None:
         """Adds tools after the client's own. Adding none changes nothing: some upstreams refuse an empty `tools`.
 
-        in_front: these and all tools that were added before go before the client's own.
+        are_first: these and all tools that were added before go before the client's own.
         """
         self._tools.extend(tools)
-        self._are_tools_first = in_front
+        self._are_tools_first = are_first
 
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none.

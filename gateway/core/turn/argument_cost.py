@@ -16,7 +16,7 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.turn.schema_validator import find_referenced
 
 _MAX_SCHEMA_BYTES = 32 * 1024  # the estimate of a larger schema takes more than 30 ms
-# What it costs to compile a pattern, in bytes of a schema.
+# The cost of compiling a pattern, in bytes of a schema.
 _PATTERN_COST_BYTES = 4096
 _MIN_ARGUMENT_BYTES = 64  # counted for any arguments, since the schema is compiled even for none
 # The most levels of a schema with its references written out.
@@ -72,7 +72,7 @@ class _Expansion:
         self.size = self._measure(root, 0)
 
     def _measure(self, part: Any, level: int) -> float:
-        """Returns the size of a part of the schema. level: how deep the part lies in the expanded schema."""
+        """Returns the size of a part of the schema. level: the depth of the part in the expanded schema."""
         if level > _MAX_EXPANDED_LEVELS:
             return inf
         if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""Writes what is wrong with a call's arguments so that a model can act on it."""
+"""Words the error in a call's arguments so that a model can mend the call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BOUND_PHRASES: Final[Mapping[str, str]] = {
     "maxProperties": "must have at most {} fields",
     "additionalItems": "must have at most {} items",
 }
-# The keyword that a value breaks -> what the value must be. The library's `kind` has the keyword's own value.
+# The keyword that a value breaks -> the requirement in words. The library's `kind` has the keyword's own value.
 _OTHER_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
     "type": lambda kind: (
         "must be " + " or ".join(text for name, text in _TYPE_PHRASES.items() if name in kind.types)
@@ -75,7 +75,7 @@ def _render_sentence(error: ValidationError, schema: Any) -> str:
 
 
 def _render_requirement(kind: Any, error: ValidationError) -> str:
-    """Returns what a value must be."""
+    """Returns the requirement that a value breaks, in words."""
     name = kind.name
     if name in _BOUND_PHRASES:
         return _BOUND_PHRASES[name].format(kind.limit)
@@ -97,7 +97,7 @@ def _find_inner_error(error: ValidationError) -> ValidationError | None:
 
 
 def _render_known_names(error: ValidationError, schema: Any) -> str:
-    """Returns the names that the schema has where the error is, in brackets after a space, or "" if there is none."""
+    """Returns the names that the schema has at the error, in brackets after a space; "": it has no names there."""
     for step in error.schema_path[:-1]:
         try:
             schema = schema[step]

@@ -23,7 +23,7 @@ THINKING = "thinking"
 FILLER = "pre_exec_msg"
 HEARTBEAT = "request_heartbeat"  # the wish of a model that speaks by a tool to be called again
 
-# In the order in which they stand in a schema.
+# The asides in the order in which they stand in a schema.
 SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
     {
         THINKING: {
@@ -44,7 +44,7 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
 
 
 def with_asides(definition: Json, names: Collection[str]) -> Json:
-    """Returns a tool's definition with these asides. One with the name of an argument of the tool is left out.
+    """Returns a tool's definition with these asides. An aside with the name of a tool's own argument is left out.
 
     definition: an entry of a request's `tools`.
     """
@@ -75,6 +75,7 @@ class SplitArguments(NamedTuple):
 
     # The arguments that the tool gets.
     own: Json
+    # The arguments that the gateway takes for itself.
     asides: Json
 
 
@@ -163,7 +164,7 @@ class AsideReader:
         self._read_counts: dict[int, int] = {}
 
     def read(self, calls: Iterable[ToolCall]) -> list[AsidePiece]:
-        """Returns the text that is new since the last time. calls: those of the reply, as far as they have come."""
+        """Returns the text that is new since the last time. calls: the calls of the reply, as far as they have come."""
         pieces: list[AsidePiece] = []
         for index, call in enumerate(calls):
             read_count = self._read_counts.get(index, 0)

@@ -29,15 +29,15 @@ MAX_HELD_BYTES: Final = 64 * 1024
 class ReplyEvent:
     """One event of the upstream's stream on its way to the client."""
 
-    # Its bytes; None: the chunk was made of a whole reply that came in the middle of a stream.
+    # The bytes of the event; None: the chunk was made of a whole reply that came in the middle of a stream.
     raw: bytes | None
     # The event's name, which few upstreams give.
     name: str | None = None
     # The parsed event; None: a comment, or an unknown event.
     chunk: Json | None = None
-    # The pieces of client calls that the client gets with this event; None: those of the chunk, unchanged.
+    # The pieces of client calls that the client gets with this event; None: the pieces of the chunk, unchanged.
     calls: list[Json] | None = None
-    # The usage of all rounds, which replaces the chunk's; None: the chunk's own.
+    # The usage of all rounds, which replaces the usage of the chunk; None: the usage of the chunk stays.
     usage: Json | None = None
 
     @property
@@ -56,7 +56,7 @@ class ReplyEvent:
 
 
 class ClientView:
-    """One reply as its client sees it. The machine calls the view in the order of events, then takes the bytes.
+    """One reply as the client sees it. The machine calls the view in the order of events, then takes the bytes.
 
     By default a view shows nothing, and holds nothing back. A dialect implements what its clients are to see.
     """
@@ -67,7 +67,7 @@ class ClientView:
     speaks_chat: ClassVar[bool] = False
 
     def take(self) -> bytes:
-        """Returns the bytes that may leave now, and forgets them.
+        """Returns the bytes that may leave now, each once.
 
         No bytes leave before the first text or call, before `MAX_HELD_BYTES` of anything else, or before `release`. The
         reply's status leaves with the first bytes, so until then an error of a later round can be the status.
@@ -86,7 +86,7 @@ class ClientView:
         """
 
     def add_whole_reply(self, body: bytes, reply: Json) -> None:
-        """Adds a whole reply, even of a hidden round. body: as it came. reply: the value of the body."""
+        """Adds a whole reply, even of a hidden round. body: the body as it came. reply: the value of the body."""
 
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
@@ -115,22 +115,23 @@ class ClientView:
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round: all its calls are the gateway's, and another round follows.
 
-        tail: its last events, with a finish_reason and usage other than the reply's.
+        tail: the last events of the round, with a finish_reason and usage other than the reply's.
         """
 
     def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None, done: bytes) -> None:
         """Ends the stream.
 
         tail: the events from the first finish_reason on.
-        finish_reason: replaces the upstream's, and is sent if the upstream sent none; None: the upstream's stays.
-        done: the upstream's `[DONE]` event, empty without.
+        finish_reason: the finish_reason in place of the upstream's, sent even if the upstream sent none; None: the
+            upstream's stays.
+        done: the upstream's `[DONE]` event; b"": the upstream sent no such event.
         """
 
     def note_not_stored(self) -> None:
         """Notes before the end that the turn could not be stored."""
 
     def note_not_durable(self) -> None:
-        """Notes after the end that it leaves although the turn is not on disk."""
+        """Notes after the end that the turn is not on disk."""
 
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         """Prepares the reply for its storing, and returns the private fields that go with it (`private.py`).
@@ -155,15 +156,15 @@ class ClientView:
     def show_results(self, first_seq: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of the gateway's tools as they are stored.
 
-        first_seq: the number of the first result; None: they are a part of the reply, since nothing was run for it.
+        first_seq: the number of the first result; None: the results are a part of the reply, since no tool was run.
         is_last: no step is opened with these results.
         """
 
     def begin_step(self, first_seq: int, reply_seq: int) -> None:
         """Begins a step. Results of the round before are its input.
 
-        first_seq: the number of its first message.
-        reply_seq: the number of its reply.
+        first_seq: the number of the step's first message.
+        reply_seq: the number of the step's reply.
         """
 
     def note_stop(
@@ -180,8 +181,8 @@ class ClientView:
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         """Ends the stream with an error of the upstream's.
 
-        error: message, type, param, code, and the upstream's other fields.
-        raw: the upstream's event, if it has the form of `error`; else None.
+        error: the error with message, type, param, code, and the upstream's other fields.
+        raw: the bytes of the upstream's event; None: the event has another form than `error`.
         """
 
     def fail(self, error: GatewayError) -> None:
@@ -200,14 +201,14 @@ class ClientView:
     def render_error_body(self, status: int, body: bytes) -> bytes | None:
         """Returns the body that the client gets for an upstream's error, or for a 200 that is no chat completion.
 
-        None: the body has nothing that this dialect could show. The machine then calls this method again with the error
-        in OpenAI's form; for a 200 it answers with a 502 of the gateway's.
+        None: the body has no error that this dialect could show. Then the machine calls this method again with the
+        error in OpenAI's form; for a 200 it answers with a 502 of the gateway's.
         """
         return body
 
 
 class UnseenView(ClientView):
-    """Shows nothing: for a turn without a reader. Its result is taken from the store.
+    """Shows nothing: for a turn without a reader. The result of such a turn is read from the store.
 
     The class itself is a `ViewFactory`, so it is made with terms, which it does not need.
     """

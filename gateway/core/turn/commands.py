@@ -50,10 +50,10 @@ class SendError(Struct, frozen=True):
 class CallModel(Struct, frozen=True):
     """Call the model again."""
 
-    # The messages of all hidden rounds so far, which follow those of the first request. Empty where steps are saved:
-    # the next prompt has them.
+    # The messages of all hidden rounds so far, which follow the messages of the first request. Empty where steps are
+    # saved: the next prompt has these messages.
     messages: tuple[Json, ...]
-    # The rest of the client's budget; None: not limited.
+    # The rest of the client's budget; None: the client sets no budget.
     budget_tokens: int | None
     # The tools that the model may call.
     offer: Offer = field(default_factory=Offer)
@@ -78,24 +78,24 @@ class SaveStep(Struct, frozen=True):
     `nudge`, the next step's input. If no tool had to run, one command has both.
     """
 
-    # The model's message, with all its calls; None: it is stored already.
+    # The model's message, with all its calls; None: the message is stored already.
     reply: Json | None = None
-    # The message as the client got it; None: the same.
+    # The message as the client got it; None: the client got `reply` as it is.
     shown_reply: Json | None = None
-    # The upstream's usage of this reply; None: it reported none.
+    # The upstream's usage of this reply; None: the upstream reported no usage.
     usage: Json | None = None
     # The client calls in this reply, by their ids. Gateway calls run, then the turn waits for the client.
     waiting: Mapping[str, WaitKind] = field(default_factory=dict)
     # The results of the calls, in the order of the calls.
     results: tuple[ToolResult, ...] = ()
-    # A message of the gateway's for the model; "": none.
+    # A message of the gateway's for the model; "": no message.
     nudge: str = ""
 
 
 class NoteReply(Struct, frozen=True):
     """Note a complete reply of the model, before any of its tools runs."""
 
-    # Counted from 0.
+    # The number of the reply in its turn, from 0.
     number: int
     # A stream or a body, as the upstream might have sent it.
     reply: bytes
@@ -104,7 +104,7 @@ class NoteReply(Struct, frozen=True):
 class CloseUpstream(Struct, frozen=True):
     """Close the reply that is being read, or give up the call that waits for one."""
 
-    # The error that ended the turn; None: it was ended from outside.
+    # The error that ended the turn; None: the turn was ended from outside.
     error: GatewayError | None = None
 
 
@@ -141,19 +141,19 @@ class End(StrEnum):
 
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    # An error ends it; whatever of the reply was sent does not count.
+    # An error ends the turn; the part of the reply that was sent does not count.
     FAILED = "failed"
 
 
-# Bound once, because each turn asks for it and it is slow to read off its class.
+# Bound once, because each turn reads it, and an attribute of an Enum is slow to read.
 FINISHED: Final = End.FINISHED
 
 
 class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
-    If a turn saves each step, `full_reply` and `shown_reply` are those of the last reply alone. They are empty if that
-    reply is stored already; then `results` and `waiting` belong to it.
+    If a turn saves each step, `full_reply` and `shown_reply` hold the last reply alone. Both are empty if that reply is
+    stored already; then `results` and `waiting` belong to it.
     """
 
     state: End
@@ -178,16 +178,17 @@ class TurnOutcome(Struct, frozen=True):
     results: tuple[ToolResult, ...] = ()
     # The upstream's usage of the last reply.
     step_usage: Json | None = None
-    # The upstream refused the messages of the turn (of its last step, where steps are saved) and would again.
+    # The upstream refused the messages of the turn (of its last step, where steps are saved), and would refuse them
+    # again.
     is_refused: bool = False
     # The id of a response that the upstream makes in the background; the turn is CANCELLED until the response ends.
     # None: the reply is not made in the background.
     background_id: str | None = None
     # The kind of the error in the step that it ended, if the error is no upstream's; "": `stop_reason` is the kind.
     error_kind: str = ""
-    # The message of the error that ended the turn, which may quote the user; "": there was none.
+    # The message of the error that ended the turn, which may quote the user; "": no error.
     error_message: str = ""
-    # The HTTP status of that error, with which its turn alone would have been answered; 0: there is none.
+    # The HTTP status of that error, with which its turn alone would have been answered; 0: no status.
     error_status: int = 0
 
     @property

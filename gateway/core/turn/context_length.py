@@ -52,7 +52,7 @@ _TOO_LONG: Final = re.compile(
 def is_too_long(error: Json, request: bytes = b"") -> bool:
     """Returns whether an error, in OpenAI's form, is about a request that is too long.
 
-    request: the JSON of the request. What the error repeats of it does not count.
+    request: the JSON of the request. Words that the error repeats from the request do not count.
     """
     if error.get("code") == _TOO_LONG_CODE:
         return True

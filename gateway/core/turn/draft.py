@@ -48,8 +48,8 @@ class MessageDraft(ReplyUsage):
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
-        self._decided_count = 0  # how many calls come before the first one of unknown owner
-        self._client_call_count = 0  # how many of these are the client's
+        self._decided_count = 0  # the number of calls before the first call of unknown owner
+        self._client_call_count = 0  # how many of these calls are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
         # The tokens of `usage`; None: the reply reports none.
@@ -115,7 +115,7 @@ class MessageDraft(ReplyUsage):
         A call of the client's waits until the owners of all calls before it are known, so that the index under which
         the client gets it does not depend on how the bytes were cut.
 
-        gateway_tools: names of the tools that run here; their calls are withheld from the client.
+        gateway_tools: the names of the tools that run here; their calls are withheld from the client.
         is_over: no more pieces come, so that every name is complete.
         """
         pieces: dict[ToolCall, list[Json]] = {}
@@ -148,13 +148,13 @@ class MessageDraft(ReplyUsage):
     @property
     def char_count(self) -> int:
         """The characters of all that the model wrote."""
-        return len(self.generated_text())
+        return len(self.read_generated_text())
 
-    def generated_text(self) -> str:
-        """Returns what `read_generated_text` does, of the reply as far as it has come."""
-        return read_generated_text(self.message(self.calls))
+    def read_generated_text(self) -> str:
+        """Returns all that the model wrote of the reply so far, as `read_generated_text` reads it of a message."""
+        return read_generated_text(self.make_message(self.calls))
 
-    def message(self, calls: Iterable[ToolCall] = ()) -> Json:
+    def make_message(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
 
         LiteLLM's wrapper for other providers' fields is left out: LiteLLM would hand it on to servers that refuse it.
@@ -176,9 +176,9 @@ class MessageDraft(ReplyUsage):
         return built
 
     def _take_client_pieces(self, pieces: Mapping[ToolCall, list[Json]]) -> tuple[list[Json], int]:
-        """Returns the pieces that the client gets now, and how many of them are as they came.
+        """Returns the pieces that the client gets now, and how many of these are unchanged.
 
-        pieces: the new ones of each call.
+        pieces: the new pieces of each call.
         """
         shown_pieces: list[Json] = []
         unchanged_count = 0
@@ -200,7 +200,7 @@ class MessageDraft(ReplyUsage):
     def _index_client_calls(self) -> list[ToolCall]:
         """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns these calls.
 
-        It stops at the first call with an unknown owner.
+        No call from the first one of unknown owner on gets an index.
         """
         indexed: list[ToolCall] = []
         while self._decided_count < len(self.calls):
@@ -217,10 +217,11 @@ class MessageDraft(ReplyUsage):
 
 
 def join_messages(messages: Iterable[Json]) -> Json:
-    """Returns one assistant message with the content of several.
+    """Returns one assistant message with the content of several messages.
 
-    messages: oldest first. Texts are joined with a separator, tool calls are listed one after the other, other fields
-        merged.
+    Texts are joined with a separator, tool calls are listed one after the other, and other fields are merged.
+
+    messages: the messages, oldest first.
     """
     joined: Json = {}
     calls: list[Json] = []
@@ -255,7 +256,7 @@ def _choose_empty_content(message: Json, calls: Sequence[Json]) -> str | None:
 
 
 def _concatenate(content: Any, more: Any, separator: str = "") -> Any:
-    """Returns content followed by more of it; either may be text or a list of parts."""
+    """Returns content followed by more content; either may be text or a list of parts."""
     if not content or not more:
         return copy_json(content or more)
     if isinstance(content, str) and isinstance(more, str):

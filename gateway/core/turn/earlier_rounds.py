@@ -1,4 +1,4 @@
-"""The rounds of a turn that have ended: what goes upstream again, what the client got, and their tokens."""
+"""The rounds of a turn that have ended: their messages for the upstream, the replies for the client, and the tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.core.turn.round import Round, Stored
 
 
 class EarlierRounds:
-    """The rounds that have ended. Most turns have one round, and so none before it."""
+    """The rounds that have ended. Most turns have one round, and so no earlier round."""
 
     def __init__(self) -> None:
         # The messages that go upstream again: replies with calls, their results, and nudges.
@@ -24,42 +24,48 @@ class EarlierRounds:
         self._shown_replies: list[Json] = []
 
     def add(self, ended_round: Round, step: SaveStep, estimate: Callable[[str], int]) -> None:
-        """Adds a round. step: has its results and its nudge. estimate: as in `Ledger.with_round`."""
-        self.messages += [ended_round.upstream_message(), *(result.stored() for result in step.results)]
+        """Adds a round. step: the results and the nudge of the round. estimate: estimates the tokens of a text."""
+        self.messages += [
+            ended_round.make_upstream_message(),
+            *(result.as_stored() for result in step.results),
+        ]
         if step.nudge:
             self.messages.append(make_framed_system_message(step.nudge, sender=NUDGE_SENDER))
-        self._shown_replies.append(ended_round.shown_reply())
+        self._shown_replies.append(ended_round.make_shown_reply())
         self.ledger = self.make_ledger_with(ended_round, estimate)
 
     def make_ledger_with(self, round: Round, estimate: Callable[[str], int]) -> Ledger:
-        """Returns the ledger of all rounds of this turn, with one more. estimate: as in `Ledger.with_round`."""
+        """Returns the ledger of all rounds of this turn, with one more. estimate: estimates the tokens of a text."""
         if round.stored is Stored.IN_EARLIER_TURN:
             return self.ledger
         return self.ledger.with_round(round.draft, estimate)
 
     @property
     def call_ids(self) -> set[str]:
-        return _call_ids(self.messages)
+        return _collect_call_ids(self.messages)
 
     @property
     def content(self) -> Any:
         """The content that the client has got so far: a text, or a list of parts where a reply came in parts."""
         return join_messages(self._shown_replies)["content"]
 
-    def turn_usage(self) -> Callable[[Json | None], Json | None] | None:
-        """Returns `Ledger.turn_usage`; None: no round has ended, so the usage of the first round is the turn's."""
-        return self.ledger.turn_usage if self.ledger.round_count else None
+    @property
+    def turn_usage_maker(self) -> Callable[[Json | None], Json | None] | None:
+        """`Ledger.make_turn_usage`; None: no round has ended, so the usage of the first round is the turn's."""
+        return self.ledger.make_turn_usage if self.ledger.round_count else None
 
     def join_reply(self, shown_reply: Json) -> Json:
-        """Returns the one reply in which the client gets all rounds. shown_reply: that of the last round."""
+        """Returns the one reply in which the client gets all rounds. shown_reply: the reply of the last round."""
         return join_messages([*self._shown_replies, shown_reply])
 
-    def with_own_ids(self, full_reply: tuple[Json, ...], shown_reply: Json | None) -> tuple[Json, ...]:
+    def rename_clashing_calls(
+        self, full_reply: tuple[Json, ...], shown_reply: Json | None
+    ) -> tuple[Json, ...]:
         """Returns the messages of a turn, in which no hidden call has the id of a call that the client has.
 
-        full_reply: begins with the messages of these rounds.
+        full_reply: the messages of the turn, which begin with the messages of these rounds.
         """
-        clashes = self.call_ids & _call_ids([shown_reply or {}]) if self.messages else ()
+        clashes = self.call_ids & _collect_call_ids([shown_reply or {}]) if self.messages else ()
         if not clashes:
             return full_reply
         names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
@@ -68,8 +74,8 @@ class EarlierRounds:
         return (*hidden_messages, *full_reply[hidden_count:])
 
 
-def _call_ids(messages: Iterable[Json]) -> set[str]:
-    """Returns the ids of the calls in messages, as far as they have any."""
+def _collect_call_ids(messages: Iterable[Json]) -> set[str]:
+    """Returns the ids of the calls in messages; a call may have no id."""
     ids = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
     return {id for id in ids if isinstance(id, str) and id}
 

@@ -68,9 +68,9 @@ class StepSaved(Struct, frozen=True):
 
     # The number of the step's first message, which names the step.
     first_seq: int
-    # The number of its reply.
+    # The number of the step's reply.
     reply_seq: int
-    # The tool results with which it begins, as they are stored.
+    # The tool results with which the step begins, as they are stored.
     results: tuple[Json, ...] = ()
 
 
@@ -91,10 +91,10 @@ class Saved(Struct, frozen=True):
     """A `Save` is done, or was given up: the end of the reply may leave."""
 
     # The turn is committed; False: the store is too slow or down.
-    durable: bool = True
+    is_durable: bool = True
     # The turn is not committed yet, and its write goes on.
     is_late: bool = False
-    # Why the turn will never be stored, for its client; None: it is stored, or may be yet.
+    # The reason for the client why the turn will never be stored; None: the turn is stored, or may be stored yet.
     loss: str | None = None
     # The results that were saved after the last step, where a run ends with them.
     after_stop: StepSaved | None = None

@@ -24,13 +24,13 @@ _LIMIT_REACHED = (
 class Offer(Struct, frozen=True):
     """The freedom that the next call of the model has. By default: any tool or none."""
 
-    # Names of the tools that may be called; None: all.
+    # Names of the tools that may be called; None: all tools.
     names: tuple[str, ...] | None = None
-    # One of them has to be called.
+    # One of these tools has to be called.
     must_call: bool = False
     # The model is asked for no more than one call a reply.
-    one_at_a_time: bool = False
-    # A message of the gateway to the model, in the system's role; "": none.
+    asks_for_one_call: bool = False
+    # A message of the gateway to the model, in the system's role; "": no message.
     nudge: str = ""
     # No tool may be called, and a call that comes nevertheless ends the turn without being run.
     is_final: bool = False
@@ -50,7 +50,7 @@ class Offer(Struct, frozen=True):
             fields["tool_choice"] = "required"
             if self.names is not None and len(self.names) == 1:
                 fields["tool_choice"] = {"type": "function", "function": {"name": self.names[0]}}
-        if self.one_at_a_time:
+        if self.asks_for_one_call:
             fields["parallel_tool_calls"] = False
         return fields
 
@@ -60,7 +60,7 @@ class ProposedCall(Struct, frozen=True):
 
     id: str
     name: str
-    # The arguments without asides; None: they are no JSON object.
+    # The arguments without asides; None: the arguments are no JSON object.
     arguments: Json | None
     # The asides that the model gave.
     asides: Mapping[str, object] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Undecided(Struct, frozen=True):
 class Forbidden(Struct, frozen=True):
     """The call is not run."""
 
-    # The result of the call, with the reason and what may be called.
+    # The result of the call, with the reason and the tools that may be called.
     result_text: str
     # The call needs an approval that no one can give.
     is_unapproved: bool = False
@@ -109,10 +109,10 @@ class Guide(Protocol):
     """Decides for one turn. `RuleGuide` (gateway.agents.core.rule_guide) follows the rules of an agent."""
 
     def offer(self) -> Offer:
-        """Returns what the turn's first call of the model may do. It changes nothing."""
+        """Returns the offer for the turn's first call of the model. The guide stays as it is."""
 
     def judge(self, call: ProposedCall) -> Verdict:
-        """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
+        """Judges the next call of a reply. Earlier calls that were allowed count as run."""
 
     def add_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         """Adds the result of a call that waited when the turn began: a person or the client has answered it.
@@ -124,7 +124,7 @@ class Guide(Protocol):
         """Adds the result of a call that was run. Calls of one reply may end in any order."""
 
     def decide_next(self) -> Offer | Stop:
-        """Returns what follows a reply, when all of its calls have their results."""
+        """Returns the offer of the next round, or the end of the turn. All calls of the reply have their results."""
 
 
 class FreeGuide:

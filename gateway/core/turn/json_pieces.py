@@ -19,7 +19,7 @@ def merge_field(into: Json, key: str, value: Any) -> None:
     """Sets a field, or continues the value that earlier pieces gave it."""
     old = into.get(key)
     if old is None:
-        # Copied, since it is going to grow and the chunk it came in may still be sent.
+        # Copied, since the value is going to grow, and the chunk that brought it may still be sent.
         into[key] = copy_json(value)
     elif isinstance(old, str) and isinstance(value, str):
         if key in REPLACED_FIELDS:

@@ -17,38 +17,41 @@ _DETAILS: Final = "completion_tokens_details"
 class Ledger(Struct, frozen=True):
     """The tokens of the rounds that are complete."""
 
-    # The usage that the client would get now; None: no round reported any.
+    # The usage that the client would get now; None: no round reported usage.
     usage: Json | None = None
     # The prompt tokens of all rounds.
     prompt_tokens: int = 0
-    # The completion tokens of all rounds, estimated for a round that has reported none.
+    # The completion tokens of all rounds, estimated for a round that has reported no usage.
     completion_tokens: int = 0
+    # The number of complete rounds.
     round_count: int = 0
 
     def with_round(self, draft: MessageDraft, estimate: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. estimate: estimates the tokens of a text."""
         usage = draft.usage
-        completion = estimate(draft.generated_text()) if usage is None else count_completion_tokens(usage)
+        completion = (
+            estimate(draft.read_generated_text()) if usage is None else count_completion_tokens(usage)
+        )
         return Ledger(
-            self.turn_usage(usage),
+            self.make_turn_usage(usage),
             self.prompt_tokens + read_token_count(usage, "prompt_tokens"),
             self.completion_tokens + completion,
             self.round_count + 1,
         )
 
-    def turn_usage(self, last_usage: Json | None) -> Json | None:
-        """Returns the usage that the client gets if one more round is the last; None: no round reported any.
+    def make_turn_usage(self, last_usage: Json | None) -> Json | None:
+        """Returns the usage that the client gets if one more round is the last; None: no round reported usage.
 
         The client's conversation holds one reply, so it gets the last round's prompt and the completions of all rounds.
         `BILLED_FIELD` has what all rounds cost. Unknown fields are those of the last round.
 
-        last_usage: the usage that this last round reported.
+        last_usage: the usage that this last round reported; None: it reported no usage.
         """
         if last_usage is None:
             return self.usage
         if not self.round_count:
             return last_usage
-        # Added up from the ledger's counts, because `usage` lacks the rounds that reported none.
+        # Added up from the ledger's counts, because `usage` lacks the rounds that reported no usage.
         prompt = read_token_count(last_usage, "prompt_tokens")
         completion = self.completion_tokens + count_completion_tokens(last_usage)
         return {

@@ -79,14 +79,14 @@ _FREE_CALL = commands.CallModel(messages=(), budget_tokens=None, offer=FREE_OFFE
 
 
 class Turn:
-    """The machine. It takes all events of one reply before events of the next reply."""
+    """The machine of one turn. It takes all events of one reply before events of the next reply."""
 
     def __init__(self, terms: TurnTerms, view: ClientView, guide: Guide) -> None:
         # Given once.
         self.terms = terms
         self._guide = guide
         self._view = view
-        # What was sent, and the rounds that have ended: both grow with the turn.
+        # The sent reply and the rounds that have ended, which grow with the turn.
         self._sent = SentReply(terms, view)
         self._earlier = EarlierRounds()
         # The round that is under way, with its offer and its gateway calls. `_begin_round` replaces all four.
@@ -94,7 +94,7 @@ class Turn:
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
         self._reader = RoundReader(self._round, terms, view)
         self._calls = NO_CALLS
-        # The state, and what changes with the events.
+        # The state, and the values that change with the events.
         self._state = WAITING
         # The number of replies that have begun, with the present one.
         self._reply_count = 0
@@ -102,7 +102,7 @@ class Turn:
         self._has_saved_reply = False
         # The commands that follow when the step is saved.
         self._after_step: list[Command] = []
-        # The filler for tools that take long; None: there is none, or it was sent.
+        # The filler for tools that take long; None: no filler is set, or the filler was sent.
         self._filler = terms.filler
         # A filler that was sent after its reply was saved. It is stored with the next reply.
         self._next_filler = ""
@@ -138,7 +138,7 @@ class Turn:
         return self._view.take() if is_taken else None
 
     def feed(self, event: TurnEvent) -> list[Command]:
-        """Returns the commands that follow from an event, in order; none from one that comes too late."""
+        """Returns the commands that follow from an event, in order; []: the event comes too late."""
         if type(event) not in TRANSITIONS[self._state]:
             return []
         match event:  # the most frequent first
@@ -183,7 +183,7 @@ class Turn:
         shown_reply = outcome.shown_reply
         if shown_reply is None:
             return outcome
-        fields = self._view.prepare_stored_fields(outcome, self._round.last_events())
+        fields = self._view.prepare_stored_fields(outcome, self._round.list_last_events())
         stored_reply = with_private(with_transcript(shown_reply), **fields)
         if stored_reply is shown_reply:
             return outcome
@@ -216,7 +216,7 @@ class Turn:
     # -- a reply goes wrong
 
     def _on_error_event(self, error: Json, raw: bytes | None) -> list[Command]:
-        """Ends the stream with the upstream's error. raw: its event, as in `ErrorEvent`."""
+        """Ends the stream with the upstream's error. raw: the event, as in `ErrorEvent`."""
         reason = StopReason.UPSTREAM_ERROR
         self._reader.show_tail()
         self._view.note_stop(reason, {})
@@ -287,12 +287,12 @@ class Turn:
 
     @property
     def _is_past_status(self) -> bool:
-        """True where no error can be sent as a status: one was sent, or the client would resend what is stored."""
+        """True where no error can be a status: a status was sent, or the client would resend stored messages."""
         terms = self.terms
         return self._sent.has_head or terms.has_status or (terms.shows_steps and self._has_saved_reply)
 
     def _on_client_left(self) -> list[Command]:
-        if self._state is SAVING_TURN:  # the command to save it was given
+        if self._state is SAVING_TURN:  # the command to save the turn was given
             self._state = DONE
             return [commands.CloseUpstream(), commands.FINISH]
         self._reader.end_texts()
@@ -349,7 +349,7 @@ class Turn:
         if not self.terms.notes_replies:
             return self._decide_on_reply()
         # The reply is noted as it came, before its calls are judged, which changes them.
-        note_reply = commands.NoteReply(self._reply_count - 1, self._round.as_received())
+        note_reply = commands.NoteReply(self._reply_count - 1, self._round.render_as_received())
         return [note_reply, *self._decide_on_reply()]
 
     def _decide_on_reply(self) -> list[Command]:
@@ -439,7 +439,7 @@ class Turn:
         return self._sent.flush(self._round)
 
     def _release_held(self) -> list[Command]:
-        """Sends what the view holds back, and the status with it, unless the round has calls and so may be hidden."""
+        """Sends the bytes that the view holds back, and the status, unless the round has calls: it may be hidden."""
         if self._round.draft.calls:
             return []
         self._view.release()
@@ -522,10 +522,10 @@ class Turn:
         content_before = "" if terms.shows_steps else self._earlier.content
         filler, self._next_filler = self._next_filler, ""
         self._round = Round(terms, self._view, self._round.form, content_before, filler)
-        self._reader = RoundReader(self._round, terms, self._view, self._earlier.turn_usage())
+        self._reader = RoundReader(self._round, terms, self._view, self._earlier.turn_usage_maker)
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
-        """Returns the command to save a step. after_step: the commands that follow when it is saved."""
+        """Returns the command to save a step. after_step: the commands that follow when the step is saved."""
         self._after_step = [*after_step]
         self._has_saved_reply |= step.reply is not None
         return [step]
@@ -545,14 +545,14 @@ class Turn:
         if self._round.is_stored:
             return commands.SaveStep()
         return commands.SaveStep(
-            reply=self._round.upstream_message(),
-            shown_reply=self._round.shown_reply() if self._round.spoken.text else None,
+            reply=self._round.make_upstream_message(),
+            shown_reply=self._round.make_shown_reply() if self._round.spoken.text else None,
             usage=self._round.draft.usage,
             waiting=waiting or {},
         )
 
     def _count_remaining_budget(self, ledger: Ledger) -> int | None:
-        """Returns the tokens that are left of the client's budget; None: it is not limited."""
+        """Returns the tokens that are left of the client's budget; None: the client sets no budget."""
         budget_tokens = self.terms.budget_tokens
         return None if budget_tokens is None else budget_tokens - ledger.completion_tokens
 
@@ -582,7 +582,7 @@ class Turn:
             view.fail(Conflict(saved.loss))
             return self._sent.flush(self._round)
         view.note_stop(outcome.stop_reason, outcome.waiting, self._list_unshown_calls(outcome.waiting))
-        if not (saved.durable or saved.is_late):
+        if not (saved.is_durable or saved.is_late):
             view.note_not_stored()
         if last_round.form is AS_BODY:
             is_unchanged = self._reply_count == 1 and not last_round.gateway_calls
@@ -592,13 +592,13 @@ class Turn:
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first_seq, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
-            view.show_results(first_seq=None, results=[result.stored() for result in self._calls.results])
-        view.end(last_round.last_events(), self._client_finish_reason, last_round.done_event)
-        if not saved.durable:
+            view.show_results(first_seq=None, results=[result.as_stored() for result in self._calls.results])
+        view.end(last_round.list_last_events(), self._client_finish_reason, last_round.done_event)
+        if not saved.is_durable:
             view.note_not_durable()
         shown_commands = self._sent.flush(self._round)
         if not shown_commands and not self._sent.has_head:  # a view that reads no stream
-            body = last_round.stream_as_body(last_round.client_calls)
+            body = last_round.render_stream_as_body(last_round.client_calls)
             client_body = view.render_body(body, outcome, is_unchanged=False)
             headers = with_content_type(last_round.headers, JSON_TYPE)
             shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]

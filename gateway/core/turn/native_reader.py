@@ -1,6 +1,6 @@
-"""The seam by which a dialect reads the reply to a native request as it passes: what of it the turn stores.
+"""The seam by which a dialect reads the reply to a native request as it passes, for the store.
 
-Nothing of the reply is translated, so all that the upstream can do stays. (The request is described in
+The client gets the reply untranslated, with all that the upstream can do. (The request is described in
 gateway.run.native_request.)
 """
 
@@ -17,9 +17,9 @@ from gateway.core.turn.commands import End
 class NativeReply(Struct, frozen=True):
     """A reply as far as it has come."""
 
-    # FINISHED: it is complete; FAILED: the upstream reports a failure; CANCELLED: it would be cut here.
+    # FINISHED: the reply is complete; FAILED: the upstream reports a failure; CANCELLED: the reply would be cut here.
     end: End
-    # The reply as a message; None: it has no content.
+    # The reply as a message; None: the reply has no content.
     shown_reply: Json | None = None
     # The ids by which the client may refer to the reply: the reply's own id, and the ids of its parts.
     ids: tuple[str, ...] = ()
@@ -30,17 +30,17 @@ class NativeReader(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """The reply's end was among what has been read."""
+        """True if the reply's end has been read."""
 
     @property
     def background_id(self) -> str | None:
-        """The id of a response that the upstream makes in the background; None: it does not."""
+        """The id of a response that the upstream makes in the background; None: it makes no such response."""
 
     def read(self, event: Event) -> None:
-        """Reads the next event of a stream. One after the reply's end is ignored."""
+        """Reads the next event of a stream. An event after the reply's end is ignored."""
 
     def read_whole(self, body: bytes) -> None:
         """Reads a whole reply."""
 
-    def reply(self) -> NativeReply:
-        """Returns what has been read so far, at any time: of a stream without an end it is CANCELLED."""
+    def make_reply(self) -> NativeReply:
+        """Returns the reply as far as it has been read, at any time; a stream without an end is CANCELLED."""

@@ -1,7 +1,7 @@
 """The turn of a native request as a machine: the reply passes in its dialect, and its last bytes wait for the save.
 
 It has the events and commands of `machine.Turn`, so one shell performs both. It has one round and no tools: hidden
-rounds would change what the upstream keeps of the conversation. A `NativeReader` reads when the reply is over.
+rounds would change the conversation that the upstream stores. A `NativeReader` notices the end of the reply.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NativeTurn:
     first_call = commands.CallModel(messages=(), budget_tokens=None)
 
     def __init__(self, reader: NativeReader, change: ReplyChange, path: str) -> None:
-        """Begins. path: of the call, below the upstream's base URL."""
+        """Begins a turn. path: the path of the call, below the upstream's base URL."""
         self.usage = UsageReader(path)
         self._reader = reader
         self._change = change
@@ -74,10 +74,10 @@ class NativeTurn:
                 after_save, self._after_save = self._after_save, []
                 return after_save
             case events.ReplyEnded():
-                # A complete reply is saved by now, with its dialect's last event. Any other broke off too early.
+                # A complete reply is saved by now, with its dialect's last event. Any other reply broke off too early.
                 return self._end_early(b"", self._error or UpstreamBroke(_EARLY_END))
             case events.ReplyFailed(error, rest) if rest:
-                return self._end_early(self._change.unfinished(rest), error)
+                return self._end_early(self._change.change_unfinished(rest), error)
             case events.ReplyFailed(error):
                 return self._fail(error)
             case events.ClientLeft():
@@ -87,7 +87,7 @@ class NativeTurn:
 
     def _on_received(self, batch: list[Event]) -> list[Command]:
         """Passes events on, and saves the turn before its end leaves."""
-        data = b"".join(map(self._change.event, batch))
+        data = b"".join(map(self._change.change_event, batch))
         self.usage.read_events(data)
         sends = self._send(data)
         for event in batch:
@@ -100,8 +100,8 @@ class NativeTurn:
             return self._save(sends)
         if self._reader.background_id is None or self._is_id_saved:
             return sends
-        # The id is on disk before the client has it, so that any process can find the reply by it. CANCELLED is the
-        # state until the reply ends, as the client may never come back for it.
+        # The id is on disk before the client has it, so that any process can find the reply by its id. CANCELLED is the
+        # state until the reply ends, as the client may never ask for the reply.
         self._is_id_saved = True
         self._after_save = sends
         return [commands.Save(TurnOutcome(End.CANCELLED, background_id=self._reader.background_id))]
@@ -122,17 +122,17 @@ class NativeTurn:
         return [*head, *([commands.SendBody(data)] if data else [])]
 
     def _save(self, after_save: list[Command]) -> list[Command]:
-        """Saves the turn of a reply that is over. after_save: the commands that wait for it."""
+        """Saves the turn of a reply that is over. after_save: the commands that wait until it is saved."""
         self._is_saved = True
         self._after_save = after_save
-        reply = self._reader.reply()
+        reply = self._reader.make_reply()
         outcome = TurnOutcome(
             reply.end, shown_reply=reply.shown_reply, background_id=self._reader.background_id
         )
         return [commands.Save(outcome)]
 
     def _end_early(self, rest: bytes, error: GatewayError) -> list[Command]:
-        """Ends a stream that has begun to be sent. error: why it may lack its end."""
+        """Ends a stream that has begun to be sent. error: the reason for which the stream may lack its end."""
         closing = [] if self._is_saved and error is not self._error else [commands.CloseUpstream(error)]
         return [*self._send(rest), *closing, *self._save_unfinished(End.FAILED), commands.FINISH]
 
@@ -141,9 +141,9 @@ class NativeTurn:
         return [commands.SendError(error), closing, *self._save_unfinished(End.FAILED), commands.FINISH]
 
     def _save_unfinished(self, end: End, *, is_refused: bool = False) -> list[Command]:
-        """Saves what came of a reply that has no proper end, unless the turn or a background response's id is saved."""
+        """Saves the part of a reply without a proper end, unless the turn or a background response's id is saved."""
         if self._is_saved or self._is_id_saved:
             return []
         self._is_saved = True
-        shown_reply = self._reader.reply().shown_reply
+        shown_reply = self._reader.make_reply().shown_reply
         return [commands.Save(TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused))]

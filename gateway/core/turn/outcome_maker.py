@@ -1,4 +1,4 @@
-"""Makes the outcome of a turn: what is stored of its rounds, and what the client gets of them."""
+"""Makes the outcome of a turn: the messages that are stored, and the one reply that the client gets."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ NONE_WAIT: Final[Mapping[str, WaitKind]] = MappingProxyType({})
 class FinishedTurn(NamedTuple):
     """The outcome of a complete turn."""
 
-    # With all rounds of the turn.
+    # The outcome with all rounds of the turn.
     outcome: TurnOutcome
-    # What is saved of it: where steps are saved, the last reply alone.
+    # The outcome that is saved: where steps are saved, it has the last reply alone.
     saved: TurnOutcome
 
 
@@ -36,6 +36,7 @@ class OutcomeMaker(NamedTuple):
     """Makes the outcome of a turn that ends now, of its rounds."""
 
     terms: TurnTerms
+    # The rounds that have ended.
     earlier: EarlierRounds
     # The round that is under way, and its gateway calls.
     last_round: Round
@@ -52,10 +53,10 @@ class OutcomeMaker(NamedTuple):
         waiting: the calls that wait for an answer, as in `TurnOutcome`.
         """
         draft, earlier = self.last_round.draft, self.earlier
-        # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
+        # A call that was cut may be broken, and where steps are saved a client call could not be repaired.
         is_cut = read_finish_reason(draft.finish_reason) in CUT_REASONS
         client_calls = [] if self.terms.saves_steps and is_cut else self.last_round.client_calls
-        shown_reply = self.last_round.shown_reply(client_calls)
+        shown_reply = self.last_round.make_shown_reply(client_calls)
         last_messages = self._list_last_messages(shown_reply, client_calls)
         joined_reply = earlier.join_reply(shown_reply) if earlier.messages else shown_reply
         full_reply = (*earlier.messages, *last_messages)
@@ -71,31 +72,35 @@ class OutcomeMaker(NamedTuple):
             return self._make_outcome(end, reason, (), None, results=self.calls.interrupted_results)
         if self.terms.saves_steps:
             # Calls without an answer would block the conversation.
-            return self._make_outcome(end, reason, (), self.last_round.shown_reply())
-        shown_reply = self.earlier.join_reply(self.last_round.shown_reply(self.last_round.client_calls))
+            return self._make_outcome(end, reason, (), self.last_round.make_shown_reply())
+        shown_reply = self.earlier.join_reply(self.last_round.make_shown_reply(self.last_round.client_calls))
         messages: Sequence[Json] = self.earlier.messages
         if are_tools_running and not self.last_round.spoken.text:
             # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
             # call that speaks would be stored with its whole text, of which the user may have heard a part.
             results = self.calls.final_results
-            messages = [*messages, self.last_round.upstream_message(), *(each.stored() for each in results)]
+            messages = [
+                *messages,
+                self.last_round.make_upstream_message(),
+                *(each.as_stored() for each in results),
+            ]
         return self._make_outcome(end, reason, tuple(messages), shown_reply)
 
     def _list_last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
         """Returns the messages of the last round as they go upstream again."""
         last_round, results = self.last_round, self.calls.results
         if results:
-            return (last_round.upstream_message(), *(result.stored() for result in results))
+            return (last_round.make_upstream_message(), *(result.as_stored() for result in results))
         if self.terms.saves_steps and last_round.spoken.filler and last_round.draft.text:
-            return (last_round.upstream_message(client_calls),)  # the filler is no part of it upstream
-        if self.earlier.messages and (native_reply := last_round.draft.message().get(NATIVE_REPLY)):
+            return (last_round.make_upstream_message(client_calls),)  # the filler is no part of it upstream
+        if self.earlier.messages and (native_reply := last_round.draft.make_message().get(NATIVE_REPLY)):
             return ({**shown_reply, NATIVE_REPLY: native_reply},)
         return (shown_reply,)
 
     def _as_last_step(
         self, outcome: TurnOutcome, shown_reply: Json, last_messages: tuple[Json, ...]
     ) -> TurnOutcome:
-        """Returns the outcome where steps are saved: that of the last reply alone.
+        """Returns the outcome of the last reply alone, for a turn that saves each step.
 
         If this reply is stored already, the outcome has only the results that followed it.
         """
@@ -108,7 +113,7 @@ class OutcomeMaker(NamedTuple):
             return replace(outcome, full_reply=(), step_usage=usage, is_refused=True)
         if not outcome.waiting:
             return replace(outcome, full_reply=last_messages, shown_reply=shown_reply, step_usage=usage)
-        message = self.last_round.upstream_message()
+        message = self.last_round.make_upstream_message()
         return replace(
             outcome,
             full_reply=(message,),
@@ -128,8 +133,8 @@ class OutcomeMaker(NamedTuple):
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
         """Returns the outcome of the turn. The parameters are those of `TurnOutcome`."""
-        full_reply = self.earlier.with_own_ids(full_reply, shown_reply)
-        usage = self.earlier.ledger.turn_usage(self.last_round.draft.usage)
+        full_reply = self.earlier.rename_clashing_calls(full_reply, shown_reply)
+        usage = self.earlier.ledger.make_turn_usage(self.last_round.draft.usage)
         has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)
         # The fields are given by position: keywords take longer than the rest of this function (measured).
         return TurnOutcome(

@@ -48,10 +48,10 @@ _MAX_VERDICT_BYTES: Final = 4096
 def is_permanent_refusal(status: int, body: bytes) -> bool:
     """Returns whether an upstream refuses the content of a request, and so would refuse it each time.
 
-    status: that of the reply. Below 400 the status in the body's error counts.
+    status: the status of the reply. Below 400 the status in the body's error counts.
 
     A prompt that is too long is refused once if the error names the context's length, since the next prompt is cut to
-    that length. If it names none, the next prompt would be as long, and refused again.
+    that length. If the error names no length, the next prompt would be as long, and refused again.
     """
     if status < 400:
         status = read_error_status(make_openai_error_of_reply(status, body))
@@ -73,9 +73,9 @@ def is_account_refusal(status: int, body: bytes) -> bool:
 class RefusedContent(Enum):
     """The part of a request's messages that an upstream refuses."""
 
-    # Their content, by the verdict of a filter.
+    # A filter refuses their content.
     FILTERED = "filtered"
-    # An address in them from which nothing can be fetched.
+    # They have an address from which nothing can be fetched.
     UNREACHABLE = "unreachable"
 
 
@@ -99,7 +99,7 @@ def find_refused_content(status: int, body: bytes) -> RefusedContent | None:
 def is_filter_verdict(begin: bytes) -> bool:
     """Returns whether a successful reply is nothing but a filter's verdict on the request, as Gemini has it.
 
-    begin: its first event's data, or its body.
+    begin: the data of the reply's first event, or its body.
     """
     ending = None if len(begin) > _MAX_VERDICT_BYTES else _FINISH_REASON.search(begin)
     if ending is None or read_finish_reason(ending[1].decode("utf-8", "replace")) != "content_filter":
@@ -115,7 +115,7 @@ def is_filter_verdict(begin: bytes) -> bool:
 def exceeds_context(body: bytes, request: bytes = b"") -> bool:
     """Returns whether an error, with or without a length in it, is about a request that is too long for the model.
 
-    request: the JSON of the request. What the error repeats of it does not count.
+    request: the JSON of the request. Words that the error repeats from the request do not count.
     """
     error = find_openai_error_of_body(body)
     return error is not None and is_too_long(error, request)

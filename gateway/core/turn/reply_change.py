@@ -6,19 +6,19 @@ from adapters.types import Event
 
 
 class ReplyChange:
-    """Changes what the client gets of one reply; by default nothing.
+    """Changes one reply on its way to the client; by default it changes nothing.
 
-    All methods raise UpstreamError: the reply cannot be read.
+    Raises (all methods): UpstreamError: the reply cannot be read.
     """
 
-    def event(self, event: Event) -> bytes:
-        """Returns what the client gets of an event, as bytes of the stream."""
+    def change_event(self, event: Event) -> bytes:
+        """Returns the bytes of the stream that the client gets for an event."""
         return event.raw
 
-    def unfinished(self, rest: bytes) -> bytes:
-        """Returns what the client gets of an event that did not come to its end."""
+    def change_unfinished(self, rest: bytes) -> bytes:
+        """Returns the bytes that the client gets for an event that did not come to its end."""
         return rest
 
     def change_body(self, body: bytes) -> bytes:
-        """Returns the body that the client gets of a whole reply."""
+        """Returns the body that the client gets for a whole reply."""
         return body

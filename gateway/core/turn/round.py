@@ -1,6 +1,6 @@
-"""One call of the model with its reply: what has come of it, and the forms in which it goes on.
+"""One call of the model with its reply: the parts that have come, and the forms in which the reply goes on.
 
-`RoundReader` (gateway.core.turn.round_reader) reads the reply into it.
+`RoundReader` (gateway.core.turn.round_reader) reads the reply into its `Round`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Round:
 
     form: the form in which the client is answered so far; None: the reply decides.
     content_before: the content of the rounds before, a text or a list of parts.
-    filler: a filler that was sent after the previous reply was stored.
+    filler: the filler that was sent after the previous reply was stored.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class Round:
         """True where the user has got text of the reply."""
         return bool(self.spoken.text or self.draft.text)
 
-    def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
+    def make_shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the reply as the client got it, with these calls."""
-        message = self.draft.message(calls)
-        message.pop(NATIVE_REPLY, None)  # the client has its parts
+        message = self.draft.make_message(calls)
+        message.pop(NATIVE_REPLY, None)  # the client has got the parts of the native reply
         filler, words = self.spoken.filler, self.spoken.words
         if not (filler or words):
             return message
         filler_messages = [make_filler_message(filler)] if filler else []
         return join_messages([*filler_messages, message, {"content": words or None}])
 
-    def upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:
+    def make_upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:
         """Returns the reply as it goes upstream again.
 
         Private fields of the message hold what was shown to the user beyond its text.
@@ -127,13 +127,13 @@ class Round:
         if self._terms.asides is not None:
             asides = self._terms.asides.map_asides(call.name for call in sent_calls)
         return with_private(
-            self.draft.message(sent_calls),
+            self.draft.make_message(sent_calls),
             filler=self.spoken.filler or None,
             spoken=self.spoken.words or None,
             asides=asides or None,
         )
 
-    def last_events(self) -> list[ReplyEvent]:
+    def list_last_events(self) -> list[ReplyEvent]:
         """Returns the last events of the stream. If the round is hidden, only the event with its usage.
 
         A view that shows each round has sent the usage of a hidden round already.
@@ -151,20 +151,20 @@ class Round:
         chunk = {**(last_event.chunk or {}), "choices": []}
         return [ReplyEvent(raw=None, chunk=chunk, usage=last_event.usage)]
 
-    def stream_as_body(self, calls: Iterable[ToolCall]) -> bytes:
+    def render_stream_as_body(self, calls: Iterable[ToolCall]) -> bytes:
         """Returns a reply that came as a stream as the body of a chat completion, with these calls."""
-        return orjson.dumps(self._as_completion(without_private(self.shown_reply(calls))))
+        return orjson.dumps(self._as_completion(without_private(self.make_shown_reply(calls))))
 
-    def as_received(self) -> bytes:
+    def render_as_received(self) -> bytes:
         """Returns a complete reply in the form in which the client is answered: a body, or a stream of few events."""
         if self.form is AS_BODY:
             return self.body
-        completion = self._as_completion(self.draft.message(self.draft.calls))
+        completion = self._as_completion(self.draft.make_message(self.draft.calls))
         chunks = make_chunks(completion, with_usage=self.draft.usage is not None)
         return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
 
     def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
-        """Begins with the calls of a stored reply, in place of a new one.
+        """Begins with the calls of a stored reply, in place of a new reply.
 
         unanswered: ids of the calls that the client has to answer; the gateway answers all others.
         """

@@ -42,7 +42,7 @@ class Complete(Struct, frozen=True):
 
 
 class ErrorReply(Struct, frozen=True):
-    """The upstream answered with an error, or with what is no chat completion."""
+    """The upstream answered with an error, or with a body that is no chat completion."""
 
     body: bytes
 
@@ -51,7 +51,7 @@ class ErrorEvent(Struct, frozen=True):
     """The upstream put an error into its stream."""
 
     error: Json
-    raw: bytes | None  # the event; None: it has not the form of OpenAI's
+    raw: bytes | None  # the bytes of the event; None: the event has not the form of OpenAI's
 
 
 class BrokeOff(Struct, frozen=True):
@@ -66,10 +66,10 @@ RoundEnd = Complete | ErrorReply | ErrorEvent | BrokeOff
 
 
 class RoundReader:
-    """Reads the reply of one round. A returned `RoundEnd` has the way in which it ended; None: the reply goes on.
+    """Reads the reply of one round. A returned `RoundEnd` has the way in which the reply ended; None: it goes on.
 
-    turn_usage: returns the client's usage for the usage of this reply, if no other reply follows (`Ledger.turn_usage`);
-        None: this is the first reply.
+    make_turn_usage: returns the client's usage for the usage of this reply, if no other reply follows
+        (`Ledger.make_turn_usage`); None: this is the first reply.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RoundReader:
         round: Round,
         terms: TurnTerms,
         view: ClientView,
-        turn_usage: Callable[[Json | None], Json | None] | None = None,
+        make_turn_usage: Callable[[Json | None], Json | None] | None = None,
     ) -> None:
         self._round = round
         self._draft = round.draft
@@ -85,9 +85,9 @@ class RoundReader:
         self._view = view
         self._has_gateway_tools = bool(terms.gateway_tools)
         self._holds_tail = terms.holds_end or self._has_gateway_tools
-        self._turn_usage = turn_usage
+        self._make_turn_usage = make_turn_usage
         # True: the view has the turn's first chunk.
-        self._has_begun = turn_usage is not None
+        self._has_begun = make_turn_usage is not None
         # The content of the rounds before, a text or a list of parts.
         self._content_before = round.spoken.content_before
         self._ends = ChoiceEnds(terms.choice_count)
@@ -156,7 +156,7 @@ class RoundReader:
         else:
             self._round.form, self._round.body = AS_BODY, body
             self._view.add_whole_reply(body, parsed)
-            if self._turn_usage is None:
+            if self._make_turn_usage is None:
                 self._view.begin(parsed)
             for choice in choices:
                 if is_first_choice(choice):
@@ -240,7 +240,11 @@ class RoundReader:
                 return ErrorEvent(error, event.raw if is_openai_form else None)
         deltas = as_deltas(chunk)
         has_more = False
-        if deltas is not chunk and chunk.get("object") == "chat.completion" and self._draft.generated_text():
+        if (
+            deltas is not chunk
+            and chunk.get("object") == "chat.completion"
+            and self._draft.read_generated_text()
+        ):
             # MiniMax ends its streams with the whole reply, for the usage that it has.
             deltas["choices"] = [
                 {**choice, "delta": self._find_undelivered_fields(choice["delta"])}
@@ -283,8 +287,8 @@ class RoundReader:
         turn_usage: Json | None = None
         if isinstance(usage, dict):
             self._draft.add_usage(usage)
-            if self._turn_usage is not None:
-                turn_usage = self._turn_usage(self._draft.usage)
+            if self._make_turn_usage is not None:
+                turn_usage = self._make_turn_usage(self._draft.usage)
         if not self._has_begun:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(choices)

@@ -23,7 +23,7 @@ _MAX_REPAIRS = 16
 
 
 class RepairedSchema(NamedTuple):
-    """A schema without what was invalid in it."""
+    """A schema without its invalid parts."""
 
     validator: Validator
     schema: Any
@@ -38,7 +38,7 @@ def compile_schema(schema: Any) -> Validator:
 
 
 def find_repaired(schema: Any) -> RepairedSchema | None:
-    """Returns a schema without what is invalid in it, and its validator; None: too much is invalid."""
+    """Returns a schema without its invalid parts, and its validator; None: too much is invalid."""
     is_local = False
     for _ in range(_MAX_REPAIRS):
         try:
@@ -59,7 +59,7 @@ def find_repaired(schema: Any) -> RepairedSchema | None:
 
 
 def find_referenced(root: Mapping[str, Any], reference: str) -> Any:
-    """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
+    """Returns the part of a schema to which a reference leads; None: the reference leads nowhere."""
     if not reference.startswith("#"):
         return None
     target: Any = root
@@ -76,9 +76,9 @@ def find_referenced(root: Mapping[str, Any], reference: str) -> Any:
 
 
 def _without_path(part: Any, path: Sequence[str | int]) -> Any:
-    """Returns a copy of a part of a schema without what a path leads to.
+    """Returns a copy of a part of a schema without the element to which a path leads.
 
-    Raises: LookupError: the path leads nowhere, since the library leaves empty names out of it.
+    Raises: LookupError: the path leads nowhere, since the library leaves empty names out of paths.
     """
     first, *rest = path
     if isinstance(part, list):

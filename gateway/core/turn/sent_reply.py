@@ -24,7 +24,7 @@ class SentReply:
         self.has_head = False
 
     def flush(self, round: Round) -> list[Command]:
-        """Sends the bytes that the view has ready. round: the one that is under way."""
+        """Sends the bytes that the view has ready. round: the round that is under way."""
         if round.form is AS_BODY:  # the reply leaves as a whole, unless a later round is a stream
             return []
         data = self._view.take()
@@ -52,13 +52,13 @@ class SentReply:
         return [self._begin(round), comment] if may_begin else []
 
     def list_headers(self, round: Round, content_type: str) -> tuple[Header, ...]:
-        """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
+        """Returns the round's headers. content_type: the type of a translated reply; others have the upstream's."""
         return round.headers if self._view.speaks_chat else with_content_type(round.headers, content_type)
 
     def make_error_answer(
         self, round: Round, body: bytes, error: Json
     ) -> commands.SendWhole | commands.SendError:
-        """Returns the answer with the upstream's error; an error of the gateway's if a 200 is no chat completion.
+        """Returns the answer with the upstream's error, or with the gateway's for a 200 that is no completion.
 
         body: the body of the upstream's reply.
         error: the error in that body, as OpenAI's error object.
@@ -74,7 +74,7 @@ class SentReply:
         return commands.SendWhole(status, headers, client_body)
 
     def _begin(self, round: Round) -> commands.SendHead:
-        """Returns the head."""
+        """Returns the command that sends the head."""
         self.has_head = True
         if self._terms.shows_steps:
             return commands.SendHead(200, (EVENT_STREAM_HEADER,))

@@ -33,7 +33,7 @@ class SplitCharacters:
         """Moves a first half at the end of a text to the next piece of that text. Any other half becomes U+FFFD.
 
         chunk: a chunk of the reply, which is changed.
-        data: its JSON.
+        data: the JSON of the chunk.
         """
         # Paired by their order: some servers number no calls, so that two texts may have one key.
         texts_with_halves = _find_texts(read_json_with_halves(data))

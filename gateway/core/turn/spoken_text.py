@@ -22,7 +22,7 @@ class SpokenText:
         self.filler = filler
         # The words of calls that speak to the user, shown after the reply's own text.
         self.words = ""
-        # The content shown last, from which the next text may need a separator.
+        # The content that was shown last. The next text may need a separator from it.
         self.content_before = content_before
         self._view = view
         self._reader = None if asides is None else AsideReader(asides)
@@ -59,11 +59,11 @@ class SpokenText:
                 self.add_filler(text.lstrip(), is_shown=is_shown)
 
     def add_filler(self, text: str, *, is_shown: bool) -> None:
-        """Adds a filler, or its beginning. is_shown: the client gets it at once; otherwise it is only collected."""
+        """Adds a filler, or its beginning. is_shown: the client gets the filler at once."""
         self._add(Voice.FILLER, text, choose_separator(self.content_before, text), is_shown=is_shown)
 
     def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:
-        """Adds spoken text. blanks: what is shown before the text. call: the index of its call in the reply."""
+        """Adds spoken text. blanks: white space to show before the text. call: the index of its call in the reply."""
         if voice is Voice.FILLER:
             self.filler += text
         else:

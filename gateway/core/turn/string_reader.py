@@ -32,24 +32,24 @@ class StringReader:
     def __init__(self, names: Collection[str]) -> None:
         """Waits for the beginning of the JSON. names: the keys of the strings that are read."""
         self._names = frozenset(names)
-        # How many objects and lists are open.
+        # The number of open objects and lists.
         self._depth = 0
         # The outermost value is an object.
         self._is_object = False
         # The next string of that object is a key.
         self._expects_key = False
-        # What has come of the key that is read.
+        # The pieces of the key that is read.
         self._key_pieces: list[str] = []
         # The key of the current value.
         self._key = ""
         self._in_string = False
         # The beginning of an escape, with its backslash.
         self._escape = ""
-        # What the text of this `feed` adds. A first half of a character at its end waits for the second.
+        # The pieces that the text of this `feed` adds. A first half of a character at their end waits for the second.
         self._pieces: list[StringPiece] = []
 
     def feed(self, text: str) -> list[StringPiece]:
-        """Returns what the text adds to the strings, in order; neighbouring pieces of one string are joined.
+        """Returns the pieces that the text adds to the strings, in order; neighbouring pieces of one string are joined.
 
         text: the next piece of the object.
         """

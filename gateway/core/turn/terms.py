@@ -20,17 +20,17 @@ class TurnTerms(Struct, frozen=True):
     adds_usage: bool = False
     # Names of the tools that the gateway runs; `AllBut` holds all but the client's. Empty: calls are not read.
     gateway_tools: Collection[str] = ()
-    # Completion tokens that the client allows for the whole reply; None: not limited.
+    # Completion tokens that the client allows for the whole reply; None: the client sets no limit.
     budget_tokens: int | None = None
     # The end of the reply waits for `Saved`.
     holds_end: bool = False
     # How many choices the client asked for, the request's `n`.
     choice_count: int = 1
-    # The sentence that is sent when a gateway tool takes long, or None.
+    # The sentence that is sent when a gateway tool takes long; None: no sentence is sent.
     filler: FixedFiller | None = None
     # Estimates the tokens of a text, where the upstream reports no usage.
     estimate: Callable[[str], int] = estimate_tokens
-    # Each round is saved before the next one begins; else they are hidden rounds of one reply.
+    # Each round is saved before the next one begins; otherwise the rounds are hidden rounds of one reply.
     saves_steps: bool = False
     # The client gets each round as messages of its own, always as events; else it gets all rounds as one reply.
     shows_steps: bool = False
@@ -41,5 +41,5 @@ class TurnTerms(Struct, frozen=True):
     # Each complete reply is noted (`NoteReply`), since another attempt may have to go on from it.
     notes_replies: bool = False
     # The arguments of gateway tools that the gateway takes for itself or shows to the user while the model writes them;
-    # None: there are none.
+    # None: no tool has such arguments.
     asides: Asides | None = None

@@ -23,7 +23,7 @@ class TextEvents(Struct, frozen=True):
 
     # The bytes before the text.
     before: bytes
-    # What is between the text and the padding; None: there is no padding.
+    # The characters between the text and the padding; None: the events have no padding.
     between: str | None
     # The bytes after the text, or after the padding.
     end: bytes
@@ -33,7 +33,7 @@ class TextEvents(Struct, frozen=True):
         """Returns the form of an event, or None if an event of that form may do more than add text to the reply.
 
         raw: the bytes of the event.
-        chunk: its parsed data.
+        chunk: the parsed data of the event.
         """
         text = (_find_only_text(chunk) or "").encode()
         marks = [*_CONTENT.finditer(raw)] if text else []

@@ -42,7 +42,7 @@ class AllBut(Collection[str]):
 
 
 class ToolCall:
-    """A tool call, of which pieces may still come."""
+    """A tool call of a reply, of which pieces may still come."""
 
     __slots__ = (
         "arguments",
@@ -58,11 +58,11 @@ class ToolCall:
     )
 
     def __init__(self, index: Any) -> None:
-        """Begins without pieces. index: the upstream's, of any type; None: it has none."""
+        """Begins a call without pieces. index: the upstream's index, of any type; None: the upstream gives no index."""
         self.index = index
         # The fields of the call, without the fields of its function.
         self.fields: Json = {}
-        # The fields of its function, without name and arguments.
+        # The fields of the call's function, without name and arguments.
         self.function: Json = {}
         self.name = ""
         # The pieces of the arguments' text.
@@ -71,9 +71,9 @@ class ToolCall:
         self.piece_count = 0
         # The index among the client's calls; -1: it is not known yet, or this is the gateway's call.
         self.client_index = -1
-        # Calls of the gateway come before it, so that the client gets it under another index than the upstream's.
+        # Gateway calls come before this call, so the client gets it under another index than the upstream's.
         self.is_reindexed = False
-        # The client has its beginning.
+        # The client has got the beginning of the call.
         self.is_sent = False
 
     @property
@@ -131,11 +131,11 @@ class ToolCall:
 def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete: bool) -> CallOwner:
     """Decides the owner of a call, as early as its name allows.
 
-    is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
-        one that is the beginning of a known one is undecided until then.
-
     Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
     name.
+
+    is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
+        the beginning of a gateway tool's name is undecided until then.
     """
     if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT

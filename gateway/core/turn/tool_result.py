@@ -19,24 +19,24 @@ class ToolResult(Struct, frozen=True):
     # The tool's own text.
     content: str
     status: CallStatus = "success"
-    # The output of code that the tool ran.
+    # The two outputs of code that the tool ran.
     stdout: str = ""
     stderr: str = ""
     # "approved" or "denied"; "": no person was asked.
     approval: str = ""
     # The person's reason.
     reason: str = ""
-    # False: a rule forbids the call, or it is unreadable.
+    # False: a rule forbids the call, or the call is unreadable.
     was_run: bool = True
     # The call needs an approval, and no client can give it.
     is_unapproved: bool = False
-    # A note of what has changed in memory meanwhile, which stands after the content.
+    # A note of the changes in memory since the call began, which stands after the content.
     changes: str = ""
-    # The memory blocks that content and changes show.
+    # The memory blocks that `content` and `changes` show.
     shown: Shown = field(default_factory=dict)
 
-    def message(self) -> Json:
-        """Returns the message that goes upstream, with private fields for what it shows."""
+    def as_message(self) -> Json:
+        """Returns the message that goes upstream; its private fields name the blocks and changes that it shows."""
         message = {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
         if self.changes:
             # A person is shown the tool's own text.
@@ -44,10 +44,10 @@ class ToolResult(Struct, frozen=True):
             message = with_private(message, own_length=len(self.content))
         return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
 
-    def stored(self) -> Json:
+    def as_stored(self) -> Json:
         """Returns the message as it is stored."""
         return with_private(
-            self.message(),
+            self.as_message(),
             status=self.status if self.status != "success" else None,
             unrun=None if self.was_run else True,
             unapproved=self.is_unapproved or None,

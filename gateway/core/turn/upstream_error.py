@@ -1,8 +1,8 @@
 """Reads the errors of upstreams, each in its own form, into OpenAI's error object.
 
 `find_openai_error` reads a chunk, `find_openai_error_of_body` a body, `make_openai_error_of_reply` a reply that has
-failed. `find_error_in_success_body` and `find_error_in_first_event` read what came under a status of success,
-`find_stream_exception` the events of a stream that has begun. `gateway.core.turn.refusal` judges what they refuse.
+failed. `find_error_in_success_body` and `find_error_in_first_event` read replies under a status of success,
+`find_stream_exception` the events of a stream that has begun. `gateway.core.turn.refusal` judges these errors.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _STATUS_BY_MINIMAX_CODE: Final = {
 
 
 def find_openai_error(chunk: Json, name: str | None = None) -> Json | None:
-    """Returns the error that a chunk or a body is, in OpenAI's form; None: it is no error. name: of the chunk's event.
+    """Returns the error that a chunk or a body is, in OpenAI's form; None: it is no error. name: the name of its event.
 
     Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, {"code": ..., "msg": ...},
     {"base_resp": {"status_code": ..., "status_msg": ...}}, and anything under `event: error`.
@@ -95,7 +95,7 @@ def _find_error_by_code(fields: Json) -> Json | None:
 
 
 def parse_error_body(body: bytes) -> Json | None:
-    """Returns the object of an error's body as it came; None: there is none. Google's endpoint puts it into a list."""
+    """Returns the object of an error's body as it came; None: no object. Google's endpoint puts it into a list."""
     parsed, _ = read_json(body)
     if isinstance(parsed, list) and parsed:
         parsed = parsed[0]
@@ -103,7 +103,7 @@ def parse_error_body(body: bytes) -> Json | None:
 
 
 def find_openai_error_of_body(body: bytes) -> Json | None:
-    """Returns the error in an error's body, in OpenAI's form; None: there is none."""
+    """Returns the error in an error's body, in OpenAI's form; None: the body has no known error."""
     parsed = parse_error_body(body)
     return None if parsed is None else find_openai_error(parsed)
 
@@ -141,7 +141,7 @@ def read_error_status(error: Json) -> int:
 class RevealedError(NamedTuple):
     """An error that came under a status of success."""
 
-    # The status that it should have had.
+    # The status that the reply should have had.
     status: int
     # The error, as clients of OpenAI's API read it.
     body: bytes
@@ -193,7 +193,7 @@ def _may_be_error(data: bytes) -> bool:
 
 
 def find_stream_exception(events: bytes) -> UpstreamBroke | None:
-    """Returns the exception for the first error among events; None: there is none. events: each of them whole."""
+    """Returns the exception for the first error among events; None: no event is an error. events: whole events."""
     name = None
     # Nearly no read has the word "error". (`in` takes twice as long, since bytes may also be asked for an integer.)
     for line in events.splitlines() if events.find(b"error") >= 0 else ():
@@ -214,18 +214,18 @@ def find_stream_exception(events: bytes) -> UpstreamBroke | None:
 
 
 def _find_openai_error_of_event(data: bytes, name: str | None) -> Json | None:
-    """Returns the error that the data of an event is; None: it is no error. name: of the event."""
+    """Returns the error that the data of an event is; None: it is no error. name: the event's name."""
     chunk, _ = read_json(data)
     return find_openai_error(chunk, name) if isinstance(chunk, dict) else None
 
 
 def _find_provider_fault(data: bytes) -> Json | None:
-    """Returns the error of a response that has failed by a fault of its provider; None: by its request."""
+    """Returns the error of a response that has failed by a fault of its provider; None: the request is at fault."""
     error = find_openai_error(as_object(decode_object(data).get("response")))
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 
 def make_stream_exception(error: Json) -> UpstreamBroke:
-    """Returns the exception for a stream that has an error among its events. error: in OpenAI's form."""
+    """Returns the exception for a stream with an error among its events. error: the error in OpenAI's form."""
     kind = UpstreamRefused if read_error_status(error) < 500 else UpstreamBroke
     return kind(f"The upstream's stream has an error: {error.get('message') or ''}")

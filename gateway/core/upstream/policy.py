@@ -80,7 +80,7 @@ class Failure(Struct, frozen=True):
     # The upstream may have seen the request.
     was_sent: bool = True
     # The same endpoint may be asked again. False: the gateway's own deadline has passed.
-    repeatable: bool = True
+    is_repeatable: bool = True
     retry_after_s: float | None = None
     # A limit of the gateway's own: the endpoint was not asked.
     is_own: bool = False
@@ -244,9 +244,9 @@ def choose_next(
     # Another endpoint of the same model answers sooner than a retry, and as well.
     if has_peer:
         return NextStep(NextAttempt.FAIL_OVER)
-    limit = policy.retries if failure.repeatable else 0
+    limit = policy.retries if failure.is_repeatable else 0
     # If nothing was sent, another attempt is always safe.
-    if not failure.was_sent and failure.repeatable and not has_fallback:
+    if not failure.was_sent and failure.is_repeatable and not has_fallback:
         limit = max(limit, 1)
     if failure_count <= limit and may_retry:
         wait_s = choose_backoff_s(failure_count, chance, policy.retry_wait_s)

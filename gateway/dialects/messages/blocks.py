@@ -54,9 +54,9 @@ class GrowingBlocks:
     def has_calls(self) -> bool:
         return bool(self._draft.calls)
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         """Returns all that the model wrote of the message, for a count of its tokens."""
-        return "".join(self._texts) + self._draft.generated_text()
+        return "".join(self._texts) + self._draft.read_generated_text()
 
     def add_text(self, text: str) -> None:
         self._texts.append(text)

@@ -146,7 +146,7 @@ class TranslatedMessage:
         self._finish_reason = finish_reason or self._finish_reason
         self._events.begin()
         self.blocks.end()
-        usage = self._usage or self._terms.count_usage(self.blocks.generated_text()) or {}
+        usage = self._usage or self._terms.count_usage(self.blocks.read_generated_text()) or {}
         ending = self._make_ending(has_calls=self.blocks.has_calls)
         self._events.emit("message_delta", delta=ending, usage=_render_usage(usage, self._terms.input_tokens))
         self._events.emit("message_stop")

@@ -34,7 +34,7 @@ class BackgroundEnd(ReplyChange):
         ended, self._ended = self._ended, None
         return ended
 
-    def event(self, event: Event) -> bytes:
+    def change_event(self, event: Event) -> bytes:
         data = event.data
         if data is not None and _BACKGROUND_KEY in data:
             fields = decode_object(data)
@@ -42,10 +42,10 @@ class BackgroundEnd(ReplyChange):
             if fields.get("type") in _END_EVENTS and isinstance(response, dict):
                 # The bytes of the response are taken, since it may be nested more deeply than orjson writes.
                 self._note_end(response, decode_upstream_members(data)["response"])
-        return self._change.event(event)
+        return self._change.change_event(event)
 
-    def unfinished(self, rest: bytes) -> bytes:
-        return self._change.unfinished(rest)
+    def change_unfinished(self, rest: bytes) -> bytes:
+        return self._change.change_unfinished(rest)
 
     def change_body(self, body: bytes) -> bytes:
         if _BACKGROUND_KEY in body:

@@ -22,9 +22,9 @@ class UpstreamTools(Struct, frozen=True):
     """Which tools, besides functions, a request's upstreams take in chat completions."""
 
     # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
-    custom: bool = False
+    takes_custom_tools: bool = False
     # Claude's web search (`web_search_20250305`).
-    web_search: bool = False
+    takes_web_search: bool = False
 
 
 FUNCTIONS_ALONE: Final = UpstreamTools()

@@ -57,7 +57,7 @@ def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
         text = read_required_text(item, key, path)
         if item_type == "custom_tool_call":
             call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
-            return call if upstream_tools.custom else as_function_call(call)
+            return call if upstream_tools.takes_custom_tools else as_function_call(call)
         return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
     value = item.get(key)

@@ -93,9 +93,9 @@ class GrowingOutput:
         """Returns the `Item.id_prefix` of each item."""
         return [item.id_prefix for item in self._items]
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         """Returns all that the model wrote, for a count of its tokens."""
-        return "".join([item.generated_text() for item in self._items])
+        return "".join([item.read_generated_text() for item in self._items])
 
     def _add_search(self, block: Any) -> None:
         """Adds a web search that Claude made itself. block: the search's block, with the query; others are ignored."""
@@ -109,7 +109,7 @@ class GrowingOutput:
         ended_messages = [
             item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
         ]
-        return sum(len(item.generated_text()) for item in ended_messages)
+        return sum(len(item.read_generated_text()) for item in ended_messages)
 
     def _open_item_of(self, item_class: type[_Item]) -> _Item:
         """Returns the open item if it is of this class; else closes it and returns a new item."""

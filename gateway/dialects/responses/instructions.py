@@ -32,11 +32,11 @@ class ClientInstructions(ReplyChange):
     def change_body(self, body: bytes) -> bytes:
         return self._restore(body) if _INSTRUCTIONS_KEY in body else body
 
-    def unfinished(self, rest: bytes) -> bytes:
+    def change_unfinished(self, rest: bytes) -> bytes:
         # An unfinished event that may contain the upstream's instructions is left out.
         return b"" if _INSTRUCTIONS_KEY in rest else rest
 
-    def event(self, event: Event) -> bytes:
+    def change_event(self, event: Event) -> bytes:
         data = event.data
         if data is None or _INSTRUCTIONS_KEY not in data:
             return event.raw

@@ -62,7 +62,7 @@ class Item:
         """Returns the item as the response has it. status: in_progress, completed or incomplete."""
         raise NotImplementedError
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         """Returns all of the item that the model wrote, for a count of its tokens."""
         raise NotImplementedError
 
@@ -119,7 +119,7 @@ class MessageItem(Item):
         content = [part.json() for part in self._parts]
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         return "".join([part.text for part in self._parts])
 
     def add(self, text: str, logprobs: list[Any]) -> None:
@@ -186,13 +186,13 @@ class ThoughtsItem(Item):
         text = "".join(self._pieces)
         summary = [{"type": "summary_text", "text": text}] if text else []
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
-        fields = self._sealed_draft.message()
+        fields = self._sealed_draft.make_message()
         thoughts = {key: fields[key] for key in THOUGHT_FIELDS if key in fields}
         if thoughts and self.sealing_model is not None and status != "in_progress":
             item["encrypted_content"] = seal({"model": self.sealing_model, **thoughts})
         return item
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         return "".join(self._pieces)
 
     def add(self, delta: Json) -> None:
@@ -262,7 +262,7 @@ class CallItem(Item):
                     self.emit("custom_tool_call_input.delta", delta=text)
         self._sent_count = len(arguments)
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         if self._is_custom:
             return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
         return self._call.name + self._call.text
@@ -326,5 +326,5 @@ class SearchItem(Item):
         action = {"type": "search", "query": self._query, "queries": [self._query]}
         return {"id": self.id, "type": "web_search_call", "status": status, "action": action}
 
-    def generated_text(self) -> str:
+    def read_generated_text(self) -> str:
         return self._query

@@ -249,7 +249,7 @@ class ResponsesView(ClientView):
         status = "incomplete" if incomplete_reason else "completed"
         self._output.end(status)
         if self._usage is None:
-            self._usage = self._terms.count_usage(self._output.generated_text())
+            self._usage = self._terms.count_usage(self._output.read_generated_text())
         if status == "completed":
             self._response.complete()
         return self._response.json(

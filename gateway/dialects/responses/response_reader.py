@@ -72,7 +72,7 @@ class ResponseReader:
         )
         self._end = End.FAILED if has_failed else FINISHED
 
-    def reply(self) -> NativeReply:
+    def make_reply(self) -> NativeReply:
         """Returns the reply as far as it has come. A reply that was cut has only its text, without calls."""
         response = self._response or _read_response(self._created_event)
         items = response.get("output") or self._assemble_items()

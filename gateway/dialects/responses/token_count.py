@@ -17,10 +17,10 @@ def render_count(tokens: int) -> bytes:
 class CountChange(ReplyChange):
     """Puts an upstream's count into the form of the Responses API."""
 
-    def event(self, event: Event) -> bytes:
+    def change_event(self, event: Event) -> bytes:
         raise UpstreamBroke("The upstream has answered a count with a stream.")
 
-    def unfinished(self, rest: bytes) -> bytes:
+    def change_unfinished(self, rest: bytes) -> bytes:
         return b""
 
     def change_body(self, body: bytes) -> bytes:

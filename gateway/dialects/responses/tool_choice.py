@@ -39,7 +39,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
     mode = choice.get("mode") or "auto"
     if mode not in ("auto", "required"):
         raise make_unknown_value_error("tool_choice.mode", mode, "'auto' and 'required'")
-    if upstream_tools.custom:
+    if upstream_tools.takes_custom_tools:
         return {
             "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}
         }
@@ -63,7 +63,7 @@ def _translate_named_choice(choice: Any, path: str, upstream_tools: UpstreamTool
     name = make_flat_name(
         read_optional(choice, "namespace", str, path), read_required_text(choice, "name", path)
     )
-    upstream_type = tool_type if upstream_tools.custom else "function"
+    upstream_type = tool_type if upstream_tools.takes_custom_tools else "function"
     return {"type": upstream_type, upstream_type: {"name": name}}
 
 

@@ -149,7 +149,7 @@ def read_tools(
 
 def check_item_tools(items: Sequence[Any]) -> None:
     """Checks the tools that the `items` of a request bring. Raises: BadRequest."""
-    reader = _ToolReader(UpstreamTools(custom=True, web_search=True), None, LeftOutFields())
+    reader = _ToolReader(UpstreamTools(takes_custom_tools=True, takes_web_search=True), None, LeftOutFields())
     reader.add_item_tools(items, "items")
 
 
@@ -248,7 +248,7 @@ class _ToolReader:
         }
         _add_description(custom_tool, namespace.description)
         form = CallForm("custom_tool_call", name, namespace.name)
-        if not self._upstream_tools.custom:
+        if not self._upstream_tools.takes_custom_tools:
             self._append_function(_make_custom_function(custom_tool, syntax), form)
             return
         if syntax is not None:
@@ -274,7 +274,7 @@ class _ToolReader:
         """Adds a web search in the form of Claude's. Returns False if the search is left out."""
         if tool.get("external_web_access") is False:
             return False  # such a search reads OpenAI's index of pages, which does not exist here
-        if not self._upstream_tools.web_search:
+        if not self._upstream_tools.takes_web_search:
             # Codex offers a search in every request, so a search is left out among other tools. A search that is the
             # only tool is refused (`read_tools`).
             self.omitted_search = f"{path}.type"

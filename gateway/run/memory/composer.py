@@ -100,7 +100,7 @@ class Composer(Struct, frozen=True):
             tools=tools,
             composition=composition,
             section=section,
-            new_notes={} if plan.off_record else notes,
+            new_notes={} if plan.is_off_record else notes,
             tools_first=not request.spec.is_profile or context.is_agent_conversation,
         )
         prompt = await self._fit(context, prompt, takes_note=noted is not None)
@@ -111,7 +111,7 @@ class Composer(Struct, frozen=True):
     ) -> Prompt:
         """Returns the prompt with a note of what memory has for a message."""
         recall = await self.recaller.recall(context, prompt, vectors, noted.text, noted.name)
-        if noted.new_index is not None and not context.plan.off_record:
+        if noted.new_index is not None and not context.plan.is_off_record:
             # An empty note is stored as well, so that nothing is searched twice.
             prompt = replace(prompt, new_notes={**prompt.new_notes, noted.new_index: recall.note})
         if recall.note:
@@ -236,7 +236,7 @@ class Composer(Struct, frozen=True):
             start_index=window_start.start_index,
             used_summary_id=_read_used_summary(context),
             summarises=spec.summarises
-            and not plan.off_record
+            and not plan.is_off_record
             and (self.summarises or terms.model is not None),
             retained_share=terms.retained_share,
             bounds=spec.window_bounds,

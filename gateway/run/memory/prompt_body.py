@@ -131,7 +131,7 @@ def _put_additions(prompt: Prompt, edit: BodyEdit) -> None:
             count_leading_system(prompt.request.messages), [each.message for each in inserted]
         )
     if tools:
-        edit.add_tools(tools, in_front=prompt.tools_first)
+        edit.add_tools(tools, are_first=prompt.tools_first)
 
 
 def _list_system_texts(prompt: Prompt, tools: Sequence[dict[str, Any]]) -> list[str]:

@@ -84,7 +84,7 @@ def make_turn_write(
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
         opening=None if context.is_plain else digest_opening(plan, request_end.now),
         chars=sum(map(len, map(read_text, (*plan.messages, *request_end.full_reply)))),
-        recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),
+        recall=None if receipt is None or plan.is_off_record else recall_row_maker(prompt, outcome, receipt),
     )
 
 
@@ -185,7 +185,7 @@ def _decide_ahead(
 
 def _choose_section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on; None: the path has no section."""
-    if context.plan.off_record:
+    if context.plan.is_off_record:
         # Nothing new is stored, and the path's section stays.
         match_point = context.plan.match.match_point
         number = match_point.section if match_point is not None else None

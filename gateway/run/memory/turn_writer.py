@@ -104,7 +104,7 @@ class TurnWriter:
             self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
         if context.exchange_row < 0 and _ends_unwritten(context, outcome):
             return self._end_unwritten(context)
-        if not context.plan.off_record:
+        if not context.plan.is_off_record:
             return self._commit(context, prompt, block_edits, outcome, receipt)
         # The commit has no ticket to leave: the queue is left after the last attempt.
         unqueued = replace(context, request=replace(request, ticket=QueueTicket()))
@@ -157,7 +157,7 @@ class TurnWriter:
                     return await writing
                 except Stale:
                     context = await read_context(self.store, self.resent, context.request, self.idle_s)
-                    if not context.plan.off_record:
+                    if not context.plan.is_off_record:
                         raise  # it repeats a turn off the record of which nothing is left
                 writing = self._commit(context, prompt, BlockEdits(), outcome)
             return await writing
@@ -221,7 +221,7 @@ class TurnWriter:
         self.report_lag(agent.id, snapshot, write.chars)
         if write.edits:
             events.edits_pending()
-        if not context.plan.off_record and agent.scope.spans_conversations:
+        if not context.plan.is_off_record and agent.scope.spans_conversations:
             events.turn_stored(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
@@ -246,7 +246,7 @@ def _ends_unwritten(context: MemoryContext, outcome: TurnOutcome) -> bool:
     A failed turn is sent again. A turn off the record leaves its tombstone even so, for a later list with the turn.
     """
     has_failed = outcome.state is End.FAILED and not outcome.text
-    return context.request.identity.leaves_nothing or (has_failed and not context.plan.off_record)
+    return context.request.identity.leaves_nothing or (has_failed and not context.plan.is_off_record)
 
 
 def _after_reply(work: Callable[[], None]) -> None:

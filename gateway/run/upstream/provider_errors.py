@@ -50,7 +50,7 @@ def classify_failure(error: ProviderError) -> Failure:
     match error:
         case ProviderTimeout():
             # An endpoint that was silent until a timeout is not tried again for this request.
-            return Failure(kind, was_sent=error.phase != "connect", repeatable=False)
+            return Failure(kind, was_sent=error.phase != "connect", is_repeatable=False)
         case ProviderUnreachable():
             return Failure(kind, was_sent=error.was_sent, is_own=isinstance(error, NoDescriptor))
         case _:

@@ -228,14 +228,14 @@ class ChangedEvents:
 
     def feed(self, data: bytes) -> bytes:
         """Returns the events that are whole now. Raises: ProviderTooLarge, UpstreamError."""
-        return b"".join([self._change.event(event) for event in self._decoder.feed(data)])
+        return b"".join([self._change.change_event(event) for event in self._decoder.feed(data)])
 
     def take_rest(self) -> bytes:
         """Returns the changed events that are left at the end. Raises: UpstreamError."""
         try:
-            return b"".join([self._change.event(event) for event in self._decoder.finish()])
+            return b"".join([self._change.change_event(event) for event in self._decoder.finish()])
         except UnfinishedEvent as error:
-            return self._change.unfinished(error.rest)
+            return self._change.change_unfinished(error.rest)
 
 
 class WholeEvents:

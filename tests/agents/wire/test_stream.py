@@ -74,7 +74,9 @@ def test_a_result_is_numbered_where_it_is_stored_and_is_of_the_step_that_called(
     made.show_tool_result(ToolResult("c1", "Two.", "error"))
     made.show_tool_result(ToolResult("c0", "One."))
     assert kinds(events(made)) == ["tool_call_message"]
-    made.show_results(3, [ToolResult("c0", "One.").stored(), ToolResult("c1", "Two.", "error").stored()])
+    made.show_results(
+        3, [ToolResult("c0", "One.").as_stored(), ToolResult("c1", "Two.", "error").as_stored()]
+    )
     made.begin_step(3, 5)
     one, two = events(made)
     assert [each["id"] for each in (one, two)] == [f"message-{UID}-3", f"message-{UID}-4"]
@@ -137,7 +139,7 @@ def test_an_error_is_the_last_event(by_token: bool) -> None:
 def test_an_answer_of_a_person_is_shown_with_its_result() -> None:
     made = view()
     denied = ToolResult("c0", "No.", "error", approval="denied", reason="Not now.")
-    made.show_results(3, [denied.stored()])
+    made.show_results(3, [denied.as_stored()])
     answer, returned = events(made)
     assert (answer["approve"], answer["reason"]) == (False, "Not now.")
     assert (returned["id"], returned["status"]) == (answer["id"], "error")

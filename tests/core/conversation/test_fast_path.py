@@ -103,9 +103,9 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert plain is not None
     general = plan_turn(tree, query)
     assert (plain.match.match_point, plain.new_indices) == (general.match.match_point, general.new_indices)
-    assert (plain.omitted, plain.off_record, plain.redactions) == (
+    assert (plain.omitted, plain.is_off_record, plain.redactions) == (
         general.omitted,
-        general.off_record,
+        general.is_off_record,
         general.redactions,
     )
     fresh = {len(plain.messages) - 1: "<note>"}

@@ -276,7 +276,7 @@ def test_a_member_that_is_dropped_and_then_set_is_there() -> None:
     assert edit.render() == b'{"a":3}'
 
 
-@pytest.mark.parametrize("in_front", [False, True])
+@pytest.mark.parametrize("are_first", [False, True])
 @pytest.mark.parametrize(
     ("body", "own"),
     [
@@ -288,14 +288,14 @@ def test_a_member_that_is_dropped_and_then_set_is_there() -> None:
     ],
 )
 def test_tools_go_after_the_clients_or_in_front_where_they_change_less(
-    body: bytes, own: list[Any], in_front: bool
+    body: bytes, own: list[Any], are_first: bool
 ) -> None:
     edit = edit_of(body)
     edit.add_tools([])
     assert edit.render() is body
-    edit.add_tools([{"t": 1}, {"t": 2}], in_front=in_front)
+    edit.add_tools([{"t": 1}, {"t": 2}], are_first=are_first)
     ours = [{"t": 1}, {"t": 2}]
-    expected = [*ours, *own] if in_front else [*own, *ours]
+    expected = [*ours, *own] if are_first else [*own, *ours]
     assert orjson.loads(edit.render()) == {**orjson.loads(body), "tools": expected}
 
 

@@ -17,7 +17,7 @@ def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
 
 
 def turn_usage(ledger: Ledger, last: dict[str, Any]) -> dict[str, Any]:
-    found = ledger.turn_usage(last)
+    found = ledger.make_turn_usage(last)
     assert found is not None
     return found
 
@@ -59,7 +59,7 @@ def test_details_of_one_round_alone_stay() -> None:
 
 def test_the_usage_of_a_single_round_is_reported_as_it_came() -> None:
     usage = {"prompt_tokens": 3, "total_tokens": "odd"}
-    assert EMPTY_LEDGER.turn_usage(usage) is usage
+    assert EMPTY_LEDGER.make_turn_usage(usage) is usage
 
 
 def test_a_round_without_usage_is_estimated() -> None:

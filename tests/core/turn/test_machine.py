@@ -89,7 +89,7 @@ class TestPlain:
             >> Received([tokens, DONE])
             << Save
             >> ReplyEnded()
-            >> Saved(durable=True)
+            >> Saved(is_durable=True)
             << body(last, tokens, DONE)
             << Finish()
             >> Saved()
@@ -108,7 +108,7 @@ class TestPlain:
             >> ReplyStarted(200, SSE)
             >> Received([end, DONE])
             << Save
-            >> Saved(durable=False)
+            >> Saved(is_durable=False)
             << SendHead(200, SSE)
             << SendBody(end.raw + DONE.raw + b": mnemogate not durable\n")
             << Finish()

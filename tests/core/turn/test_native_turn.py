@@ -52,7 +52,7 @@ class WordsReader:
     def read_whole(self, body: bytes) -> None:
         self.words, self.is_over = body.decode(), True
 
-    def reply(self) -> NativeReply:
+    def make_reply(self) -> NativeReply:
         end = FINISHED if self.is_over else End.CANCELLED
         return NativeReply(end, {"role": "assistant", "content": self.words} if self.words else None)
 
@@ -60,10 +60,10 @@ class WordsReader:
 class Shouting(ReplyChange):
     """Changes a reply to capitals, and cannot read the word `bad`."""
 
-    def event(self, event: Event) -> bytes:
+    def change_event(self, event: Event) -> bytes:
         return self.change_body(event.raw)
 
-    def unfinished(self, rest: bytes) -> bytes:
+    def change_unfinished(self, rest: bytes) -> bytes:
         return self.change_body(rest)
 
     def change_body(self, body: bytes) -> bytes:

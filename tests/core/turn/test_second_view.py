@@ -131,7 +131,7 @@ def test_a_failure_before_the_first_byte_is_left_to_the_route() -> None:
 def test_a_turn_that_is_not_on_disk_says_so() -> None:
     playbook = Playbook(lines_turn(holds_end=True)) >> ReplyStarted(200, SSE)
     playbook >> Received([chunk({"content": "Hi"}), chunk({}, "stop"), DONE])
-    playbook << SendHead << SendBody << Save >> Saved(durable=False)
+    playbook << SendHead << SendBody << Save >> Saved(is_durable=False)
     assert playbook << SendBody(b"end stop None\nnot durable\n") << Finish
     assert playbook.turn.feed(ReplyEnded()) == []
 

@@ -450,8 +450,8 @@ def test_a_tool_that_runs_alone_is_commanded_so() -> None:
         (Offer(None, must_call=True), {"tool_choice": "required"}),
         (Offer(("a",), must_call=True), {"tool_choice": {"type": "function", "function": {"name": "a"}}}),
         (Offer(()), {"tool_choice": "none"}),
-        (Offer(is_final=True, one_at_a_time=True), {"tool_choice": "none"}),
-        (Offer(one_at_a_time=True), {"parallel_tool_calls": False}),
+        (Offer(is_final=True, asks_for_one_call=True), {"tool_choice": "none"}),
+        (Offer(asks_for_one_call=True), {"parallel_tool_calls": False}),
     ],
 )
 def test_an_offer_says_as_little_as_it_can(offer: Offer, fields: dict[str, Any]) -> None:
@@ -459,7 +459,7 @@ def test_an_offer_says_as_little_as_it_can(offer: Offer, fields: dict[str, Any])
 
 
 def test_a_model_that_cannot_be_forced_is_asked() -> None:
-    assert Offer(("a",), must_call=True, one_at_a_time=True).make_fields(can_force=False) == {
+    assert Offer(("a",), must_call=True, asks_for_one_call=True).make_fields(can_force=False) == {
         "parallel_tool_calls": False
     }
     assert Offer(()).make_fields(can_force=False) == {"tool_choice": "none"}

@@ -31,7 +31,7 @@ class TestManyPieces:
         draft = MessageDraft()
         for _ in range(200_000):
             draft.add({"reasoning_details": [{"index": 0, "type": "text", "text": "x" * 100}]})
-        (item,) = draft.message()["reasoning_details"]
+        (item,) = draft.make_message()["reasoning_details"]
         assert item == {"index": 0, "type": "text", "text": "x" * 20_000_000}
 
     def test_items_of_a_list_are_continued_near_its_end(self) -> None:
@@ -39,7 +39,7 @@ class TestManyPieces:
         for n in range(200_000):
             draft.add({"reasoning_details": [{"index": n, "type": "text", "text": "a"}]})
         draft.add({"reasoning_details": [{"index": n, "text": "b"} for n in (0, 199_950)]})
-        items = draft.message()["reasoning_details"]
+        items = draft.make_message()["reasoning_details"]
         assert len(items) == 200_001
         assert [items[n]["text"] for n in (0, 199_950, 200_000)] == ["a", "ab", "b"]
 
@@ -52,7 +52,7 @@ class TestMessages:
             {"annotations": [{"n": 2}], "audio": {"id": "au", "data": "AA"}},
             {"audio": {"id": "au", "data": "BB", "expires_at": 5}},
         )
-        assert draft.message() == {
+        assert draft.make_message() == {
             "role": "assistant",
             "content": "Hello",
             "x": "ab",
@@ -64,19 +64,22 @@ class TestMessages:
     def test_content_in_parts_and_content_in_text_are_both_retained(self) -> None:
         thinking = [{"type": "thinking", "thinking": "hm"}]
         draft = draft_of({"content": thinking}, {"content": "So"}, {"content": "."})
-        assert draft.message()["content"] == [*thinking, {"type": "text", "text": "So."}]
+        assert draft.make_message()["content"] == [*thinking, {"type": "text", "text": "So."}]
 
     @pytest.mark.parametrize("role", ["user", "system", "", None, 7, ["assistant"], {"a": 1}])
     def test_a_reply_is_the_assistants_whatever_its_upstream_calls_it(self, role: Any) -> None:
-        assert draft_of({"role": role, "content": "Hi"}).message() == {"role": "assistant", "content": "Hi"}
+        assert draft_of({"role": role, "content": "Hi"}).make_message() == {
+            "role": "assistant",
+            "content": "Hi",
+        }
 
     def test_content_is_null_only_with_calls(self) -> None:
         """The real API refuses an assistant message that has neither."""
-        assert draft_of({"role": "assistant", "content": None}).message()["content"] == ""
+        assert draft_of({"role": "assistant", "content": None}).make_message()["content"] == ""
         draft = draft_of(
             {"content": ""}, {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f"}}]}
         )
-        assert draft.message(draft.calls) == {
+        assert draft.make_message(draft.calls) == {
             "role": "assistant",
             "content": None,
             "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}],
@@ -89,7 +92,7 @@ class TestMessages:
             {"tool_calls": [{**first, "function": {"name": "f", "arguments": "{", "strict": True}}]},
             {"tool_calls": [{"index": 0, "id": "", "type": None, "function": {"arguments": "}"}}]},
         )
-        assert draft.message(draft.calls)["tool_calls"] == [
+        assert draft.make_message(draft.calls)["tool_calls"] == [
             {
                 "type": "function",
                 "id": "a",
@@ -108,7 +111,7 @@ class TestMessages:
         before = orjson.dumps(delta)
         draft = draft_of(delta, {"audio": {"data": "B"}, "list": [{"index": 0, "text": "b"}]})
         assert orjson.dumps(delta) == before
-        assert draft.message()["list"] == [{"index": 0, "text": "ab"}]
+        assert draft.make_message()["list"] == [{"index": 0, "text": "ab"}]
 
     def test_messages_said_one_after_the_other_are_joined(self) -> None:
         call = {"id": "t"}
@@ -173,7 +176,7 @@ def test_the_generated_text_of_a_draft_has_all_that_its_model_wrote(
     deltas: list[dict[str, Any]], text: str
 ) -> None:
     draft = draft_of(*deltas)
-    assert (draft.generated_text(), draft.char_count) == (text, len(text))
+    assert (draft.read_generated_text(), draft.char_count) == (text, len(text))
 
 
 @pytest.mark.parametrize(

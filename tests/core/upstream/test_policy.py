@@ -21,9 +21,9 @@ BUSY = Failure("429")
 COMES_BACK = Failure("429", retry_after_s=1.5)
 COMES_BACK_LATE = Failure("429", retry_after_s=30.0)
 NOT_DIALLED = Failure("unreachable", was_sent=False)
-NO_DIAL_TONE = Failure("timeout", was_sent=False, repeatable=False)
+NO_DIAL_TONE = Failure("timeout", was_sent=False, is_repeatable=False)
 LOST = Failure("unreachable")
-SLOW = Failure("timeout", repeatable=False)
+SLOW = Failure("timeout", is_repeatable=False)
 
 
 @each_row(

@@ -147,7 +147,7 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
     ],
 )
 def test_messages_say_what_the_items_say(items: Any, messages: list[Json]) -> None:
-    told = read_items(items, upstream_tools=UpstreamTools(custom=True))
+    told = read_items(items, upstream_tools=UpstreamTools(takes_custom_tools=True))
     assert (told.messages, told.references) == (messages, [])
 
 

@@ -20,7 +20,7 @@ TOOL: Json = {"type": "function", "name": "f", "parameters": {}}
 
 def named(*items: Json, **fields: Any) -> tuple[str, ...]:
     """Returns the names of what is left out of a request with these items."""
-    takes = UpstreamTools(web_search=True)
+    takes = UpstreamTools(takes_web_search=True)
     return parse(
         orjson.dumps({"model": "m", "input": [HI, *items], **fields}), upstream_tools=takes
     ).chat.consumed

@@ -83,7 +83,7 @@ def test_a_stream_is_read_as_far_as_it_came(
     reader = ResponseReader()
     for each in events:
         reader.read(each if is_named else each._replace(name=None))
-    reply = reader.reply()
+    reply = reader.make_reply()
     assert reply.end is end
     assert reply.shown_reply == (None if said is None else {"role": "assistant", "content": said})
     assert reader.is_over == (end is not End.CANCELLED)
@@ -92,9 +92,9 @@ def test_a_stream_is_read_as_far_as_it_came(
 def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
     reader = ResponseReader()
     reader.read(CREATED)
-    assert reader.reply().ids == ("resp_1",)
+    assert reader.make_reply().ids == ("resp_1",)
     reader.read(event("response.completed", response=response(SAID, CALL)))
-    reply = reader.reply()
+    reply = reader.make_reply()
     assert reply.shown_reply == {"role": "assistant", "content": "Ok.", "tool_calls": [CALLED]}
     assert reply.ids == ("resp_1", "msg_1", "fc_1")
 
@@ -112,7 +112,7 @@ def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
 def test_a_whole_reply_may_be_anything(body: bytes, end: End, said: str | None) -> None:
     reader = ResponseReader()
     reader.read_whole(body)
-    reply = reader.reply()
+    reply = reader.make_reply()
     assert (reply.end, (reply.shown_reply or {}).get("content")) == (end, said)
 
 
@@ -247,11 +247,11 @@ def test_of_a_reply_without_an_end_so_much_is_read() -> None:
     reader = ResponseReader()
     for _ in range(MAX_CONTENT_EVENTS + 10):
         reader.read(delta("x"))
-    reply = reader.reply()
+    reply = reader.make_reply()
     assert reply.end is End.CANCELLED
     assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_CONTENT_EVENTS}
     reader.read(event("response.completed", response=response(SAID)))
-    assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}
+    assert reader.make_reply().shown_reply == {"role": "assistant", "content": "Ok."}
 
 
 def test_a_list_with_half_a_character_is_read() -> None:
@@ -269,5 +269,5 @@ def test_the_end_of_a_response_is_noted_as_it_came_however_deeply_it_is_nested()
     ended = b'{"id":"resp_1","background":true,"status":"completed","tools":%b}' % tools
     data = b'{"type":"response.completed","response":%b}' % ended
     end = BackgroundEnd(ClientItems())
-    assert end.event(Event(b"data: %b\n\n" % data, data)) == b"data: %b\n\n" % data
+    assert end.change_event(Event(b"data: %b\n\n" % data, data)) == b"data: %b\n\n" % data
     assert end.take_ended() == ("resp_1", ended)

@@ -153,7 +153,7 @@ def test_a_whole_reply_and_a_stream_have_the_same_items(message: Json) -> None:
 @pytest.mark.parametrize("name", [name for name in MESSAGES if name not in ("nothing", "cited")])
 def test_what_a_reply_says_comes_back_as_it_was(name: str) -> None:
     items = [item.model_dump(exclude_none=True) for item in whole(MESSAGES[name]).output]
-    assert read_items(items, upstream_tools=UpstreamTools(custom=True)).messages == [
+    assert read_items(items, upstream_tools=UpstreamTools(takes_custom_tools=True)).messages == [
         {"role": "assistant", **MESSAGES[name]}
     ]
 

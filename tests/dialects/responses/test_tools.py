@@ -26,8 +26,8 @@ PATCH = {
 AGENTS = {"type": "namespace", "name": "agents_v1", "description": "Sub-agents.", "tools": [WAIT, PATCH]}
 SEARCH = {"type": "tool_search", "execution": "client", "description": "Finds tools.", "parameters": SCHEMA}
 LOCAL = {"type": "local_shell"}
-CUSTOM = UpstreamTools(custom=True)
-CLAUDE = UpstreamTools(web_search=True)
+CUSTOM = UpstreamTools(takes_custom_tools=True)
+CLAUDE = UpstreamTools(takes_web_search=True)
 
 
 def asked(takes: UpstreamTools | None = None, **fields: Any) -> Json:
