@@ -16,6 +16,7 @@ def make_screens(operations: PageOperations) -> list[Screen | Action]:
         longest_s = max(
             (step.ended - step.begun for step in page.steps if step.ended is not None), default=0.0
         )
-        return View(page, "run.html", f"Run {page.run.id}", {"uid": found.memory_uid, "longest_s": longest_s})
+        context = {"uid": found.memory_uid, "longest_s": longest_s, "failure": found.failure}
+        return View(page, "run.html", f"Run {page.run.id}", context)
 
     return [Screen("runs/{id}", show, ListQuery)]

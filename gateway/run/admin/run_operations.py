@@ -11,13 +11,14 @@ from msgspec import Struct
 from gateway.core import ids
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.wire_message import read_named_call, read_text
+from gateway.core.turn.stop_reason import STOP_MESSAGES
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import parse_cursor
 from storage.errors import NotFound
 from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
 from storage.records import REPLY, Agent, Exchange
-from storage.run_records import RunState, WaitKind
+from storage.run_records import Run, RunState, WaitKind
 from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
@@ -89,6 +90,8 @@ class FoundRun(NamedTuple):
     # The uid of its agent's memory.
     memory_uid: str
     page: RunPage
+    # Why the run failed, in words; None: it did not fail, or the reason is not stored.
+    failure: str | None
 
 
 class RunOperations(Struct, frozen=True):
@@ -128,7 +131,8 @@ class RunOperations(Struct, frozen=True):
             )
         ]
         next_after = str(page_steps[-1].step.number) if has_more else None
-        return FoundRun(entry.agent_uid, RunPage(_make_run_summary(entry), tuple(records), next_after))
+        page = RunPage(_make_run_summary(entry), tuple(records), next_after)
+        return FoundRun(entry.agent_uid, page, await self._find_failure(entry.run))
 
     async def list_newest(self, memory: FoundMemory, limit: int = _NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
@@ -136,6 +140,13 @@ class RunOperations(Struct, frozen=True):
             memory.scope.project, RunFilter(agent_row=memory.id), Page(limit=limit)
         )
         return tuple(map(_make_run_summary, runs))
+
+    async def _find_failure(self, run: Run) -> str | None:
+        """Returns why a run failed, in words; None: it did not fail, or the reason is not stored."""
+        if run.state is not RunState.FAILED:
+            return None
+        messages = await self.store.run_texts.load_error_messages([run.id])
+        return messages.get(run.id) or STOP_MESSAGES.get(run.stop or "")
 
     async def _make_step_record(
         self, agent: Agent, entry: StepEntry, next_exchange: int | None

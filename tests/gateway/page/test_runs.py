@@ -11,9 +11,9 @@ import pytest
 from gateway.core import ids
 from tests.agents.letta import letta
 from tests.agents.life import Life, agents
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.operator import Operator, operator_of, plain
 
 pytestmark = pytest.mark.agents
 
@@ -115,6 +115,17 @@ def test_a_run_of_another_project_is_none(life: Life) -> None:
     operator = operator_of(life.world)
     assert operator.get("runs/run-none").status == 404
     assert operator.get(f"runs/{id}?after=x").status == 400
+
+
+def test_a_run_that_failed_says_why(life: Life) -> None:
+    operator = operator_of(life.world)
+    life.upstream.queue(fail(400, "<b>No</b> model of this name."), Reply("A long", finish_reason="length"))
+    refused, cut = (ids.make_id("run", life.send("Hello.").run.uid) for _ in range(2))
+    shown = operator.get(f"runs/{refused}").body.decode()
+    assert "It failed after 1 step: <b>No</b> model of this name." in plain(shown)
+    assert plain(shown.split("<tbody>")[1].split("</tbody>")[0]).endswith(" none llm_api_error")
+    reason = "The reply was cut off at the limit of its tokens."
+    assert f"It failed after 1 step: {reason}" in plain(operator.get(f"runs/{cut}").body.decode())
 
 
 def test_a_run_looks_right(life: Life, browser: Browser) -> None:
