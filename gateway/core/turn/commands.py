@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from adapters.types import Header, Json
+from adapters.types import ANSWER_FIELDS, Header, Json
 from gateway.core.turn.guide import Offer
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
@@ -190,6 +190,12 @@ class TurnOutcome(Struct, frozen=True):
     error_message: str = ""
     # The HTTP status of that error, with which its turn alone would have been answered; 0: no status.
     error_status: int = 0
+
+    @property
+    def is_verdict(self) -> bool:
+        """A filter ended the reply before the model had a word, as Gemini and Claude refuse what they are sent."""
+        shown_reply = self.shown_reply or {}
+        return self.stop_reason is StopReason.BAD_REPLY and not any(map(shown_reply.get, ANSWER_FIELDS))
 
     @property
     def text(self) -> str:

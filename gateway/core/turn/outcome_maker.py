@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from adapters.types import ANSWER_FIELDS, NATIVE_REPLY, Json
+from adapters.types import NATIVE_REPLY, Json
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.turn.calls import GatewayCalls
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
@@ -108,11 +108,9 @@ class OutcomeMaker(NamedTuple):
         if self.last_round.is_stored:
             return replace(outcome, full_reply=(), shown_reply=None, results=results)
         usage = self.last_round.draft.usage
-        # A filter's verdict without a word of the model, as Gemini and Claude send it.
-        if outcome.stop_reason is StopReason.BAD_REPLY and not any(map(shown_reply.get, ANSWER_FIELDS)):
-            return replace(outcome, full_reply=(), step_usage=usage, is_refused=True)
         if not outcome.waiting:
-            return replace(outcome, full_reply=last_messages, shown_reply=shown_reply, step_usage=usage)
+            saved = replace(outcome, full_reply=last_messages, shown_reply=shown_reply, step_usage=usage)
+            return replace(saved, full_reply=(), is_refused=True) if saved.is_verdict else saved
         message = self.last_round.make_upstream_message()
         return replace(
             outcome,

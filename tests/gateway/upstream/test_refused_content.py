@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.base import ModelReply
 from adapters.scripted import ScriptedProvider, ScriptedReply
@@ -22,8 +23,8 @@ from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import Settings, UpstreamSettings
-from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, raw
+from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.upstream.two import INSERT, Open, only_openai
 from tests.server import RawReply
@@ -277,6 +278,36 @@ def test_a_verdict_under_a_200_is_a_refusal_too(world: World, upstream: StrictUp
     upstream.script = None
     assert world.post([HI], APPEND, **chat).status == 200
     assert "plums" in upstream.last.body.decode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_appended_message_with_a_verdict_is_not_sent_again(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    """It would be refused each time, and its client does not send the history."""
+    upstream.script = lambda seen: (
+        replace(say(""), finish_reason="content_filter") if "plum" in json.dumps(seen.messages) else None
+    )
+    for text, reason in (("Hi", "stop"), ("A plum!", "content_filter"), ("Hi again", "stop")):
+        message = {"role": "user", "content": text}
+        reply = world.post([message], APPEND, user="bob", stream=stream)  # nothing is known of him
+        assert f'"finish_reason":"{reason}"'.encode() in reply.body
+    assert [message["content"] for message in upstream.last.messages] == ["Hi", "Ok.", "Hi again"]
+
+
+def test_an_appended_message_that_claude_refuses_to_answer_is_not_sent_again(tmp_path: Path) -> None:
+    with StrictAnthropic() as claude:
+        upstreams = (UpstreamSettings("up", "anthropic", claude.base_url),)
+        with remember(claude, tmp_path, agent(), upstreams=upstreams) as world:
+            # What may be about the memory section is asked once more without it.
+            claude.queue(*[Message(text="", finish_reason="refusal")] * 2, say("Fine."))
+            for text in ("A plum!", "Hi"):
+                messages = [{"role": "user", "content": text}]
+                body = {"model": "agent/helper", "messages": messages, "max_tokens": 99}
+                headers = {**APPEND, "x-mnemogate-user": "bob"}
+                reply = world.gateway.ask("POST", "/v1/messages", json.dumps(body).encode(), headers)
+                assert reply.status == 200
+            assert "plum" not in claude.chats[-1].body.decode()
 
 
 async def test_a_client_that_leaves_while_its_request_is_made_again_closes_the_reply() -> None:
