@@ -67,10 +67,10 @@ def convert(
     try:
         return msgspec.convert(value, value_type, strict=strict, str_keys=str_keys)
     except msgspec.ValidationError as error:
-        raise InvalidValue(str(error), fault_of(error, value, value_type, path)) from error
+        raise InvalidValue(str(error), make_fault(error, value, value_type, path)) from error
 
 
-def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path = ()) -> Fault:
+def make_fault(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path = ()) -> Fault:
     """Returns the fault that msgspec found in a value. path: the keys and indexes that lead to the value."""
     message = str(error)
     steps: list[str | int] = []

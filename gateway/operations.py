@@ -107,13 +107,13 @@ def make_page_operations(
     requests = make_request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
 
-    async def newest_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
+    async def list_newest_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
         return (await memories.list_page(project, limit=limit)).items
 
     word_counts = WordCounts(memories)
     return PageOperations(
         sign_in=sign_in,
-        links=LinkOperations(store, log.now, settings.default_profile),
+        links=LinkOperations(store, log.now, settings.choose_default_profile),
         keys=KeyRecords(store.keys),
         runs=RunOperations(store),
         work=WorkOperations(
@@ -127,7 +127,7 @@ def make_page_operations(
             store=store,
             log=log,
             requests=requests,
-            newest_memories=newest_memories,
+            newest_memories=list_newest_memories,
             passed_over=passed_over,
             version=version("mnemogate"),
         ),
@@ -169,7 +169,9 @@ def make_mcp_memory(
         forgetting=MemoryForgetting(store, views, now),
         now=now,
     )
-    return McpMemory(tools, Directory(settings).find_spec_by_name, accounting, settings.default_profile)
+    return McpMemory(
+        tools, Directory(settings).find_spec_by_name, accounting, settings.choose_default_profile
+    )
 
 
 def make_import_operations(
@@ -193,7 +195,7 @@ def make_import_operations(
         learning_jobs=(LEARN_JOB,) if settings.memory.learn_every else (),
         rest=ImportRest(idle),
     )
-    defaults = Defaults(settings.default_user, settings.default_profile)
+    defaults = Defaults(settings.default_user, settings.choose_default_profile)
     return ImportOperations(
         store=store,
         now=now,
@@ -218,7 +220,7 @@ def make_operations(
     """
     now = store.read_shared_clock if serving is None else serving.log.now
     imports = make_import_operations(settings, store) if serving is None else serving.imports
-    defaults = Defaults(settings.default_user, settings.default_profile)
+    defaults = Defaults(settings.default_user, settings.choose_default_profile)
     limits = make_limit_operations(settings, store)
     usage = UsageOperations(store.usage, now, None if serving is None else serving.meter)
     show = ShowOperation(store, _make_trial_runner(settings, store, now, embed_query), defaults)

@@ -175,7 +175,7 @@ def _make_user_routes(services: Services, bodies: BodyReader, owners: ResponseOw
     settings, store = services.settings, services.store
     return make_memory_routes(
         make_request_operations(settings, store, services.requests),
-        LinkOperations(store, services.now, settings.default_profile),
+        LinkOperations(store, services.now, settings.choose_default_profile),
         bodies,
         settings.ui,
         owners.read_owner,

@@ -122,13 +122,13 @@ async def _run_listening_worker(services: Services, listener: socket.socket) -> 
     app = WorkerHealth(services)
     url = f"http://{_render_url_host(settings.server.host)}:{listener.getsockname()[1]}"
 
-    def started() -> None:
+    def report_start() -> None:
         _tune_interpreter()
         _print_notice(
             f"Mnemogate works on {settings.database.shown}\nIt answers {url}/health and {url}/metrics"
         )
 
-    server = make_server(app, settings.server, app.readiness, started, services.limits)
+    server = make_server(app, settings.server, app.readiness, report_start, services.limits)
     _stop_on_hangup(server.handle_exit)
     await server.serve(sockets=[listener])
     return 0 if server.started else 1
@@ -173,7 +173,7 @@ async def _serve(
             await store.close()
         raise
 
-    def started() -> None:
+    def report_start() -> None:
         _tune_interpreter()
         _print_notice(describe_start(settings, store.health, url, local_url, has_keys=has_keys))
 
@@ -181,7 +181,7 @@ async def _serve(
         app,
         settings.server,
         app.readiness,
-        started,
+        report_start,
         limits=limits,
         on_stopping=app.begin_stop,
     )

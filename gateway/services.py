@@ -272,7 +272,7 @@ class Services:
             self._tasks.append(retry_task)
         self._tasks += self.background.start(performs_jobs=self._performs_jobs)
         if self._performs_jobs:
-            self._tasks += map(asyncio.create_task, self.background_responses.tasks())
+            self._tasks += map(asyncio.create_task, self.background_responses.make_tasks())
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         if self.tracer is not None:
             self.tracer.start()

@@ -89,7 +89,7 @@ class BackgroundResponses:
             )
         )
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+    def make_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns the tasks that perform responses until they are cancelled."""
         limits = WorkerLimits(
             concurrency=RESPONSES_AT_ONCE, tries=UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=10.0
@@ -186,7 +186,7 @@ class BackgroundResponses:
             # The last step, so that a client can ask again after an error.
             await self.store.responses.remove(run.agent_row, run.id)
 
-    async def events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
+    async def follow_events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number. The last event has the end of the response.
 
         after: the number of an event. They count from 0, so -1 stands for all.

@@ -100,7 +100,7 @@ class ChatCall:
         """Earlier replies of its conversation may have been made with memory, which a request may lack."""
         return self.identity.scope is not None
 
-    async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
+    async def make_request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request if memory adds nothing to it: as it came, as far as the endpoint takes it so."""
         self.receipt.hides_usage = False
         if self.native is not None:
@@ -134,7 +134,7 @@ class ChatCall:
         )
         return self._make_model_request(target, render_body(prompt) if is_changed else self.request.raw)
 
-    def request_with_prompt(
+    def make_request_with_prompt(
         self,
         target: Target,
         endpoint: Endpoint,

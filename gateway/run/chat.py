@@ -191,7 +191,7 @@ class Chat:
                 return await agents.find_or_draft(scope, must_exist=True)
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
-    async def context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
+    async def find_context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
         """Returns the tokens of the context window in which a request is answered, or None if they are not known.
 
         Raises: as `Resolver.resolve`.
@@ -320,7 +320,11 @@ class Chat:
                 self._check_thread(thread, call, prompt)
             if memory is None and self._needs_no_turn(call, attempts):
                 reply = relay(
-                    attempts, call.request_without_memory, call.sink, receipt, self.turns.limits.keep_alive_s
+                    attempts,
+                    call.make_request_without_memory,
+                    call.sink,
+                    receipt,
+                    self.turns.limits.keep_alive_s,
                 )
             else:
                 reply = self._run_turn(call, attempts, memory, prompt)
@@ -425,7 +429,7 @@ async def _make_counting_request(
     call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint
 ) -> ModelRequest:
     """Returns the request for the number of a prompt's tokens."""
-    request = call.request_with_prompt(target, endpoint, prompt)
+    request = call.make_request_with_prompt(target, endpoint, prompt)
     return request._replace(
         native_first_block_index=None, path=request.path if call.request.native_body else COUNT_TOKENS
     )

@@ -165,7 +165,7 @@ class ChatMemory:
         while True:
             form = choose_endpoint_form(request, attempts.endpoint, attempts.target.model)
             try:
-                prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
+                prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.list_definitions())
                 break
             except ContextExceeded:
                 if not needs_memory or not attempts.skip_fallback():

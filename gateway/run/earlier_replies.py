@@ -60,7 +60,7 @@ class EarlierReplies:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
+    def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
         found: dict[int, _Turn] = {}  # repeated ids of an upstream may lead in a circle
         while id is not None and (n := self._number_by_id.get((memory, id))) is not None and n not in found:
@@ -114,7 +114,7 @@ class EarlierReplies:
                 if self._number_by_id.get((oldest_turn.memory, id)) == oldest_number:
                     del self._number_by_id[oldest_turn.memory, id]
 
-    def unknown(self, memory: MemoryKey, ids: Set[str]) -> set[str]:
+    def list_unknown(self, memory: MemoryKey, ids: Set[str]) -> set[str]:
         return {id for id in ids if (memory, id) not in self._number_by_id}
 
     def clear(self) -> None:
@@ -134,9 +134,9 @@ class FoundReplies(Struct, frozen=True):
     paths: Mapping[str, Sequence[Json]]
     earlier: EarlierReplies
 
-    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
+    def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         messages = None if id is None else self.paths.get(id)
-        return self.earlier.path(memory, id) if messages is None else [*messages]
+        return self.earlier.list_path(memory, id) if messages is None else [*messages]
 
     def reply(self, memory: MemoryKey, id: str) -> Json | None:
         return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)

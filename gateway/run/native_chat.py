@@ -61,7 +61,7 @@ class NativeChat:
     ) -> MemoryState | Literal[""]:
         """Answers a request in its own dialect, and returns the state of memory for it, as `Chat.answer` does.
 
-        native: a request for which `Resolver.memory_state` is "on".
+        native: a request for which `Resolver.choose_memory_state` is "on".
         route: the route to the upstream that answers.
 
         Raises: GatewayError while nothing was sent; ClientGone.
@@ -217,7 +217,9 @@ class NativeChat:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             change = native.change()
             keep_alive_s = turns.limits.keep_alive_s
-            passed = relay(attempts, call.request_without_memory, sink, receipt, keep_alive_s, change=change)
+            passed = relay(
+                attempts, call.make_request_without_memory, sink, receipt, keep_alive_s, change=change
+            )
             await self._chat.await_reply(call, attempts, passed)
 
     async def _begin_memory(
@@ -251,7 +253,7 @@ class NativeChat:
 
         Raises: StoreError.
         """
-        if unknown := self._earlier.unknown(memory, native.referenced_ids):
+        if unknown := self._earlier.list_unknown(memory, native.referenced_ids):
             paths = await find_paths_by_id(self._keeper.store, scope, unknown)
             with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
             if memory != _UNREAD:

@@ -145,17 +145,17 @@ class Receipt(Struct, eq=False, weakref=True):
         """The row of the memory for which work is done. 0: this is a request, or work that goes on with one."""
         return 0 if self.work is None else self.work.agent_row
 
-    def stored_turn(self) -> TurnName | None:
+    def find_stored_turn(self) -> TurnName | None:
         """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""
-        return None if self.is_off_record else self.begun_turn()
+        return None if self.is_off_record else self.find_begun_turn()
 
-    def begun_turn(self) -> TurnName | None:
+    def find_begun_turn(self) -> TurnName | None:
         """Returns the name of the turn, even if it is off the record; None: the request is no turn."""
         conversation = self.headers.get("x-mnemogate-conversation")
         turn = self.turn
         return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 
-    def answering_model(self) -> str:
+    def name_answering_model(self) -> str:
         """Returns the model that was asked last, by the name that is stored with its turn; "": no model was asked."""
         call = self.last_call
         return "" if call is None else mask_model_name(call.upstream, call.model)
@@ -206,7 +206,7 @@ class Receipt(Struct, eq=False, weakref=True):
         headers.append(("x-mnemogate-added-ms", f"{self.clock.note_head():.2f}"))
         return headers
 
-    def reply_headers(self, upstream: Sequence[Header]) -> list[Header]:
+    def note_reply_head(self, upstream: Sequence[Header]) -> list[Header]:
         """Notes that the reply's head leaves now. Returns all its headers.
 
         upstream: the upstream's headers that the client gets.

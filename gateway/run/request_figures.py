@@ -67,7 +67,7 @@ class RequestFiguresRecorder:
         if added_ms is not None:
             minute.added_buckets[_choose_bucket(added_ms)] += 1
 
-    def last_hour(self, now: float, project: str | None = None) -> RequestFigures:
+    def sum_last_hour(self, now: float, project: str | None = None) -> RequestFigures:
         """Returns the figures of the last 60 minutes, the current one included. project: None for all projects."""
         last = int(now // _MINUTE_S)
         first = last - _MAX_MINUTES + 1

@@ -94,8 +94,8 @@ class RequestLog:
             self._ended.append(ended)
             self.figures.add(self.now(), begun.project, ended.mode, status, receipt.clock.added_ms)
 
-    def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
-        """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
+    def list_in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
+        """Returns the requests that are being answered, the newest first. The parameters are as in `list_ended`."""
         requests = (
             _log_entry(request, receipt, status=None) for receipt, request in reversed(self._begun.items())
         )
@@ -119,7 +119,7 @@ class RequestLog:
         )
         return max(matching, key=lambda request: request.number, default=None)
 
-    def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
+    def list_ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that have ended. The request that began last comes first.
 
         project: its name; None: requests of all projects.

@@ -162,7 +162,7 @@ class Resolver:
             is None
         )
 
-    def memory_state(self, request: ChatRequest, request_context: RequestContext) -> MemoryState:
+    def choose_memory_state(self, request: ChatRequest, request_context: RequestContext) -> MemoryState:
         """Returns the state of memory by the request alone.
 
         The state is also on for a request off the record, since memory stores its hashes, and for a profile with a
@@ -311,7 +311,7 @@ def make_identity_rules(settings: Settings, project: str, key_mode: str | None =
         # With `single_user` there is one person, whoever a request names.
         user_order=() if memory.single_user else memory.user_order or USER_ORDER,
         default_user=settings.default_user,
-        default_profile=settings.default_profile(project),
+        default_profile=settings.choose_default_profile(project),
         default_mode=Mode(key_mode or (project_settings and project_settings.memory) or memory.default),
         profile_modes={
             profile.name: Mode(profile.memory)

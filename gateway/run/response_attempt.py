@@ -207,9 +207,9 @@ class ResponseAttempt:
                     # All other items are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
                 make_view = request.view_factory(
-                    turn_name=receipt.begun_turn,
+                    turn_name=receipt.find_begun_turn,
                     count_usage=receipt.count_usage,
-                    answering_model=receipt.answering_model,
+                    answering_model=receipt.name_answering_model,
                     first_number=self.log.next_number,
                     has_begun=self.log.has_events,
                 )
@@ -277,7 +277,7 @@ class ResponseAttempt:
         if self.log.final is None:
             await self._fail("The upstream's answer has no end.")
             return
-        turn_name = receipt.begun_turn()
+        turn_name = receipt.find_begun_turn()
         needs_turn = self.log.final["status"] in ("completed", "incomplete")
         if needs_turn and (turn_name is None or not await self._is_stored(identity, receipt, turn_name)):
             epoch = await self.services.store.responses.load_epoch(self.log.run.agent_row)

@@ -75,7 +75,7 @@ async def compact(
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
     whole = await chat.resolver.resolve_references(request, request_context)
-    window = await chat.context_window(whole, request_context) or _WINDOW
+    window = await chat.find_context_window(whole, request_context) or _WINDOW
     summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
     prompt_tokens = completion_tokens = 0
     lines = list_message_lines(whole.messages)

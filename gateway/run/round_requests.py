@@ -66,7 +66,7 @@ class RoundRequests:
         if hidden_rounds:
             receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
-        return self.call.request_with_prompt(
+        return self.call.make_request_with_prompt(
             target, endpoint, prompt, hidden_rounds, self.model_call.budget_tokens, self.model_call.offer
         )
 

@@ -69,12 +69,12 @@ class StoredResponses:
                 location = await find_turn(self.store, owner.project, name)
         return location if location is not None and owner.may_read(location.agent) else None
 
-    async def path(self, location: TurnLocation) -> Sequence[NamedTurn]:
+    async def list_path(self, location: TurnLocation) -> Sequence[NamedTurn]:
         """Returns the turns of the path that ends with a turn, oldest first. Raises: MemoryUnavailable."""
         with map_store_errors():
             return await load_turns_to(self.store, location.agent, location.exchange)
 
-    async def conversation_id(self, location: TurnLocation) -> str | None:
+    async def find_conversation_id(self, location: TurnLocation) -> str | None:
         """Returns the client's own id of a turn's conversation, if it has one. Raises: MemoryUnavailable."""
         with map_store_errors():
             conversation = await self.store.messages.find_conversation(

@@ -399,7 +399,7 @@ class TurnRun:
     def _start_reply(self, status: int, headers: Sequence[Header]) -> None:
         self.status = status
         self.call.receipt.clock.note_answer()
-        self.sink.start(status, self.call.receipt.reply_headers(headers))
+        self.sink.start(status, self.call.receipt.note_reply_head(headers))
 
     async def _finish_reply(self) -> None:
         """Ends the reply for the client. The rest of the upstream's body is read afterwards."""
@@ -410,7 +410,7 @@ class TurnRun:
         if whole is not None:
             self.status = whole.status
             await self.sink.send_body(
-                whole.status, self.call.receipt.reply_headers(whole.headers), whole.body
+                whole.status, self.call.receipt.note_reply_head(whole.headers), whole.body
             )
             return  # the reply was read to its end
         await self.sink.end()

@@ -103,7 +103,7 @@ class UpstreamCall(Struct, eq=False):
         """Begins to hold the pieces of the reply that have facts for its trace."""
         self.last_pieces = deque(maxlen=_LAST_PIECES)
 
-    def used_counts(self) -> TokenCounts:
+    def estimate_used_counts(self) -> TokenCounts:
         """Returns the tokens of the call: estimated where none were reported, and 0 where no byte of a reply came."""
         if self.counts is not None:
             return self.counts

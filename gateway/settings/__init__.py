@@ -77,12 +77,12 @@ class Table(Struct, frozen=True):
     """A table of settings. Its repr leaves secrets out."""
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in _shown_fields(type(self)))
+        shown = (f"{name}={getattr(self, name)!r}" for name in _list_shown_fields(type(self)))
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @cache
-def _shown_fields(struct_type: type[Struct]) -> tuple[str, ...]:
+def _list_shown_fields(struct_type: type[Struct]) -> tuple[str, ...]:
     return tuple(
         name for name, hint in list_field_types(struct_type).items() if HIDDEN_SETTING not in list_metas(hint)
     )
@@ -467,7 +467,7 @@ class Settings(Table, frozen=True):
         ]
         return min(priced, key=lambda each: each[0])[1] if priced else None
 
-    def default_profile(self, project: str) -> str:
+    def choose_default_profile(self, project: str) -> str:
         """Returns the profile of this project's requests that name no profile."""
         project_settings = self.projects.get(project)
         return (project_settings.profile if project_settings else None) or DEFAULT_PROFILE

@@ -11,7 +11,7 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import RequestInfo, get_request_info
 
 
-def memories_of(scope: Scope) -> frozenset[int]:
+def read_memories(scope: Scope) -> frozenset[int]:
     """Returns the rows of the memories from which a socket has put earlier messages before the request's own."""
     memories: frozenset[int] = scope["state"].get("memories", frozenset())
     return memories

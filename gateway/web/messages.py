@@ -102,7 +102,7 @@ class MessagesRoute:
             return None
         if thread is not None:
             request_context = incoming.info.caller.make_context(incoming.headers)
-            if self.chat_route.chat.resolver.memory_state(request.chat, request_context) != "on":
+            if self.chat_route.chat.resolver.choose_memory_state(request.chat, request_context) != "on":
                 return None
         request.chat.native_body = NativeMessages(
             raw=request.raw,

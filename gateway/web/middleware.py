@@ -193,7 +193,7 @@ class Edge:
 
     async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, send: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""
-        form = info.error_form = info.error_form or self._error_form(scope)
+        form = info.error_form = info.error_form or self._choose_error_form(scope)
         error.request_id = info.request_id
         if not info.status:
             headers = [(b"content-type", b"application/json")]
@@ -214,7 +214,7 @@ class Edge:
         # Otherwise the response stays incomplete, and uvicorn closes the connection. So the client sees that the body
         # was cut.
 
-    def _error_form(self, scope: Scope) -> ErrorForm:
+    def _choose_error_form(self, scope: Scope) -> ErrorForm:
         """Returns the form of an error before a route has set its own: by header on shared paths, else by path."""
         if (shared_path_form := self.error_form_of(scope)) is not None:
             return shared_path_form

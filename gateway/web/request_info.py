@@ -24,7 +24,7 @@ class RequestInfo:
     began_at: float
     # True: the client sent `request_id`; False: the gateway has made it.
     has_client_id: bool = False
-    # The form of errors, which the route sets when it begins; None: `Edge._error_form` decides.
+    # The form of errors, which the route sets when it begins; None: `Edge._choose_error_form` decides.
     error_form: ErrorForm | None = None
     # The key with which the request came, and its rights.
     caller: Caller = ANONYMOUS

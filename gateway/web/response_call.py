@@ -34,7 +34,7 @@ from gateway.run.stored_responses import UNNAMED_PREFIX, ResponseOwner
 from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
-from gateway.web.incoming import Incoming, memories_of
+from gateway.web.incoming import Incoming, read_memories
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.request_info import get_request_info
@@ -102,7 +102,7 @@ class ResponseCallRoute(ForwardedRoute):
     ) -> None:
         """Sends a request to an upstream that answers in this dialect."""
         with suppress(StoreError):  # as any request without a memory, it does not need the store
-            await self.chat.keeper.check_history(memories_of(incoming.scope))
+            await self.chat.keeper.check_history(read_memories(incoming.scope))
         await super().answer_with_body(incoming, head, request_body)
 
     async def get_conversation(
@@ -141,7 +141,7 @@ class ResponseCallRoute(ForwardedRoute):
             request = await parse_off_loop(request_body.raw, parse_body)
         request.chat.memory_choice = self._choose_memory(request, conversation, scope)
         request.chat.query = incoming.query
-        request.chat.memories = memories_of(scope)
+        request.chat.memories = read_memories(scope)
         return ResponseCall(request, conversation, headers, incoming)
 
     async def _load_found_tools(

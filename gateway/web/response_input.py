@@ -88,7 +88,7 @@ class ResponseInput:
         shows_sealed_thoughts: the value of `ResponseTerms.shows_sealed_thoughts`.
         """
         stored = self.finder.stored
-        groups = await self._group_system(await stored.conversation_id(location), owner)
+        groups = await self._group_system(await stored.find_conversation_id(location), owner)
         response = read_stored_response(location.turn.reply)
         # The directions of a turn are the system and developer messages that its request sent among its input. In a
         # conversation they hold for that request's response alone; a response that names the one before it inherits the
@@ -106,7 +106,7 @@ class ResponseInput:
             )
 
         # The path ends with this turn, too, but only the turn of `location` has the name by which the client asks.
-        earlier_turns = (await stored.path(location))[:-1]
+        earlier_turns = (await stored.list_path(location))[:-1]
         return [*groups, *group_turns([*earlier_turns, location.turn], render)]
 
     async def _group_system(self, conversation_id: str | None, owner: ResponseOwner) -> list[ItemGroup]:

@@ -27,7 +27,7 @@ from gateway.web.background_acceptance import answer_in_background
 from gateway.web.body import parse_off_loop
 from gateway.web.compaction_routes import SummaryReply, answer_with_summary
 from gateway.web.forwarding import ForwardedHead
-from gateway.web.incoming import Incoming, memories_of
+from gateway.web.incoming import Incoming, read_memories
 from gateway.web.request_body import RequestBody
 from gateway.web.request_info import get_request_info
 from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation_header
@@ -47,7 +47,7 @@ class ResponsesRoute(ResponseCallRoute):
             await super().forward_with_body(incoming, head, request_body)
             return
         incoming.info.memory = None
-        native.chat.memories = memories_of(incoming.scope)
+        native.chat.memories = read_memories(incoming.scope)
         route = self.parts.forwarder.get_route(head.upstream_path, request_body.model, head.upstream_name)
         headers = with_conversation_header(incoming.headers, native.conversation_id)
         await self.chat_route.answer_native(incoming, native, route, headers)
@@ -71,9 +71,9 @@ class ResponsesRoute(ResponseCallRoute):
         receipt = call.incoming.info.begin_receipt()
         make_view = ResponsesViewFactory(
             request.echo,
-            receipt.stored_turn,
+            receipt.find_stored_turn,
             count_usage=receipt.count_usage,
-            answering_model=receipt.answering_model,
+            answering_model=receipt.name_answering_model,
             forms=request.forms,
             shows_sealed_thoughts=request.shows_sealed_thoughts,
             messages=request.turn_messages,
@@ -106,7 +106,7 @@ class ResponsesRoute(ResponseCallRoute):
         request_context = info.caller.make_context(
             with_conversation_header(scope["headers"], native.conversation_id)
         )
-        info.memory = self.chat.resolver.memory_state(native.chat, request_context)
+        info.memory = self.chat.resolver.choose_memory_state(native.chat, request_context)
         return native if info.memory == "on" else None
 
 

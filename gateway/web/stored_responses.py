@@ -108,7 +108,7 @@ class GatewayResponses:
         headers: the headers of the reply.
         """
         reply.start(200, [EVENT_STREAM_HEADER, *headers])
-        async with aclosing(self.background.events(run, after, response)) as events:
+        async with aclosing(self.background.follow_events(run, after, response)) as events:
             async for event in events:
                 await reply.write(event)
         await reply.end()

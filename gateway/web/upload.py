@@ -35,7 +35,7 @@ class UploadBody:
         self.size = read_content_length(scope)
         self._limit_bytes = limit_bytes
         if self.size is not None and self.size > limit_bytes:
-            raise self._too_large()
+            raise self._make_size_error()
         self._receive = receive
         self._time_left_s = self._timeout_s = timeout_s
         # The bytes that `read_until` has read, and the span in them of the field's value; None: no field was found.
@@ -123,7 +123,7 @@ class UploadBody:
         earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - began_at)
         self._time_left_s = min(self._timeout_s, self._time_left_s + earned_s)
         if self._arrived_bytes > self._limit_bytes:
-            raise self._too_large()
+            raise self._make_size_error()
         if self._search is not None:
             self._search.feed(piece)
             if self._search.is_ambiguous:
@@ -133,7 +133,7 @@ class UploadBody:
             self._ended.set()
         return piece
 
-    def _too_large(self) -> BodyTooLarge:
+    def _make_size_error(self) -> BodyTooLarge:
         return BodyTooLarge(
             f"The upload has more than the limit of {self._limit_bytes} bytes (server.max_upload_bytes)."
         )

@@ -51,7 +51,7 @@ def used(world: LettaWorld) -> list[float]:
 def under_way(world: LettaWorld) -> list[float]:
     """Returns how much of each limit is used, with what is under way."""
     states = world.world.gateway.call(
-        world.world.gateway.app.services.accounting.limiter.states("default", 0, "")
+        world.world.gateway.app.services.accounting.limiter.list_states("default", 0, "")
     )
     return [state.used for state in states]
 

@@ -57,7 +57,7 @@ from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.memory_passages import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
-from gateway.checked import Fault, Path, fault_of
+from gateway.checked import Fault, Path, make_fault
 from gateway.core.definition import ConversationDefinition, IdentityDefinition, Sleeptime
 from gateway.errors import BadRequest
 from storage.listing import PassageDraft
@@ -260,7 +260,7 @@ def _check_lists(data: bytes) -> None:
     try:
         msgspec.json.decode(data, type=FileLists)
     except msgspec.ValidationError as error:
-        fault = fault_of(error, None, FileLists, FILE_FIELD)
+        fault = make_fault(error, None, FileLists, FILE_FIELD)
         if "length" in fault.message:
             raise Unprocessable(replace(fault, kind="value_error")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -160,7 +160,7 @@ class ItemTurns:
         """Replays an item's turn up to the reply that follows. prompt: of the request for that reply."""
         memory_request = turn.memory_request
         prompt = prompt or Prompt(memory_request.chat, memory_request.target)
-        tools = turn.toolbox.definitions()
+        tools = turn.toolbox.list_definitions()
         spec = turn.memory_request.spec
         call = ChatCall(
             memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
@@ -223,7 +223,7 @@ class ItemTurns:
         form = choose_endpoint_form(turn.memory_request.chat, self._endpoint(target), target.model)
         last_state = turn.texts.state
         notes = None if last_state is None else last_state.notes
-        tools = turn.toolbox.definitions()
+        tools = turn.toolbox.list_definitions()
         prompt = await self.keeper.composer.make_prompt(context, form, tools, notes)
         if await is_overfull(prompt):
             message = "The agent's own prompt leaves no room in the window of its model."

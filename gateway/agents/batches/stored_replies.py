@@ -73,14 +73,14 @@ class ReplayedTools:
     # The results of the round that is not stored yet.
     results: list[Json] = field(default_factory=list)
 
-    def definitions(self) -> list[dict[str, Any]]:
-        return self.inner.definitions()
+    def list_definitions(self) -> list[dict[str, Any]]:
+        return self.inner.list_definitions()
 
     def owns(self, name: str) -> bool:
         return True  # a stored result is there, whoever owns the tool now
 
-    def serial_group(self, call: commands.RunTool) -> str | None:
-        return self.inner.serial_group(call)
+    def find_serial_group(self, call: commands.RunTool) -> str | None:
+        return self.inner.find_serial_group(call)
 
     async def run(self, call: commands.RunTool) -> ToolAnswer:
         """Returns the stored result of a call; where its round is not stored yet, runs it."""

@@ -259,7 +259,7 @@ class AgentRuns:
         request = self._make_request(send, QueueTicket())
         context = await read_stored_context(keeper.store, request, send.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
-        return await keeper.composer.make_prompt(context, EndpointForm(), toolbox.definitions())
+        return await keeper.composer.make_prompt(context, EndpointForm(), toolbox.list_definitions())
 
     def _make_request(
         self, send: RoutedSend, ticket: QueueTicket, target: Target | None = None

@@ -111,7 +111,8 @@ class RunMemory:
 
     async def make_prompt(self) -> Prompt:
         """Returns the prompt of the step under way. Raises: StoreError."""
-        prompt = await self.keeper.composer.make_prompt(self.context, self.form, self.toolbox.definitions())
+        composer = self.keeper.composer
+        prompt = await composer.make_prompt(self.context, self.form, self.toolbox.list_definitions())
         self._shown = self._edits.block_edits.shown = prompt.section.shown
         return replace(prompt, needs_usage=True)
 
@@ -153,7 +154,9 @@ class RunMemory:
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        self._shown = self._edits.block_edits.shown = await self.keeper.composer.shown_blocks(self.context)
+        self._shown = self._edits.block_edits.shown = await self.keeper.composer.list_shown_blocks(
+            self.context
+        )
         await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
 
     async def give_up(self, prompt: Prompt) -> None:

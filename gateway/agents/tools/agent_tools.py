@@ -71,14 +71,14 @@ class AgentTools:
 
     # -- a toolbox
 
-    def definitions(self) -> list[dict[str, Any]]:
+    def list_definitions(self) -> list[dict[str, Any]]:
         asides = _read_asides(self.spec, self._plain_entries.values()).by_tool
         return [with_asides(entry, asides.get(name, ())) for name, entry in self._plain_entries.items()]
 
     def owns(self, name: str) -> bool:
         return name in self._tools
 
-    def serial_group(self, call: RunTool) -> str | None:
+    def find_serial_group(self, call: RunTool) -> str | None:
         is_built_in = self._tools[call.name].definition is None
         return "memory" if is_built_in and BUILT_IN_TOOLS[call.name].use in MEMORY_USES else None
 

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway import checked
 from gateway.agents.wire.faults import Unprocessable, name_type, phrase_fault
-from gateway.checked import Fault, Path, fault_of, list_metas, list_union_members, without_annotations
+from gateway.checked import Fault, Path, list_metas, list_union_members, make_fault, without_annotations
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
@@ -108,7 +108,7 @@ def read_texts(data: bytes) -> dict[str, str]:
         texts = msgspec.json.decode(data or b"{}", type=dict[str, str])
         return without_nul(texts) if NUL in data else texts
     except msgspec.ValidationError as error:
-        raise Unprocessable(phrase_fault(fault_of(error, None, dict[str, str], ("body",)))) from error
+        raise Unprocessable(phrase_fault(make_fault(error, None, dict[str, str], ("body",)))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unprocessable(Fault(("body",), f"JSON decode error: {error}", "json_invalid")) from error
 

@@ -13,7 +13,7 @@ MemoryKey = tuple[str, int]
 class KnownReplies(Protocol):
     """The replies of memories that are known by an upstream's ids."""
 
-    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
+    def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
     def reply(self, memory: MemoryKey, id: str) -> Json | None:

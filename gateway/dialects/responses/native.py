@@ -83,7 +83,7 @@ class NativeResponsesRequest(Struct, frozen=True):
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponsesRequest:
         """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
-        earlier_messages: Sequence[Json] = known.path(memory, self.previous_id)
+        earlier_messages: Sequence[Json] = known.list_path(memory, self.previous_id)
         input_messages = self._with_named_replies(known, memory)
         cut_reply: Json | None = None
         if earlier_messages and earlier_messages[-1]["role"] == "assistant":

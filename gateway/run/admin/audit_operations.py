@@ -148,13 +148,14 @@ class AuditOperations(Struct, frozen=True):
         arguments = Arguments(raw)
         page = await self.list(
             AuditFilter(
-                arguments.optional_text("memory"),
+                arguments.read_optional_text("memory"),
                 **{
-                    name: arguments.optional_text(name) or "" for name in ("user", "action", "since", "until")
+                    name: arguments.read_optional_text(name) or ""
+                    for name in ("user", "action", "since", "until")
                 },
             ),
-            project=arguments.optional_text("project"),
-            after=arguments.optional_text("from"),
+            project=arguments.read_optional_text("project"),
+            after=arguments.read_optional_text("from"),
             limit=PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins(page.items), "next": page.next}

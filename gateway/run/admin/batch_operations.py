@@ -31,7 +31,7 @@ class BatchOperations(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns batches, the newest first."""
-        limit = Arguments(raw).optional_number("limit") or _LISTED_BATCHES
+        limit = Arguments(raw).read_optional_number("limit") or _LISTED_BATCHES
         return [
             await self._render_batch(batch)
             for batch in await self.store.batches.list(None, Page(limit=limit))
@@ -68,7 +68,7 @@ class BatchOperations(Struct, frozen=True):
 
     async def _get_batch(self, raw: RawArguments) -> Batch:
         """Returns the batch that the argument `batch` names. Raises: BadRequest: there is no such batch."""
-        name = Arguments(raw).text("batch")
+        name = Arguments(raw).read_text("batch")
         try:
             return await self.store.batches.get(None, ids.parse_uid("job", name) or name)
         except NotFound as error:

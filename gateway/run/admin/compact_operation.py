@@ -30,8 +30,8 @@ class CompactOperation(Struct, frozen=True):
         Raises: BadRequest; StoreError.
         """
         arguments = Arguments(raw)
-        scope = arguments.owner(self.defaults).scope
-        name = arguments.optional_text("in")
+        scope = arguments.read_owner(self.defaults).scope
+        name = arguments.read_optional_text("in")
         store = self.store
         agents = await store.forget_targets.list_memories(
             scope.project, scope.profile, scope.subject, limit=1

@@ -70,16 +70,16 @@ class ForgetRequest(Struct, frozen=True):
         part = None
         if kinds:
             kind = kinds[0]
-            part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
+            part = Part(kind, arguments.read_text(kind) if kind == "in" else arguments.read_number(kind))
         # The defaults of requests count for a part alone: without a part, a user without a named profile is forgotten
         # in all profiles, and without a user all users are.
-        owner = arguments.owner(defaults if part else None)
-        keep = tuple(arguments.optional_numbers("keep"))
+        owner = arguments.read_owner(defaults if part else None)
+        keep = tuple(arguments.read_optional_numbers("keep"))
         if keep and not part:
             raise BadRequest("A fact can only be kept if a part of its memory is forgotten.", param="keep")
         if part and owner.subject is None:
             raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
-        return cls(owner, part, keep, tuple(arguments.optional_numbers("left")))
+        return cls(owner, part, keep, tuple(arguments.read_optional_numbers("left")))
 
 
 async def find_forget_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
@@ -227,8 +227,8 @@ class ForgetOperations:
         waiting: the number of edits that the block lacks until their turns are confirmed.
         """
         arguments = Arguments(raw)
-        owner = arguments.owner(self.defaults)
-        label = arguments.text("block")
+        owner = arguments.read_owner(self.defaults)
+        label = arguments.read_text("block")
         agent_row = await self._get_agent_row(owner)
         blocks = await self.store.blocks.load(agent_row)
         block = next((each for each in blocks if each.label == label), None)

@@ -25,7 +25,7 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     check_project,
 )
-from gateway.run.admin.requested_page import page_json, read_requested_page
+from gateway.run.admin.requested_page import read_requested_page, render_page
 from gateway.run.admin.running_import import ImportRequest, RunningImport, import_json
 from gateway.run.memory.memory_agent import check_not_paused
 from storage.commands import ForgetTarget
@@ -84,10 +84,10 @@ class ImportOperations:
         user = arguments.read_optional_id("user") or self.defaults.user
         if user is None:
             raise BadRequest("Say whose memory it is for: user (--user).", param="user")
-        project = arguments.optional_text("project") or visible_project or DEFAULT_PROJECT
+        project = arguments.read_optional_text("project") or visible_project or DEFAULT_PROJECT
         check_project(project, visible_project)
-        profile = arguments.optional_text("profile") or self.defaults.profile(project)
-        format = arguments.optional_text("format")
+        profile = arguments.read_optional_text("profile") or self.defaults.profile(project)
+        format = arguments.read_optional_text("format")
         if format not in (None, *FORMATS):
             raise BadRequest(f"format must be one of {', '.join(FORMATS)}, saw {format!r}.", param="format")
         if self.spec_of(profile) is None:
@@ -95,9 +95,9 @@ class ImportOperations:
         return ImportRequest(
             scope=Scope(project, profile, f"user:{user}"),
             format=format,
-            source_user=arguments.optional_text("source_user"),
-            learns=arguments.flag("learn"),
-            is_preview=arguments.flag("preview"),
+            source_user=arguments.read_optional_text("source_user"),
+            learns=arguments.read_flag("learn"),
+            is_preview=arguments.read_flag("preview"),
         )
 
     async def begin(self, file: IO[bytes], request: ImportRequest) -> RunningImport:
@@ -216,8 +216,8 @@ class ImportOperations:
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
         """Returns the import that `import` names; with `preview`, the last preview with this id."""
         arguments = Arguments(raw)
-        uid = arguments.text("import")
-        if not arguments.flag("preview"):
+        uid = arguments.read_text("import")
+        if not arguments.read_flag("preview"):
             return await self.show(uid)
         preview = self._previews.get(uid)
         if preview is None:
@@ -229,7 +229,7 @@ class ImportOperations:
         page = read_requested_page(raw, project)
         before = LAST_NUMBER if page.after is None else page.after
         imports = await self.store.imports.list(page.project, before=before, limit=page.limit + 1)
-        return page_json(imports, page.limit, self._render_import)
+        return render_page(imports, page.limit, self._render_import)
 
     def _render_import(self, stored: StoredImport) -> dict[str, Any]:
         running = self._running.get(stored.uid)
@@ -261,7 +261,7 @@ class ImportOperations:
 
     async def undo_named(self, raw: RawArguments) -> dict[str, Any]:
         """Undoes the import that `import` names."""
-        return await self.undo(Arguments(raw).text("import"), wait_s=UNDO_WAIT_S)
+        return await self.undo(Arguments(raw).read_text("import"), wait_s=UNDO_WAIT_S)
 
     async def aclose(self) -> None:
         """Cancels imports and undoings. Imports continue when their file is sent again, undoings at the next start."""

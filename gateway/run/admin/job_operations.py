@@ -30,13 +30,13 @@ class JobOperations(Struct, frozen=True):
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns jobs, the newest first. `state`: only jobs in this state; `job`: only the job with this number."""
         arguments = Arguments(raw)
-        if (id := arguments.optional_number("job")) is not None:
+        if (id := arguments.read_optional_number("job")) is not None:
             job = await self.store.jobs.find(id)
             return [] if job is None else [_render_job(job)]
-        state = arguments.raw("state")
+        state = arguments.read_raw("state")
         if state is not None and state not in list(JobState):
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
-        limit = arguments.optional_number("limit") or LISTED_JOBS
+        limit = arguments.read_optional_number("limit") or LISTED_JOBS
         return [
             _render_job(job)
             for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
@@ -44,7 +44,7 @@ class JobOperations(Struct, frozen=True):
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a job with its steps. Raises: BadRequest: there is no such job."""
-        id = Arguments(raw).number("job")
+        id = Arguments(raw).read_number("job")
         job = await self.store.jobs.find(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
@@ -61,7 +61,7 @@ class JobOperations(Struct, frozen=True):
     async def _change_job(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
         """Returns the job that the argument `job` names, after a change. Raises: BadRequest."""
         try:
-            return _render_job(await change(Arguments(raw).number("job")))
+            return _render_job(await change(Arguments(raw).read_number("job")))
         except (NotFound, Stale) as error:
             raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
 

@@ -47,7 +47,7 @@ def read_draft(raw: RawArguments, visible_project: str | None = None) -> Key:
         raise BadRequest(
             f"opens must be null or one of {', '.join(_KEY_KINDS)}, saw {opens!r}.", param="opens"
         )
-    project = Arguments(raw).optional_text("project") or visible_project
+    project = Arguments(raw).read_optional_text("project") or visible_project
     if project is None:
         project = ALL_PROJECTS if opens in _OPERATOR_KINDS else DEFAULT_PROJECT
     check_project(project, visible_project)

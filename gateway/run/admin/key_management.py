@@ -12,9 +12,9 @@ from msgspec import Struct
 from gateway.core.dates import DAY_S
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import check_opens, create_key, read_draft, with_fields
-from gateway.run.admin.limit_operations import TERM_FIELDS, LimitOperations, limit_json
+from gateway.run.admin.limit_operations import TERM_FIELDS, LimitOperations, render_limit
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names
-from gateway.run.admin.requested_page import page_json, read_requested_page
+from gateway.run.admin.requested_page import read_requested_page, render_page
 from gateway.run.admin.usage_operations import render_counters
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
@@ -44,7 +44,7 @@ class KeyManagement(Struct, frozen=True):
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
         page = read_requested_page(raw, project)
-        return page_json(page.select(await self.keys.list()), page.limit, _render_key)
+        return render_page(page.select(await self.keys.list()), page.limit, _render_key)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
@@ -105,7 +105,7 @@ class KeyManagement(Struct, frozen=True):
     async def rotate_named(self, raw: RawArguments) -> dict[str, Any]:
         """Gives the key `key` another secret. Raises: BadRequest, UnknownId."""
         options = {name: value for name, value in raw.items() if name != "key" and value is not None}
-        return await self.rotate(Arguments(raw).number("key"), options)
+        return await self.rotate(Arguments(raw).read_number("key"), options)
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key. A key that is revoked already stays revoked. Raises: UnknownId."""
@@ -138,11 +138,11 @@ class KeyReport(Struct, frozen=True):
         await self.meter.flush()
         today = int(self.now() // DAY_S)
         month_start = today - datetime.fromtimestamp(self.now(), UTC).day + 1
-        states = await self.limiter.states(key.project, key.id, user)
+        states = await self.limiter.list_states(key.project, key.id, user)
         limits = [
             {
                 **{
-                    name: limit_json(state.limit)[name]
+                    name: render_limit(state.limit)[name]
                     for name in ("id", "unit", "per", "user", "most", "then")
                 },
                 "used": state.used,

@@ -32,14 +32,14 @@ class KeyOperations(Struct, frozen=True):
         """
         keys_before = await self.keys.list()
         arguments = Arguments(raw)
-        expires = arguments.optional_number("expires")
-        models = arguments.optional_text("models")
+        expires = arguments.read_optional_number("expires")
+        models = arguments.read_optional_text("models")
         fields = {
-            "name": arguments.text("name"),
-            "project": arguments.raw("project"),
-            "memory": arguments.raw("memory"),
+            "name": arguments.read_text("name"),
+            "project": arguments.read_raw("project"),
+            "memory": arguments.read_raw("memory"),
             "models": None if models is None else [each.strip() for each in models.split(",")],
-            "user": arguments.raw("user"),
+            "user": arguments.read_raw("user"),
             "expires_at": None if expires is None else self.keys.compute_expiry(expires),
             "opens": _read_opens(arguments),
         }
@@ -59,18 +59,18 @@ class KeyOperations(Struct, frozen=True):
     async def revoke(self, raw: RawArguments) -> dict[str, Any]:
         """Revokes a key. key: its number or its name."""
         try:
-            return asdict(await self.keys.revoke(Arguments(raw).text("key")))
+            return asdict(await self.keys.revoke(Arguments(raw).read_text("key")))
         except (NotFound, WriteConflict) as error:
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
 
 def _read_opens(arguments: Arguments) -> str | None:
     """Returns `Key.opens` for a new key. Raises: BadRequest."""
-    opened = [name for name in ("metrics", "operator") if arguments.flag(name)]
+    opened = [name for name in ("metrics", "operator") if arguments.read_flag(name)]
     if len(opened) > 1:
         raise BadRequest("A key opens /metrics or the page, not both.", param="operator")
-    if arguments.flag("read") and "operator" not in opened:
+    if arguments.read_flag("read") and "operator" not in opened:
         raise BadRequest("Only a key of an operator can be one that changes nothing.", param="read")
     if not opened:
         return None
-    return OPERATOR_READ if arguments.flag("read") else opened[0]
+    return OPERATOR_READ if arguments.read_flag("read") else opened[0]

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names, check_project
-from gateway.run.admin.requested_page import page_json, read_requested_page
+from gateway.run.admin.requested_page import read_requested_page, render_page
 from storage.errors import NotFound
 from storage.records import DEFAULT_PROJECT
 from storage.sql.keys import Keys
@@ -35,11 +35,11 @@ class LimitOperations(Struct, frozen=True):
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns limits, the oldest first. project: the only project that the caller sees; None: all projects."""
         page = read_requested_page(raw, project)
-        return page_json(page.select(await self.limits.list()), page.limit, limit_json)
+        return render_page(page.select(await self.limits.list()), page.limit, render_limit)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a limit. Raises: UnknownId."""
-        return limit_json(await self._get(id, project))
+        return render_limit(await self._get(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Adds a limit. project: the only project that the caller sees; None: all projects. Raises: BadRequest."""
@@ -49,7 +49,7 @@ class LimitOperations(Struct, frozen=True):
             (key.id, key.project) == (limit.key_id, limit.project) for key in await self.keys.list()
         ):
             raise BadRequest(f"There is no key {limit.key_id} in the project {limit.project!r}.", param="key")
-        return limit_json(await self.limits.add(limit))
+        return render_limit(await self.limits.add(limit))
 
     def parse(self, raw: RawArguments, project: str) -> UsageLimit:
         """Returns a limit that is to be added. project: the limit's, if `raw` names none. Raises: BadRequest."""
@@ -58,8 +58,8 @@ class LimitOperations(Struct, frozen=True):
         unit, per = _read_unit_and_period(raw)
         return UsageLimit(
             id=0,
-            project=arguments.optional_text("project") or project,
-            key_id=arguments.optional_number("key"),
+            project=arguments.read_optional_text("project") or project,
+            key_id=arguments.read_optional_number("key"),
             user=arguments.read_optional_id("user"),
             unit=unit,
             per=per,
@@ -75,7 +75,7 @@ class LimitOperations(Struct, frozen=True):
         then = self._read_then(raw) if "then" in raw else None
         with _map_not_found():
             await self.limits.change(id, most, then)
-        return limit_json(await self._get(id, project))
+        return render_limit(await self._get(id, project))
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Removes a limit. Raises: UnknownId."""
@@ -86,7 +86,7 @@ class LimitOperations(Struct, frozen=True):
 
     async def remove_named(self, raw: RawArguments) -> dict[str, Any]:
         """Removes the limit with the number in `limit`. Raises: BadRequest, UnknownId."""
-        return await self.remove(Arguments(raw).number("limit"))
+        return await self.remove(Arguments(raw).read_number("limit"))
 
     async def _get(self, id: int, project: str | None) -> UsageLimit:
         for limit in await self.limits.list():
@@ -103,7 +103,7 @@ class LimitOperations(Struct, frozen=True):
         return str(then)
 
 
-def limit_json(limit: UsageLimit) -> dict[str, Any]:
+def render_limit(limit: UsageLimit) -> dict[str, Any]:
     """Returns a limit as it is shown."""
     most = int(limit.most) if limit.most.is_integer() else limit.most
     return {

@@ -21,7 +21,11 @@ class LoggedRequests(Struct, frozen=True):
 
     def find(self, memory: str | None, ids: Collection[str]) -> list[LoggedRequest]:
         """Returns the requests of the log with these ids that read a memory. memory: its uid; None: any memory."""
-        return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
+        return (
+            []
+            if self.log is None
+            else [each for each in self.log.list_ended(memory=memory) if each.id in ids]
+        )
 
     def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, RequestRecord]:
         """Returns, for requests that got the stored reply of an earlier request in the log, the first such request."""
@@ -50,7 +54,7 @@ class LoggedRequests(Struct, frozen=True):
 
     def _list_ended_with_turn(self) -> Sequence[LoggedRequest]:
         """Returns the requests of the log with a known turn, the newest first."""
-        return () if self.log is None else [each for each in self.log.ended() if each.exchange_row]
+        return () if self.log is None else [each for each in self.log.list_ended() if each.exchange_row]
 
 
 async def find_forgotten_memories(store: Store, log: RequestLog, logged: Iterable[LoggedRequest]) -> set[str]:

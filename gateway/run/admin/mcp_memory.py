@@ -69,14 +69,14 @@ class McpMemory:
     async def call_for_command_line(self, raw: RawArguments) -> dict[str, Any]:
         """Performs a call for the command line. Raises: BadRequest."""
         fields = Arguments(raw)
-        project, tool = fields.text("project"), fields.text("tool")
-        arguments = fields.raw("arguments") or {}
+        project, tool = fields.read_text("project"), fields.read_text("tool")
+        arguments = fields.read_raw("arguments") or {}
         if tool not in TOOLS or not isinstance(arguments, dict):
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
-        profile = fields.optional_text("profile") or self._default_profile(project)
-        client = make_client_name(fields.optional_text("client") or "", "")
+        profile = fields.read_optional_text("profile") or self._default_profile(project)
+        client = make_client_name(fields.read_optional_text("client") or "", "")
         user = fields.read_optional_id("user")
-        caller = McpCaller(project, profile, user, may_write=not fields.flag("read"), client=client)
+        caller = McpCaller(project, profile, user, may_write=not fields.read_flag("read"), client=client)
         answer = await self.call(caller, tool, arguments)
         return {"value": answer.value, "error": answer.error}
 

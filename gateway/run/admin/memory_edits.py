@@ -174,27 +174,27 @@ class MemoryEdits(Struct, frozen=True):
         """Adds a fact. Returns it."""
         arguments = Arguments(raw)
         uid = await self._get_uid(arguments)
-        text, always = arguments.text("text"), arguments.flag("always")
+        text, always = arguments.read_text("text"), arguments.read_flag("always")
         return asdict(await self.add_fact(Editor(COMMAND), uid, text, always=always))
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new fact."""
         arguments = Arguments(raw)
         uid = await self._get_uid(arguments)
-        seq = arguments.number("fact")
-        text = arguments.text("text")
+        seq = arguments.read_number("fact")
+        text = arguments.read_text("text")
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
 
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
         """Mutes a fact, or with the argument `off` unmutes it. Returns the fact."""
         arguments = Arguments(raw)
         uid = await self._get_uid(arguments)
-        seq = arguments.number("fact")
-        is_muted = not arguments.flag("off")
+        seq = arguments.read_number("fact")
+        is_muted = not arguments.read_flag("off")
         return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=is_muted))
 
     async def _get_uid(self, arguments: Arguments) -> str:
-        scope = arguments.owner(self.defaults).scope
+        scope = arguments.read_owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise make_nothing_found_error(scope)

@@ -53,7 +53,7 @@ class MemoryExport(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory. While pages are read, BadRequest: the memory was forgotten.
         """
-        return self._pages(await get_agent(self.store, project, uid))
+        return self._read_pages(await get_agent(self.store, project, uid))
 
     async def render_readable_parts(self, project: str | None, uid: str) -> AsyncIterator[ReadablePart]:
         """Returns a memory for people to read, as parts in the order of reading.
@@ -64,9 +64,9 @@ class MemoryExport(Struct, frozen=True):
 
         Raises: as `render_line_pages`.
         """
-        return self._parts(project, await get_agent(self.store, project, uid))
+        return self._read_parts(project, await get_agent(self.store, project, uid))
 
-    async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
+    async def _read_pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         position: ExportPosition | None = None
         while True:
             page = await self.transfer.read_page(agent, position)
@@ -75,7 +75,7 @@ class MemoryExport(Struct, frozen=True):
             if position is None:
                 return
 
-    async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[ReadablePart]:
+    async def _read_parts(self, project: str | None, agent: Agent) -> AsyncIterator[ReadablePart]:
         page = await self.views.show(project, agent.uid)
         yield ReadablePart("head", page.memory)
         yield ReadablePart("blocks", page.blocks)
@@ -88,12 +88,12 @@ class MemoryExport(Struct, frozen=True):
             after = facts.next
             if after is None:
                 break
-        async for records in self._records(agent, "passage"):
+        async for records in self._read_records(agent, "passage"):
             rows = [record.values for record in records]
             passages = tuple(SourceRecord("passage", row["seq"], row["text"], row["at"]) for row in rows)
             yield ReadablePart("passages", passages)
         last_conversation: str | None = None
-        async for records in self._records(agent, "exchange"):
+        async for records in self._read_records(agent, "exchange"):
             for conversation, group in groupby(records, lambda record: str(record.values["conversation"])):
                 items = tuple(
                     message
@@ -109,7 +109,7 @@ class MemoryExport(Struct, frozen=True):
         await self.transfer.check_is_there(agent)
         yield ReadablePart("foot", None)
 
-    async def _records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
+    async def _read_records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
         reader = self.store.export_reader
         export_end = await reader.find_end(agent)
         last_row = 0

@@ -34,8 +34,8 @@ class ListOperations(Struct, frozen=True):
         The arguments are `project` (left out: all projects) and `from`, `next` of the answer before.
         """
         arguments = Arguments(raw)
-        project = arguments.optional_text("project")
-        after = arguments.optional_number("from")
+        project = arguments.read_optional_text("project")
+        after = arguments.read_optional_number("from")
         memories = await self.store.overview.list_memories(project, after=after or 0, limit=PAGE_LINES)
         cursor = memories[-1].id if len(memories) == PAGE_LINES else None
         return {"lines": [_render_memory_line(memory) for memory in memories], "next": cursor}
@@ -47,13 +47,13 @@ class ListOperations(Struct, frozen=True):
         answer before.
         """
         arguments = Arguments(raw)
-        owner = arguments.owner(self.defaults)
+        owner = arguments.read_owner(self.defaults)
         if owner.subject is None:
             raise BadRequest("Say whose conversations: --user, --conversation or --agent.", param="user")
-        profile = arguments.optional_text("profile")
+        profile = arguments.read_optional_text("profile")
         before = (inf, 0)
         if "from" in arguments:
-            last_at, id = arguments.position("from", 2)
+            last_at, id = arguments.read_position("from", 2)
             before = (float(last_at), int(id))
         page = await self.store.overview.list_conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE_LINES

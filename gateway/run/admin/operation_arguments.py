@@ -49,16 +49,16 @@ class Arguments:
     def __contains__(self, name: str) -> bool:
         return name in self._fields
 
-    def raw(self, name: str) -> Any:
+    def read_raw(self, name: str) -> Any:
         """Returns a field unread, or None if it was left out."""
         return self._fields.get(name)
 
-    def text(self, name: str) -> str:
+    def read_text(self, name: str) -> str:
         value: str = self._read(name, _NonEmptyText, "a non-empty text")
         return value
 
-    def optional_text(self, name: str) -> str | None:
-        return self.text(name) if name in self else None
+    def read_optional_text(self, name: str) -> str | None:
+        return self.read_text(name) if name in self else None
 
     def read_optional_id(self, name: str) -> str | None:
         """Returns the id of a user or a conversation, or None if it was left out.
@@ -67,26 +67,26 @@ class Arguments:
         """
         if name not in self:
             return None
-        id = check_id(self.text(name), name)
+        id = check_id(self.read_text(name), name)
         if id is None:
             raise BadRequest(f"`{name}` is empty.", param=name)
         return id
 
-    def number(self, name: str) -> int:
+    def read_number(self, name: str) -> int:
         value: int = self._read(name, _PositiveNumber, "a positive number")
         return value
 
-    def optional_number(self, name: str) -> int | None:
-        return self.number(name) if name in self else None
+    def read_optional_number(self, name: str) -> int | None:
+        return self.read_number(name) if name in self else None
 
-    def flag(self, name: str) -> bool:
+    def read_flag(self, name: str) -> bool:
         return name in self and self._read(name, bool, "true or false")
 
-    def texts(self, name: str) -> list[str]:
+    def read_texts(self, name: str) -> list[str]:
         value: list[str] = self._read(name, list[str], "a list of texts", is_shown=False)
         return value
 
-    def optional_numbers(self, name: str) -> list[int]:
+    def read_optional_numbers(self, name: str) -> list[int]:
         """Returns a list of positive numbers; an empty one: it was left out."""
         if name not in self:
             return []
@@ -95,28 +95,28 @@ class Arguments:
         )
         return value
 
-    def position(self, name: str, length: int) -> list[Any]:
+    def read_position(self, name: str, length: int) -> list[Any]:
         """Returns the position at which this call continues, as the answer before gave it: a list of this length."""
         value_type = Annotated[list[Any], Meta(min_length=length, max_length=length)]
         value: list[Any] = self._read(name, value_type, "what the answer before gave")
         return value
 
-    def owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
+    def read_owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
         """Returns the owner of a memory: `project` with `profile` and `user` or `conversation`, or with `agent`.
 
         defaults: the values for a user and a profile that are left out; None: no values.
         is_new: True: the memory is to be made, so requests must be able to name its owner.
         """
-        project = self.optional_text("project")
+        project = self.read_optional_text("project")
         if project is None:
             raise BadRequest("Say in which project.", param="project")
-        profile = self.optional_text("profile")
-        read = self.read_optional_id if is_new else self.optional_text
+        profile = self.read_optional_text("profile")
+        read = self.read_optional_id if is_new else self.read_optional_text
         user, conversation = read("user"), read("conversation")
         if "agent" in self:
             if profile or user or conversation:
                 raise BadRequest("An agent is named by its id alone.", param="agent")
-            return MemoryOwner(project, API_PROFILE, make_subject(self.text("agent")))
+            return MemoryOwner(project, API_PROFILE, make_subject(self.read_text("agent")))
         if user and conversation:
             raise BadRequest("Name a user, or a conversation without a user, not both.", param="conversation")
         if defaults is not None:

@@ -106,7 +106,7 @@ class OverviewOperation(Struct, frozen=True):
     async def show(self, project: str | None = None) -> OverviewRecord:
         """Returns the overview. project: the only project that it shows; None: all projects."""
         log = self.log
-        figures = log.figures.last_hour(log.now(), project)
+        figures = log.figures.sum_last_hour(log.now(), project)
         passed_over = self.passed_over()
         health = self.store.health
         is_up, is_read_only = health.is_up, health.is_read_only
@@ -133,7 +133,7 @@ class OverviewOperation(Struct, frozen=True):
             sentence=" ".join(each.text for each in problems) or WELL,
             problems=tuple(problems),
             version=self.version,
-            requests=RequestCounts(len(log.in_flight(project=project)), figures.count, figures.failed),
+            requests=RequestCounts(len(log.list_in_flight(project=project)), figures.count, figures.failed),
             memory=MemoryCounts(
                 *(figures.modes.get(mode, 0) for mode in ("on", "read", "off", "none", "unavailable"))
             ),

@@ -193,11 +193,11 @@ class RemainingTexts:
     def _choose_facts(self, facts: Sequence[Fact], texts: Sequence[str]) -> list[Fact]:
         going_words = {word.casefold() for text in texts for word in list_written_words(text)}
 
-        def nearness(fact: Fact) -> tuple[bool, int, int]:
+        def measure_nearness(fact: Fact) -> tuple[bool, int, int]:
             shared = len(going_words.intersection(map(str.casefold, list_written_words(fact.text))))
             return self._has_words(fact.text), shared, fact.seq
 
-        return nlargest(_MAX_FACTS, facts, key=nearness)
+        return nlargest(_MAX_FACTS, facts, key=measure_nearness)
 
     def _has_words(self, text: str) -> bool:
         return bool(self._words) and has_words(text, self._words)

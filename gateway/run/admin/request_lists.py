@@ -97,7 +97,7 @@ class RequestLists(Struct, frozen=True):
         if memory is not None:
             agent = await get_agent(self.store, project, memory, param="memory")
             if self.log is not None:
-                logged = self.log.ended(project=project, memory=memory)
+                logged = self.log.list_ended(project=project, memory=memory)
         elif self.log is not None:
             logged = await self._list_logged(self.log, project)
         # Only the requests of the page become records: those of all 2,000 of the log take the event loop 10 ms.
@@ -112,7 +112,7 @@ class RequestLists(Struct, frozen=True):
         end = start.after(page)
         in_flight: Sequence[LoggedRequest] = ()
         if self.log is not None and after is None:
-            in_flight = self.log.in_flight(project=project, memory=memory)
+            in_flight = self.log.list_in_flight(project=project, memory=memory)
         return RequestPage(
             items=tuple(each.record for each in page),
             next=f"{end.number}.{end.exchange_row}" if len(listed) > limit else None,
@@ -124,9 +124,9 @@ class RequestLists(Struct, frozen=True):
         """Lists requests for the command line: {"lines", "next"}. from: the answer's `next`."""
         arguments = Arguments(raw)
         page = await self.read_page(
-            memory=arguments.optional_text("memory"),
-            project=arguments.optional_text("project"),
-            after=arguments.optional_text("from"),
+            memory=arguments.read_optional_text("memory"),
+            project=arguments.read_optional_text("project"),
+            after=arguments.read_optional_text("from"),
             limit=PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
@@ -137,14 +137,14 @@ class RequestLists(Struct, frozen=True):
         While the store is down, requests of memories that may be gone are left out.
         """
         try:
-            log.drop_memories(await find_forgotten_memories(self.store, log, log.ended()))
+            log.drop_memories(await find_forgotten_memories(self.store, log, log.list_ended()))
         except StoreError:
             return [
                 each
-                for each in log.ended(project=project)
+                for each in log.list_ended(project=project)
                 if each.memory_uid is None or not log.is_before_forgetting(each)
             ]
-        return log.ended(project=project)
+        return log.list_ended(project=project)
 
     async def _list_stored(
         self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]

@@ -67,7 +67,9 @@ class RequestOperations(Struct, frozen=True):
 
     async def why(self, raw: RawArguments) -> dict[str, Any]:
         """Explains a request for the command line. Returns an `ExplainedRequest`."""
-        explained: dict[str, Any] = msgspec.to_builtins(await self.explain(Arguments(raw).text("request")))
+        explained: dict[str, Any] = msgspec.to_builtins(
+            await self.explain(Arguments(raw).read_text("request"))
+        )
         return explained
 
     async def explain(self, id: str, project: str | None = None, user: str | None = None) -> ExplainedRequest:

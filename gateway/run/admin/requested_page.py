@@ -40,7 +40,7 @@ class RequestedPage(Struct, frozen=True):
     limit: int
 
     def select(self, records: Iterable[_ProjectRecord]) -> list[_ProjectRecord]:
-        """Returns the project's records from the page's beginning on, for `page_json`. records: the oldest first."""
+        """Returns the project's records from the page's beginning on, for `render_page`. records: the oldest first."""
         after = self.after or 0
         return [record for record in records if self.project in (None, record.project) and record.id > after]
 
@@ -52,23 +52,25 @@ def read_requested_page(raw: RawArguments, visible_project: str | None) -> Reque
     """
     check_names(raw, ("project", "limit", "after"))
     arguments = Arguments(raw)
-    project = arguments.optional_text("project") or visible_project
+    project = arguments.read_optional_text("project") or visible_project
     check_project(project, visible_project)
-    return RequestedPage(project, parse_cursor(arguments.optional_text("after"), None), read_limit(arguments))
+    return RequestedPage(
+        project, parse_cursor(arguments.read_optional_text("after"), None), read_limit(arguments)
+    )
 
 
 def read_limit(arguments: Arguments) -> int:
     """Reads `limit`, the most records of a page: a text in a query, else a number. Raises: BadRequest."""
     if "limit" not in arguments:
         return DEFAULT_LIMIT
-    value = arguments.raw("limit")
+    value = arguments.read_raw("limit")
     limit = parse_record_number(str(value))
     if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise BadRequest(f"limit must be from 1 to {MAX_LIMIT}, saw {value!r}.", param="limit")
     return limit
 
 
-def page_json(
+def render_page(
     records: Sequence[_Record], limit: int, record_json: Callable[[_Record], dict[str, Any]]
 ) -> dict[str, Any]:
     """Returns a page of records as JSON.

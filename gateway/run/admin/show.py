@@ -61,9 +61,9 @@ class ShowOperation(Struct, frozen=True):
         why: adds the sources of blocks, passages, messages and facts.
         """
         arguments = Arguments(raw)
-        scope = arguments.owner(self.defaults).scope
-        query = arguments.optional_text("query")
-        with_sources = arguments.flag("why")
+        scope = arguments.read_owner(self.defaults).scope
+        query = arguments.read_optional_text("query")
+        with_sources = arguments.read_flag("why")
         store = self.store
         agent = await store.agents.find(scope)
         snapshot = None if agent is None else await store.turns.find_snapshot(agent, None, None)

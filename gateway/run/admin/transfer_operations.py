@@ -114,11 +114,11 @@ class TransferOperations:
         which the same person has a memory, too.
         """
         arguments = Arguments(raw)
-        scope = arguments.owner(self.defaults).scope
+        scope = arguments.read_owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise make_nothing_found_error(scope)
-        position = ExportPosition(*arguments.position("from", 4)) if "from" in arguments else None
+        position = ExportPosition(*arguments.read_position("from", 4)) if "from" in arguments else None
         page = await self.read_page(agent, position)
         answer = {
             "lines": [orjson.dumps(line).decode() for line in page.lines],
@@ -177,13 +177,13 @@ class TransferOperations:
         end: True: there are no more lines.
         """
         arguments = Arguments(raw)
-        scope = arguments.owner(self.defaults, is_new=True).scope
+        scope = arguments.read_owner(self.defaults, is_new=True).scope
         position = await self.write_page(
             scope,
-            ImportPosition(*arguments.position("at", 5)) if "at" in arguments else None,
-            arguments.texts("lines"),
-            first=arguments.optional_number("line") or 1,
-            is_end=arguments.flag("end"),
+            ImportPosition(*arguments.read_position("at", 5)) if "at" in arguments else None,
+            arguments.read_texts("lines"),
+            first=arguments.read_optional_number("line") or 1,
+            is_end=arguments.read_flag("end"),
         )
         return {"at": list(astuple(position))}
 

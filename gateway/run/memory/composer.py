@@ -144,7 +144,7 @@ class Composer(Struct, frozen=True):
             prompt = await self._with_summaries(context, prompt)
         return await self._with_window(context, prompt, await fit_prompt(prompt))
 
-    async def shown_blocks(self, context: MemoryContext) -> Shown:
+    async def list_shown_blocks(self, context: MemoryContext) -> Shown:
         """Returns what the prompt of a request shows last of each memory block, without a note for the request."""
         composition = await self._compose(context, _list_known_notes(context))
         return self._make_section(context, composition, takes_note=False).shown

@@ -95,7 +95,7 @@ class Recaller(Struct, frozen=True):
         if self.embed_query is None or self.note_budget(context) <= 0:
             return context
         query = make_named_query(text, _list_names(context, name))
-        limit_ms = self.limit_ms(context)
+        limit_ms = self._choose_limit_ms(context)
         started_at = time.perf_counter()
         try:
             facts = await sort_nearest_facts(
@@ -141,7 +141,7 @@ class Recaller(Struct, frozen=True):
             search = NoteSearch(
                 store=self.store,
                 idle_s=self.settings.idle_s,
-                limit_ms=self.limit_ms(context),
+                limit_ms=self._choose_limit_ms(context),
                 context=context,
                 prompt=prompt,
                 visible=VisibleContent.of(context, prompt.composition, prompt.window),
@@ -177,7 +177,7 @@ class Recaller(Struct, frozen=True):
         """Returns whether a record of the search is stored with the turn."""
         return bool(self.settings.keep_why_days) and context.request.identity.mode in STORING_MODES
 
-    def limit_ms(self, context: MemoryContext) -> float:
+    def _choose_limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall."""
         deadline_ms = self.settings.recall_deadline_ms
         return deadline_ms / STREAM_TIME_PARTS if context.request.chat.stream else deadline_ms

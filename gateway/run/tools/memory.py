@@ -43,7 +43,7 @@ class MemoryTools(Struct, frozen=True):
     now: Callable[[], float]
     searches: MemorySearches
 
-    def definitions(self) -> list[dict[str, Any]]:
+    def list_definitions(self) -> list[dict[str, Any]]:
         definitions = make_tool_definitions(self.context.offered)
         if self.context.request.spec.filler != "model":
             return definitions
@@ -52,7 +52,7 @@ class MemoryTools(Struct, frozen=True):
     def owns(self, name: str) -> bool:
         return name in self.context.offered
 
-    def serial_group(self, call: RunTool) -> str | None:
+    def find_serial_group(self, call: RunTool) -> str | None:
         tool = MEMORY_TOOLS.get(self.context.offered.get(call.name, ""))
         return "edits" if tool is not None and tool.is_serial else None
 

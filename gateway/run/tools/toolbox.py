@@ -134,13 +134,13 @@ class CallDeduplicator(Protocol):
 class Toolbox(Protocol):
     """The tools that the gateway runs in one turn."""
 
-    def definitions(self) -> list[dict[str, Any]]:
+    def list_definitions(self) -> list[dict[str, Any]]:
         """Returns the entries for a request's `tools`, the same ones at each call."""
 
     def owns(self, name: str) -> bool:
         """Returns whether the toolbox has the tool of this name."""
 
-    def serial_group(self, call: RunTool) -> str | None:
+    def find_serial_group(self, call: RunTool) -> str | None:
         """Returns the serial group of a call, or None for a call that may run at any time.
 
         Calls of a group run in their order.
@@ -153,13 +153,13 @@ class Toolbox(Protocol):
 class NoTools:
     """The toolbox of a turn to which no tools are offered. `Toolbox` documents the methods."""
 
-    def definitions(self) -> list[dict[str, Any]]:
+    def list_definitions(self) -> list[dict[str, Any]]:
         return []
 
     def owns(self, name: str) -> bool:
         return False
 
-    def serial_group(self, call: RunTool) -> str | None:
+    def find_serial_group(self, call: RunTool) -> str | None:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:
@@ -182,7 +182,7 @@ async def run_tools(
     """
     serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
-        name = toolbox.serial_group(call) or ("serial" if call.is_serial else f"call {n}")
+        name = toolbox.find_serial_group(call) or ("serial" if call.is_serial else f"call {n}")
         serial_groups.setdefault(name, []).append(n)
     slots = asyncio.Semaphore(MAX_PARALLEL)
 

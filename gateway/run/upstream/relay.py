@@ -159,7 +159,7 @@ async def _read_past(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
 
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.clock.note_answer()
-    headers = receipt.reply_headers(choose_forwarded_headers(reply.headers))
+    headers = receipt.note_reply_head(choose_forwarded_headers(reply.headers))
     # A stream has no length: the gateway may add comments, and an error event at its end.
     if not reply.is_stream and reply.size is not None:
         headers.append(("content-length", str(reply.size)))
@@ -167,7 +167,9 @@ def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
 
 
 def _send_whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
-    return sink.send_body(reply.status, receipt.reply_headers(choose_forwarded_headers(reply.headers)), body)
+    return sink.send_body(
+        reply.status, receipt.note_reply_head(choose_forwarded_headers(reply.headers)), body
+    )
 
 
 def choose_forwarded_headers(headers: Sequence[Header]) -> tuple[Header, ...]:

@@ -299,7 +299,7 @@ class Limiter:
 
     # -- the state of the limits
 
-    async def states(self, project: str, key_id: int, user: str) -> list[LimitState]:
+    async def list_states(self, project: str, key_id: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.limits.load()
         buckets = self._buckets.get(self.limits.choose_for(project, key_id, user), user)

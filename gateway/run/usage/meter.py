@@ -120,7 +120,7 @@ class Meter:
                 continue
             if receipt.work_agent_row:
                 self.add_background(
-                    project, receipt.work_agent_row, call.upstream, call.model, call.used_counts()
+                    project, receipt.work_agent_row, call.upstream, call.model, call.estimate_used_counts()
                 )
                 continue
             counters = self.counters.get(UsageKey(day, project, user, key_id, call.upstream, call.model))
@@ -179,7 +179,7 @@ class Meter:
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
         """Adds the tokens of a call and their cost. Returns both."""
-        prompt, completion, cached, written, reasoning = call.used_counts()
+        prompt, completion, cached, written, reasoning = call.estimate_used_counts()
         counters[INPUT] += prompt
         counters[OUTPUT] += completion
         counters[CACHED] += cached

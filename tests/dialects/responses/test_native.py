@@ -152,7 +152,7 @@ def test_ids_that_lead_back_to_themselves_end() -> None:
     said = {"role": "assistant", "content": "Ok."}
     for before in (None, "resp_1"):
         earlier.add(ALICE, ("resp_1",), before, [{"role": "user", "content": "Hi"}], said)
-    assert len(earlier.path(ALICE, "resp_1")) == 2
+    assert len(earlier.list_path(ALICE, "resp_1")) == 2
 
 
 def test_the_oldest_replies_give_way() -> None:
@@ -200,9 +200,9 @@ def test_a_request_that_cannot_be_written_again_is_the_upstreams_matter() -> Non
 def test_a_forgetting_makes_another_memory_of_it() -> None:
     earlier = EarlierReplies()
     earlier.add(ALICE, ("resp_1",), None, [{"role": "user", "content": "Hi"}], None)
-    assert len(earlier.path(ALICE, "resp_1")) == 1  # it said nothing, and goes on nevertheless
+    assert len(earlier.list_path(ALICE, "resp_1")) == 1  # it said nothing, and goes on nevertheless
     assert earlier.reply(ALICE, "resp_1") is None
-    assert earlier.path((ALICE[0], 1), "resp_1") == []
+    assert earlier.list_path((ALICE[0], 1), "resp_1") == []
 
 
 def test_of_a_long_conversation_the_beginning_goes_first() -> None:
@@ -212,7 +212,7 @@ def test_of_a_long_conversation_the_beginning_goes_first() -> None:
         new = [{"role": "user", "content": str(n)}]
         earlier.add(ALICE, (f"resp_{n}",), before, new, {"role": "assistant", "content": "Ok."})
         before = f"resp_{n}"
-        path = earlier.path(ALICE, before)
+        path = earlier.list_path(ALICE, before)
         assert path[-2] == new[0]
         assert len(path) == 2 * len(earlier)  # without a gap
 
@@ -235,7 +235,7 @@ def test_what_is_stored_is_bounded(ids: list[str], before: str | None, text: Any
             new = orjson.loads(orjson.dumps([{"role": "user", "content": text, "n": n}]))
             earlier.add(ALICE, [f"{n} {id}" for id in ids], before and f"{n} {before}", new, None)
             for k in range(max(0, n - 20), n):
-                earlier.path(ALICE, f"{k} {ids[0]}")  # one of its ids is always in use
+                earlier.list_path(ALICE, f"{k} {ids[0]}")  # one of its ids is always in use
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

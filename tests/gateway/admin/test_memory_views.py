@@ -225,7 +225,7 @@ def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(worl
     assert [b.current for b in page.branches] == [True, False]
     assert (page.branch, page.next) == (page.branches[0].id, None)
     reply = page.items[-1]
-    logged = world.gateway.app.services.requests.ended()[0]
+    logged = world.gateway.app.services.requests.list_ended()[0]
     assert (reply.exchange, reply.request) == (page.branch, logged.id)
     other = call(read.conversations.show(None, of.uid, "conv-19", branch=page.branches[1].id))
     assert [m.text for m in other.items if m.role == "user"] == [f"Message {n}." for n in range(1, 6)]
@@ -312,4 +312,4 @@ def test_a_trial_of_recall_shows_what_a_turn_would_recall(world: World) -> None:
 
 def explain(world: World) -> Any:
     settings, log = world.gateway.app.services.settings, world.gateway.app.services.requests
-    return make_request_operations(settings, world.store, log).explain(log.ended()[0].id)
+    return make_request_operations(settings, world.store, log).explain(log.list_ended()[0].id)

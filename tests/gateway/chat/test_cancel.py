@@ -181,9 +181,9 @@ def test_a_client_that_leaves_before_the_reply_makes_the_gateway_look_no_faster(
     lines = world.gateway.ask("GET", "/metrics").body.decode().splitlines()
     assert "mnemogate_clients_gone_total 1.0" in lines
     assert "mnemogate_added_seconds_count 0.0" in lines
-    (request,) = world.gateway.app.services.requests.ended()
+    (request,) = world.gateway.app.services.requests.list_ended()
     assert request.status == 499
-    assert world.gateway.app.services.requests.figures.last_hour(world.clock()).added_p50 is None
+    assert world.gateway.app.services.requests.figures.sum_last_hour(world.clock()).added_p50 is None
 
 
 @pytest.mark.sqlite

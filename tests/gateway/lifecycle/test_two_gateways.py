@@ -297,7 +297,7 @@ def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
 
         def used() -> float:
             world.one.call(drop_ended())
-            (state,) = world.one.call(limiter.states("default", 0, ""))
+            (state,) = world.one.call(limiter.list_states("default", 0, ""))
             return state.used
 
         limit = UsageLimit(0, "default", None, None, "tokens", "day", 1_000, "refuse")

@@ -120,7 +120,7 @@ def test_what_is_shown_already_is_left_out_for_that(world: World) -> None:
     chat.say("And what is my cat afraid of, what does she hate?")
     id = world.query("SELECT exchange FROM recalls ORDER BY exchange DESC LIMIT 1")
     assert id
-    last = world.gateway.app.services.requests.ended()[0]
+    last = world.gateway.app.services.requests.list_ended()[0]
     found = why(world, last.id)
     reasons = {hit["reason"] for hit in found["left_out"] if hit["text"] == FACT}
     assert reasons <= {"shown"}

@@ -49,12 +49,12 @@ def insert(id: str, label: str, text: str) -> RunTool:
 )
 def test_edits_and_what_reads_them_share_a_lane(one: RunTool, other: RunTool) -> None:
     box = tools(BlockEdits())
-    assert box.serial_group(one) is not None
-    assert box.serial_group(one) == box.serial_group(other)
+    assert box.find_serial_group(one) is not None
+    assert box.find_serial_group(one) == box.find_serial_group(other)
 
 
 def test_a_search_of_conversations_depends_on_nothing() -> None:
-    assert tools(BlockEdits()).serial_group(RunTool("a", "conversation_search", {"query": "x"})) is None
+    assert tools(BlockEdits()).find_serial_group(RunTool("a", "conversation_search", {"query": "x"})) is None
 
 
 async def test_edits_of_one_round_are_done_in_their_order() -> None:

@@ -24,13 +24,13 @@ class Doors:
         self.ended: list[str] = []
         self.cancelled: list[str] = []
 
-    def definitions(self) -> list[dict[str, Any]]:
+    def list_definitions(self) -> list[dict[str, Any]]:
         return []
 
     def owns(self, name: str) -> bool:
         return name == "wait"
 
-    def serial_group(self, call: RunTool) -> str | None:
+    def find_serial_group(self, call: RunTool) -> str | None:
         return self._lanes.get(call.call_id)
 
     def door(self, id: str) -> asyncio.Event:
@@ -155,7 +155,7 @@ async def test_only_so_many_calls_run_side_by_side() -> None:
 
 
 async def test_where_no_tools_are_offered_a_call_is_an_error() -> None:
-    assert NO_TOOLS.definitions() == []
+    assert NO_TOOLS.list_definitions() == []
     for answers in (await run_all(NO_TOOLS, calls("a", "b")), [await NO_TOOLS.run(*calls("a"))]):
         assert {(each.status, each.content) for each in answers} == {
             ("error", "Error: wait is not available at the moment.")

@@ -105,7 +105,7 @@ def test_of_a_month_the_last_two_days_are_read_again(
         return await sums(query, **given)
 
     def used() -> float:
-        (state,) = one.gateway.call(one.gateway.app.services.accounting.limiter.states("default", 0, ""))
+        (state,) = one.gateway.call(one.gateway.app.services.accounting.limiter.list_states("default", 0, ""))
         return state.used
 
     monkeypatch.setattr(one.store.usage, "load_sums", noted)

@@ -137,7 +137,7 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
             assert it.endpoint("first").health.failure_count == 1
             it.endpoint("first").health.failure_count = 0
             assert it.second.last.json["messages"][-1]["content"].endswith(question)
-            logged, *_ = it.world.gateway.app.services.requests.ended()
+            logged, *_ = it.world.gateway.app.services.requests.list_ended()
             # The head, which had left, names the first.
             assert (logged.upstream, logged.tries[-1]) == ("second", "second:200")
 

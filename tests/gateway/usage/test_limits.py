@@ -73,7 +73,7 @@ def leave(world: World) -> None:
 
 def under_way(world: World) -> float:
     """Returns what is used of the only limit, with what is under way."""
-    (state,) = world.gateway.call(world.gateway.app.services.accounting.limiter.states("default", 0, ""))
+    (state,) = world.gateway.call(world.gateway.app.services.accounting.limiter.list_states("default", 0, ""))
     return state.used
 
 
@@ -183,8 +183,8 @@ def test_a_response_that_an_upstream_makes_in_the_background_counts_once(world: 
     usage = world.sdk.responses.retrieve(made.id).usage
     assert usage is not None
     world.settle()
-    states = world.gateway.app.services.accounting.limiter.states
-    (state,) = world.gateway.call(states("default", 0, "alice" if user == "alice" else ""))
+    list_states = world.gateway.app.services.accounting.limiter.list_states
+    (state,) = world.gateway.call(list_states("default", 0, "alice" if user == "alice" else ""))
     assert state.used == usage.total_tokens
 
 

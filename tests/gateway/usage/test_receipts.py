@@ -36,7 +36,7 @@ class Receipts:
         return self.found[-1]
 
     def used(self) -> list[tuple[int, int]]:
-        return [call.used_counts()[:2] for call in self.last().calls]
+        return [call.estimate_used_counts()[:2] for call in self.last().calls]
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_reply_that_its_client_leaves_is_estimated(receipts: Receipts, memory:
     (call,) = receipt.calls
     assert receipt.status == 499
     assert (call.counts, call.received_chars) == (None, 8)
-    assert call.used_counts() == (call.prompt.tokens or call.sent_tokens, 2, 0, 0, 0)
+    assert call.estimate_used_counts() == (call.prompt.tokens or call.sent_tokens, 2, 0, 0, 0)
 
 
 def test_a_reply_of_claude_that_its_client_leaves_counts_its_prompt_as_reported(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_reply_of_claude_that_its_client_leaves_counts_its_prompt_as_reported(
                 claude.last.gone.wait_sync()
                 world.settle()
                 hold.open()
-    assert [receipt.calls[0].used_counts() for receipt in found] == [(1500, 2, 500, 0, 0)] * 4
+    assert [receipt.calls[0].estimate_used_counts() for receipt in found] == [(1500, 2, 500, 0, 0)] * 4
 
 
 def test_an_upstream_that_refuses_costs_nothing(receipts: Receipts) -> None:
@@ -230,7 +230,7 @@ def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(receipts: Receipts) ->
     services = world.gateway.app.services
     world.gateway.call(services.accounting.meter.write())
     assert world.query("SELECT model, requests FROM usage") == [("mg-***", 2)]
-    (newest, _) = services.requests.ended()
+    (newest, _) = services.requests.list_ended()
     assert (newest.model, newest.id) == ("mg-***", "mg-***")
     assert services.requests.find(key) is newest
     world.settle()

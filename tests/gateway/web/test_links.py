@@ -35,7 +35,9 @@ def ask(world: World, body: Any, **headers: str) -> httpx.Response:
 
 
 def links(world: World) -> LinkOperations:
-    return LinkOperations(world.store, world.clock, world.gateway.app.services.settings.default_profile)
+    return LinkOperations(
+        world.store, world.clock, world.gateway.app.services.settings.choose_default_profile
+    )
 
 
 def token_of(reply: httpx.Response) -> str:
