@@ -170,7 +170,7 @@ class Probes(Struct, frozen=True):
     # Exchanges from this depth on are loaded already; None: none is. Only where `key` is the client's id.
     loaded_depth: int | None = None
     # All exchanges are loaded with their contents. Only where `key` is the client's id.
-    with_contents: bool = False
+    loads_contents: bool = False
 
 
 class StoredContent(NamedTuple):
@@ -420,7 +420,7 @@ class Erased(Struct, frozen=True):
     # The days of the erased messages, counted since 1970, UTC.
     days: frozenset[int]
     # A block or an edit was erased.
-    blocks: bool = False
+    has_blocks: bool = False
 
 
 class Revised(Struct, frozen=True):
@@ -438,7 +438,7 @@ class Revised(Struct, frozen=True):
     # An undo brought back the later value with this index.
     restores: int | None = None
     # An operator or the person has written it.
-    by_hand: bool = False
+    is_by_hand: bool = False
 
 
 class Rebuilt(NamedTuple):

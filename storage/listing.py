@@ -188,7 +188,7 @@ class AgentFilter(Struct, frozen=True):
     # The time by which they are sorted: `created`, `updated` or `completed` (of the last run).
     order: str = "created"
     # Hidden agents are listed as well.
-    with_hidden: bool = False
+    includes_hidden: bool = False
 
 
 class BlockEntry(Struct, frozen=True):
@@ -222,12 +222,15 @@ class BlockFilter(Struct, frozen=True):
     needs_all_tags: bool = False
     name: str | None = None
     # Hidden blocks are listed as well.
-    with_hidden: bool = False
+    includes_hidden: bool = False
 
     def matches(self, entry: BlockEntry) -> bool:
         """Returns whether a block is asked for, by its details: name, tags, hidden."""
         details = entry.details
-        if (details.get("hidden") and not self.with_hidden) or self.name not in (None, details.get("name")):
+        if (details.get("hidden") and not self.includes_hidden) or self.name not in (
+            None,
+            details.get("name"),
+        ):
             return False
         return matches_tags(details.get("tags") or (), self.tags, needs_all=self.needs_all_tags)
 
@@ -340,7 +343,7 @@ class ConversationFilter(Struct, frozen=True):
     # A part of the summary.
     text: str | None = None
     # Archived conversations, or the others; None: both.
-    archived: bool | None = False
+    is_archived: bool | None = False
     # The time by which they are sorted: when they began ("created"), of the last turn ("spoken"), or when the last
     # run ended ("completed").
     order: Literal["created", "spoken", "completed"] = "created"

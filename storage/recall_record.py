@@ -210,10 +210,10 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     return b"".join((head, _make_numbers_struct(flags).pack(*numbers), *packed))
 
 
-def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
+def unpack(data: bytes, *, reads_entries: bool = True) -> RecallRecord:
     """Returns the record of these bytes. Raises: ValueError if they are damaged, or of a later version.
 
-    with_entries: False for a list of many records: the record has no entries, and takes a third of the time.
+    reads_entries: False for a list of many records: the record has no entries, and takes a third of the time.
     """
     try:
         outcome, flags, mode, count, status, *numbers = _unpack_head(data)
@@ -237,7 +237,7 @@ def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
             ms=total_tenths / 10,
             usage=(usage[0], usage[1], usage[2]) if flags & _HAS_USAGE else None,
             left_out=tuple(left_out),
-            entries=_unpack_entries(data, flags, count) if with_entries else (),
+            entries=_unpack_entries(data, flags, count) if reads_entries else (),
         )
     except (struct.error, IndexError):
         raise ValueError("the record of a recall is damaged") from None

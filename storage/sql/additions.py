@@ -62,7 +62,7 @@ class Gone(Struct, frozen=True):
         if exchange.full_reply is None or is_step(exchange):
             return False
         is_after = exchange.seq > self.lowest_by_conversation.get(exchange.conversation_row, exchange.seq)
-        is_unread = is_after or self.erased.blocks
+        is_unread = is_after or self.erased.has_blocks
         return is_unread or rules.may_quote(exchange.full_reply.decode(errors="replace"), self.erased)
 
 

@@ -47,15 +47,15 @@ class OwnedBlock(NamedTuple):
 
 
 async def load_blocks(
-    connection: Connection, agent_row: int, *, shared_read_only: bool = False
+    connection: Connection, agent_row: int, *, makes_shared_read_only: bool = False
 ) -> tuple[Block, ...]:
     """Returns the blocks that an agent sees, as `list_visible_blocks`.
 
-    shared_read_only: returns shared and attached blocks as read-only, for callers that may not write them.
+    makes_shared_read_only: True marks shared and attached blocks as read-only, for callers that may not write them.
     """
     rows = await connection.fetch_rows(SQL["block_load"], (agent_row,))
     blocks = [OwnedBlock(owner, make_block(row)) for *row, owner in rows]
-    if shared_read_only:
+    if makes_shared_read_only:
         blocks = [
             OwnedBlock(owner, replace(block, read_only=True)) if owner else OwnedBlock(owner, block)
             for owner, block in blocks
@@ -245,14 +245,14 @@ class Blocks(StoreGroup):
         *,
         before: int = LAST_NUMBER,
         limit: int = 100,
-        with_forgotten: bool = True,
+        includes_forgotten: bool = True,
     ) -> list[Revision]:
         """Returns a page of the values that a block had, newest first.
 
         before: the last version of the previous page.
-        with_forgotten: forgotten versions are among them, with the origin `FORGOTTEN_ORIGIN` and an empty value.
+        includes_forgotten: True includes forgotten versions, with the origin `FORGOTTEN_ORIGIN` and an empty value.
         """
-        left_out = "" if with_forgotten else FORGOTTEN_ORIGIN
+        left_out = "" if includes_forgotten else FORGOTTEN_ORIGIN
         rows = await connection.fetch_rows(SQL["block_history_list"], (block_row, before, left_out, limit))
         return [make_revision(row) for row in rows]
 

@@ -162,7 +162,7 @@ async def load_pool(
         rows = []
         if conversation_row is not None:
             depths = (probes.max_exchanges, probes.min_depth, probes.loaded_depth)
-            values = (conversation_row, agent_row, POOL_LIMIT, *depths, +probes.with_contents)
+            values = (conversation_row, agent_row, POOL_LIMIT, *depths, +probes.loads_contents)
             rows = await connection.fetch_rows(SQL["pool_conversation"], values)
     else:
         lists = (probes.replies[:_MAX_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MAX_MARKS])

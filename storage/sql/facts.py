@@ -243,7 +243,7 @@ class Facts(GrowingGroup):
     @reads
     async def load_blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
-        return await load_blocks(connection, agent_row, shared_read_only=True)
+        return await load_blocks(connection, agent_row, makes_shared_read_only=True)
 
     @long_reads
     async def load_sourced_lines(
@@ -254,7 +254,7 @@ class Facts(GrowingGroup):
         shown_versions: the version of each block with lines to return, by label.
         """
         sourced: list[SourcedLine] = []
-        for block in await load_blocks(connection, agent_row, shared_read_only=True):
+        for block in await load_blocks(connection, agent_row, makes_shared_read_only=True):
             if block.read_only or block.label not in shown_versions:
                 continue
             last_shown = shown_versions[block.label]
@@ -288,7 +288,7 @@ class Facts(GrowingGroup):
         await connection.lock_sharers(agent.id)
         if await load_cursor(connection, agent.id, reader) != cursor:
             return
-        learned = decide(await load_blocks(connection, agent.id, shared_read_only=True))
+        learned = decide(await load_blocks(connection, agent.id, makes_shared_read_only=True))
         for block, value, sources in learned.writes:
             if not block.id:
                 await ensure_blocks(connection, agent.id, [replace(block, value="")], now)

@@ -212,7 +212,7 @@ class ForgetPreviews(StoreGroup):
             versions = await load_versions(connection, block_row)
             lost = collect_lost_lines(versions, [number for row, number in named if row == block_row])
             shortened += len(lost.with_lines)
-        notes = await self._count_all_quoting(connection, agent_row, Erased(frozenset(), blocks=True))
+        notes = await self._count_all_quoting(connection, agent_row, Erased(frozenset(), has_blocks=True))
         counts = ForgetCounts(0, 0, 0, shortened, 0, notes.total)
         return PreviewedCounts(counts, noted_rows=notes.exchange_rows)
 

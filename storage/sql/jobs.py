@@ -135,7 +135,7 @@ class Jobs(StoreGroup):
         due: float | None = None,
         epoch: int | None = None,
         merge: MergePayloads | None = None,
-        postpone: bool = False,
+        postpones: bool = False,
     ) -> int:
         """Adds a job within the caller's own transaction; call `wake` when that is committed. Returns its number.
 
@@ -146,7 +146,7 @@ class Jobs(StoreGroup):
         due: the time at which the job may begin, in seconds since the epoch; None: now.
         epoch: the memory's epoch that the caller read; None: the present one.
         merge: a function that makes the payload of a job that already waits; None: that job takes over the new payload.
-        postpone: True gives a job that already waits the new time, even if that is later.
+        postpones: True gives a job that already waits the new time, even if that is later.
 
         Raises: Stale if the agent is gone, or its epoch is another one now.
         """
@@ -166,7 +166,7 @@ class Jobs(StoreGroup):
         # An old epoch's payload may name what was forgotten.
         if merge is not None and waiting_epoch == current_epoch:
             payload = merge(waiting_payload, payload)
-        await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpone), payload, id))
+        await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpones), payload, id))
         return int(id)
 
     # Adds a job in a transaction of its own.

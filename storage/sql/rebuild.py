@@ -473,7 +473,7 @@ class _Division:
                 [text for row in version.origins & self._remaining.keys() for text in self._remaining[row]],
                 None if row is None else make_edit(row),
                 restores=self._later_indexes.get(version.restores),
-                by_hand=version.origin in ASKED_ORIGINS,
+                is_by_hand=version.origin in ASKED_ORIGINS,
             )
         self._later_indexes[version.number] = len(self.later)
         self.later.append((version, revised))

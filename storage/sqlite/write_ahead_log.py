@@ -80,11 +80,11 @@ class WriteAheadLog:
                 self._copy_and_write_back(), name="mnemogate-writeback"
             )
 
-    def write_back(self, *, at_rest: bool = False) -> None:
-        """Has the writer's thread write back what is left in the log. at_rest: nothing is written now."""
+    def write_back(self, *, is_at_rest: bool = False) -> None:
+        """Has the writer's thread write back the rest of the log. is_at_rest: True if nothing is written now."""
         limits, work = self._limits, copy_log
-        if at_rest or self.size >= 2 * limits.checkpoint_bytes:
-            waits = self.size >= limits.pause_bytes and not at_rest
+        if is_at_rest or self.size >= 2 * limits.checkpoint_bytes:
+            waits = self.size >= limits.pause_bytes and not is_at_rest
             work = partial(empty_log, wait_ms=limits.pause_ms if waits else 0)
         self.is_free.clear()
         if not self._post(work):

@@ -368,7 +368,7 @@ class Writer:
         elif self.file.is_moved():
             self.report_fault(self.file.make_moved_error())
         else:
-            self.log.write_back(at_rest=True)
+            self.log.write_back(is_at_rest=True)
 
     def _post_write_back(self, work: LogWork) -> bool:
         """Hands work on the log to the thread, after the writes that it was given. Returns whether it could."""

@@ -202,7 +202,7 @@ async def test_a_count_has_as_many_as_all_pages_of_a_list(
     await make_agent(store, "b", project="elsewhere", tags=["even"])
     for wanted, count in (
         (AgentFilter(), 4),
-        (AgentFilter(with_hidden=True), 5),
+        (AgentFilter(includes_hidden=True), 5),
         (AgentFilter(tags=["even"]), 2),
         (AgentFilter(name="a3"), 1),
         (AgentFilter(name="b"), 0),
@@ -231,7 +231,7 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
         return " ".join(e.name for e in found)
 
     assert await listed() == "cara bob ann"
-    assert await listed(AgentFilter(with_hidden=True)) == "dan cara bob ann"
+    assert await listed(AgentFilter(includes_hidden=True)) == "dan cara bob ann"
     assert await listed(newest_first=False) == "ann bob cara"
     assert await listed(limit=1, after=c.agent.uid) == "bob"
     assert await listed(after=d.agent.uid) == "cara bob ann"

@@ -691,14 +691,14 @@ async def test_a_version_loses_the_lines_that_its_block_no_longer_has(
     (block,) = await store.blocks.load(alice.agent.id)
     by_hand = "likes zqredx\nlikes zqbluex, and zqpinkx"
     await store.blocks.write(block.id, block.version, by_hand, at=1.0, origin="operator")
-    before = await store.blocks.list_revisions(block.id, with_forgotten=False)
+    before = await store.blocks.list_revisions(block.id, includes_forgotten=False)
     # It has red and green, and version 4 blue as well.
     target = ForgetTarget(versions=[(block.id, 3)])
     found = await store.forget_previews.count(alice.agent.id, target, 0)
     assert (found.counts.versions, found.counts.messages, found.counts.facts) == (2, 0, 0)
     await forget(store, alice.agent, target)
     assert left(holds, "red", "green", "blue", "pink") == ["red", "blue", "pink"]
-    newest, *after = await store.blocks.list_revisions(block.id, with_forgotten=False)
+    newest, *after = await store.blocks.list_revisions(block.id, includes_forgotten=False)
     assert (newest.origin, newest.value) == ("forget", by_hand)
     assert [each.value for each in after] == [
         by_hand, "likes zqredx\nlikes zqbluex", "likes zqredx", "likes zqredx", ""

@@ -176,7 +176,7 @@ async def test_jobs_of_one_key_that_wait_are_one(store: Store, jobs: Jobs, clock
     assert await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 50) == first
     (job,) = await jobs.list()
     assert (job.payload, job.due) == (b"new", clock.now + 5)
-    await jobs.enqueue("learn", 0, "k", b"er", due=clock.now + 50, merge=lambda a, b: a + b, postpone=True)
+    await jobs.enqueue("learn", 0, "k", b"er", due=clock.now + 50, merge=lambda a, b: a + b, postpones=True)
     (job,) = await jobs.list()
     assert (job.payload, job.due) == (b"newer", clock.now + 50)
 

@@ -192,7 +192,7 @@ async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store)
         return " ".join(e.block.label for e in found)
 
     assert await listed() == "news house human"
-    assert await listed(with_hidden=True) == "secret news house human"
+    assert await listed(includes_hidden=True) == "secret news house human"
     assert await listed(Page(newest_first=False, limit=2)) == "human house"
     found = await store.named_blocks.get(PROJECT, house)
     assert await listed(Page(after=found.block.id)) == "human"

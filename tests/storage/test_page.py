@@ -202,7 +202,7 @@ def test_a_record_is_what_was_packed() -> None:
     assert unpack(pack(by_meaning)) == by_meaning
     without_hits = record()
     assert unpack(pack(without_hits)) == without_hits
-    assert unpack(pack(packed), with_entries=False) == record()
+    assert unpack(pack(packed), reads_entries=False) == record()
     too_many = unpack(pack(replace(packed, usage=(1 << 40, 212, 0))))
     assert too_many.usage == ((1 << 32) - 1, 212, 0)
     assert (len(KINDS), len(REASONS), len(PROMPT_PARTS)) == (4, 7, 7)  # as many as there is room for: 4, 8

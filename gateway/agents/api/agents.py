@@ -135,7 +135,7 @@ def _make_filter(query: AgentsQuery) -> AgentFilter:
         stop=sent_or_none(query.last_stop_reason),
         identity=uid_or_none("identity", query.identity_id),
         identity_keys=sent_or_none(query.identifier_keys) or (),
-        with_hidden=query.show_hidden_agents is True,
+        includes_hidden=query.show_hidden_agents is True,
     )
 
 

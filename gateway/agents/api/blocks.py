@@ -169,7 +169,7 @@ class BlockRoutes:
             description_text=sent_or_none(query.description_search),
             value_text=sent_or_none(query.value_search), min_agents=min_agents, max_agents=max_agents,
             tags=sent_or_none(query.tags) or (), needs_all_tags=query.match_all_tags,
-            name=sent_or_none(query.name), with_hidden=query.show_hidden_blocks is True,
+            name=sent_or_none(query.name), includes_hidden=query.show_hidden_blocks is True,
         )  # fmt: skip
         page = await read_page(query, partial(self._get_row, request.project))
         return [render_block(entry) for entry in await self._blocks.list(request.project, filter, page)]

@@ -240,7 +240,7 @@ class ConversationRoutes:
         filter = ConversationFilter(
             None if agent is None else agent.id,
             text=sent_or_none(query.summary_search),
-            archived=_ARCHIVED_BY_STATUS[query.archive_status],
+            is_archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
         page = read_page_at(query, partial(uid_in, "conv"))

@@ -131,7 +131,7 @@ class MessageRoutes:
             return [agent], conversation_name
         if conversation_name is not None:
             return [await self._get_owner(project, conversation_name)], conversation_name
-        all_agents = AgentFilter(with_hidden=True, order="completed")
+        all_agents = AgentFilter(includes_hidden=True, order="completed")
         page: Page[str] = Page(limit=_MAX_SEARCHED_AGENTS + 1)
         entries = await self._api.store.defined_agents.list(project, all_agents, page)
         if len(entries) > _MAX_SEARCHED_AGENTS:

@@ -31,13 +31,13 @@ def make_probes_for_list(
     max_exchanges: int | None = None,
     min_depth: int | None = None,
     loaded_depth: int | None = None,
-    with_contents: bool = False,
+    loads_contents: bool = False,
 ) -> Probes:
     """Returns everything under which the exchanges that may matter to a list can be found.
 
     conversation_key: the client's conversation id; None: the client gives no id. With an id only that conversation
         matters, so no other key is needed.
-    max_exchanges, min_depth, loaded_depth, with_contents: the limits of the read, as in `Probes`.
+    max_exchanges, min_depth, loaded_depth, loads_contents: the limits of the read, as in `Probes`.
     """
     listing = query.listing
     probes = Probes(
@@ -47,7 +47,7 @@ def make_probes_for_list(
         max_exchanges=max_exchanges,
         min_depth=min_depth,
         loaded_depth=loaded_depth,
-        with_contents=with_contents,
+        loads_contents=loads_contents,
     )
     if conversation_key is not None:
         return probes

@@ -39,7 +39,7 @@ _REVEALING_LETTERS = 4
 
 def may_quote(text: str, erased: Erased) -> bool:
     """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
-    if erased.blocks and mentions_blocks(text):
+    if erased.has_blocks and mentions_blocks(text):
         return True
     # The day of the week follows in notes, and not in all other texts. The year is left out while it stays the same.
     dates = (render_day_number(day).split()[0] for day in erased.days)
@@ -86,7 +86,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
     stored_value = rebuilt = block.value
     values: list[str] = []
     for revision in later:
-        if revision.by_hand and not revision.is_erased:
+        if revision.is_by_hand and not revision.is_erased:
             lines_by_hand |= _list_new_lines(stored_value, revision.value)
         if revision.restores is not None:
             rebuilt = values[revision.restores]
@@ -106,7 +106,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
             rebuilt = "\n".join(
                 line
                 for line in revision.value.split("\n")
-                if not _may_repeat(line, tainted, by_hand=line in lines_by_hand)
+                if not _may_repeat(line, tainted, is_by_hand=line in lines_by_hand)
             )
         stored_value = revision.value
         values.append(rebuilt)
@@ -164,11 +164,11 @@ def _with_lines(rebuilt: str, revision: Revised, new_lines: Collection[str], sta
     return "\n".join([*filter(None, [rebuilt]), *(line for line in value_lines if line in staying)])
 
 
-def _may_repeat(line: str, tainted: Collection[str], *, by_hand: bool) -> bool:
+def _may_repeat(line: str, tainted: Collection[str], *, is_by_hand: bool) -> bool:
     """Returns whether a line may repeat what was erased: by one word, and a line by hand by most of its words."""
     words = _list_words(line)
     repeated_count = len(words.intersection(tainted))
-    return 2 * repeated_count > len(words) if by_hand else repeated_count > 0
+    return 2 * repeated_count > len(words) if is_by_hand else repeated_count > 0
 
 
 def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> bool:

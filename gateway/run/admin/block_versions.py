@@ -119,7 +119,7 @@ class BlockVersions(Struct, frozen=True):
 
     async def _find_last(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
         versions = await self.store.blocks.list_revisions(
-            block_row, before=before, limit=1, with_forgotten=False
+            block_row, before=before, limit=1, includes_forgotten=False
         )
         return versions[0] if versions else None
 

@@ -104,7 +104,7 @@ class BlockViews(Struct, frozen=True):
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = parse_cursor(after, LAST_NUMBER)
         versions = await self.store.blocks.list_revisions(
-            shown_block.block.id, before=before, limit=limit + 1, with_forgotten=False
+            shown_block.block.id, before=before, limit=limit + 1, includes_forgotten=False
         )
         sources = await list_sources(self.store, memory, versions[:limit])
         pending_labels = await self.store.turn_edits.list_pending_labels(memory.id)

@@ -50,7 +50,7 @@ def summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, An
 
 def make_recall_record(stored: StoredRecall) -> RequestRecord:
     """Returns a request with a stored recall as lists show it."""
-    record = unpack(stored.data, with_entries=False)
+    record = unpack(stored.data, reads_entries=False)
     return RequestRecord(**summarize_recall(stored, record), recalled=record.found - sum(record.left_out))
 
 

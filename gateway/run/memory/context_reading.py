@@ -270,7 +270,7 @@ async def _load_tree(
         max_exchanges=reach.max_exchanges,
         min_depth=reach.min_depth,
         loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
-        with_contents=query.kind is ConversationKind.APPENDED,
+        loads_contents=query.kind is ConversationKind.APPENDED,
     )
     pool = await store.turns.load_pool(agent, probes)
     exchanges = {

@@ -81,7 +81,7 @@ async def list_agents(
             values += (*low, *high)
         rows = await connection.fetch_rows(SQL[f"{filter.order}_{page.direction}"], values)
         entries = [_make_entry(row) for row in rows]
-        shown = [entry for entry in entries if filter.with_hidden or not _is_hidden(entry)]
+        shown = [entry for entry in entries if filter.includes_hidden or not _is_hidden(entry)]
         if len(rows) < size:
             return shown, None
         return shown, await _find_position(connection, project, filter.order, entries[-1].agent.uid)

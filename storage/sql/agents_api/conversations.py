@@ -172,7 +172,7 @@ async def _find_position(
 
 def _matches(entry: ConversationEntry, filter: ConversationFilter) -> bool:
     body = {} if entry.definition is None else entry.definition.body
-    if filter.archived is not None and (body.get("archived") is not None) != filter.archived:
+    if filter.is_archived is not None and (body.get("archived") is not None) != filter.is_archived:
         return False
     if body.get("hidden"):
         return False

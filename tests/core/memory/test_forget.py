@@ -66,7 +66,7 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
     step = replace(empty, input=orjson.dumps(results))
     for erased, changes in (
         (Erased(frozenset({DAY})), {0: "(forgotten)"}),
-        (Erased(frozenset({DAY - 5}), blocks=True), {2: "Done."}),
+        (Erased(frozenset({DAY - 5}), has_blocks=True), {2: "Done."}),
         (Erased(frozenset({DAY - 5})), {}),
     ):
         left = orjson.loads(without_quotations(step, above, erased).input or b"")
@@ -80,8 +80,8 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
 
 
 def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
-    assert may_quote(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), blocks=True))
-    assert not may_quote(note(DAY - 1), Erased(frozenset(), blocks=True))
+    assert may_quote(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), has_blocks=True))
+    assert not may_quote(note(DAY - 1), Erased(frozenset(), has_blocks=True))
 
 
 def op(kind: str, **arguments: str | int) -> MemoryEdit:
@@ -122,16 +122,16 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         (
             [
                 GONE,
-                Revised("drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", by_hand=True),
+                Revised("drinks tea since the diagnosis, no coffee\nlikes tea a lot\nrides", is_by_hand=True),
             ],
             "drinks tea since the diagnosis, no coffee\nrides",
         ),
-        ([GONE, Revised("likes coffee", by_hand=True)], "likes coffee"),
+        ([GONE, Revised("likes coffee", is_by_hand=True)], "likes coffee"),
         # which a later value may have, too; what was there before was not written by hand
         (
             [
                 GONE,
-                Revised("likes tea\nlikes and loves mate", by_hand=True),
+                Revised("likes tea\nlikes and loves mate", is_by_hand=True),
                 Revised("likes tea\nlikes and loves mate\nlikes to swim"),
             ],
             "likes and loves mate",
