@@ -16,6 +16,7 @@ from gateway.run.admin.request_records import ExplainedRequest, PartTokens, Wind
 from gateway.run.admin.request_summaries import summarize_logged
 from gateway.run.receipt import CLIENT_GONE
 from gateway.run.request_log import LoggedRequest
+from gateway.run.upstream.provider_errors import FAILURE_WORDS
 from storage.recall_record import LEFT_OUT_REASONS, PROMPT_PARTS, RecallOutcome, RecallRecord, unpack
 from storage.records import REPLY, Exchange
 from storage.sql.recalls import FirstRecall
@@ -46,15 +47,6 @@ _OUTCOME_BY_MODE: Mapping[str, RecallOutcome] = {
     "off": "off",
     "unavailable": "failed",
     "read": "off",
-}
-
-
-# What became of an attempt, by its outcome in `LoggedRequest.tries`. Any other outcome is a status.
-_FAILURE_WORDS = {
-    "broke": "gave no whole answer",
-    "filtered": "refused the content",
-    "timeout": "did not answer in time",
-    "unreachable": "could not be reached",
 }
 
 
@@ -159,7 +151,7 @@ def _render_failure(logged: LoggedRequest) -> str:
     clauses: list[str] = []
     for attempt, same in groupby(logged.tries):
         provider, _, outcome = attempt.rpartition(":")
-        words = _FAILURE_WORDS.get(outcome, f"answered with status {outcome}")
+        words = FAILURE_WORDS.get(outcome, f"answered with status {outcome}")
         count = len(list(same))
         clauses.append(f"{provider} {words}{f' ({count} tries)' if count > 1 else ''}")
     return f"the provider {', then '.join(clauses)}"

@@ -28,6 +28,7 @@ from gateway.run.background.job_context import JobFailed, Postponed
 from gateway.run.background.memory_call import open_memory_call
 from gateway.run.receipts import find_current_receipt
 from gateway.run.upstream.propagation import choose_propagation, with_trace_headers
+from gateway.run.upstream.provider_errors import FAILURE_WORDS, classify_failure
 from gateway.run.upstream.route import Route, make_unknown_model_error, resolve_route
 from gateway.run.upstream_call import PromptFacts, UpstreamCall
 from gateway.settings import Settings, UpstreamSettings
@@ -155,7 +156,8 @@ class BackgroundModel:
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
             except ProviderError as error:
                 count("failed", TokenCounts())
-                raise JobFailed(f"the background model failed: {type(error).__name__}") from error
+                failure = FAILURE_WORDS[classify_failure(error).kind]
+                raise JobFailed(f"the background model {failure}") from error
             count("ok", answer.used)
             return answer
 

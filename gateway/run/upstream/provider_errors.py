@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from adapters.errors import (
@@ -31,6 +32,15 @@ _ERROR_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], 
     (ProviderTooLarge, UpstreamTooLarge, "broke"),
     (ProviderError, UpstreamError, "broke"),
 )
+
+# What became of an attempt, by its kind of failure: the predicate of a sentence about the provider or the model.
+# "filtered" is of the attempts that a filter of the provider refused. Any other outcome of an attempt is a status.
+FAILURE_WORDS: Final[Mapping[str, str]] = {
+    "broke": "gave no whole answer",
+    "filtered": "refused the content",
+    "timeout": "did not answer in time",
+    "unreachable": "could not be reached",
+}
 
 
 def translate(error: ProviderError) -> UpstreamError:

@@ -161,8 +161,8 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
         (Raw((b'{"choices":[]}',)), JobFailed, "no chat completion"),
         (Raw((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
         (Raw((b"[]",)), JobFailed, "no chat completion"),
-        (Raw((b'{"choices"', ProviderBroke("Miso"))), JobFailed, "ProviderBroke"),
-        (ProviderUnreachable("Miso"), JobFailed, "ProviderUnreachable"),
+        (Raw((b'{"choices"', ProviderBroke("Miso"))), JobFailed, "model gave no whole answer"),
+        (ProviderUnreachable("Miso"), JobFailed, "model could not be reached"),
     ],
 )
 async def test_what_goes_wrong_is_named_without_what_was_said(

@@ -15,8 +15,14 @@ from tests.gateway.page.test_sign_in import audit
 HOSTILE = "<script>document.title='gone'</script> \u202e\u2066 " + "W" * 150
 
 
-def enqueue(operator: Operator, key: str, user: str | None = None, error: str | None = None) -> int:
-    """Adds a job of a kind that nobody performs; with an error, one that has failed for good."""
+def enqueue(
+    operator: Operator,
+    key: str,
+    user: str | None = None,
+    error: str | None = None,
+    retry_in_s: float | None = None,
+) -> int:
+    """Adds a job of a kind that is not performed. error: of its attempt. retry_in_s: None: it failed for good."""
     world = operator.world
     jobs = world.store.jobs
 
@@ -31,7 +37,7 @@ def enqueue(operator: Operator, key: str, user: str | None = None, error: str | 
         if error is not None:
             job = await jobs.leases.claim(["sweep"], lease_s=60.0, tries=5)
             assert job is not None
-            await jobs.fail(job, error, None)
+            await jobs.fail(job, error, retry_in_s)
         return id
 
     return world.gateway.call(add())
@@ -62,6 +68,16 @@ def test_failed_jobs_come_first(upstream: StrictUpstream, tmp_path: Path) -> Non
                 break
             after = f"&after={page['next']}"
         assert seen == [dead, second, first]
+
+
+def test_the_work_says_that_a_job_failed_and_is_tried_again(operator: Operator) -> None:
+    """It said that jobs were under way, while none of their attempts had worked."""
+    enqueue(operator, "a")
+    assert "Jobs are under way; none has failed for good." in plain(operator.get("work").body.decode())
+    enqueue(operator, "b", error="it failed", retry_in_s=60.0)
+    assert "1 job failed and will be tried again." in plain(operator.get("work").body.decode())
+    enqueue(operator, "c", error="it failed")
+    assert "1 job has failed for good." in plain(operator.get("work").body.decode())
 
 
 def test_a_failed_job_is_tried_again_or_cancelled(upstream: StrictUpstream, tmp_path: Path) -> None:
