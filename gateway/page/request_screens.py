@@ -31,7 +31,7 @@ from gateway.run.admin.memory_records import FactRecord, MessageRecord, VersionR
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.question_views import Question
 from gateway.run.admin.reply_words import find_lines, select_words_without
-from gateway.run.admin.request_lists import RequestPage
+from gateway.run.admin.request_lists import RequestPage, RequestSelection
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord
 from storage.search.text_words import find_spans_with_words
 
@@ -49,6 +49,8 @@ class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only
     memory: str | None = None
     # What was asked is shown in the list of all requests, too. The audit then has a read of each memory.
     words: bool = False
+    # The requests that are listed; None: all requests.
+    only: RequestSelection | None = None
 
 
 class BlockLine(Struct, frozen=True):
@@ -68,7 +70,11 @@ class _RequestScreens(Struct, frozen=True):
     async def show_list(self, request: ScreenRequest, query: _RequestsQuery) -> View:
         requests, memories = self.operations.requests, self.operations.memories
         page = await requests.lists.read_page(
-            memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
+            memory=query.memory,
+            project=request.visitor.project,
+            only=query.only,
+            after=query.after,
+            limit=query.limit,
         )
         memory_name = paused = None
         if query.memory is not None:
@@ -80,6 +86,7 @@ class _RequestScreens(Struct, frozen=True):
             page = replace(page, items=tuple(_with_question(each, questions) for each in page.items))
         context = {
             "memory": query.memory,
+            "only": query.only,
             "memory_name": memory_name,
             "paused": paused,
             "questions": questions,

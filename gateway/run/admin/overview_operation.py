@@ -188,12 +188,15 @@ def _find_upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
 
 def _list_request_problems(figures: RequestFigures) -> list[Problem]:
     """Returns what was wrong with the requests of the last hour, worst first."""
-    texts: list[str] = []
+    problems: list[Problem] = []
     if missed := figures.modes.get("unavailable", 0):
-        texts.append(f"Memory was unavailable for {missed:,} of {figures.count:,} requests in the last hour.")
+        text = f"Memory was unavailable for {missed:,} of {figures.count:,} requests in the last hour."
+        problems.append(Problem(text, "requests?only=unavailable"))
     if figures.failed:
-        texts.append(f"{figures.failed:,} of {figures.count:,} requests failed in the last hour.")
+        text = f"{figures.failed:,} of {figures.count:,} requests failed in the last hour."
+        problems.append(Problem(text, "requests?only=failed"))
     if unnamed := figures.modes.get("none", 0):
         requests, them = ("request", "it") if unnamed == 1 else ("requests", "them")
-        texts.append(f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}.")
-    return [Problem(text, "requests") for text in texts]
+        text = f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}."
+        problems.append(Problem(text, "requests?only=none"))
+    return problems

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from heapq import merge
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +24,9 @@ from storage.errors import StoreError
 from storage.listing import LAST_NUMBER
 from storage.recall_record import pack_request_id
 from storage.sql.store import Store
+
+# failed: with a status of 500 or more. none: without a named user. unavailable: memory could not be used.
+RequestSelection = Literal["failed", "none", "unavailable"]
 
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 
@@ -81,12 +84,14 @@ class RequestLists(Struct, frozen=True):
         *,
         memory: str | None = None,
         project: str | None = None,
+        only: RequestSelection | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> RequestPage:
         """Returns a page of requests: of the log, and for one memory also older requests from the store.
 
         memory: the uid of the memory that the requests have read; None: any memory.
+        only: the requests that are listed, all of them from the log; None: all requests.
         after: `next` of the previous page; None: the first page.
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read.
@@ -100,10 +105,12 @@ class RequestLists(Struct, frozen=True):
                 logged = self.log.list_ended(project=project, memory=memory)
         elif self.log is not None:
             logged = await self._list_logged(self.log, project)
+        if only is not None:
+            logged = [each for each in logged if _is_selected(each, only)]
         # Only the requests of the page become records: those of all 2,000 of the log take the event loop 10 ms.
         older = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
         listed = [_ListedRequest(make_logged_record(each), number=each.number) for each in older]
-        if agent is not None:
+        if agent is not None and only is None:
             ids_in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
             stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=ids_in_log)
             # Merged and not sorted: the next page continues each list after a number, so the order of each has to stay.
@@ -111,7 +118,7 @@ class RequestLists(Struct, frozen=True):
         page = listed[:limit]
         end = start.after(page)
         in_flight: Sequence[LoggedRequest] = ()
-        if self.log is not None and after is None:
+        if self.log is not None and after is None and only is None:
             in_flight = self.log.list_in_flight(project=project, memory=memory)
         return RequestPage(
             items=tuple(each.record for each in page),
@@ -162,6 +169,13 @@ class RequestLists(Struct, frozen=True):
                 break
             before = page[-1].exchange_row
         return listed[:limit]
+
+
+def _is_selected(request: LoggedRequest, only: RequestSelection) -> bool:
+    """Returns whether an ended request is one of a selection. The overview counts the same ones."""
+    if only == "failed":
+        return request.status is not None and request.status >= 500
+    return request.mode == only
 
 
 def _read_page_end(after: str | None) -> _PageEnd:

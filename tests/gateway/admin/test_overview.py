@@ -93,7 +93,7 @@ def test_what_is_wrong_comes_first_and_worst_first(world: World) -> None:
     assert found.state == "degraded"
     assert [(each.text, each.href) for each in found.problems] == [
         ("1 job has failed.", "work"),
-        ("1 request named nobody: nothing is remembered of it.", "requests"),
+        ("1 request named nobody: nothing is remembered of it.", "requests?only=none"),
     ]
     assert found.sentence == "1 job has failed. 1 request named nobody: nothing is remembered of it."
     assert found.jobs.failed == 1

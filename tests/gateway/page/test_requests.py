@@ -237,6 +237,33 @@ def test_a_request_that_failed_says_why(operator: Operator) -> None:
         assert sentence == f"The request ended with status {status}: {reason}. No sources are noted."
 
 
+def test_a_problem_of_the_overview_leads_to_the_requests_that_have_it(operator: Operator) -> None:
+    """It led to all of the last 2,000 requests, among which to look for the one that had failed."""
+    world = operator.world
+    asked = [{"role": "user", "content": "Hello."}]
+    world.upstream.queue(say("Hello!"), fail(400), fail(500), say("Hello!"))
+    for status, headers in (
+        (200, {}),
+        (400, {"x-mnemogate-user": "bob"}),
+        (500, {"x-mnemogate-user": "bob"}),
+    ):
+        assert world.post(asked, headers).status == status
+    speak(world, "Hello.")
+    problems = operator.twin("overview")["problems"]
+    assert [each["href"] for each in problems] == ["requests?only=failed", "requests?only=none"]
+    shown = operator.get("").body.decode()
+    found = []
+    for each in problems:
+        assert f'<a href="{each["href"]}">{each["text"]}</a>' in shown
+        found.append([(one["name"], one["status"]) for one in operator.twin(each["href"])["items"]])
+    assert found == [[("bob", 500)], [(None, 200)]]
+    assert "Requests that failed. Open one to see why." in plain(
+        operator.get(problems[0]["href"]).body.decode()
+    )
+    assert "There are none among" in plain(operator.get("requests?only=unavailable").body.decode())
+    assert operator.get("requests?only=slow").status == 400
+
+
 def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
     speak(operator.world, "Hello.")
     off = {"x-mnemogate-memory": "off"}
