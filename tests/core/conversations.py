@@ -355,7 +355,7 @@ def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
         assert e.path_hash == hasher.hash_path(a for el in tree.list_path_elements(e) for a in el.atoms), (
             f"path of {e.id}"
         )
-        assert e.reply_key == hasher.reply_key(e.reply), f"reply key of {e.id}"
+        assert e.reply_key == hasher.make_reply_key(e.reply), f"reply key of {e.id}"
 
 
 def without_numbers(e: Exchange) -> dict[str, object]:

@@ -25,8 +25,8 @@ from gateway.core.conversation.wire_message import read_text
 from gateway.core.thoughts import without_thoughts
 from storage.records import Atom, Exchange
 
-# A date that is this far in the future was set before the clock was put back. Smaller steps are hidden
-# (gateway.steady_clock), and the clocks of gateways that share a database are less apart.
+# The most seconds by which a date may be in the future; a later date was set before the clock was put back. Smaller
+# steps are hidden (gateway.steady_clock), and the clocks of gateways that share a database are less apart.
 _MAX_AHEAD_S = 60.0
 
 
@@ -160,13 +160,13 @@ class _Judged(NamedTuple):
 def _judge_alternatives(
     tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float
 ) -> _Judged | None:
-    """Returns which of two alternatives wins, mostly the one touched last; None: neither supersedes the other."""
+    """Decides between two alternatives: mostly the one touched last wins. None: neither supersedes the other."""
     old, new = _order_by_touch(tree, exchange, other, now)
     is_same = is_same_input(other, exchange)
-    # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
+    # An exchange off the record supersedes only an exchange that it extends: else words on the record would be lost.
     if read_off_record_part(new) > read_off_record_part(old) and (is_same or not tree.extends(new, old)):
         return None
-    # Where the same was asked for a person and for a program (a guardrail, a router), the answer to the person wins. A
+    # If a person and a program (a guardrail, a router) got answers to the same question, the person's answer wins. A
     # client that sends the new message alone has marked it as sent again, and goes on from the last answer.
     sends_list = query.kind is ConversationKind.CLIENT
     if is_same and sends_list and _is_for_program(tree, new) and not _is_for_program(tree, old):
@@ -202,7 +202,7 @@ def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
 
 
 def mark_continued(tree: Tree, exchange: Exchange) -> None:
-    """Marks the exchanges that a finished request with a new user message continued: those of the turn before it.
+    """Marks the exchanges that a finished request with a new user message continued: the exchanges of the turn before.
 
     The parent of an exchange that `ends_with_user` is left out: the row of that exchange shows it.
     """
@@ -222,7 +222,7 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
     """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
     pending = [tree.by_id[i] for i in tree.changed]
-    if any(tree.turn_start(other).parent is None for other in pending):
+    if any(tree.locate_turn_start(other).parent is None for other in pending):
         pending += [
             other
             for other in tree

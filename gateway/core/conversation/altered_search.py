@@ -18,8 +18,8 @@ from gateway.core.conversation.wire_message import read_text, without_space
 from gateway.core.words import is_beginning, join_heard_letters, join_letters
 from storage.records import Atom, Exchange
 
-# The last runs of assistant messages in a list that are tried as altered stored replies. Not measured: each is compared
-# by its letters, and an altered reply before these is not recognised.
+# The number of last runs of assistant messages in a list that are tried as altered stored replies. Not measured: each
+# run is compared by its letters, and an altered reply in an earlier run is not recognised.
 _MAX_RUNS = 64
 
 # The atoms of messages, one after the other.
@@ -27,9 +27,10 @@ Inputs = tuple[tuple[Atom, ...], ...]
 
 
 class _Agreement(NamedTuple):
-    """How well the path from the match point to an exchange agrees with the list; a better agreement is greater."""
+    """The agreement of the path from the match point to an exchange with the list; a better agreement is greater."""
 
-    # The exchanges that agree one after the other, minus those that only the path or only the list has.
+    # The number of exchanges that agree one after the other, minus the exchanges that only the path or only the list
+    # has.
     score: int
     # The path has the same questions as the list.
     is_equal: bool
@@ -49,7 +50,7 @@ class AlteredSearch:
         self._match_point = match.match_point
         # The index of the first message after that reply.
         self._start = match.last + 1
-        # At index n: how many of the first n messages after that reply are a user's.
+        # At index n: the number of user messages among the first n messages after that reply.
         messages_after = query.listing.atoms[self._start :]
         self._user_counts = [*accumulate(map(is_user, messages_after), initial=0)]
         self._candidates = [each for each in self._find_after_match_point() if tree.may_change(each)]
@@ -63,7 +64,8 @@ class AlteredSearch:
         begins = [
             i
             for i in range(len(listing) - 1, start, -1)
-            if listing.role(i) == "assistant" and (listing.role(i - 1) != "assistant" or i - 1 <= start)
+            if listing.read_role(i) == "assistant"
+            and (listing.read_role(i - 1) != "assistant" or i - 1 <= start)
         ]
         letters = self._list_reply_letters() if begins else {}
         for begin in begins[:_MAX_RUNS]:
@@ -75,10 +77,10 @@ class AlteredSearch:
         return self._find_greeting()
 
     def _find_greeting(self) -> Match | None:
-        """Returns the match of a greeting, as far as it was heard, with which a list begins; None: there is none.
+        """Returns the match of a greeting, as far as it was heard, with which a list begins; None: no greeting matches.
 
         A greeting is a reply without a question. The words of a greeting that is off the record or forgotten are not
-        known, so it is the match only if no other greeting is.
+        known, so such a greeting is the match only if no other greeting matches.
         """
         listing, tree = self._query.listing, self._tree
         end = listing.skip_replies(0)
@@ -90,7 +92,7 @@ class AlteredSearch:
             if each.parent is None and not each.inputs and self._may_be_meant(each)
         ]
         tree.contents.group(greetings)
-        heard = join_heard_letters("".join(map(listing.text, range(end))))
+        heard = join_heard_letters("".join(map(listing.read_text, range(end))))
         possible = [
             each
             for each in greetings
@@ -112,7 +114,7 @@ class AlteredSearch:
         """
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])
-        reply = "".join(listing.text(i) for i in range(begin, end))
+        reply = "".join(listing.read_text(i) for i in range(begin, end))
         heard = join_heard_letters(reply)
         is_long = len(without_space(reply)) >= LONG_REPLY_CHARS
         asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
@@ -166,12 +168,12 @@ class AlteredSearch:
         if not candidates:
             return None
         tree.contents.group(candidates)
-        heard = join_heard_letters("".join(listing.text(i) for i in range(begin, end)))
+        heard = join_heard_letters("".join(listing.read_text(i) for i in range(begin, end)))
         prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
         return max(prefilled, key=tree.make_recency_key, default=None)
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
-        """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""
+        """Returns whether the heard letters are a reply with its first words, and not the first words alone."""
         content = self._tree.contents.get(exchange)
         prefill = join_letters("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
@@ -187,11 +189,11 @@ class AlteredSearch:
         )
 
     def _was_extended(self, exchange: Exchange, heard: str, stored: str) -> bool:
-        """Returns whether a reply came back with what the model has added to it.
+        """Returns whether a reply came back with a continuation that the model has added.
 
         Front ends have a reply continued by a list that ends with it, and put both texts into one message.
 
-        heard, stored: letters, of what came back and of what is stored.
+        heard, stored: the letters of the reply that came back, and of the stored reply.
         """
         has_addition = any(not child.inputs for child in self._tree.list_children(exchange))
         return bool(stored) and has_addition and heard.startswith(stored)
@@ -233,8 +235,8 @@ class AlteredSearch:
     def _list_reply_letters(self) -> dict[int, str]:
         """Returns the letters of the candidates' replies, by the ids of the exchanges."""
         tree = self._tree
-        # The question of each turn is compared next (`has_same_question`).
-        tree.contents.group([*self._candidates, *map(tree.turn_start, self._candidates)])
+        # Loaded with the replies, since the question of each turn is compared next (`has_same_question`).
+        tree.contents.group([*self._candidates, *map(tree.locate_turn_start, self._candidates)])
         replies = {
             each.id: tree.contents.get(each).shown_reply
             for each in self._candidates
@@ -250,7 +252,7 @@ class AlteredSearch:
 
         inputs: the messages between the match point and the reply.
         """
-        for exchange in (candidate, self._tree.turn_start(candidate)):
+        for exchange in (candidate, self._tree.locate_turn_start(candidate)):
             own_inputs = exchange.inputs
             if self._match_point is None and not any(map(is_user, own_inputs)):
                 continue
@@ -270,7 +272,7 @@ class AlteredSearch:
             ancestor = self._tree.find_parent(ancestor)
 
     def _rate_agreement(self, candidate: Exchange, inputs: Inputs) -> _Agreement:
-        """Returns how well the path from the match point to a candidate agrees with the list.
+        """Returns the agreement of the path from the match point to a candidate with the list.
 
         inputs: the atoms of the list's messages between the match point and the candidate's reply.
         """

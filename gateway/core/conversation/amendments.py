@@ -1,6 +1,6 @@
 """Amendments: stored exchanges that came back in another form, such as without a template or with a cut reply.
 
-A list is read backwards along the path on which it was matched. apply_amendments.py applies what is found here.
+A list is read backwards along the path on which it was matched. apply_amendments.py applies the amendments.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from storage.records import Atom, Exchange
 class Amendment(Struct, frozen=True):
     """The form in which a stored exchange came back."""
 
+    # The id of the exchange.
     exchange_row: int
-    # Where the messages of its input are in the list; None: they came back as they are stored.
+    # The messages of the exchange's input in the list; None: they came back as they are stored.
     inputs: MessageSpan | None
-    # Where its reply is in the list; None: it came back as it is stored.
+    # The messages of the exchange's reply in the list; None: the reply came back as it is stored.
     reply: MessageSpan | None
-    # Digests of the images and sounds of its input, one for each message; (): `inputs` is None.
+    # The digests of the images and sounds of the input, one for each message; (): `inputs` is None.
     media: tuple[bytes, ...] = ()
 
 
 def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
-    Only exchanges that are still soft may change.
+    Only exchanges that no later turn has continued may change.
     """
-    return _Walk(tree, listing, match).amendments()
+    return _Walk(tree, listing, match).run()
 
 
 class _Inputs(NamedTuple):
     """The messages of a list that may be the inputs of an exchange."""
 
-    # Where the messages are in the list.
+    # The span of the messages in the list.
     span: MessageSpan
     # The messages are the inputs of the exchange.
     fits: bool
@@ -60,12 +61,12 @@ class _Walk:
     def __init__(self, tree: Tree, listing: HashedList, match: Match) -> None:
         self._tree = tree
         self._listing = listing
-        # The exchange of this step; None: the path has no more.
+        # The exchange of this step; None: the path is at its end.
         self._exchange = exchange = match.match_point
-        # The end of the messages in the list that may be its inputs, and the end of its reply in the list.
+        # The end of the messages in the list that may be the exchange's inputs, and the end of its reply in the list.
         self._inputs_end = match.first
         self._reply_end = match.last + 1
-        # The span of its reply in the list, if the reply came back in another form.
+        # The span of the exchange's reply in the list, if the reply came back in another form.
         self._reply = match.altered.reply if match.altered else None
         # `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
         self._is_guess = False
@@ -74,18 +75,18 @@ class _Walk:
             exchange
         )
 
-    def amendments(self) -> Iterator[Amendment]:
-        """Yields what came back in another form."""
+    def run(self) -> Iterator[Amendment]:
+        """Yields the amendments, the last exchange's first."""
         while (exchange := self._exchange) is not None and self._tree.may_change(exchange):
             is_turn = any(map(is_user, exchange.inputs))
             # Between question and reply the list may have more than is stored, such as a tool round of the client.
             reply_begin = self._inputs_end
-            while is_turn and self._inputs_end and self._listing.role(self._inputs_end - 1) != "user":
+            while is_turn and self._inputs_end and self._listing.read_role(self._inputs_end - 1) != "user":
                 self._inputs_end -= 1
             found_inputs = self._collect_inputs(exchange, is_turn=is_turn)
             reply = self._reply
             if is_turn and self._has_words_after_question(exchange, reply_begin):
-                # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
+                # The heard part of the turn before may come after this question (Pipecat, on a busy machine).
                 reply = MessageSpan(self._inputs_end, self._reply_end)
             if reply and self._is_guess and not found_inputs.fits and (self._is_short or is_turn):
                 reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
@@ -116,7 +117,7 @@ class _Walk:
         # path.
         if fits and is_turn and not is_as_stored:
             is_doubtful = self._is_short or self._is_guess
-            fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
+            fits = _may_be_question(tree, exchange, listing.read_text(end - 1), is_doubtful=is_doubtful)
         return _Inputs(span, fits, is_as_stored or bool(prefill))
 
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
@@ -151,14 +152,14 @@ class _Walk:
         return has_words and not is_private and not is_of_sibling
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
-        """Goes on to the exchange before. after: the inputs of the exchange after it."""
+        """Goes on to the exchange before the present one. after: the inputs of the present exchange."""
         listing = self._listing
         self._exchange = exchange
         self._reply = None
         self._is_guess = False
         if exchange is not None and after.fits:
             reply_end = after.span.start
-            reply_begin = _begin_of_reply(exchange, self._tree.find_parent(exchange), listing, reply_end)
+            reply_begin = _locate_reply_begin(exchange, self._tree.find_parent(exchange), listing, reply_end)
             self._reply_end = reply_end
             self._inputs_end = reply_begin
             if reply_begin < reply_end and _is_new_form(exchange, listing, reply_begin, reply_end):
@@ -166,7 +167,7 @@ class _Walk:
                 self._reply = MessageSpan(reply_begin, reply_end)
         else:
             # Results here belong to this round, even if some are missing: the list may begin between two results.
-            while self._inputs_end and listing.role(self._inputs_end - 1) in RESULT_ROLES:
+            while self._inputs_end and listing.read_role(self._inputs_end - 1) in RESULT_ROLES:
                 self._inputs_end -= 1
 
 
@@ -197,8 +198,8 @@ def _may_be_inputs(
     before = None if parent is None else parent.reply
     return (
         end - start == len(exchange.inputs)
-        and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(exchange.inputs))
-        and (start == 0 or listing.role(start - 1) == "assistant")
+        and all(_has_role(listing.read_role(start + i), atoms) for i, atoms in enumerate(exchange.inputs))
+        and (start == 0 or listing.read_role(start - 1) == "assistant")
         and (not before or listing.atoms[start:end].count(before) <= exchange.inputs.count(before))
         and (
             not before
@@ -211,7 +212,8 @@ def _may_be_inputs(
 def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """Returns whether a text is the last message of an exchange's inputs without its template.
 
-    The words of a tombstone are not known, so any text may be: what comes back in its place is off the record, too.
+    The words of a tombstone are not known, so any text may be this message: a text that comes back in its place is off
+    the record, too.
     """
     if is_tombstone(exchange):
         return True
@@ -223,19 +225,19 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     )
 
 
-def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:
+def _locate_reply_begin(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:
     """Returns the index of the first message in which a reply came back.
 
     These messages are all assistant messages after the question. If an exchange has no question (a system message asked
     for its reply), the messages before its reply belong to another reply or to a prefix, and the reply is known by its
     words alone. After results of tools, the text before the calls may come, too: Pipecat sends it once it is spoken.
 
-    end: the end of the reply. It is returned if there is no such message.
+    end: the end of the reply, which is returned if the reply came back in no message.
     """
     has_question = any(map(is_question, exchange.inputs[-1:]))
     reply_before = () if parent is None or any(map(is_user, exchange.inputs)) else (parent.reply or ())[:1]
     start = end
-    while start and listing.role(start - 1) == "assistant":
+    while start and listing.read_role(start - 1) == "assistant":
         if start < end and reply_before and tuple(listing.atoms[start - 1]) == reply_before:
             return start
         start -= 1

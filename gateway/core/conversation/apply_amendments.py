@@ -43,7 +43,7 @@ def amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 def _amend_inputs(
     tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, media: tuple[bytes, ...]
 ) -> Exchange:
-    """Gives an exchange the inputs at a span of the client's list. media: those of the new inputs."""
+    """Gives an exchange the inputs at a span of the client's list. media: the digests of the new inputs' media."""
     start, end = span
     inputs = tuple(listing.atoms[start:end])
     # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
@@ -57,7 +57,7 @@ def _amend_inputs(
 def _amend_reply(
     tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, stored_reply: WireMessage
 ) -> Exchange:
-    """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
+    """Gives an exchange the reply at a span of the client's list, with the fields that only its stored reply has."""
     messages = listing.messages[slice(*span)]
     shown_reply = messages[0] if len(messages) == 1 else make_shown_reply(messages)
     if "tool_calls" in shown_reply:
@@ -73,7 +73,7 @@ def _amend_reply(
     return tree.change(
         exchange.id,
         reply=reply,
-        reply_key=listing.hasher.reply_key(reply),
+        reply_key=listing.hasher.make_reply_key(reply),
         size=len(without_space(read_text(shown_reply))),
         shown_reply=orjson.dumps(shown_reply) if is_stored else None,
     )
@@ -108,8 +108,8 @@ def revive(tree: Tree, amendment: Amendment) -> bool:
 
 
 def hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
-    """Returns the hash of the path down to the reply of the exchange; b"": the beginning of the path is not known."""
-    # The hash continues that of the nearest ancestor with a hash; a cancelled exchange has none.
+    """Returns the hash of the path down to the reply of the exchange; b"": the path's beginning is not known."""
+    # The hash continues the hash of the nearest ancestor that has one; a cancelled exchange has no hash.
     unhashed = [exchange]
     ancestor = tree.find_parent(exchange)
     while ancestor is not None and (ancestor.reply is None or not ancestor.path_hash):

@@ -74,7 +74,7 @@ def is_call(atom: Atom) -> bool:
 
 
 def has_calls(reply: Sequence[Atom] | None) -> bool:
-    """Returns whether there are calls among the atoms of a reply. reply: None: there is no reply."""
+    """Returns whether there are calls among the atoms of a reply. reply: the atoms; None: there is no reply."""
     return any(map(is_call, reply or ()))
 
 
@@ -94,13 +94,13 @@ class MessageHasher:
         return keyed.digest()
 
     def make_text_atom(self, name: object, text: str) -> Atom:
-        """Returns the atom of an assistant's text. text: without white space."""
+        """Returns the atom of an assistant's text. text: the text without white space."""
         return self._make_atom(b"a", _encode(name), _encode(text))
 
     def make_atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message; a system message has none.
 
-        text: the text of the message, as `without_space_utf8` returns it; None: it is not at hand.
+        text: the text of the message, from `without_space_utf8`; None: the text is read here.
         """
         role = message.get("role")
         if role in SYSTEM_ROLES:
@@ -137,7 +137,7 @@ class MessageHasher:
             digest.update(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
         return digest.digest()
 
-    def reply_key(self, reply: Sequence[Atom]) -> bytes | None:
+    def make_reply_key(self, reply: Sequence[Atom]) -> bytes | None:
         """Returns the key under which a reply is looked up: the atom of its text, or else a hash of its calls."""
         for atom in reply:
             if atom[:1] == b"a":

@@ -57,7 +57,8 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
 def plan_confirmation(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
     """Returns the change by which the memory edits enter the blocks of turns that no request has challenged.
 
-    pool: the conversation's exchanges. idle_s: for how long no request has come.
+    pool: the conversation's exchanges.
+    idle_s: the seconds since the last request.
     """
     tree = Tree(pool.exchanges, pool.contents)
     merge = _mark_mergeable(tree, now, idle_s, is_named=is_named)
@@ -65,7 +66,7 @@ def plan_confirmation(pool: Pool, *, now: float, idle_s: float, is_named: bool) 
 
 
 def _mark_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[int]:
-    """Marks the exchanges whose memory edits may be merged into the blocks. Returns their ids, oldest first."""
+    """Marks the exchanges with memory edits that may be merged into the blocks. Returns their ids, oldest first."""
     mergeable = find_mergeable(tree, now, idle_s, is_named=is_named)
     for exchange, reason in mergeable:
         tree.change(exchange.id, merged=reason)
@@ -75,7 +76,9 @@ def _mark_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) ->
 def hash_prefixes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
     """Returns the hashes of the prefixes by which a list that opens a conversation is recognised.
 
-    Every assistant message of it is the end of one. inputs: its messages' atoms.
+    Every assistant message of the list is the end of a prefix.
+
+    inputs: the atoms of the list's messages.
     """
     hashes = []
     path_hash = b""
@@ -88,13 +91,13 @@ def hash_prefixes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> 
 
 def _changes_index(old: Exchange, new: Exchange) -> bool:
     """Returns whether the search index has to read an exchange again."""
-    # The index holds only active exchanges: anything else is never shown, and as the best hit it would be the measure
-    # for all others.
+    # The index holds only active exchanges: an inactive exchange is never shown, and as the best hit it would be the
+    # measure for all others.
     return _list_indexed_fields(old) != _list_indexed_fields(new) and not is_tombstone(new)
 
 
 def _list_indexed_fields(exchange: Exchange) -> tuple[object, ...]:
-    """Returns what the search index reads of an exchange."""
+    """Returns the fields of an exchange that the search index reads."""
     return (
         exchange.active,
         exchange.inputs,

@@ -45,19 +45,21 @@ def read_stored_directions(reply: WireMessage) -> list[Direction]:
 class TurnMessages(NamedTuple):
     """The messages of a turn."""
 
+    # The messages of the input, without system messages.
     inputs: Sequence[WireMessage]
-    # Empty if the turn has no reply.
+    # The messages of the reply; empty if the turn has no reply.
     reply: Sequence[WireMessage]
-    # The directions of the turn's request. If one comes before the inputs, the client has sent its whole list.
+    # The directions of the turn's request. If a direction comes before the inputs, the client has
+    # sent its whole list.
     directions: Sequence[Direction]
 
 
 def insert_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     """Returns the messages of a path, with the directions of its turns where their requests had them.
 
-    If a client has sent its whole list, its directions replace those of earlier turns, from the first of them on.
+    If a client has sent its whole list, its directions replace the directions of earlier turns, from its first one on.
 
-    turns: oldest first.
+    turns: the turns of the path, oldest first.
     """
     messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
     # Index of a message -> the directions before it.

@@ -9,12 +9,12 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import without_space
 from storage.records import Exchange
 
-# A reply with so many characters, white space aside, is not expected to occur elsewhere word for word.
+# The fewest characters of a long reply, white space aside: it is not expected to occur elsewhere word for word.
 LONG_REPLY_CHARS = 32
 
 
 def has_question_within(tree: Tree, exchange: Exchange, listing: HashedList, reply_start: int) -> bool:
-    """Returns whether a list has a further question between the one that an exchange answered and its reply.
+    """Returns whether a list has another question between the question of an exchange and its reply.
 
     Several questions are answered at once over one history (a chatbot, LiveKit, Pipecat), so a reply may come after the
     next question. A match there would leave the later question unstored.
@@ -37,13 +37,13 @@ def has_same_question(tree: Tree, exchange: Exchange, listing: HashedList, quest
     """Returns whether one of two questions, of the list and of an exchange, is the other with a template around it.
 
     Any two results of tools count as the same, because clients prune them. A text that an application puts in place of
-    what it has left out (the summary of a compaction) counts as any question.
+    omitted messages (the summary of a compaction) counts as any question.
 
     question_index: the index of the question in the list.
     """
-    if listing.role(question_index) != "user":
+    if listing.read_role(question_index) != "user":
         return bool(exchange.inputs) and not is_user(exchange.inputs[-1])
-    text = listing.text(question_index)
+    text = listing.read_text(question_index)
     if (in_place := IN_PLACE.match(text)) and not text[in_place.end() :].strip():
         return True
     stored = tree.read_question(exchange)

@@ -40,12 +40,12 @@ class _Turns:
         return self._replies[number]
 
     def fits_earlier_turn(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
-        """Returns whether the reply of an exchange is in an earlier turn too, where its path fits better.
+        """Returns whether the reply of an exchange is in an earlier turn too, and its path fits that turn better.
 
         A client may cut two replies to the same words: the second turn must not be taken for the first one.
 
         number: the number of the turn in which the reply was found.
-        likeness: the likeness of the list up to that turn to the path.
+        likeness: the likeness of the list up to that turn to the path (`_measure_likeness`).
         """
         reply = exchange.reply or ()
         turns_before = range(max(0, number - _MAX_TURNS), number)
@@ -62,7 +62,7 @@ class _Turns:
 
 
 def _measure_likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
-    """Returns how near a list is to the end of a path: 0 if they are equal, else a number below 0.
+    """Returns the likeness of a list to the end of a path: 0 if they are equal, else a number below 0.
 
     The number is minus the count of atoms that only the list or only the path has. Atoms that the path has before the
     first common atom do not count, because the client may have trimmed them.
@@ -74,7 +74,7 @@ def _measure_likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
 
 
 def _count_common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
-    """Returns how many atoms at the end of the list and of the path to the exchange are the same, up to `LCS_ATOMS`."""
+    """Returns the number of equal atoms at the ends of the list and of the path to the exchange, up to `LCS_ATOMS`."""
     count = 0
     ancestor: Exchange | None = exchange
     while ancestor is not None:
@@ -112,14 +112,14 @@ class _Occurrence(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The index of its last message."""
+        """The index of the reply's last message."""
         return self.span.last
 
 
 class _ReplyEnd(NamedTuple):
     """A message of the list at which stored replies end."""
 
-    # The number of its turn.
+    # The number of the message's turn.
     turn_number: int
     # The replies that end there.
     occurrences: list[_Occurrence]
@@ -130,7 +130,7 @@ class _Candidate(NamedTuple):
 
     rank: _Rank
     exchange: Exchange
-    # The messages of its reply.
+    # The messages of the exchange's reply.
     span: ReplySpan
     # The path to the exchange.
     elements: Sequence[PathElement]
@@ -167,13 +167,13 @@ class ExactSearch:
             likeness = best.rank.likeness
             # Without an id, the best path has to be nearer than all others. With an id, nothing must speak against it.
             is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
-            if likeness < 0 and self._answered_unnamed(number, best.span):
+            if likeness < 0 and self._is_answer_without_name(number, best.span):
                 continue
             if (self._query.is_named or is_alone) and self._is_evident(best):
                 return Match(best.exchange, *best.span)
         return Match()
 
-    def _answered_unnamed(self, number: int, span: ReplySpan) -> bool:
+    def _is_answer_without_name(self, number: int, span: ReplySpan) -> bool:
         """Returns whether a reply of this turn, without its name, answered exactly the list before it.
 
         It comes back under a name for the first time, and is found as an altered reply. A stored reply that has the
@@ -286,7 +286,7 @@ class ExactSearch:
             return False
         # If this reply is not evident, others are tried. The contents that all of them compare are loaded at once.
         tree.contents.group(
-            tree.turn_start(other.exchange)
+            tree.locate_turn_start(other.exchange)
             for _, occurrences in self._find_occurrences()
             for other in occurrences
         )
@@ -298,7 +298,7 @@ class ExactSearch:
         The later messages were sent while that reply was still spoken, and the list goes on from it (LiveKit, if the
         user types).
         """
-        atoms, exchange = self._query.listing.atoms, best.exchange
+        exchange = best.exchange
         for _, occurrences in self._find_occurrences():
             for span, other in occurrences:
                 count = len(other.inputs)
@@ -310,7 +310,7 @@ class ExactSearch:
                 if (
                     is_beginning
                     and span.last < best.span.first
-                    and atoms[span.last + 1] == exchange.inputs[count]
+                    and self._query.listing.atoms[span.last + 1] == exchange.inputs[count]
                 ):
                     return True
         return False
@@ -332,7 +332,7 @@ class ExactSearch:
 
 
 def _find_answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
-    """Returns the first atoms of what the last reply of a path answered: the message before it, and the user's."""
+    """Returns the first atoms of the messages that a path's last reply answered: the one before it, and the user's."""
     before = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
     asked = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
     return before[:1] + asked[:1]

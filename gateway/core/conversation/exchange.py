@@ -1,6 +1,6 @@
-"""One exchange by itself: its atoms, and what of it is off the record. `tree.py` has it among others.
+"""One exchange by itself: its atoms, and the part of it that is off the record.
 
-Its words are in `exchange_content.py`.
+`tree.py` has it among others, and `exchange_content.py` has its words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TOMBSTONE_STATES = (State.OFF, State.FORGOTTEN)
 
 
 def count_atoms_to_end(exchange: Exchange) -> int:
-    """Returns how many atoms the path has up to and including the reply of an exchange."""
+    """Returns the number of atoms of the path up to the reply of an exchange, with the reply's own atoms."""
     return exchange.offset + sum(map(len, exchange.inputs)) + len(exchange.reply or ())
 
 
@@ -25,7 +25,7 @@ def list_input_atoms(exchange: Exchange) -> list[Atom]:
 
 
 def count_prefill(exchange: Exchange) -> int:
-    """Returns how many messages at the end of an input are an assistant's, after a question."""
+    """Returns the number of assistant messages at the end of an input, after a question."""
     inputs = exchange.inputs
     count = next((n for n, atoms in enumerate(reversed(inputs)) if not is_assistant(atoms)), len(inputs))
     return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0
@@ -37,7 +37,7 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 
 def ends_off_record(exchange: Exchange) -> bool:
-    """Returns whether its last message or its reply is off the record. A turn that repeats it then is so too."""
+    """Returns whether an exchange's last message or reply is off the record, and so each turn that repeats it."""
     return (
         is_tombstone(exchange)
         or REPLY in exchange.redactions
@@ -49,7 +49,7 @@ class OffRecordPart(IntEnum):
     """The part of an exchange that is forgotten or off the record."""
 
     NONE = 0
-    LAST_WORDS = 1  # its last message or its reply
+    LAST_WORDS = 1  # the last message or the reply
     ALL = 2
 
 
@@ -61,7 +61,7 @@ def read_off_record_part(exchange: Exchange) -> OffRecordPart:
 
 
 def read_moved_at(exchange: Exchange) -> float:
-    """Returns when an exchange last moved its conversation: when it ended or was cut, else when it began."""
+    """Returns the time at which an exchange last moved its conversation: its end or its cut, else its beginning."""
     end = exchange.stopped if exchange.ended is None else exchange.ended
     return end if end is not None else exchange.begun
 

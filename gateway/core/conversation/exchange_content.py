@@ -13,11 +13,11 @@ from gateway.core.conversation.wire_message import WireMessage
 class Content(NamedTuple):
     """The words of an exchange."""
 
-    # The client's input; None: it is not stored.
+    # The client's input; None: the input is not stored.
     messages: list[WireMessage] | None = None
-    # The reply as the client has it; None: there is no reply, or it is not stored.
+    # The reply as the client has it; None: no reply is stored.
     shown_reply: WireMessage | None = None
-    # The reply as the upstream saw it, hidden rounds included; None: it had no hidden rounds.
+    # The reply as the upstream saw it, hidden rounds included; None: the reply has no hidden rounds.
     full_reply: list[WireMessage] | None = None
     # Ids of the calls in `full_reply` that the gateway ran itself.
     gateway_call_ids: frozenset[str] = frozenset()

@@ -1,8 +1,8 @@
-"""The fast path for a plain turn: the list is exactly what is stored, and goes on from its end.
+"""The fast path for a plain turn: the list is exactly the stored path, and goes on from its end.
 
 Most turns are plain, and one indexed look-up shows it. From the `MemorySnapshot` alone the fast path comes to the
-decision of plan.py and settle.py. A turn for which these have to weigh something (forks, tool rounds, first turns,
-edits to be confirmed) is not plain. docs/conversations.md has the argument.
+decision of plan.py and settle.py. A turn that needs more (forks, tool rounds, first turns, edits to be confirmed) is
+not plain. docs/conversations.md has the argument.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def _is_plain(snapshot: MemorySnapshot, last_exchange: Exchange, query: Query) -
     if any(map(is_user, listing.new_atoms)):
         # A turn of several exchanges is continued as a whole, and more rows than one would have to be marked.
         return last_exchange.parent is None or any(map(is_user, last_exchange.inputs))
-    # Results of tools that answer something off the record are off the record as well.
+    # Results of tools are off the record if their calls are.
     return not last_exchange.redactions
 
 
 def plan_opening(query: Query) -> Plan | None:
-    """Plans a list to which nothing stored matters, as `plan_turn` does in an empty tree.
+    """Plans a list to which no stored exchange matters, as `plan_turn` does in an empty tree.
 
-    Returns None where something stored may matter: then the tree has to be loaded.
+    Returns None where a stored exchange may matter: then the tree has to be loaded.
     """
     listing = query.listing
     if listing.answered_count or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
@@ -110,7 +110,7 @@ def plan_opening(query: Query) -> Plan | None:
 def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None) -> Exchange:
     """Returns the exchange to be written, if the conversation does not move before.
 
-    section: the row of its path's memory section, where that is stored.
+    section: the row of the path's memory section; None: the path has no stored section.
     """
     exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
     text = without_space_utf8(read_text(request_end.shown_reply))
@@ -128,7 +128,7 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
         hasher.hash_path(
             chain(*exchange.inputs, reply), b"" if match_point is None else match_point.path_hash
         ),
-        hasher.reply_key(reply),
+        hasher.make_reply_key(reply),
         exchange.begun,
         exchange.touched,
         request_end.now,
@@ -147,10 +147,10 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
 
 
 def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange | None:
-    """Returns the exchange with which a list without any reply begins a conversation, if nothing stored matters to it.
+    """Returns the exchange with which a list without a reply begins a conversation, if no stored exchange matters.
 
-    Returns None where something stored may matter: then the tree has to be loaded. The exchange is what `settle.finish`
-    makes of the first exchange in an empty tree.
+    Returns None where a stored exchange may matter: then the tree has to be loaded. The exchange equals the one that
+    `settle.finish` makes in an empty tree.
     """
     query = plan.query
     matters = (

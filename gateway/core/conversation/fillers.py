@@ -19,7 +19,7 @@ class FillerSpan(NamedTuple):
     """A filler in the text of its reply, by its offsets."""
 
     start: int
-    # After the last character.
+    # The offset after the last character.
     end: int
 
 
@@ -61,9 +61,9 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
 
 
 def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
-    """Returns the client's copy of a reply with the fillers of the stored one, as far as both texts agree.
+    """Returns the client's copy of a reply with the fillers of the stored reply, as far as both texts agree.
 
-    White space, punctuation and case make no difference: what was spoken comes back as a transcript.
+    White space, punctuation and case make no difference: a spoken reply comes back as a transcript.
     """
     spans = read_filler_spans(stored)
     if not spans:
@@ -93,5 +93,5 @@ def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMess
 
 
 def _join_around(before: str, after: str) -> str:
-    """Joins the texts around a filler: without white space at the beginning, and without doubling it between them."""
+    """Joins the texts around a filler, with no white space at the beginning, and not twice between the texts."""
     return before + (after if before and not before[-1].isspace() else after.lstrip())

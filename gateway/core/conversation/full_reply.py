@@ -22,7 +22,7 @@ class FullReply(Struct, frozen=True):
     """All messages of a reply (`Exchange.full_reply`).
 
     In a step the model's message comes first, then the results of its calls that were not executed. Otherwise the
-    model's message is the last one, after the hidden rounds; a reply that was cut after a round has none.
+    model's message is the last one, after the hidden rounds; a reply that was cut after a round lacks it.
     """
 
     # The parsed JSON.
@@ -56,7 +56,7 @@ class FullReply(Struct, frozen=True):
 
     @property
     def reply(self) -> WireMessage:
-        """The model's message, or the last result if there is none."""
+        """The model's message, or the last result if the reply has no message of the model."""
         return self.messages[0 if self.is_step else -1]
 
     @property

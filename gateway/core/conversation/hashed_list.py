@@ -1,4 +1,4 @@
-"""A client's list of messages with their atoms. Only what an earlier request has not hashed is hashed."""
+"""A client's list of messages with their atoms. Messages that an earlier request has hashed are not hashed again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MessageSpan(NamedTuple):
     """Consecutive messages of a list, by their indices."""
 
     start: int
-    # After the last message.
+    # The index after the last message.
     end: int
 
 
@@ -34,7 +34,7 @@ class HashedPrefix(Struct, frozen=True):
     offsets: array[int]
     answered_count: int
     answered_path_hash: bytes
-    # All its atoms, concatenated.
+    # The atoms of all its messages, concatenated.
     atoms: bytes
 
 
@@ -52,7 +52,7 @@ _EMPTY_PREFIX = HashedPrefix(array("I"), array("I", [0]), 0, b"", b"")
 
 
 class HashedList:
-    """The client's list without system messages, with its atoms."""
+    """The client's list without system messages, with the atoms of its messages."""
 
     __slots__ = (
         "_atoms",
@@ -153,14 +153,14 @@ class HashedList:
         return list(self.list_atoms_between(0, self.offsets[end]))
 
     def list_atoms_between(self, start: int, end: int) -> tuple[Atom, ...]:
-        """Returns the atoms from number `start` up to `end`, without that one."""
+        """Returns the atoms from number `start` on, before number `end`."""
         # One struct for all halves the time of one slice each. `struct.unpack` would cache the format, which is long.
         return struct.Struct(f"{_ATOM_BYTES}s" * (end - start)).unpack(
             self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end]
         )
 
     def locate_message(self, offset: int) -> int:
-        """Returns the index of the message that has an atom. offset: the number of atoms before it."""
+        """Returns the index of the message that has an atom. offset: the number of atoms before that atom."""
         return bisect_right(self.offsets, offset) - 1
 
     def hash_path(self, end: int) -> bytes:
@@ -175,27 +175,27 @@ class HashedList:
 
     @property
     def reply_count(self) -> int:
-        """The number of its assistant messages."""
+        """The number of assistant messages in the list."""
         return sum(message.get("role") == "assistant" for message in self.messages)
 
     @property
     def reply_group_count(self) -> int:
-        """The number of its replies: assistant messages in a row count as one, since a reply may be sent in parts."""
+        """The number of replies in the list: assistant messages in a row are one, since a reply may come in parts."""
         are_replies = [message.get("role") == "assistant" for message in self.messages]
         return sum(is_reply and not follows for follows, is_reply in pairwise([False, *are_replies]))
 
-    def role(self, i: int) -> str:
+    def read_role(self, i: int) -> str:
         return str(self.messages[i].get("role"))
 
     def skip_replies(self, start: int) -> int:
         """Returns the index after the assistant's messages that follow each other from `start` on."""
-        return next((i for i in range(start, len(self)) if self.role(i) != "assistant"), len(self))
+        return next((i for i in range(start, len(self)) if self.read_role(i) != "assistant"), len(self))
 
-    def text(self, i: int) -> str:
+    def read_text(self, i: int) -> str:
         return read_text(self.messages[i])
 
     def _hash_rest(self, messages: Sequence[WireMessage], joined: list[Atom]) -> tuple[tuple[Atom, ...], ...]:
-        """Hashes the messages after the prefix into `joined`. Returns the atoms of those after the last reply."""
+        """Hashes the messages after the prefix into `joined`. Returns the atoms of messages after the last reply."""
         positions, offsets = self.positions, self.offsets
         count = offsets[-1]
         new: list[tuple[Atom, ...]] = []

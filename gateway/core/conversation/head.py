@@ -52,21 +52,21 @@ class _Report(Struct, frozen=True):
     """The assistant's messages at the beginning of a list, as a report of how much of a reply was heard."""
 
     reply: _ReportedReply
-    # How many messages of the list are only the report, and so are not new. The application's own text, or a second
-    # reply, may follow them.
+    # The number of messages of the list that are only the report, and so are not new. The application's own text, or a
+    # second reply, may follow these messages.
     count: int
 
 
 class PathHead(Struct, frozen=True):
     """The end of the stored path from which a list of new messages goes on, in append mode."""
 
-    # The last exchange of that path; None: the conversation is new.
+    # The last exchange of the path; None: the conversation is new.
     exchange: Exchange | None
-    # Messages of cancelled sends, or of a turn that is asked once more. They come between the path and the list.
+    # The messages between the path and the list: of cancelled sends, or of a turn that is asked once more.
     pending: Sequence[WireMessage]
     # The index of the first new message of the list.
     new_start: int = 0
-    # These two become those of the `Plan`.
+    # The fields of the same names of the `Plan`.
     heard_count: int = 0
     resent_count: int = 0
 
@@ -85,7 +85,7 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
 def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange | None) -> bool:
     """Returns whether the match is only the application's own text, such as a greeting, which an old reply has too.
 
-    It is if no user message stands before the text, and the conversation went on after the old reply.
+    This holds if no user message stands before the text, and the conversation went on after the old reply.
     """
     match_point = match.match_point
     if match_point is None or match_point is head or has_calls(match_point.reply):
@@ -95,7 +95,7 @@ def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange |
 
 def _count_first_replies(listing: HashedList) -> int:
     """Returns how many messages of the assistant stand at the beginning of a list."""
-    return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+    return next((i for i in range(len(listing)) if listing.read_role(i) != "assistant"), 0)
 
 
 class _HeadSearch:
@@ -156,13 +156,14 @@ class _HeadSearch:
 
         report: the report before the new messages.
         """
-        head, pending = self._head, self._pending
+        head = self._head
         if head is None or not new:
             return False
         if has_result_role(new[0]) and not has_calls(head.reply):
             # No call waits for a result, so the head has this result already.
-            return self._count_repeated(new, [*self._list_head_messages(), *pending]) > len(pending)
-        if pending or not self._query.is_retry:
+            before = [*self._list_head_messages(), *self._pending]
+            return self._count_repeated(new, before) > len(self._pending)
+        if self._pending or not self._query.is_retry:
             return False
         # An SDK sends the same words again. A longer message that begins with them is the next message.
         is_same = self._count_repeated(new, self._list_head_messages(), may_grow=False) == len(new)
@@ -171,7 +172,7 @@ class _HeadSearch:
         return is_same and self._reports(self._above, report.count)
 
     def _find_report(self) -> _Report | None:
-        """Returns the report with which the list begins; None: it reports no reply."""
+        """Returns the report with which the list begins; None: the list reports no reply."""
         listing = self._listing
         assistant_count = _count_first_replies(listing)
         if not assistant_count:
@@ -211,7 +212,7 @@ class _HeadSearch:
         return next((n for n in counts if self._repeats(new[:n], before[-n:], may_grow=may_grow)), 0)
 
     def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
-        """Returns whether new messages are as many earlier ones once more.
+        """Returns whether new messages repeat as many earlier messages.
 
         may_grow: the last of these messages may be a transcript that has grown.
         """
@@ -244,13 +245,13 @@ class _HeadSearch:
         return any(exchange.state is State.OFF for exchange in siblings)
 
     def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
-        """Returns whether the first `count` messages of the list are what was heard of the reply of an exchange.
+        """Returns whether the first `count` messages of the list are the heard part of an exchange's reply.
 
         min_letters: the fewest letters that count as a part of a reply.
         """
         if exchange is None or not count or not exchange.reply or not self._tree.may_change(exchange):
             return False
-        return was_heard(self._tree, exchange, self._listing, 0, count, min_letters)
+        return was_heard(self._tree, exchange, self._listing, 0, count, min_letters=min_letters)
 
     def _is_of_joined_send(self, count: int) -> bool:
         """Returns whether the first `count` messages report a reply that the messages of the head report as well."""
@@ -264,7 +265,7 @@ class _HeadSearch:
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
-        heard = join_heard_letters("".join(map(self._listing.text, range(count))))
+        heard = join_heard_letters("".join(map(self._listing.read_text, range(count))))
         indices = (
             i
             for i, message in enumerate(messages)
@@ -273,10 +274,10 @@ class _HeadSearch:
         return max(indices, default=None)
 
     def _find_pending(self) -> list[WireMessage]:
-        """Returns the messages of cancelled sends that come before those of the list."""
+        """Returns the messages of cancelled sends that come before the messages of the list."""
         pending = self._list_messages_of_cut_sends()
         listing = self._listing
-        if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
+        if len(listing) and all(listing.read_role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
             return [message for message in pending if has_result_role(message)]
         return pending
@@ -311,7 +312,7 @@ class _HeadSearch:
         return sorted(cut_sends, key=lambda exchange: (exchange.begun, exchange.id))
 
     def _find_joined_sends(self) -> list[Exchange]:
-        """Returns the cancelled sends with messages that came with those of the head."""
+        """Returns the cancelled sends with messages that came again with the head."""
         head = self._head
         if head is None:
             return []
@@ -362,9 +363,9 @@ def _is_on_path(tree: Tree, exchange: Exchange) -> bool:
 
 
 def _is_end(tree: Tree, exchange: Exchange) -> bool:
-    """Returns whether a path may end with an exchange: nothing went on from it, or it was asked once more since.
+    """Returns whether a path may end with an exchange: no exchange went on from it, or it was asked once more since.
 
-    What went on from it is dated before it if the clock was put back in between.
+    A later exchange is dated before this exchange if the clock was put back in between.
     """
     was_repeated = exchange.touched > exchange.begun
     return was_repeated or not any(_is_on_path(tree, child) for child in tree.list_children(exchange))
@@ -378,12 +379,12 @@ def was_heard(
     end: int,
     min_letters: int = MIN_HEARD_LETTERS,
 ) -> bool:
-    """Returns whether messages of a list are what was heard of the reply of an exchange.
+    """Returns whether messages of a list are the heard part of an exchange's reply.
 
-    start, end: the first of the messages, and the index after the last one.
+    start, end: the index of the first of the messages, and the index after the last one.
     min_letters: the fewest letters that count as a part of a reply.
     """
-    heard = join_heard_letters("".join(map(listing.text, range(start, end))))
+    heard = join_heard_letters("".join(map(listing.read_text, range(start, end))))
     return is_beginning(
         heard, join_letters(read_text(tree.contents.get(exchange).shown_reply or {})), min_letters
     )

@@ -16,18 +16,22 @@ from gateway.core.words import is_beginning, join_heard_letters, join_letters
 
 
 class HeardPath(Struct, frozen=True):
-    """The path that ends with the named reply, as far as the caller has heard that reply."""
+    """The path that ends with the named reply, which may be cut to the part that the caller has heard."""
 
     # The messages of the path. The last one is the reply as far as it was heard.
     path: Sequence[WireMessage]
     # The indices of the later messages that only repeat the path.
     repeats: Sequence[int]
-    # The reply as far as it was heard; None: it was heard whole.
+    # The reply as far as it was heard; None: the caller has heard the whole reply.
     cut_reply: WireMessage | None
 
 
 def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:
-    """Returns a path as far as it was heard, and which of the messages after it repeat it. path: ends with a reply."""
+    """Returns a path as far as it was heard, and the messages after it that repeat it.
+
+    path: the messages of a path that ends with a reply.
+    after: the messages that the client sends after the id of that reply.
+    """
     repeats = _find_repeats(path, after)
     whole_reply = _Reply.of(path[-1])
     cut_reply: WireMessage | None = None
@@ -45,7 +49,7 @@ def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> Heard
 
 def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:
     """Returns the indices of messages that repeat the path in order, up to its last reply or a result of its calls."""
-    call_ids = _call_ids(path[-1])
+    call_ids = _list_call_ids(path[-1])
     # Read on from the last match, so that the messages are found in the order of the path.
     remaining_path = enumerate(map(_make_repeat_key, path))
     repeats: list[int] = []
@@ -65,12 +69,12 @@ def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> 
 
 
 def _make_repeat_key(message: WireMessage) -> tuple[object, ...]:
-    """Returns what a message has in common with a repeat of it."""
+    """Returns the key that a message shares with its repeats: role, text without white space, ids of calls."""
     calls = tuple(map(call_id, message.get("tool_calls") or ()))
     return message.get("role"), without_space(read_text(message)), calls, message.get("tool_call_id")
 
 
-def _call_ids(message: WireMessage) -> frozenset[str]:
+def _list_call_ids(message: WireMessage) -> frozenset[str]:
     return frozenset(map(call_id, message.get("tool_calls") or ()))
 
 
@@ -81,18 +85,21 @@ class _Reply(NamedTuple):
     letters: str
     # The text of the reply without white space.
     text: str
+    # The ids of the reply's calls.
     call_ids: frozenset[str]
 
     @classmethod
     def of(cls, reply: WireMessage) -> _Reply:
         text = read_text(reply)
-        return cls(join_letters(text), without_space(text), _call_ids(reply))
+        return cls(join_letters(text), without_space(text), _list_call_ids(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
         """Returns whether a message has nothing that the reply lacks."""
         if message.get("role") != "assistant":
             return False
-        return without_space(read_text(message)) in ("", self.text) and _call_ids(message) <= self.call_ids
+        return (
+            without_space(read_text(message)) in ("", self.text) and _list_call_ids(message) <= self.call_ids
+        )
 
     def was_heard_as(self, message: WireMessage) -> bool:
         """Returns whether a message is the beginning of the reply, as a caller who cut in has heard it.

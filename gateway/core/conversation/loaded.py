@@ -42,7 +42,7 @@ def is_loaded_enough(
 def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
     """Returns whether exchanges that follow this one may be stored and not loaded.
 
-    A conversation's first exchange is always loaded, but what followed it long ago may not be.
+    A conversation's first exchange is always loaded, but an old exchange after it may not be.
     """
     if exchange.parent is not None or tree.list_children(exchange):
         return False
@@ -52,7 +52,7 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
 def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:
     """Returns whether a path without its root is loaded back to the window's beginning, and its last turn is whole."""
     reaches_window = evicted is not None and evicted.offset >= count_atoms_to_end(path[0])
-    return reaches_window and not tree.is_mid_turn(tree.turn_start(path[-1]))
+    return reaches_window and not tree.is_mid_turn(tree.locate_turn_start(path[-1]))
 
 
 def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
@@ -61,7 +61,7 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
     A cancelled request is on no path, but follows an exchange of one. A root that is on no path, such as a request for
     a title, does not show that the other branches are loaded.
 
-    last_at: the time of the last message.
+    last_at: the time of the conversation's last message, in seconds since the epoch.
     """
     latest = max(tree, key=read_moved_at)
     return read_moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
@@ -72,7 +72,7 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
 def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_root: bool) -> bool:
     """Returns whether the stored messages of the list are word for word the end of the path.
 
-    reaches_root: the path is loaded from its root on; otherwise the list has to be shorter than what is loaded.
+    reaches_root: the path is loaded from its root on; otherwise the list has to be shorter than the loaded path.
     """
     listing, match = plan.query.listing, plan.match
     if match.altered and not match.altered.inputs.start:

@@ -14,13 +14,13 @@ from gateway.core.conversation.turn_replies import make_reply_keys
 from storage.commands import MAX_QUESTIONS, Probes
 from storage.records import make_message_key
 
-# Replies are looked up in this many last turns. Those further back are found by the hash of the path.
+# The number of last turns in which replies are looked up. Older replies are found by the hash of the path.
 _PROBED_TURNS = 8
-# Exchanges at the end of a conversation that are loaded at first. As many more are loaded as a list has replies, and
-# others where those are not enough.
+# The number of exchanges at the end of a conversation that are loaded at first, beside as many as a list has replies.
+# More are loaded if these are not enough.
 RECENT_EXCHANGES = 64
-# A list's last messages that are looked up in the index of marks. The store takes 32 keys, and one of them is the hash
-# of the list's path: up to 31 messages fit.
+# The number of a list's last messages that are looked up in the index of marks. The store takes 32 keys, and one of
+# them is the hash of the list's path: up to 31 messages fit.
 _MARKED_MESSAGES = 29
 
 
@@ -33,7 +33,7 @@ def make_probes_for_list(
     loaded_depth: int | None = None,
     loads_contents: bool = False,
 ) -> Probes:
-    """Returns everything under which the exchanges that may matter to a list can be found.
+    """Returns all keys under which the exchanges that may matter to a list can be found.
 
     conversation_key: the client's conversation id; None: the client gives no id. With an id only that conversation
         matters, so no other key is needed.
@@ -63,7 +63,7 @@ def make_probes_for_list(
 
 
 def make_probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
-    """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
+    """Returns the keys to find a plain turn's conversation again, if it moved before the turn is written."""
     since = plan.query.now - plan.query.idle_s
     match_point = plan.match.match_point
     if match_point is None:
@@ -88,14 +88,14 @@ def _list_question_keys(listing: HashedList) -> list[bytes]:
 
 
 def _find_question_indices(listing: HashedList) -> Iterator[int]:
-    """Yields the index of the message before each reply, and of the user's last one before that; last replies first."""
-    # That of the user's last message before `i`; None: there is none.
+    """Yields the index of the message before each reply, and of the user's last before it; last replies first."""
+    # The index of the user's last message before `i`; None: no user message is left.
     user_index: int | None = len(listing)
     for i in range(len(listing) - 1, 0, -1):
-        if listing.role(i) != "assistant" or listing.role(i - 1) == "assistant":
+        if listing.read_role(i) != "assistant" or listing.read_role(i - 1) == "assistant":
             continue
         yield i - 1
         if user_index is not None and user_index >= i:
-            user_index = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), None)
+            user_index = next((k for k in range(i - 1, -1, -1) if listing.read_role(k) == "user"), None)
         if user_index is not None and user_index < i - 1:
             yield user_index

@@ -1,13 +1,13 @@
 """Finding the conversation: the client's list is compared with the stored trees.
 
-A stateless client resends everything. `match_list` finds the stored exchange that the list goes on from, its match
-point; what follows the match point's reply is new. Rules are numbered as in docs/conversations.md.
+A stateless client resends everything. `match_list` finds the stored exchange from which the list goes on, its match
+point; the messages after the match point's reply are new. Rules are numbered as in docs/conversations.md.
 
 Two searches follow each other: `ExactSearch` finds the last reply that came back word for word, and `AlteredSearch`
-looks after it for one that came back in another form.
+looks after it for a reply that came back in another form.
 
-Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and of a named
-conversation only its own.
+Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and for a named
+conversation only its own exchanges.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.core.subsequence import count_common_beginning
 
 
 def match_list(tree: Tree, query: Query) -> Match:
-    """Finds where the list goes on from what is stored. Raises: Missing."""
+    """Finds the stored reply from which the list goes on. Raises: Missing."""
     listing, answered_count = query.listing, query.listing.answered_count
     if not answered_count or not tree.by_id:
         return Match()
@@ -36,7 +36,7 @@ def match_list(tree: Tree, query: Query) -> Match:
 
 
 def _count_shared(tree: Tree, listing: HashedList) -> int:
-    """Returns how many first messages a list shares with an earlier opening; no stored reply is in them.
+    """Returns the number of first messages that a list shares with an earlier opening; none of these is a stored reply.
 
     A model may greet in the very words of the application's greeting.
     """
@@ -59,6 +59,6 @@ def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
     ]
     if not silent:
         return None
-    while first and listing.role(first - 1) == "assistant" and not listing.atoms[first - 1]:
+    while first and listing.read_role(first - 1) == "assistant" and not listing.atoms[first - 1]:
         first -= 1
     return Match(max(silent, key=lambda exchange: (exchange.begun, exchange.id)), first, last)

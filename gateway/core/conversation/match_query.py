@@ -1,4 +1,4 @@
-"""The input and the result of matching: the facts of a request that the rules decide by, and the match they find."""
+"""The input and the result of matching: the facts of a request by which the rules decide, and the match."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from storage.records import Exchange
 class MemoryUse(StrEnum):
     """The use that a request makes of memory."""
 
-    # It recalls and is stored.
+    # The request recalls and is stored.
     ON = "on"
+    # The request neither recalls nor is stored.
     OFF = "off"
-    # It recalls, and is not stored.
+    # The request recalls, and is not stored.
     READ = "read"
-    # It recalls, and is stored for its id alone.
+    # The request recalls, and is stored for its id alone.
     APART = "apart"
 
 
 class Query(Struct, frozen=True):
-    """The facts of a request that the rules decide by."""
+    """The facts of a request by which the rules decide."""
 
+    # The client's messages.
     listing: HashedList
     # The client gave a conversation id.
     is_named: bool
+    # The request's use of memory.
     mode: MemoryUse
-    # Seconds since the epoch.
+    # The time of the request, in seconds since the epoch.
     now: float
-    # For how many seconds an opening without a conversation id counts as the same when it is sent again.
+    # The number of seconds in which an opening without a conversation id counts as the same when it is sent again.
     idle_s: float
     # Decides whether the list is matched, or continues the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
     # The client sends its new message once more; read in append mode alone.
     is_retry: bool = False
-    # The row of the named conversation, if it exists already.
+    # The row of the named conversation; None: the conversation has not begun, or has no name.
     conversation_row: int | None = None
     # The upstream and the model that will answer.
     model: str = ""
 
 
 class AlteredReply(Struct, frozen=True):
-    """Where the list has a reply that the client has altered."""
+    """The messages of a list with a reply that the client has altered."""
 
     # The messages between the last reply that was found word for word and this one.
     inputs: MessageSpan
@@ -54,13 +57,13 @@ class AlteredReply(Struct, frozen=True):
 
 
 class Match(Struct, frozen=True):
-    """The stored reply from which the list goes on, and where the list has it."""
+    """The stored reply from which the list goes on, and its messages in the list."""
 
     # The exchange of the reply that was found last; None: a new tree begins.
     match_point: Exchange | None = None
-    # The index of the first message of its reply; -1 if no reply of the list was found.
+    # The index of the first message of that reply in the list; -1: no stored reply was found.
     first: int = -1
-    # The index of the last message of that reply; -1 likewise.
+    # The index of the last message of that reply in the list; -1: no stored reply was found.
     last: int = -1
-    # Where an altered reply is in the list; None: the reply came back word for word.
+    # The altered reply; None: the reply came back word for word.
     altered: AlteredReply | None = None

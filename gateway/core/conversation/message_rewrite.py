@@ -56,7 +56,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
 
 
 def cut_reply(exchange: Exchange, heard: str) -> Exchange:
-    """Returns the exchange with what was heard of its reply; its path stays. heard: "": nothing was heard.
+    """Returns the exchange with the heard part of its reply; its path stays. heard: that part; "": nothing was heard.
 
     If nothing was heard, the exchange loses its reply. But a reply with calls stays: the calls were made, and the next
     exchange may have their results.
@@ -88,7 +88,7 @@ def _has_calls_to_retain(full_reply: FullReply | None, shown_reply: WireMessage)
 
 
 def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
-    """Returns a message with calls, and with what was heard of its text or, if it has none, of its filler."""
+    """Returns a message with calls, and with the heard part of its text or, if it has no text, of its filler."""
     if read_text(message):
         return {**message, "content": heard or None}
     return with_private(without_private_fields(message, "filler"), filler=heard or None)

@@ -1,4 +1,4 @@
-"""Makes the exchange of a request: its parent and conversation as the tree is now, and what of it is on the record.
+"""Makes the exchange of a request: its parent and conversation as the tree is now, and the part on the record.
 
 The tree may have changed since the request was planned, so parts of its plan are decided again here. The caller
 (`settle.py`) gives the exchange its content, and adds it to the tree.
@@ -74,7 +74,7 @@ def _append_to_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchan
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is None:
-        # Without its parent it begins a tree, so its position on the path does not hold.
+        # Without its parent the exchange begins a tree, so its position on the path does not hold.
         is_cut_off = plan.exchange.parent is not None
         return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
     exchange = replace(
@@ -89,7 +89,7 @@ def _append_to_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchan
         exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))
     if draft:
         return exchange
-    # Its numbers follow those of its parent. The store checks whether another conversation has taken them meanwhile.
+    # The numbers follow the parent's numbers. The store checks whether another conversation has taken them meanwhile.
     return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
 
 
@@ -104,7 +104,7 @@ def _find_conversation(tree: Tree, plan: Plan, exchange: Exchange) -> int | None
 
 
 def _redact_all_but(exchange: Exchange, retained: Set[int]) -> Exchange:
-    """Returns the new exchange with its reply redacted, and all of its messages but some. retained: their indices."""
+    """Returns the new exchange with its reply and all but some messages redacted. retained: the indices that stay."""
     redactions = {REPLY, *range(len(exchange.inputs))} - retained
     return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
 

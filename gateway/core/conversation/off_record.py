@@ -1,4 +1,4 @@
-"""The messages of a request that stay off the record: those forgotten or off it before, asked again.
+"""The messages of a request that stay off the record, since they repeat messages that are forgotten or off the record.
 
 This is rule 12 of docs/conversations.md.
 """
@@ -59,8 +59,8 @@ def find_redactions(
     """Returns the indices of the messages of an exchange that must not be stored.
 
     Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
-    never among them: it is what is said now, and `Plan.is_off_record` decides of the whole turn whether that is on the
-    record. The first `pending_count` messages are on the record, and so are messages that a rival has stored.
+    never among them: it is new, and `Plan.is_off_record` decides of the whole turn whether the turn is on the record.
+    The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
     tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
     if not tombstone_atoms and not tree.forgotten_hashes:
@@ -81,7 +81,7 @@ def find_redactions(
 def redact_with_answers(unrecorded: Container[int], messages: Sequence[WireMessage]) -> set[int]:
     """Returns the indices of messages that must not be stored and of their answers, up to the user's next message.
 
-    unrecorded: the indices of the messages.
+    unrecorded: the indices of the messages that must not be stored.
     """
     redactions: set[int] = set()
     for i, message in enumerate(messages):

@@ -45,7 +45,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 
 
 def digest_opening(plan: Plan, at: float) -> Opening | None:
-    """Returns the digests of a turn that opens a conversation without an id; None: the turn does not.
+    """Returns the digests of a turn that opens a conversation without an id; None: the turn opens no such conversation.
 
     at: the time at which the turn is written, in seconds since the epoch.
     """
@@ -68,7 +68,7 @@ def digest_openings(tree: Tree) -> list[Opening]:
 
 
 def _digest_exchange(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
-    """Returns the digests of an exchange. last: the last message of its input; None: its content is not loaded."""
+    """Returns the digests of an exchange. last: the last message of its input; None: the content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
     words = list_transcript_words(read_text(last))
@@ -89,7 +89,7 @@ def _may_extend(listing: HashedList, opening: Opening, words_by_index: dict[int,
             return False
         if opening.word_count is not None:
             if last_index not in words_by_index:
-                words_by_index[last_index] = list_transcript_words(listing.text(last_index))
+                words_by_index[last_index] = list_transcript_words(listing.read_text(last_index))
             words = words_by_index[last_index]
             if not 0 < opening.word_count <= len(words) or _stem(words, opening.word_count) != opening.stem:
                 return False

@@ -1,7 +1,8 @@
-"""Planning: what a request adds to the stored tree, once it is known where in the tree its list continues.
+"""Planning: the additions of a request to the stored tree, after the match point of its list.
 
-`plan_turn` finds what is new, what came back in another form and what the client left out at the front;
-gateway/core/conversation/active.py decides what is active afterwards. Rules are numbered as in docs/conversations.md.
+`plan_turn` finds the new messages, the exchanges that came back in another form and the part that the client left out
+at the front; gateway/core/conversation/active.py decides which exchanges are active afterwards. Rules are numbered as
+in docs/conversations.md.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ _MIN_QUOTE_CHARS = 16
 
 
 class Plan(Struct, frozen=True):
-    """The additions of a request to the tree, and what it needs from it."""
+    """The additions of a request to the tree, and the stored exchanges that it needs."""
 
+    # The facts of the request.
     query: Query
+    # The place in the tree where its list goes on.
     match: Match
     # Indices of the list's new messages.
     new_indices: tuple[int, ...]
@@ -51,9 +54,9 @@ class Plan(Struct, frozen=True):
     # Messages that come before the new ones and have no reply yet: of cancelled sends (append mode), or results of
     # tools (a step of an agent).
     pending: tuple[WireMessage, ...] = ()
-    # How many messages at the beginning of the list repeat the last reply as the user heard it.
+    # The number of messages at the beginning of the list that repeat the last reply as the user heard it.
     heard_count: int = 0
-    # How many messages at the beginning of the list repeat a reply that is among `pending`; append mode alone.
+    # The number of messages at the beginning of the list that repeat a reply among `pending`; append mode alone.
     resent_count: int = 0
     # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
@@ -66,14 +69,14 @@ class Plan(Struct, frozen=True):
 
     @property
     def is_inactive(self) -> bool:
-        """Is true if the exchange supersedes no other one, and is active only once a later turn follows it."""
+        """True if the exchange supersedes no other one, and is active only once a later turn follows it."""
         return self.is_quote or self.query.mode is MemoryUse.APART
 
     @property
     def follows_head(self) -> bool:
-        """Is true if the request goes on from the head of a stored conversation.
+        """True if the request goes on from the head of a stored conversation.
 
-        In append mode it is false for a list that repeats stored replies, because that list is matched.
+        In append mode a list that repeats stored replies does not, because that list is matched.
         """
         return self.query.kind is not ConversationKind.CLIENT and self.match.last < 0
 
@@ -131,7 +134,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
-    """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
+    """Returns the continuation of a conversation's head by a list of new messages (append mode)."""
     omitted: Sequence[PathElement] = tree.list_path_elements(head.exchange)
     amendments: Sequence[Amendment] = ()
     if head.exchange is not None and head.heard_count:
@@ -150,9 +153,9 @@ def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continua
 
 
 def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuation:
-    """Returns how a client's list goes on from the stored reply that was found in it."""
+    """Returns the continuation of the stored reply that was found in a client's list."""
     # Results of tools that came back within an altered reply are new as well.
-    results = [i for i in range(match.first + 1, max(match.last, 0)) if listing.role(i) in RESULT_ROLES]
+    results = [i for i in range(match.first + 1, max(match.last, 0)) if listing.read_role(i) in RESULT_ROLES]
     new_indices = (*results, *range(match.last + 1, len(listing)))
     if match.match_point is None:
         return _Continuation(match, new_indices)
@@ -166,12 +169,16 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
 
 
 def find_lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
-    """Returns the depth from which on this request may change anything; None: nothing is known yet."""
+    """Returns the depth from which on this request may change anything; None: the depth is not known yet."""
     match_point = plan.match.match_point
     if match_point is None:
         return None
     amended = [tree.get(amendment.exchange_row) for amendment in plan.amendments]
-    changed = [match_point, tree.turn_start(match_point), *(each for each in amended if each is not None)]
+    changed = [
+        match_point,
+        tree.locate_turn_start(match_point),
+        *(each for each in amended if each is not None),
+    ]
     return min(exchange.depth for exchange in changed)
 
 
@@ -209,11 +216,11 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
     tree.contents.group(openings)
 
     def is_free(opening: Exchange) -> bool:
-        # An opening that ended after the exchange began was under way then, so what continues it came later.
+        # An opening that ended after the exchange began was under way then, so its continuation came later.
         end = tree.read_turn_end_or_now(opening, query.now)
         if query.now - end > query.idle_s:
             return False
-        # What was off the record is so when it is asked again, whatever continued it meanwhile.
+        # A question off the record stays off the record when it is asked again, whatever continued it meanwhile.
         is_off = opening.state is State.OFF and is_same_input(opening, exchange)
         return end > query.now or is_off or not tree.is_continued(opening)
 
@@ -263,7 +270,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     )
     if last_exchange is None:
         return False
-    tree.contents.group((tree.turn_start(last_exchange), last_exchange))
+    tree.contents.group((tree.locate_turn_start(last_exchange), last_exchange))
     question = tree.read_question(last_exchange)
     reply = without_space(read_text(tree.contents.get(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:

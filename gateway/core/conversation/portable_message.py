@@ -21,7 +21,7 @@ from gateway.core.conversation.wire_message import PRIVATE
 _KNOWN_FIELDS = frozenset(("role", "name", *ANSWER_FIELDS, "cache_control", PRIVATE))
 _KNOWN_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "cache_control"))
 _KNOWN_PART_TYPES = ("text", "refusal")
-# The content in place of that of an empty reply, which Mistral and Kimi refuse to take back.
+# The content that is sent for an empty reply, which Mistral and Kimi refuse to take back.
 NO_REPLY = "(No reply.)"
 # The fields of which a reply with words, calls or media has at least one.
 _REPLY_FIELDS = (*ANSWER_FIELDS, *PROVIDER_FIELDS)
@@ -29,7 +29,7 @@ _REPLY_FIELDS = (*ANSWER_FIELDS, *PROVIDER_FIELDS)
 INPUT_ARGUMENT = "input"
 
 
-def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
+def make_portable_message(message: dict[str, Any]) -> dict[str, Any]:
     """Returns a stored message as another model gets it: a reply has its words, and calls of functions alone.
 
     Not even readable thoughts are left: OpenAI refuses them.
@@ -64,7 +64,7 @@ def with_placeholder_text(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_function_call(call: dict[str, Any]) -> dict[str, Any]:
-    """Returns a call of a custom tool as one of a function, which is what most models take; any other call as it is."""
+    """Returns a call of a custom tool as a call of a function, as most models take it; any other call as it is."""
     custom = call.get("custom")
     if not isinstance(custom, dict):
         return call
@@ -90,9 +90,11 @@ def _is_claude_file(part: object) -> bool:
 
 
 class UnsendableParts(Struct, frozen=True):
-    """Parts of messages that some upstream cannot take, and the text that it gets in the place of each."""
+    """Parts of messages that some upstream cannot take, and the text that it gets in place of each part."""
 
+    # Returns whether a part is of this kind.
     is_one: Callable[[object], bool]
+    # The text in place of such a part.
     replacement: str
 
     def are_in(self, message: Mapping[str, Any]) -> bool:

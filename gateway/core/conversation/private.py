@@ -1,6 +1,6 @@
-"""Private fields: what a stored message has besides what the model gets.
+"""Private fields: the fields of a stored message that no model gets.
 
-They lie under one key of the message. They have no atoms, go upstream in no body, and are forgotten with the message.
+Private fields lie under one key of the message, have no atoms, and are forgotten with the message.
 `with_private` adds them, `without_private` removes them.
 """
 
@@ -30,7 +30,7 @@ _FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
 _escape_tags = Tags("system_message").escape
 
 
-# How a call went.
+# The outcome of a call.
 CallStatus = Literal["success", "error"]
 
 
@@ -38,41 +38,40 @@ class PrivateFields(TypedDict, total=False):
     """The fields, as the gateway writes them. Imported rows are not checked."""
 
     # Any message can have these.
-    shown: str  # "system": it is shown as a message of the system
-    otid: str  # the id that the client gave it
-    sender: str  # the agent that sent it, or NUDGE_SENDER
+    shown: str  # "system": the page shows it as a message of the system
+    otid: str  # the id that the client gave the message
+    sender: str  # the agent that sent the message, or NUDGE_SENDER
     name: str  # the author's name as it was given, if another spelling goes upstream
     # A tool's result can have these.
     status: CallStatus  # without it, the call succeeded
-    stdout: str | list[str]
-    stderr: str | list[str]
-    unrun: bool
-    unapproved: bool  # its call needs an approval that no client could give
-    own_length: int  # how many characters are the tool's own text
+    stdout: str | list[str]  # the output of code that the tool ran
+    stderr: str | list[str]  # the errors of that code
+    unrun: bool  # the tool did not run
+    unapproved: bool  # the call needs an approval that no client could give
+    own_length: int  # the number of characters that are the tool's own text
     shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
     # An answer to a call can have these.
     approval: str  # "approved" or "denied"
-    reason: str
+    reason: str  # the reason that the person gave
     # A reply can have these.
     filler: str  # text of its calls, before its own text
     spoken: str  # text of its calls, after its own text
-    asides: Mapping[str, Any]  # tool -> which of its arguments are not the tool's
+    asides: Mapping[str, Any]  # tool -> the names of the asides among its arguments
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
-    cut: bool
-    unread: bool  # it was made without the results before it, which its upstream refused to read
+    cut: bool  # the reply was cut
+    unread: bool  # the reply was made without the results before it, which the upstream refused to read
     unread_earlier: bool  # the reply before it was made without the results before that reply
     audio: Mapping[str, Any]  # `id`: the provider's name of the sound in which the model spoke it
-    # A message that the gateway puts into a request can have this.
-    stored: bool
-    # The model that made it.
-    model: str
-    ids: Sequence[str]  # the client may name the reply by these, if the upstream stores it
+    # A message that the gateway puts into a request can have these.
+    stored: bool  # the message comes from the store
+    model: str  # the model that made the message
+    ids: Sequence[str]  # the ids by which the client may name the reply, if the upstream stores it
     response: Mapping[str, Any]  # gateway.dialects.responses.stored_response
     directions: list[Any]  # gateway.core.conversation.directions
 
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
-    """Returns the message with private fields added. A field that is None is not added."""
+    """Returns a copy of the message with private fields added. A field that is None is not added."""
     added = {name: value for name, value in fields.items() if value is not None}
     return {**message, PRIVATE: {**read_private(message), **added}} if added else message
 
@@ -98,7 +97,7 @@ def without_private(message: WireMessage) -> WireMessage:
 
 
 def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
-    """Returns the message without these private fields."""
+    """Returns a copy of the message without these private fields."""
     remaining = {name: value for name, value in read_private(message).items() if name not in names}
     bare = without_private(message)
     return {**bare, PRIVATE: remaining} if remaining else bare
@@ -111,15 +110,15 @@ def read_private(message: Mapping[str, Any]) -> PrivateFields:
 
 
 def with_response_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
-    """Returns the client's copy of a reply with the fields of the stored one that belong to its id."""
+    """Returns the client's copy of a reply with the fields of the stored reply that belong to its id."""
     private: Mapping[str, Any] = read_private(stored)
     return with_private(message, **{name: private.get(name) for name in _RESPONSE_FIELDS})
 
 
 def find_own_length(message: Mapping[str, Any]) -> int | None:
-    """Returns how many characters of a result are the tool's own text; None: all of them.
+    """Returns the number of a result's first characters that are the tool's own text; None: all of its text.
 
-    A note of changed blocks follows them.
+    A note of changed blocks follows these characters.
     """
     private: Mapping[str, Any] = read_private(message)
     length: int | None = private.get("own_length", private.get(LEGACY_OWN_LENGTH))
@@ -127,7 +126,7 @@ def find_own_length(message: Mapping[str, Any]) -> int | None:
 
 
 def with_name(message: WireMessage, name: str) -> WireMessage:
-    """Returns the message with its author's name. name: "" if the author has no name.
+    """Returns a copy of the message with its author's name. name: "": the author has no name.
 
     Strict servers refuse the request over a blank or a bracket in a name, so those characters are replaced.
     """

@@ -1,6 +1,6 @@
 """Fields that a provider gives with a reply and reads again later: signed thoughts, blocks OpenAI has no form for.
 
-Most clients drop these fields. They are put back from the stored copy if the reply came back word for word and the same
+Most clients drop these fields. The stored copy refills them if the reply came back word for word and the same
 upstream and model are asked: no other upstream can read them, and a strict one refuses fields that it does not know.
 Some fields stand next to a reply's text, others within its calls: Gemini refuses a call without its signature.
 """
@@ -38,7 +38,7 @@ def has_provider_fields(message: Mapping[str, Any]) -> bool:
 
 
 def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the client's message with the fields that it dropped; None where it dropped none.
+    """Returns the client's message with the fields that the client dropped; None: it dropped no field.
 
     The text is then the stored one, with its outer white space: the fields count characters.
 
@@ -65,7 +65,7 @@ def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]
 
 
 def refill_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
-    """Returns the client's calls, each with the fields that it dropped.
+    """Returns the client's calls, each with the fields that the client dropped.
 
     A call is found by its id. Calls with the same id, or with none, are found in their order.
 

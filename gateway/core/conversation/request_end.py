@@ -25,13 +25,13 @@ class RequestEnd(Struct, frozen=True):
     full_reply: Sequence[WireMessage]
     # The reply as the client has it.
     shown_reply: WireMessage
-    # Seconds since the epoch.
+    # The time of the end, in seconds since the epoch.
     now: float
     # The notes of the input's messages: index in the input -> text.
     notes: Mapping[int, str]
     # Ids of the calls that the gateway ran.
     gateway_call_ids: frozenset[str] = frozenset()
-    # The turn has memory operations.
+    # The turn has memory operations (`Exchange.edits`).
     edits: bool = False
     # The part of the path that the request left out.
     evicted: Evicted | None = None

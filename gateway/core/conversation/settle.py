@@ -1,8 +1,8 @@
 """Settles a request that has ended: writes its exchange to the tree, and applies the amendments of its plan.
 
 `write_draft`, `finish`, `cancel` and `refuse` change a tree that was loaded again inside the writing transaction, since
-other requests may have ended meanwhile. The store writes what they have changed. `new_exchange.py` makes the exchange,
-and `active.py` decides what is active afterwards.
+other requests may have ended meanwhile. The store writes the changed exchanges. `new_exchange.py` makes the exchange,
+and `active.py` decides which exchanges are active afterwards.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from storage.records import Exchange, State, make_message_key
 # alike.
 MAX_IDS: Final = 256
 
-# One of the four: writes a request to the tree, and returns its exchange. Raises: Missing.
+# One of `write_draft`, `finish`, `cancel` and `refuse`: writes a request to the tree, and returns its exchange. Raises:
+# Missing.
 SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
 
 
 def write_draft(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
-    If the process dies, the message stays like that of a cancelled request. The part of the last reply that was heard
-    is stored now, since the client sends it only once.
+    If the process dies, the message stays like the message of a cancelled request. The part of the last reply that was
+    heard is stored now, since the client sends it only once.
     """
     for amendment in plan.amendments:
         amend(tree, plan, amendment)
@@ -197,7 +198,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: Reque
         else {**make_content_fields(plan, request_end, exchange.redactions), "edits": request_end.edits}
     )
     hasher = plan.query.listing.hasher
-    key = hasher.reply_key(exchange.reply or ())
+    key = hasher.make_reply_key(exchange.reply or ())
     return tree.add(
         replace(
             exchange,
@@ -216,7 +217,7 @@ def _write_into_twin(
     exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=request_end.now)
     if is_tombstone(exchange):
         return exchange
-    # The stored notes stay. One that the repeated request has only extended is replaced.
+    # The stored notes stay, but a note that the repeated request has only extended is replaced.
     longer_notes = {
         i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))
     }
@@ -234,7 +235,7 @@ def _write_into_twin(
 
 
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:
-    """Returns how many messages of an opening were made elsewhere, its prefix; 0 for any other exchange.
+    """Returns the number of an opening's first messages that were made elsewhere, its prefix; 0: no opening.
 
     The prefix ends with the last assistant message before the last user message. If the list begins with an opening
     that was sent here before, it has the prefix of that opening.
@@ -258,7 +259,7 @@ def _count_prefix(tree: Tree, exchange: Exchange) -> int:
 
 
 def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
-    """Corrects `prior` of all exchanges below one that has gained or lost additions."""
+    """Corrects `prior` of all exchanges below an exchange that has gained or lost additions."""
     pending = tree.list_children(exchange)
     while pending:
         child = pending.pop()

@@ -18,23 +18,25 @@ from gateway.core.conversation.full_reply import FullReply
 from gateway.core.conversation.wire_message import WireMessage, call_id, find_callee, read_named_call
 from storage.records import REPLY, Exchange
 
-# More than the index of any hidden message.
+# A number above the index of any hidden message.
 _INDEX_AFTER_HIDDEN = 2**31
 
 
 class ListedMessage(Struct, frozen=True):
     """A stored message."""
 
+    # The exchange with the message.
     exchange: Exchange
+    # The number of the message in its memory.
     seq: int
-    # The index of a hidden message, from 1 on, among the hidden messages of the reply at `seq`; None: it is not hidden.
+    # The index of a hidden message, from 1 on, among the hidden messages of the reply at `seq`; None: not hidden.
     hidden_index: int | None
     message: WireMessage
-    # Seconds since the epoch.
+    # The time of the message, in seconds since the epoch.
     at: float
     # The message is a part of the exchange's reply.
     is_reply: bool
-    # In a step's reply: the results of its calls that were not executed.
+    # The results of calls that were not executed, in a step's reply.
     results: Sequence[WireMessage] = ()
 
     @property
@@ -53,7 +55,7 @@ def make_message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]
 
 
 def list_messages(exchange: Exchange) -> list[ListedMessage]:
-    """Returns the messages of an exchange that were not forgotten, in order. exchange: with its content."""
+    """Returns the messages of an exchange that were not forgotten, in order. exchange: an exchange with its content."""
     if is_tombstone(exchange):
         return []
     listed = [
@@ -102,7 +104,7 @@ def map_calls_to_tool_names(exchange: Exchange) -> dict[str, str]:
 
 
 def has_open_calls(exchange: Exchange) -> bool:
-    """Returns whether an exchange ends with calls that have no results in it. exchange: with its content."""
+    """Returns whether an exchange ends with calls that have no results in it. exchange: with its content loaded."""
     full_reply = FullReply.parse(exchange)
     if full_reply is None or not full_reply.is_step:
         return has_calls(exchange.reply)  # calls of hidden rounds have their results
@@ -113,6 +115,6 @@ def has_open_calls(exchange: Exchange) -> bool:
 
 
 def list_input_messages(exchange: Exchange) -> list[WireMessage]:
-    """Returns the messages of an exchange's input. exchange: with its content."""
+    """Returns the messages of an exchange's input. exchange: an exchange with its content."""
     messages: list[WireMessage] = orjson.loads(exchange.input) if exchange.input else []
     return messages

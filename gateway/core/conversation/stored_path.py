@@ -23,7 +23,7 @@ from storage.records import Atom, Evicted, Exchange, State
 
 
 def begins_fork(exchange: Exchange) -> bool:
-    """Returns whether this is the empty exchange with which a fork begins."""
+    """Returns whether an exchange is the empty one with which a fork begins."""
     return is_tombstone(exchange) and not exchange.inputs
 
 
@@ -99,8 +99,8 @@ def plan_step(
 def find_refused_ids(path: Sequence[Exchange]) -> set[int]:
     """Returns the ids of the exchanges that the upstream would refuse again.
 
-    These are the ones it refused and the unanswered ones directly before each: it has never taken any of them, so each
-    may be the reason.
+    These are the exchanges that it refused, and the unanswered exchanges directly before each of these: the upstream
+    has taken none of them, so each may be the reason.
     """
     refused: set[int] = set()
     is_refused = False
@@ -112,7 +112,7 @@ def find_refused_ids(path: Sequence[Exchange]) -> set[int]:
 
 
 def begin_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
-    """Returns the exchange of a plan as it is written before the model is asked. notes: by message index."""
+    """Returns the exchange of a plan as it is written before the model is asked. notes: the notes by message index."""
     return replace(
         plan.exchange,
         state=State.OPEN,
@@ -151,7 +151,7 @@ def finish_step(
         exchange,
         reply=atoms,
         path_hash=hasher.hash_path((*list_input_atoms(exchange), *atoms), parent_path_hash),
-        reply_key=hasher.reply_key(atoms),
+        reply_key=hasher.make_reply_key(atoms),
         size=len(without_space(read_text(shown))),
         shown_reply=orjson.dumps(shown),
         full_reply=dump_full_reply(full_reply, is_step=True) if is_hidden else None,
@@ -200,11 +200,12 @@ def finish_turn(
 def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
     """Returns an ended exchange that the upstream refused, marked so that it is not sent again.
 
-    What its prompt evicted to make room comes back. An exchange with a user's message alone is no longer shown or
-    recalled, and the memory section is again that of the last exchange that was answered or refused. One with results
-    stays, since these report what tools have done; so does its memory section: the model knows what calls have changed.
+    The messages that its prompt evicted to make room come back. An exchange with a user's message alone is no longer
+    shown or recalled, and the memory section is again that of the last exchange that was answered or refused. One with
+    results stays, since these report what tools have done; so does its memory section: the model knows what calls have
+    changed.
 
-    path: before it, oldest first.
+    path: the exchanges before it, oldest first.
     """
     restored_from = next(
         (
@@ -225,10 +226,10 @@ def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
 
 
 def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
-    """Returns the refused exchange that has these inputs, marked as refused; None: there is none.
+    """Returns the refused exchange that has these inputs, marked as refused; None: no refused exchange has them.
 
-    It stays out of later prompts, and the exchange of the resent message replaces it. What a fork shares with its
-    conversation is not looked at, since it does not change.
+    It stays out of later prompts, and the exchange of the resent message replaces it. Exchanges that a fork shares with
+    its conversation are not searched, since they do not change.
     """
     refused = find_refused_ids(path)
     for n in range(len(path) - 1, -1, -1):
@@ -248,5 +249,5 @@ def abandon(exchange: Exchange, hasher: MessageHasher, parent_path_hash: bytes, 
 
 
 def _end_step(exchange: Exchange, now: float) -> Exchange:
-    """Returns a step that has ended. It needs no confirmation: what follows continues it."""
+    """Returns a step that has ended. It needs no confirmation: the next step continues it."""
     return replace(exchange, state=State.FINISHED, ended=now, continued=True, active=True)

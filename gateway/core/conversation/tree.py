@@ -221,7 +221,7 @@ class Tree:
             return None
         return parent.id if parent.has_additions else parent.prior
 
-    def turn_start(self, exchange: Exchange) -> Exchange:
+    def locate_turn_start(self, exchange: Exchange) -> Exchange:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
         visited: list[int] = []
         while (start := self._turn_starts.get(exchange.id)) is None:
@@ -236,7 +236,7 @@ class Tree:
 
     def read_question(self, exchange: Exchange) -> str:
         """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
-        messages = self.contents.get(self.turn_start(exchange)).messages or ()
+        messages = self.contents.get(self.locate_turn_start(exchange)).messages or ()
         questions = [message for message in messages if message.get("role") == "user"]
         return without_space(read_text(questions[-1])) if questions else ""
 

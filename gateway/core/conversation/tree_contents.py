@@ -12,7 +12,7 @@ from storage.records import Exchange
 
 
 class TreeContents:
-    """The contents of exchanges. Where a rule needs one that was not loaded, `Missing` names all that it will need."""
+    """The contents of exchanges. If a rule needs content that was not loaded, `Missing` names all that it will need."""
 
     def __init__(
         self, exchanges: Mapping[int, Exchange], contents: Mapping[int, StoredContent] | None
@@ -28,7 +28,7 @@ class TreeContents:
         self._decoded: dict[int, Content] = {}
 
     def get(self, exchange: Exchange) -> Content:
-        """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
+        """Returns the content of an exchange. Raises: Missing: the store has the content, and it was not loaded."""
         decoded = self._decoded.get(exchange.id)
         if decoded is not None:
             return decoded
@@ -60,7 +60,7 @@ class TreeContents:
         self._decoded.pop(exchange_id, None)
 
     def group(self, group: Iterable[Exchange]) -> None:
-        """Groups exchanges. If a rule needs the content of one, `Missing` names all of the group without content."""
+        """Groups exchanges: if a rule needs the content of one, `Missing` names all of the group without content."""
         self._groups.append([exchange.id for exchange in group])
 
     def add(self, contents: Mapping[int, StoredContent]) -> None:
@@ -69,7 +69,7 @@ class TreeContents:
 
     @property
     def loaded(self) -> Mapping[int, StoredContent]:
-        """Id of an exchange -> its content, of those that are loaded without content."""
+        """Id of an exchange -> its content, for the exchanges that are loaded without content."""
         return self._contents or {}
 
     def _get_stored_content(self, exchange: Exchange) -> StoredContent | Exchange:

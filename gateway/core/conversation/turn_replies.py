@@ -11,11 +11,11 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.wire_message import read_audio_id, without_space
 from storage.records import Atom
 
-# How many of the last assistant texts of a turn are tried in combination. Not measured: it bounds the number of
+# The number of a turn's last assistant texts that are tried in combination. Not measured: it bounds the number of
 # combinations.
 _MAX_TEXTS = 8
-# How many of a turn's last calls replies are looked up by, and the most calls of such a reply. Not measured: together
-# they bound the look-ups of a turn to 100.
+# The number of a turn's last calls by which replies are looked up, and the most calls of such a reply. Not measured:
+# together these bound the look-ups of a turn to 100.
 _MAX_CALLS = 16
 _MAX_REPLY_CALLS = 8
 
@@ -37,14 +37,14 @@ class TurnReplies:
     """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
 
     def __init__(self, listing: HashedList, indices: Iterable[int]) -> None:
-        """Collects the words and the calls. indices: of the turn's messages in the list."""
-        assistants = [i for i in indices if listing.role(i) == "assistant"]
+        """Collects the words and the calls. indices: the indices of the turn's messages in the list."""
+        assistants = [i for i in indices if listing.read_role(i) == "assistant"]
         # Each call with the index of its message.
         self.calls = [(i, atom) for i in assistants for atom in listing.atoms[i] if is_call(atom)]
-        texts = [(i, without_space(listing.text(i))) for i in assistants]
+        texts = [(i, without_space(listing.read_text(i))) for i in assistants]
         texts = [(i, text) for i, text in texts if text][-_MAX_TEXTS:]
-        # Atom -> where its text is. A client may split one reply into messages, or merge two, so each run of texts may
-        # be a stored reply.
+        # Atom -> the messages with its text. A client may split one reply into messages, or merge two, so each run of
+        # texts may be a stored reply.
         self.spans: dict[Atom, ReplySpan] = {}
         self.spans.update(
             (listing.atoms[i][0], ReplySpan(i, i)) for i in assistants if read_audio_id(listing.messages[i])
@@ -65,7 +65,7 @@ class TurnReplies:
         return dict.fromkeys([*self.spans, *(atom for _, atom in self.calls)])
 
     def find(self, reply: Sequence[Atom]) -> ReplySpan | None:
-        """Returns where the turn has a reply; None if it does not have all of it. reply: the reply's atoms."""
+        """Returns the messages of a reply in the turn; None: the turn lacks a part of it. reply: the reply's atoms."""
         texts = [atom for atom in reply if atom[:1] == b"a"]
         calls = [atom for atom in reply if is_call(atom)]
         indices: list[int] = []
@@ -96,7 +96,7 @@ def make_reply_keys(listing: HashedList, turn_count: int) -> list[Atom]:
         calls = [atom for _, atom in turn.calls][-_MAX_CALLS:]
         for end in range(len(calls), 0, -1):
             for start in range(max(0, end - _MAX_REPLY_CALLS), end):
-                key = listing.hasher.reply_key(calls[start:end])
+                key = listing.hasher.make_reply_key(calls[start:end])
                 if key is not None:
                     keys[key] = None
     return list(keys)

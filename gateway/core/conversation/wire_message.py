@@ -1,6 +1,6 @@
 """Reads of a chat message as it is on the wire: its text, its media and its calls, whatever the form of its content.
 
-A message may have any form that JSON allows: what is broken counts as absent.
+A message may have any form that JSON allows: a broken field counts as absent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 
 WireMessage = dict[str, Any]
 
-# The key of a message under which its private fields are (gateway.core.conversation.private).
+# The key of a message's private fields (gateway.core.conversation.private).
 PRIVATE = "mnemogate"
 # The ASCII characters that `str.split` takes for white space.
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
@@ -51,7 +51,7 @@ def read_text(message: Mapping[str, Any]) -> str:
 def read_audio_id(message: Mapping[str, Any]) -> str:
     """Returns the id of the audio in which a model has spoken a reply; "": the reply is written.
 
-    A client's message has it in `audio`, a stored one in its private fields.
+    A client's message has the id in `audio`, a stored message in its private fields.
     """
     audio = message.get("audio")
     if audio is None and isinstance(private := message.get(PRIVATE), dict):
@@ -80,7 +80,7 @@ def list_media(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 def flag_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     """Returns a flag for each message: it is the result of a call, or has only the media of results before it.
 
-    A tool's message cannot have media, so they follow in the user's role.
+    A tool's message cannot have media, so the media follow in the user's role.
     """
     flags: list[bool] = []
     for message in messages:
@@ -96,12 +96,12 @@ class NamedCall(NamedTuple):
 
     # The name of the tool.
     name: str
-    # The arguments as they came, mostly JSON in a text; of a custom tool, its input.
+    # The arguments as they came, mostly JSON in a text; for a custom tool its input.
     arguments: Any
 
 
 def read_named_calls(message: Mapping[str, Any]) -> list[NamedCall]:
-    """Returns the calls of a message that are not broken, also that of the older `function_call`."""
+    """Returns the calls of a message that are not broken, also the call of the older `function_call`."""
     calls = [read_named_call(call) for call in list_raw_calls(message) if find_callee(call) is not None]
     older_call = message.get("function_call")
     if isinstance(older_call, dict):
@@ -162,9 +162,9 @@ def find_rest_after(text: str, beginning: str) -> str | None:
 
 
 def make_shown_reply(full_reply: Sequence[WireMessage], gateway_call_ids: Container[str] = ()) -> WireMessage:
-    """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
+    """Returns the reply as the client sees it: the text as it was streamed, and the client's own calls.
 
-    gateway_call_ids: ids of the calls that the gateway ran itself.
+    gateway_call_ids: the ids of the calls that the gateway ran itself.
     """
     replies = [message for message in full_reply if message.get("role") == "assistant"]
     calls = [
@@ -183,9 +183,9 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def choose_separator(before: object, after: object) -> str:
-    """Returns what joins the texts of two messages, such as "Let me see." and "It rains.": a space or nothing.
+    """Returns the separator of two messages' texts, such as "Let me see." and "It rains.": a space or "".
 
-    before, after: contents of any form; what is no text needs nothing.
+    before, after: contents of any form; a content that is no text needs no separator.
     """
     if isinstance(before, str) and isinstance(after, str) and before and after:
         return "" if before[-1].isspace() or after[0].isspace() else " "

@@ -16,7 +16,7 @@ from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, find_rivals
-from gateway.core.conversation.portable_message import for_another_model
+from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
 from gateway.core.conversation.tree import PathElement, PathPosition, Tree
@@ -157,7 +157,7 @@ def _add_wordless_replies(
         if exchange.reply or not exchange.has_full_reply or i + 1 >= len(listing):
             continue
         other = replies.get(i + 1)
-        if listing.role(i + 1) == "assistant" and not (other is not None and other.has_full_reply):
+        if listing.read_role(i + 1) == "assistant" and not (other is not None and other.has_full_reply):
             replies[i + 1] = exchange
 
 
@@ -240,7 +240,7 @@ def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) 
     atoms = tuple(listing.list_atoms(plan.heard_count))
     messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
     is_same = is_of_same_model(match_point, plan)
-    for i, message in enumerate(messages if is_same else map(for_another_model, messages)):
+    for i, message in enumerate(messages if is_same else map(make_portable_message, messages)):
         yield SentMessage(InsertedMessage.of(message, atoms, position), i if with_rounds is None else None)
 
 

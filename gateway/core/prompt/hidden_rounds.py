@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
-from gateway.core.conversation.portable_message import for_another_model
+from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import PROVIDER_FIELDS, refill, refill_calls
 from gateway.core.conversation.wire_message import (
@@ -45,7 +45,7 @@ def put_back(
     end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)
     rounds = all_messages[:end]
     if not is_same_model:
-        message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
+        message, rounds = make_portable_message(message), [*map(make_portable_message, rounds)]
     if not rounds or not is_offered(content, offered):
         return None
     text_after = _find_text_after_rounds(content, message, rounds)

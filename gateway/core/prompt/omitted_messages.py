@@ -12,7 +12,7 @@ from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.exchange_content import Content
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.portable_message import for_another_model
+from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage
@@ -39,7 +39,7 @@ def list_omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> li
                 note = element.exchange.notes.get(element.message_index, "")
         else:
             messages = stored.reply(offered)
-        for message in messages if stored.is_same_model else map(for_another_model, messages):
+        for message in messages if stored.is_same_model else map(make_portable_message, messages):
             omitted.append(InsertedMessage.of(message, element.atoms, element.position, note))
     return omitted
 

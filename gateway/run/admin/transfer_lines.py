@@ -200,7 +200,7 @@ class LineReader:
             media=media,
             reply=reply,
             path_hash=path_hash if reply is not None else b"",
-            reply_key=None if reply is None else self._hasher.reply_key(reply),
+            reply_key=None if reply is None else self._hasher.make_reply_key(reply),
             state=State(fields["state"]),
             gapless_from=fields["run"],
             prefix_length=fields["head"],

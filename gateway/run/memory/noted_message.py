@@ -74,12 +74,12 @@ def _find_question_before_results(context: MemoryContext) -> NotedMessage | None
         plan.query.mode not in (MemoryUse.READ, MemoryUse.APART)
         or plan.follows_head
         or index < 0
-        or listing.role(index) not in RESULT_ROLES
+        or listing.read_role(index) not in RESULT_ROLES
     ):
         return None
-    while index >= 0 and listing.role(index) != "user":
+    while index >= 0 and listing.read_role(index) != "user":
         index -= 1
     is_stored = index not in plan.new_indices and (match_point is None or not ends_off_record(match_point))
     if index < 0 or is_stored:
         return None
-    return NotedMessage(listing.text(index), name=None, list_index=index, new_index=None)
+    return NotedMessage(listing.read_text(index), name=None, list_index=index, new_index=None)

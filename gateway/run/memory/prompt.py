@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.portable_message import (
     CLAUDE_FILES,
     REMOTE_MEDIA,
-    for_another_model,
+    make_portable_message,
     with_placeholder_text,
 )
 from gateway.core.conversation.wire_message import WireMessage
@@ -105,7 +105,7 @@ class Prompt(Struct, frozen=True):
         form = self.form
         message = with_text_before(message, self.composition.notes.get(index, ""))
         if index in form.foreign_replies:
-            message = for_another_model(message)
+            message = make_portable_message(message)
         elif index in form.unreadable_files:
             message = CLAUDE_FILES.replace_in(message)
         if index in self.without_media:

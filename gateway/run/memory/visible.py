@@ -57,7 +57,7 @@ def _list_joined_reply_atoms(listing: HashedList, dropped: Container[int]) -> It
 
     Stored, they may be one reply: an application's own text (LiveKit's `session.say`) stands before the model's.
     """
-    for role, run in groupby(range(len(listing)), listing.role):
+    for role, run in groupby(range(len(listing)), listing.read_role):
         if role != "assistant":
             continue
         replies = [i for i in run if listing.positions[i] not in dropped]
@@ -65,7 +65,7 @@ def _list_joined_reply_atoms(listing: HashedList, dropped: Container[int]) -> It
             continue  # the texts of most need not be read
         # The joined texts that end with the present message: for c, after a and b, they are c, bc and abc.
         suffixes: list[str] = []
-        for text in filter(None, (without_space(listing.text(i)) for i in replies)):
+        for text in filter(None, (without_space(listing.read_text(i)) for i in replies)):
             suffixes = [text, *(earlier + text for earlier in suffixes[:_MAX_MERGED_MESSAGES])]
             yield from (listing.hasher.make_text_atom(None, suffix) for suffix in suffixes[1:])
 

@@ -250,12 +250,16 @@ def test_a_path_is_one_hash_however_it_is_cut(atoms: list[bytes], at: int) -> No
 
 def test_a_reply_is_looked_up_by_its_text_else_by_its_calls() -> None:
     with_text = HASHER.make_atoms(assistant("Let me look.", call("1")))
-    assert HASHER.reply_key(with_text) == HASHER.reply_key(HASHER.make_atoms(assistant("Let me look.")))
+    assert HASHER.make_reply_key(with_text) == HASHER.make_reply_key(
+        HASHER.make_atoms(assistant("Let me look."))
+    )
     calls = HASHER.make_atoms(assistant(None, call("1")))
     assert (
-        HASHER.reply_key(calls) == HASHER.reply_key(HASHER.make_atoms(assistant("", call("2")))) is not None
+        HASHER.make_reply_key(calls)
+        == HASHER.make_reply_key(HASHER.make_atoms(assistant("", call("2"))))
+        is not None
     )
-    assert HASHER.reply_key(()) is None
+    assert HASHER.make_reply_key(()) is None
 
 
 # -- transcripts

@@ -175,13 +175,13 @@ def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) ->
     calls = [assistant(None, call("1")), result("1", "found")] * 300
     listing = HashedList(MessageHasher(b""), [user("q"), *calls, user("and?")])
     roles: list[int] = []
-    role = HashedList.role
+    read_role = HashedList.read_role
 
     def counted(self: HashedList, i: int) -> str:
         roles.append(i)
-        return role(self, i)
+        return read_role(self, i)
 
-    monkeypatch.setattr(HashedList, "role", counted)
+    monkeypatch.setattr(HashedList, "read_role", counted)
     assert make_probes_for_list(Query(listing, False, MemoryUse.ON, 0.0, 120.0), None).questions
     assert len(roles) < 20 * len(listing)
 
@@ -227,7 +227,7 @@ def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
     messages = [m for k in range(6) for m in (user(f"q{k}"), assistant(f"a{k}", call("1")))]
     listing = HashedList(world.memory().hasher, messages)
     keys = make_reply_keys(listing, 2)
-    found = [k for k in range(6) if listing.hasher.reply_key(listing.atoms[2 * k + 1]) in keys]
+    found = [k for k in range(6) if listing.hasher.make_reply_key(listing.atoms[2 * k + 1]) in keys]
     assert found == [3, 4, 5]
 
 

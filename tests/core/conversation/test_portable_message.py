@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.conversation.portable_message import CLAUDE_FILES, for_another_model
+from gateway.core.conversation.portable_message import CLAUDE_FILES, make_portable_message
 
 Json = dict[str, Any]
 SIGNED = {"google": {"thought_signature": "EjQK"}}
@@ -15,17 +15,17 @@ DETAILS = [{"type": "reasoning.encrypted", "data": "x", "index": 0}]
 
 def test_another_model_sees_no_thoughts() -> None:
     said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
-    assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
+    assert make_portable_message(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
 
 
 def test_another_model_sees_what_every_model_knows() -> None:
     words = {"type": "text", "text": "Hi"}
     said = {"role": "assistant", "content": [{"type": "thinking", "thinking": []}, words], "mnemogate": {}}
     extra = {"prefix": False, "annotations": [], "tool_calls": [{**CALL, "index": 0}]}
-    assert for_another_model({**said, **extra}) == {**said, "content": [words], "tool_calls": [CALL]}
-    assert for_another_model({**said, "content": said["content"][:1]})["content"] is None
+    assert make_portable_message({**said, **extra}) == {**said, "content": [words], "tool_calls": [CALL]}
+    assert make_portable_message({**said, "content": said["content"][:1]})["content"] is None
     result = {"role": "tool", "tool_call_id": "a", "content": "Rain", "is_error": True}
-    assert for_another_model(result) == result
+    assert make_portable_message(result) == result
 
 
 def test_another_model_sees_functions_called() -> None:
@@ -33,7 +33,7 @@ def test_another_model_sees_functions_called() -> None:
     said = {**SAID, "citations": [{"url": "x"}], "tool_calls": [custom, CALL, "no call"]}
     function = {"name": "py", "arguments": '{"input":"print(\\"hi\\")"}'}
     called = [{"id": "c", "type": "function", "function": function}, CALL, "no call"]
-    assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": called}
+    assert make_portable_message(said) == {"role": "assistant", "content": "Hi", "tool_calls": called}
 
 
 def test_a_file_in_claudes_form_becomes_text() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.portable_message import for_another_model
+from gateway.core.conversation.portable_message import make_portable_message
 from gateway.core.conversation.provider_fields import has_provider_fields, refill, refill_calls
 
 Json = dict[str, Any]
@@ -51,7 +51,7 @@ def test_a_signature_in_litellms_wrapper_is_its_calls_own() -> None:
     client, said = ({"role": "assistant", "content": "Hi", "tool_calls": [call]} for call in (CALL, signed))
     assert has_provider_fields(said)
     assert refill(client, said) == said
-    assert for_another_model(said) == client
+    assert make_portable_message(said) == client
 
 
 def test_a_call_gets_back_what_is_its_own() -> None:
