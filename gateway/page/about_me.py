@@ -19,7 +19,7 @@ from gateway.page import (
 from gateway.page.memory_access import make_access
 from gateway.page.memory_routes import PERSON_ROUTES
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, ActionResult, NoFields, Screen, ScreenRequest, View
+from gateway.page.screen import SAVED, Action, ActionResult, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.memory_records import BlockRecord, FactRecord
 
@@ -83,7 +83,7 @@ class _PersonScreens(Struct, frozen=True):
     async def pause(self, request: ScreenRequest, form: PauseForm) -> ActionResult:
         access = make_access(request)
         await self.operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
-        return ActionResult({"paused": form.paused}, access.path())
+        return ActionResult({"paused": form.paused}, access.path() + ("" if form.paused else SAVED))
 
 
 def make_screens(operations: PageOperations) -> list[Screen | Action]:

@@ -145,8 +145,8 @@ class _FactScreens(Struct, frozen=True):
         page = await self.views.facts.show(access.project, access.uid, seq)
         own_screen = access.path("f", seq)
         screen = request.referrer or own_screen
-        # In a long list the focus goes to the link next to the button.
-        fragment = "" if screen.partition("?")[0] == own_screen else f"#forget-fact-{seq}"
+        # In a long list the focus goes back to the button.
+        fragment = "" if screen.partition("?")[0] == own_screen else f"#mute-{seq}"
         return ActionResult(access.filter(page.fact), screen + fragment)
 
     async def set_always(self, request: ScreenRequest, form: AlwaysForm) -> Answer:

@@ -283,7 +283,8 @@ def test_a_pause_holds_whatever_requests_say(world: World) -> None:
         )
         assert said.headers["x-mnemogate-memory"] == "off"
     assert person.twin()["conversations"] == stored
-    assert person.send("pause", paused="false").headers["location"] == f"../../{person.path}"
+    assert person.send("pause", paused="false").headers["location"] == f"../../{person.path}#saved"
+    assert '<p class="saved" id="saved" role="status">Memory is on again' in person.page()
     said = world.post([{"role": "user", "content": "Who is my cat?"}], {"x-mnemogate-user": "alice"})
     assert said.headers["x-mnemogate-memory"] == "on"
     assert [each for each in audit(world) if each[1] == "pause"] == [

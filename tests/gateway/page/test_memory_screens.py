@@ -2099,8 +2099,8 @@ def test_a_fact_that_is_no_longer_mentioned_keeps_its_place_in_the_list(operator
     muted = operator.send_form(
         f"{memory}/f/{seq}/mute", {"muted": "true"}, cookie=operator.cookie, referer=referer
     )
-    assert muted.headers["location"].endswith(f"{memory}/facts?all=1#forget-fact-{seq}")
-    assert f'id="forget-fact-{seq}"' in page(operator, f"{memory}/facts?all=1")
+    assert muted.headers["location"].endswith(f"{memory}/facts?all=1#mute-{seq}")
+    assert f'<button class="small" id="mute-{seq}"><span>Mention<' in page(operator, f"{memory}/facts?all=1")
 
 
 def test_a_page_leads_past_its_list_to_the_form_for_what_is_missing(operator: Operator) -> None:
