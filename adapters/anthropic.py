@@ -175,7 +175,7 @@ class Anthropic(OpenAICompatible):
             raise _TranslationFailed(make_error_body(_TOO_DEEP_MESSAGE, "invalid_request_error")) from error
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
-        """Sends a request with Anthropic's headers. version: of the API, unless the caller names one."""
+        """Sends a request with Anthropic's headers. version: the version of the API, unless the caller names one."""
         headers = [(name, value) for name, value in request.headers if name.lower() not in _OPENAI_HEADERS]
         if not any(name.lower() == "anthropic-version" for name, _ in headers):
             headers.append(("anthropic-version", version))
@@ -213,7 +213,7 @@ class _TranslatedRequest(NamedTuple):
 
 
 class _TranslationFailed(Exception):
-    """A request cannot be translated. reply: the error, as an upstream's reply."""
+    """A request cannot be translated. reply: the error in the form of an upstream's reply."""
 
     def __init__(self, body: Json) -> None:
         super().__init__()

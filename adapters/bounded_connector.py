@@ -103,7 +103,7 @@ class BoundedConnector(aiohttp.TCPConnector):
     """
 
     def __init__(self, keep_alive_s: float) -> None:
-        """Opens no connection. keep_alive_s: how long a connection may be idle."""
+        """Opens no connection. keep_alive_s: the seconds that a connection may be idle."""
         self._addresses = AddressCache()
         super().__init__(
             limit=0,

@@ -21,7 +21,7 @@ Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 
 class ProviderError(Exception):
-    """The root. message: what was wrong and what was seen."""
+    """The root. message: a sentence that says what was wrong and what was seen."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -29,7 +29,7 @@ class FirstEvent:
         self.ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:
-        """Returns the event once it is whole, or `comment` after `HELD_S`; None: neither. now: in seconds."""
+        """Returns the event once it is whole, or `comment` after `HELD_S`; None: neither. now: the time in seconds."""
         events = self._decoder.feed(data)
         for event in events:
             if _has_content(event):

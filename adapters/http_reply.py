@@ -58,7 +58,7 @@ class HttpReply:
         pace: Pace,
         replies: ReplyQuota = REPLIES,
     ) -> None:
-        """Wraps a response. sent_at: when the request was sent, by the loop's clock."""
+        """Wraps a response. sent_at: the time at which the request was sent, by the loop's clock."""
         self._pace = pace
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500

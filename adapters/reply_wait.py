@@ -27,7 +27,7 @@ class ReplyWait:
         sent_at: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Begins no wait. sent_at: when the request was sent."""
+        """Begins no wait. sent_at: the time at which the request was sent."""
         self._response = response
         self._timeouts = timeouts
         self._loop = loop

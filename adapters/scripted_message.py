@@ -97,7 +97,7 @@ def _make_frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[
 
 
 def _render_call(call: ScriptedCall, number: int, index: int, arguments: str) -> dict[str, Any]:
-    """Returns a call of the reply with this number. index: of the call in the reply."""
+    """Returns a call of the reply with this number. index: the index of the call in the reply."""
     return {
         "id": call.id or f"call_{int(time.time()):x}{number:04x}{index}",
         "type": "function",

@@ -1,4 +1,4 @@
-"""The values of batches: stored records, and what passes between a batch's job and the store."""
+"""The values of batches: stored records, and the parameters and results of the transactions of a batch's job."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Batch(Struct, frozen=True):
 
 
 class BatchCounts(Struct, frozen=True):
-    """How many items of a batch are in each state. An item of a deleted agent has failed."""
+    """The number of items in each state. An item of a deleted agent has failed."""
 
     waiting: int = 0
     running: int = 0
@@ -95,14 +95,14 @@ class BatchItem(Struct, frozen=True):
     # How many requests had an error, and how many expired, since the last request that succeeded.
     errors: int
     expiries: int
-    # The exchange that the item continues (0: none), and the memory's epoch at that time; None until the item begins.
+    # The row of the exchange that the item continues (0: none), and the memory's epoch then; None: it has not begun.
     last_exchange: int | None
     epoch: int | None
     # The name of the item's conversation, or "" if it is gone.
     conversation_name: str = ""
 
     def explain_failure(self, error_message: str | None) -> str | None:
-        """Returns why the item failed, or None. error_message: the stored message of the error."""
+        """Returns why the item failed; None: it has not. error_message: the stored message of its error; None: none."""
         return error_message or (None if self.run is not None else "The agent was deleted.")
 
     @property
@@ -114,14 +114,14 @@ class BatchItem(Struct, frozen=True):
 
 
 def compute_item_state(state: str | None, stop: str | None) -> str:
-    """Returns the state of an item from that of its run and its stop reason. state: None if the run is gone."""
+    """Returns the state of an item by its run's state and stop reason. state: None if the run is gone."""
     if state is None or state == RunState.CREATED:
         return "failed" if state is None else "waiting"
     return EXPIRED if state == RunState.FAILED and stop == EXPIRED else str(state)
 
 
 def make_call_origin(run: str, call_id: str = "") -> str:
-    """Returns the origin of a value that a call of an item writes into a block. run: the item's, by its uid."""
+    """Returns the origin of a value that a call of an item writes into a block. run: the uid of the item's run."""
     return f"tool:{run}/{call_id}"
 
 
@@ -153,11 +153,13 @@ class ItemDraft(Struct, frozen=True):
 class AssignedItem(Struct, frozen=True):
     """An item that is assigned to a part."""
 
+    # The rows of the item's agent and run.
     agent_row: int
     run_row: int
+    # The row of the exchange that the item continues (0: none), and the memory's epoch.
     last_exchange: int
     epoch: int
-    # How the model is asked, as JSON.
+    # The request to the model, as JSON.
     asked: bytes
 
 
@@ -197,13 +199,13 @@ class ItemEnd(Struct, frozen=True):
     """The end of an item."""
 
     item: BatchItem
-    # State and stop reason of its run.
+    # The state and the stop reason of the item's run.
     state: RunState
     stop: str
     now: float
-    # Why the item failed, or "".
+    # Why the item failed; "": it has not failed.
     error_message: str = ""
-    # The epoch of the memory that its turn or message may quote; None: they quote nothing.
+    # The epoch of the memory that the item's turn or error message may quote; None: they quote no memory.
     epoch: int | None = None
     # The input and output tokens of the item's last request.
     tokens: int = 0
@@ -213,8 +215,9 @@ class ItemEnd(Struct, frozen=True):
     turn: StepOpen | None = None
     # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None
+    # The number of the item's rounds, the last one included.
     rounds: int = 0
-    # The edits of earlier rounds.
+    # The edits of the rounds before the last one.
     edits: Sequence[WrittenEdit] = ()
     # The edits that are written with the turn; their exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
@@ -226,6 +229,7 @@ class ItemRetry(Struct, frozen=True):
     """An item to send again, since its request had no result."""
 
     item: BatchItem
+    # The item's new `BatchItem.errors` and `BatchItem.expiries`.
     errors: int
     expiries: int
     # The part with which the item is sent again.

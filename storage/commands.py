@@ -28,7 +28,7 @@ from storage.records import (
     StandingFact,
 )
 
-# -- what passes between a turn and the store
+# -- turns
 
 
 class MemoryReader(Struct, frozen=True):
@@ -56,7 +56,7 @@ class PlacedNote:
     utf8: bytes
     # The tokens of the text; 0: they have not been counted yet.
     tokens: int = field(default=0, compare=False)
-    # What the text shows of memory blocks, by label; None: it has not been read yet.
+    # The memory blocks that the text shows: label -> digest of the shown value; None: they have not been read yet.
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 
@@ -113,9 +113,9 @@ class MemorySnapshot(Struct):
     edits: list[MemoryEdit] = msgspec.field(default_factory=list)
     # The newest of the standing facts, newest first.
     standing: list[StandingFact] = msgspec.field(default_factory=list)
-    # `exchange` is continued already. Then only what all snapshots of the memory have in common is cached.
+    # `exchange` is continued already. Then only the fields that all snapshots of the memory share are cached.
     is_continued: bool = False
-    # The client's list begins like a prefix that was made elsewhere. The same is cached as with `is_continued`.
+    # The client's list begins like a prefix that was made elsewhere. Then the same is cached as for `is_continued`.
     matches_prefix: bool = False
     # Some blocks are shared by the users of a profile. Nothing of such a snapshot is cached.
     shares_blocks: bool = False
@@ -129,7 +129,7 @@ class MemorySnapshot(Struct):
 
 
 class Opening(Struct, frozen=True):
-    """The first exchange of a conversation without an id: what shows whether a client's messages may belong to it."""
+    """The first exchange of a conversation without an id, by which a client's messages may be found to belong to it."""
 
     # When the exchange was written.
     at: float
@@ -258,7 +258,7 @@ class LearnedFact(Struct, frozen=True):
     valid_from: float
     exchange_row: int | None
     sources: Sequence[int]
-    # The ids of the facts that are no longer true because of it.
+    # The ids of the facts that are no longer true because of this fact.
     replaces: Sequence[int] = ()
     # The fact always holds for the user, so the memory section shows it.
     standing: bool = False
@@ -292,7 +292,7 @@ class BlockMerge(Struct, frozen=True):
 
 
 class RecallRow(NamedTuple):
-    """The note of the recall of a turn that looked for memory."""
+    """The record of the recall of a turn that searched the memory, as it is stored."""
 
     # The id of the turn's request, packed (storage/sql/recalls.py).
     request: bytes
@@ -313,7 +313,7 @@ class TurnWrite(Struct, frozen=True):
     """A turn to be written, in one transaction."""
 
     agent: Agent
-    # The client's id of the conversation; None: it has none.
+    # The client's id of the conversation; None: the conversation has none.
     key: str | None
     # The public id of the conversation, if it is new.
     uid: str
@@ -323,7 +323,7 @@ class TurnWrite(Struct, frozen=True):
     plain: PlainTurn | None
     # Returns the keys of the exchanges that `decide` needs. Both run in the writer's thread and have no side effects.
     probes: Callable[[], Probes]
-    # Returns what changes, given the exchanges as they are by then; called where the turn is not plain, or its
+    # Returns the changes, given the exchanges as they are stored by then; called where the turn is not plain, or its
     # conversation was written to meanwhile. Raises: Missing.
     decide: Callable[[Pool], Change]
     # The result of `decide` for the memory as it was when the turn was planned; None: not known.
@@ -343,7 +343,7 @@ class TurnWrite(Struct, frozen=True):
     opening: Opening | None = None
     # The characters of the turn's messages.
     chars: int = 0
-    # Makes the note of the turn's recall, without side effects; None: it has none.
+    # Makes the record of the turn's recall, without side effects; None: the turn has none.
     recall: Callable[[], RecallRow] | None = None
 
 
@@ -371,7 +371,7 @@ class Committed(Struct, frozen=True):
     matches_prefix: bool = False
 
 
-# -- what passes between forgetting and the store
+# -- forgetting
 
 
 class ForgetTarget(Struct, frozen=True):
@@ -393,11 +393,11 @@ class ForgetTarget(Struct, frozen=True):
     versions: Sequence[tuple[int, int]] = ()
     # Everything older than this time.
     before: float | None = None
-    # An import, by its row: what it has added.
+    # An import, by its row: all that the import has added.
     imported: int | None = None
     # The whole memory with its secret.
     is_all: bool = False
-    # Facts and passages that came from it stay.
+    # Facts and passages that came from the target stay.
     keeps_memory: bool = False
     # Finished turns that the exchanges have replaced stay, since clients have their ids.
     keeps_replaced: bool = False
@@ -424,16 +424,16 @@ class Erased(Struct, frozen=True):
 
 
 class Revised(Struct, frozen=True):
-    """A later value of a block that was built on something that was erased."""
+    """A later value of a block, built on erased content."""
 
     value: str
-    # The value itself came from what was erased.
+    # The value itself came from erased content.
     is_erased: bool = False
-    # The texts of the user's messages that stay of those that it came from.
+    # The texts of the user's messages that the value came from and that stay.
     remaining: Sequence[str] = ()
     # The edit that made the value, if its turn stays.
     edit: MemoryEdit | None = None
-    # An undo brought back a value from before what was erased.
+    # An undo brought back a value from before the erased content.
     is_clean: bool = False
     # An undo brought back the later value with this index.
     restores: int | None = None
@@ -442,11 +442,11 @@ class Revised(Struct, frozen=True):
 
 
 class Rebuilt(NamedTuple):
-    """A block without what was erased."""
+    """A block without erased content."""
 
-    # The block's values from the first that was built on what was erased, oldest first.
+    # The block's values from the first one on that was built on erased content, oldest first.
     values: Sequence[str]
-    # The pending edits that may bring back what was erased.
+    # The pending edits that may bring back erased content.
     repeating: Sequence[MemoryEdit]
 
 
@@ -458,21 +458,21 @@ class Rules(Struct, frozen=True):
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
     # Returns the result of pending edits on the blocks as they are now.
     make_block_merge: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
-    # Returns whether a note or hidden round may quote what is gone.
+    # Returns whether a note or hidden round may quote erased content.
     may_quote: Callable[[str, Erased], bool]
-    # Returns a block without what is gone. Its arguments: the block with its last untouched value, its values since,
+    # Returns a block without erased content. Its arguments: the block with its last untouched value, its values since,
     # oldest first, and its pending edits.
     rebuild_block: Callable[[Block, Sequence[Revised], Sequence[MemoryEdit]], Rebuilt]
     # Returns the names of the tools that an exchange has called, also in hidden rounds.
     tools_used: Callable[[Exchange], Sequence[str]]
-    # Returns a step without what its results may quote of what is gone. Its arguments: the step with the results, the
-    # step with their calls, the marks of what is gone.
+    # Returns a step without the results that may quote erased content. Its arguments: the step with the results, the
+    # step with their calls, the marks of the erased content.
     without_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
     # Returns whether an exchange has calls without results.
     has_open_calls: Callable[[Exchange], bool]
 
 
-# -- what passes between export, import and the store
+# -- export and import of a memory
 
 
 class TransferRecord(Struct, frozen=True):
@@ -500,7 +500,7 @@ class ImportedRecord(NamedTuple):
     record: TransferRecord
 
 
-# -- what passes between the readers of a memory and the store
+# -- readers of a memory
 
 
 class Unread(Struct, frozen=True):
@@ -540,7 +540,7 @@ class Learned(Struct, frozen=True):
     dropped: int = 0
 
 
-# -- what passes between embedding and the store
+# -- embedding
 
 
 class Unembedded(Struct, frozen=True):
@@ -548,6 +548,7 @@ class Unembedded(Struct, frozen=True):
 
     # The agent of the memory, with its present numbers.
     agent: Agent
+    # The name of the embedder (`Vector.model`).
     model: str
     # The last number up to which all messages are embedded.
     cursor: int

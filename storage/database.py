@@ -19,7 +19,7 @@ from storage.records import AgentNumbers
 class StoreHealth(Struct, frozen=True):
     """The store's state."""
 
-    # Where an error stops the store, the `status` of the error.
+    # "ok" or "slow"; if an error stops the store, the `status` of the error.
     status: StoreStatus
     # The message of the last failure, retained after recovery.
     error: str | None = None
@@ -45,7 +45,7 @@ class StoreHealth(Struct, frozen=True):
 
 T = TypeVar("T")
 
-# The deadline of the reads of this task that name none, in milliseconds; None: that of the method.
+# The deadline, in milliseconds, of this task's reads that name none; None: the method's own deadline.
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 
@@ -54,7 +54,7 @@ BACKGROUND_READ_MS = 5_000.0
 
 
 def choose_deadline_ms(deadline_ms: float | None) -> float | None:
-    """Returns the milliseconds that a read may take: its own deadline, otherwise that of its task."""
+    """Returns the milliseconds that a read may take: its own deadline, otherwise the deadline of its task."""
     return read_limit_ms.get() if deadline_ms is None else deadline_ms
 
 
@@ -151,14 +151,14 @@ class Connection(Protocol):
         """Returns the first column of the first row; None where there is none."""
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        """Runs the statement. Returns how many rows it touched."""
+        """Runs the statement. Returns the number of rows that it touched."""
 
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool
     ) -> Row | None:
-        """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement reports.
+        """Runs a statement that adds a row or writes nothing. Returns the row's id and the values that it reports.
 
-        is_only_statement: no statement comes before it in the transaction, and none after it if it adds a row.
+        is_only_statement: True if no statement comes before it in the transaction, and none after it if it adds a row.
 
         In SQLite the statement reports the row by `report_row(number, ...)`, which returns the number. A row that the
         statement refuses before that call is not added.
@@ -172,7 +172,7 @@ class Connection(Protocol):
         """
 
     async def lock(self, *agent_rows: int) -> None:
-        """Locks agents' rows, before anything of the agents' is written; SQLite has one writer.
+        """Locks the rows of agents before one of their tables' rows is written; SQLite has one writer.
 
         The lowest row is locked first, as everywhere, so that no two transactions wait for each other.
         """
@@ -257,9 +257,9 @@ class Database(Protocol):
     ) -> Future[T]:
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
-        size_bytes: about what the operation holds while it waits.
-        is_repeatable: the operation may run again if the answer to its commit was lost, since it then finds
-            what it has written.
+        size_bytes: the approximate size of the values that the operation holds while it waits.
+        is_repeatable: True if the operation may run again after the answer to its commit was lost, since it then finds
+            its own writes.
         """
 
     def write_one(self, statement: str, values: Sequence[object]) -> Future[list[Row]]:
@@ -269,10 +269,10 @@ class Database(Protocol):
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Removes what was overwritten from the database's old copies. Returns False if these are still being read."""
+        """Removes overwritten content from the database's old copies. Returns False if one of these is still read."""
 
     def start(self) -> None:
-        """Starts what runs without requests: the check of its health, and listening for other processes."""
+        """Starts the work that needs no request: the check of its health, and listening for other processes."""
 
     def add_listener(self, channel: str, callback: Callable[[str | None], None]) -> None:
         """Calls a function with the notifications of a channel, once this process listens.
@@ -307,10 +307,10 @@ class Database(Protocol):
         """The state of the database. Reading it never waits."""
 
     async def drain(self, timeout_s: float) -> bool:
-        """Waits until every write given to it is on disk; False when that took too long."""
+        """Waits until every submitted write is on disk. Returns False if that takes too long."""
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Drains and closes. What is still waiting after the time fails with Closed. Idempotent."""
+        """Drains and closes. Writes that still wait after the time fail with Closed. Idempotent."""
 
 
 def begin_work(database: Database) -> None:

@@ -38,7 +38,7 @@ StoreStatus = Literal[
 
 
 class StoreError(Exception):
-    """The root. message: what was wrong, what was seen, what to do."""
+    """The root. message: a sentence that says what was wrong, what was seen and what to do."""
 
     status: ClassVar[StoreStatus] = "failing"
 
@@ -95,7 +95,7 @@ class Closed(Unavailable):
 
 
 class Owned(StoreError):
-    """The file belongs to another process. pid, address: the owner's, as far as it has written them."""
+    """The file belongs to another process. pid, address: the owner's; None: the owner has written none."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
         owner = f"process {pid}" if pid else "another process"

@@ -16,7 +16,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class HealthCheck:
-    """Repeats a check of one database. check: uses the database as a request would; the database notes its faults."""
+    """Repeats a check of one database. check: a function that uses the database, which notes its own faults."""
 
     def __init__(self, check: Callable[[], Awaitable[object]], every_s: float) -> None:
         self._check = check

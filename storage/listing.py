@@ -37,10 +37,12 @@ FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 class Page(Struct, Generic[CursorT], frozen=True):
     """A page of a list. Its cursors are numbers of rows, public ids, or numbers of messages."""
 
-    # The cursors between which the page lies, exclusive, in the order asked for; what they name may be gone.
+    # The cursors between which the page lies, exclusive, in the order of the page; their entries may be gone.
     after: CursorT | None = None
     before: CursorT | None = None
+    # The largest number of entries on the page.
     limit: int = 50
+    # The order of the page: the newest entry first, or the oldest.
     newest_first: bool = True
 
     @property
@@ -66,7 +68,9 @@ class RunFilter(Struct, frozen=True):
     agent_row: int | None = None
     conversation_row: int | None = None
     states: Sequence[RunState] = tuple(RunState)
+    # Runs that go on when their client leaves, or the others.
     background: bool | None = None
+    # Why the runs ended.
     stop: str | None = None
 
 
@@ -81,7 +85,7 @@ class RunEntry(Struct, frozen=True):
 
     @property
     def conversation_name(self) -> str:
-        """The name of its conversation, as `Conversation.name`."""
+        """The name of the run's conversation, as `Conversation.name`."""
         return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.conversation_uid
 
 
@@ -91,7 +95,7 @@ class StepEntry(Struct, frozen=True):
     step: RunStep
     # The number of its exchange.
     seq: int
-    # The upstream and model that made it.
+    # The upstream and the model that made the step.
     model: str
     run_uid: str
     agent_uid: str
@@ -236,7 +240,7 @@ class BlockFilter(Struct, frozen=True):
 
 
 class BlockChange(Struct, frozen=True):
-    """A change of a block. What is None stays as it is."""
+    """A change of a block. A field that is None leaves its part as it is."""
 
     value: str | None = None
     label: str | None = None
@@ -247,7 +251,7 @@ class BlockChange(Struct, frozen=True):
     details: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, block: Block) -> Block:
-        """Returns a block as it is after the change; the details are stored apart from it."""
+        """Returns a copy of a block with the change; the details are stored elsewhere."""
         names = ("value", "label", "description", "limit", "read_only")
         return replace(block, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
@@ -261,7 +265,7 @@ class DefinitionDraft(Struct, frozen=True):
     uid: str
     body: dict[str, Any]
     name: str = ""
-    # The row of the memory that it belongs to; 0: none.
+    # The row of the memory that the definition belongs to; 0: none.
     memory_row: int = 0
 
 
@@ -269,9 +273,10 @@ class PassageDraft(Struct, frozen=True):
     """A passage to be saved."""
 
     text: str
-    # Seconds since the epoch.
+    # When the passage was saved, in seconds since the epoch.
     at: float
     tags: Sequence[str] = ()
+    # A program's metadata, which is not searched.
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -310,14 +315,14 @@ class NamedAgent(Struct, frozen=True):
 
 
 class ListedExchange(Struct, frozen=True):
-    """An exchange with its content, active or not, and its place as lists show it."""
+    """An exchange with its content, active or not, and its place in conversation and run as lists show it."""
 
     exchange: Exchange
     # The public id of its conversation.
     conversation_uid: str
     # The client's own id of its conversation.
     key: str | None
-    # The public id of the run that it is a step of.
+    # The public id of the run that the exchange is a step of; None: of none.
     run_uid: str | None
     # The calls that wait, by their ids, where a stored conversation ends with the exchange.
     waiting: dict[str, WaitKind]
@@ -338,7 +343,7 @@ class ConversationEntry(Struct, frozen=True):
 class ConversationFilter(Struct, frozen=True):
     """The conversations that are asked for."""
 
-    # None: of any agent.
+    # The row of the conversations' agent; None: any agent.
     agent_row: int | None = None
     # A part of the summary.
     text: str | None = None
@@ -388,7 +393,7 @@ class FoundMemory(Struct, frozen=True):
     id: int
     uid: str
     scope: Scope
-    # How many it has.
+    # The number of the memory's conversations.
     conversations: int
     # Since when the memory is paused; None: it is not.
     paused_at: float | None
@@ -405,7 +410,7 @@ class UnindexedTexts(Struct, frozen=True):
     summaries: Sequence[tuple[str, str]]
     # Exchanges with such messages: replaced, cancelled and long ones, and exchanges with calls of tools.
     exchanges: Sequence[SourceExchange]
-    # There are no others.
+    # The memory has no other texts that no index has.
     is_complete: bool
 
 
@@ -416,12 +421,14 @@ class SizedMemory(Struct, frozen=True):
     uid: str
     scope: Scope
     created: float
+    # When the last turn ended; None: the memory has no turn.
     last_turn: float | None
+    # The numbers of the memory's conversations and messages, and the bytes of the messages' JSON.
     conversations: int
     messages: int
     bytes: int
+    # The numbers of its blocks, and of its facts that are true.
     blocks: int
-    # Facts that are true.
     facts: int
     # Since when the memory is paused; None: it is not.
     paused_at: float | None
@@ -440,8 +447,10 @@ class SizedConversation(Struct, frozen=True):
     id: int
     uid: str
     key: str | None  # the client's own id
+    # When the first turn began, and when the last one ended.
     begun: float
     last_turn: float
+    # The number of the conversation's messages, and the bytes of their JSON.
     messages: int
     bytes: int
 
@@ -474,7 +483,7 @@ class ExchangeRef(Struct, frozen=True):
 
 
 class SourceExchange(Struct, frozen=True):
-    """An exchange that something came from, with its content."""
+    """An exchange from which a text came, with its content."""
 
     exchange: Exchange
     # The public id of its conversation.
@@ -488,9 +497,9 @@ class ShownBlock(Struct, frozen=True):
 
     block: Block
     changed_at: float
-    # The writer of the last change, as in `Revision.origin`.
+    # The writer of the last change, as `Revision.origin`.
     origin: str
-    # Other memories see it too.
+    # Other memories see the block, too.
     is_shared: bool
 
 
@@ -500,7 +509,7 @@ class ForgetCounts(Struct, frozen=True):
     messages: int
     facts: int
     passages: int
-    # Versions of blocks that came from the target. Versions built on these stay, without the target's words.
+    # Versions of blocks that came from the target. Later versions built on these stay, without the target's words.
     versions: int
     summaries: int
     # Notes in the target, and later notes that may quote the target.
@@ -557,7 +566,7 @@ class PeopleWithWords(Struct, frozen=True):
     is_complete: bool = True
 
 
-# What the audit notes.
+# The actions that the audit notes.
 AuditAction = Literal[
     "login", "login_failed", "logout", "read", "export", "remember", "edit", "undo", "restore", "correct", "mute",
     "always", "forget", "keep", "pause", "link_create", "key_create", "key_revoke", "job_retry", "job_cancel",
@@ -568,9 +577,11 @@ class AuditEntry(Struct, frozen=True):
     """An entry of the audit: one action."""
 
     id: int
+    # When the action was performed.
     at: float
     # The name of a key, `code`, `link` or `command line`.
     actor: str
+    # An `AuditAction`, or the name that an older version gave to an action.
     action: str
     # The uid of a memory, which may be gone.
     memory: str | None
@@ -579,7 +590,7 @@ class AuditEntry(Struct, frozen=True):
 
 
 class ImportOrigin(NamedTuple):
-    """The import that something is from."""
+    """The import from which an entry came."""
 
     format: str
     # When the import began, in seconds since the epoch.
@@ -595,7 +606,7 @@ class StoredImport(Struct, frozen=True):
     format: str
     status: ImportStatus
     created: float
-    # When it has last written.
+    # When the import has last written.
     touched: float
     # JSON, which the store does not read.
     data: dict[str, Any]

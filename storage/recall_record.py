@@ -19,10 +19,10 @@ from typing import Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
-# What was found. `any`: the kind is not known, since the text was not read.
+# The kind of a hit. `any`: the kind is not known, since the text was not read.
 HitKind = Literal["message", "fact", "passage", "any"]
-# Why a hit stayed out of the note: its score was too low; the note was full; the conversation or an earlier note shows
-# it; a chosen hit repeats it; an operator has muted it; another fact has replaced it.
+# The reason for which a hit stayed out of the note, in this order: its score was too low; the note was full; the
+# conversation or an earlier note shows the hit; a chosen hit repeats it; it is muted; another fact has replaced it.
 LeftOutReason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
 # How the search for memory ended. `off`, `nobody`: there was no search.
 RecallOutcome = Literal[
@@ -81,7 +81,7 @@ class RecalledEntry(Struct, frozen=True):
     meaning: float | None = None
     # The tokens that the hit's text takes in the note.
     tokens: int = 0
-    # Why the hit stayed out of the note; "": it went in.
+    # The reason for which the hit stayed out of the note; "": the note has it.
     reason: Literal[""] | LeftOutReason = ""
     is_forgotten: bool = False
 
@@ -109,7 +109,7 @@ class RecallRecord(Struct, frozen=True):
     evicted_tokens: int = 0
     # The time that the gateway added to the request.
     added_ms: float = 0.0
-    # The time from the request to the reply's head; None: there was none.
+    # The time from the request to the reply's head; None: there was no reply.
     first_ms: float | None = None
     # The time from the request to the end of the reply.
     ms: float = 0.0
@@ -142,7 +142,7 @@ def _pack_entry(entry: RecalledEntry) -> EntryRow:
 
 
 def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
-    """Returns the entry of a row. has_scores: False in a selection of the whole memory."""
+    """Returns the entry of a row. has_scores: False for a selection of the whole memory, which was not ranked."""
     rank, code, score, words, meaning, tokens, seq = row
     return RecalledEntry(
         kind=KINDS[code & _KIND_MASK],
@@ -329,7 +329,7 @@ class _Column(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _columns(flags: int, count: int) -> list[_Column]:
-    """Returns the columns of a record in their order. count: how many entries it has."""
+    """Returns the columns of a record in their order. count: the number of its entries."""
     formats = {"code": "B", "rank": "B"}
     if not flags & _IS_SELECTION:
         formats |= {"score": "B", "words": "B"}

@@ -88,10 +88,10 @@ class Agent(Struct, frozen=True):
     id: int
     uid: str
     scope: Scope
-    # The key of its hashes.
+    # The key of the memory's hashes.
     secret: bytes
-    # Rises when something is forgotten, and when the memory is paused or resumed. It begins with 0, or in a shared
-    # database with a random number (`storage/sql/epochs.py`).
+    # A number that rises when something is forgotten, and when the memory is paused or resumed. It begins with 0, or in
+    # a shared database with a random number (`storage/sql/epochs.py`).
     epoch: int
     # The last number that the search index knows.
     indexed_seq: int = 0
@@ -115,7 +115,7 @@ class MemoryVersion(NamedTuple):
 
 
 class AgentNumbers(NamedTuple):
-    """The numbers of an agent's row, by which a process knows whether its cache of the memory is right."""
+    """The numbers of an agent's row, by which a process checks its cache of the memory."""
 
     epoch: int
     next_seq: int
@@ -137,9 +137,9 @@ class Conversation(Struct, frozen=True):
     id: int
     # The public id of the conversation.
     uid: str
-    # The client's own id, unique within the agent; None for one found from its messages.
+    # The client's own id, unique within the agent; None: the conversation is found by its messages.
     key: str | None
-    # Rises with every write to it. (An agent has a `rev` as well, of what its snapshot shows.)
+    # A number that rises with every write to the conversation. (`AgentNumbers.rev` is another number.)
     rev: int = 0
     # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty. (The
     # column is still called `tip`, so that gateways of the version before can serve the same database.)
@@ -147,17 +147,17 @@ class Conversation(Struct, frozen=True):
 
     @property
     def is_empty(self) -> bool:
-        """The conversation is stored and has no exchange yet."""
+        """True if the conversation is stored and has no exchange yet."""
         return self.last_exchange == -1
 
     @property
     def has_stored_path(self) -> bool:
-        """The conversation is stored and has an exchange: its path ends with `last_exchange`."""
+        """True if the conversation is stored and has an exchange: its path ends with `last_exchange`."""
         return self.last_exchange > 0
 
     @property
     def name(self) -> str:
-        """Its name for sends and look-ups: `default` for an agent's own conversation, else its uid."""
+        """The conversation's name for sends and look-ups: `default` for an agent's own conversation, else its uid."""
         return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.uid
 
 
@@ -215,13 +215,17 @@ class Evicted(NamedTuple):
     depth: int
     # The number of atoms that were evicted, from the beginning of the path on.
     offset: int
-    # The tokens of what was evicted.
+    # The tokens of the evicted part.
     tokens: int
-    # The tokens of the window that it no longer fits; a larger one may have room for more.
+    # The tokens of the window that the part no longer fits; a larger window may have room for more.
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
-        """Returns whether this part is too long for a window of so many tokens, too. None: unknown, so it is not."""
+        """Returns whether the part stays out of a window of so many tokens as well.
+
+        context: the tokens of the window; None: unknown, so that only a part that was evicted for another reason stays
+            out.
+        """
         return (ANY_WINDOW if context is None else context) <= self.context
 
 
@@ -231,23 +235,26 @@ class Exchange(Struct, frozen=True):
     # 0 or less: it is not stored yet.
     id: int
     conversation_row: int
+    # The row of the exchange before it on its path; None: the exchange is an opening.
     parent: int | None
+    # The number of exchanges before it on its path.
     depth: int
     # The number of atoms on the path before `inputs`.
     offset: int
     # The atoms of each message that the client sent since the parent's reply (system messages excluded).
     inputs: tuple[tuple[Atom, ...], ...]
-    # The digest of the images and sounds of each of `inputs`, b"" where it has none.
+    # The digest of the images and sounds of each of `inputs`; b"": the message has none.
     media: tuple[bytes, ...]
-    # Atoms of the reply as the client has it; None if it has none (cancelled).
+    # The atoms of the reply as the client has it; None: the request was cancelled before the client had any.
     reply: tuple[Atom, ...] | None
-    # Hash of all atoms up to and including the reply, going on from the parent's.
+    # The hash of all atoms of the path up to the reply, computed from the parent's hash.
     path_hash: bytes
-    # The hash under which a stored reply is looked up: of the reply's text without white space, or of its calls if it
-    # has no text.
+    # The hash under which a stored reply is looked up: that of its text without white space, or of its calls if the
+    # reply has no text.
     reply_key: bytes | None
+    # When the request came.
     begun: float
-    # When a finished request last began with this exchange, repeated it or continued it. (Written late:
+    # When a finished request last began with this exchange, repeated it or continued it. (It is written late:
     # gateway/core/conversation/tree.py.)
     touched: float
     # When a finished exchange ended. (From here on fields have defaults, which a plain turn leaves as they are: it
@@ -255,18 +262,19 @@ class Exchange(Struct, frozen=True):
     ended: float | None = None
     # The characters of the reply's text, without white space.
     size: int = 0
-    # Messages of the whole path, its reply included.
+    # The number of messages on the whole path, the reply included.
     length: int = 0
     # The messages of the exchange are shown and recalled.
     active: bool = False
+    # The number of the first of `inputs` among the numbers of the memory.
     seq: int = 0
     # The number from which on all of the agent's numbers, up to the reply's, belong to this path without a gap.
     gapless_from: int = 0  # column `run`
     # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked directly.
     prior: int | None = None
-    # Note texts by the index of their input message; "": a search found nothing.
+    # The texts of the notes by the index of their input message; "": a search found nothing.
     notes: dict[int, str] = field(default_factory=dict)
-    # The row of the memory section that its path was sent with.
+    # The row of the memory section that was sent with the path.
     section: int | None = None
     # Memory edits were made in this exchange.
     edits: bool = False
@@ -293,11 +301,12 @@ class Exchange(Struct, frozen=True):
     # that decide it are in docs/architecture.md ("Where is a redaction decided").
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
+    # Another exchange has taken its place.
     superseded: bool = False
-    # A later request with a new user message went on from it.
+    # A later request with a new user message continued the exchange.
     continued: bool = False
-    # Why the exchange's memory edits were merged into the blocks: "carried" (it was continued), "idle"; "":
-    # they were not.
+    # Why the exchange's memory edits were merged into the blocks: "carried" (the exchange was continued) or "idle"; "":
+    # they were not merged.
     merged: str = ""
 
     @property
@@ -358,7 +367,7 @@ def place_exchange(exchange: Exchange, id: int, seq: int) -> Exchange:
 
 
 def make_tombstone(exchange: Exchange) -> Exchange:
-    """Returns the tombstone of an exchange: its place and its hashes, without its content and without quotations."""
+    """Returns the tombstone of an exchange: its position and its hashes, without content and without quotations."""
     return replace(
         exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None, size=0,
         evicted=None, input=None, shown_reply=None, full_reply=None, has_full_reply=False,
@@ -374,13 +383,15 @@ class Block(Struct, frozen=True, eq=False):
     value: str
     # The most characters that the value may have, which every write keeps to.
     limit: int
+    # Models and agents cannot change the value.
     read_only: bool = False
+    # The number of the present value; each write raises it by one.
     version: int = 1
-    # The block's public id, which follows from the id; "" for one that is not stored, or was read for a turn.
+    # The block's public id, which follows from the id; "": the block is not stored, or was read for a turn.
     uid: str = ""
 
     def __eq__(self, other: object) -> bool:
-        """Compares all but the uid, which only some readings have."""
+        """Compares all fields but the uid, which only some reads fill in."""
         return isinstance(other, Block) and _BLOCK(self) == _BLOCK(other)
 
 
@@ -388,14 +399,16 @@ class Revision(Struct, frozen=True):
     """A value that a block had."""
 
     version: int
-    # The version that an undo brought back.
+    # The version that an undo brought back; None: the value was written otherwise.
     restores: int | None
+    # When the value was written.
     at: float
-    # The writer of the value: `default`, `tool:<call>`, `undo`, `forget`, or a name of the writer's own; `-`: the value
-    # was forgotten.
+    # The writer of the value: `default`, `tool:<call>`, `undo`, `forget`, or a name that the writer chose; `-`: the
+    # value was forgotten.
     origin: str
+    # The row of the exchange in which the value was written; None: it was written in no exchange.
     exchange_row: int | None
-    # The exchanges that the value came from.
+    # The rows of the exchanges that the value came from.
     sources: tuple[int, ...]
     value: str
 
@@ -416,7 +429,7 @@ class EditState(StrEnum):
     # Its turn is not confirmed.
     PENDING = "pending"
     MERGED = "merged"
-    # It was impossible when its turn was confirmed.
+    # The edit was impossible when its turn was confirmed.
     DROPPED = "dropped"
 
 
@@ -492,9 +505,9 @@ class Passage(Struct, frozen=True):
     seq: int
     text: str
     at: float
-    # The exchanges that the fact came from, if the read asked for them.
+    # The rows of the exchanges that the passage came from, if the read asked for them.
     sources: tuple[int, ...] = ()
-    # The file that it is a part of.
+    # The row of the file that the passage is a part of; None: it is a part of no file.
     file: int | None = None
     tags: tuple[str, ...] = ()
     # A program's metadata, which is not searched.
@@ -517,15 +530,15 @@ class Message(Struct, frozen=True, eq=False):
     conversation_row: int
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
-    # One of message, passage, fact, muted: a fact that is not shown.
+    # The kind of text: message, passage, fact, or muted (a fact that is not shown).
     source: str = "message"
-    # Seq of the message before it in its conversation.
+    # The number of the message before it in its conversation; None: there is none, or it was not asked for.
     previous: int | None = None
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
     # The tags of a passage, where they were asked for.
     tags: tuple[str, ...] = ()
-    # (text, line) where the line was asked for; a copy with another text has it no more.
+    # The text and its `line`, once the line was asked for; a copy with another text ignores the pair.
     _line: tuple[str, str] | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -554,25 +567,25 @@ class Fact(Struct, frozen=True):
     seq: int
     text: str
     about: str
-    # When it was learned.
+    # When the fact was learned.
     at: float
-    # The time of its message.
+    # The time of the message that states the fact.
     valid_from: float
-    # The exchange of its message.
+    # The row of that message's exchange; None: no message states the fact.
     exchange_row: int | None = None
-    # All exchanges that it may quote.
+    # The rows of all exchanges that the fact may quote.
     sources: tuple[int, ...] = ()
-    # Since when the fact is no longer true; None: it is.
+    # Since when the fact is no longer true; None: it is true.
     ended_at: float | None = None
-    # The number of the fact that is true instead.
+    # The number of the fact that is true instead; None: there is none.
     successor: int | None = None
-    # Who stated the fact: learned, model, operator, person or import.
+    # The source of the fact: learned, model, operator, person or import.
     origin: str = "learned"
     # The fact is left out of notes, search tools and summaries.
     muted: bool = False
     # The fact always holds for the user, and the memory section shows it.
     standing: bool = False
-    # A person took the fact back: it was a correction, and the next one says again what it had replaced.
+    # The fact was a correction that was undone: the fact after it repeats the text that the correction had replaced.
     taken_back: bool = False
 
 
@@ -593,7 +606,7 @@ class StandingFact(Struct, frozen=True):
 
     seq: int
     text: str
-    # When it was stated.
+    # When the fact was stated.
     at: float
     # An operator or the person has written it. (A learned fact that is ticked does not count.)
     is_asked: bool = False
@@ -616,7 +629,7 @@ class Near(Struct, frozen=True):
     """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
 
     seqs: NDArray[np.int64]
-    # In whatever measure: the nearer, the greater.
+    # The similarity of each message to the query, in the embedder's measure: the nearer, the greater.
     similarity: NDArray[np.float64]
     # The standard deviations by which each similarity is above a mean: that of texts which have nothing to do with the
     # query, or of all messages that have a vector. The higher mean counts, and the larger deviation. Zeros where such

@@ -1,4 +1,4 @@
-"""Parameters and results of the transactions of runs: what a send to a stored conversation reads and writes."""
+"""Parameters and results of the transactions of runs, in which a send to a stored conversation reads and writes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class StepOpen(Struct, frozen=True):
     abandoned: Exchange | None = None
     # A refused exchange that the step replaces, in its new state.
     replaced: Exchange | None = None
-    # The stored request of an accepted run without its messages, which are in the exchange now; None: it has none.
+    # The stored request of an accepted run without its messages, which are in the exchange now; None: there is none.
     request: bytes | None = None
     # The end of the run, where it ends with this step and the exchange has no reply.
     end: RunEnd | None = None
@@ -90,16 +90,16 @@ class StepEnd(Struct, frozen=True):
     # The exchange of the step, complete.
     exchange: Exchange
     step: RunStep
-    # The results of its calls, as in `RunEnd`.
+    # The results of the step's calls, as in `RunEnd`.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
     # The part of a memory that was read, where the run ends well.
     reading: ReadSpan | None = None
-    # Runs that its end makes due; an agent that reads already is left out.
+    # The runs that the step's end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
     # The message of the error that ended the run and its HTTP status, or "" and 0.
     error_message: str = ""
     error_status: int = 0
-    # Makes the note of the step's recall, without side effects; None: it has none.
+    # Makes the record of the step's recall, without side effects; None: the step has none.
     recall: Callable[[], RecallRow] | None = None
     # The attempt that performs the run, and alone may write it; None: no job does.
     job: Job | None = None

@@ -21,7 +21,7 @@ class RunState(StrEnum):
 class RunTextKind(StrEnum):
     """The kind of a text of a run. Statements that choose texts, as to erase them, name these kinds as text."""
 
-    # What was sent: its messages until they are in exchanges, then its options alone.
+    # The request of the send: with its messages until they are in exchanges, then its options alone.
     REQUEST = "request"
     # How the messages of the run are listed, which its send chose.
     LISTING = "listing"
@@ -41,7 +41,7 @@ class RunTextKind(StrEnum):
     RESPONSE = "response"
     # The name of a turn that a response has begun.
     TURN = "turn"
-    # What became of an attempt to call the client back.
+    # The result of an attempt to call the client back.
     CALLBACK = "callback"
     # The error that ended the run: its message (seq 0) and its HTTP status (seq 1).
     ERROR = "words"
@@ -84,7 +84,7 @@ class Run(Struct, frozen=True):
     steps: int = 0
     # The tokens of all steps so far.
     counts: TokenCounts = TokenCounts()
-    # When the run's first exchange began. Until it has one: when the exchange with the calls that it answers began.
+    # When the run's first exchange began; while the run has none, when the exchange began whose calls it answers.
     begun: float | None = None
     ended: float | None = None
     # Keyed hash of the send's own id; the newest run of a send that came twice has it.
@@ -99,8 +99,8 @@ class Run(Struct, frozen=True):
         return self.state not in (RunState.CREATED, RunState.RUNNING)
 
 
-# What a call waits for before its run goes on: a person's approval, the client's result, or the approval of another
-# call of the same reply ("held").
+# The event that a call waits for before its run goes on: a person's approval, the client's result, or the approval of
+# another call of the same reply ("held").
 WaitKind = Literal["approval", "client", "held"]
 
 
@@ -115,11 +115,11 @@ class RunStep(Struct, frozen=True):
     begun: float
     ended: float | None = None
     counts: TokenCounts = TokenCounts()
-    # Why the run ended with it; None: it went on.
+    # Why the run ended with the step; None: the run went on.
     stop: str | None = None
-    # "positive" or "negative", as it was rated.
+    # The rating of the step: "positive" or "negative"; None: it was not rated.
     feedback: str | None = None
-    # The class of what went wrong, never words.
+    # The class of the step's error, never its message.
     error: str | None = None
     # The calls that wait, by their ids.
     waiting: dict[str, WaitKind] = field(default_factory=dict)

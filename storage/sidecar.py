@@ -176,7 +176,7 @@ def _has_access(path: str, mode: int) -> bool:
 
 
 def _make_access_error(action: str, path: str) -> ReadOnly:
-    """Returns the error for what this account may not do. action: with a verb."""
+    """Returns the error for an action that this account may not perform. action: a verb with its object."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return ReadOnly(
             f"It is not possible to {action}: its file system is read-only. Mount it for writing, or name "

@@ -54,7 +54,7 @@ SHOWN_COUNTERS: Final = (
     "cost",  # in billionths of the currency
     "unpriced_tokens",
 )
-# All, in the order in which they stand in a row. A limit on the requests of a day or a month counts `answered`: those
+# All counters, in their order in a row. A limit on the requests of a day or a month counts `answered`: the requests
 # that a model answered, in full or in part, and those that ask no model. The daily budget of background calls does not
 # count `question_tokens`, the part of them by which memory is searched.
 COUNTERS: Final = (*SHOWN_COUNTERS, "answered", "question_tokens")
@@ -64,7 +64,7 @@ UsageRow = tuple[UsageKey, Sequence[int]]
 
 
 class UsagePart(Struct, frozen=True):
-    """A part of what a process has counted."""
+    """A part of the counts of one process."""
 
     # A name that only this process has.
     process: str
@@ -83,7 +83,7 @@ def add_counters(sums: list[int], counters: Sequence[int]) -> None:
 
 
 def sum_rows(rows: Iterable[UsageRow]) -> list[UsageRow]:
-    """Returns rows with the sums of those of each key, in the order of keys."""
+    """Returns one row for each key, with the sums of the key's rows, in the order of the keys."""
     sums: dict[UsageKey, list[int]] = {}
     for key, counters in rows:
         add_counters(sums.setdefault(key, [0] * len(COUNTERS)), counters)

@@ -14,7 +14,7 @@ from adapters.types import Json
 
 
 def place_marks(claude_request: Json, ttl: str | None) -> None:
-    """Marks a request in which the client has marked nothing. ttl: None is the provider's default, five minutes."""
+    """Marks a request without marks of the client. ttl: the marks' lifetime; None: the provider's, five minutes."""
     mark: Json = {"type": "ephemeral"}
     if ttl is not None:
         mark["ttl"] = ttl

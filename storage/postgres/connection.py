@@ -60,7 +60,7 @@ CACHED_STATEMENTS = 1024
 
 
 class RawConnection(Protocol):
-    """As much of asyncpg's connection as the store uses. timeout: in seconds, for this call."""
+    """The part of asyncpg's connection that the store uses. timeout: the seconds that a call may take."""
 
     async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Row]: ...
     async def fetchrow(self, query: str, *args: object) -> Row | None: ...

@@ -22,7 +22,7 @@ class _RollBack(Exception):
 
 
 async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> ServerFindings:
-    """Inspects a database. listen_target: where notifications are to arrive. Raises: StoreError."""
+    """Inspects a database. listen_target: the target at which notifications arrive. Raises: StoreError."""
     raw = await connect(target)
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]

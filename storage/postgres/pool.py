@@ -178,7 +178,7 @@ class ConnectionPool:
             self._waiting.hand_over(None)
 
     def release(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
-        """Ends the use of a connection, and hands it to the first that waits. is_bulk: as it was acquired."""
+        """Ends the use of a connection, and hands it to the first that waits. is_bulk: the value given to `acquire`."""
         if is_bulk:
             self._free_bulk()
         if raw not in self._open or raw.is_closed():

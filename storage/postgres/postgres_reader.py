@@ -43,7 +43,7 @@ class PostgresReader:
             return await self._read(operation, None, self._limits.long_s)
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
-        """Reads. default_s: how long the read may take if it has no deadline."""
+        """Runs a read. default_s: the seconds that the read may take if it has no deadline."""
         limit_ms = choose_deadline_ms(deadline_ms)
         timeout_s = default_s if limit_ms is None else limit_ms / 1000
         try:

@@ -83,7 +83,7 @@ class PostgresWriter:
         return len(self._sizes)
 
     def begin(self, write: PostgresWrite[T], size: int = 0) -> asyncio.Future[T]:
-        """Begins a write, and returns its result to come. size: the bytes that it holds. Raises: Unavailable."""
+        """Begins a write, and returns the future of its result. size: the bytes that it holds. Raises: Unavailable."""
         if self.is_closing:
             raise Closed(f"{self._name} is closed")
         self._pool.server.check()

@@ -213,7 +213,7 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 
 
 def _remove_messages(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
-    """Returns a blob without some of its messages. is_removed: by slot."""
+    """Returns a blob without some of its messages. is_removed: for each slot whether its message is left out."""
     import numpy as np
 
     documents = np.where(is_removed, np.zeros((), make_document_type()), blob.documents)
@@ -258,7 +258,7 @@ class OpenBlob(NamedTuple):
         return np.frombuffer(self.data, "<u4", self.entries, _PREFIX)
 
     def has_all(self, hashes: Sequence[int]) -> bool:
-        """Returns whether the blob has all of some terms, in one message or in several. hashes: the terms'."""
+        """Returns whether the blob has all terms, in one message or in several. hashes: the hashes of the terms."""
         import numpy as np
 
         own, wanted = self.hashes, np.array(hashes, np.uint32)

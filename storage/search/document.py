@@ -207,7 +207,7 @@ def _measure_head(text: str) -> int:
 
 
 def _make_flags(document: Indexable, words: Sequence[str], terms: Sequence[str]) -> int:
-    """Returns the flags of a message. words, terms: of its text, function words among the words."""
+    """Returns the flags of a message. words, terms: the words of its text with function words, and its terms."""
     flags = PRESENT | (USER if document.role == "user" else 0)
     text = document.text[:_DOCUMENT_CHARS].strip()
     if len(text) <= _QUESTION_CHARS:

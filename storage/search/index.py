@@ -147,7 +147,7 @@ class Index:
         self._names = _sort_column([remaining, name_rows << HASH_SHIFT | names >> HASH_SHIFT])
 
     def make_layout(self, tail: Tail, skip: range) -> IndexLayout:
-        """Returns the layout with the messages of a tail in their rows. skip: numbers of those that are left out."""
+        """Returns the layout with the messages of a tail in their rows. skip: the numbers of messages to leave out."""
         layout = self.layout
         known_count = len(layout.tail_rows) if tail is layout.tail else 0
         if new_documents := tail.documents[known_count:]:
@@ -156,7 +156,7 @@ class Index:
         return layout
 
     def list_occurrences(self, hashes: Collection[int], postings: Postings) -> list[NDArray[np.uint64]]:
-        """Returns the occurrences of each term. postings: those in segments."""
+        """Returns the occurrences of each term. postings: the terms' occurrences in segments."""
         import numpy as np
 
         bounds = _make_bounds(hashes)
@@ -289,5 +289,5 @@ def _cut_slices(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[
 
 
 def _remove_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Returns the occurrences that are in none of some chunks. mask: those of `Index._make_chunk_mask`."""
+    """Returns the occurrences that are in none of some chunks. mask: the chunks, by `Index._make_chunk_mask`."""
     return column[~mask[(column & LOW_HALF) >> _CHUNK_SHIFT]] if len(column) else column

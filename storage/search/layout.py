@@ -70,7 +70,7 @@ class Lengths:
             self.other_logs += sign * log
 
     def with_replaced(self, before: Lengths, after: Lengths) -> Lengths:
-        """Returns the sums where some rows have changed. before, after: the sums over these."""
+        """Returns the sums after a change of some rows. before, after: the sums over these rows."""
         count = self.count - before.count + after.count
         if not count:
             return Lengths()
@@ -167,7 +167,7 @@ class IndexLayout:
             setattr(self, name, old + array(old.typecode, bytes(CHUNK * len(chunks) * old.itemsize)))
 
     def put_indexed(self, positions: Sequence[int], documents: NDArray[Any]) -> None:
-        """Puts documents into the rows of some chunks. documents: as the index has them now, by [chunk, slot]."""
+        """Puts documents into the rows of some chunks. documents: the index's present documents, by [chunk, slot]."""
         import numpy as np
 
         self._remove_tail()
@@ -182,7 +182,7 @@ class IndexLayout:
         self._update_weights()
 
     def put_tail(self, tail: Tail, skip: range) -> None:
-        """Puts the messages of a tail into their rows, which `make_room` has made. skip: numbers that are left out."""
+        """Puts the messages of a tail into their rows, which `make_room` has made. skip: the numbers to leave out."""
         left_out: list[int] = []
         row_count = len(self.tail_rows)
         if skip and skip.start <= tail.last_seq:  # a request mostly shows the last messages
@@ -321,5 +321,5 @@ class IndexLayout:
 
 
 def list_seqs(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:
-    """Returns the numbers of the messages in some rows. chunks: the layout's."""
+    """Returns the numbers of the messages in some rows. chunks: the chunks of the layout."""
     return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]

@@ -293,7 +293,7 @@ def _mix_looks(first: list[int], second: list[int]) -> list[int]:
 
 
 def _fill_room(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
-    """Returns the first `limit` rows, and as many of the next as it takes to fill the room. room: tokens."""
+    """Returns the first `limit` rows, and as many of the next as it takes to fill a room of `room` tokens."""
     filled, lengths = 0.0, layout.length
     for count, row in enumerate(ranked):
         if count >= limit and filled >= room:

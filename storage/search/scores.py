@@ -465,7 +465,7 @@ def _hold_back_small_talk(
 
 
 def _find_distinct(bins: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the distinct ones of some bins, in order, and for each bin its index there. count: of all bins."""
+    """Returns the distinct bins in order, and for each bin its index among them. count: the number of all bins."""
     import numpy as np
 
     is_there = np.zeros(count, bool)

@@ -209,7 +209,7 @@ def _sort_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
 
 
 def _make_buckets(number: int, entries: NDArray[np.uint64]) -> list[bytes]:
-    """Returns the buckets of a segment. entries: as `_sort_entries` returns them."""
+    """Returns the buckets of a segment. entries: the entries in the order of `_sort_entries`."""
     import numpy as np
 
     hashes = (entries >> np.uint64(_HASH_SHIFT)).astype("<u4")
@@ -325,7 +325,7 @@ def _read_entry_count(data: bytes, kind: int, number: int) -> int:
 
 
 def find_uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
-    """Returns, as ranges, the chunks up to the last one that no segment has. numbers: of the segments, ascending."""
+    """Returns ranges of the chunks up to the last one that no segment has. numbers: the segments', ascending."""
     begin = 0
     gaps: list[range] = []
     for number in numbers:

@@ -81,7 +81,7 @@ class JoinedVectors(Struct, frozen=True):
 
 
 def join(chunks: Sequence[VectorRows]) -> JoinedVectors:
-    """Returns the vectors of all chunks. chunks: of one dimension, one at least."""
+    """Returns the vectors of all chunks. chunks: at least one chunk; all have one dimension."""
     import numpy as np
 
     numbers = np.concatenate([chunk.numbers for chunk in chunks])
@@ -189,7 +189,7 @@ def _read_vectors(blob: bytes) -> dict[int, bytes]:
 
 
 def _pack(chunk: int, vector_bytes: int, vectors: Mapping[int, bytes]) -> bytes:
-    """Returns the blob of these vectors, by slot. vector_bytes: of one vector."""
+    """Returns the blob of these vectors, by slot. vector_bytes: the size of one vector."""
     slots = sorted(vectors)
     n = len(slots)
     header = _HEADER.pack(_MAGIC, _VERSION, chunk, vector_bytes // _NUMBER_BYTES, n)

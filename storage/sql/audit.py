@@ -65,7 +65,7 @@ class Audit(StoreGroup):
     async def list_of_memory(
         self, connection: Connection, memory: str, actions: Sequence[str], *, limit: int
     ) -> Sequence[AuditEntry]:
-        """Returns what was done last to a memory, the newest first. memory: its uid. actions: the kinds that count."""
+        """Returns the last actions on a memory, the newest first. memory: its uid. actions: the kinds of actions."""
         rows = await connection.fetch_rows(SQL["audit_of_memory"], (memory, limit, [*actions]))
         return [AuditEntry(*row) for row in rows]
 

@@ -24,7 +24,7 @@ SQL = load("conversation_locks.sql")
 
 
 class ConversationLocks(StoreGroup):
-    """The locks as one process sees them. now: seconds since the epoch; None: by the database's own clock."""
+    """The locks of conversations in one process. now: a clock, in seconds since the epoch; None: the database's."""
 
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:
         super().__init__(database)

@@ -49,7 +49,7 @@ async def ensure_shared_blocks(
 async def _add_missing(
     connection: Connection, statement: str, owner: tuple[object, ...], blocks: Iterable[Block], at: float
 ) -> None:
-    """Adds those of some blocks that their owner lacks. owner: the statement's first values."""
+    """Adds the blocks that their owner lacks. owner: the first values of the statement."""
     for block in blocks:
         values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
         id = await connection.fetch_value(SQL[statement], values)

@@ -124,7 +124,7 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
 
 
 async def _erase_facts(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of facts that were named, came from what is gone, or are too old. after: a row."""
+    """Erases a page of facts that were named, came from erased content, or are too old. after: the last row done."""
     rows = await _read_sourced(connection, "facts_of", work.agent_row, after)
     targeted = {row.id for row in rows if row.seq in work.target.facts}
     if work.target.imported is not None and rows:
@@ -190,7 +190,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 
 
 async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
-    """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
+    """Empties the edits that would add these texts when their turns are confirmed. texts: texts in small letters."""
     emptied: list[EditKey] = []
     for exchange_row, call_id, arguments in await connection.fetch_rows(SQL["edits_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
@@ -252,7 +252,7 @@ async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int)
 async def _rebuild_all(
     connection: Connection, work: ErasingWork, texts: Collection[str] = frozenset()
 ) -> None:
-    """Rebuilds blocks. texts: what is gone as well, in small letters."""
+    """Rebuilds blocks. texts: further texts that are erased, in small letters."""
     for block_row, owner in await _load_blocks_seen(connection, work):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
             await _erase_copies(connection, work, block_row, owner)

@@ -29,7 +29,7 @@ SQL = load("forget.sql")
 
 
 async def erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
+    """Erases a page of the target's exchanges. after: the number of named messages and exchanges that are done."""
     agent_row, target = work.agent_row, work.target
     # The whole memory may have been forgotten meanwhile.
     if await find_agent_by_id(connection, agent_row) is None:

@@ -288,7 +288,7 @@ async def add_planned_exchange(
 async def add_exchange(
     connection: Connection, agent_row: int, exchange: Exchange, recall: RecallRow | None = None
 ) -> AddedExchange:
-    """Adds an exchange that was decided in this transaction. recall: is stored with it."""
+    """Adds an exchange that was decided in this transaction. recall: the record of its recall; None: none."""
     row = await connection.fetch_row(
         SQL["exchange_add"],
         (*make_row_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),

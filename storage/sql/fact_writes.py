@@ -138,7 +138,7 @@ async def mark_unlearned(
 
 
 async def find_equal(connection: Connection, agent_row: int, key: bytes) -> int | None:
-    """Returns the row of the true fact with this key. key: as `hash_key` returns it."""
+    """Returns the row of the true fact with this key. key: the hash that `hash_key` returns."""
     return await connection.fetch_value(SQL["same"], (agent_row, key))
 
 

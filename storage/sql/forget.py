@@ -282,7 +282,7 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
 async def _run_step(
     connection: Connection, id: int, rules: Rules, cursor: _Cursor | None, now: float, reading: GoneReading
 ) -> _StepOutcome:
-    """Runs one transaction of a forgetting. cursor: where it begins; None: with the first phase of its target."""
+    """Runs one transaction of a forgetting. cursor: the end of the last one; None: this is the first one."""
     row = await connection.fetch_row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
         return _StepOutcome(None, agent_row=0)

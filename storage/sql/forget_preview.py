@@ -153,7 +153,7 @@ class ForgetPreviews(StoreGroup):
     async def _count_content(
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
-        """Returns how much would be erased with all of a target but its versions. messages: as in `count`."""
+        """Returns how much would be erased with a target but for its versions. messages: the number of its messages."""
         erased = await _load_erased(connection, agent_row, target)
         texts = await _read_named_texts(connection, agent_row, target)
         content = _Content(erased, texts, target.messages, target.versions)
@@ -301,7 +301,7 @@ class ForgetPreviews(StoreGroup):
     async def _count_notes(
         self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
     ) -> _Notes:
-        """Finds the notes that would be erased with exchanges. has_blocks: blocks change as well."""
+        """Finds the notes that would be erased with exchanges. has_blocks: True if blocks change as well."""
         if not beginnings:
             return _Notes()
         if sum(beginning.exchanges for beginning in beginnings) > _MAX_EXCHANGES:
@@ -395,7 +395,7 @@ async def _find_beginnings(connection: Connection, erased: _Target) -> Sequence[
 
 
 async def _read_facts(connection: Connection, going: Sequence[object], limit: int | None) -> ErasedFacts:
-    """Returns the newest facts that go. going: the parameters of statements. limit: None: all are read."""
+    """Returns the newest facts that go. going: the parameters of statements. limit: the most facts; None: all."""
     count = await connection.fetch_value(SQL["fact_count"], going)
     most = count if limit is None else min(count, limit)
     rows = await connection.fetch_rows(SQL["facts"], (*going, most)) if most else []

@@ -65,7 +65,7 @@ class ForgetTargets(StoreGroup):
     async def list_inactive(
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
-        """Returns memories that began and had their last turn before a time. prefix: of their subjects."""
+        """Returns memories that began and had their last turn before a time. prefix: how their subjects begin."""
         return await load_column(connection, SQL["inactive_before"], (before, prefix, limit))
 
     @reads

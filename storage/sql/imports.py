@@ -183,7 +183,7 @@ class Imports(StoreGroup):
 
     @reads
     async def count_known_facts(self, connection: Connection, agent: Agent, keys: Sequence[str]) -> int:
-        """Returns how many of these facts are there, or were forgotten alone. keys: as in `LearnedFact`."""
+        """Returns how many facts are stored or were forgotten alone. keys: their keys, as in `LearnedFact`."""
         return sum([await is_fact_known(connection, agent, key) for key in keys])
 
     async def pass_over(self, agent_row: int, now: float) -> None:

@@ -338,13 +338,13 @@ class Jobs(StoreGroup):
     # -- transactions -------------------------------------------------------------------------------------------------
 
     async def _write_and_wake(self, operation: Operation[T], *kinds: str) -> T:
-        """Writes, and calls the watchers. kinds: of the jobs that may begin then; none: any."""
+        """Writes, and calls the watchers. kinds: the kinds of the jobs that may begin then; without any, all."""
         return await self._await_write(self._database.bulk_write(operation), partial(self.wake, *kinds))
 
     async def _end_attempt(
         self, job: Job, error: str | None, delay_s: float | None, tries: int
     ) -> JobOutcome:
-        """Ends an attempt. Returns the outcome. delay_s: None: the job is dead."""
+        """Ends an attempt. Returns the outcome. delay_s: the seconds until the next attempt; None: the job is dead."""
 
         async def write(connection: Connection) -> JobOutcome:
             epoch = await lock_epoch_of_jobs(connection, job.agent_row)

@@ -23,7 +23,7 @@ _MAX_KEYS = 1024
 
 
 class KeyUses:
-    """Records the uses of keys. now: seconds since the epoch."""
+    """Records the uses of keys. now: a clock, in seconds since the epoch."""
 
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self._database = database

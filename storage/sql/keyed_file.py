@@ -25,7 +25,7 @@ def was_keyed(database: str | Path) -> bool:
 
 
 def update_keyed_file(path: str, *, is_keyed: bool) -> None:
-    """Makes the file of a database, or removes it. path: of the database, resolved."""
+    """Makes the file of a database, or removes it. path: the resolved path of the database."""
     # Where the file cannot be written, the database alone shows that there are keys.
     with contextlib.suppress(OSError, Unavailable):
         if is_keyed == has_sidecar(path, KEYED):

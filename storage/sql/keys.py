@@ -304,7 +304,7 @@ class Keys(StoreGroup):
         return bool(await connection.fetch_value(SQL["key_any_metrics"]))
 
     def _note_created(self, *, demands_key: bool = True) -> None:
-        """Notes that a key was created. demands_key: callers of the API need one from now on."""
+        """Notes that a key was created. demands_key: True if callers of the API need a key from now on."""
         if demands_key:
             self._has_key = True
             self._update_keyed_file()

@@ -38,7 +38,7 @@ class Links(StoreGroup):
     async def create(
         self, agent_row: int, key_id: int, expires_at: float, rights: Sequence[str], now: float
     ) -> str:
-        """Returns the token of a new link to a memory. key_id: of the gateway key that makes it; 0: there are none."""
+        """Returns the token of a new link to a memory. key_id: the id of the gateway key that makes it; 0: no key."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._add_link(
             digest_secret(token), (agent_row, key_id, expires_at, orjson.dumps(list(rights)).decode()), now

@@ -151,7 +151,7 @@ class CachedMemory:
     async def read_changes(
         self, connection: Connection, current: AgentNumbers, rules: Rules
     ) -> MemoryChanges:
-        """Reads what has changed since `self.numbers`, for `apply`. current: the numbers as they are now."""
+        """Reads the changes since `self.numbers`, for `apply`. current: the agent's present numbers."""
         before, indexed = self.numbers, current.indexed_seq
         has_same_stamp = before is not None and before.stamp == current.stamp
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed

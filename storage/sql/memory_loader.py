@@ -99,7 +99,7 @@ class MemoryLoader:
     async def _read_memory(
         self, agent: Agent, current: AgentNumbers, deadline_ms: float
     ) -> CachedMemory | None:
-        """Returns the whole memory; None if it is gone. current: the agent's numbers as they are now."""
+        """Returns the whole memory; None if the agent is gone. current: the agent's present numbers."""
 
         async def read(connection: Connection) -> CachedMemory | None:
             # The current numbers may be older than the database, if a copy was restored into it.

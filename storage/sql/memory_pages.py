@@ -244,7 +244,7 @@ class MemoryPages(StoreGroup):
     async def load_short_exchanges(
         self, connection: Connection, agent_row: int, ids: Sequence[int], max_bytes: int
     ) -> dict[int, ShownExchange]:
-        """Returns some exchanges by their rows. max_bytes: longer ones, as they are stored, are left out."""
+        """Returns some exchanges by their rows. max_bytes: the size above which a stored exchange is left out."""
         rows = await load_rows(connection, SQL["short_exchanges"], ids, agent_row, max_bytes)
         return {shown_exchange.exchange.id: shown_exchange for shown_exchange in make_shown_exchanges(rows)}
 
@@ -298,7 +298,7 @@ class MemoryPages(StoreGroup):
 
     @long_reads
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
-        """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
+        """Returns the newest texts of a memory that no index has. next_seq: the memory's next number."""
         blocks = await load_blocks(connection, agent_row)
         ids = [block.id for block in blocks]
         versions = await load_rows(connection, SQL["earlier_versions"], ids, _MAX_UNINDEXED + 1)

@@ -92,7 +92,7 @@ class MoveSource(StoreGroup):
 
     @long_reads
     async def list_definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
-        """Returns a page of tools, servers and identities. after: the `id` with which the page before ends."""
+        """Returns a page of tools, servers and identities. after: the last `id` of the page before."""
         return [
             MovedDefinition(*row)
             for row in await connection.fetch_rows(SQL["definitions"], (after, PAGE_ROWS))
@@ -100,7 +100,7 @@ class MoveSource(StoreGroup):
 
     @long_reads
     async def list_blocks(self, connection: Connection, after: int) -> list[MovedBlock]:
-        """Returns a page of the blocks that no memory owns. after: the `id` with which the page before ends."""
+        """Returns a page of the blocks that no memory owns. after: the last `id` of the page before."""
         blocks = []
         for row in await connection.fetch_rows(SQL["blocks"], (after, PAGE_ROWS)):
             id, project, profile, label, description, limit, read_only, uid, body = row

@@ -57,7 +57,7 @@ class MoveTarget(StoreGroup):
 
     @reads
     async def list_agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
-        """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
+        """Returns a page of the memories that were moved here, the oldest first. source: the id of their database."""
         rows = await connection.fetch_rows(
             SQL["memories_from"], (MarkKind.MOVED_FROM, source, after, PAGE_ROWS)
         )
@@ -79,7 +79,7 @@ class MoveTarget(StoreGroup):
     async def put_usage(
         self, connection: Connection, rows: Sequence[UsageRow], keys: Mapping[int, int]
     ) -> None:
-        """Adds the counters that are missing here. keys: the numbers of gateway keys here, by those in the source."""
+        """Adds the counters that are missing here. keys: number of a gateway key in the source -> its number here."""
         for usage_key, counters in rows:
             placed = usage_key._replace(key=keys.get(usage_key.key, 0))
             await connection.run(SQL["usage_put"], (*placed, *counters))

@@ -111,7 +111,7 @@ def collect_origins(versions: Iterable[BlockVersion], erased: Collection[int]) -
 
 
 def list_line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
-    """Returns the exchanges that each line of a block came from. versions: of the block, oldest first."""
+    """Returns the exchanges that each line of a block came from. versions: the block's versions, oldest first."""
     sources: dict[str, set[int]] = {}
     lines_before = frozenset[str]()
     for version in versions:

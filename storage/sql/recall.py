@@ -391,7 +391,7 @@ class Recall(StoreGroup):
 
 
 def _split_into_pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:
-    """Yields the numbers in pages of `rank.MAX_HITS`. first: the length of an additional first page; 0 for none."""
+    """Yields the numbers in pages of `rank.MAX_HITS`. first: the length of an additional first page; 0: none."""
     if first:
         yield seqs[:first]
     for start in range(first, len(seqs), rank.MAX_HITS):

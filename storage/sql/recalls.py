@@ -42,7 +42,7 @@ class StoredRecall(Struct, frozen=True):
 
     @property
     def request(self) -> str | None:
-        """The id of its request; None if it was too long to be stored."""
+        """The id of the recall's request; None: the id was too long to be stored."""
         return unpack_request_id(self.packed_request)
 
 
@@ -68,7 +68,7 @@ async def delete_recall(connection: Connection, agent_row: int, exchange_row: in
 
 
 class Recalls(StoreGroup):
-    """Reads recalls, and deletes old ones. since: seconds since the epoch; older recalls are left out."""
+    """Reads recalls, and deletes old ones. since: the time, in seconds since the epoch, before which none is read."""
 
     @reads
     async def find(
@@ -84,7 +84,7 @@ class Recalls(StoreGroup):
     async def list(
         self, connection: Connection, agent_row: int, since: float, *, before: int, limit: int = 50
     ) -> builtins.list[StoredRecall]:
-        """Returns a page of the recalls of a memory, the newest first. before: an exchange's row; those before it."""
+        """Returns recalls of a memory, the newest first. before: a row of an exchange; earlier recalls are returned."""
         rows = await connection.fetch_rows(SQL["recalls_of_memory"], (agent_row, before, since, limit))
         return list(map(_make_recall, rows))
 

@@ -44,14 +44,14 @@ async def empty_sections_showing(connection: Connection, block_row: int) -> None
 
 
 async def _empty_selected(connection: Connection, selection: Statement, values: Sequence[object]) -> None:
-    """Empties the sections that a statement selects. values: the statement's."""
+    """Empties the sections that a statement selects. values: the values of the statement."""
     for section_row, agent_row, known in await connection.fetch_rows(selection, values):
         emptied = orjson.dumps(mark_emptied(orjson.loads(known)))
         await connection.run(SQL["empty"], (section_row, agent_row, emptied))
 
 
 def mark_emptied(known: SectionRecord) -> SectionRecord:
-    """Returns `SentSection.known` of a section after it is emptied. known: as it is before."""
+    """Returns the `SentSection.known` of an emptied section. known: its value before."""
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 
 

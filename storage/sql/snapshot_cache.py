@@ -284,7 +284,7 @@ class SnapshotCache:
         self._set_openings(memory, openings, size)
 
     def _set_openings(self, memory: _CachedMemory, openings: list[Opening], size: int) -> None:
-        """Sets the openings of a memory. size: their bytes."""
+        """Sets the openings of a memory. size: the bytes of the openings."""
         self.bytes += size - memory.opening_bytes
         memory.openings, memory.opening_bytes = openings, size
 

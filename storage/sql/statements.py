@@ -99,7 +99,7 @@ def _parse(file: str) -> tuple[dict[str, _Text], dict[str, _Text]]:
 
 
 def _pair_texts(file: str, found: Mapping[str, Mapping[str, str]]) -> dict[str, _Text]:
-    """Returns texts by name. found: by name and by database. Raises: ValueError: a text is there for one alone."""
+    """Returns texts by name. found: texts by name and database. Raises: ValueError: a database lacks a text."""
     texts: dict[str, _Text] = {}
     for name, by_database in found.items():
         both = by_database.get("", "")
@@ -110,7 +110,7 @@ def _pair_texts(file: str, found: Mapping[str, Mapping[str, str]]) -> dict[str, 
 
 
 def _make_statement(name: str, text: _Text, pieces: Mapping[str, _Text]) -> Statement:
-    """Returns a statement of its texts in the .sql file. pieces: by name."""
+    """Returns a statement of its texts in the .sql file. pieces: the file's pieces by name."""
     assembled = _assemble(text.sqlite, lambda name: pieces[name].sqlite)
     sqlite = _POSTGRES_ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, assembled)))
     match, sized_columns, is_padded = _FILLED.search(sqlite), 0, False

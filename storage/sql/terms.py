@@ -82,7 +82,7 @@ async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: 
 async def add_segment(
     connection: Connection, agent_row: int, number: int, stamp: int, segment: Segment
 ) -> bool:
-    """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest chunk."""
+    """Writes a segment, unless one of its chunks was written meanwhile. stamp: the stamp of the newest chunk."""
     chunks = list_segment_chunks(number)
     if await connection.fetch_value(SQL["terms_newer"], (agent_row, stamp, chunks.start, chunks.stop)):
         return False

@@ -104,7 +104,7 @@ async def _load_page(
 
 
 def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
-    """Returns the values of a record. columns: those of its row, in the order of `FIELDS`."""
+    """Returns the values of a record. columns: the columns of its row, in the order of `FIELDS`."""
     values = {}
     for name, column in zip(FIELDS[part], columns, strict=True):
         kind = get_kind(name)

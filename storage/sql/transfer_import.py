@@ -330,7 +330,7 @@ async def _choose_uid(connection: Connection, agent_row: int, part: str, uid: st
 
 
 async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
-    """Returns the row of a conversation, a run, a file or an import. uid: its id in the export. Raises: NotFound."""
+    """Returns the row of a conversation, a run, a file or an import. uid: the id in the export. Raises: NotFound."""
     row = await connection.fetch_value(SQL[f"{part}_at"], (agent_row, uid, _compute_copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
@@ -338,7 +338,7 @@ async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) 
 
 
 async def _choose_conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
-    """Returns the public id that a conversation was given here. uid: its id in the export."""
+    """Returns the public id that a conversation was given here. uid: the conversation's id in the export."""
     row = await connection.fetch_value(SQL["conversation_at"], (agent_row, uid, uid))
     return uid if row is not None else _compute_copy_uid(agent_row, uid)
 

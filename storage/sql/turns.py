@@ -444,7 +444,7 @@ async def _store_exchange(
 async def _add_marks(
     connection: Connection, agent_row: int, resolved: _ResolvedChange, exchange: Exchange
 ) -> None:
-    """Marks exchanges to be recognised by a hash, or to be indexed again. exchange: the turn's, as it is stored."""
+    """Marks exchanges to be recognised by a hash, or to be indexed again. exchange: the turn's stored exchange."""
     change = resolved.change
     await exchanges.add_marks(connection, agent_row, MarkKind.PREFIX, change.prefixes, exchange.id)
     await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, change.tombstone_hashes, exchange.id)

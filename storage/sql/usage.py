@@ -111,7 +111,7 @@ class Usage(StoreGroup):
     async def record_writer(
         self, connection: Connection, process: str | None, now: float, since: float
     ) -> int:
-        """Records that a process writes. Returns how many have written since a time. process: None: none."""
+        """Records that a process writes; None: records none. Returns how many have written since a time."""
         await connection.run(SQL["writers_age"], (since,))
         if process is not None:
             await connection.run(SQL["wrote"], (process, now))

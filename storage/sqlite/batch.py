@@ -43,7 +43,7 @@ class BatchRunner:
     """Runs batches on a connection. Whatever fails, every function has an outcome, and no transaction stays open."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
-        """Makes a runner. path: of the database, for errors."""
+        """Makes a runner. path: the path of the database, for errors."""
         self._connection = connection
         self._path = path
 
@@ -116,7 +116,7 @@ class BatchRunner:
     def _commit_batch(
         self, outcomes: list[WriteOutcome], fault: Unavailable | None = None, *, is_whole: bool
     ) -> BatchReport:
-        """Commits a batch in which every function has an outcome. fault: of the database, met by a failed write."""
+        """Commits a batch in which every function has an outcome. fault: a fault of the database that a write met."""
         if not self._connection.in_transaction:
             # A function has ended the transaction, or has swallowed an error at which the database ended it.
             message = f"{self._path}: a write ended its transaction"

@@ -40,7 +40,7 @@ class OpenedFile:
         return self._inode not in (None, inode) or schema_version != self.schema_version
 
     def note_opened(self, inode: int | None, schema_version: int, *, is_other: bool) -> None:
-        """Notes the file that is open from now on. is_other: as the method `is_other` returned for it."""
+        """Notes the file that is open from now on. is_other: the result of the method `is_other` for this file."""
         self.schema_version = schema_version
         self.generation += is_other
         self._inode = inode

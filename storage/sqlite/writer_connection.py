@@ -216,7 +216,7 @@ class WriterConnection:
             await asyncio.gather(self._mending, return_exceptions=True)
 
     async def close(self, timeout_s: float, *, is_whole: bool) -> None:
-        """Closes the connection. is_whole: all work has ended, so the log can be emptied first."""
+        """Closes the connection. is_whole: True if all work has ended, so that the log can be emptied first."""
         driver, self.driver = self.driver, None
         if driver is None:
             return

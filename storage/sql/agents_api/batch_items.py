@@ -93,7 +93,7 @@ class BatchItems(StoreGroup):
         limit: int = 50,
         part: int | None = None,
     ) -> builtins.list[BatchItem]:
-        """Returns a page of items in the order in which they were given. part: only those in it."""
+        """Returns a page of items in the order in which they were given. part: the part to list; None: all parts."""
         if part is None:
             rows = await connection.fetch_rows(SQL["list"], (batch_row, after, limit))
         else:
@@ -258,7 +258,7 @@ async def _list_items(
 
 
 def make_counts(rows: Sequence[Row]) -> BatchCounts:
-    """Returns the counts of items. rows: state and stop reason of the items' runs, and how many have them."""
+    """Returns the counts of items. rows: a state of runs, a stop reason, and the number of items with both."""
     counts = dict.fromkeys(("waiting", "running", "completed", "failed", "expired", "cancelled"), 0)
     for state, stop, count in rows:
         counts[compute_item_state(state, stop)] += count

@@ -180,7 +180,7 @@ async def load_agents_seeing(connection: Connection, block_row: int) -> list[int
 
 
 class NamedBlocks(StoreGroup):
-    """Blocks by their public ids. project: the caller's; a block of another one is not found."""
+    """Blocks by their public ids. project: the caller's project; a block of another project is not found."""
 
     get = reads(as_method(get_block_entry))
     load_agents_seeing = reads(as_method(load_agents_seeing))

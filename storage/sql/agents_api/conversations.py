@@ -44,7 +44,7 @@ async def get_conversation(connection: Connection, project: str, uid: str) -> Co
 
 
 class Conversations(StoreGroup):
-    """Conversations. project: of the caller; nothing of another project is found."""
+    """Reads and writes conversations. project: the caller's project; nothing of another one is found."""
 
     get = reads(as_method(get_conversation))
 

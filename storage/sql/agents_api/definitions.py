@@ -164,7 +164,7 @@ async def create_memory(
 
 
 class Definitions(StoreGroup):
-    """Reads and writes definitions. project: the caller's; those of another one are not found."""
+    """Reads and writes definitions. project: the caller's project; definitions of another one are not found."""
 
     add = writes(as_method(add_definition))
     change = writes(as_method(change_definition))
@@ -208,7 +208,7 @@ class Definitions(StoreGroup):
 
     @reads
     async def are_current(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:
-        """Returns whether definitions are there and still of these versions. versions: (row, version) of each."""
+        """Returns whether definitions still have these versions. versions: the row and the version of each."""
         rows = await load_rows(connection, SQL["versions"], [id for id, _ in versions])
         return {(id, version) for id, version in rows} == versions
 

@@ -178,7 +178,7 @@ class Messages(StoreGroup):
     async def list_window_numbers(
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int
     ) -> list[int]:
-        """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
+        """Returns the numbers of the newest messages in a conversation's window, oldest first, at most `limit`."""
         return _list_numbers(
             await connection.fetch_rows(SQL["tail"], (agent_row, conversation_row, limit)), limit
         )
@@ -224,7 +224,7 @@ class Messages(StoreGroup):
 
 
 def _list_numbers(rows: Sequence[Row], limit: int) -> list[int]:
-    """Returns the numbers of messages that have not left the window, oldest first. rows: of exchanges, newest first."""
+    """Returns the numbers of the messages in the window, oldest first. rows: rows of exchanges, newest first."""
     evicted = rows[0][-1] if rows else None
     begin = Evicted(*orjson.loads(evicted)).depth if evicted else 0
     numbers = [

@@ -90,7 +90,7 @@ async def load_texts(
     after: int = -1,
     limit: int = 1000,
 ) -> tuple[RunText, ...]:
-    """Returns a page of a run's texts of a kind, by seq. after: the seq before the page."""
+    """Returns a page of a run's texts of a kind, by `seq`. after: the last `seq` of the page before."""
     return tuple(
         RunText(*row)
         for row in await connection.fetch_rows(SQL["texts"], (agent_row, run_row, kind, after, limit))
