@@ -568,7 +568,7 @@ def test_an_export_is_not_read_on_for_a_client_that_does_not_take_it(
         finally:
             ended.append(len(begun))
 
-    monkeypatch.setattr(MemoryExport, "_pages", read)
+    monkeypatch.setattr(MemoryExport, "_read_pages", read)
     path, headers = f"/ui/m/{uid}/export.jsonl", {"host": operator.host, "cookie": operator.cookie}
     with operator.world.gateway.connect() as client:
         client.request("HEAD", path, None, headers)
