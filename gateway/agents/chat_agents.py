@@ -43,7 +43,7 @@ class ChatAgents(Struct, frozen=True):
 
     registry: Registry
     agent_runs: AgentRuns
-    # What is known of the windows of models.
+    # The known context windows of models.
     context_windows: ContextWindows
 
     # The methods are described in `StoredAgents`.
@@ -53,8 +53,8 @@ class ChatAgents(Struct, frozen=True):
         return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
 
     async def has_conversation(self, identity: Identity, spec: AgentSpec) -> bool:
-        # Such names are `default`, for an agent that was made over REST, and `default` or an id for any stored
-        # conversation that has a message.
+        # The name of a conversation is `default` for an agent that was made over REST, and `default` or an id for any
+        # stored conversation that has a message.
         name, scope = identity.conversation_key, identity.scope
         if name is None or scope is None:
             return False
@@ -83,7 +83,7 @@ class ChatAgents(Struct, frozen=True):
         return spec, add_missing_fields(request, make_sampling(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:
-        # Messages that the list of the request repeats are left out.
+        # Messages of stored turns, which the list of the request repeats, are left out.
         request, make_view, receipt = call.request, call.make_view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
@@ -112,7 +112,7 @@ class ChatAgents(Struct, frozen=True):
     def make_terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
     ) -> tuple[TurnTerms, Guide]:
-        # The client sees none of the agent's tools, so a call of an unknown name is not its either.
+        # The client sees no tool of the agent, so a call of an unknown tool is not for the client either.
         gateway_tools = AllBut(request.tool_names) if prompt.offered_tools else ()
         terms = replace(
             terms,

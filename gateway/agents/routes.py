@@ -54,7 +54,7 @@ def list_error_forms() -> dict[str, ErrorForm]:
 
 
 def make_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
-    """Returns the routes of the agents API, those that are refused after those that are served."""
+    """Returns the routes of the agents API: first the served routes, then the refused ones."""
     gateway_version = version("mnemogate")
     resources: tuple[_HasRoutes, ...] = (
         # Paths are matched in order. Sends come first, because they must be fast.

@@ -58,7 +58,7 @@ class AgentServices:
     ) -> None:
         """Puts the services together; nothing runs before `start`.
 
-        background_failover: has connections of its own, for runs without a client.
+        background_failover: the upstreams for runs without a client, with connections of their own.
         specs: the profiles of the settings.
         """
         self._settings, self._failover, self._background_services = settings, failover, background_services
@@ -122,9 +122,9 @@ class AgentServices:
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
         """Continues the runs that an earlier process left, and returns the tasks that were started.
 
-        performs_jobs: this process performs jobs. If not, it only makes them due, for another process.
+        performs_jobs: this process performs jobs. If False, it only makes them due, for another process.
         """
-        # Before this process has runs of its own, which it could take for runs of an earlier process.
+        # Before this process begins runs, which it could take for runs of an earlier process.
         recovery = await run_at_start(self._store, self._recover, "Interrupted runs")
         tasks = [] if recovery is None else [recovery]
         tasks += map(asyncio.create_task, self.run_service.tasks(performs_jobs=performs_jobs))
@@ -134,7 +134,7 @@ class AgentServices:
         return tasks
 
     async def _recover(self) -> None:
-        # Where their ends cannot be written now, `RunService` writes them later.
+        # If the ends of abandoned runs cannot be written now, `RunService` writes them later.
         with suppress(StoreError):
             await self.agent_runs.end_abandoned_runs()
         await self.background_runs.recovery.reserve_tickets()

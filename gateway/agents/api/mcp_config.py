@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.core.mcp_server import HEADERS, TOKEN, VARIABLES, McpServerConfig, group_of
+from gateway.agents.core.mcp_server import HEADERS, TOKEN, VARIABLES, McpServerConfig, get_group
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, convert
@@ -125,7 +125,7 @@ def _parse_http(
         auth_header = previous.token_header if has_token else previous.header
     headers = fields.get(HEADERS) or {}
     retained = [
-        name.partition(".")[2] for name in stored if group_of(name) == HEADERS and HEADERS not in fields
+        name.partition(".")[2] for name in stored if get_group(name) == HEADERS and HEADERS not in fields
     ]
     names = [(HEADERS, name) for name in (*headers, *retained)]
     if has_token:
@@ -150,7 +150,7 @@ def _parse_http(
 def _check_secret(name: str, value: str) -> None:
     """Raises: Unprocessable if a value cannot be sent in a header. name: the field of the secret."""
     if re.search(r"[\x00-\x1f\x7f]", value):
-        raise _unprocessable(group_of(name), f"the value of {name} has a line end or control character")
+        raise _unprocessable(get_group(name), f"the value of {name} has a line end or control character")
 
 
 def _check_headers(names: list[tuple[str, str]]) -> None:

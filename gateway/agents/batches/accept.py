@@ -28,7 +28,7 @@ from storage.sql.store import Store
 MAX_ITEMS = 10_000
 # Kinds of self-hosted upstreams, which accept any key.
 _KEYLESS_KINDS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
-# Items that are stored in one transaction.
+# The most items that one transaction stores.
 _PAGE = 50
 
 
@@ -39,7 +39,7 @@ class RequestedItem(Struct, frozen=True):
     messages: tuple[WireMessage, ...]
     max_steps: int
     conversation_name: str = DEFAULT_CONVERSATION
-    # The model and the system prompt in place of the agent's; None: the agent's own.
+    # The model and the system prompt in place of the agent's; None: those of the agent.
     model: str | None = None
     system: str | None = None
 
@@ -59,8 +59,9 @@ class BatchRequests(Struct, frozen=True):
     async def accept(
         self, project: str, items: Sequence[RequestedItem], callback: str | None, *, has_credential: bool
     ) -> Batch:
-        """Accepts a batch; it is on disk when this returns.
+        """Accepts a batch. Returns it once it is on disk.
 
+        callback: the URL to call when the batch has ended; None: no URL is called.
         has_credential: the request carries a key for an upstream.
 
         Raises: BadRequest; NotFound if there is no such agent or conversation; StoreError.
@@ -105,7 +106,7 @@ class BatchRequests(Struct, frozen=True):
         return batch
 
     async def _check_upstream(self, project: str, item: RequestedItem, *, has_credential: bool) -> None:
-        """Checks that the item's upstream offers batches and has a key of its own.
+        """Checks that an item's upstream offers batches and has a key of its own.
 
         Raises: BadRequest.
         """

@@ -1,4 +1,4 @@
-"""The ids of a batch: its public id, and those of its items' requests at a provider."""
+"""The ids of a batch: its public id, and the ids of its items' requests at a provider."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class RequestId(NamedTuple):
     """The id of an item's request at its provider, where it is called a custom id."""
 
     batch_uid: str
-    # The item's row: it stays when the item's agent is deleted, and its run goes.
+    # The item's row. It stays when the item's agent is deleted with the item's run.
     item_row: int
-    # The number that `BatchItem.request_number` has.
+    # The value of `BatchItem.request_number`.
     number: int
 
     @classmethod
     def parse(cls, custom_id: str) -> RequestId | None:
-        """Returns the id that a text is; None if it is none of the gateway's."""
+        """Parses a custom id. Returns None if the gateway has not made it."""
         parts = _CUSTOM_ID.fullmatch(custom_id)
         return None if parts is None else cls(parts[1], int(parts[2]), int(parts[3]))
 

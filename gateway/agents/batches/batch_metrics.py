@@ -15,9 +15,9 @@ class BatchMetrics:
     """Adds the figures of batches to the metrics."""
 
     def __init__(self, metrics: Metrics, count_open: Callable[[], Awaitable[OpenBatches]]) -> None:
-        """Registers the metrics. count_open: counts the batches in the store."""
+        """Registers the metrics. count_open: the function that counts the open batches in the store."""
         self._count_open = count_open
-        # The counts by the label `state`. Empty: the store could not be read.
+        # The counts by the label `state`; empty if the store could not be read.
         self._batches: dict[tuple[str, ...], int] = {}
         self._items: dict[tuple[str, ...], int] = {}
         self.tokens = metrics.add_counter("batch_tokens", "Tokens that batches used.")

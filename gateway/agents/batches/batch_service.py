@@ -36,15 +36,15 @@ class BatchService:
         """Creates the service.
 
         providers: the batch APIs, by the names of upstreams.
-        count_outcome: called with the kind and the outcome of each attempt of a job.
+        count_outcome: the function to call with the kind and the outcome of each attempt of a job.
         """
         store = keeper.store
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
         self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
         self._jobs = jobs = BatchJobs(store, keeper, turns, providers, settings, tokens)
-        # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over
-        # days, so the wait for the next attempt grows no longer than that for a poll.
+        # A job that crashes the process is tried again without limit, since its progress is on disk. Its failures add
+        # up over days, so the wait for the next attempt grows no longer than the wait for a poll.
         limits = WorkerLimits(concurrency=4, tries=UNLIMITED_TRIES, backoff_max_s=settings.poll_s)
         self._worker = Worker(
             store.jobs,
@@ -60,10 +60,13 @@ class BatchService:
         return [self._worker.run(), self._clean_up.run()]
 
     async def _fail_half_accepted(self) -> float | None:
-        """Fails the batches that a process began to accept before it died. Returns the seconds until the next look."""
-        # A young batch may be one that another gateway is accepting.
+        """Fails the batches that a process began to accept before it died.
+
+        Returns the seconds until the next search; None: no other search follows.
+        """
+        # Another gateway may be accepting a young batch now.
         await self._batches.fail_half_accepted(self._now() - YOUNG_S, self._now())
-        # No other gateway uses a SQLite file, so none leaves a batch there later. Elsewhere a batch fails before
+        # No other gateway uses a SQLite file, so none leaves a batch in it later. Over PostgreSQL a batch fails before
         # it is one and a half times YOUNG_S old.
         return YOUNG_S / 2 if self._is_shared else None
 

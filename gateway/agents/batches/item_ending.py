@@ -42,7 +42,7 @@ class ItemEnding(Struct, frozen=True, kw_only=True):
     # The final state and the stop reason of the item's run.
     state: RunState
     stop: str
-    # The message of the error; "" if the run has not failed.
+    # The error's message; "" if the run has not failed.
     message: str
     # The tokens of the last call.
     last_counts: TokenCounts
@@ -59,7 +59,11 @@ def make_ending(
     merged: BlockMerge,
     versions: Mapping[int, int],
 ) -> ItemEnding:
-    """Returns the end of an item after its turn. The other parameters are fields of `ItemEnding`."""
+    """Returns the end of an item after its turn.
+
+    outcome: the outcome of the turn.
+    last_counts, merged, versions: the fields of the `ItemEnding`.
+    """
     stop = outcome.stop_reason
     message = STOP_MESSAGES.get(stop, "The reply was an error.")
     if outcome.waiting:
@@ -73,9 +77,9 @@ def make_ending(
 
 
 async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
-    """Returns the end of an item, with its turn after the last one of its conversation. Raises: StoreError.
+    """Returns the end of an item, with its turn after the last turn of its conversation. Raises: StoreError.
 
-    The caller must be in the queue of the conversation from before this call until the write.
+    The caller must be first in the queue of the conversation from this call until the write.
     """
     turn = ending.turn
     outcome = turn.outcome
@@ -90,7 +94,7 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
     if outcome is None or not (outcome.full_reply or outcome.text):
         return end
     state = turn.texts.state
-    assert state is not None  # there was a request, since there is a reply
+    assert state is not None  # a reply has come, so a request was composed
     try:
         context = await read_stored_context(
             keeper.store, turn.memory_request, turn.texts.request.messages, keeper.settings.idle_s
@@ -115,7 +119,10 @@ async def compose_end(keeper: MemoryKeeper, ending: ItemEnding) -> ItemEnd:
 def _make_turn(
     turn: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
 ) -> StepOpen:
-    """Returns an item's turn as the exchange after the last one of its conversation. context: as it is now."""
+    """Returns an item's turn as the exchange after the last exchange of its conversation.
+
+    context: the context of the conversation as it is now.
+    """
     # A live turn may have written the conversation's initial messages meanwhile.
     head = state.messages - len(context.plan.pending)
     pinned = context.pinned if context.pinned is not None and context.pinned.id else None

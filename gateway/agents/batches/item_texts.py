@@ -32,34 +32,33 @@ class ItemFailed(Exception):
 
     def __init__(self, message: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
         super().__init__(message)
-        # The error that its caller reads.
+        # The error that the caller of the batch reads.
         self.message = message
-        # The stop reason and the final state of its run.
+        # The stop reason and the final state of the item's run.
         self.stop = stop
         self.state = state
 
 
 class ItemRequest(Struct, frozen=True):
-    """The messages of an item and how they are answered."""
+    """The messages of an item, and the options of the answer."""
 
     messages: tuple[WireMessage, ...]
     max_steps: int
-    # The model in place of the agent's.
+    # The model and the system prompt in place of the agent's; None: those of the agent.
     model: str | None = None
-    # The system prompt in place of the agent's.
     system: str | None = None
 
 
 class RequestState(Struct, frozen=True):
-    """The state of an item's last request: how it was composed, as its reply and the next one need it."""
+    """The state of an item's last request that its reply and the next request need."""
 
-    # What it shows of memory blocks.
+    # The text of each memory block that the request shows.
     shown: dict[str, str]
-    # The notes before its messages, by their places among those that follow the path.
+    # The notes before messages of the request, by the indexes of the messages after the path.
     notes: dict[int, str]
-    # The number of messages that follow the path.
+    # The number of messages after the path.
     messages: int
-    # When the first request of the item was composed.
+    # The time when the item's first request was composed, in seconds since the epoch.
     began: float
 
 
@@ -67,9 +66,9 @@ class ItemTexts(Struct, frozen=True):
     """The texts of an item, which are stored until its turn is an exchange."""
 
     request: ItemRequest
-    # Its rounds so far, as `take_reply` makes them.
+    # The rounds so far, as `take_reply` makes them.
     rounds: Sequence[Json]
-    # The state of its last request; None before the first.
+    # The state of the last request; None: no request was composed.
     state: RequestState | None
 
     @staticmethod
@@ -104,7 +103,7 @@ class ComposedRequest(Struct, frozen=True):
 
 
 def dump_edit(edit: MemoryEdit) -> list[Any]:
-    """Returns an edit as the list that a stored round holds."""
+    """Returns an edit as the list in which a stored round has it."""
     return [edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at]
 
 
@@ -115,6 +114,6 @@ def load_edit(values: Sequence[Any]) -> MemoryEdit:
 
 
 def load_written_edit(values: Sequence[Any]) -> WrittenEdit:
-    """Returns a written edit from the list that a stored round holds."""
+    """Returns a written edit from the list in which a stored round has it."""
     block_row, version, *edit = values
     return WrittenEdit(block_row, version, load_edit(edit))

@@ -38,10 +38,10 @@ class ItemTurn:
     toolbox: ReplayedTools
     replies: StoredReplies
     route: Route
-    # How many of `block_edits.edits`, the first ones, are passages and facts of earlier rounds.
+    # The number of passages and facts of earlier rounds, which are the first of `block_edits.edits`.
     earlier_insert_count: int
     now: Callable[[], float]
-    # How the turn has ended; None while it waits for a reply.
+    # The outcome of the turn; None: the turn waits for a reply.
     outcome: TurnOutcome | None = None
 
     @property
@@ -57,7 +57,7 @@ class ItemTurn:
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Adds a note of the blocks that other writers have changed since to the last stored result.
 
-        A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
+        A request may wait for hours, so the note is made for each request, and is no part of the stored rounds.
         """
         if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
             return
@@ -73,11 +73,12 @@ class ItemTurn:
         raise AssertionError("the turn of an item is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        self.outcome = outcome  # `compose_end` writes it, while it holds the queue of its conversation
+        # `compose_end` writes the outcome, while its caller holds the queue of the conversation.
+        self.outcome = outcome
         return asyncio.sleep(0)
 
     def sum_counts(self, last_counts: TokenCounts) -> TokenCounts:
-        """Returns the tokens of all rounds. last_counts: of the round that is not stored yet."""
+        """Returns the tokens of all rounds. last_counts: the tokens of the round that is not stored yet."""
         return TokenCounts(
             *map(sum, zip(last_counts, *(round["counts"] for round in self.texts.rounds), strict=True))
         )

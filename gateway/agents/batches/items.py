@@ -1,4 +1,4 @@
-"""The turn of one item of a batch, in the shell of every turn.
+"""The turn of one item of a batch, performed by `TurnRun` as every turn is.
 
 Nothing of a turn stays in memory between two requests. To continue it, the conversation is read again and the stored
 rounds are replayed with the stored results of their tools, so that rules, counts and names of calls come out as before.
@@ -103,17 +103,19 @@ class ItemTurns:
         *,
         composes: bool = False,
     ) -> ItemTurn:
-        """Reads an item. Raises: ItemFailed, StoreError.
+        """Reads an item. Returns its turn before the replay.
 
-        reply: the reply that has come now, if any.
-        failure: why no further reply comes; None if one may come.
+        reply: the reply that the provider has just given; None: no new reply.
+        failure: the error in place of a further reply; None: a further reply may come.
         composes: the replay makes the request for the next reply.
+
+        Raises: ItemFailed, StoreError.
         """
         run = item.run
         store = self.keeper.store
         if run is None or not item.conversation_name:
             raise ItemFailed(AGENT_GONE)
-        texts_of = partial(store.batch_items.load_texts, run.agent_row, run.id)
+        load_texts = partial(store.batch_items.load_texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
         memory_request, route = await self._make_memory_request(item, texts.request)
         context = await self._read_context(item, memory_request, texts.request)
@@ -124,13 +126,12 @@ class ItemTurns:
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
         journal = CallJournal(partial(store.batch_items.add_text, run.agent_row, run.id))
         if reply is not None:
-            number = len(replies)
+            journal.stored_replies.update(await load_texts(RunTextKind.REPLY))
+            journal.restore_calls(await load_texts(RunTextKind.CALL), await load_texts(RunTextKind.RESULT))
+            journal.note_reply(len(replies), reply)
             replies.append(reply)
-            journal.stored_replies.update(await texts_of(RunTextKind.REPLY))
-            journal.restore_calls(await texts_of(RunTextKind.CALL), await texts_of(RunTextKind.RESULT))
-            journal.note_reply(number, reply)
         stored_replies = StoredReplies(
-            memory_request.target, self._endpoint(memory_request.target), replies, failure, composes
+            memory_request.target, self._get_endpoint(memory_request.target), replies, failure, composes
         )
         toolbox = self.toolboxes.make_for_item(context, block_edits, run, journal)
         replayed_tools = ReplayedTools(toolbox, stored_replies, texts.rounds, self._slots)
@@ -143,7 +144,7 @@ class ItemTurns:
     async def _read_context(
         self, item: BatchItem, memory_request: MemoryRequest, request: ItemRequest
     ) -> MemoryContext:
-        """Reads the context of an item as it was when it began. Raises: ItemFailed, StoreError."""
+        """Returns the context of an item as it was when the item began. Raises: ItemFailed, StoreError."""
         store, idle_s = self.keeper.store, self.keeper.settings.idle_s
         try:
             context = await read_stored_context(store, memory_request, request.messages, idle_s)
@@ -157,14 +158,17 @@ class ItemTurns:
         return rewind_context(context, request.messages, item.last_exchange)
 
     async def _replay(self, turn: ItemTurn, prompt: Prompt | None = None) -> None:
-        """Replays an item's turn up to the reply that follows. prompt: of the request for that reply."""
+        """Replays an item's turn up to the next reply that is not stored.
+
+        prompt: the prompt of the request for that reply; None: no request is made.
+        """
         memory_request = turn.memory_request
         prompt = prompt or Prompt(memory_request.chat, memory_request.target)
         tools = turn.toolbox.list_definitions()
-        spec = turn.memory_request.spec
+        spec = memory_request.spec
         call = ChatCall(
-            memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
-            UnseenView, UnseenSink(), Receipt(),
+            request=memory_request.chat, forwarded=Forwarded(), identity=memory_request.identity, spec=spec,
+            route=turn.route, kind=memory_request.kind, make_view=UnseenView, sink=UnseenSink(), receipt=Receipt(),
         )  # fmt: skip
         guide = make_guide(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(
@@ -178,16 +182,16 @@ class ItemTurns:
         except NotYet:
             pass
         except GatewayError:
-            if turn.outcome is None:  # else it is the error of a reply, with which the turn has ended
+            if turn.outcome is None:  # otherwise the error is of a reply, with which the turn has ended
                 raise
 
-    def _endpoint(self, target: Target) -> Endpoint:
+    def _get_endpoint(self, target: Target) -> Endpoint:
         return self.failover.endpoints[target.upstream][0]
 
     async def _make_memory_request(
         self, item: BatchItem, request: ItemRequest
     ) -> tuple[MemoryRequest, Route]:
-        """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
+        """Returns an item's request to memory, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
             resolved = await self.resolver.resolve_for_send(
                 item.project,
@@ -220,7 +224,7 @@ class ItemTurns:
         """Returns the request for the item's next reply. Raises: ItemFailed, StoreError."""
         turn = await self.open_turn(item, composes=True)
         context, target = turn.context, turn.memory_request.target
-        form = choose_endpoint_form(turn.memory_request.chat, self._endpoint(target), target.model)
+        form = choose_endpoint_form(turn.memory_request.chat, self._get_endpoint(target), target.model)
         last_state = turn.texts.state
         notes = None if last_state is None else last_state.notes
         tools = turn.toolbox.list_definitions()
@@ -246,7 +250,10 @@ class ItemTurns:
     # -- the reply
 
     async def take_reply(self, item: BatchItem, body: bytes) -> ItemRound | ItemEnding:
-        """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
+        """Feeds the turn of an item a reply, and runs its tools. Returns the round, or the end of the item.
+
+        Raises: ItemFailed, StoreError.
+        """
         reply, _ = read_json(body)
         if is_too_deep(reply):
             raise ItemFailed(STOP_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
@@ -254,7 +261,7 @@ class ItemTurns:
         await self._replay(turn)
         if turn.replies.taken <= len(turn.texts.rounds):
             raise ItemFailed(AGENT_CHANGED)
-        counts = _counts_of(reply)
+        counts = _read_counts(reply)
         new_edits = turn.block_edits.edits[turn.earlier_insert_count :]
         inserts = [edit for edit in new_edits if edit.op in STORED_SOURCES]
         merged = edits.make_block_merge(
@@ -275,23 +282,25 @@ class ItemTurns:
         )  # fmt: skip
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
-        """Returns the reply to an item's last request if some of the reply's calls were begun, else None.
+        """Returns the reply to an item's last request if some of the reply's calls were begun, or None.
 
         Raises: StoreError.
         """
         if (run := item.run) is None:
             return None
-        texts_of = partial(self.keeper.store.batch_items.load_texts, run.agent_row, run.id)
-        return (await texts_of(RunTextKind.REPLY)).get(len(await texts_of(RunTextKind.ROUND)))
+        load_texts = partial(self.keeper.store.batch_items.load_texts, run.agent_row, run.id)
+        return (await load_texts(RunTextKind.REPLY)).get(len(await load_texts(RunTextKind.ROUND)))
 
     async def make_end(
         self, item: BatchItem, failure: ItemFailed, reply: bytes = b""
     ) -> ItemEnding | ItemEnd:
-        """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError.
+        """Returns the end of an item that cannot continue. Its earlier rounds stay.
 
-        reply: a reply that the provider has billed, of which only the tokens count; b"" if there is none.
+        reply: a reply that the provider has billed, of which only the tokens count; b"": no reply was billed.
+
+        Raises: StoreError.
         """
-        counts = _counts_of(read_json(reply)[0])
+        counts = _read_counts(read_json(reply)[0])
         end_without_turn = ItemEnd(
             item, failure.state, failure.stop, self.keeper.now(), error_message=failure.message,
             epoch=item.epoch, tokens=counts.prompt + counts.completion, output=counts.completion,
@@ -302,7 +311,7 @@ class ItemTurns:
                 return end_without_turn
             await self._replay(turn)
         except ItemFailed as error:
-            # A provider's error may quote what was forgotten.
+            # A provider's error may quote messages that were forgotten.
             return replace(end_without_turn, error_message=error.message, epoch=None)
         except StoreError:
             raise
@@ -315,7 +324,7 @@ class ItemTurns:
         )
 
 
-def _counts_of(reply: Any) -> TokenCounts:
+def _read_counts(reply: Any) -> TokenCounts:
     """Returns the tokens that a reply, which may be any JSON, reports; zeros if it reports none."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     return find_reported_counts(usage) or TokenCounts()

@@ -1,8 +1,8 @@
-"""The job of a batch: it submits what is ready, asks for results, feeds them to the items, and repeats.
+"""The job of a batch: it submits items that are ready, asks for results, feeds them to the items, and repeats.
 
-Each attempt does all that can be done now, and postpones the job until the providers are to be asked again. Each thing
-done is on disk before the next is begun, so the attempt after a killed attempt goes on where the killed one was: by its
-mark it looks for a part that was being submitted, and it takes no result twice.
+Each attempt does all that can be done now, and postpones the job until the providers are to be asked again. Each action
+is on disk before the next begins, so the attempt after a killed attempt goes on where the killed attempt stopped: it
+looks for a part that was being submitted by the part's mark, and takes no result twice.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from storage.run_records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# Attempts in a row that end with an internal error, before the batch is given up.
+# The attempts in a row that may end with an internal error before the batch is given up.
 MAX_FAULTS: Final = 8
-# Errors that a later attempt may not have: of the database, of the disk that takes the files of requests.
+# Errors of the database, or of the disk with the files of requests, that a later attempt may not have.
 _PASSING_ERRORS: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
 # Final statuses of results: the provider has deleted them.
 _DELETED_STATUSES: Final = (404, 410)
-# Final statuses of a look-up. Whether the part exists stays open: the key is refused, or no list is offered.
+# Final statuses of a look-up, by which the key is refused or no list is offered. They do not show if the part exists.
 _CANNOT_LOOK_UP: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 
@@ -60,17 +60,17 @@ class BatchJobs:
     tokens: Counter
     # The counts that were logged last, by the rows of batches.
     logged_counts: dict[int, BatchCounts] = field(default_factory=dict)
-    # How many attempts in a row have ended with an internal error in this process, by the rows of jobs.
+    # The attempts in a row that have ended with an internal error in this process, by the rows of jobs.
     faults: dict[int, int] = field(default_factory=dict)
     # The number of jobs that only wait for their next poll.
     waiting_jobs: int = 0
 
     async def run(self, job: JobContext) -> None:
-        """Performs one attempt. Raises: Postponed if there is something left to be waited for."""
+        """Performs one attempt. Raises: Postponed if the batch waits for its providers or for tokens."""
         parts = await PartJournal.load(job, self.store, self.keeper.now, self.settings.poll_s)
         try:
-            # Other processes do not know which requests this process sends itself, and would repeat them: so the job
-            # stays here.
+            # Other processes do not know which requests this process sends itself, and would repeat them. So the job
+            # stays in this process.
             while (wait_s := await self._perform_attempt(job, parts)) is not None:
                 await self._wait_for_poll(wait_s)
         finally:
@@ -124,7 +124,7 @@ class BatchJobs:
             provider = self.providers.get(part.upstream)
             if provider is None or provider.is_durable:
                 continue
-            # Its id may not be noted yet.
+            # The provider's id of the part may not be noted yet.
             if (id := await provider.find(part.submission, ())) is not None:
                 await provider.cancel(id)
 
@@ -147,17 +147,16 @@ class _Attempt:
 
     async def run(self) -> None:
         try:
-            await self._do_what_is_due()
+            await self._perform_due()
         finally:
             await self.outcomes.aclose()
 
-    async def _do_what_is_due(self) -> None:
-        """Does what can be done now, then ends the batch or puts it off. Raises: Postponed."""
-        batches, items = self.jobs.store.batches, self.jobs.store.batch_items
+    async def _perform_due(self) -> None:
+        """Performs all actions that are due, then ends the batch or postpones its job. Raises: Postponed."""
         if self.batch.is_over:
             await self._finish_cancelled()
             return
-        # Parts that providers have come first: their results make room in the queues for parts that wait.
+        # Submitted parts come first: their results make room in the providers' queues for parts that wait.
         now = asyncio.get_running_loop().time()
         for part in sorted(self.parts.open_parts, key=lambda part: part.id is None):
             # Requests that this process sends are polled each second, and a provider's parts when they are due.
@@ -169,7 +168,8 @@ class _Attempt:
         if budget_wait_s is not None:
             waits.append(budget_wait_s)
         await self.outcomes.wait_for_deferred()
-        if await batches.is_over(self.batch.id):
+        items = self.jobs.store.batch_items
+        if await self.jobs.store.batches.is_over(self.batch.id):
             await self._finish_cancelled()
         elif await items.has_open(self.batch.id):
             await self._log_progress()
@@ -181,7 +181,7 @@ class _Attempt:
 
     @property
     def has_local_part(self) -> bool:
-        """This process sends requests of an open part itself. Such requests end with the process."""
+        """True if this process sends requests of an open part itself. Such requests end with the process."""
         providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open_parts)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
@@ -206,7 +206,7 @@ class _Attempt:
         for part in self.parts.open_parts:
             provider = self.jobs.providers.get(part.upstream)
             if provider is not None and not await self._stop_part(part, provider):
-                waits.append(self._poll_wait_s(part))
+                waits.append(self._choose_poll_wait_s(part))
             else:
                 await self.parts.note_over(part)
         if (wait_s := await self._delete_data()) is not None:
@@ -236,17 +236,17 @@ class _Attempt:
         await self._log_progress()
 
     async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Has a provider stop a part, and counts the tokens of what it did until then.
+        """Has a provider stop a part, and counts the tokens of the results until then.
 
         Returns whether the part has stopped, or its provider is not asked again.
         """
         try:
             if part.id is None:
-                id = await self.submitter.find(part, provider, with_ended=True)
+                id = await self.submitter.find(part, provider, includes_ended=True)
                 if id is None:
                     return True
                 await self.parts.note_provider_id(part, id)
-            assert part.id is not None  # it was noted
+            assert part.id is not None  # by `note_provider_id`
             state = await provider.poll(part.id)
             if state.has_results:
                 await self.results.record(part, provider.results(part.id))
@@ -258,14 +258,14 @@ class _Attempt:
                 "Batch %s could not be stopped at %s, which is asked again: %s",
                 self._name, part.upstream, describe_cause(error),
             )  # fmt: skip
-            # A provider may not know which part it is until the part ends, perhaps a day later.
+            # Some providers can find a part only after its end, perhaps a day later.
             return await self.parts.note_miss(
                 part, Miss.UNHEARD if isinstance(error, ProviderUnsure) else Miss.UNSTOPPED
             )
         return False
 
     async def _log_progress(self) -> None:
-        """Logs how many items have ended, if that has changed."""
+        """Logs how many items have ended, if the number has changed."""
         counts = await self.jobs.store.batch_items.count(self.batch.id)
         if self.jobs.logged_counts.get(self.batch.id) == counts:
             return
@@ -285,7 +285,7 @@ class _Attempt:
     # -- parts
 
     async def _continue_part(self, part: ProviderPart) -> None:
-        """Submits a part unless its provider has it, and takes the results that the provider has."""
+        """Submits a part unless its provider has it already, and takes the results that the provider has."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
@@ -323,8 +323,8 @@ class _Attempt:
             await self.submitter.fail(part, message)
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
-        """Writes the results that a provider has of a part. Raises: ProviderError."""
-        assert part.id is not None  # the caller has submitted it
+        """Writes the results of a part that its provider has. Raises: ProviderError."""
+        assert part.id is not None  # the caller has submitted the part
         state = await provider.poll(part.id)
         if state.has_results:
             try:
@@ -344,7 +344,7 @@ class _Attempt:
             return
         if state.is_gone or not provider.is_durable:
             # A fault may have ended the calls of this process before all were made.
-            await self.results.resend(part, lost_by_restart=state.is_gone and not provider.is_durable)
+            await self.results.resend(part, was_lost_by_restart=state.is_gone and not provider.is_durable)
         await self.results.end_without_result(part, state.unreported)
         await self.parts.note_over(part)
 
@@ -372,7 +372,7 @@ class _Attempt:
                 await self.parts.note_deleted(part, refusals)
         return min(waits, default=None)
 
-    def _poll_wait_s(self, part: ProviderPart) -> float:
+    def _choose_poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is not None and provider.poll_interval_s is not None:
@@ -380,9 +380,9 @@ class _Attempt:
         return self.parts.choose_poll_wait_s(part)
 
     def _plan_polls(self) -> list[float]:
-        """Plans when each open part is continued, where it is not planned yet. Returns the seconds until then."""
+        """Plans the next poll of each open part without a planned poll. Returns the seconds until each poll."""
         now = asyncio.get_running_loop().time()
         for part in self.parts.open_parts:
             if part.next_poll <= now:
-                part.next_poll = now + self._poll_wait_s(part)
+                part.next_poll = now + self._choose_poll_wait_s(part)
         return [part.next_poll - now for part in self.parts.open_parts]

@@ -24,8 +24,8 @@ from storage.batch_records import Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import WriteConflict
 from storage.sql.store import Store
 
-# The attempts to write an item's outcome that may each meet another writer, before the item fails. Not measured: fewer
-# fail items of busy agents sooner, more hold up the batch.
+# The attempts to write an item's outcome that may find another writer faster, before the item fails. Not measured:
+# fewer fail items of busy agents sooner, more hold up the batch.
 _MAX_CONFLICTS: Final = 8
 
 OutcomeFactory = Callable[[], Awaitable[ItemWrite | ItemEnding]]
@@ -35,9 +35,9 @@ class ItemWork(Struct, frozen=True):
     """An item with an outcome to write."""
 
     item: BatchItem
-    # Returns the outcome. Called again after a conflict with another writer.
+    # Returns the outcome. It is called again after a conflict with another writer.
     make_outcome: OutcomeFactory
-    # The reply that the provider has billed; b"" if there is none.
+    # The reply that the provider has billed; b"": no reply was billed.
     reply: bytes = b""
 
 
@@ -96,7 +96,7 @@ class ItemOutcomes:
         self.tokens.inc(by=sum(write.tokens for write in writes if not isinstance(write, ItemRetry)))
 
     async def wait_for_deferred(self) -> None:
-        """Waits for the items of busy conversations."""
+        """Waits until the outcomes of busy conversations are written."""
         while self._deferred:
             await self._deferred.pop()
 
@@ -134,7 +134,7 @@ async def _make_outcomes(works: Sequence[ItemWork]) -> list[ItemWrite | ItemEndi
 
     making = [asyncio.create_task(make(work)) for work in works]
     try:
-        # If one fails, the others go on: their calls end, with their answers noted, before the next attempt.
+        # If one fails, the others go on, so that their calls end with noted answers before the next attempt.
         await asyncio.gather(*making, return_exceptions=True)
     finally:
         await _cancel(making)

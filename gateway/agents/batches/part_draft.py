@@ -22,7 +22,7 @@ class PartDraft:
     _file: BinaryIO | None = field(default=None, init=False)
 
     def add(self, line: bytes, item: AssignedItem) -> None:
-        """Adds the request of an item. line: as the file has it."""
+        """Adds the request of an item. line: the request's line in the file, with its line end."""
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._file.write(line)
@@ -30,7 +30,7 @@ class PartDraft:
         self.items.append(item)
 
     def is_full(self, provider: BatchProvider, extra_bytes: int) -> bool:
-        """Returns whether there is no room for another request of so many bytes."""
+        """Returns whether the provider's limits leave no room for another request of `extra_bytes`."""
         return self.size + extra_bytes > provider.max_bytes or len(self.items) >= provider.max_requests
 
     def leave_out(self, run_rows: Collection[int]) -> None:

@@ -1,11 +1,13 @@
-"""The parts of a batch: requests of one upstream and model that are submitted together, as the job's journal has them.
+"""The parts of a batch: requests of one upstream and model that are submitted together.
 
-part-<n>        part n is about to be submitted; the entry has its requests and its mark
-made-<n>-<m>    the provider's id of part n, after m refusals, each of them under another mark
+The journal of the batch's job has these entries:
+
+part-<n>        part n is about to be submitted; with its upstream, model, mark, time and number of items
+made-<n>-<m>    the provider's id of part n, submitted after m refusals
 failed-<n>-<t>  the t-th submission of part n failed; perhaps with a time before which it is not tried again
-<miss>-<n>-<t>  something else about part n failed for the t-th time (`Miss`)
-over-<n>        all results of part n were read, or the provider's queue had no room for it; the time of that
-gone-<n>-<m>    the provider keeps nothing more of the part that it made after m refusals
+<miss>-<n>-<t>  a request of another kind about part n failed for the t-th time (`Miss`)
+over-<n>        all results of part n were read, or the provider's queue had no room for it; with the time
+gone-<n>-<m>    the provider has deleted the data of part n that was submitted after m refusals
 """
 
 from __future__ import annotations
@@ -29,18 +31,18 @@ from storage.sql.store import Store
 # The most attempts at one request about a part, unless the provider does not answer (`_UNHEARD_S`). Not measured: with
 # fewer, a part fails in a short outage.
 MAX_TRIES = 8
-# The longest wait between two polls, as a multiple of the first. Until then a wait is one of so many parts of the time
-# that has passed, so that a result is fetched late by a tenth of its time. Not measured.
+# The longest wait between two polls, as a multiple of the first wait. A shorter wait is a tenth of the time that has
+# passed, so that a result is fetched late by a tenth of its time. Not measured.
 _MAX_WAIT_FACTOR = 10
-# How long a part that finds no room is submitted again and again: the parts before it may take a day at the provider.
+# The seconds for which a part without room is submitted again: the parts before it may take a day at the provider.
 _NO_ROOM_S = 86_400.0
-# How long a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday on can be
-# replaced on Monday.
+# The seconds for which a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday
+# on can be replaced on Monday.
 _UNHEARD_S = 3 * 86_400.0
 
 
 class Miss(StrEnum):
-    """A failure about a part, as the journal names it."""
+    """A failed request about a part, by its name in the journal."""
 
     UNFOUND = "unfound"  # a submission cannot be looked up
     UNREAD = "unread"  # there are no results
@@ -50,11 +52,11 @@ class Miss(StrEnum):
 
 
 class SubmissionFailure(Struct, frozen=True):
-    """Why a part has to be submitted once more."""
+    """A failed submission of a part."""
 
     # The provider has certainly not made the part, so the next submission gets another mark.
     refused: bool
-    # The earliest time of the next submission, as the provider requested.
+    # The earliest time of the next submission that the provider allows, in seconds since the epoch; 0.0: any time.
     until: float = 0.0
 
 
@@ -67,9 +69,9 @@ class ProviderPart:
     model: str
     # Identifies the part at its provider, together with the number of refusals.
     mark: str
-    # When the part was first recorded in the journal, in seconds since the epoch.
+    # The time when the part was added to the journal, in seconds since the epoch.
     at: float
-    # The number of its items.
+    # The number of items in the part.
     count: int
     # The submissions that failed, oldest first.
     failures: list[SubmissionFailure] = field(default_factory=list)
@@ -77,18 +79,18 @@ class ProviderPart:
     misses: dict[Miss, list[float]] = field(default_factory=dict)
     # The provider's ids of this part, by the number of refusals before each.
     provider_ids: dict[int, str] = field(default_factory=dict)
-    # Keys of `provider_ids` for which the provider has deleted its data.
+    # The keys of `provider_ids` for which the provider has deleted its data.
     deleted: set[int] = field(default_factory=set)
-    # When all results of the part were read; 0.0 if it was not submitted; None while it goes on.
+    # The time when all results of the part were read; 0.0: the part was not submitted; None: the part goes on.
     over_at: float | None = None
     # The provider's queue was full.
     found_no_room: bool = False
-    # When the provider is asked again, by the loop's clock. Not in the journal: an attempt begins when it is due.
+    # The time of the next poll, by the loop's clock. Not in the journal, since an attempt begins when it is due.
     next_poll: float = 0.0
 
     @property
     def is_over(self) -> bool:
-        """True if all results of the part were read, or if it was never submitted."""
+        """True if all results of the part were read, or if the part was never submitted."""
         return self.over_at is not None
 
     @property
@@ -98,12 +100,12 @@ class ProviderPart:
 
     @property
     def until(self) -> float:
-        """The earliest time of the next submission."""
+        """The earliest time of the next submission, in seconds since the epoch; 0.0: any time."""
         return self.failures[-1].until if self.failures else 0.0
 
     @property
     def id(self) -> str | None:
-        """The provider's id of the part; None if the provider has given none yet, or has refused the part."""
+        """The provider's id of the part; None if the provider has not taken the part yet, or has refused it."""
         return self.provider_ids.get(self.refusals)
 
     @property
@@ -117,11 +119,11 @@ class ProviderPart:
 
     @property
     def submission(self) -> BatchPart:
-        """The part as its provider gets it now."""
+        """The part in the form of its next submission."""
         return self.make_submission(self.refusals)
 
     def make_submission(self, refusals: int) -> BatchPart:
-        """Returns the part as its provider got it after a number of refusals."""
+        """Returns the part in the form of the submission after a number of refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
 
@@ -138,7 +140,10 @@ class PartJournal:
 
     @staticmethod
     async def load(job: JobContext, store: Store, now: Callable[[], float], first_s: float) -> PartJournal:
-        """Reads the parts of a batch. Raises: StoreError."""
+        """Reads the parts of a batch from the job's journal. Raises: StoreError.
+
+        first_s: the seconds between the first two polls of a part.
+        """
         entries = {
             name: orjson.loads(result)
             for name, result in (await store.batches.load_journal(job.job.id)).items()
@@ -165,11 +170,11 @@ class PartJournal:
 
     @property
     def open_parts(self) -> list[ProviderPart]:
-        """The parts that go on."""
+        """The parts that are not over."""
         return [part for part in self.parts if not part.is_over]
 
     async def add(self, upstream: str, model: str, count: int) -> ProviderPart:
-        """Writes down that a part is about to be submitted. count: the number of its items."""
+        """Writes down that a part is about to be submitted. count: the number of items in the part."""
         part = ProviderPart(len(self.parts) + 1, upstream, model, uuid4().hex, self.now(), count)
         fields = {"upstream": upstream, "model": model, "mark": part.mark, "at": part.at, "count": count}
         await self._write(f"part-{part.number}", fields)
@@ -187,7 +192,7 @@ class PartJournal:
         part.failures.append(failure)
 
     async def note_miss(self, part: ProviderPart, miss: Miss) -> bool:
-        """Writes down that something about a part has failed. Returns True if it is not tried again."""
+        """Writes down that a request about a part has failed. Returns whether the request is given up."""
         times = part.misses.setdefault(miss, [])
         at = self.now()
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
@@ -197,18 +202,18 @@ class PartJournal:
         return len(times) >= MAX_TRIES
 
     async def note_deleted(self, part: ProviderPart, refusals: int) -> None:
-        """Writes down that a provider has deleted its data. refusals: the key in `provider_ids`."""
+        """Writes down that a provider has deleted the data of a part. refusals: the key in `provider_ids`."""
         await self._write(f"gone-{part.number}-{refusals}", {})
         part.deleted.add(refusals)
 
     async def note_over(
-        self, part: ProviderPart, *, was_submitted: bool = True, no_room: bool = False
+        self, part: ProviderPart, *, was_submitted: bool = True, found_no_room: bool = False
     ) -> None:
-        """Writes down that a part is over now. no_room: the provider's queue was full."""
+        """Writes down that a part is over now. found_no_room: the provider's queue was full."""
         at = self.now() if was_submitted else 0.0
-        await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
+        await self._write(f"over-{part.number}", {"at": at, "no_room": found_no_room})
         part.over_at = at
-        part.found_no_room = no_room
+        part.found_no_room = found_no_room
 
     def choose_poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part is submitted, or its provider is asked about it again.
@@ -219,19 +224,19 @@ class PartJournal:
         return wait_s if part.id is not None else max(wait_s, self.choose_submission_wait_s(part))
 
     def choose_delete_wait_s(self, part: ProviderPart) -> float:
-        """Returns the seconds until the next request to delete a part's data; they double each time."""
+        """Returns the seconds until the next request to delete a part's data, which double with each failure."""
         times = part.misses.get(Miss.UNDELETED)
         return self._measure_left_s(times[-1], self.first_poll_s * 2.0 ** len(times)) if times else 0.0
 
     def choose_submission_wait_s(self, part: ProviderPart) -> float:
-        """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now."""
-        # A provider's wait is a day at most.
+        """Returns the least seconds until a part may be submitted; 0.0: it may be submitted now."""
+        # The wait that a provider requests is cut to a day.
         return max(self._measure_left_s(part.until - DAY_S, DAY_S), self._choose_queue_wait_s(part))
 
     def _choose_queue_wait_s(self, part: ProviderPart) -> float:
-        """Returns the seconds until there may be room for a part in the queue of its model; 0.0: there may be now.
+        """Returns the seconds until the queue of its model may have room for a part; 0.0: it may have room now.
 
-        Once a model's queue had no room for a part, parts of the model go one at a time, the smallest first.
+        Once a model's queue had no room for a part, parts of the model are submitted one at a time, the smallest first.
         """
         queue = self._list_queue(part)
         if not any(queued.found_no_room for queued in queue):
@@ -245,7 +250,7 @@ class PartJournal:
         return self._measure_left_s(full_at[-1], self._choose_poll_s(full_at[-1] - full_at[0]))
 
     def may_wait(self, part: ProviderPart) -> bool:
-        """Returns whether a part that found no room is submitted again: for a day."""
+        """Returns whether a part that found no room is submitted again, which it is for a day."""
         return self._measure_failures([*_list_full_times(self._list_queue(part)), self.now()]) < _NO_ROOM_S
 
     def list_waiting(self, part: ProviderPart) -> list[ProviderPart]:
@@ -258,16 +263,16 @@ class PartJournal:
         return [queued for queued in self.parts if (queued.upstream, queued.model) == key]
 
     def _choose_poll_s(self, passed_s: float) -> float:
-        """Returns the seconds between two polls. passed_s: how long the provider has been asked."""
+        """Returns the seconds between two polls. passed_s: the seconds since the first poll."""
         return min(_MAX_WAIT_FACTOR * self.first_poll_s, max(self.first_poll_s, passed_s / _MAX_WAIT_FACTOR))
 
     def _measure_left_s(self, since: float, wait_s: float) -> float:
-        """Returns the seconds that are left of a wait; 0.0 too if it began before the clock was put back."""
+        """Returns the seconds that are left of a wait; 0.0 if the wait is over, or the clock was put back meanwhile."""
         left_s = since + wait_s - self.now()
         return left_s if left_s <= wait_s else 0.0
 
     def _measure_failures(self, times: Sequence[float]) -> float:
-        """Returns the seconds from the first of some failures to the last, without those in which nothing was asked."""
+        """Returns the seconds from the first failure to the last, without the time in which no request was made."""
         return sum(min(b - a, 2 * _MAX_WAIT_FACTOR * self.first_poll_s) for a, b in pairwise(times))
 
     async def _write(self, name: str, value: object) -> None:
@@ -275,12 +280,12 @@ class PartJournal:
 
 
 def _list_full_times(queue: Sequence[ProviderPart]) -> list[float]:
-    """Returns the times when a queue had no room, oldest first, after the last one when a part of it was answered."""
+    """Returns the times when a queue had no room, oldest first, after the newest answer to one of its parts."""
     over = [(part.over_at, part.found_no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)
 
 
 def describe_cause(error: ProviderError) -> str:
-    """Returns the log's text for an error: a provider's own message may quote a user's."""
+    """Returns the text of an error for the log, without a provider's own message, which may quote a user's message."""
     return f"status {error.status}" if isinstance(error, ProviderRefused) else error.message

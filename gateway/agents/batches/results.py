@@ -25,9 +25,9 @@ from storage.run_records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# The items of one transaction.
+# The most items that one transaction writes.
 PAGE_ITEMS: Final = 50
-# The requests of an item that fail in a row, and those that expire, with which the item fails.
+# An item fails with so many failed requests in a row, or with so many expired requests.
 _MAX_ERRORS: Final = 2
 _MAX_EXPIRIES: Final = 3
 # The error of an item without a result, by the outcome of its part.
@@ -51,10 +51,10 @@ class PartResults:
     async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
         """Records results as they arrive.
 
-        Raises: ProviderError if the results break off; the earlier ones are recorded first. Postponed if the batch was
-            cancelled.
+        Raises: ProviderError if the results break off, after the earlier results are recorded; Postponed if the batch
+            was cancelled.
         """
-        # The results by custom id: a provider may repeat a result, and the last one counts.
+        # The results by custom id: a provider may repeat a result, and the last result counts.
         page: dict[str, PartResult] = {}
         try:
             async for result in results:
@@ -70,19 +70,21 @@ class PartResults:
     async def end_without_result(
         self, part: ProviderPart, outcome: Literal["errored", "expired", "cancelled"]
     ) -> None:
-        """Gives the items of a part that have no result the outcome of the part."""
+        """Ends the items of a part that have no result with the outcome of the part."""
         result = PartResult("", outcome, message=_NO_RESULT[outcome])
         async for page in self.load_item_pages(part.number):
             works = [ItemWork(item, partial(self._make_outcome, item, result)) for item in page]
             await self._write_all(works)
 
-    async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
+    async def resend(self, part: ProviderPart, *, was_lost_by_restart: bool) -> None:
         """Marks the items of a lost part to be sent again. An item that the provider has lost counts as expired again.
 
-        An item that has begun to make the calls of its reply goes on with them: the reply is in the item's journal.
+        An item that has begun to make the calls of its reply goes on with these calls, since its journal has the reply.
         An item that has expired too often stays in the part, for `end_without_result` to end.
+
+        was_lost_by_restart: a process that sent the requests itself has died with them.
         """
-        new_expiries = 0 if lost_by_restart else 1
+        new_expiries = 0 if was_lost_by_restart else 1
         async for page in self.load_item_pages(part.number):
             works: list[ItemWork] = []
             retries: list[ItemRetry] = []
@@ -90,13 +92,13 @@ class PartResults:
                 if reply := await self.turns.read_noted_reply(item):
                     result = PartResult("", "succeeded", reply)
                     works.append(ItemWork(item, partial(self._make_outcome, item, result), reply))
-                elif lost_by_restart or item.expiries + new_expiries < _MAX_EXPIRIES:
+                elif was_lost_by_restart or item.expiries + new_expiries < _MAX_EXPIRIES:
                     retries.append(ItemRetry(item, item.errors, item.expiries + new_expiries))
             await self.outcomes.write(retries)
             await self._write_all(works)
 
     async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
-        """Ends the items of a part that will get no answer."""
+        """Fails the items of a part that will get no answer."""
         async for page in self.load_item_pages(part.number):
             await self.end_items(page, failure)
 
@@ -110,14 +112,17 @@ class PartResults:
         await self._write_all([ItemWork(item, partial(self.turns.make_end, item, failure)) for item in items])
 
     async def load_item_pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
-        """Yields the items of a part, or (None) of the batch, page by page. Items may leave the part meanwhile."""
+        """Yields the items of a part, page by page. Items may leave the part meanwhile.
+
+        part_number: the number of the part; None: all items of the batch.
+        """
         after, list_items = 0, self.store.batch_items.list
         while page := await list_items(self.batch.id, part=part_number, after=after, limit=PAGE_ITEMS):
             after = page[-1].id
             yield page
 
     async def _write_all(self, works: Sequence[ItemWork]) -> None:
-        """Writes the outcomes of items, those of busy conversations as well."""
+        """Writes the outcomes of items, and waits for busy conversations."""
         await self.outcomes.write_outcomes(works)
         await self.outcomes.wait_for_deferred()
 
@@ -135,13 +140,13 @@ class PartResults:
                 works.append(ItemWork(item, partial(self._make_outcome, item, result), result.body))
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):
-            # The tools of a page may take minutes, and those of the pages that follow need not run.
+            # The tools of a page may take minutes, and the tools of later pages need not run.
             raise Postponed("it was cancelled", 0.0, is_planned=True)
 
     async def _make_outcome(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""
         if item.part == ENDED_PART:
-            # It was cancelled meanwhile. Its tokens count nevertheless.
+            # The item was cancelled meanwhile. The tokens of its reply count nevertheless.
             return await self.turns.make_end(item, _CANCELLED_ITEM, result.body)
         try:
             match result.outcome:

@@ -1,4 +1,4 @@
-"""Stored replies and results of tools, which stand in for an upstream and a toolbox while an item is replayed."""
+"""Stored replies and results of tools, which replace an upstream and a toolbox while an item is replayed."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class StoredReplies:
     failure: ProviderError | None = None
     # The request for the next reply is to be made.
     composes: bool = False
-    # That request, once it is made.
+    # The request for the next reply; None: it is not made yet.
     request: ModelRequest | None = None
-    # How many replies were taken.
+    # The number of replies that were taken.
     taken: int = 0
-    # The call that `Attempts` has, too.
+    # The call of the upstream that the seam of `Attempts` requires.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the next reply. Raises: NotYet; the error in its place."""
+        """Returns the next reply. Raises: NotYet, or the error in place of the reply."""
         if self.taken == len(self.replies):
             if self.composes:
                 self.request = await make(self.target, self.endpoint)
@@ -77,13 +77,13 @@ class ReplayedTools:
         return self.inner.list_definitions()
 
     def owns(self, name: str) -> bool:
-        return True  # a stored result is there, whoever owns the tool now
+        return True  # the call has a stored result, even if its tool is another's now
 
     def find_serial_group(self, call: commands.RunTool) -> str | None:
         return self.inner.find_serial_group(call)
 
     async def run(self, call: commands.RunTool) -> ToolAnswer:
-        """Returns the stored result of a call; where its round is not stored yet, runs it."""
+        """Returns the stored result of a call, or runs the call if its round is not stored yet."""
         number = self.replies.taken - 1
         if number < len(self.rounds):
             for result in self.rounds[number]["results"]:

@@ -1,4 +1,4 @@
-"""The submission of a batch: what is ready is composed, gathered into parts, and submitted to their providers."""
+"""The submission of a batch: the requests of ready items are composed, gathered into parts, and submitted."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _log = logging.getLogger("mnemogate")
 class _ReadyItem(Struct, frozen=True):
     """An item with the request for its next reply."""
 
-    # The upstream and the model that are asked.
+    # The upstream and the model of the request.
     key: tuple[str, str]
     body: bytes
     # The line of the request in the provider's file.
     line: bytes
-    # The item as its part notes it.
+    # The record of the item in its part.
     assigned: AssignedItem
 
 
@@ -59,7 +59,10 @@ class PartSubmitter:
         return self.outcomes.batch
 
     async def submit_ready(self) -> float | None:
-        """Composes and submits the items that are ready. Returns None, or the seconds until the project has tokens."""
+        """Composes and submits the items that are ready.
+
+        Returns the seconds until the project has tokens again; None if it has some.
+        """
         store = self.outcomes.store
         if not await store.batch_items.count_in_part(self.batch.id, READY_PART):
             return None
@@ -84,7 +87,10 @@ class PartSubmitter:
         return None
 
     async def find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
+        """Looks for a part whose submission was interrupted, and submits it if its provider does not have it.
+
+        Returns whether the provider has the part. Raises: ProviderUnsure if the provider cannot tell yet.
+        """
         id = await self.find(part, provider)
         if id is not None:
             _log.info(
@@ -104,7 +110,7 @@ class PartSubmitter:
                 if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
                     draft.add(ready.line, ready.assigned)
                 else:
-                    # Its agent has changed since the part was composed, or the part has no room.
+                    # The item's agent has changed since the part was composed, or the part has no room.
                     await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
             await self._assign_items(part, draft)
             return await self.submit(part, draft, provider)
@@ -112,27 +118,29 @@ class PartSubmitter:
             draft.release()
 
     async def find(
-        self, part: ProviderPart, provider: BatchProvider, *, with_ended: bool = False
+        self, part: ProviderPart, provider: BatchProvider, *, includes_ended: bool = False
     ) -> str | None:
-        """Returns the provider's id of a part, found by its items; None if it was not submitted. Raises: ProviderError.
+        """Returns the provider's id of a part, found by the part's items; None if the part was not submitted.
 
-        with_ended: the part's items may have ended since, so all items of the batch are looked for.
+        includes_ended: the part's items may have ended since, so all items of the batch are looked for.
+
+        Raises: ProviderError.
         """
         known_parts = await self.outcomes.store.batches.load_known_parts()
         known_ids = {orjson.loads(data)["id"] for data in known_parts}
         custom_ids: set[str] = set()
-        async for page in self.results.load_item_pages(None if with_ended else part.number):
+        async for page in self.results.load_item_pages(None if includes_ended else part.number):
             for item in page:
                 last = item.request_number
-                numbers = {last, last - 1} if with_ended else {last}
+                numbers = {last, last - 1} if includes_ended else {last}
                 custom_ids |= {str(RequestId(self.batch.uid, item.id, number)) for number in numbers}
         return await provider.find(part.submission, custom_ids, known_ids)
 
     async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
         """Divides a part for which its provider has no room in two. A part of a single item waits instead.
 
-        message: the provider's.
-        room: the tokens that the provider's queue takes when it is empty; None if they are not known.
+        message: the provider's error message.
+        room: the tokens that the provider's queue takes when it is empty; None: the number is not known.
         """
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
@@ -156,10 +164,13 @@ class PartSubmitter:
             await self.outcomes.write(
                 [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]
             )
-        await self.parts.note_over(part, no_room=True)
+        await self.parts.note_over(part, found_no_room=True)
 
     async def note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
-        """Notes that a part was not taken, and gives it up after `MAX_TRIES`. message: the provider's."""
+        """Notes that a provider did not take a part, and gives the part up after `MAX_TRIES` failures.
+
+        message: the provider's error message.
+        """
         _log.warning(
             "Batch %s: %s did not take a part (attempt %d of %d).",
             make_public_id(self.batch), part.upstream, len(part.failures) + 1, MAX_TRIES,
@@ -169,7 +180,7 @@ class PartSubmitter:
             await self.fail(part, message)
 
     async def fail(self, part: ProviderPart, message: str) -> None:
-        """Fails the items of a part that cannot be submitted."""
+        """Fails the items of a part that cannot be submitted. message: the error that callers read."""
         await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
         await self.parts.note_over(part)
 
@@ -204,9 +215,12 @@ class PartSubmitter:
         return True
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
-        """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
+        """Leaves out and fails the items that quote messages which were forgotten while the part was composed.
+
+        Composing a part may take minutes.
+        """
         current = self.outcomes.store.batch_items.find_current
-        # Until nothing is left out: writing the part again takes seconds, in which more may be forgotten.
+        # Until no item is left out: writing the part again takes seconds, in which more may be forgotten.
         while forgotten := {item.run_row for item in draft.items} - await current(self.batch.id, part.number):
             # Up to 256 MB are read and written: longer than the event loop may wait.
             await asyncio.to_thread(draft.leave_out, forgotten)
@@ -267,7 +281,7 @@ class PartSubmitter:
                 yield item
 
     async def _count_tokens(self, part: ProviderPart) -> int:
-        """Returns about how many tokens the requests of a part have."""
+        """Returns an estimate of the tokens of a part's requests."""
         tokens = 0
         async for item in self._load_items(part.number):
             if (ready := await self._compose_item(item)) is not None:

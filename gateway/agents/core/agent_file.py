@@ -18,10 +18,10 @@ from storage.records import Block
 
 
 class PortableMessage(Struct, frozen=True):
-    """A message as it is stored."""
+    """A message with the data that is stored beside it."""
 
     message: dict[str, Any]
-    # Its time, in seconds since the epoch.
+    # The time of the message, in seconds since the epoch.
     at: float
     # The model that made a reply; "" for other messages.
     model: str = ""
@@ -32,7 +32,7 @@ class PortableConversation(Struct, frozen=True):
 
     uid: str
     definition: ConversationDefinition
-    # When the conversation began, in seconds since the epoch.
+    # The time when the conversation began, in seconds since the epoch.
     began_at: float
     # The messages, oldest first.
     messages: Sequence[PortableMessage] = ()
@@ -45,7 +45,7 @@ class PortableArchive(Struct, frozen=True):
     body: dict[str, Any]
     # The passages, oldest first.
     passages: Sequence[PassageDraft] = ()
-    # The uid to create it with; None for a new one.
+    # The uid of the new archive; None: a new uid is made.
     uid: str | None = None
 
 
@@ -53,7 +53,7 @@ class PortableFile(Struct, frozen=True):
     """The text of a folder's file."""
 
     name: str
-    # The type of the file that the text was read from.
+    # The MIME type of the file from which the text was read.
     mime_type: str
     text: str
 
@@ -64,53 +64,56 @@ class PortableFolder(Struct, frozen=True):
     name: str
     body: dict[str, Any]
     files: Sequence[PortableFile] = ()
-    # The uid to create it with; None for a new one.
+    # The uid of the new folder; None: a new uid is made.
     uid: str | None = None
 
 
 class PortableIdentity(Struct, frozen=True):
-    """An identity, by the application's key. An existing one with its uid or its key is attached instead."""
+    """An identity. An existing identity with this uid or this key is attached instead."""
 
     uid: str
+    # The application's key of the identity.
     key: str
     definition: IdentityDefinition
 
 
 class PortableAgent(Struct, frozen=True):
-    """An agent with what belongs to it alone. `AgentFile` has what agents share."""
+    """An agent with the parts that belong to it alone. `AgentFile` has the parts that agents share."""
 
     name: str
     definition: AgentDefinition
     tags: Sequence[str] = ()
-    # Blocks, by their keys in the file.
+    # The keys of the agent's blocks in the file.
     blocks: Sequence[str] = ()
-    # Names of tools.
+    # The names of the agent's tools.
     tools: Sequence[str] = ()
-    # Folders and archives, by their keys in the file.
+    # The keys of the agent's folders and archives in the file.
     folders: Sequence[str] = ()
     archives: Sequence[str] = ()
     passages: Sequence[PassageDraft] = ()
     # The messages of the conversation `default`.
     messages: Sequence[PortableMessage] = ()
+    # The other conversations.
     conversations: Sequence[PortableConversation] = ()
-    # The uid to create it with; None for a new one.
+    # The uid of the new agent; None: a new uid is made.
     uid: str | None = None
     identities: Sequence[PortableIdentity] = ()
-    # When the agent was created, in seconds since the epoch; None for now.
+    # The time when the agent was created, in seconds since the epoch; None: it is created now.
     created_at: float | None = None
 
 
 class AgentFile(Struct, frozen=True):
-    """The agents of a file, and what they share."""
+    """The agents of a file, and the parts that they share."""
 
     agents: Sequence[PortableAgent]
-    # Tools that the file defines, by name.
+    # The tools that the file defines, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
-    # Blocks and their details, by key in the file.
+    # The blocks with their details, by their keys in the file.
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
+    # The folders and archives, by their keys in the file.
     folders: Mapping[str, PortableFolder] = field(default_factory=dict)
     archives: Mapping[str, PortableArchive] = field(default_factory=dict)
-    # Uids to create blocks with, by key; an existing block with that uid is attached instead.
+    # The uids of new blocks, by their keys in the file. An existing block with such a uid is attached instead.
     block_uids: Mapping[str, str] = field(default_factory=dict)
-    # Names of parts of the file that the gateway ignores.
+    # The names of parts of the file that the gateway ignores.
     left_out: Sequence[str] = ()

@@ -8,19 +8,20 @@ from adapters.types import Json
 
 
 class CallDecision(Struct, frozen=True):
-    """The decision of a person or a client about calls that wait for one.
+    """The decision of a person or a client about waiting calls.
 
     A person allows (`approve`) or denies (`approve=False`, with a `reason`). A client gives a `result`, and `approve`
     stays True.
     """
 
-    # The call; None: all calls that wait for a person. A denial is also of those that wait for the client.
+    # The id of the call; None: all calls that wait for a person. A denial without an id is also of the calls that wait
+    # for the client.
     call_id: str | None
-    # Whether the call is allowed. A call that the client would run can be denied as well.
+    # The call is allowed. A call that the client would run can be denied as well.
     approve: bool = True
-    # The reason of a person who does not allow it.
+    # The reason for a denial; None: the person gave none.
     reason: str | None = None
-    # The result of a call that the client ran.
+    # The result of a call that the client ran; None: a person has decided.
     result: Json | None = None
-    # The public id of the message that asks for the decision; None: the one that waits.
+    # The public id of the message with the calls; None: the message with the calls that wait now.
     request: str | None = None

@@ -20,7 +20,7 @@ MULTI_AGENT_TOOLS = list_built_in_tools(ToolUse.ASK_AGENT)
 # The tools that an agent has while a folder is attached to it.
 FILE_TOOLS = list_built_in_tools(ToolUse.SEARCH_FILES)
 
-# Tools of Letta's that need a service outside the gateway. They do not exist here until a caller creates them.
+# Tools of Letta's that need a service outside the gateway. Each exists here only if a caller has created it.
 EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
 
 # The turn ends after these built-in tools, and goes on after all others.
@@ -35,15 +35,15 @@ _MESSAGE_TOOLS = ("send_message", "conversation_search")
 class AgentKind(Struct, frozen=True):
     """A kind of agents."""
 
-    # How it speaks: by its reply, or by the tool `send_message`.
+    # The way in which an agent speaks: by its reply, or by the tool `send_message`.
     style: SpeakingStyle
-    # The built-in tools that a new agent of this kind has.
+    # The built-in tools that a new agent has.
     tools: tuple[str, ...] = ()
-    # A new agent gets a rule for each of these tools: whether its turn goes on after it.
+    # A new agent gets a rule for each of these tools, by which its turn ends or goes on after the tool.
     has_rules: bool = False
     # The window is emptied before each user message.
     clears: bool = False
-    # The bounds of its window, in messages; None: unbounded.
+    # The bounds of the window, in messages; None: unbounded.
     most_messages: int | None = None
     least_messages: int | None = None
     # The default filler before a tool.
@@ -79,9 +79,9 @@ def choose_kind(name: str) -> AgentKind:
 
 
 def make_base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a rule for each of these tools: whether the turn goes on after it.
+    """Returns a rule for each of these tools, by which the turn ends or goes on after the tool.
 
-    rules: the agent's own. A tool with such a rule among them gets no other.
+    rules: the agent's own rules. A tool with such a rule among them gets no other.
     """
     ruled = {rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")}
     return [
@@ -105,5 +105,5 @@ _BY_UID = {hash_built_in(name): name for name in BUILT_IN_TOOLS}
 
 
 def find_built_in(uid: str) -> str | None:
-    """Returns the name of the built-in tool with this uid; None if there is none."""
+    """Returns the name of the built-in tool with this uid; None if the uid is of no built-in tool."""
     return _BY_UID.get(uid)

@@ -1,4 +1,4 @@
-"""The configuration of an MCP server as a request has it, with its secrets, and how it changes what is stored.
+"""The configuration of an MCP server in a request, with its secrets, and the stored secrets that it leaves.
 
 A secret is named by a field: `auth_token`, `custom_headers.<name>` or `env.<name>`. Secrets are stored encrypted
 (gateway.agents.tools.secret), and shown as a mask.
@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import BadRequest
 
-# What is shown of each secret. Sent back, it leaves the secret as it is.
+# The text that is shown in place of each secret. A request with the mask leaves the secret as it is.
 MASK = "********"
 TOKEN, HEADERS, VARIABLES = "auth_token", "custom_headers", "env"
 
@@ -42,27 +42,31 @@ class McpToolSource(NamedTuple):
 class McpSecrets:
     """The secrets of a server in plain text, for one session with it."""
 
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of each request over HTTP
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False)  # of a program
+    # The headers of each request over HTTP.
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # The environment variables of a program.
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class McpServerConfig:
     """A server as a request configures it."""
 
-    # Without secrets.
+    # The definition of the server, without secrets.
     definition: McpServerDefinition
     # The secrets by their fields, in plain text or MASK.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     # The groups of secrets (TOKEN, HEADERS, VARIABLES) that are replaced. The stored secrets of other groups stay.
     replaced_groups: frozenset[str] = frozenset()
 
-    def given_secrets(self) -> dict[str, str]:
-        """Returns the secrets that the request gives, by their fields."""
+    def list_given_secrets(self) -> dict[str, str]:
+        """Returns the secrets that the request gives in plain text, by their fields."""
         return {name: value for name, value in self.secrets.items() if value != MASK}
 
-    def retained_secrets(self, before: McpServerDefinition) -> dict[str, str]:
-        """Returns the stored secrets that stay, encrypted. before: the stored server.
+    def find_retained_secrets(self, before: McpServerDefinition) -> dict[str, str]:
+        """Returns the stored secrets that stay, encrypted, by their fields.
+
+        before: the stored definition of the server, with its encrypted secrets.
 
         Raises: BadRequest if a mask stands for no secret, or the secrets were given for another address or program.
         """
@@ -74,7 +78,7 @@ class McpServerConfig:
         retained = {
             name: value
             for name, value in before.secrets.items()
-            if self.secrets.get(name) == MASK or group_of(name) not in self.replaced_groups
+            if self.secrets.get(name) == MASK or get_group(name) not in self.replaced_groups
         }
         now = self.definition
         if retained and (now.url, now.command) != (before.url, before.command):
@@ -86,20 +90,22 @@ class McpServerConfig:
         return retained
 
 
-def group_of(name: str) -> str:
-    """Returns which of TOKEN, HEADERS and VARIABLES a secret's field belongs to."""
+def get_group(name: str) -> str:
+    """Returns the group of a secret's field: TOKEN, HEADERS or VARIABLES."""
     return name.partition(".")[0]
 
 
 def find_group_secrets(secrets: Mapping[str, str], group: str) -> dict[str, str]:
-    """Returns the secrets of HEADERS or VARIABLES by the names of the headers or variables themselves."""
-    return {name.partition(".")[2]: value for name, value in secrets.items() if group_of(name) == group}
+    """Returns the secrets of the group HEADERS or VARIABLES, by the names of the headers or variables."""
+    return {name.partition(".")[2]: value for name, value in secrets.items() if get_group(name) == group}
 
 
 def make_secrets(server: McpServerDefinition, secrets: Mapping[str, str]) -> McpSecrets:
-    """Returns the secrets of a server as they are sent. secrets: in plain text, by their fields.
+    """Returns the secrets of a server as they are sent.
 
     A token without a scheme for `Authorization` is a bearer token (RFC 6750, 2.1).
+
+    secrets: the secrets in plain text, by their fields.
     """
     headers = find_group_secrets(secrets, HEADERS)
     if (token := secrets.get(TOKEN)) is not None:

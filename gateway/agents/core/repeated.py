@@ -1,4 +1,4 @@
-"""The messages of a chat completion that repeat a stored conversation: all up to the last assistant message.
+"""The messages of a chat completion that repeat a stored conversation: all messages up to the last assistant message.
 
 The repeated messages are not matched. They may show that the client asks the same again, or that the user has heard
 only a part of a reply (a barge-in). A REST send repeats nothing.
@@ -25,16 +25,16 @@ from gateway.core.conversation.wire_message import (
 from gateway.core.words import cut_remark, is_beginning, join_heard_letters, join_letters, list_lower_words
 from storage.records import Atom, Exchange
 
-# The most messages before the new ones that are searched for the part of a reply that was heard. Not measured: a reply
-# in more messages is recognised by its last ones.
+# The most assistant messages in which the heard part of a reply is looked for. Not measured: a reply in more messages
+# is recognised by the last of them.
 _MAX_TEXTS = 8
 
 
 def find_new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
-    """Returns the messages of a chat completion's list that are new: those after its last assistant message.
+    """Returns the new messages of a chat completion's list: the messages after its last assistant message.
 
-    The system messages at its beginning are the request's own prompt. A system message after the stored messages is
-    new ("ask whether they are still there").
+    The system messages at the beginning of the list are the request's own prompt. A system message after the stored
+    messages is new ("ask whether they are still there").
     """
     return messages[max(count_leading_system(messages), _index_last(messages, "assistant") + 1) :]
 
@@ -42,7 +42,7 @@ def find_new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
 def find_last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
     """Returns the texts of the last reply in a chat completion's messages, as the client has them.
 
-    These are the texts of the newest assistant messages after the last question before them.
+    The last reply is all assistant messages after the last question that has an answer.
     """
     repeated = messages[: _index_last(messages, "assistant") + 1]
     answers = repeated[_index_last(repeated, "user") + 1 :]
@@ -57,12 +57,13 @@ def count_asked_again(
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage],
 ) -> int:
-    """Returns how many messages at the end of a list ask again what the newest turn asked; 0 if the list asks more.
+    """Returns how many messages at the end of a list repeat the question of the newest turn; 0 if the list asks more.
 
     The client then has the reply before these messages, and no reply to them.
 
-    messages, heard_texts: as in `detect_barge_in`.
-    initial: messages with which a conversation begins.
+    messages: the messages of the list after its last assistant message.
+    heard_texts: the texts of the reply before these messages (`find_last_reply_texts`).
+    initial: the messages with which each conversation of the agent begins.
     """
     counts = (count for _, count in _find_repeated_turns(path, hasher, messages, heard_texts, initial))
     return min(len(_find_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
@@ -71,9 +72,9 @@ def count_asked_again(
 class BargeIn(Struct, frozen=True):
     """The replies that a user has interrupted, as a list reports them."""
 
-    # The steps with cut replies, oldest first, each with the part of its reply that was heard, which may be "".
+    # The steps with cut replies, oldest first, each with the heard part of its reply, which may be "".
     cut: Sequence[tuple[Exchange, str]]
-    # How many messages at the beginning of the list are stored already.
+    # The number of messages at the beginning of the list that are stored already.
     stored_count: int
 
 
@@ -85,7 +86,7 @@ def detect_barge_in(
 ) -> BargeIn:
     """Returns which replies of a path a barge-in has cut, and which messages of the list are not new.
 
-    path: oldest first, with contents.
+    path: the exchanges of the conversation with their contents, oldest first.
     messages: the messages of the list after its last assistant message.
     heard_texts: the texts of the reply before these messages (`find_last_reply_texts`). They cut nothing unless they
         are the beginning of the newest reply that was not left out.
@@ -104,16 +105,16 @@ def _find_unheard(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest exchanges with replies that the client lacks, and their number of messages in the list.
+    """Returns the newest exchanges with replies that the client lacks, and the number of their messages in the list.
 
-    The list repeats the tool results before such a step, and the question of such a turn.
+    The list repeats the tool results before such a step, and the question before such a turn.
     """
     result_count = _count_late_results(path, messages)
     turns, question_count = _find_unheard_turns(path, hasher, messages[result_count:], heard_texts)
     results = tuple(map(hasher.make_atoms, messages[:result_count]))
     steps = _find_steps_from(path[: len(path) - len(turns)], results)
     if results and not steps:
-        # The results belong to the newest question then, or are new.
+        # The results belong to the newest question, or are new.
         return _find_unheard_turns(path, hasher, messages, heard_texts)
     return [*steps, *turns], result_count + question_count
 
@@ -131,10 +132,10 @@ def _find_unheard_turns(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns if a list goes on after their questions without a reply to them, and the number of
-    these questions' messages. Turns with cancelled requests may come before the newest turn.
+    """Returns the newest turns if a list goes on after their questions without a reply to them.
 
-    A list that only asks again what was answered is a turn of its own.
+    Returns the number of these questions' messages as well. Turns with cancelled requests may come before the newest
+    turn. A list that only repeats an answered question is a turn of its own.
     """
     unheard = [
         (turns, count)
@@ -182,7 +183,7 @@ def _find_repeated_turns(
 
 
 def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
-    """Returns whether a client has the reply of a turn or its beginning. Of a turn without text it has no reply."""
+    """Returns whether a client has a turn's reply or its beginning. If the turn has no text, it must have no reply."""
     reply = join_texts(map(_read_reply_text, turn))
     if not heard_texts:
         return not join_letters(reply)
@@ -191,7 +192,7 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
 
 
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
-    """Returns the steps of a turn that were not heard to their end, each with the part that was heard."""
+    """Returns the steps of a turn that were not heard to their end, each with the heard part of its text."""
     texts = list(map(_read_reply_text, turn))
     whole, heard = join_texts(texts), _read_heard(texts, heard_texts)
     unplaced = join_heard_letters(heard)
@@ -212,31 +213,31 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
 
 
 def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
-    """Returns what was heard of a reply; "" if nothing is known of that."""
+    """Returns the heard part of a reply; "" if the client's texts do not show it."""
     whole = join_texts(step_texts)
     for heard in _without_text_before(heard_texts):
         if _is_heard_of(heard, whole):
             return heard
     for heard in _without_text_after(heard_texts):
         if _is_heard_of(heard, whole):
-            # The application's text after the end of a step may be the next step in other words: that is no cut.
+            # The application's text after the end of a step may be the next step in other words: that step is not cut.
             ends = {join_letters(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
             return "" if join_heard_letters(heard) in ends else heard
     return ""
 
 
 def _without_text_before(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields parts of these texts that may be the reply, longest first: the application may have spoken before it."""
+    """Yields the ends of these texts, longest first: the application may have spoken before the reply."""
     return (join_texts(heard_texts[n:]) for n in range(len(heard_texts)))
 
 
 def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields parts of these texts that may be the reply, longest first: the application may have spoken after it."""
+    """Yields the beginnings of these texts, longest first: the application may have spoken after the reply."""
     return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 
 def _is_heard_of(heard: str, reply: str) -> bool:
-    """Returns whether what was heard is a reply or its beginning: whole words, or more letters than by chance."""
+    """Returns whether a heard text is a reply or its beginning: whole words, or more letters than by chance."""
     heard = cut_remark(heard)
     words = list_lower_words(heard)
     if not words:

@@ -24,9 +24,9 @@ from gateway.core.turn.tool_result import ToolResult
 
 # The most steps of a run that names no number, as on Letta's server.
 DEFAULT_MAX_STEPS: Final = 50
-# A turn ends after so many bad replies in a row: without a call that the model must make, or with calls none of which
-# can run. Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would
-# go on up to the limit of steps. Not measured.
+# The bad replies in a row after which a turn ends. A reply is bad if it lacks a call that the model must make, or if
+# none of its calls can run. Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever
+# its result, would go on up to the limit of steps. Not measured.
 BAD_REPLIES: Final = 3
 _NO_APPROVAL_ERROR: Final = (
     "Not run: {name} needs a person's approval, and there is no client that could give it."
@@ -36,10 +36,11 @@ _NO_APPROVAL_ERROR: Final = (
 class RuleGuide:
     """The guide of an agent's turn. Implements `Guide`, which documents the methods.
 
-    called: the calls since the user's newest message in earlier turns.
-    approvals: tools that a person has to approve, without a rule.
-    can_ask: a person can be asked for approval. If not, calls that need it get an error.
-    has_later_message: a user message follows the results of the first reply; the rules start over there.
+    attached: the names of the agent's tools.
+    called: the calls of earlier runs since the user's newest message.
+    approvals: the tools that a person has to approve, without a rule.
+    can_ask: a person can be asked for approval. If False, calls that need approval get an error.
+    has_later_message: a user message follows the results of the first reply, and the rules start over with it.
     """
 
     def __init__(
@@ -130,12 +131,15 @@ class RuleGuide:
         return self._make_state().decide_next(reply, is_last_step=self._steps >= self._max_steps)
 
     def _find_fault(self, reply: Sequence[JudgedCall], next_step: Offer | Stop) -> StopReason | None:
-        """Returns the fault for which a reply can end the turn; None if it has none. next_step: the step after it."""
+        """Returns the fault for which a reply can end the turn; None if the reply has no fault.
+
+        next_step: the step after the reply.
+        """
         if not reply:
             must_call = isinstance(next_step, Offer) and bool(next_step.nudge)
             return StopReason.NO_TOOL_CALL if must_call else None
         if any(call.has_run for call in reply):
             return None
-        # Such replies would let the turn go on up to the limit of steps, so they end it with the same reason.
+        # Such replies would let the turn go on up to the limit of steps, so they end the turn with the same reason.
         is_readable = all(call.is_readable for call in reply)
         return StopReason.MAX_STEPS if is_readable else StopReason.BAD_TOOL_CALL

@@ -8,7 +8,7 @@ from gateway.core.tool_rule import RuleKind, ToolRule
 
 
 def render_rules(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
-    """Returns the rules that the model has to know as sentences, one a line; "" if there are none."""
+    """Returns the rules that the model has to know as sentences, one a line; "" if it has to know none."""
     lines = [_render_rule(rule) for rule in rules if rule.tool in attached]
     return "\n".join(dict.fromkeys(f"- {line}" for line in lines if line))
 

@@ -34,7 +34,7 @@ Write dates in place of words such as yesterday.
 
 
 def make_sleeper(primary: AgentDefinition) -> AgentDefinition:
-    """Returns the definition of the agent that reads for another one. Tools and rules are those of its kind."""
+    """Returns the definition of the agent that reads the messages of another agent. Its kind adds tools and rules."""
     return AgentDefinition(
         "voice_sleeptime_agent" if primary.kind == VOICE_KIND else "sleeptime_agent",
         _SYSTEM,

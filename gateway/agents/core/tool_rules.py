@@ -34,9 +34,9 @@ class CalledTool(Struct, frozen=True):
     """A call since the user's newest message."""
 
     name: str
-    # success, error, or denied: by a person, or since no client could be asked.
+    # `success`, `error`, or `denied` by a person or since no client could be asked.
     status: str = "success"
-    # None while it runs.
+    # The text of the result; None: the call still runs.
     result: str | None = ""
 
 
@@ -62,9 +62,9 @@ class _Limit(Struct, frozen=True):
     names: frozenset[str]
     # The reason why other tools may not be called, as the model reads it.
     reason: str
-    # The model must call one of them.
+    # The model must call one of these tools.
     must_call: bool = False
-    # Arguments that the rule sets, by tool.
+    # The arguments that the rule sets, by tool.
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
@@ -73,7 +73,7 @@ def _was_just_called(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
 
 
 def _limit_children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit of a rule by which its children must follow its tool; None: it sets none."""
+    """Returns the limit of a rule by which its children must follow its tool; None: no limit."""
     names = frozenset(rule.children) & frozenset(attached)
     if not _was_just_called(rule, called) or not names:
         return None
@@ -93,7 +93,7 @@ def _limit_parent(rule: ToolRule, called: Sequence[CalledTool], attached: Sequen
 
 
 def _limit_outcome(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit of a rule by which the result of a tool decides the next tool; None: it sets none."""
+    """Returns the limit of a rule by which the result of a tool decides the next tool; None: no limit."""
     if not _was_just_called(rule, called):
         return None
     result = _make_comparable(called[-1].result or "")
@@ -105,8 +105,8 @@ def _limit_outcome(rule: ToolRule, called: Sequence[CalledTool], attached: Seque
     return _Limit(frozenset({child}), f"after this result of {rule.tool} comes {child}.", must_call=True)
 
 
-def _count_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit of a rule on how often its tool may be called; None: it sets none."""
+def _limit_count(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    """Returns the limit of a rule on the number of calls of its tool; None: no limit."""
     if sum(call.name == rule.tool for call in called) < rule.max_calls:
         return None
     reason = f"{rule.tool} may run {rule.max_calls_text} for one message of the user, and no more."
@@ -117,11 +117,11 @@ _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
     RuleKind.CHILDREN: _limit_children,
     RuleKind.PARENT_LAST: _limit_parent,
     RuleKind.CONDITIONAL: _limit_outcome,
-    RuleKind.AT_MOST: _count_limit,
+    RuleKind.AT_MOST: _limit_count,
 }
 
 
-def _run_first_limit(rules: Sequence[ToolRule], attached: Sequence[str]) -> _Limit | None:
+def _limit_first_call(rules: Sequence[ToolRule], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit that the rules for the first call set together; None: there are no such rules."""
     first_rules = [rule for rule in rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
     if not first_rules:
@@ -148,21 +148,20 @@ def _make_comparable(text: str) -> bool | tuple[float] | str:
 
 
 class RuleState(Struct, frozen=True):
-    """The basis of decisions: the rules, the calls so far, and the names of the agent's tools.
-
-    called: in order, including calls of the reply that is judged, as far as they ran.
-    """
+    """The basis of decisions: the rules, the calls so far, and the names of the agent's tools."""
 
     rules: Sequence[ToolRule]
+    # The calls in order, with those calls of the judged reply that have run.
     called: Sequence[CalledTool]
+    # The names of the agent's tools.
     attached: Sequence[str]
     style: SpeakingStyle = "reply"
 
     def offer(self) -> Offer:
-        """Returns what the model may call next."""
-        limits = self._limits()
+        """Returns the tools that the model may call next."""
+        limits = self._find_limits()
         return Offer(
-            names=self._names_within(limits) if limits else None,
+            names=self._find_allowed(limits) if limits else None,
             must_call=self._must_call(limits, by_style=self.style == "message"),
             asks_for_one_call=any(rule.kind in _ORDERING_KINDS for rule in self.rules),
         )
@@ -172,13 +171,13 @@ class RuleState(Struct, frozen=True):
         if name not in self.attached:
             # The error names no tools, since the request may have tools of its own, which these rules do not know.
             return Forbidden(f"{NO_TOOL} {quote_text(name)}.")
-        counted = self._counted_calls()
+        counted = self._list_counted_calls()
         if counted and counted[-1].result is None and self._has_rule(RuleKind.CONDITIONAL, counted[-1].name):
             return Undecided()
-        limits = self._limits()
+        limits = self._find_limits()
         broken = [limit.reason for limit in limits if name not in limit.names]
         if broken:
-            return Forbidden(f"Not run: {' '.join(broken)} {_join_options(self._names_within(limits))}")
+            return Forbidden(f"Not run: {' '.join(broken)} {_join_options(self._find_allowed(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
@@ -189,11 +188,11 @@ class RuleState(Struct, frozen=True):
     def decide_next(self, reply: Sequence[JudgedCall], *, is_last_step: bool = False) -> Offer | Stop:
         """Returns the next step once all calls of a reply have their results.
 
-        is_last_step: the reply's step was the last that the turn may have.
+        is_last_step: the turn may have no step after the reply's.
         """
-        offer, ending, nudge = self.offer(), self._ending(reply), ""
+        offer, ending, nudge = self.offer(), self._find_ending(reply), ""
         if ending is not None:
-            missing = self._uncalled_tools()
+            missing = self._list_uncalled_tools()
             if not missing:
                 return Stop(ending)
             nudge = f"Before you end your turn, you have to call: {', '.join(missing)}."
@@ -201,38 +200,41 @@ class RuleState(Struct, frozen=True):
             nudge = f"You have to call a tool now. {_join_options(offer.names or ())}"
         return Stop(StopReason.MAX_STEPS) if is_last_step else replace(offer, nudge=nudge)
 
-    def _counted_calls(self) -> list[CalledTool]:
+    def _list_counted_calls(self) -> list[CalledTool]:
         return [call for call in self.called if call.status != "denied"]
 
     def _has_rule(self, kind: RuleKind, name: str) -> bool:
         return any(rule.kind is kind and rule.tool == name for rule in self.rules)
 
-    def _limits(self) -> list[_Limit]:
-        """Returns the limits that hold now."""
-        counted = self._counted_calls()
-        if not counted and (first_limit := _run_first_limit(self.rules, self.attached)) is not None:
+    def _find_limits(self) -> list[_Limit]:
+        """Returns the limits of the next call."""
+        counted = self._list_counted_calls()
+        if not counted and (first_limit := _limit_first_call(self.rules, self.attached)) is not None:
             return [first_limit]
         rules = [rule for rule in self.rules if rule.kind in _LIMITS]
         limits = (_LIMITS[rule.kind](rule, counted, self.attached) for rule in rules)
         return [limit for limit in limits if limit is not None]
 
-    def _names_within(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
+    def _find_allowed(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
         return tuple(name for name in self.attached if all(name in limit.names for limit in limits))
 
     def _must_call(self, limits: Sequence[_Limit], *, by_style: bool = False) -> bool:
         """Returns whether the model must call a tool.
 
-        It need not if a person has denied, since the last counted call, all tools that may be called.
+        The model need not if a person has denied, since the last counted call, all tools that may be called.
 
-        by_style: it must without a rule, since it speaks by a tool.
+        by_style: the model must call a tool even without a rule, since it speaks by a tool.
         """
         must_call = by_style or any(limit.must_call for limit in limits)
         denied_last = takewhile(lambda call: call.status == "denied", reversed(self.called))
-        return must_call and not {call.name for call in denied_last}.issuperset(self._names_within(limits))
+        return must_call and not {call.name for call in denied_last}.issuperset(self._find_allowed(limits))
 
-    def _ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
-        """Returns why this reply would end the turn, whatever is still uncalled; None: the turn goes on."""
-        must_call = self._must_call(self._limits())
+    def _find_ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
+        """Returns the reason for which a reply would end the turn if no required call were missing.
+
+        Returns None if the turn goes on.
+        """
+        must_call = self._must_call(self._find_limits())
         if not reply:
             return None if must_call else StopReason.END_TURN
         if self.style == "message" and not must_call and not any(self._goes_on(call) for call in reply):
@@ -243,8 +245,8 @@ class RuleState(Struct, frozen=True):
     def _goes_on(self, call: JudgedCall) -> bool:
         return call.has_failed or call.goes_on or self._has_rule(RuleKind.GO_ON, call.name)
 
-    def _uncalled_tools(self) -> list[str]:
-        """Returns the tools that must still be called before the turn ends, without those that a person denied."""
+    def _list_uncalled_tools(self) -> list[str]:
+        """Returns the tools that must still be called before the turn ends, without the tools that a person denied."""
         done = {call.name for call in self.called}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
         return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]

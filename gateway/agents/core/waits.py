@@ -27,7 +27,7 @@ class Waiter:
     """A turn that may wait."""
 
     agent_uid: str
-    # The queue that the turn holds, if any.
+    # The queue that the turn holds; None: it holds no queue.
     queue: QueueName | None = None
     # The number of messages between agents that led to the turn.
     depth: int = 0
@@ -40,14 +40,14 @@ class Wait:
     """The wait of a turn for an answer."""
 
     waiter: Waiter
-    # The queue of the conversation that the answer is asked for in.
+    # The queue of the conversation in which the other agent answers.
     queue: QueueName
-    # The answer is there, or the turn has given up.
+    # The answer has come, or the turn has given up.
     is_over: bool = False
 
 
 class Waits:
-    """All waits that are under way. `begin` does not await, so no other wait begins between its check and its start."""
+    """All open waits. `begin` does not await, so no other wait begins between its check and its start."""
 
     def __init__(self) -> None:
         self._open: set[Wait] = set()
@@ -82,7 +82,7 @@ class Waits:
 
 
 def _is_asked_by(waiter: Waiter, agent_uid: str) -> bool:
-    """Returns whether a turn is the agent's own, or one that the agent waits for, directly or through others."""
+    """Returns whether a turn belongs to an agent, or the agent waits for the turn, directly or through other agents."""
     turn: Waiter | None = waiter
     while turn is not None:
         if turn.agent_uid == agent_uid:

@@ -54,7 +54,7 @@ class McpRegistry(Struct, frozen=True):
         Raises: BadRequest if it cannot be asked, or its secrets cannot be stored; WriteConflict if the name is taken.
         """
         uid = ids.new_uid()
-        sealed, values = config.retained_secrets(_NO_SERVER), config.given_secrets()
+        sealed, values = config.find_retained_secrets(_NO_SERVER), config.list_given_secrets()
         with _as_bad_request():
             sealed |= await self.cipher.encrypt(project, uid, values)
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
@@ -86,10 +86,10 @@ class McpRegistry(Struct, frozen=True):
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
         config = McpServerConfig(before) if edit is None else edit(before)
-        sealed, values = config.retained_secrets(before), config.given_secrets()
+        sealed, values = config.find_retained_secrets(before), config.list_given_secrets()
         with _as_bad_request():
             values |= await self.cipher.decrypt(stored, sealed)
-            sealed |= await self.cipher.encrypt(project, uid, config.given_secrets())
+            sealed |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         changed = await self.store.definitions.change(stored, server.body(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed)

@@ -100,15 +100,15 @@ BEFORE = replace(HTTP, secrets={"auth_token": "A", "custom_headers.X-A": "B"})
     ],
 )  # fmt: skip
 def test_what_is_not_named_stays_and_a_mask_too(config: McpServerConfig, stays: list[str]) -> None:
-    assert sorted(config.retained_secrets(BEFORE)) == stays
+    assert sorted(config.find_retained_secrets(BEFORE)) == stays
     assert "new" not in repr(config)
 
 
 def test_secrets_do_not_follow_to_another_address() -> None:
     other = replace(HTTP, url="https://mcp.example.org/other")
     with pytest.raises(BadRequest, match="give them again"):
-        McpServerConfig(other).retained_secrets(BEFORE)
+        McpServerConfig(other).find_retained_secrets(BEFORE)
     with pytest.raises(BadRequest, match="there is none"):
-        McpServerConfig(HTTP, {"env.X": MASK}, frozenset({"env"})).retained_secrets(BEFORE)
+        McpServerConfig(HTTP, {"env.X": MASK}, frozenset({"env"})).find_retained_secrets(BEFORE)
     every = frozenset({"auth_token", "custom_headers"})
-    assert McpServerConfig(other, {"auth_token": "new"}, every).retained_secrets(BEFORE) == {}
+    assert McpServerConfig(other, {"auth_token": "new"}, every).find_retained_secrets(BEFORE) == {}
