@@ -34,7 +34,7 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm
-from gateway.run.memory.turn_write import recall_row_maker
+from gateway.run.memory.turn_write import make_recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
 from scripts import load
@@ -128,7 +128,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> T
     await keeper.writer.write(context, prompt, BlockEdits(), outcome, receipt)
     turn_ns = time.thread_time_ns() - started_ns
     messages.append(load.render_message("assistant", reply["content"]))
-    make_row = recall_row_maker(prompt, outcome, receipt)
+    make_row = make_recall_row_maker(prompt, outcome, receipt)
     started_ns = time.thread_time_ns()
     if make_row is not None:
         make_row()

@@ -64,7 +64,7 @@ class BackgroundResponses:
     store: Store
     chat: Chat
     dialect: ResponsesDialect
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     receipts: Receipts
     # Counts an attempt of a job, by its kind and outcome.

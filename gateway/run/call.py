@@ -45,13 +45,15 @@ _BETA_HEADER = "anthropic-beta"
 class Forwarded(Struct, frozen=True):
     """The headers, the credential and the bounds of a caller, which hold for all calls that its request leads to."""
 
+    # The request's headers that an upstream may see.
     headers: tuple[tuple[str, str], ...] = ()
+    # The caller's own credential, for an upstream without a key of its own; None: the caller has none.
     credential: str | None = None
     # Patterns of the models that the caller's key may ask for; None: all.
     models: tuple[str, ...] | None = None
     # The id of the caller's key; 0: the caller has no key.
     key_id: int = 0
-    # The upstream that the caller's own request asked. The credential is for it. "": it is not known yet.
+    # The upstream that the caller's own request asked, for which the credential is; "": not known yet.
     upstream: str = ""
 
 
@@ -71,17 +73,22 @@ class ChatCall:
     """A chat completion or a step of a run, with all that decides how it is answered."""
 
     request: ChatRequest
+    # The parts of the caller's request that go upstream with each call.
     forwarded: Forwarded
+    # The user, the memory and its mode.
     identity: Identity
+    # The agent that answers.
     spec: AgentSpec
+    # The model and the upstreams that may answer.
     route: Route
-    # The kind of its conversation.
+    # The kind of the conversation.
     kind: ConversationKind
-    # Makes the view of the dialect in which the reply is shown.
+    # Returns the view of the dialect in which the reply is shown.
     make_view: ViewFactory
+    # The client of the reply.
     sink: Sink
     receipt: Receipt
-    # The value of the reply's header for memory; "": it is not known yet.
+    # The value of the reply's header for memory; "": not known yet.
     memory_state: Literal[""] | MemoryState = ""
     # Is awaited if the upstream refuses the messages, before the client gets the error.
     when_refused: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
@@ -92,16 +99,16 @@ class ChatCall:
     record: TurnRecord | None = field(default=None, init=False)
     # The parts of the prompt that were left out because the upstream refuses them, as `x-mnemogate-adapted` names them.
     left_out: tuple[str, ...] = field(default=(), init=False)
-    # The number of requests that were made. One that is only sent again is not made again.
+    # The number of requests that were made. A request that is only sent again counts once.
     request_count: int = field(default=0, init=False)
 
     @property
     def may_have_had_memory(self) -> bool:
-        """Earlier replies of its conversation may have been made with memory, which a request may lack."""
+        """True: earlier replies of the conversation may have been made with memory, even if this one is not."""
         return self.identity.scope is not None
 
     async def make_request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the request if memory adds nothing to it: as it came, as far as the endpoint takes it so."""
+        """Returns the request without memory: as it came, as far as the endpoint takes it."""
         self.receipt.hides_usage = False
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
@@ -143,10 +150,7 @@ class ChatCall:
         budget_tokens: int | None = None,
         offer: Offer = FREE_OFFER,
     ) -> ModelRequest:
-        """Returns the request for a prompt, in the dialect of its endpoint.
-
-        The parameters are those of `render_body`.
-        """
+        """Returns the request for a prompt, in the dialect of its endpoint. `render_body` has the other parameters."""
         if self.native is not None:
             system = prompt.section.name_tools(prompt.system, ())
             return self._make_native_request(self.native, target, system, prompt.composition.notes)
@@ -159,7 +163,7 @@ class ChatCall:
         return request._replace(native_first_block_index=rendered.first_block_index)
 
     def _is_fallback(self, target: Target) -> bool:
-        """Returns whether another model answers than the one that was asked."""
+        """Returns whether the target is a fallback with another model than the request names."""
         return target.rank > 0 and target.model != self.route.asked.model
 
     def _make_native_request(
@@ -183,19 +187,20 @@ class ChatCall:
 
     def _make_model_request(self, target: Target, body: bytes) -> ModelRequest:
         """Returns a request with this body, and with the credential and the query if this target may see them."""
-        forwarded, request, asked = self.forwarded, self.request, self.route.asked.upstream
+        forwarded = self.forwarded
         headers = forwarded.headers
         self.request_count += 1
         if self.request_count > 1:
             headers = number_idempotency_keys(headers, self.request_count)
+        asked = self.route.asked.upstream
         if forwarded.upstream != asked or not target.gets_credential(asked):
-            return ModelRequest(body, headers, wants_stream=request.stream)
+            return ModelRequest(body, headers, wants_stream=self.request.stream)
         return ModelRequest(
             body=body,
             headers=headers,
             credential=forwarded.credential,
-            query=request.query,
-            wants_stream=request.stream,
+            query=self.request.query,
+            wants_stream=self.request.stream,
         )
 
     def fill_receipt(
@@ -203,8 +208,8 @@ class ChatCall:
     ) -> None:
         """Fills the receipt: the memory, the conversation, and the changes to the request, for this endpoint.
 
-        prompt: None: the request goes as it came.
-        context: None: the request has no memory.
+        prompt: the prompt of the request; None: the request goes upstream as it came.
+        context: the context of the request's memory; None: the request has no memory.
         """
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory_state
@@ -226,18 +231,23 @@ class ChatCall:
             headers["x-mnemogate-evicted-tokens"] = str(window.evicted_tokens)
             self.receipt.usage_counter = partial(estimate_usage, prompt)
         if context is not None and prompt is not None:
-            if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
-                self.receipt.turn = make_turn_name(context).turn
-                self.receipt.is_off_record = context.plan.is_off_record
-            search = prompt.recall.search
-            if search is not None:
-                self.receipt.recalled = len(search.choice.hits)
-            self.receipt.agent_row = context.agent.id
-            headers["x-mnemogate-agent"] = context.agent.uid
-            headers["x-mnemogate-conversation"] = context.conversation_uid
-            headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.note_tokens)
-            headers["x-mnemogate-injected-tokens"] = str(self.receipt.prompt.injected_tokens)
-            headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.failure else None
+            self._note_memory(context, prompt)
+
+    def _note_memory(self, context: MemoryContext, prompt: Prompt) -> None:
+        """Notes the memory of the request, its conversation and its recall in the receipt."""
+        headers = self.receipt.headers
+        if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
+            self.receipt.turn = make_turn_name(context).turn
+            self.receipt.is_off_record = context.plan.is_off_record
+        search = prompt.recall.search
+        if search is not None:
+            self.receipt.recalled = len(search.choice.hits)
+        self.receipt.agent_row = context.agent.id
+        headers["x-mnemogate-agent"] = context.agent.uid
+        headers["x-mnemogate-conversation"] = context.conversation_uid
+        headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.note_tokens)
+        headers["x-mnemogate-injected-tokens"] = str(self.receipt.prompt.injected_tokens)
+        headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.failure else None
 
 
 def note_identity(receipt: Receipt, identity: Identity) -> None:

@@ -38,7 +38,7 @@ from storage.errors import Stale, StoreError, is_known
 _log = logging.getLogger("mnemogate")
 _T = TypeVar("_T")
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
-# Makes the memory of a turn. Called with the fields of `TreeMemory` in their order; the class is such a callable.
+# Returns the memory of a turn. Its parameters are the fields of `TreeMemory` in their order; the class is a factory.
 MemoryFactory = Callable[[MemoryKeeper, MemoryContext, BlockEdits, Toolbox, Receipt], _MemoryT]
 
 
@@ -55,6 +55,7 @@ class ChatMemory:
 
     keeper: MemoryKeeper
     turns: TurnServices
+    # The agents that were made over REST.
     agents: StoredAgents
     # Is called with each request that names no user.
     warn_of_no_user: Callable[[], None]
@@ -118,7 +119,7 @@ class ChatMemory:
         return None
 
     def _choose_state_without_scope(self, identity: Identity) -> MemoryState:
-        """Returns the state of a request without a memory. Raises: BadRequest: the request insists on one."""
+        """Returns the state of a request without a memory. Raises: BadRequest: the request demands memory."""
         if identity.mode is Mode.OFF:
             return "off"
         self.warn_of_no_user()
@@ -144,14 +145,14 @@ class ChatMemory:
 
         Raises: StoreError; HistoryForgotten; ClientGone.
 
-        needs_memory: a fallback that has no room for memory is passed over.
+        needs_memory: True: a fallback that has no room for memory is passed over.
         """
-        keeper, request, spec = self.keeper, call.request, call.spec
+        keeper, request = self.keeper, call.request
         memory_context = await keeper.begin(
             MemoryRequest(
                 chat=request,
                 identity=call.identity,
-                spec=spec,
+                spec=call.spec,
                 now=keeper.now(),
                 target=attempts.target,
                 kind=call.kind,
@@ -162,15 +163,9 @@ class ChatMemory:
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
         toolbox = self.agents.make_toolbox(call, memory_context, block_edits)
-        while True:
-            form = choose_endpoint_form(request, attempts.endpoint, attempts.target.model)
-            try:
-                prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.list_definitions())
-                break
-            except ContextExceeded:
-                if not needs_memory or not attempts.skip_fallback():
-                    raise
-                memory_context = memory_context.expected_from(attempts.target)
+        memory_context, prompt = await self._make_fitting_prompt(
+            call, attempts, memory_context, toolbox, needs_memory=needs_memory
+        )
         block_edits.shown = prompt.section.shown
         if call.record is not None:
             await call.record.note_turn(make_turn_name(memory_context))
@@ -185,6 +180,29 @@ class ChatMemory:
         memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
         return BegunMemory(memory, prompt)
 
+    async def _make_fitting_prompt(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        context: MemoryContext,
+        toolbox: Toolbox,
+        *,
+        needs_memory: bool,
+    ) -> tuple[MemoryContext, Prompt]:
+        """Returns the prompt for the first target with room for it, and the context for this target.
+
+        Raises: ContextExceeded: no target has room, or the request may be answered without memory.
+        """
+        while True:
+            form = choose_endpoint_form(call.request, attempts.endpoint, attempts.target.model)
+            try:
+                prompt = await self.keeper.composer.make_prompt(context, form, toolbox.list_definitions())
+                return context, prompt
+            except ContextExceeded:
+                if not needs_memory or not attempts.skip_fallback():
+                    raise
+                context = context.expected_from(attempts.target)
+
     def _note_prompt(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes the memory of a request and its recall in the metrics and in the receipt."""
         if prompt.composition.unrestored_rounds:
@@ -198,7 +216,7 @@ class ChatMemory:
 
 
 async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
-    """Returns what `read` returns, which is called again if something was forgotten meanwhile. Raises: as `read`."""
+    """Returns the result of `read`, which is called again if something was forgotten meanwhile. Raises: as `read`."""
     for _ in range(STALE_TRIES - 1):
         with suppress(Stale):
             return await read()

@@ -28,9 +28,9 @@ def read_steady_clock() -> float:
 class ClockJumps:
     """Compares a clock with one that is never set, at each look."""
 
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
-    # Seconds since any moment, by a clock that is never set.
+    # Returns the seconds since any moment, by a clock that is never set.
     steady_now: Callable[[], float] = read_steady_clock
     # The seconds that `now` was ahead of `steady_now` at the last look.
     _ahead: float = field(init=False)

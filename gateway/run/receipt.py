@@ -39,12 +39,13 @@ class RequestLine(NamedTuple):
 class GatewayStep(Struct, frozen=True):
     """A step of the gateway's own work for a request. Its times are of `time.perf_counter()`."""
 
+    # The operation, as the conventions for traces name it.
     kind: Literal["execute_tool", "search_memory", "upsert_memory"]
     started_at: float
     ended_at: float
     # The name of a tool, as it was offered.
     name: str = ""
-    # Why a tool failed, from a closed list; "": it did not fail.
+    # The reason why a tool failed, from a closed list; "": no failure.
     failure: str = ""
     # How many hits of a search went into the note.
     count: int = 0
@@ -97,7 +98,7 @@ class Receipt(Struct, eq=False, weakref=True):
     prompt: PromptFacts = NO_PROMPT
     # The next stream is asked for its usage, though the client did not ask for usage.
     hides_usage: bool = False
-    # The work that the receipt is for; None: it is for a request.
+    # The work that the receipt is for; None: the receipt is for a request.
     work: Work | None = None
     # False: no model is called, as in a call over MCP, or work with a receipt of its own calls the model.
     asks_model: bool = True
@@ -111,7 +112,7 @@ class Receipt(Struct, eq=False, weakref=True):
     status: int = 0
     # The gateway has cut the reply when it stopped.
     is_cut: bool = False
-    # The scope of the request's memory; None: it is not known yet, or there is no memory.
+    # The scope of the request's memory; None: not known yet, or no memory.
     scope: Scope | None = None
     # The memory mode of the request.
     mode: str = "on"
@@ -125,43 +126,43 @@ class Receipt(Struct, eq=False, weakref=True):
     turn: str | None = None
     # The turn repeats a turn off the record, so its text is not stored.
     is_off_record: bool = False
-    # The request's context in its trace; None: it is not traced.
+    # The request's context in its trace; None: the request is not traced.
     trace: TraceContext | None = None
     # The fields from here on are for the trace. None: the receipt is for work without a request.
     request_line: RequestLine | None = None
-    # The run of an agent that the request is; None: it is no run.
+    # The run of an agent that the request is; None: the request is no run.
     agent_run: AgentRun | None = None
-    # The row of the request's memory; 0: there is no memory, or it is not stored yet.
+    # The row of the request's memory; 0: no memory, or a memory that is not stored yet.
     agent_row: int = 0
     # Is called with that row if the memory is stored later, even after the request; None: nothing is to be called.
     on_memory_stored: Callable[[int], object] | None = None
-    # The row of the exchange as which the turn was stored before its reply ended; 0: it is not known.
+    # The row of the exchange as which the turn was stored before its reply ended; 0: not known.
     exchange_row: int = 0
-    # Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known.
+    # Returns the usage of a reply with a text, by the gateway's count; None: an unknown prompt.
     usage_counter: Callable[[str], Json] | None = None
 
     @property
     def work_agent_row(self) -> int:
-        """The row of the memory for which work is done. 0: this is a request, or work that goes on with one."""
+        """The row of the memory for which work is done; 0: a request, or work that continues one."""
         return 0 if self.work is None else self.work.agent_row
 
     def find_stored_turn(self) -> TurnName | None:
-        """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""
+        """Returns the name of the turn with which the reply is stored, or None if the reply is not stored."""
         return None if self.is_off_record else self.find_begun_turn()
 
     def find_begun_turn(self) -> TurnName | None:
-        """Returns the name of the turn, even if it is off the record; None: the request is no turn."""
+        """Returns the name of the turn, even if it is off the record, or None if the request is no turn."""
         conversation = self.headers.get("x-mnemogate-conversation")
         turn = self.turn
         return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 
     def name_answering_model(self) -> str:
-        """Returns the model that was asked last, by the name that is stored with its turn; "": no model was asked."""
+        """Returns the model that was asked last, by the name that is stored with its turn, or ""."""
         call = self.last_call
         return "" if call is None else mask_model_name(call.upstream, call.model)
 
     def count_usage(self, text: str) -> Json | None:
-        """Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known."""
+        """Returns the usage of a reply with a text, by the gateway's count, or None if the prompt is not known."""
         return None if self.usage_counter is None else self.usage_counter(text)
 
     def begin_call(self) -> UpstreamCall:
@@ -179,7 +180,7 @@ class Receipt(Struct, eq=False, weakref=True):
             self.last_call = call
 
     def begin_agent(self, uid: str) -> None:
-        """Notes that a run of an agent begins. uid: the agent's."""
+        """Notes that a run of an agent begins. uid: the public id of the agent."""
         self.agent_run = AgentRun(uid, time.perf_counter())
 
     def note_new_memory(self, agent_row: int) -> None:

@@ -40,10 +40,13 @@ SUB_AGENT = "sub-agent"
 class Resolved(Struct, frozen=True):
     """A request with everything that decides how it is answered."""
 
-    # With the sampling settings of its agent.
+    # The request with the sampling settings of its agent.
     request: ChatRequest
+    # The user, the memory and its mode.
     identity: Identity
+    # The agent that answers.
     spec: AgentSpec
+    # The kind of the conversation.
     kind: ConversationKind
 
 
@@ -65,7 +68,7 @@ class Resolver:
         self._max_body_bytes = settings.server.max_body_bytes
         # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
         self.rules = lru_cache(maxsize=256)(partial(make_identity_rules, settings))
-        # They hold the last system prompt of the project.
+        # The rules hold the last system prompt of the project.
         keeper.store.forgetting.add_forget_listener(self.rules.cache_clear)
         self._has_warned_of_no_user = False
 
@@ -182,11 +185,12 @@ class Resolver:
         return "none"
 
     def with_delegated_task(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns the identity of a request. For a task that a model gave to a sub-agent, memory is only read."""
-        scope, keeper = identity.scope, self._keeper
-        if scope is None:
+        """Returns a copy of the identity that only reads memory, if the request is a task for a sub-agent."""
+        if identity.scope is None:
             return identity
-        is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tool_names)
+        is_task = self._keeper.delegated.is_task(
+            identity.scope, request.messages, self._keeper.now(), offered=request.tool_names
+        )
         if not is_task or identity.mode not in STORING_MODES:
             return identity
         return replace(identity, mode=Mode.READ, side_request=SUB_AGENT, leaves_nothing=True)
@@ -212,7 +216,7 @@ class Resolver:
         )
 
     async def _choose_conversation_kind(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
-        """Returns the kind of the conversation that a request names; CLIENT, if the request names none."""
+        """Returns the kind of the conversation that a request names, or CLIENT if it names no conversation."""
         if identity.conversation_key is None:
             return ConversationKind.CLIENT
         if await self._agents.has_conversation(identity, spec):
@@ -221,7 +225,10 @@ class Resolver:
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns an identity, with the memory that the request chose if it names no user or asks to be stored."""
+        """Returns a copy of the identity with the memory that the request chose by the ids of its messages.
+
+        An identity that names a user stays as it is, unless the request asks to be stored.
+        """
         choice = request.memory_choice
         if choice is None or self._directory.find_requested_spec(identity) is None:
             return identity
@@ -293,7 +300,7 @@ class Resolver:
 
 
 def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identity:
-    """Returns the identity. If the client may continue a request that leaves nothing, the request has a turn apart.
+    """Returns the identity, with a turn apart if the client may continue a request that leaves nothing.
 
     Such a turn is stored for its id alone. No client continues an application's own request, such as that for a title.
     """
@@ -304,7 +311,10 @@ def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identit
 
 
 def make_identity_rules(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
-    """Returns the rules by which a project's requests are read. key_mode: the memory mode of the caller's key."""
+    """Returns the rules by which a project's requests are read.
+
+    key_mode: the memory mode of the caller's key; None: the key has no mode.
+    """
     memory = settings.memory
     project_settings = settings.projects.get(project)
     return IdentityRules(

@@ -71,7 +71,7 @@ class ResponseServices(Struct, frozen=True):
     store: Store
     chat: Chat
     dialect: ResponsesDialect
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     receipts: Receipts
     limiter: Limiter

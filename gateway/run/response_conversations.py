@@ -92,7 +92,7 @@ class ResponseConversations:
     """The conversations with items. There is one for the process. Each method raises MemoryUnavailable."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     queues: Queues
 

@@ -82,11 +82,11 @@ class RunTerms(Struct, frozen=True):
 
     # Calls of a stored step, with which the turn begins instead of a call of the model.
     resumed: ResumedCalls | None = None
-    # The reason for which the turn ends before the model is called; None: it is called.
+    # The reason for which the turn ends before the model is called; None: the model is called.
     ends: StopReason | None = None
-    # Is awaited before each call of the model; None: no limits hold for it. Raises: LimitReached.
+    # Is awaited before each call of the model. Raises: LimitReached. None: the calls have no limits.
     admit: Callable[[], Awaitable[None]] | None = None
-    # Another attempt resumes the turn. So a shutdown, a failing store or a forgetting leaves it as it is on disk.
+    # True: another attempt resumes the turn, so a shutdown, a failing store or a forgetting leaves it as it is on disk.
     is_resumable: bool = False
 
 
@@ -98,23 +98,23 @@ class TurnRun:
     attempts: ModelSource
     # The prompt for the target that is expected to answer.
     prompt: InitVar[Prompt]
-    # None: nothing is remembered of the turn.
+    # The memory of the turn; None: nothing is remembered of the turn.
     memory: TurnMemory | None
     services: TurnServices
-    # None: a turn without rules.
+    # The rules of the turn; None: a turn without rules.
     guide: InitVar[Guide | None] = None
     terms: TurnTerms = field(default_factory=TurnTerms)
     run_terms: RunTerms = field(default_factory=RunTerms)
     # A machine of another kind, which itself bounds what is remembered of a stream; None: a `Turn` of these terms.
     machine: TurnMachine | None = None
 
-    # The status that the client got; 0: none yet.
+    # The status that was sent to the client; 0: no head was sent yet.
     status: int = field(default=0, init=False)
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
     _requests: RoundRequests = field(init=False)
     _saving: TurnSaving | None = field(default=None, init=False)  # None: nothing is remembered
-    # The bytes of the streams of all rounds, if they are remembered.
+    # The reserved bytes of the streams of all rounds; only a turn with memory reserves any.
     _reservation: StreamReservation = field(init=False)
 
     # The round under way. A cancellation leaves the reply open until `run` closes it.
@@ -182,7 +182,7 @@ class TurnRun:
         return self.status
 
     def stop(self, reason: StopReason = StopReason.CANCELLED) -> None:
-        """Ends the turn as soon as possible, with a proper end for its client. Does nothing when it is being saved."""
+        """Ends the turn as soon as possible, with a proper end for its client. Does nothing once the save has begun."""
         if self._stoppable_task is not None and self._stop_reason is None:
             self._stop_reason = reason
             self._stoppable_task.cancel()
@@ -292,12 +292,12 @@ class TurnRun:
 
     @property
     def _sends_at_once(self) -> bool:
-        """True where a client gets what is written before the turn has ended."""
+        """True: each write reaches the client before the turn has ended."""
         return not isinstance(self.sink, HeldSink | UnseenSink)
 
     @property
     def _has_waited_long(self) -> bool:
-        """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
+        """True: the client has nothing yet, and has waited for longer than signs of life are held back."""
         has_nothing = self._sends_at_once and not self.sink.has_started
         return has_nothing and self.call.receipt.clock.measure_ms() >= first_event.HELD_S * 1000
 
@@ -371,7 +371,10 @@ class TurnRun:
     def _feed_answers(
         self, calls: Sequence[commands.RunTool], answers: Mapping[int, ToolAnswer]
     ) -> list[Command]:
-        """Feeds the machine the answers that have come, in the order of the calls. answers: by the call's index."""
+        """Feeds the machine the answers that have come, in the order of the calls.
+
+        answers: the answers by the index of their call.
+        """
         next_commands: list[Command] = []
         for n in sorted(answers):
             next_commands += self._turn.feed(events.ToolFinished(answers[n].result(calls[n].call_id)))

@@ -35,6 +35,7 @@ _GUARD_HEADERS = frozenset((b"authorization", b"x-api-key", _KEY_HEADER, b"host"
 class Caller(NamedTuple):
     """The caller of a request that was admitted."""
 
+    # The project of the key.
     project: str = DEFAULT_PROJECT
     # The caller's own credential, for an upstream without a key of its own, as `ModelRequest` has it: of
     # `Authorization`, else of `x-api-key`.
@@ -45,8 +46,9 @@ class Caller(NamedTuple):
     only_path: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
-    # The id and the name of the key; 0: the caller has presented none.
+    # The id of the key; 0: the caller has presented no key.
     key_id: int = 0
+    # The name of the key.
     key_name: str = ""
     # Patterns of the models that the key may ask for; None: all models.
     models: tuple[str, ...] | None = None
@@ -56,7 +58,7 @@ class Caller(NamedTuple):
     expires_at: float | None = None
 
     def make_context(self, headers: RawHeaders) -> RequestContext:
-        """Returns the context of a request of this caller. headers: the request's."""
+        """Returns the context of a request of this caller. headers: the headers of the request."""
         return RequestContext(
             headers=headers,
             project=self.project,
@@ -72,7 +74,7 @@ class Caller(NamedTuple):
         return may_ask(self.models, model)
 
     def check_model(self, model: str) -> None:
-        """Raises: NotAllowed: the key may not ask for a model by this name."""
+        """Checks that the key may ask for a model by this name. Raises: NotAllowed."""
         if not self.may_ask(model):
             raise NotAllowed(f"This key may not ask for the model {model!r}.", code="model_not_allowed")
 
@@ -93,11 +95,11 @@ class Guard:
     # While the store cannot say whether there are keys, requests without a key are served; False: a key is demanded.
     # True is for a gateway that only this machine can reach, and that had no keys when they were last counted.
     serves_without_store: bool = True
-    # The settings have a key, or one was made, so one is demanded whatever the store has.
+    # True: the settings have a key, or one was made, so a key is demanded whatever the store has.
     is_key_demanded: bool = False
-    # Which keys open /metrics once there are keys.
+    # The kinds of keys that open /metrics once there are keys.
     metrics_keys: MetricsKeys = "auto"
-    # None: the store was not asked yet.
+    # True: there is a key for /metrics; None: the store was not asked yet.
     _has_metrics_key: bool | None = field(default=None, init=False)
     # The values of `host` that were admitted.
     _admitted_hosts: set[str] = field(default_factory=set, init=False)
@@ -116,7 +118,7 @@ class Guard:
         return self.is_key_demanded
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Admits a request. headers: lower-case names.
+        """Admits a request. headers: the request's headers, with names in lower case.
 
         Raises: BadRequest, NotAuthenticated, NotAllowed, Overloaded.
         """
@@ -186,7 +188,7 @@ class Guard:
             )
 
     def knows_host(self, host: str) -> bool:
-        """Returns whether the gateway may be addressed so. host: with or without a port."""
+        """Returns whether the gateway may be addressed by a host. host: the name, with or without a port."""
         name = _read_host_name(host)
         return is_loopback(name) or name in self.hosts
 
@@ -234,7 +236,7 @@ class Guard:
 
 
 def _find_only_path(key: Key) -> str | None:
-    """Returns the only path that a key opens; None: the key is not limited to one path."""
+    """Returns the only path that a key opens, or None if the key is not limited to one path."""
     if key.is_operator:
         return PAGE_PATH
     return f"/{key.opens}" if key.opens is not None else None

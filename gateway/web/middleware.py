@@ -72,10 +72,13 @@ _log = logging.getLogger("mnemogate")
 class Edge:
     """Wraps the application: each request is admitted, counted, logged, and answered with an error if it fails."""
 
+    # The application inside the edge.
     app: ASGIApp
+    # Admits callers by their keys.
     guard: Guard
     metrics: Metrics
     access_log: AccessLog
+    # Returns the seconds since the epoch, for the access log.
     now: Callable[[], float]
     # Paths with one of these prefixes check their callers themselves.
     open_prefixes: tuple[str, ...] = ()
@@ -94,11 +97,11 @@ class Edge:
     receipts: Receipts = field(default_factory=Receipts)
     # Set while no request is being answered.
     idle: asyncio.Event = field(default_factory=asyncio.Event)
-    # Called in the task of each request when it begins (`Store.begin_work`).
+    # Is called in the task of each request when it begins (`Store.begin_work`).
     begin_work: Callable[[], None] = lambda: None
-    # How many requests are being answered.
+    # The number of requests that are being answered.
     active_count: int = field(default=0, init=False)
-    # How many requests the server's shutdown has cut.
+    # The number of requests that the server's shutdown has cut.
     cut_count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +170,7 @@ class Edge:
             self._bind_to_user(scope, path, caller.user)
 
     def _bind_to_user(self, scope: Scope, path: str, user: str) -> None:
-        """Makes a request that user's, whatever it names. Raises: NotAllowed: its path is not of users."""
+        """Makes a request that user's, whatever it names. Raises: NotAllowed: users may not ask its path."""
         if path not in self.user_paths and _USER_PATHS.fullmatch(path) is None:
             raise NotAllowed(
                 "This key is bound to a user, and this path is not of users.", code="user_not_allowed"

@@ -57,7 +57,7 @@ def test_the_numbers_that_a_run_has_taken_are_reported_to_background_services(
     def take(agent_row: int, messages: int, sleeptime: object, seq: int) -> None:
         taken.extend(range(seq, seq + messages))
 
-    monkeypatch.setattr(life.agents.keeper.events, "turn_stored", take)
+    monkeypatch.setattr(life.agents.keeper.events, "report_stored_turn", take)
     life.upstream.queue(call_tools(insert("A."), insert("B.")), say("Noted."), say("Yes."))
     life.send("Note this.")
     life.send("Have you?")

@@ -365,7 +365,7 @@ def remember(
     ) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
-        app.services.background.index_outdated = lambda agent_row, messages=None: None
+        app.services.background.report_outdated_index = lambda agent_row, messages=None: None
         app.services.background.maintenance.note_pending_edits = lambda: None
         # The statements of the recovery at the start are no test's.
         becomes(lambda: all(each._has_recovered for each in find_schedules(app.services.background)))

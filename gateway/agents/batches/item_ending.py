@@ -157,6 +157,6 @@ def report_end(keeper: MemoryKeeper, ending: ItemEnding) -> None:
     messages = turn.texts.request.messages
     chars = sum(len(read_text(message)) for message in messages) + len(outcome.text)
     keeper.writer.report_lag(context.agent.id, context.snapshot, chars)
-    keeper.events.turn_stored(
+    keeper.events.report_stored_turn(
         context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq
     )

@@ -36,7 +36,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.section_blocks import sort_in_prompt_order
-from gateway.run.memory.turn_write import recall_row_maker
+from gateway.run.memory.turn_write import make_recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.run.turn_saving import SavedStep
@@ -225,7 +225,9 @@ class RunMemory:
         accepts = self._list_due(exchange, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
-            recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
+            recall = make_recall_row_maker(
+                prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt
+            )
         results = number_results(exchange, result.results)
         write = StepEnd(
             context.agent, exchange, step, results, reading=self.reading, accepts=accepts,
@@ -515,12 +517,12 @@ class RunMemory:
             return
         first_step, last_step = self.steps[0], self.steps[-1]
         message_count = sum(len(exchange.inputs) + 1 for exchange in self.steps)
-        keeper.events.turn_stored(
+        keeper.events.report_stored_turn(
             context.agent.id, message_count, context.request.spec.sleeptime, first_step.seq
         )
         if prompt.window.wanted_summary is not None:
             turn = Committed(context.agent, last_step.id, last_step.conversation_row, True)
-            keeper.events.window_filling(turn, prompt.window.wanted_summary)
+            keeper.events.report_filling_window(turn, prompt.window.wanted_summary)
 
 
 def _make_saved_event(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:

@@ -63,7 +63,7 @@ class AuditOperations(Struct, frozen=True):
     """Adds to the audit, and lists it."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def add(self, actor: str, action: AuditAction, memory: str | None = None, what: str = "") -> None:

@@ -152,7 +152,7 @@ class ForgetOperations:
     """Forgets by hand, and undoes edits."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
     # The time after which a call answers, with the forgettings that are left.

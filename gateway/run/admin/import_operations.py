@@ -56,7 +56,7 @@ class ImportOperations:
     """Begins, shows, lists and undoes imports."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     spec_of: SpecOf
     performer: ImportPerformer

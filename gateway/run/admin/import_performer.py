@@ -47,7 +47,7 @@ class ImportPerformer(Struct, frozen=True):
     """Performs imports and previews."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # How long messages are retained, by project; None: for ever.
     retention_days: Mapping[str, float | None] = {}

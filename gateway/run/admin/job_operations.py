@@ -24,7 +24,7 @@ class JobOperations(Struct, frozen=True):
     """Lists and changes durable jobs."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:

@@ -127,7 +127,7 @@ class KeyReport(Struct, frozen=True):
     usage: Usage
     meter: Meter
     limiter: Limiter
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def show(self, key: Key, user: str) -> dict[str, Any]:

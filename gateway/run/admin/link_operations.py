@@ -51,7 +51,7 @@ class LinkOperations(Struct, frozen=True):
     """Creates links, and finds the memory that a link opens."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # Returns the default profile of a project.
     default_profile: Callable[[str], str]

@@ -27,7 +27,7 @@ class ManualBlockEdits(Struct, frozen=True):
     """
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def edit(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:

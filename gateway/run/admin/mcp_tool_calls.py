@@ -89,7 +89,7 @@ class McpTools(Struct, frozen=True):
     embed_query: EmbedQuery | None
     edits: MemoryEdits
     forgetting: MemoryForgetting
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     async def perform(self, tool: str, call: McpToolCall, arguments: Struct) -> Struct:

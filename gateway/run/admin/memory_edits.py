@@ -42,7 +42,7 @@ class MemoryEdits(Struct, frozen=True):
     """
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
 

@@ -12,7 +12,7 @@ from gateway.core.dates import DAY_S
 class RecallRetention(Struct, frozen=True):
     """For how long the store keeps which texts a request recalled, and which reply answers it."""
 
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     days: float
 

@@ -36,7 +36,7 @@ class UsageOperations(Struct, frozen=True):
     """Reads usage."""
 
     usage: Usage
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # The counters of this process; None: the process counts nothing.
     meter: Meter | None = None

@@ -80,7 +80,7 @@ class WorkOperations(Struct, frozen=True):
     """
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # Tokens of a day; 0: no bound.
     daily_tokens: int = 0

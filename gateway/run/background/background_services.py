@@ -186,13 +186,13 @@ class BackgroundServices:
     def makes_summaries(self) -> bool:
         return self.model is not None
 
-    def index_outdated(self, agent_row: int, messages: int | None = None) -> None:
+    def report_outdated_index(self, agent_row: int, messages: int | None = None) -> None:
         self.indexing.add(agent_row, messages)
 
-    def edits_pending(self) -> None:
+    def report_pending_edits(self) -> None:
         self.maintenance.note_pending_edits()
 
-    def turn_stored(
+    def report_stored_turn(
         self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
         # A process that owns its file counts all turns itself, so it needs no number to compare with.
@@ -209,7 +209,7 @@ class BackgroundServices:
         elif self.learning is not None:
             self.learning.schedule.add(agent_row, messages, seq=seq)
 
-    def window_filling(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+    def report_filling_window(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         self.compactor.enqueue_after(turn, wanted_summary)
 
     async def _learn(self, learning: LearningService, job: JobContext) -> None:

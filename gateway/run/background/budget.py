@@ -22,7 +22,7 @@ class DailyBudget:
     """Holds background calls to a number of tokens for each project and day, by what the meter has counted."""
 
     meter: Meter
-    # Seconds since the epoch; days are UTC's.
+    # Returns the seconds since the epoch; days are UTC's.
     now: Callable[[], float]
     # The bound of a project's tokens in a day; 0: there is none.
     daily_tokens: int

@@ -90,7 +90,7 @@ class Compactor:
     models: BackgroundModels
     # Writes the summaries of agents that name no model of their own; None: such agents get no summaries.
     default_model: BackgroundModel | None
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     _enqueuing: TaskSet = field(default_factory=TaskSet, init=False)
 

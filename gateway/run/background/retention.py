@@ -68,7 +68,7 @@ class Retention:
     store: Store
     # How long memories are retained, by project.
     retention_days: Mapping[str, float]
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # How long stored responses are retained that name no user, and conversations without a response.
     unnamed_days: float = 30.0
@@ -76,7 +76,7 @@ class Retention:
     keep_why_days: float = 7.0
     # How long the records of what operators did are retained.
     audit_days: float = 90.0
-    # Seconds since any moment, by a clock that is never set.
+    # Returns the seconds since any moment, by a clock that is never set.
     steady_now: Callable[[], float] = read_steady_clock
     # The last period, counted since the epoch, in which this process has searched or enqueued the job.
     _period: int = field(default=-1, init=False)

@@ -26,7 +26,7 @@ class RunCleaning:
     """Empties what runs hold that is not needed any more."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
 
     def run(self) -> Coroutine[Any, Any, None]:

@@ -51,7 +51,7 @@ class Schedule:
     every: int
     # A memory with new messages is also due after so long a time without a turn.
     idle_s: float
-    # Seconds since the epoch, as turns are dated.
+    # Returns the seconds since the epoch, by the clock that dates turns.
     now: Callable[[], float]
     # The newest turn of a memory counts only when the next one has ended, or the memory is idle.
     leaves_out_last: bool = False

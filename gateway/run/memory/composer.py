@@ -50,10 +50,11 @@ class Composer(Struct, frozen=True):
     """Makes the prompt of a request, and makes it again for another target."""
 
     store: Store
+    # Makes the note.
     recaller: Recaller
-    # The time after which a provider's prompt cache has expired.
+    # The seconds after which a provider's prompt cache has expired.
     provider_cache_s: float
-    # There is a background model, so that jobs make summaries.
+    # True: there is a background model, so jobs make summaries.
     summarises: bool
 
     async def make_prompt(
@@ -101,7 +102,7 @@ class Composer(Struct, frozen=True):
             composition=composition,
             section=section,
             new_notes={} if plan.is_off_record else notes,
-            tools_first=not request.spec.is_profile or context.is_agent_conversation,
+            puts_tools_first=not request.spec.is_profile or context.is_agent_conversation,
         )
         prompt = await self._fit(context, prompt, takes_note=noted is not None)
         return prompt if noted is None else await self._with_recall(context, prompt, vectors, noted)
@@ -109,7 +110,7 @@ class Composer(Struct, frozen=True):
     async def _with_recall(
         self, context: MemoryContext, prompt: Prompt, vectors: QueryVectors, noted: NotedMessage
     ) -> Prompt:
-        """Returns the prompt with a note of what memory has for a message."""
+        """Returns the prompt with the note for a message."""
         recall = await self.recaller.recall(context, prompt, vectors, noted.text, noted.name)
         if noted.new_index is not None and not context.plan.is_off_record:
             # An empty note is stored as well, so that nothing is searched twice.
@@ -145,7 +146,7 @@ class Composer(Struct, frozen=True):
         return await self._with_window(context, prompt, await fit_prompt(prompt))
 
     async def list_shown_blocks(self, context: MemoryContext) -> Shown:
-        """Returns what the prompt of a request shows last of each memory block, without a note for the request."""
+        """Returns the last text of each memory block in the prompt of a request, without a note for the request."""
         composition = await self._compose(context, _list_known_notes(context))
         return self._make_section(context, composition, takes_note=False).shown
 
@@ -196,7 +197,7 @@ class Composer(Struct, frozen=True):
         return make_section(
             parts,
             pinned=context.pinned,
-            shown_after=window.shown(composition),
+            shown_after=window.list_shown_blocks(composition),
             is_continued=is_continued,
             may_rebuild=may_rebuild or prefix_changes,
             takes_note=takes_note,
@@ -217,15 +218,18 @@ class Composer(Struct, frozen=True):
     def _make_standing_block(self, context: MemoryContext, *, chooses_facts: bool) -> StandingBlock:
         """Returns the block of standing facts.
 
-        chooses_facts: facts are chosen for this request; else they stay as the pinned section shows them.
+        chooses_facts: True: facts are chosen for this request; False: they stay as the pinned section shows them.
         """
-        if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
+        if not context.snapshot.standing or self.recaller.choose_note_budget(context) <= 0:
             return StandingBlock()
         already_shown = None if chooses_facts else _list_shown_standing(context)
         return make_standing_block(context.snapshot.standing, context.blocks, already_shown)
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
-        """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
+        """Returns the messages that may leave the window, and those that have left it.
+
+        `_with_summaries` adds the summaries.
+        """
         plan, spec = context.plan, context.request.spec
         window_start = locate_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms.of(spec.definition.compaction)
@@ -286,7 +290,7 @@ class Composer(Struct, frozen=True):
             newer_system = self._make_section(
                 context, composition, summary=newer_summary, takes_note=takes_note
             ).text
-        note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
+        note = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
         window = await fit_prompt(prompt, newer_system=newer_system, note=note)
         if window.summary_id in (0, eviction.used_summary_id):
             return await self._with_window(context, prompt, window, takes_note=takes_note)
@@ -306,14 +310,17 @@ class Composer(Struct, frozen=True):
         composition = prompt.composition
         section = self._make_section(context, composition, window, takes_note=takes_note, prefix_changes=True)
         prompt = replace(prompt, section=section, system=section.text)
-        note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
+        note = self.recaller.choose_note_room(context, section) if takes_note else NO_NOTE
         return replace(prompt, window=await fit_prompt(prompt, note=note))
 
 
 def _with_note(
     context: MemoryContext, prompt: Prompt, recall: RecallResult, list_index: int | None
 ) -> Prompt:
-    """Returns the prompt with a note before the text of a message. list_index: as in `NotedMessage`."""
+    """Returns the prompt with a note before the text of a message.
+
+    list_index: the value of `NotedMessage.list_index`.
+    """
     composition, window = prompt.composition, prompt.window
     # The note's tokens are estimated: counting a new text takes as long as the search.
     tokens = recall.note_tokens or estimate_tokens(recall.note)
@@ -334,17 +341,17 @@ def _with_note(
 
 
 def _list_shown_standing(context: MemoryContext) -> Sequence[int] | None:
-    """Returns the numbers of the standing facts in the path's section; None: something was forgotten since."""
+    """Returns the numbers of the standing facts in the path's section, or None if something was forgotten since."""
     return find_shown_standing(context.pinned, context.snapshot.epoch)
 
 
 def _read_used_summary(context: MemoryContext) -> int:
-    """Returns the id of the summary that the last request used; 0: none."""
+    """Returns the id of the summary that the last request used, or 0."""
     return 0 if context.pinned is None else context.pinned.known.get("summary", 0)
 
 
 def _list_known_notes(context: MemoryContext) -> dict[int, str]:
-    """Returns the stored notes of the new user messages, by the message's index; "": nothing was found for it."""
+    """Returns the stored notes of the new user messages, by the message's index. A note without hits is empty."""
     user_indices = [i for i, message in enumerate(context.plan.messages) if message.get("role") == "user"]
     notes = {i: find_known_note(context.tree, context.plan, i) for i in user_indices}
     return {i: note for i, note in notes.items() if note is not None}

@@ -1,4 +1,4 @@
-"""Reads a memory when a turn begins: the conversation that the request continues, and what memory adds to it.
+"""Reads a memory when a turn begins: the conversation that the request continues, and the memory's additions to it.
 
 Everything is read before the prompt is made; for a plain turn, in one round trip. gateway.core decides what is needed.
 """
@@ -59,28 +59,17 @@ async def read_context(
     agent, listing, snapshot = await _read_memory(store, resent, request)
     if agent.paused_at is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
-    identity, target, conversation = request.identity, request.target, snapshot.conversation
-    is_named = identity.conversation_key is not None
-    query = Query(
-        listing,
-        is_named=is_named,
-        mode=_choose_memory_use(identity),
-        now=request.now,
-        idle_s=idle_s,
-        kind=request.kind,
-        is_retry=identity.is_retry,
-        conversation_row=conversation.id if is_named and conversation is not None else None,
-        model=mask_model_name(target.upstream, target.model),
-    )
+    conversation = snapshot.conversation
+    query = _make_query(request, listing, snapshot, idle_s)
     plan = plan_plain(snapshot, query)
     if plan is None or conversation is None or snapshot.exchange is None:
         return await _read_and_plan(store, request, agent, snapshot, query)
-    # The snapshot has all that a plain turn needs.
     rounds = snapshot.additions.rounds
     has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
     path = rounds if has_last else (*rounds, snapshot.exchange)
     blocks = read_blocks_on_path(request.spec, snapshot, path) if snapshot.blocks or snapshot.edits else ()
     offered = offer_tools(request, agent, snapshot.section, request.chat.json)
+    # The snapshot has all that a plain turn needs.
     return MemoryContext(
         request=request,
         agent=agent,
@@ -93,6 +82,26 @@ async def read_context(
         pinned=snapshot.section,
         blocks=blocks,
         offered=offered,
+    )
+
+
+def _make_query(
+    request: MemoryRequest, listing: HashedList, snapshot: MemorySnapshot, idle_s: float
+) -> Query:
+    """Returns the query for the conversation that a request continues. idle_s: as for `read_context`."""
+    identity = request.identity
+    is_named = identity.conversation_key is not None
+    conversation = snapshot.conversation
+    return Query(
+        listing,
+        is_named=is_named,
+        mode=_choose_memory_use(identity),
+        now=request.now,
+        idle_s=idle_s,
+        kind=request.kind,
+        is_retry=identity.is_retry,
+        conversation_row=conversation.id if is_named and conversation is not None else None,
+        model=mask_model_name(request.target.upstream, request.target.model),
     )
 
 
@@ -112,7 +121,7 @@ class _ReadMemory(NamedTuple):
 
 async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
     """Reads the memory of a request, in one round trip. Raises: StoreError."""
-    scope, key = request.identity.scope, request.identity.conversation_key
+    scope = request.identity.scope
     assert scope is not None  # only requests with memory come here
     # A second time, because another process may have forgotten the cached agent.
     for _ in range(2):
@@ -124,7 +133,9 @@ async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest
             listing = resent.listing(hasher, request.chat)
         path_hash = listing.answered_path_hash if listing.answered_count else None
         snapshot = (
-            await store.turns.find_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
+            await store.turns.find_snapshot(agent, request.identity.conversation_key, path_hash)
+            if agent.is_stored
+            else MemorySnapshot()
         )
         if snapshot is not None:
             break
@@ -177,7 +188,7 @@ async def _read_and_plan(
 
 
 def _list_omitted(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
-    """Returns the messages that the client left out of its list, without those that have left the window."""
+    """Returns the messages that the client left out of its list, without the messages that have left the window."""
     # In append mode the client leaves out everything, and asks for it.
     if request.spec.history == "client" and request.kind is ConversationKind.CLIENT:
         return ()
@@ -249,7 +260,7 @@ class _LoadedTree(NamedTuple):
     """Exchanges of a conversation."""
 
     tree: Tree
-    # When the conversation was last written to, as in `Pool`.
+    # The time of the conversation's last write, as in `Pool`.
     last_at: float
 
 
@@ -285,9 +296,10 @@ async def _find_conversation_uid(
 ) -> str | None:
     """Returns the public id of the conversation that a plan continues.
 
-    Returns None where the plan begins one, or where the conversation is gone.
+    Returns None if the plan begins a conversation, or if the conversation is gone.
     """
-    conversation_row, conversation = plan.conversation_row, snapshot.conversation
+    conversation_row = plan.conversation_row
+    conversation = snapshot.conversation
     if conversation is not None and conversation.id == conversation_row:
         return conversation.uid
     if conversation_row is None or conversation_row <= 0 or not agent.is_stored:

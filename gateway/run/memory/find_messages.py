@@ -1,4 +1,4 @@
-"""Finds the messages that memory has for a message: decides what is searched for, and in which order hits are used."""
+"""Finds the stored messages that fit a message: decides the queries, and the order in which hits are used."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class MemorySearch(Protocol):
 
 
 class FoundMessages(NamedTuple):
-    """The messages that memory has for a message, best first."""
+    """The stored messages that fit a message, best first."""
 
     messages: Sequence[Message]
     # The query that found them.
     query: str
-    # Lines that the message has in common with those that were found. They are not shown.
+    # Lines that the message has in common with the found messages; they are not shown.
     shared: frozenset[str]
     # The messages show most of the whole memory, and were found without a query.
     is_selection: bool
-    # Number of a message that was found and is not among these -> the reason.
+    # The reasons why found messages are not among `messages`, by the numbers of the messages.
     ruled_out: Mapping[int, str] = {}
     # The notes of the conversation show all of the memory.
     is_all_shown: bool = False
@@ -67,7 +67,7 @@ class FoundMessages(NamedTuple):
     asks_for_order: bool = False
 
     def choose_line_chars(self, budget: int) -> int:
-        """Returns how many characters of one message a note shows. budget: the tokens of the note."""
+        """Returns the most characters of one message that a note shows. budget: the tokens of the note."""
         return min(note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS, 2 * budget)
 
     def choose(
@@ -95,7 +95,7 @@ class FoundMessages(NamedTuple):
         )
 
     def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
-        """Returns the found messages without the unwanted ones. why: the reason that the record of the search has."""
+        """Returns the found messages without the unwanted ones. why: the reason in the record of the search."""
         unwanted = {message.seq for message in self.messages if is_unwanted(message)}
         if not unwanted:
             return self
@@ -116,7 +116,7 @@ class SearchOutcome(NamedTuple):
     found: FoundMessages
     # The messages that go into the note.
     choice: note_choice.Choice
-    # Why the search has failed; "": it has not failed.
+    # The reason why the search has failed; "": no failure.
     failure: Literal["", "late", "failed"]
 
 
@@ -133,14 +133,7 @@ async def find_messages(
     order = find_order_question(query)
     if order is not None:
         query = without_order_words(query)
-    is_searched_twice = order in _ORDER_QUESTIONS
-    messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
-    if messages and order in _NEIGHBOUR_QUESTIONS:
-        # The words of what came next are unknown, but it comes in the conversations after the event that was found.
-        with suppress(TooSlow):
-            neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
-            merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
-            messages = [*{message.seq: message for message in merged}.values()]
+    messages = await _search_by_order(query, order, memory)
     lines = note_query.find_shared_lines(text, messages)
     own_query = (
         note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
@@ -173,6 +166,22 @@ async def find_messages(
     )
 
 
+async def _search_by_order(query: str, order: OrderQuestion | None, memory: MemorySearch) -> list[Message]:
+    """Returns the messages that answer a query, as a question about an order needs them.
+
+    order: the question about an order; None: the query asks for no order.
+    """
+    is_searched_twice = order in _ORDER_QUESTIONS
+    messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
+    if messages and order in _NEIGHBOUR_QUESTIONS:
+        # The words of the next event are unknown, but it comes in the conversations after the event that was found.
+        with suppress(TooSlow):
+            neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
+            merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
+            messages = [*{message.seq: message for message in merged}.values()]
+    return messages
+
+
 async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     """Returns the messages about the events of a query: first the user's, and of these first those with a word of it.
 
@@ -193,12 +202,14 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
 
 
 def choose_hit_limit(budget: int) -> int:
-    """Returns how many hits a search reads, and how many messages next to one. budget: the tokens of the note."""
+    """Returns the most hits that a search reads, also next to another hit. budget: the tokens of the note."""
     return max(_MIN_HITS, budget // _LINE_TOKENS)
 
 
 def choose_selection_limit(standing_count: int) -> int:
-    """Returns how many hits a selection reads. standing_count: the standing facts that the memory section shows.
+    """Returns the most hits that a selection reads.
+
+    standing_count: the number of standing facts that the memory section shows.
 
     Each standing fact is among the first hits twice, as a fact and in the user's words, and is ruled out.
     """

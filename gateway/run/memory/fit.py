@@ -29,7 +29,7 @@ class _LeftOut(NamedTuple):
 
     # The indices of the messages that are dropped.
     dropped: frozenset[int]
-    # Index of another message that hidden rounds replace -> the messages of the rounds that stay.
+    # The messages of hidden rounds that stay, by the index of the message that they replace.
     replacements: dict[int, list[WireMessage]]
 
 
@@ -169,12 +169,12 @@ def is_crowded(prompt: Prompt) -> bool:
 def _choose_summary(
     room: WindowRoom, summaries: Sequence[UsableSummary], evicted: Evicted | None, in_use: int
 ) -> UsableSummary | None:
-    """Returns the summary that replaces the beginning of the conversation; None: there is none.
+    """Returns the summary that replaces the beginning of the conversation, or None if there is none.
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise it is the oldest summary that leaves enough room, or the newest one that fits.
 
-    in_use: the id of the summary in use; 0: none.
+    in_use: the id of the summary in use; 0: no summary is in use.
     """
     fitting = [each for each in summaries if not room.is_over(each.first_index, each.cut)]
     without_gap = [
@@ -187,7 +187,7 @@ def _choose_summary(
 
 
 def _collect_left_out(prompt: Prompt, entries: Sequence[PromptEntry], staying: frozenset[int]) -> _LeftOut:
-    """Returns what is left out of the client's list if these entries stay.
+    """Returns the messages that are left out of the client's list if these entries stay.
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.
     """

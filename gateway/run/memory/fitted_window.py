@@ -60,7 +60,7 @@ class FittedWindow(Struct, frozen=True):
         """The messages that stay out, and the summary in their place. Equal to `WHOLE_WINDOW.left_out` if all go in."""
         return self.dropped, self.included, self.summary_id
 
-    def inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
+    def list_inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
         """Returns the messages that go before the client's own, as far as they fit."""
         return (
             composition.inserted
@@ -71,12 +71,12 @@ class FittedWindow(Struct, frozen=True):
     def choose_fitting_notes(self, composition: Composition) -> list[str]:
         """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
         notes = [note for index, note in composition.notes.items() if index not in self.dropped]
-        notes += [each.note for each in self.inserted(composition) if each.note]
+        notes += [each.note for each in self.list_inserted(composition) if each.note]
         return notes
 
-    def shown(self, composition: Composition) -> Shown:
+    def list_shown_blocks(self, composition: Composition) -> Shown:
         """Returns what the added texts and messages in the window show last of each memory block."""
-        shown = [each.shown for each in self.inserted(composition)]
+        shown = [each.shown for each in self.list_inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
             rounds = composition.replacements.get(index)
             fitting = rounds if self.replacements is None else self.replacements.get(index)

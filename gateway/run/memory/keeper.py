@@ -1,7 +1,7 @@
-"""The keeper of memory, one for the process: it begins turns, and holds what they share.
+"""The keeper of memory, one for the process: it begins turns, and holds the caches and services that they share.
 
-A turn has three values: `MemoryContext` (what was read), `Prompt` (what goes upstream, by `Composer`) and `TurnWrite`
-(what is written, by `TurnWriter`).
+A turn has three values: `MemoryContext` (the read memory), `Prompt` (the request for the upstream, by `Composer`) and
+`TurnWrite` (the value that `TurnWriter` has written).
 """
 
 from __future__ import annotations
@@ -51,21 +51,30 @@ def _clear_word_caches() -> None:
 
 @dataclass
 class MemoryKeeper:
-    """Reads the memory of a turn when it begins, and holds what the turns of the process share."""
+    """Reads the memory of a turn when it begins, and holds the caches and services that the process's turns share."""
 
     store: Store
+    # The table `memory` of the settings.
     settings: MemorySettings
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # Gets the events of turns for the background services.
     events: TurnEvents
-    # None: memory is searched by words alone.
+    # Returns the vector of a query; None: memory is searched by words alone.
     embed_query: EmbedQuery | None
+    # The most seconds that a request waits for the write of its message in append mode.
     open_wait_s: float = _OPEN_WAIT_S
+    # Makes prompts.
     composer: Composer = field(init=False)
+    # Writes turns that have ended.
     writer: TurnWriter = field(init=False)
+    # The locks of conversations that processes share.
     leases: Leases = field(init=False)
+    # The lists of earlier requests with their hashes.
     resent: ResentLists = field(init=False, default_factory=ResentLists)
+    # The queues of conversations in append mode.
     queues: Queues = field(init=False)
+    # The tasks that models have given to sub-agents.
     delegated: DelegatedTasks = field(init=False, default_factory=DelegatedTasks)
     # Held by a step that writes its edits again. In parallel the slowest step would be overtaken each time.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
@@ -76,13 +85,18 @@ class MemoryKeeper:
         self.store.forgetting.add_forget_listener(self.resent.clear)
         self.store.forgetting.add_forget_listener(_clear_word_caches)
         self.writer = TurnWriter(
-            self.store, self.now, self.events, self.resent, self.delegated, self.settings.idle_s
+            store=self.store,
+            now=self.now,
+            events=self.events,
+            resent=self.resent,
+            delegated=self.delegated,
+            idle_s=self.settings.idle_s,
         )
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 
     async def begin(self, request: MemoryRequest, *, opens: bool = True) -> MemoryContext:
-        """Reads the context of a request. opens: a turn follows.
+        """Reads the context of a request. opens: True: a turn follows.
 
         In append mode the turns of one conversation queue: each waits until the previous turn has left the queue. A
         request that is read again does not wait again.
@@ -94,7 +108,7 @@ class MemoryKeeper:
         """
         self.writer.cache_all()
         if opens and request.kind is ConversationKind.APPENDED and not request.ticket.is_first:
-            await self._queue(request)
+            await self._wait_in_queue(request)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())
         context = await read_context(self.store, self.resent, request, self.settings.idle_s)
@@ -105,7 +119,7 @@ class MemoryKeeper:
         """Checks that no memory from which earlier messages of a request were read is gone.
 
         memories: the rows of these memories.
-        read_row: the row of a memory that was just read, or None.
+        read_row: the row of a memory that was just read; None: no memory was.
 
         Raises: HistoryForgotten: one is gone; StoreError.
         """
@@ -113,7 +127,7 @@ class MemoryKeeper:
             if agent_row != read_row and not await self.store.agents.exists(agent_row):
                 raise HistoryForgotten
 
-    async def _queue(self, request: MemoryRequest) -> None:
+    async def _wait_in_queue(self, request: MemoryRequest) -> None:
         """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""
         key = request.identity.conversation_key
         assert key is not None  # append mode needs a named conversation
@@ -126,7 +140,9 @@ class MemoryKeeper:
 
     async def open(self, context: MemoryContext, prompt: Prompt) -> MemoryContext:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        write = make_turn_write(context, prompt, BlockEdits(), OPENED_OUTCOME, self.now(), settle.write_draft)
+        write = make_turn_write(
+            context, prompt, BlockEdits(), OPENED_OUTCOME, now=self.now(), rule=settle.write_draft
+        )
         try:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))

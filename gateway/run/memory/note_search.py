@@ -49,25 +49,28 @@ class NoteSearch(Struct, frozen=True):
     """The search of a memory for the note of one request. Implements `MemorySearch`, which documents the methods."""
 
     store: Store
-    # How long a conversation is idle before its memory edits are confirmed.
+    # The seconds for which a conversation is idle before its memory edits are confirmed.
     idle_s: float
     # The time for recall.
     limit_ms: float
     context: MemoryContext
+    # The prompt without the note.
     prompt: Prompt
+    # The content that the prompt shows already.
     visible: VisibleContent
+    # The vectors of queries, each made once.
     vectors: QueryVectors
-    # The tokens that recalled messages may take in a note, by `Recaller.note_budget`.
+    # The tokens that recalled messages may take in a note, by `Recaller.choose_note_budget`.
     note_budget: int
-    # Those of them that have room in this prompt's window.
+    # The tokens of `note_budget` that have room in this prompt's window.
     budget: int
-    # The tokens of the line that names the note's mark; 0: the prompt names it.
+    # The tokens of the line that names the note's mark; 0: the prompt names the mark.
     naming_tokens: int
     # The names of the speaker and of the user.
     names: Sequence[str]
     # When the recall started, by `time.perf_counter`.
     started_at: float
-    # Holds the ranking of the last search by words; None: none is stored.
+    # Gets the ranking of the last search by words; None: no ranking is recorded.
     trace: SearchTrace | None
 
     @property
@@ -77,7 +80,7 @@ class NoteSearch(Struct, frozen=True):
         return () if sent is None else sent.known.get("standing", ())
 
     async def search_and_choose(self, text: str) -> SearchOutcome:
-        """Searches for a message, and chooses what a note shows."""
+        """Searches for a message, and chooses the hits that a note shows."""
         found = _NO_MESSAGES
         try:
             found = await self._search(text)
@@ -92,7 +95,7 @@ class NoteSearch(Struct, frozen=True):
             return SearchOutcome(found, note_choice.NO_CHOICE, "late" if is_late else "failed")
 
     async def _search(self, text: str) -> FoundMessages:
-        """Returns the messages that memory has for a message and the prompt does not show. Raises: StoreError."""
+        """Returns the stored messages that fit a message and are not in the prompt. Raises: StoreError."""
         context = self.context
         query = make_named_query(text, self.names)
         if self._is_all_shown(text, query):
@@ -131,18 +134,18 @@ class NoteSearch(Struct, frozen=True):
 
     def _is_all_shown(self, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory, so that no search finds more."""
-        context, visible = self.context, self.visible
+        visible = self.visible
         # The lines of a message may be a template's. Without these lines, other messages are shown in another form.
         if not visible.notes or "\n" in text:
             return False
         messages = self.store.recall.find_cached_messages(
-            context.agent, context.snapshot.numbers, visible.verbatim_seqs
+            self.context.agent, self.context.snapshot.numbers, visible.verbatim_seqs
         )
         return messages is not None and note_choice.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
 
-    # -- as `MemorySearch`
+    # -- the methods of `MemorySearch`
 
     async def search(self, query: str) -> list[Message]:
         context, visible = self.context, self.visible
@@ -190,12 +193,12 @@ class NoteSearch(Struct, frozen=True):
         )
 
     def _measure_remaining_ms(self) -> float:
-        """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
+        """Returns the milliseconds that are left for recall, at least 1, so that a search ends as too slow."""
         return max(1.0, self.limit_ms - (time.perf_counter() - self.started_at) * 1000)
 
 
 def make_named_query(text: str, names: Sequence[str]) -> str:
-    """Returns the query for a message. names: of its speaker and of the user."""
+    """Returns the query for a message. names: the names of its speaker and of the user."""
     return note_query.with_speaker(note_query.make_query(text), names)
 
 
@@ -206,11 +209,11 @@ def _opens_conversation(context: MemoryContext) -> bool:
 
 
 async def _measure_excess(prompt: Prompt, note: str) -> float:
-    """Returns the tokens of a note as a multiple of its room in the window; 0: the window was not counted."""
-    room, target = prompt.window.note_tokens, prompt.target
-    if not room or target.context_window is None:
+    """Returns the tokens of a note as a multiple of its room in the window, or 0 if the window was not counted."""
+    room = prompt.window.note_tokens
+    if not room or prompt.target.context_window is None:
         return 0.0
-    return await count_tokens(target.model, note) / room
+    return await count_tokens(prompt.target.model, note) / room
 
 
 def render_request_note(

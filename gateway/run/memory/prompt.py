@@ -1,4 +1,4 @@
-"""A prompt: the client's request with the gateway's additions, and without what does not fit the window."""
+"""A prompt: the client's request with the gateway's additions, and without the messages that do not fit the window."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class EndpointForm(Struct, frozen=True):
     untranslatable: tuple[str, ...] = ()
     # Indices of the developer messages; the upstream calls their role `system`.
     as_system: tuple[int, ...] = ()
-    # The upstream reports the usage of a stream when it is asked to; None: not known.
+    # True: the upstream reports the usage of a stream on request; None: not known.
     takes_usage: bool | None = True
-    # The model can be made to call a tool.
+    # True: the model can be made to call a tool.
     can_force: bool = True
     # Settings of an agent that the model does not take.
     refused: frozenset[str] = frozenset()
-    # The model takes its thoughts back only if nothing before them has changed.
+    # True: the model takes its thoughts back only if nothing before them has changed.
     binds_thoughts: bool = False
     # The `Capabilities.effort_with_tools` of the endpoint.
     effort_with_tools: str | None = None
-    # The model thinks only on request, and thoughts are asked for without an effort.
+    # True: the model thinks only on request, and thoughts are asked for without an effort.
     thinks_on_request: bool = False
-    # The usage of a stream is asked for even if the client does not ask for it.
+    # True: the usage of a stream is asked for even if the client does not ask for it.
     asks_usage: bool = False
     # Indices of the replies, among those of `ChatRequest.reply_models`, that another model made.
     foreign_replies: frozenset[int] = frozenset()
@@ -72,31 +72,35 @@ class Prompt(Struct, frozen=True):
 
     request: ChatRequest
     target: Target
+    # The form that the target's endpoint needs.
     form: EndpointForm = field(default_factory=EndpointForm)
     # The text that the gateway appends to the leading system message: the agent's own prompt and the memory section.
     # The summary that follows them is in `window`.
     system: str = ""
     # The definitions of the gateway's tools.
     tools: Sequence[dict[str, Any]] = ()
+    # The stored messages, hidden rounds and notes that are added to the request.
     composition: Composition = field(default_factory=Composition)
     # The messages that may leave the window or have left it; empty if the prompt is short.
     eviction: Eviction = NO_EVICTION
+    # The part of the request and of `composition` that fits the model's window.
     window: FittedWindow = WHOLE_WINDOW
     # The memory section that `system` ends with.
     section: Section = NO_SECTION
     # The notes of the new messages, by the index among these. They are written with the turn. (`composition` has all
     # notes that the prompt shows, also those of earlier messages.)
     new_notes: Mapping[int, str] = field(default_factory=dict)
+    # The result of the search for the note.
     recall: RecallResult = NO_RECALL
-    # The gateway's tools stand before the client's. They change less, and a provider's cache begins with the tools.
-    tools_first: bool = False
-    # The usage of every call has to be known.
+    # True: the gateway's tools stand before the client's. They change less, and a provider's cache begins with tools.
+    puts_tools_first: bool = False
+    # True: the usage of every call has to be known.
     needs_usage: bool = False
     # Indices of the request's messages that are sent without the media that an upstream would have to fetch.
     without_media: frozenset[int] = frozenset()
-    # The text before the conversation's messages may differ from that of the last request.
+    # True: the text before the conversation's messages may differ from the text in the last request.
     changes_prefix: bool = False
-    # The messages before this turn's hidden rounds may differ from those that the model had in these rounds.
+    # True: the messages before this turn's hidden rounds may differ from the messages that the model had in the rounds.
     moves_hidden_rounds: bool = False
 
     def render_client_message(self, index: int) -> WireMessage:
@@ -113,7 +117,7 @@ class Prompt(Struct, frozen=True):
         return with_placeholder_text(message) if index in self.request.reply_models else message
 
     def without_memory_texts(self) -> Prompt | None:
-        """Returns the prompt without memory section, notes and summary; None: the prompt has none of them."""
+        """Returns a copy without memory section, notes and summary, or None if the prompt has none of them."""
         section = self.section.without_blocks()
         composition = self.composition.without_notes()
         system = self.system if section is self.section else section.text
@@ -132,7 +136,7 @@ class Prompt(Struct, frozen=True):
         )
 
     def without_earlier_results(self) -> Prompt | None:
-        """Returns the prompt without the stored results before the last reply; None: the prompt has none."""
+        """Returns a copy without the stored results before the last reply, or None if the prompt has none."""
         composition = self.composition.without_results(last=False)
         if composition is self.composition:
             return None
@@ -142,12 +146,12 @@ class Prompt(Struct, frozen=True):
         return replace(self, composition=composition, window=window, changes_prefix=True)
 
     def without_last_results(self) -> Prompt | None:
-        """Returns the prompt without the stored results of tools after the last reply; None: the prompt has none."""
+        """Returns a copy without the stored results of tools after the last reply, or None if the prompt has none."""
         composition = self.composition.without_results(last=True)
         return None if composition is self.composition else replace(self, composition=composition)
 
     def without_stored_media(self) -> Prompt | None:
-        """Returns the prompt without the stored media that an upstream has to fetch; None: the prompt has none."""
+        """Returns a copy without the stored media that an upstream has to fetch, or None if the prompt has none."""
         inserted = self.composition.inserted
         with_media = frozenset(
             n for n in self.request.stored_indexes if REMOTE_MEDIA.are_in(self.request.messages[n])
@@ -171,7 +175,9 @@ class Prompt(Struct, frozen=True):
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out a text of the prompt that shows a memory block last."""
         composition = self.composition
-        return not window.is_whole and window.shown(composition) != WHOLE_WINDOW.shown(composition)
+        return not window.is_whole and window.list_shown_blocks(
+            composition
+        ) != WHOLE_WINDOW.list_shown_blocks(composition)
 
     @property
     def offered_tools(self) -> Sequence[dict[str, Any]]:

@@ -71,7 +71,7 @@ def make_native_changes(
         notes={i: note for i, note in composition.notes.items() if i not in window.dropped},
         dropped=window.dropped,
         replacements=prompt.replacements,
-        stored_messages=[(each.message, each.note) for each in window.inserted(composition)],
+        stored_messages=[(each.message, each.note) for each in window.list_inserted(composition)],
         tools=prompt.tools,
         hidden_rounds=hidden_rounds,
         max_tokens=budget_tokens if is_limited else None,
@@ -126,12 +126,12 @@ def _put_additions(prompt: Prompt, edit: BodyEdit) -> None:
     for index, note in composition.notes.items():
         if index not in window.dropped:
             edit.prefix_text(index, note)
-    if inserted := window.inserted(composition):
+    if inserted := window.list_inserted(composition):
         edit.insert_messages(
             count_leading_system(prompt.request.messages), [each.message for each in inserted]
         )
     if tools:
-        edit.add_tools(tools, are_first=prompt.tools_first)
+        edit.add_tools(tools, are_first=prompt.puts_tools_first)
 
 
 def _list_system_texts(prompt: Prompt, tools: Sequence[dict[str, Any]]) -> list[str]:

@@ -47,15 +47,15 @@ MIN_NOTE_TOKENS = 128
 
 
 class Recaller(Struct, frozen=True):
-    """Makes the notes of what memory has for a message, and chooses the facts that the memory section shows."""
+    """Makes the notes for messages, and chooses the facts that the memory section shows."""
 
     store: Store
     settings: MemorySettings
-    # None: memory is searched by words alone.
+    # Returns the vector of a query; None: memory is searched by words alone.
     embed_query: EmbedQuery | None
 
-    def note_budget(self, context: MemoryContext, naming_tokens: int = 0) -> int:
-        """Returns the tokens that recalled messages may take in a note; 0: nothing is recalled for this request.
+    def choose_note_budget(self, context: MemoryContext, naming_tokens: int = 0) -> int:
+        """Returns the tokens that recalled messages may take in a note, or 0 if nothing is recalled for this request.
 
         A note stays in the conversation, so in a small window it has to be small as well.
 
@@ -74,14 +74,14 @@ class Recaller(Struct, frozen=True):
         parts = NOTE_CONTEXT_PARTS
         return min(budget, context_window // parts, max(_FEW_TOKENS, context_window // (2 * parts)))
 
-    def note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
-        """Returns the room for a note. The changes that it has to state are not cut, recalled messages may be."""
+    def choose_note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
+        """Returns the room for a note. Recalled messages may be cut, the changes that the note has to state are not."""
         # Whether an earlier note names the mark is known only once the window is fitted.
         is_named = is_mark_named((section.text,), mark_of(context.agent.secret))
         naming_tokens = 0 if is_named else note_text.NAMING_TOKENS
-        budget = self.note_budget(context, naming_tokens)
+        budget = self.choose_note_budget(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
-        fixed = naming_tokens * 5 // 4 + _change_tokens(context, section)
+        fixed = naming_tokens * 5 // 4 + _estimate_change_tokens(context, section)
         return NoteRoom(fixed + min(budget, MIN_NOTE_TOKENS), fixed + budget)
 
     async def with_nearest_facts(
@@ -89,10 +89,10 @@ class Recaller(Struct, frozen=True):
     ) -> MemoryContext:
         """Returns the context with the standing facts in the order in which the memory section takes them.
 
-        text: the message.
+        text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
         """
-        if self.embed_query is None or self.note_budget(context) <= 0:
+        if self.embed_query is None or self.choose_note_budget(context) <= 0:
             return context
         query = make_named_query(text, _list_names(context, name))
         limit_ms = self._choose_limit_ms(context)
@@ -126,12 +126,12 @@ class Recaller(Struct, frozen=True):
     ) -> RecallResult:
         """Returns the note for the user's last message, which also states changed blocks.
 
-        prompt: the prompt without the note. Recall leaves out what it shows.
-        text: the message.
+        prompt: the prompt without the note. Recall leaves out the messages that it shows.
+        text: the text of the message.
         name: the name of its speaker; None: the message names no speaker.
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
-        note_budget = self.note_budget(context, naming_tokens)
+        note_budget = self.choose_note_budget(context, naming_tokens)
         budget = _choose_budget(context, prompt, note_budget, naming_tokens)
         started_at = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if note_budget > 0 and self._has_recall_record(context) else None
@@ -178,7 +178,7 @@ class Recaller(Struct, frozen=True):
         return bool(self.settings.keep_why_days) and context.request.identity.mode in STORING_MODES
 
     def _choose_limit_ms(self, context: MemoryContext) -> float:
-        """Returns the time for recall."""
+        """Returns the time for recall in milliseconds."""
         deadline_ms = self.settings.recall_deadline_ms
         return deadline_ms / STREAM_TIME_PARTS if context.request.chat.stream else deadline_ms
 
@@ -189,7 +189,9 @@ def _choose_budget(context: MemoryContext, prompt: Prompt, note_budget: int, nam
     if room is None:
         return note_budget
     # The size of a note is estimated, and may be up to 3% larger.
-    return min(note_budget, (room - naming_tokens - _change_tokens(context, prompt.section)) * 31 // 32)
+    return min(
+        note_budget, (room - naming_tokens - _estimate_change_tokens(context, prompt.section)) * 31 // 32
+    )
 
 
 def _list_names(context: MemoryContext, name: str | None) -> list[str]:
@@ -206,7 +208,7 @@ def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
     return in_other_conversations > 0 or window.evicted_tokens > 0 or is_trimmed
 
 
-def _change_tokens(context: MemoryContext, section: Section) -> int:
+def _estimate_change_tokens(context: MemoryContext, section: Section) -> int:
     """Returns the tokens of a note that only states the changed blocks, without the line that names its mark."""
     if not section.changes:
         return 0

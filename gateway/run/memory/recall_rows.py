@@ -191,7 +191,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
             # The newest message is a part of its own.
             history += newest
             newest = chars
-    history += sum(_count_chars(each.message) for each in window.inserted(composition))
+    history += sum(_count_chars(each.message) for each in window.list_inserted(composition))
     tools = sum(len(str(tool)) for tool in prompt.tools)
     if request.has_tools:
         # The client's tools are what its messages leave of the body.

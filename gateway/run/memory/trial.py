@@ -47,7 +47,7 @@ class TrialRunner(Struct, frozen=True):
     store: Store
     # The tokens that the note may take.
     recall_tokens: int
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
     # Embeds queries as for replies; None: memory is searched by words alone.
     embed_query: EmbedQuery | None = None

@@ -84,7 +84,9 @@ def make_turn_write(
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
         opening=None if context.is_plain else digest_opening(plan, request_end.now),
         chars=sum(map(len, map(read_text, (*plan.messages, *request_end.full_reply)))),
-        recall=None if receipt is None or plan.is_off_record else recall_row_maker(prompt, outcome, receipt),
+        recall=None
+        if receipt is None or plan.is_off_record
+        else make_recall_row_maker(prompt, outcome, receipt),
     )
 
 
@@ -95,12 +97,13 @@ def _choose_rule(outcome: TurnOutcome) -> settle.SettleRule:
     return settle.finish if outcome.state is FINISHED else settle.cancel
 
 
-def recall_row_maker(
+def make_recall_row_maker(
     prompt: Prompt, outcome: TurnOutcome, receipt: Receipt
 ) -> Callable[[], RecallRow] | None:
-    """Returns a function that makes the record of the turn's recall, and marks its receipt as having one.
+    """Returns a function that makes the record of the turn's recall, and notes in the receipt that there is a record.
 
-    The writer's thread calls the function. None: the turn has not searched its memory, or its request has no id.
+    The writer's thread calls the function. Returns None if the turn has not searched its memory, or if its request has
+    no id.
     """
     search = prompt.recall.search
     if search is None or not receipt.request_id:
@@ -119,7 +122,7 @@ def recall_row_maker(
 def _make_request_end(
     context: MemoryContext, prompt: Prompt, edits: Sequence[MemoryEdit], outcome: TurnOutcome, now: float
 ) -> RequestEnd:
-    """Returns the end of a request as the rules of conversations read it. edits: of memory, by the turn."""
+    """Returns the end of a request as the rules of conversations read it. edits: the turn's edits of memory."""
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
     full_reply = outcome.full_reply if has_words or outcome.has_hidden_results else ()
@@ -128,7 +131,7 @@ def _make_request_end(
     gateway_call_ids: frozenset[str] = frozenset()
     if full_reply != (shown_reply,):  # else the client has all of the reply
         # The calls in `shown_reply` are the client's. The gateway ran the others.
-        gateway_call_ids = frozenset(_call_ids(full_reply) - _call_ids([shown_reply]))
+        gateway_call_ids = frozenset(_list_call_ids(full_reply) - _list_call_ids([shown_reply]))
     return RequestEnd(
         id=context.exchange_row,
         full_reply=full_reply,
@@ -141,7 +144,7 @@ def _make_request_end(
     )
 
 
-def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
+def _list_call_ids(messages: Iterable[WireMessage]) -> set[str]:
     """Returns the ids of all calls in some messages."""
     return {str(call.get("id")) for message in messages for call in message.get("tool_calls") or ()}
 
@@ -154,7 +157,7 @@ def _decide_ahead(
     *,
     is_finished: bool,
 ) -> Change | None:
-    """Returns what a turn changes if its memory is still as it was read, but for the exchange that was opened since.
+    """Returns the change by a turn if its memory is still as it was read, but for the exchange that was opened since.
 
     Returns None if the decision needs contents that were not loaded, or more of a long conversation.
     """
@@ -184,7 +187,7 @@ def _decide_ahead(
 
 
 def _choose_section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
-    """Returns the memory section that the path has from now on; None: the path has no section."""
+    """Returns the memory section that the path has from now on, or None if it has no section."""
     if context.plan.is_off_record:
         # Nothing new is stored, and the path's section stays.
         match_point = context.plan.match.match_point
@@ -194,13 +197,13 @@ def _choose_section(context: MemoryContext, prompt: Prompt) -> SentSection | Non
 
 
 def _find_min_depth(context: MemoryContext) -> int | None:
-    """Returns the depth from which on exchanges matter to a turn, besides first exchanges; None: any may matter."""
+    """Returns the least depth at which exchanges matter to a turn, besides first exchanges, or None if any may."""
     change_depth = find_lowest_change_depth(context.tree, context.plan)
     return None if change_depth is None else max(0, change_depth - RECENT_EXCHANGES)
 
 
 def _make_probes(context: MemoryContext, key: str | None) -> Probes:
-    """Returns what the transaction that writes the turn has to read again."""
+    """Returns the probes by which the transaction of the turn reads its conversation again."""
     min_depth = _find_min_depth(context)
     if min_depth is not None:
         return make_probes_for_list(context.plan.query, key, min_depth=min_depth)

@@ -43,42 +43,45 @@ class TurnEvents(Protocol):
 
     @property
     def makes_summaries(self) -> bool:
-        """There is a model for summaries. Agents may have one of their own."""
+        """True: there is a model for summaries. Agents may have one of their own."""
 
-    def index_outdated(self, agent_row: int, messages: int | None = None) -> None:
+    def report_outdated_index(self, agent_row: int, messages: int | None = None) -> None:
         """Reports that the search index of a memory is outdated.
 
         messages: the number of messages that the index lacks; None: more than queries should read.
         """
 
-    def edits_pending(self) -> None:
+    def report_pending_edits(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
-    def turn_stored(
+    def report_stored_turn(
         self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
-        """Reports a turn.
+        """Reports a turn that is stored.
 
         messages: the number of messages that the turn adds to the memory.
         sleeptime: the agents that read these messages later.
         seq: the number of the first of these messages, or a number near it.
         """
 
-    def window_filling(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+    def report_filling_window(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         """Reports that a conversation needs a summary soon."""
 
 
 @dataclass(eq=False)
 class TurnWriter:
-    """Writes turns. It holds those that are committed and not cached yet."""
+    """Writes turns, and holds the committed turns that are not cached yet."""
 
     store: Store
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # Gets the events of turns for the background services.
     events: TurnEvents
+    # The lists of earlier requests with their hashes.
     resent: ResentLists
+    # The tasks that models have given to sub-agents.
     delegated: DelegatedTasks
-    # For how long an unnamed opening may be repeated.
+    # The seconds within which the opening of an unnamed conversation can be repeated.
     idle_s: float
     # Turns that are committed and are cached after their replies, or before the next request is read.
     _uncached: deque[Callable[[], None]] = field(init=False, default_factory=deque)
@@ -130,7 +133,7 @@ class TurnWriter:
             return self._end_unwritten(context, error)
         if write.plain is not None:
             exchange, listing = write.plain.exchange, context.plan.query.listing
-            # Before the commit: what is cached follows from the messages alone, whether or not they are stored.
+            # Before the commit: the cached hashes follow from the messages alone, whether or not they are stored.
             self.resent.cache_reply(
                 request.chat, listing, reply or {}, exchange.reply or (), exchange.path_hash
             )
@@ -191,7 +194,7 @@ class TurnWriter:
             return
         committed = writing.result()
         if not self._uncached:
-            _after_reply(self.cache_all)
+            _call_after_reply(self.cache_all)
         self._uncached.append(partial(self._cache_and_report, context, write, wanted_summary, committed))
         if not committed.is_plain:
             self.cache_all()
@@ -211,22 +214,22 @@ class TurnWriter:
         wanted_summary: WantedSummary | None,
         committed: Committed,
     ) -> None:
-        """Caches and reports a committed turn. wanted_summary: the summary that its window needs, or None."""
+        """Caches and reports a committed turn. wanted_summary: the summary that its window needs; None: no summary."""
         context.request.ticket.leave()
-        snapshot, events = context.snapshot, self.events
+        snapshot = context.snapshot
         self.store.turns.cache_committed(write, committed)
         agent = committed.agent
         if agent is not context.agent:
             self.store.agents.cache(agent)
         self.report_lag(agent.id, snapshot, write.chars)
         if write.edits:
-            events.edits_pending()
+            self.events.report_pending_edits()
         if not context.plan.is_off_record and agent.scope.spans_conversations:
-            events.turn_stored(
+            self.events.report_stored_turn(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
         if wanted_summary is not None:
-            events.window_filling(committed, wanted_summary)
+            self.events.report_filling_window(committed, wanted_summary)
 
     def report_lag(self, agent_row: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.
@@ -237,7 +240,7 @@ class TurnWriter:
         # The counts at the beginning of the turn are near enough for work that is done later.
         unindexed = snapshot.next_seq - snapshot.indexed_seq
         if unindexed >= INDEX_EVERY or chars > _INDEX_CHARS:
-            self.events.index_outdated(agent_row, unindexed)
+            self.events.report_outdated_index(agent_row, unindexed)
 
 
 def _ends_unwritten(context: MemoryContext, outcome: TurnOutcome) -> bool:
@@ -249,7 +252,7 @@ def _ends_unwritten(context: MemoryContext, outcome: TurnOutcome) -> bool:
     return context.request.identity.leaves_nothing or (has_failed and not context.plan.is_off_record)
 
 
-def _after_reply(work: Callable[[], None]) -> None:
+def _call_after_reply(work: Callable[[], None]) -> None:
     """Calls `work` after the turn that waits for a commit has sent its reply. Call it from the commit's callback."""
     loop = asyncio.get_running_loop()
     # In this pass of the loop, a later callback of the commit sets the future that `TurnSaving.save` waits for. In the

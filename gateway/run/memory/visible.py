@@ -40,7 +40,7 @@ class VisibleContent(Struct, frozen=True):
             visible = set(listing.list_atoms(len(listing)))
         if not context.is_plain:
             visible.update(_list_joined_reply_atoms(listing, dropped))
-        for each in window.inserted(composition):
+        for each in window.list_inserted(composition):
             visible.update(each.atoms)
         return cls(
             _list_verbatim_seqs(context, composition, window),

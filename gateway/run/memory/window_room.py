@@ -36,7 +36,7 @@ class PromptEntry(NamedTuple):
 
 
 class PromptSize(NamedTuple):
-    """The size of a prompt; both are 0 if nothing was counted, or if not all entries are text."""
+    """The size of a prompt. Both numbers are 0 if nothing was counted, or if not all entries are text."""
 
     tokens: int
     # The most tokens that the prompt may have.
@@ -66,7 +66,7 @@ class WindowRoom:
         note: NoteRoom,
         rounds: Sequence[WireMessage],
     ) -> None:
-        """Counts what is always sent.
+        """Counts the parts of the prompt that are always sent.
 
         count: returns the tokens of a text. The other parameters are those of `fit_prompt`.
         """
@@ -208,7 +208,7 @@ class WindowRoom:
     def plan_summary(self, summaries: Sequence[UsableSummary], *, is_due: bool) -> WantedSummary | None:
         """Returns the summary to make, if the window fills up and there is enough after the newest summary.
 
-        is_due: messages have left the window, and no summary replaces them.
+        is_due: True: messages have left the window, and no summary replaces them.
         """
         start, newest_cut = summaries[-1] if summaries else (0, None)
         max_tokens = self.make_budget(newest_cut).max_list_tokens
@@ -253,7 +253,7 @@ def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) ->
 def _make_window_items(
     prompt: Prompt, entries: Sequence[PromptEntry], bounds: Sequence[int]
 ) -> list[WindowItem]:
-    """Returns the entries as the window sees them. bounds: the upper bound of each entry's tokens."""
+    """Returns the entries as the window sees them. bounds: the upper bounds of the tokens of each entry."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
     results = flag_results(message for _, message in entries)

@@ -71,16 +71,18 @@ def no_caller_error() -> None:
 class AttemptServices(Protocol):
     """The part of `Failover` that all attempts of the process share."""
 
-    # Seconds of a monotonic clock.
+    # Returns the seconds of a monotonic clock.
     now: Callable[[], float]
-    # Seconds since the epoch.
+    # Returns the seconds since the epoch.
     wall_clock: Callable[[], float]
+    # Waits for a number of seconds.
     sleep: Callable[[float], Awaitable[None]]
-    # A random number from 0 to 1.
+    # Returns a random number from 0 to 1.
     chance: Callable[[], float]
     metrics: Metrics
-    # The first event of a stream is read before its status is passed on.
+    # True: the first event of a stream is read before its status is passed on.
     may_peek: bool
+    # The windows of models, as far as they are known.
     context_windows: ContextWindows
 
 
@@ -90,7 +92,7 @@ class _FailedAttempt(Struct, frozen=True):
     failure: Failure
     # The upstream's error, if it answered.
     reply: ModelReply | None = None
-    # Why there is no reply.
+    # The error that there is in place of a reply.
     error: ProviderError | None = None
 
 
@@ -98,8 +100,9 @@ class _PreparedAttempt(Struct, frozen=True):
     """The attempt after a failed one, before it is made."""
 
     request: ModelRequest
-    # The candidate that is asked; None: the same one again.
+    # The candidate that is asked; None: the present candidate again.
     candidate: Candidate | None = None
+    # The seconds to wait before the attempt.
     wait_s: float = 0.0
 
 
@@ -120,16 +123,21 @@ class ModelSource(Protocol):
 
     @property
     def call(self) -> UpstreamCall:
-        """As in `Attempts`."""
+        """The call of the receipt that is under way, or the last call."""
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the reply to the request that `make` returns. Raises: ProviderError.
 
-        mender: makes the request again if its content is refused.
+        mender: makes the request again if its content is refused; None: a refused request is not made again.
         """
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
-        """Notes how many tokens a reply counted for its prompt."""
+        """Notes the number of a prompt's tokens that the upstream counted.
+
+        estimated: the gateway's own count.
+        actual: the upstream's count.
+        fitting: the tokens to which the prompt was fitted.
+        """
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""
@@ -147,18 +155,18 @@ class Attempts:
     endpoint: Endpoint
     # The target at that endpoint.
     target: Target
-    # The candidates that follow.
+    # The candidates after the present one, in their order.
     _following: list[Candidate]
     _receipt: Receipt
     # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
     unavailable: list[Candidate] = field(default_factory=list)
-    # A request that may have had an effect is not sent again (a request that got a 429 had none).
+    # True: a request that may have had an effect is not sent again (a request that got a 429 had none).
     sends_once: bool = False
     # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
     caller_error: Callable[[], Exception | None] = no_caller_error
-    # The last attempt had a reply, whatever its status.
+    # True: the last attempt had a reply, whatever its status.
     is_answered: bool = field(default=False, init=False)
-    # The request counts as in flight at its endpoint.
+    # True: the request counts as in flight at its endpoint.
     _is_in_flight: bool = field(default=False, init=False)
     # The call of the receipt that is under way, or was the last one.
     call: UpstreamCall = field(init=False)
@@ -166,7 +174,7 @@ class Attempts:
     _outcomes: list[tuple[str, str]] = field(default_factory=list, init=False)
     # How often the endpoint has failed in this round.
     _failure_count: int = field(default=0, init=False)
-    # An endpoint has answered; further rounds of the turn go to it.
+    # True: an endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)
     # The cuts of the prompt for the present endpoint.
     _cuts: PromptCuts = field(init=False)
@@ -268,7 +276,7 @@ class Attempts:
     async def _make_request_after(
         self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
     ) -> ModelRequest | None:
-        """Waits for the attempt after a failed one, and returns its request; None: there is no further attempt."""
+        """Waits for the attempt after a failed one. Returns its request, or None if there is no further attempt."""
         self._failure_count += 1
         try:
             prepared = await self._prepare_attempt(failed.failure, request, make)
@@ -292,7 +300,7 @@ class Attempts:
     async def _prepare_attempt(
         self, failure: Failure, request: ModelRequest, make: RequestMaker
     ) -> _PreparedAttempt | None:
-        """Prepares the attempt after a failed one; None: there is no further attempt.
+        """Prepares the attempt after a failed one. Returns None if there is no further attempt.
 
         A candidate is taken off the list, and its request is made. If the candidate's window is too small for a request
         of which nothing may be left out, the step is chosen again without the candidate.
@@ -370,7 +378,9 @@ class Attempts:
         self, begun: BegunReply, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest:
         """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
-        reply, mender, was_settled = begun.reply, source.mender, self._is_settled
+        reply = begun.reply
+        mender = source.mender
+        was_settled = self._is_settled
         replacement = None
         outcome = str(reply.status)
         if reply.status in _REFUSAL_STATUSES and (mender is not None or request.path == CHAT):
@@ -415,7 +425,7 @@ class Attempts:
         was_settled: bool,
         failure: Failure,
     ) -> ModelReply | None:
-        """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
+        """Returns the reply in place of a stream that failed before its first event, or None after the last attempt.
 
         request: the request of the stream.
         source: the source of the stream's request.
@@ -431,7 +441,7 @@ class Attempts:
     async def _without_refused(
         self, error: BufferedReply, request: ModelRequest, source: _RequestSource
     ) -> ModelRequest | None:
-        """Returns the request without what an error refuses; None: nothing can be left out.
+        """Returns the request without the content that an error refuses, or None if nothing can be left out.
 
         A cut of the prompt also changes the present target: it has the window to which the prompt was cut.
         """
@@ -447,16 +457,16 @@ class Attempts:
         return await source.mender.mend_request(refused, self.target, self.endpoint)
 
     def _describe_call(self, request: ModelRequest) -> None:
-        """Notes in the receipt what is sent, and where."""
-        call, receipt, endpoint = self.call, self._receipt, self.endpoint
-        call.upstream = endpoint.upstream
-        call.provider = endpoint.kind
+        """Notes the facts of a request in the call of the receipt."""
+        call = self.call
+        call.upstream = self.endpoint.upstream
+        call.provider = self.endpoint.kind
         call.model = self.target.model
         call.path = request.path
         call.method = request.method
         call.sent_tokens = estimate_prompt_tokens(request.body)
-        call.prompt = receipt.prompt
-        call.hides_usage = receipt.hides_usage
+        call.prompt = self._receipt.prompt
+        call.hides_usage = self._receipt.hides_usage
 
     def _note_complete(self) -> None:
         """Notes that the last reply, if there was one, has come to its end."""
@@ -511,7 +521,7 @@ class Attempts:
         return failed.reply
 
     def _note_end(self, outcome: str, *, is_error: bool, status: int) -> None:
-        """Notes how a call ended. status: of the reply; 0: there is none."""
+        """Notes the end of a call. status: the status of the reply; 0: no reply."""
         self.is_answered = bool(status)
         if status:
             self.call.status = status
@@ -523,8 +533,8 @@ class Attempts:
             self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._outcomes))
 
     def _count_outcome(self, outcome: str, *, is_error: bool) -> None:
-        metrics, name = self._services.metrics, self.endpoint.name
+        name = self.endpoint.name
         self._outcomes.append((name, outcome))
-        metrics.upstream_tries.inc(name, outcome)
+        self._services.metrics.upstream_tries.inc(name, outcome)
         if is_error:
-            metrics.upstream_errors.inc(name, outcome)
+            self._services.metrics.upstream_errors.inc(name, outcome)

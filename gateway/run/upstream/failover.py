@@ -32,7 +32,7 @@ class Failover:
     def __init__(self, settings: Settings, providers: Mapping[str, Provider], metrics: Metrics) -> None:
         """Makes the endpoints. providers: by their names in the settings; further keys have the names `name#2`, ..."""
         self.now: Callable[[], float] = time.monotonic
-        # Seconds since the epoch, for dates in Retry-After.
+        # Returns the seconds since the epoch, for dates in Retry-After.
         self.wall_clock: Callable[[], float] = time.time
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.chance: Callable[[], float] = random.random

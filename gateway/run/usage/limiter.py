@@ -57,13 +57,14 @@ class PlannedCall(Struct, frozen=True):
     """A call of a model before it is made, by which its use is estimated."""
 
     body: bytes
-    # The request's limit for its output; None: it names none.
+    # The request's limit for its output; None: the request names no limit.
     max_tokens: int | None
     # The model that would answer.
     target: Target
 
     @classmethod
     def for_request(cls, request: ChatRequest, target: Target) -> PlannedCall:
+        """Returns the call that answers a request."""
         return cls(request.raw, request.max_tokens, target)
 
 
@@ -71,9 +72,10 @@ class LimitState(Struct, frozen=True):
     """A limit with what one caller has used of it."""
 
     limit: UsageLimit
+    # The used and the remaining amount, in the limit's unit.
     used: float
     remaining: float
-    # Seconds since the epoch; None: it has no period.
+    # Seconds since the epoch; None: the limit has no period.
     resets_at: float | None
 
 
@@ -119,11 +121,11 @@ class Limiter:
         self._reservations: dict[Receipt, LimitReservation] = {}
         # The name by which other processes know this one; None: it takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
-        # How many processes share the limits.
+        # The number of processes that share the limits.
         self._process_count = 1
 
     def _change_limits(self, new_ids: Set[int]) -> None:
-        """Has changed limits hold. New ones count the requests that are under way."""
+        """Puts changed limits into force. New limits count the requests that are under way."""
         self._buckets.replace_limits(self.limits.by_id, self._process_count)
         if not new_ids:
             return
@@ -146,7 +148,7 @@ class Limiter:
         *,
         may_answer: Callable[[str], bool] = lambda name: False,
     ) -> str | None:
-        """Lets a request in, and reserves what it may use until `settle`.
+        """Lets a request in, and reserves the amounts that it may use until `settle`.
 
         call: the call that the request plans; None: the request calls no model.
         may_answer: returns whether another model may answer the request.
@@ -170,28 +172,38 @@ class Limiter:
             return None
         if not have_room(buckets, wanted_tokens):
             buckets = await self._wait_for_room(receipt, wanted_tokens)
-            # The alias of a limit may be gone from the settings.
-            refusing, substituting = collect_full_buckets(
-                buckets, wanted_tokens, lambda alias: alias in self._aliases and may_answer(alias)
-            )
-            if refusing is not None:
-                receipt.is_refused = True
-                receipt.limit_id = refusing.limit.id
-                self._count_limited(refusing.limit, REFUSE)
-                raise make_refusal(refusing, self._now())
-            if substituting is not None:
-                limit = substituting.limit
-                substitute = limit.then
-                receipt.headers["x-mnemogate-limit"] = str(limit.id)
-                receipt.limit_id = limit.id
-                self._count_limited(limit, "alias")
+            substitute = self._choose_substitute(receipt, buckets, wanted_tokens, may_answer)
         # Nothing was awaited since the buckets were checked, so they still have the room that is reserved now.
         self._reserve(receipt, buckets, wanted_tokens, substitute)
         receipt.rate_limits = make_rate_headers(buckets, self._now())
         return substitute
 
+    def _choose_substitute(
+        self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, may_answer: Callable[[str], bool]
+    ) -> str | None:
+        """Returns the model that answers in place of a full limit, or None if no limit is full. Raises: LimitReached.
+
+        wanted: the amounts that the request may use.
+        """
+        # The alias of a limit may be gone from the settings.
+        refusing, substituting = collect_full_buckets(
+            buckets, wanted, lambda alias: alias in self._aliases and may_answer(alias)
+        )
+        if refusing is not None:
+            receipt.is_refused = True
+            receipt.limit_id = refusing.limit.id
+            self._count_limited(refusing.limit, REFUSE)
+            raise make_refusal(refusing, self._now())
+        if substituting is None:
+            return None
+        limit = substituting.limit
+        receipt.headers["x-mnemogate-limit"] = str(limit.id)
+        receipt.limit_id = limit.id
+        self._count_limited(limit, "alias")
+        return limit.then
+
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
-        """Admits another call of the model in a run. Reserves what the run has used and what the call may use.
+        """Admits another call of the model in a run. Reserves the run's use so far and the call's estimated use.
 
         Raises: LimitReached.
         """
@@ -223,7 +235,7 @@ class Limiter:
         self._reservations[receipt] = reservation
 
     async def _wait_for_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
-        """Returns the buckets of a request, loaded if they can be. wanted: the amounts that it may use.
+        """Returns the buckets of a request, loaded if they can be. wanted: the amounts that the request may use.
 
         If other requests have reserved all, this waits a moment for the requests of clients that have just hung up, so
         that a voice agent that interrupts a reply is let in.
@@ -245,7 +257,7 @@ class Limiter:
     def _reserve(
         self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
     ) -> None:
-        """Reserves amounts in buckets until `settle`. substitute: as in `LimitReservation`."""
+        """Reserves amounts in buckets until `settle`. substitute: the value of `LimitReservation.substitute`."""
         amounts: dict[Bucket, int] = {}
         for bucket in buckets:
             amounts[bucket] = amount = wanted[bucket.amount_index]
@@ -272,7 +284,7 @@ class Limiter:
         return self._reservations[receipt].take_measured()
 
     def assign_reservation(self, receipt: Receipt, reservation: LimitReservation) -> None:
-        """Gives work the reservation of its request. It ends with `settle`."""
+        """Gives work the reservation of its request, which ends with `settle`."""
         self._reservations[receipt] = reservation
 
     def release_reservation(self, reservation: LimitReservation) -> None:
@@ -315,7 +327,7 @@ class Limiter:
         ]
 
     async def refresh(self) -> None:
-        """Reads again what other gateways have used, if gateways share the database. Raises: StoreError."""
+        """Reads the use by other gateways again, if gateways share the database. Raises: StoreError."""
         if not self._store.database.is_shared:
             return
         now = self._now()
@@ -326,6 +338,6 @@ class Limiter:
         await self._buckets.refresh()
 
     async def leave(self) -> None:
-        """Leaves this process's share of the limits of a minute to the other processes. Raises: StoreError."""
+        """Gives this process's share of the limits of a minute to the other processes. Raises: StoreError."""
         if self._store.database.is_shared and self._process_name is not None:
             await self._store.usage.drop_writer(self._process_name)
