@@ -16,6 +16,7 @@ from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenReque
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_versions import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
+from gateway.run.admin.forgetting_preview import MAX_TEXTS
 from gateway.run.admin.memory_names import name_of, name_user_role
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
@@ -96,6 +97,7 @@ class _MemoryScreens(Struct, frozen=True):
             alone=alone,
             # The texts with all words but one; None: they were not looked for.
             almost=almost,
+            max_texts=MAX_TEXTS,
         )
 
     # -- for operators alone: a person has other screens for this, or none

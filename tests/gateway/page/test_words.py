@@ -1627,6 +1627,25 @@ def test_of_many_texts_those_of_a_page_are_forgotten_at_once(operator: Operator)
     assert ">Forget all 20 on this page<" in page(operator, f"m/{agent.uid}/words?q=zxqv&limit=200")
 
 
+def test_a_corrected_fact_is_among_all_texts_to_forget(operator: Operator) -> None:
+    """ "Forget all 2 of the first list" left the fact that was corrected: the wrong words stayed in the database."""
+    memory = f"m/{peanuts(operator).uid}"
+    words = f"{memory}/words?q=peanuts"
+    shown = plain(page(operator, words))
+    assert "Is it wrong? Correct the fact, and forget what says otherwise" in shown
+    (fact,) = (each["seq"] for each in operator.twin(words)["items"] if each["kind"] == "fact")
+    operator.twin(f"{memory}/f/{fact}/correct", {"text": "Alice eats anything."})
+    shown = page(operator, words)
+    assert "blocks that each reply is told, unless a fact says it now, and forget" in plain(shown)
+    assert ">Forget all 3<" in shown
+    texts = re.findall(r'<input type="hidden" name="texts" value="(\d+)">', shown)
+    assert texts[-1] == str(fact)
+    path = f"{memory}/forget?{'&'.join(f'texts={each}' for each in texts)}"
+    assert operator.post(path, came_from=words, confirm="3").status == 200
+    found = operator.twin(words)
+    assert (found["items"], found["ended"]) == ([], [])
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_texts_are_ticked_by_hand_or_all_go(browser: Browser, operator: Operator, script: bool) -> None:
     """All were ticked beforehand, also those that one searched for to see that they stay."""
