@@ -20,7 +20,7 @@ from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.wire_message import is_system
 from gateway.errors import Conflict, UnknownId
-from gateway.run.memory.named_turns import NamedTurn, name_turns
+from gateway.run.memory.named_turns import NamedTurn, load_turns_to
 from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
@@ -32,9 +32,6 @@ from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
-# The messages that are read at once. Not measured: a larger page holds more rows in memory, and all pages are read in
-# any case.
-_PAGE_MESSAGES: Final = 200
 PREFIX: Final = "conv_"
 # Returns a conversation's body as it is to be stored. Its argument is the body as it is stored now.
 _Edit = Callable[[dict[str, Any]], dict[str, Any]]
@@ -210,21 +207,15 @@ class ResponseConversations:
                 await self._change_latest(continued.conversation, add)
 
     async def load_turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
-        """Returns the active turns of a conversation, oldest first."""
+        """Returns the turns of the path to the newest active turn, oldest first; forgotten turns are among them."""
         if conversation.agent is None:
             return []
-        messages, memory = self.store.messages, conversation.agent.id
+        messages, memory = self.store.messages, conversation.agent
         with map_store_errors(), suppress(NotFound):
-            stored = await messages.get_conversation(memory, conversation.id)
-            listed = []
-            page: Page[int] = Page(limit=_PAGE_MESSAGES, newest_first=False)
-            while True:
-                page_messages = await messages.list_page(memory, page, conversation_row=stored.id)
-                listed += page_messages
-                if len(page_messages) < _PAGE_MESSAGES:
-                    return name_turns(listed)
-                last = page_messages[-1].exchange
-                page = Page(after=last.next_seq, limit=_PAGE_MESSAGES, newest_first=False)
+            stored = await messages.get_conversation(memory.id, conversation.id)
+            newest = await messages.list_page(memory.id, Page(limit=1), conversation_row=stored.id)
+            if newest:
+                return await load_turns_to(self.store, memory, newest[0].exchange)
         return []
 
     async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:

@@ -49,19 +49,6 @@ def asked(upstream: StrictUpstream) -> list[Any]:
     return [read_text(message) for message in upstream.last.messages]
 
 
-@pytest.mark.both
-def test_each_turn_of_a_long_conversation_is_listed_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.run.response_conversations._PAGE_MESSAGES", 2)
-    conversation = world.sdk.conversations.create()
-    for n in range(5):
-        respond(world, input=f"Number {n}.", conversation=conversation.id)
-    assert texts_of(items_of(world, conversation.id)) == [
-        text for n in range(5) for text in (f"Number {n}.", "Ok.")
-    ]
-
-
 @both_ways
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_responses_of_a_conversation_follow_one_another(
@@ -627,6 +614,17 @@ def test_of_a_turn_with_a_deleted_item_later_responses_read_nothing(
     assert texts_of(items_of(world, conversation.id)) == ["Ok.", "She is grey.", "Ok."]
     respond(world, input="Which colour?", conversation=conversation.id, user="alice")
     assert asked(upstream) == ["She is grey.", "Ok.", "Which colour?"]
+
+
+@pytest.mark.both
+def test_an_item_has_the_same_id_after_the_turn_before_it_is_deleted(world: World) -> None:
+    conversation = world.sdk.conversations.create()
+    for text in ("My cat is called Miso.", "She is grey."):
+        respond(world, input=text, conversation=conversation.id, user="alice")
+    items = items_of(world, conversation.id)
+    for item in items:
+        world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
+        assert items_of(world, conversation.id) == items[items.index(item) + 1 :]
 
 
 def test_an_item_is_named_by_its_id(world: World, upstream: StrictUpstream) -> None:
