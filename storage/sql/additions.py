@@ -45,13 +45,14 @@ class Gone(Struct, frozen=True):
     begun_at: float
     # The lowest erased number in each conversation; for a fork it may be one in the past that it shares.
     lowest_by_conversation: Mapping[int, int]
+    # The exchanges are of other agents, which know of this memory only what shared blocks have shown.
+    is_foreign: bool = False
 
     def was_known_to(self, exchange: Exchange) -> bool:
         """Returns whether the erased part may have been recalled in an exchange: not if it had ended before."""
-        return (
-            exchange.seq >= self.first_seq
-            or max(exchange.touched, exchange.ended or 0.0, exchange.stopped or 0.0) >= self.begun_at
-        )
+        return (not self.is_foreign and exchange.seq >= self.first_seq) or max(
+            exchange.touched, exchange.ended or 0.0, exchange.stopped or 0.0
+        ) >= self.begun_at
 
     def may_be_used_by(self, exchange: Exchange, rules: Rules) -> bool:
         """Returns whether the hidden rounds of an exchange may repeat the erased part, literally or not.
@@ -98,18 +99,43 @@ async def erase_additions(
         )
     rows = await connection.fetch_rows(SQL["additions"], (agent_row, start, after, limit))
     for id, step in rows:
-        exchange = await exchanges.find_exchange(connection, agent_row, id)
-        if exchange is None or not gone.was_known_to(exchange):
-            continue
-        calling_step = None if step is None else await exchanges.find_exchange(connection, agent_row, step)
-        emptied = _remove_quotes(exchange, calling_step, gone, rules)
-        if (emptied.notes, emptied.full_reply, emptied.input) != (
-            exchange.notes,
-            exchange.full_reply,
-            exchange.input,
-        ):
-            await exchanges.update_exchange(connection, agent_row, emptied, is_whole=True)
+        await _erase_quotes(connection, agent_row, id, step, gone, rules)
     return rows[-1][0] if len(rows) == limit else None
+
+
+async def erase_foreign_additions(
+    connection: Connection, agent_row: int, rules: Rules, reading: GoneReading, after: int, limit: int
+) -> int | None:
+    """Erases what has shown a block that lost something to the other agents that see it, in a page of exchanges.
+
+    agent_row: of the memory that is being forgotten. The other parameters and the result are those of
+        `erase_additions`.
+    """
+    gone = reading.gone = reading.gone or await find_gone(connection, agent_row)
+    if gone is None or not gone.erased.has_blocks:
+        return None
+    foreign = replace(gone, erased=Erased(frozenset(), has_blocks=True), is_foreign=True)
+    rows = await connection.fetch_rows(SQL["foreign_additions"], (agent_row, after, limit))
+    for id, other_row, step in rows:
+        await _erase_quotes(connection, other_row, id, step, foreign, rules)
+    return rows[-1][0] if len(rows) == limit else None
+
+
+async def _erase_quotes(
+    connection: Connection, agent_row: int, id: int, step: int | None, gone: Gone, rules: Rules
+) -> None:
+    """Erases what may quote the erased part in an exchange of an agent. step: as in `additions` of forget.sql."""
+    exchange = await exchanges.find_exchange(connection, agent_row, id)
+    if exchange is None or not gone.was_known_to(exchange):
+        return
+    calling_step = None if step is None else await exchanges.find_exchange(connection, agent_row, step)
+    emptied = _remove_quotes(exchange, calling_step, gone, rules)
+    if (emptied.notes, emptied.full_reply, emptied.input) != (
+        exchange.notes,
+        exchange.full_reply,
+        exchange.input,
+    ):
+        await exchanges.update_exchange(connection, agent_row, emptied, is_whole=True)
 
 
 async def find_gone(connection: Connection, agent_row: int) -> Gone | None:

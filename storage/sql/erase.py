@@ -17,6 +17,7 @@ A forgetting that keeps what memory has made of a conversation (`ForgetTarget.ke
     passages*  passages that are too old, came from an erased exchange, or belong to an erased file
     facts*     facts, likewise
     additions  notes and hidden rounds that may quote erased content
+    foreign*   those in which other agents were shown a block that they share with the memory and that lost something
     recalls    hits in the records of recalls that are erased
     released   rows of an undone import that nothing follows
     end        the marks and the intention are deleted
@@ -42,7 +43,7 @@ from storage.database import Connection, Row
 from storage.recall_record import overwrite_forgotten, read_hits
 from storage.records import API_PROFILE, REPLY, MarkKind, State
 from storage.sql import exchanges
-from storage.sql.additions import DAY_S, erase_additions
+from storage.sql.additions import DAY_S, erase_additions, erase_foreign_additions
 from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
@@ -284,7 +285,7 @@ async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[R
 
 async def _erase_copies(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
     """Erases what shows an old text of a block, and has turns and jobs read the block again."""
-    await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), 0)
+    await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), block_row)
     await empty_sections_showing(connection, block_row)
     if owner == work.agent_row:
         await raise_epoch(connection, work.agent_row)
@@ -330,6 +331,12 @@ async def _empty_readings(connection: Connection, work: ErasingWork, after: int)
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of notes and hidden rounds that may quote what is gone."""
     return await erase_additions(connection, work.agent_row, work.rules, work.reading, after, PAGE_ROWS)
+
+
+async def _erase_foreign(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of what has shown a block that lost something to other agents."""
+    agent_row, reading = work.agent_row, work.reading
+    return await erase_foreign_additions(connection, agent_row, work.rules, reading, after, PAGE_ROWS)
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -405,6 +412,7 @@ _ERASING_PHASES: dict[str, ErasingPhase] = {
     "passages": _erase_passages,
     "facts": _erase_facts,
     "additions": _erase_additions,
+    "foreign": _erase_foreign,
     "recalls": _erase_recalls,
     "released": _release_imported,
     "end": _end_forgetting,
@@ -427,6 +435,6 @@ def list_phases(target: StoredTarget) -> dict[str, ErasingPhase]:
         return {
             name: phase
             for name, phase in _ERASING_PHASES.items()
-            if name not in ("files", "versions", "unlearned", "passages", "facts", "blocks")
+            if name not in ("files", "versions", "unlearned", "passages", "facts", "blocks", "foreign")
         }
     return _ERASING_PHASES

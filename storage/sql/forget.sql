@@ -358,6 +358,16 @@ WHERE e.agent = ?1 AND e.seq > ?2 AND e.id > ?3
     AND (e.notes IS NOT NULL OR e."full" IS NOT NULL OR s.exchange IS NOT NULL)
 ORDER BY e.id LIMIT ?4
 
+-- name: foreign_additions
+-- Finds the same of the other agents that see a block that was rewritten.
+SELECT e.id, e.agent, s.exchange FROM exchanges e LEFT JOIN run_steps s ON s.exchange = e.parent AND s.agent = e.agent
+WHERE e.agent <> ?1 AND e.id > ?2 AND e.agent IN (
+        SELECT agent FROM blocks WHERE id IN (SELECT exchange FROM marks WHERE agent = ?1 AND kind = 'blocks')
+        UNION SELECT x.agent FROM attached x WHERE x.kind = 'block'
+        AND x.target IN (SELECT exchange FROM marks WHERE agent = ?1 AND kind = 'blocks'))
+    AND (e.notes IS NOT NULL OR e."full" IS NOT NULL OR s.exchange IS NOT NULL)
+ORDER BY e.id LIMIT ?3
+
 -- name: wipe_exchanges
 -- Erases a page of the exchanges of a memory that is gone.
 {erase_exchanges} WHERE +agent = ?1 AND id IN (SELECT id FROM exchanges WHERE agent = ?1 LIMIT ?2)

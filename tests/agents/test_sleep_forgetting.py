@@ -208,3 +208,25 @@ def test_who_shares_a_block_with_what_is_forgotten_goes_on(world: SleepWorld) ->
     (run,) = world.runs(two)
     assert run.status == "completed"
     assert world.block(two, "team") == "Team:\nHello."
+
+
+@pytest.mark.both
+def test_what_a_shared_block_has_shown_another_agent_goes_too(world: SleepWorld) -> None:
+    one, two = world.sharers()
+
+    def sent(text: str) -> str:
+        """Returns the prompt of a message to the second agent."""
+        world.send(two, text)
+        (seen,) = [seen for seen in world.letta.upstream.chats if seen.messages[-1]["content"].endswith(text)]
+        world.slept()
+        return str(seen.messages)
+
+    assert SECRET not in sent("Hello.")
+    world.send(one, f"I love {SECRET}.")
+    world.slept()
+    assert SECRET in sent("How are you?")
+    forget(world, one, SECRET)
+    world.finished()
+    prompt = sent("And now?")
+    assert SECRET not in prompt
+    assert "How are you?" in prompt
