@@ -2103,6 +2103,16 @@ def test_a_fact_that_is_no_longer_mentioned_keeps_its_place_in_the_list(operator
     assert f'<button class="small" id="mute-{seq}"><span>Mention<' in page(operator, f"{memory}/facts?all=1")
 
 
+def test_the_example_of_a_note_is_only_where_it_fits(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """An empty block on how to speak had the example “Moved in May, and fetches books at Mill Lane.”"""
+    blocks = (BlockSettings("human", "What is known."), BlockSettings("tone", "How to speak."))
+    with remember(upstream, tmp_path, ProfileSettings("default", blocks=blocks)) as world:
+        operator, memory = operator_of(world), f"m/{speak(world, 'Hello.').uid}"
+        assert page(operator, memory).count("Moved in May") == 1
+        assert "Moved in May" in page(operator, f"{memory}/b/human")
+        assert "Moved in May" not in page(operator, f"{memory}/b/tone")
+
+
 def test_a_page_leads_past_its_list_to_the_form_for_what_is_missing(operator: Operator) -> None:
     """By keyboard there were 128 links and buttons before it."""
     agent = speak(operator.world, "My cat is called Miso.")

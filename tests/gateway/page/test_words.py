@@ -265,7 +265,7 @@ def test_an_undo_shows_where_its_words_are_and_does_not_call_them_wrong(operator
     # Whoever takes the undo back brings back what was written by hand, and the words are wrong again.
     again = operator.twin(f"{memory}/f/{new}/correct", {"text": "My sister is Anu.", "undo": True})["seq"]
     shown = page(operator, f"{memory}/f/{again}")
-    assert "Where the old words still are" in shown
+    assert ">The old words<" in shown
     assert "Done: what fact " in shown
     assert ">Undo the correction</button>" in shown
 
@@ -655,7 +655,9 @@ def test_what_was_not_looked_through_is_not_said_to_be_free_of_words(
     (seq,) = learn(operator.world, agent, "It was in October.")
     new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "It was in May."})["seq"]
     fact, words = f"m/{agent.uid}/f/{new}", f"m/{agent.uid}/words?q=October"
-    assert "Nothing that a reply can be told says “October” any more." in plain(page(operator, fact))
+    assert "The old words Nothing that a reply can be told says “October” any more." in plain(
+        page(operator, fact)
+    )
     # The index knows the month of each message, so that all of them are read.
     monkeypatch.setattr("storage.sql.recall._MAX_CHECKED_HITS", 4)
     assert "Where the old words still are" not in page(operator, fact)
