@@ -68,6 +68,8 @@ class ConversationRequests:
             case "GET", []:
                 return _render_conversation(conversation)
             case "POST", []:
+                if "metadata" not in body:
+                    raise make_missing_field_error("metadata")
                 metadata = read_metadata(body)
                 return _render_conversation(
                     await self.conversations.change(

@@ -476,6 +476,10 @@ def test_metadata_is_changed_and_checked(world: World) -> None:
     conversation = world.sdk.conversations.create(metadata={"a": "b"})
     assert world.sdk.conversations.update(conversation.id, metadata={"c": "d"}).metadata == {"c": "d"}
     assert world.sdk.conversations.retrieve(conversation.id).metadata == {"c": "d"}
+    unsaid = world.gateway.ask("POST", f"/v1/conversations/{conversation.id}", b"{}")
+    assert (unsaid.status, unsaid.error["param"]) == (400, "metadata")
+    assert world.sdk.conversations.retrieve(conversation.id).metadata == {"c": "d"}
+    assert world.sdk.conversations.update(conversation.id, metadata=None).metadata == {}
     wrong: list[Any] = [{"a": 1}, {"k" * 65: "v"}, {"k": "v" * 513}, {f"k{n}": "v" for n in range(17)}]
     for each in wrong:
         with pytest.raises(openai.BadRequestError, match="metadata"):
