@@ -161,7 +161,8 @@ class Edge:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
         info.caller = caller = await self.guard.admit(scope["headers"])
         if caller.only_path not in (None, path):
-            raise NotAllowed(f"This key opens only {caller.only_path}.")
+            opened = "/ui and /v1/manage" if caller.only_path == PAGE_PATH else caller.only_path
+            raise NotAllowed(f"This key opens only {opened}.")
         if path == METRICS_PATH:
             await self.guard.check_metrics(caller)
         elif self.receipts.tracer is not None:

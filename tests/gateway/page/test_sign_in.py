@@ -66,13 +66,14 @@ def test_the_page_itself_is_one_slash_further(operator: Operator) -> None:
 # -- keys
 
 
-def test_a_key_of_an_operator_opens_the_page_alone(operator: Operator) -> None:
+def test_a_key_of_an_operator_opens_the_page_and_managing_alone(operator: Operator) -> None:
     assert operator.get("keys").status == 200
     assert operator.twin("keys")["items"][0]["kind"] == "operator"
     ask = operator.world.gateway.ask
     for name in ("authorization", "x-api-key", "x-mnemogate-key"):
         value = f"Bearer {operator.key}" if name == "authorization" else operator.key
-        assert ask("GET", "/v1/models", None, {name: value}).status == 403
+        refused = ask("GET", "/v1/models", None, {name: value})
+        assert (refused.status, refused.error["message"]) == (403, "This key opens only /ui and /v1/manage.")
         assert ask("GET", "/metrics", None, {name: value}).status == 403
     # It is no key that callers of the API would need now.
     assert ask("GET", "/v1/models").status == 200
