@@ -1634,7 +1634,7 @@ def test_a_corrected_fact_is_among_all_texts_to_forget(operator: Operator) -> No
     memory = f"m/{peanuts(operator).uid}"
     words = f"{memory}/words?q=peanuts"
     shown = plain(page(operator, words))
-    assert "Is it wrong? Correct the fact, and forget what says otherwise" in shown
+    assert "Is it wrong? Correct the block and the fact, and forget what says otherwise" in shown
     (fact,) = (each["seq"] for each in operator.twin(words)["items"] if each["kind"] == "fact")
     operator.twin(f"{memory}/f/{fact}/correct", {"text": "Alice eats anything."})
     shown = page(operator, words)
