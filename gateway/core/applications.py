@@ -66,7 +66,7 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # only quotes the template. Otherwise the question follows the first `before`.
     is_last: bool = True
 
-    def question(self, text: str) -> str:
+    def read_question(self, text: str) -> str:
         """Returns the question in a text, without surrounding white space; "" if there is none."""
         if not self.is_last:
             question, is_there, _ = text.partition(self.before)[2].partition(self.after)

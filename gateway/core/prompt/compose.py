@@ -1,9 +1,9 @@
 """Composing: puts stored messages, notes and hidden tool rounds around the messages of the client's list.
 
 The client's own messages go upstream contiguous and unchanged, but for results of tools that come late in a stored
-conversation: they move to their calls. A note hangs before a user message's text; a hidden round takes the place of the
-assistant message in which the client has only what was streamed, and together they say the same. Everything is found by
-its place on the path, so that the bytes of one turn are the beginning of the next's.
+conversation, which move to their calls. A note comes before a user message's text; a hidden round takes the place of
+the assistant message in which the client has only the streamed text. All of them are found by their position on the
+path, so that the bytes of one turn are the beginning of the next turn's.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def compose(
     new_notes: Mapping[int, str],
     additions: Additions | None = None,
 ) -> Composition:
-    """Returns what goes around the client's list.
+    """Returns the messages and texts that go around the client's list.
 
     offered: the names of the gateway tools in this request.
     new_notes: the notes of new messages: index among the new messages -> note.
@@ -73,7 +73,7 @@ def compose(
         replies = _put_notes_by_comparison(listing, match.last + 1, path, composition)
     if match.altered:
         replies[match.last] = match.match_point
-    # If only cancelled requests went on after an altered reply, its stored words are still those that were made.
+    # If only cancelled requests went on after an altered reply, its stored words are still the words of the model.
     for amendment in plan.amendments:
         exchange = tree.get(amendment.exchange_row)
         if amendment.reply and exchange is not None and exchange.id != match.match_point.id:
@@ -84,7 +84,7 @@ def compose(
 
 
 def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
-    """Returns the note that a new message has already; "": nothing was found for it; None: it has none.
+    """Returns the note that a new message has already; "": a recall found nothing for it; None: no note was made.
 
     A message has a note if it came before, with the same messages before it.
 
@@ -115,7 +115,7 @@ def _put_notes_by_count(
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     last_inputs: list[tuple[int, Exchange]] = []
     for exchange in additions.rounds:
-        # Clients may keep a reply in several messages. Only a reply in a single message has a place of its own.
+        # A client may have a reply in several messages. Only a reply in a single message has a place of its own.
         end = count_atoms_to_end(exchange)
         first = listing.locate_message(end - len(exchange.reply or ()))
         replies.update(dict.fromkeys(range(first, listing.locate_message(end - 1) + 1), exchange))
@@ -187,7 +187,7 @@ def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> 
 def _compose_after_head(
     tree: Tree, plan: Plan, offered: Container[str], new_notes: Mapping[int, str]
 ) -> Composition:
-    """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
+    """Returns the composition of a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
     heard_with_rounds = _find_heard_with_rounds(tree, plan, offered)
     omitted = list_omitted_messages(tree, plan, offered)
@@ -232,7 +232,7 @@ def _list_messages_that_stay(
 
 
 def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
-    """Yields the last reply as it was heard. with_rounds: the reply with its hidden rounds; None: it has none."""
+    """Yields the last reply as it was heard. with_rounds: the reply with its hidden rounds; None: no hidden rounds."""
     match_point, listing = plan.match.match_point, plan.query.listing
     if match_point is None or not plan.heard_count:
         return
@@ -245,7 +245,7 @@ def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) 
 
 
 def _list_messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterator[SentMessage]:
-    """Yields the messages without a reply: pending messages, then those of the list after a repeated last reply."""
+    """Yields the messages without a reply: pending messages, then the list's messages after a repeated last reply."""
     listing = plan.query.listing
     exchange = plan.exchange
     pending_count = len(plan.pending)
@@ -324,11 +324,11 @@ def _find_restored_reply(
 
 
 def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchange]) -> bool:
-    """Returns whether the client has a reply in the one message `index`. replies: by their messages."""
+    """Returns whether the client has a reply in one message. replies: the replies by their messages' indices."""
     neighbours = replies.get(index - 1), replies.get(index + 1)
     return all(neighbour is None or neighbour.id != exchange.id for neighbour in neighbours)
 
 
 def _read_shown_in_rounds(content: Content) -> Shown:
-    """Returns what the hidden rounds of a reply show of memory blocks."""
+    """Returns the memory blocks that the hidden rounds of a reply show."""
     return combine_shown(map(read_shown, content.full_reply or ()), NOTHING_SHOWN)

@@ -22,15 +22,16 @@ REFUSED_RESULT = "The call was made. Its result cannot be told: the provider of 
 class InsertedMessage(Struct, frozen=True):
     """A message that is inserted before the client's, stored or moved from its list, with the note before its text."""
 
+    # The message as it goes upstream, with its note.
     message: WireMessage
     # The atoms of the message, without its note.
     atoms: tuple[Atom, ...]
-    # Its position on the path; None: it is not on the path yet.
+    # The position of the message on the path; None: the message is not on the path yet.
     position: PathPosition | None = None
     note: str = ""
     # The private fields of the stored message.
     private: PrivateFields = msgspec.field(default_factory=PrivateFields)
-    # What it shows of memory blocks, with its note.
+    # The memory blocks that the message and its note show.
     shown: Shown = msgspec.field(default_factory=dict)
 
     @classmethod
@@ -56,19 +57,20 @@ class Composition(Struct):
     inserted: Sequence[InsertedMessage] = ()
     # Index of a client message -> the element of the path that it is; empty if the list is the path word for word.
     list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
-    # The notes before the texts of these messages.
+    # Index of a client message -> the note before its text.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
     # The estimated tokens of all notes.
     note_tokens: int = 0
     # Index of a client message -> the messages that replace it; an empty list if `inserted` has it.
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # The hidden rounds among these, with their private fields.
+    # The hidden rounds among the replacements, with their private fields.
     stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # Hidden rounds follow other messages than before: the client has left some out, or put a summary in their place.
+    # Hidden rounds follow other messages than before: the client has left messages out, or put a summary in their
+    # place.
     moves_rounds: bool = False
-    # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
+    # The number of hidden rounds of the last prompt that could not be restored, so that its stable prefix is broken.
     unrestored_rounds: int = 0
-    # What notes and hidden rounds show of memory blocks.
+    # Index of a client message -> the memory blocks that its note or its hidden rounds show.
     shown: dict[int, Shown] = msgspec.field(default_factory=dict)
 
     def without_notes(self) -> Composition:
@@ -81,18 +83,20 @@ class Composition(Struct):
         ]
         return replace(self, inserted=inserted, notes={}, note_tokens=0)
 
-    def without_results(self, *, last: bool) -> Composition:
-        """Returns the composition without the results of tools that a reply has followed; itself if it has none.
+    def without_results(self, *, is_after_last_reply: bool) -> Composition:
+        """Returns the composition without the results of tools before its last reply; itself if it has none.
 
-        last: without those after the last reply instead.
+        is_after_last_reply: the results after the last reply are left out instead.
         """
         replies = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
         end = max(replies, default=0)
         inserted = [
-            replace(each, message=without_result(each.message)) if last is (n >= end) else each
+            replace(each, message=without_result(each.message)) if is_after_last_reply is (n >= end) else each
             for n, each in enumerate(self.inserted)
         ]
-        replacements = self.replacements if last else list_rounds_without_results(self.replacements)
+        replacements = (
+            self.replacements if is_after_last_reply else list_rounds_without_results(self.replacements)
+        )
         if (inserted, replacements) == ([*self.inserted], self.replacements):
             return self
         return replace(self, inserted=inserted, replacements=replacements)
@@ -101,7 +105,7 @@ class Composition(Struct):
         """Puts a note before a message.
 
         tokens: the estimated tokens of the note.
-        shown: the blocks that it shows; None: they are read from the note.
+        shown: the blocks that the note shows; None: the blocks are read from the note.
         """
         self.notes[index] = note
         self.note_tokens += tokens
@@ -110,7 +114,7 @@ class Composition(Struct):
 
 
 def without_result(message: WireMessage) -> WireMessage:
-    """Returns the message; the result of a tool has its content replaced, which an upstream has refused to read."""
+    """Returns a message, and for a tool's result a copy without its content, which an upstream has refused to read."""
     return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
 
 
@@ -120,6 +124,6 @@ def list_rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> 
 
 
 def read_shown(message: WireMessage) -> Shown:
-    """Returns what a gateway message shows of memory blocks: the result of an edit, or a change within a turn."""
+    """Returns the memory blocks that a gateway message shows: the result of an edit, or a change within a turn."""
     shown = read_private(message).get("shown_blocks")
     return shown if isinstance(shown, dict) else NOTHING_SHOWN

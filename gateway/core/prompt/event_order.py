@@ -20,13 +20,13 @@ _MAX_CHARS = 500
 
 
 class OrderQuestion(Enum):
-    """Names what a question about the order of events asks for."""
+    """The events for which a question about their order asks."""
 
     # All events, in their order.
     ORDER = auto()
     # The event after the one that is named.
     NEXT = auto()
-    # The event before it.
+    # The event before the one that is named.
     PREVIOUS = auto()
 
 
@@ -35,7 +35,7 @@ class _Language(NamedTuple):
 
     # Small letters, some of which stand in each text that asks for an order.
     signs: Sequence[str]
-    # (what a question asks for, the expression that finds such questions), tried in this order
+    # Pairs of a kind of question and the expression that finds such questions, tried in this order.
     expressions: Sequence[tuple[OrderQuestion, re.Pattern[str]]]
 
 
@@ -48,7 +48,7 @@ class _Table(NamedTuple):
 
 
 def find_order_question(text: str) -> OrderQuestion | None:
-    """Returns what a text asks about the order of events, or None if it does not ask about an order."""
+    """Returns the kind of a question about the order of events; None: the text does not ask about an order."""
     if len(text) > _MAX_CHARS:
         return None
     lowered = text.lower()

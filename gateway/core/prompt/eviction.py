@@ -21,22 +21,23 @@ from storage.records import Evicted, Exchange, Summary
 class Eviction(Struct, frozen=True):
     """The part of a conversation that is not sent any more."""
 
+    # The plan of the request; None: no conversation is stored.
     plan: Plan | None = None
     # The client's list is the path, word for word.
     is_plain: bool = False
-    # The part of the path that earlier turns evicted. `Composition.inserted` is without it.
+    # The part of the path that earlier turns evicted. `Composition.inserted` lacks it.
     evicted: Evicted | None = None
     # The index of the first message in the client's list after that part.
     start_index: int = 0
     # Summaries that can replace the beginning, the one that covers least first.
     cuts: tuple[SummaryCut, ...] = ()
-    # The id of the summary that the last request used; 0: none.
+    # The id of the summary that the last request used; 0: it used no summary.
     used_summary_id: int = 0
     # A summary is made when the window fills up.
     summarises: bool = False
     # The share of the window that such a summary leaves word for word.
     retained_share: float = RETAINED_SHARE
-    # Bounds of the number of messages; None: tokens alone limit the window.
+    # The bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 
     def find_position(self, index: int, composition: Composition) -> PathPosition | None:
@@ -61,12 +62,12 @@ class Eviction(Struct, frozen=True):
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition
     ) -> Eviction:
-        """Returns the eviction with the summaries of this path: the newest ones, and the one in use.
+        """Returns a copy of the eviction with the summaries of this path: the newest ones, and the one in use.
 
-        summaries: newest first.
+        summaries: the summaries, newest first.
         path: the ids of the path's exchanges.
         """
-        assert self.plan is not None  # only `NO_EVICTION` has none, and needs no summaries
+        assert self.plan is not None  # only `NO_EVICTION` has no plan, and it needs no summaries
         listing = self.plan.query.listing
         has_evicted = self.evicted is not None
         cuts = (
@@ -86,9 +87,11 @@ NO_EVICTION = Eviction()
 
 
 def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
-    """Returns what earlier turns evicted of the path to an exchange; None: nothing that a request has to leave out.
+    """Returns the part of a path that earlier turns evicted; None: a request has to leave nothing out.
 
-    context_tokens: the request's window. What was evicted from a smaller one may fit it.
+    match_point: the last exchange of the path; None: the path is empty.
+    context_tokens: the request's window in tokens; None: the window is not known. A larger window than the earlier
+        turns' may have room for the evicted part.
     """
     evicted = None if match_point is None else match_point.evicted
     return evicted if evicted is not None and evicted.is_out_of(context_tokens) else None
@@ -104,7 +107,7 @@ class WindowStart(NamedTuple):
 def locate_window_start(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
 ) -> WindowStart:
-    """Returns where the window begins. evicted: the part of the path that a request has to leave out."""
+    """Returns the beginning of the window. evicted: the part of the path that a request has to leave out."""
     if evicted is None or composition.inserted:
         # None of the client's messages was evicted.
         return WindowStart(evicted)

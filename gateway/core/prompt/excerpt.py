@@ -1,4 +1,4 @@
-"""The excerpt of a message for a note: the sentences that have the words of the query, and those next to them."""
+"""The excerpt of a message for a note: the sentences with words of the query, and the sentences next to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gateway.core.words import QUESTION_MARKS, list_folded_words
 
-# The most words of a query that an excerpt is chosen by. Not measured: it bounds the time for a long query; a question
+# The most words of a query by which an excerpt is chosen. Not measured: it bounds the time for a long query; a question
 # has fewer.
 _MAX_KEYS = 64
 # A short word counts if it stands in at most one of so many pieces: "the" and "was" stand in more. Not measured: with
@@ -21,22 +21,23 @@ _PIECES_PER_SHORT_WORD = 10
 _MAX_WORD_CHARS = 30
 # A longer sentence is taken in parts. Chosen, not measured: most sentences are shorter.
 _PIECE_CHARS = 120
-# The part of a sentence's score that the sentences next to it get. Measured: 0, 0.25 and 0.5 find as much.
+# The share of a sentence's score that the sentences next to it get. Measured: 0, 0.25 and 0.5 find as much.
 _NEIGHBOUR_SHARE = 0.25
 # A match begins with the sign, which `re` finds quickly. To look back from each character takes 30 times as long.
 _SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？]))")
 # The first character of the scripts of Chinese, Japanese and Korean, and of those after them.
 UNSPACED_FROM = "\u2e80"
 _RUNS = re.compile(rf"[^\s{UNSPACED_FROM}-\U0010ffff]+|[{UNSPACED_FROM}-\U0010ffff]+")
-# Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
+# The mark where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 CUT = "..."
 
 
 class Excerpt(NamedTuple):
     """A part of a message."""
 
+    # The sentences.
     text: str
-    # What goes after the text: a space and `CUT` if the message goes on, else "".
+    # The mark after the text: a space and `CUT` if the message goes on, else "".
     end_mark: str
 
 
@@ -78,15 +79,16 @@ def make_excerpt(
     short_keys: Sequence[str] = (),
     shows_neighbours: bool = True,
 ) -> Excerpt:
-    """Returns the sentences of a text that have most of the query's words, and those next to them.
+    """Returns the sentences of a text that have most of the query's words, and the sentences next to these.
 
-    If the text has no such word, these are the sentences that are no questions, or else the text's beginning.
+    From a text without such a word, the sentences that are no questions are returned, or else its beginning.
 
     text: a text on one line.
     keys: the keys of the query, from `list_query_keys`.
     max_chars: the most characters of the text. The signs where sentences are left out come on top.
     short_keys: the short words of the query, from `list_short_words`. A short word counts if few sentences have it.
-    shows_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
+    shows_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has such a
+        word.
     """
     lower_text = text.lower()
     pieces = _find_pieces(text, lower_text)
@@ -112,7 +114,7 @@ def make_excerpt(
 
 
 def choose_best_sentence(text: str, keys: Sequence[str]) -> str:
-    """Returns the sentence of a text that has most of the query's words; "": none has any.
+    """Returns the sentence of a text that has most of the query's words; "": no sentence has a word of the query.
 
     text: a text on one line.
     keys: the keys of the query, from `list_query_keys`.
@@ -131,7 +133,7 @@ def _cut_beginning(text: str, max_chars: int) -> Excerpt:
 
 
 def _find_pieces(text: str, lower_text: str) -> list[_Span]:
-    """Returns the sentences of a text; the text as one, if offsets in its lower-case form are other ones."""
+    """Returns the sentences of a text; the whole text as one, if offsets in its lower-case form differ."""
     return _split_sentences(text) if len(lower_text) == len(text) else [_Span(0, len(text))]
 
 
@@ -155,8 +157,9 @@ def _split_sentences(text: str) -> list[_Span]:
 
 
 def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short_keys: Sequence[str]) -> list[float]:
-    """Returns a score of each piece for the keys that it has. A key that few pieces have counts more.
+    """Returns a score of each piece by its keys. A key that few pieces have counts more.
 
+    keys: the keys of the query, from `list_query_keys`.
     short_keys: the short words of the query, from `list_short_words`.
     """
     scores = [0.0] * len(pieces)
@@ -183,7 +186,7 @@ def _choose_best(pieces: Sequence[_Span], scores: Sequence[float], max_chars: in
 
 
 def _join(text: str, pieces: Sequence[_Span], indices: Sequence[int]) -> Excerpt:
-    """Returns some pieces of a text as one text. indices: of the pieces."""
+    """Returns some pieces of a text as one text. indices: the indices of the pieces."""
     parts = [f"{CUT} "] if indices[0] else []
     for index, next_index in zip(indices, (*indices[1:], None), strict=True):
         start, end = pieces[index]

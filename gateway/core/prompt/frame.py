@@ -35,7 +35,7 @@ def _read_question_in_template(text: str) -> str:
     """Returns the question in a framework's template; "": the text is of no known template."""
     if text.startswith(_TEMPLATE_BEGINNINGS):
         for template in APPLICATIONS.templates:
-            if text.startswith(template.begin) and (question := template.question(text)):
+            if text.startswith(template.begin) and (question := template.read_question(text)):
                 return question
     if "\n" in text:
         for appended in APPLICATIONS.appended:

@@ -1,4 +1,4 @@
-"""Puts the hidden rounds of a stored reply back before the part of it that the client has."""
+"""Puts the hidden rounds of a stored reply back before the client's part of the reply."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def put_back(
     calls of the client's as well, goes back only if the results of these calls follow.
 
     message: the reply as the client has it.
-    after: the messages after it; None: the history is stored here.
+    after: the client's messages after the reply; None: the history is stored here.
     is_same_model: the model made the reply, so fields that only its provider reads may be sent.
     """
     all_messages = content.full_reply or []
@@ -57,7 +57,7 @@ def put_back(
     if client_calls:
         return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
     if text_after:
-        # It begins with the white space that the model wrote, so that it is sent as the provider has cached it.
+        # The text begins with the white space that the model wrote, so that it is sent as the provider has cached it.
         stored_text = join_texts(map(read_text, all_messages[end:]))
         text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
@@ -82,7 +82,7 @@ def without_rounds(content: Content, message: WireMessage) -> WireMessage:
 def is_offered(content: Content, offered: Container[str]) -> bool:
     """Returns whether all tools of a reply's hidden rounds are offered."""
     full_reply = content.full_reply or []
-    # The calls by a name that no tool had then, so that none has to have it now.
+    # The calls by a name that no tool had then, so that no tool has to have it now.
     unknown_calls = {
         str(message.get("tool_call_id"))
         for message in full_reply
@@ -94,7 +94,7 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
 
 
 def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:
-    """Returns a reply with the provider's fields that the client has dropped; None: it has dropped none.
+    """Returns a reply with the provider's fields that the client has dropped; None: the client has dropped no field.
 
     reply: the part after the hidden rounds, as the client has it.
     stored: the last stored message of the reply.
@@ -108,7 +108,7 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
 def _find_text_after_rounds(
     content: Content, message: WireMessage, rounds: Sequence[WireMessage]
 ) -> str | None:
-    """Returns the text of a reply after its hidden rounds; None: it does not begin with the text that they streamed."""
+    """Returns the text of a reply after its hidden rounds; None: it does not begin with the text of these rounds."""
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _read_visible_texts(each)
     )
@@ -118,7 +118,7 @@ def _find_text_after_rounds(
 
 
 def _read_visible_texts(message: WireMessage) -> tuple[str, str]:
-    """Returns what a reader got of a message, without fillers: its text, then the text of its speaking calls."""
+    """Returns the texts of a message that a reader got, without fillers: its own, then that of its speaking calls."""
     return read_text(message), str(read_private(message).get("spoken", ""))
 
 
@@ -130,7 +130,7 @@ def _put_back_mixed(
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
-    """Returns the rounds with the client's calls as the client has them; None if it lacks a call or a result."""
+    """Returns the rounds with the client's calls as the client has them; None: the client lacks a call or a result."""
     ids = {call_id(call) for call in resent_calls}
     answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
     if is_longer or len(resent_calls) != len(client_calls) or not (after is None or ids <= answers):

@@ -1,7 +1,7 @@
-"""The choice of what goes into a note, among the messages that a search has found.
+"""The choice of the messages that go into a note, among the messages that a search has found.
 
-Sans-IO. It knows nothing of how messages are found; candidates come best first. `note_query.py` has what is searched
-for, `note_text.py` the text.
+Sans-IO. It knows nothing of the search; candidates come best first. `note_query.py` has the query, `note_text.py` the
+text of the note.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from storage.records import Atom, Message
 
 # A long turn is cut to this length, because whole turns crowd the others out (measured: 6 points at 2,000 tokens).
 CUT_CHARS = 600
-# The same for a question about the order of many events: the answer stands in many turns. Measured with 600, 400, 300
-# and 200 on all steps of a project: 36, 38, 39 and 40% of the sentences; on three steps 73, 72, 73 and 72%.
+# The same length for a question about the order of many events: the answer stands in many turns. Measured with 600,
+# 400, 300 and 200 on all steps of a project: 36, 38, 39 and 40% of the sentences; on three steps 73, 72, 73 and 72%.
 ORDER_CHARS = 200
-# The beginning of a line by which it is looked up among the lines of earlier notes.
+# The number of first characters by which a line is looked up among the lines of earlier notes.
 _LOOKUP_CHARS = 64
 # The longest word in so many first characters of a line is looked for first among the lines of the same note.
 _COMPARED_FIRST_CHARS = 48
@@ -45,11 +45,11 @@ _COMPARED_FIRST_CHARS = 48
 _WHOLE_CHARS = 200
 # An excerpt of a selection is shorter: the messages were chosen by how they begin.
 _SELECTION_CHARS = 200
-# A line that has at least this share of a message from its beginning counts as the message, if the rest has no further
-# word of the query. Not measured.
+# The least share of a message, from its beginning, in a line that counts as the message, if the rest of the message has
+# no further word of the query. Not measured.
 _SHOWN_SHARE = 3 / 4
-# A fact replaces a message if it has at least this share of the message's words. Not measured; a smaller share drops
-# messages that say more than the fact.
+# The least share of a message's words in a fact that replaces the message. Not measured; a smaller share drops messages
+# that say more than the fact.
 _FACT_SHARE = 2 / 3
 # The share of the budget that a selection of the whole memory takes. A selection is shown if the message names nothing
 # to look for, so most of the budget would be noise. Not measured.
@@ -57,11 +57,11 @@ _SELECTION_SHARE = 1 / 4
 # The fewest and the most tokens of a selection. Not measured.
 _SELECTION_MIN_TOKENS = 128
 _SELECTION_MAX_TOKENS = 200
-# If fewer tokens of the budget are left, no further line has room.
+# The fewest tokens of the budget in which a line has room.
 _MIN_LINE_TOKENS = 12
-# `estimate_tokens` counts at least one token for so many characters, so a longer text surely finds no room.
+# The most characters for which `estimate_tokens` counts one token, so a longer text surely finds no room.
 _MAX_CHARS_PER_TOKEN = 5
-# Characters by which an excerpt may be shorter than its limit. Not measured; a smaller number only leaves out more
+# The characters by which an excerpt may be shorter than its limit. Not measured; a smaller number only leaves out more
 # candidates before their best part is sought.
 _EXCERPT_SLACK_CHARS = 64
 
@@ -248,7 +248,7 @@ class _Draft:
         *,
         is_order: bool = False,
     ) -> None:
-        # These become those of the `Choice`.
+        # The fields of the same names of the `Choice`.
         self.repeats: list[int] = []
         self.shown: list[int] = []
         self._room_tokens = room_tokens
@@ -275,7 +275,7 @@ class _Draft:
         # (Not for the order of events, where each event counts alike.)
         is_shorter = self._room_tokens <= self._half_tokens and not self._is_order
         max_chars = self._cut_chars // 2 if is_shorter else self._cut_chars
-        # Most candidates have no room any more. Their best part need not be found.
+        # Most candidates have no room any more, so their best part need not be found.
         if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _MAX_CHARS_PER_TOKEN * self._room_tokens:
             return
         if len(text) > min(_WHOLE_CHARS, max_chars):
@@ -316,7 +316,7 @@ class _Draft:
 
 
 class _ChosenLines:
-    """The lines that a note has so far, folded."""
+    """The lines of a note so far, folded."""
 
     def __init__(self) -> None:
         self._lines = self._words = ""

@@ -1,6 +1,6 @@
-"""The query of a recall: what is searched for, and which of the messages found share only a template with it.
+"""The query of a recall: the text to search for, and the found messages that share only a template with it.
 
-Sans-IO. It knows nothing of how messages are found.
+Sans-IO. It knows nothing of the search itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from storage.records import Message
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
 QUERY_CHARS = 4_000
-# Characters of such a message's first lines, and of its last ones.
+# The characters of such a message's first lines, and of its last lines.
 _EDGE_CHARS = 500
 # The number of the user's messages from which sentences about the events of a query are searched for. The index takes
 # names from as many for its second look (`storage.search.rank`). With 1, 2 and 5 as much is found.
@@ -35,8 +35,8 @@ def make_query(text: str) -> str:
     if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    last = _choose_edge_lines(reversed(lines), from_end=True)
-    first = _choose_edge_lines(lines, from_end=False)
+    last = _choose_edge_lines(reversed(lines), is_from_end=True)
+    first = _choose_edge_lines(lines, is_from_end=False)
     return "\n".join((*reversed(last), *first))
 
 
@@ -69,9 +69,9 @@ def find_name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
 
 
 def choose_event_sentences(messages: Iterable[Message], query: str) -> list[str]:
-    """Returns the user's sentences about the events of a query: the best one of each of the first messages.
+    """Returns the user's sentences about the events of a query: the best sentence of each of the first messages.
 
-    messages: found for the query, best first.
+    messages: the messages that were found for the query, best first.
     """
     keys = list_query_keys(query)
     user_messages = [message for message in messages if message.role == "user"][:_EVENT_MESSAGES]
@@ -82,10 +82,10 @@ def choose_event_sentences(messages: Iterable[Message], query: str) -> list[str]
 
 
 def choose_searched_part(text: str, keys: Sequence[str]) -> str:
-    """Returns the part of a text that is searched for its best sentences; only of a very long text it is not all.
+    """Returns the part of a text that is searched for its best sentences: all of it, unless the text is very long.
 
-    It is the part around the word of the query that first occurs latest in the text, since a word that occurs early may
-    be all over it. If the text has no word of the query, the part is its beginning.
+    From a very long text it is the part around the word of the query that first occurs latest, since a word that occurs
+    early may be all over the text. If the text has no word of the query, the part is its beginning.
 
     keys: the keys of the query, from `list_query_keys`.
     """
@@ -97,14 +97,14 @@ def choose_searched_part(text: str, keys: Sequence[str]) -> str:
 
 
 def find_shared_lines(text: str, messages: Iterable[Message]) -> frozenset[str]:
-    """Returns the lines of a text that other messages have word for word: of a template, or quoted once more."""
+    """Returns the lines of a text that other messages have word for word: lines of a template, or quoted lines."""
     if "\n" not in text:
         return frozenset()
     return _list_long_lines(text) & frozenset().union(*(_list_long_lines(m.text) for m in messages))
 
 
 def without_lines(text: str, lines: Collection[str]) -> str:
-    """Returns a text without those of its lines that are in `lines`."""
+    """Returns a text without its lines that are in `lines`."""
     return "\n".join(line for line in text.splitlines() if line.strip() not in lines)
 
 
@@ -113,20 +113,20 @@ def without_templates(messages: Sequence[Message], shared: Collection[str]) -> l
 
     A text that a person quotes once more is in one or two messages, and these stay.
 
-    shared: the lines that `find_shared_lines` returns.
+    shared: the lines from `find_shared_lines`.
     """
     alike = {message.seq for message in messages if not _list_long_lines(message.text).isdisjoint(shared)}
     return [message for message in messages if len(alike) < _TEMPLATE_MESSAGES or message.seq not in alike]
 
 
-def _choose_edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
-    """Returns whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
+def _choose_edge_lines(lines: Iterable[str], *, is_from_end: bool) -> list[str]:
+    """Returns whole lines up to `_EDGE_CHARS`; if the first is too long itself, its part at the message's edge."""
     taken: list[str] = []
     room = _EDGE_CHARS
     for line in lines:
         if len(line) >= room:
             if not taken:
-                taken.append(line[-room:] if from_end else line[:room])
+                taken.append(line[-room:] if is_from_end else line[:room])
             break
         taken.append(line)
         room -= len(line) + 1

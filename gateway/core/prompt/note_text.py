@@ -35,7 +35,7 @@ _NOTE = re.compile(
 )
 _SOURCES = {"passage": "saved note", "fact": "learned"}
 _SPEAKERS = {"assistant": "you", "user": "user"}
-# The characters of the year, with which a day's text begins.
+# The number of characters of the year, with which a day's text begins.
 YEAR_CHARS = 4
 
 
@@ -49,7 +49,7 @@ class Recalled(Struct, frozen=True):
     line: str
     # The day of the message.
     day: str
-    # The estimated tokens of the line, with the heading that it needs.
+    # The estimated tokens of the line, with the heading that the line needs.
     tokens: int = 0
 
     @classmethod
@@ -62,8 +62,8 @@ def estimate_tokens(text: str) -> int:
 
     Fitted to 250 notes of LongMemEval in OpenAI's o200k: 7% above its count on average, so that the bound holds for 99%
     of them, and never more than 3% below it. (A quarter of the bytes: 9% above, and up to 25% below, where a note is
-    many short lines with their dates.) Of other languages: Hebrew, Greek and Vietnamese about as many, Arabic, Russian
-    and Hindi more than there are, Turkish and Finnish up to a third fewer, Amharic half. A full window is counted.
+    many short lines with their dates.) In other languages: Hebrew, Greek and Vietnamese about as many, Arabic, Russian
+    and Hindi more than its count, Turkish and Finnish up to a third fewer, Amharic half. A full window is counted.
     """
     raw = text.encode("utf-8", "replace")
     # Three full stops in a row are one token.
@@ -98,8 +98,9 @@ def render_note(
     is_selection: bool = False,
     names_mark: bool = False,
 ) -> str:
-    """Returns the note that goes before the user's own words; "" if it would have no content.
+    """Returns the note that goes before the user's own words; "": the note would have no content.
 
+    hits: the messages that were found, in the order of their lines.
     changes: the texts of `list_changes`.
     now: the date of the note, in seconds since the epoch.
     mark: the mark of the memory.
@@ -131,7 +132,7 @@ def read_own_words(text: str) -> str:
 
 
 def strip_notes(text: str) -> str:
-    """Returns the text without the gateway's notes: a reply that quotes one must not be learned as a statement."""
+    """Returns the text without the gateway's notes: a reply that quotes a note must not be learned as a statement."""
     return _NOTE.sub("", text) if _HEADING in text else text
 
 
@@ -154,7 +155,7 @@ def mentions_blocks(note: str) -> bool:
 
 
 def render_day_heading(day: str, years: Collection[str]) -> str:
-    """Returns the line before a group: its day, with the year unless that is one of the years."""
+    """Returns the line before a group: its day, with the year unless `years` has it."""
     return f"[{day[YEAR_CHARS + 1 :] if '-' in day and day[:YEAR_CHARS] in years else day}]"
 
 

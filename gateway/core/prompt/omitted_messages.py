@@ -1,4 +1,4 @@
-"""The messages of a path that a client's list has left out, as they are sent from what is stored."""
+"""The messages of a path that a client's list has left out, as they are sent from the store."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def list_omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> li
                 omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
         note = ""
         if element.message_index >= 0:
-            messages = stored.input(element.message_index)
+            messages = stored.list_input_messages(element.message_index)
             if is_user(element.atoms):
                 note = element.exchange.notes.get(element.message_index, "")
         else:
-            messages = stored.reply(offered)
+            messages = stored.list_reply_messages(offered)
         for message in messages if stored.is_same_model else map(make_portable_message, messages):
             omitted.append(InsertedMessage.of(message, element.atoms, element.position, note))
     return omitted
 
 
 def is_resent(plan: Plan, exchange: Exchange) -> bool:
-    """Returns whether a reply of the path goes upstream again. It does not if the question that it answers is gone."""
+    """Returns whether a reply of the path goes upstream again. It does not if its question is gone."""
     return any(each.exchange.id == exchange.id for each in _list_sendable(plan.omitted, plan.query.listing))
 
 
@@ -60,7 +60,7 @@ def is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
 
 
 def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
-    """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
+    """Returns a reply as clients send it back, without empty fields (`refusal: null`, no annotations)."""
     return {
         name: value
         for name, value in without_private(shown_reply).items()
@@ -69,7 +69,7 @@ def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
 
 
 class _StoredExchange(NamedTuple):
-    """An exchange of which messages are sent from what is stored."""
+    """A stored exchange of which messages are sent."""
 
     exchange: Exchange
     content: Content
@@ -86,15 +86,15 @@ class _StoredExchange(NamedTuple):
         has_refused = is_unread or exchange.id in plan.refused_results
         return cls(exchange, content, is_of_same_model(exchange, plan), has_refused)
 
-    def input(self, message_index: int) -> list[WireMessage]:
-        """Returns one message of the input; []: it is not stored."""
+    def list_input_messages(self, message_index: int) -> list[WireMessage]:
+        """Returns a list with one message of the input; []: the message is not stored."""
         if self.content.messages is None:
             return []
         message = self.content.messages[message_index]
-        # The call of the result stays, and with it what the model has made of a block.
+        # The call of the result stays, and with it the edit that the model has made of a block.
         return [without_result(message) if self.has_refused_results else message]
 
-    def reply(self, offered: Container[str]) -> list[WireMessage]:
+    def list_reply_messages(self, offered: Container[str]) -> list[WireMessage]:
         """Returns the reply with its hidden rounds, as far as these can be put back; []: there is no reply."""
         content = self.content
         if content.shown_reply is None:
@@ -111,7 +111,7 @@ class _StoredExchange(NamedTuple):
 
 
 def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
-    """Returns the elements that may be sent: without those forgotten or off the record, and those that need them.
+    """Returns the elements that may be sent: none that is forgotten or off the record, or needs such a message.
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
     """
@@ -135,7 +135,7 @@ def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list
         ):
             sendable += staying
         elif is_continued_by_list and group is groups[-1]:
-            # The first messages of the list belong to this group, so nothing older may stand right before them.
+            # The first messages of the list belong to this group, so no older message may stand right before them.
             return []
     return sendable
 

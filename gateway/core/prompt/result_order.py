@@ -52,7 +52,7 @@ class SentMessage(NamedTuple):
     """A message that is sent after the head of a stored conversation, or before it."""
 
     content: InsertedMessage
-    # Its index in the client's list, where it may stay as it came; None: the gateway inserts it.
+    # The index in the client's list, where the message may stay as it came; None: the gateway inserts the message.
     list_index: int | None = None
 
     @property
@@ -61,12 +61,12 @@ class SentMessage(NamedTuple):
 
     @property
     def result_id(self) -> str:
-        """The id of the call that it answers, as `call_id` returns it: some models give their calls none."""
+        """The id of the call that the message answers, as `call_id` returns it: some models give their calls no id."""
         return str(self.content.message.get("tool_call_id"))
 
 
 def has_calls_or_results(messages: Iterable[InsertedMessage]) -> bool:
-    """Returns whether there is something for `put_results_after_calls` to do."""
+    """Returns whether messages have calls or results, which `put_results_after_calls` may have to move."""
     sent = (each.message for each in messages)
     return any("tool_calls" in message or message.get("role") == "tool" for message in sent)
 
@@ -74,9 +74,9 @@ def has_calls_or_results(messages: Iterable[InsertedMessage]) -> bool:
 def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage]:
     """Returns messages with the results of tools right after their calls.
 
-    Servers refuse a call without its result and a result without its call. So a stored call without a result gets one,
-    the same with each request. If a result comes after a later reply, its call is added to that reply. Stored results
-    without a call, and further results of one call, are left out.
+    Servers refuse a call without its result and a result without its call. So a stored call without a result gets a
+    result, the same with each request. If a result comes after a later reply, its call is added to that reply. Stored
+    results without a call, and further results of one call, are left out.
     """
     calls: dict[str, Any] = {}
     starts = [i for i, message in enumerate(messages) if message.role == "assistant"]
@@ -92,7 +92,7 @@ def _with_results_first(
 ) -> Sequence[SentMessage]:
     """Returns a reply, the results of its calls, and the other messages that follow it.
 
-    calls: id -> call of the replies before this one; the calls of this reply are added.
+    calls: id -> call, for the replies before this one; the calls of this reply are added.
     """
     results = [each for each in following if each.role == "tool"]
     own = {call_id(call) for call in list_raw_calls(reply.content.message)}
@@ -113,13 +113,13 @@ def _with_results_first(
 
 
 def _make_missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
-    """Returns the result of a stored call that has none."""
+    """Returns the result for a stored call without a result."""
     message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED_RESULT}
     return SentMessage(InsertedMessage(message, (), reply.content.position))
 
 
 def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
-    """Returns a reply with more calls. late: the calls. The calls of a stored reply become readable ones."""
+    """Returns a reply with more calls, and with readable arguments if it is stored. late: the additional calls."""
     if reply.list_index is not None and not late:
         return reply
     message = reply.content.message

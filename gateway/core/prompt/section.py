@@ -1,9 +1,9 @@
 """The memory section of a conversation: a snapshot of the blocks, pinned to the path until a new one costs nothing.
 
 While it is pinned, the first bytes of the prompt stay the same, and the provider's cache holds. The model reads later
-changes further down: its own changes in the results of its tools, other changes in the next note. What the model reads
-last about a block must be true, so a note states each block that differs from what the prompt shows last of it
-(`Composition.shown`).
+changes further down: its own changes in the results of its tools, other changes in the next note. The last version of a
+block that the model reads must be the current one, so a note states each block that differs from the version that the
+prompt shows last (`Composition.shown`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CORE_MEMORY = "{CORE_MEMORY}"
 
 
 def digest_definition(system: str, offered: Iterable[str]) -> str:
-    """Returns the digest of what an agent's definition adds to its prompt. offered: the names of its tools."""
+    """Returns the digest of an agent's additions to its prompt. offered: the names of the agent's tools."""
     return digest_shown("\0".join((system, *offered)))
 
 
@@ -63,7 +63,7 @@ class SectionParts(Struct, frozen=True):
 
     @property
     def has_any(self) -> bool:
-        """True if there is something to show."""
+        """True if the section would show anything."""
         has_blocks = any(block.value.strip() for block in self.blocks)
         return bool(has_blocks or self.system or self.offered or self.summary_id or self.definition_digest)
 
@@ -80,8 +80,8 @@ class SectionParts(Struct, frozen=True):
         """Returns the text of the system message without blocks and tools."""
         return _join(self.system, "", may_have_placeholder=bool(self.definition_digest))
 
-    def record(self) -> SectionRecord:
-        """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
+    def make_record(self) -> SectionRecord:
+        """Returns the record that is stored with the rendered text (`SentSection.known`), to notice later changes."""
         record: SectionRecord = {
             "blocks": combine_shown(map(make_shown_by_block, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),
@@ -120,13 +120,13 @@ def find_shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int]
 class Section(Struct, frozen=True):
     """A section for one request."""
 
-    # The section of the path from now on; id 0: it has to be stored; None: there is nothing to show.
+    # The section of the path from now on, with the id 0 if it has to be stored; None: the path has no section.
     sent: SentSection | None
-    # What a section that is rendered now is made of.
+    # The parts of a section that is rendered now; None: the section is not rendered.
     parts: SectionParts | None = None
-    # What the request's note has to state.
+    # The changes of blocks that the request's note has to state.
     changes: tuple[str, ...] = ()
-    # What the prompt shows last of each block, this request's note included.
+    # The version of each block that the prompt shows last, this request's note included.
     shown: Shown = field(default_factory=dict)
 
     @property
@@ -137,7 +137,7 @@ class Section(Struct, frozen=True):
     def has_changed_prefix(self) -> bool:
         """True if an earlier request of the path had another section, other tools, or hidden rounds that are gone.
 
-        It stays so for the rest of the path: each later request may bring back thoughts of the earlier ones.
+        This holds for the rest of the path: each later request may bring back thoughts of earlier requests.
         """
         return self.sent is not None and "prefix_changed" in self.sent.known
 
@@ -157,9 +157,9 @@ class Section(Struct, frozen=True):
         return system.replace(before, after, 1)
 
     def without_blocks(self) -> Section:
-        """Returns the section with the agent's own prompt alone.
+        """Returns a copy of the section with the agent's own prompt alone.
 
-        It is stored as if it showed the blocks, so that no note states them until the section is rendered again.
+        It is stored as if it showed the blocks, so that no note states the blocks until the section is rendered again.
         """
         if self.parts is None or self.sent is None:
             return self
@@ -169,7 +169,7 @@ class Section(Struct, frozen=True):
         return replace(self, sent=SentSection(0, text, self.sent.known | _PREFIX_CHANGED))
 
     def with_changed_prefix(self) -> Section:
-        """Returns the section marked as changed, for a change of the prefix after the section."""
+        """Returns a copy of the section that notes a change of the prefix after it."""
         return self if self.sent is None else replace(self, sent=_with_prefix_changed(self.sent))
 
 
@@ -196,7 +196,7 @@ def make_section(
     # A conversation that began without a section has the profile's prompt alone. The conversation of an agent over REST
     # may begin with messages that no provider has seen: the agent's first messages, or imported ones.
     if pinned is None and is_continued and not parts.definition_digest:
-        pinned = SentSection(0, parts.system, {**parts.record(), "blocks": {}, "summary": 0})
+        pinned = SentSection(0, parts.system, {**parts.make_record(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
         return Section(None, parts)
     if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
@@ -220,9 +220,9 @@ def _with_prefix_changed(sent: SentSection) -> SentSection:
 def _render_or_keep(
     parts: SectionParts, pinned: SentSection | None, shown_after: Shown, *, takes_note: bool
 ) -> Section:
-    """Returns a section that is rendered now; the pinned one if it is the same."""
+    """Returns a section that is rendered now; the pinned section if both are the same."""
     text = parts.render()
-    record = parts.record()
+    record = parts.make_record()
     if pinned is None:
         sent = SentSection(0, text, record)
     elif pinned.text == text and pinned.known in (record, record | _PREFIX_CHANGED):

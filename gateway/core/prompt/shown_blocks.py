@@ -1,8 +1,8 @@
-"""The texts that show memory blocks: the section of a system prompt, and what a note reports of changed blocks.
+"""The texts that show memory blocks: the section of a system prompt, and the changes that a note reports.
 
-The bytes are a function of the blocks' contents and the memory's mark. They have no clock, no count and no recalled
-text, since one changed byte costs the provider's cache for the whole conversation. The values of blocks came out of
-conversations, so they are framed as data, and a value cannot close its own frame.
+The bytes are a function of the blocks' contents and the memory's mark, without a clock, a count or recalled text, since
+one changed byte costs the provider's cache for the whole conversation. The values of blocks come from conversations, so
+they are framed as data, and a value cannot close its own frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PREAMBLE = (
 NEWEST_SENTENCE = "Where a later note or result shows a block again, the last one holds."
 CHANGES_HEADING = "Changed in the memory blocks since they were last shown:"
 
-# What a text shows of blocks: label -> one of these forms, in which capitals stand for digests of the block's value.
+# The blocks that a text shows: label -> one of these forms, in which capitals stand for digests of the block's value.
 #
 #     ""             GONE: the block was removed
 #     VALUE          the whole value
@@ -53,11 +53,11 @@ _CHANGE = re.compile(
 
 
 def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
-    """Returns the section of the system message, or "" if there is nothing to show.
+    """Returns the section of the system message; "": no block and no tool is shown.
 
     blocks: the blocks in the order of the section. Empty blocks are shown only if tools to fill them are offered.
     mark: the mark of the memory's notes.
-    about: the sentence of `describe_tools`, or "" if no tools are offered.
+    about: the sentence of `describe_tools`; "": no tools are offered.
     """
     shown = [render_block(block) for block in blocks if about or block.value.strip()]
     if not shown and not about:
@@ -81,7 +81,7 @@ _MARK_ALONE: Final = re.compile(r"Only a note that begins with <memory [^<>\s]+>
 
 
 def cut_section(text: str) -> str:
-    """Returns a system text without the section that ends it; the text itself: it has none."""
+    """Returns a system text without the section at its end; a text without a section is returned as it is."""
     before, begin, _ = text.rpartition(SECTION_BEGIN)
     if not begin and (alone := _MARK_ALONE.search(text)) is not None:
         before = text[: alone.start()]
@@ -97,7 +97,7 @@ def is_mark_named(texts: Iterable[str], mark: str) -> bool:
 
 
 def describe_tools(names: Sequence[str]) -> str:
-    """Returns the sentence about the memory tools on offer. names: as in this request."""
+    """Returns the sentence about the memory tools on offer. names: the names of the tools in this request."""
     if not names:
         return ""
     listed = ", ".join(sorted(names))
@@ -107,33 +107,33 @@ def describe_tools(names: Sequence[str]) -> str:
     )
 
 
-# -- what a prompt shows of a block last, and what has changed since
+# -- the version of a block that a prompt shows last, and the changes since
 
 
 def digest_shown(value: str) -> str:
-    """Returns the digest by which a value is compared with what was shown."""
+    """Returns the digest by which a value is compared with a shown value."""
     return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
 def make_shown_by_block(block: Block) -> Shown:
-    """Returns what a text with the whole value of a block shows."""
+    """Returns the version that a text with the whole value of a block shows."""
     return {render_label(block.label): digest_shown(_escape(block.value))}
 
 
 def make_shown_by_edit(before: Block, after: Block) -> Shown:
-    """Returns what the result of an edit shows of a block."""
+    """Returns the version that the result of an edit shows of a block."""
     edit = f"{digest_shown(_escape(before.value))}{_EDITED_TO}{digest_shown(_escape(after.value))}"
     return {render_label(after.label): edit}
 
 
 @lru_cache(maxsize=1024)
 def render_label(label: str) -> str:
-    """Returns a label as it is shown: on one line, and without what could end its quotation."""
+    """Returns a label as it is shown: on one line, and without signs that could end its quotation."""
     return " ".join(_escape(label).split()).replace('"', "'").replace(">", "›")
 
 
 def read_shown_by_note(note: str) -> Shown:
-    """Returns what a note shows of blocks."""
+    """Returns the versions of the blocks that a note shows."""
     offset = note.find(f"\n{CHANGES_HEADING}\n")
     if offset < 0:
         return NOTHING_SHOWN
@@ -150,14 +150,14 @@ class BlockChanges(NamedTuple):
 
     # A text for each block that has changed.
     texts: tuple[str, ...]
-    # What is shown of blocks together with these texts.
+    # The versions of the blocks that are shown together with these texts.
     shown: Shown
 
 
 def list_changes(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
     """Returns the changes of blocks since they were last shown.
 
-    last_shown: the content of the blocks that the prompt shows last, without the texts of the changes.
+    last_shown: the versions of the blocks that the prompt shows last, without the texts of the changes.
     blocks: the blocks as they are now.
     """
     changes: list[str] = []
@@ -191,7 +191,7 @@ def is_shown(shown: Shown, block: Block) -> bool:
     last_digest = shown.get(render_label(block.label), GONE)
     if _EDITED_TO in last_digest:  # an empty block need not have been shown before its edit
         last_digest = _combine_two(digest_shown(""), last_digest)
-    # Nearly always a value is shown as it is, and nothing has to be looked for in it.
+    # Nearly always a value is shown as it is, without escaped tags.
     if last_digest == digest_shown(block.value):
         return True
     text = _escape(block.value)
@@ -199,7 +199,10 @@ def is_shown(shown: Shown, block: Block) -> bool:
 
 
 def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
-    """Returns what texts, in their order, show last of each block. shown_before: what the text before them shows."""
+    """Returns the version of each block that texts, in their order, show last.
+
+    shown_before: the versions that the text before these texts shows.
+    """
     combined: dict[str, str] = {}
     for shown in texts:
         for label, later in shown.items():
@@ -208,7 +211,10 @@ def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
 
 
 def _combine_two(earlier: str | None, later: str) -> str:
-    """Returns what two texts show of a block, one after the other. earlier: None: the first shows nothing of it."""
+    """Returns the version of a block that two texts show, one after the other.
+
+    earlier: the version in the first text; None: the first text does not show the block.
+    """
     if earlier is None or _EDITED_TO not in later:
         return later
     before, _, after = later.partition(_EDITED_TO)

@@ -1,4 +1,4 @@
-"""When a summary of a long conversation is made, up to where it goes, and how long it may be.
+"""The rules for summaries of a long conversation: the time to make one, its end, and its length.
 
 A summary covers a path from its root up to an exchange. It replaces the messages up to there, at the end of the system
 message; the messages after it are retained word for word. It is made early, while the window still has room, and used
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY_SHARE = 0.9
-# The newest messages are retained, up to this share of the window; a summary covers what is before them.
+# The newest messages are retained, up to this share of the window; a summary covers the messages before.
 RETAINED_SHARE = 0.10
 # A summary lasts for a while if the messages after it use no more than this share of the window.
 ROOMY_SHARE = 0.7
@@ -24,9 +24,9 @@ WORTHWHILE_SHARE = 0.2
 _SIZE_SHARE = 1 / 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
 MAX_TOKENS = 1_500
-# The least, about sixty words for a model with a small window. Not measured.
+# The fewest tokens of its limit, about sixty words for a model with a small window. Not measured.
 _MIN_TOKENS = 128
-# How many of a path's newest summaries a request can choose from.
+# The number of a path's newest summaries from which a request can choose.
 MAX_CANDIDATES = 3
 
 
@@ -39,7 +39,7 @@ class WantedSummary(Struct, frozen=True):
     max_tokens: int
     # The fewest messages that are retained.
     keep_messages: int = 0
-    # The row of the newest summary of the path when the request was made; 0: there was none.
+    # The row of the newest summary of the path when the request was made; 0: the path had no summary.
     newest_summary_row: int = 0
 
 
@@ -47,7 +47,7 @@ class ExchangeSize(Struct, frozen=True):
     """The room that one exchange of a path takes in the window."""
 
     tokens: int
-    # A turn begins with it.
+    # A turn begins with the exchange.
     begins_turn: bool
     messages: int = 0
     # The reply has calls, which the next exchange answers.

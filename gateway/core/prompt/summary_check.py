@@ -1,4 +1,4 @@
-"""Checks what a model answers when it is asked for a summary."""
+"""Checks the answer of a model that was asked for a summary."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class UnusableSummary(Exception):
         self.message = message
 
 
-# In English, and how an apology begins in German, French and Spanish; one in another language is stored.
+# A refusal in English, and the beginning of an apology in German, French and Spanish; in other languages it is stored.
 _REFUSAL = re.compile(
     r"\s*(?:(?:i['’]?m|i am)\s+(?:very\s+|really\s+)?(?:sorry|afraid|unable|not able)\b|sorry,|i (?:can(?:no|['’])t"
     r"|won['’]t|must decline)\b|as an ai\b|unfortunately,? i\b|es tut mir leid|je suis désolé|lo siento)",
     re.I,
 )
-# Characters: in a longer answer an apology is part of the content.
+# The most characters of a refusal. In a longer answer an apology is part of the content.
 _REFUSAL_CHARS = 600
 # The fewest characters of a summary of a long text. A shorter one has nothing of the text.
 _MIN_CHARS = 24
 # A text with more characters is a long one.
 _LONG_SOURCE_CHARS = 1_000
-# A summary repeats itself if a smaller share of its words is distinct.
+# The least share of distinct words in a summary. With a smaller share the summary repeats itself.
 _MIN_DISTINCT_SHARE = 1 / 8
-# Only a summary of so many words is checked for repetitions.
+# The fewest words of a summary that is checked for repetitions.
 _REPETITION_WORDS = 60
-# The share of letters and digits in the characters of a text.
+# The least share of letters and digits in the characters of a summary.
 _MIN_LETTER_SHARE = 1 / 3
 
 
@@ -84,7 +84,7 @@ def check_summary(
 def lacked_room(answer: str, *, max_tokens: int, finish_reason: str) -> bool:
     """Returns whether an answer was cut off with less than one character of text for each token that it might have.
 
-    Its model has spent the tokens on thoughts then.
+    Then its model has spent the tokens on thoughts.
     """
     return finish_reason == "length" and len(unwrap_summary(answer)) < max_tokens
 

@@ -1,4 +1,4 @@
-"""Where a stored summary ends in a request's list of messages."""
+"""The cut of a stored summary: the position in a request's list of messages at which the summary ends."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class SummaryCut(Struct, frozen=True):
 
     # The summary as it is sent.
     text: str
-    # How many of the messages inserted before the client's it covers.
+    # The number of messages, inserted before the client's messages, that the summary covers.
     covered_inserted: int
-    # Where it covers all of those, the index of the first of the client's messages that it does not cover.
+    # The index of the first client message that it does not cover, if it covers all inserted messages; else 0.
     first_index: int = 0
     # The summary's id.
     id: int = 0
-    # How many atoms of the path it covers.
+    # The number of atoms of the path that the summary covers.
     covered_atoms: int = 0
 
 
 def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None:
-    """Returns where a summary ends in a list that is its path word for word; None: the summary is of another path."""
+    """Returns the cut of a summary in a list that is its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
     end = count_atoms_to_end(exchange)
     first = listing.locate_message(end)
@@ -56,9 +56,9 @@ def find_cut_in_list(
     *,
     has_evicted: bool,
 ) -> SummaryCut | None:
-    """Returns where a summary ends in any list; None: the summary is of another path.
+    """Returns the cut of a summary in any list; None: the summary is of another path.
 
-    path: ids of the exchanges that the list goes on from.
+    path: the ids of the exchanges on the path that the list continues.
     has_evicted: the path's beginning has left the window.
     """
     exchange = summary.exchange
@@ -82,7 +82,7 @@ def find_cut_in_list(
     for count, message in enumerate(composition.inserted, 1):
         if message.position is not None and message.position.depth <= exchange.depth:
             covered_inserted = count
-    # Where the window begins after all that the summary covers, it covers no inserted message, and still counts.
+    # If the window begins after the covered part, the summary covers no inserted message, and still counts.
     if not covered_inserted and not has_evicted:
         return None
     return SummaryCut(text, covered_inserted, id=summary.id, covered_atoms=end)

@@ -14,5 +14,5 @@ PREAMBLE = (
 
 
 def render_summary(text: str, mark: str) -> str:
-    """Returns a summary as it stands in the system message. It cannot close its own frame. mark: the memory's."""
+    """Returns a summary as it stands in the system message. It cannot close its own frame. mark: the memory's mark."""
     return f"<summary {mark}>\n{PREAMBLE}\n\n{escape_summary_tags(CONTROL_CHARACTER.sub('', text)).strip()}\n</summary>"

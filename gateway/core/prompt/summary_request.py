@@ -27,7 +27,8 @@ def make_summary_request(
 ) -> list[dict[str, Any]]:
     """Returns the messages for a model.
 
-    earlier: the notes so far, or "".
+    earlier: the notes so far; "": the first notes are made.
+    lines: the lines of the conversation after these notes.
     max_tokens: the most tokens of the answer.
     instructions: the agent's own instructions; None: the gateway's.
     """

@@ -1,7 +1,7 @@
 """The source of a summary: messages as lines of text, in parts that a small model can read.
 
-These are the client's words and the reply as the client has it: notes and hidden rounds may quote other conversations,
-and what is derived from those would have to be forgotten with them.
+These are the client's words and the reply as the client has it. Notes and hidden rounds are left out: they may quote
+other conversations, with which the summary would have to be forgotten.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from storage.records import REPLY, Exchange
 
 # The most tokens that one call reads, so that a small model will do; estimated.
 PART_TOKENS = 12_000
-# A longer message is clipped.
+# The most characters of a message. A longer message is clipped.
 MESSAGE_CHARS = 6_000
-# A tool's result is clipped sooner, because the reply repeats what matters of it.
+# The most characters of a tool's result, fewer since the reply repeats the important part.
 RESULT_CHARS = 1_200
-# The arguments of a call are clipped soonest, because its result shows what it did.
+# The most characters of a call's arguments, the fewest since its result shows its effect.
 _CALL_CHARS = 400
 
 
 def list_exchange_lines(exchanges: Sequence[Exchange]) -> list[str]:
-    """Returns the lines of stored exchanges, without what was forgotten or off the record."""
+    """Returns the lines of stored exchanges, without messages that were forgotten or off the record."""
     return [line for exchange in exchanges for line in _render_exchange(exchange)]
 
 
 def list_message_lines(messages: Sequence[WireMessage]) -> list[str]:
-    """Returns the lines of messages that are stored nowhere, without those of the system."""
+    """Returns the lines of messages that are stored nowhere, without system messages."""
     return [
         line
         for message in messages
@@ -42,7 +42,7 @@ def list_message_lines(messages: Sequence[WireMessage]) -> list[str]:
 
 
 def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
-    """Returns the lines in parts: one call reads each, with the notes that came of the part before it.
+    """Returns the lines in parts. One call of the model reads each part, with the notes on the parts before.
 
     max_tokens: the most tokens of a part, estimated; a longer line is a part by itself.
     """
@@ -59,7 +59,7 @@ def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
 
 
 def _render_exchange(exchange: Exchange) -> Iterator[str]:
-    """Yields the lines of the messages of an exchange that may be shown; none of a superseded exchange."""
+    """Yields the lines of an exchange's messages that may be shown; a superseded exchange has no such lines."""
     if is_tombstone(exchange) or exchange.superseded:
         return
     content = Tree([exchange]).contents.get(exchange)
@@ -85,7 +85,7 @@ def _render_message(message: WireMessage) -> Iterator[str]:
 
 
 def _clip(text: str, max_chars: int) -> str:
-    """Returns the beginning and the end of a text, its lines set off, so that none passes for another entry."""
+    """Returns the beginning and the end of a text, with its lines indented, so that no line passes for an entry."""
     if len(text) > max_chars:
         text = f"{text[: max_chars * 2 // 3]} […] {text[-(max_chars // 3) :]}"
     return "\n  ".join(text.splitlines())

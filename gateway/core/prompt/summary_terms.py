@@ -12,7 +12,7 @@ from gateway.core.prompt.summary_check import cut_broken_line
 
 
 class SummaryTerms(Struct, frozen=True):
-    """The terms of one agent. None: the default."""
+    """The terms of one agent. A term that is None has its default."""
 
     # A summary covers the whole conversation, not only the messages that are about to leave the window.
     covers_all: bool = False
@@ -50,7 +50,7 @@ class SummaryTerms(Struct, frozen=True):
         return RETAINED_SHARE if self.own_retained_share is None else self.own_retained_share
 
     def clip(self, text: str) -> str:
-        """Returns a summary cut to its limit."""
+        """Returns a summary that is cut to the limit of its characters."""
         if self.max_chars is None or len(text) <= self.max_chars:
             return text
         return cut_broken_line(text[: self.max_chars])

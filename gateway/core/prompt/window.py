@@ -1,4 +1,4 @@
-"""The window: the messages that fit the token budget, and those that are left out of a long conversation.
+"""The window: the part of a long conversation that fits the token budget.
 
 A cut is a pure function of the list, so that a caller who resends everything gets the same first message again without
 anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.max_list_tokens`) and S the
@@ -26,11 +26,11 @@ from gateway.core.roles import RESULT_ROLES, SYSTEM_ROLES
 # A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
 # share loses more of the conversation at once, a smaller one breaks the prefix more often.
 _STEPS_IN_CONTEXT = 5
-# The tokens beside the list are rounded up to an eighth of a step, so that a clock in the system message does not move
-# the cut. Not measured.
+# The grains of a step. The tokens beside the list are rounded up to a grain, so that a clock in the system message does
+# not move the cut. Not measured.
 _GRAINS_IN_STEP = 8
-# Tokens left for the reply where the request sets no limit. Not measured: fewer cut a long reply short, more take room
-# from the conversation.
+# The tokens that are left for the reply where the request sets no limit. Not measured: fewer cut a long reply short,
+# more take room from the conversation.
 _DEFAULT_RESERVE_TOKENS = 4_096
 # At most this share of the context is left for the reply: a client may allow more than a small model has. Not measured.
 _MAX_RESERVE_SHARE = 1 / 4
@@ -56,11 +56,11 @@ class WindowItem(Struct, frozen=True):
     """One message as the window sees it."""
 
     role: str
-    # An upper bound of its tokens, such as its bytes.
+    # An upper bound of the message's tokens, such as its bytes.
     token_bound: int
-    # Ids of the tool calls that it makes.
+    # The ids of the tool calls that the message makes.
     call_ids: tuple[str, ...] = ()
-    # The id of the call that it answers.
+    # The id of the call that the message answers; None: it is no result, or names no call.
     answered_id: str | None = None
 
 
@@ -80,13 +80,13 @@ class _WindowCut(Struct, frozen=True):
     """An index at which the list may begin."""
 
     index: int
-    # What stays before it: the leading system messages and the openers of a turn.
+    # The ranges that stay before the index: the leading system messages and the openers of a turn.
     pinned: tuple[range, ...]
     evicted_tokens: int
 
 
 def reserve_for_reply(capacity: int, max_tokens: int | None) -> int:
-    """Returns the tokens of a context that are left free for the reply. max_tokens: the request's limit for it."""
+    """Returns the tokens of a context that are left for the reply. max_tokens: the request's limit for it."""
     reserve = _DEFAULT_RESERVE_TOKENS if max_tokens is None else max_tokens
     return min(reserve, int(capacity * _MAX_RESERVE_SHARE))
 
@@ -105,7 +105,7 @@ def plan_budget(
     step = max(1, capacity // _STEPS_IN_CONTEXT)
     grain = max(1, step // _GRAINS_IN_STEP)
     max_tokens_with_note = max(0, capacity - reserve - fixed_tokens)
-    # A note may use what the rounding leaves, too.
+    # A note may use the tokens that the rounding leaves, too.
     rounded_fixed_tokens = -(-fixed_tokens // grain) * grain
     max_list_tokens = max(
         0, min(capacity - reserve - rounded_fixed_tokens, max_tokens_with_note - note_tokens)
@@ -180,7 +180,7 @@ def _find_first_cut(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | Non
 
 
 def _list_cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
-    """Yields every allowed cut, oldest first: each frees more tokens than the one before it.
+    """Yields every allowed cut, oldest first: each frees more tokens than the cut before it.
 
     Even the last cut leaves the last user message and the last round.
 
@@ -216,7 +216,7 @@ def _list_cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Ite
 
 
 def _begins_turn(items: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
-    """Returns whether a turn begins here: with a user message, or the system messages that lead up to one."""
+    """Returns whether a turn begins at an index: with a user message, or with system messages right before one."""
     if index > last_user:
         return False
     if items[index].role == "user":
@@ -233,7 +233,8 @@ def _flag_open_calls(items: Sequence[WindowItem]) -> list[bool]:
     # Some clients use an id twice; a result then belongs to the newest call.
     call_indices: dict[str, int] = {}
     newest_call_index = -1
-    # For each index: by how many more calls than at the index before a cut would be between a call and its result.
+    # For each index: the change, since the index before, in the number of calls that a cut would part from their
+    # results.
     changes = [0] * (len(items) + 1)
     for index, item in enumerate(items):
         if item.role in RESULT_ROLES:

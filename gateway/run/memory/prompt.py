@@ -137,7 +137,7 @@ class Prompt(Struct, frozen=True):
 
     def without_earlier_results(self) -> Prompt | None:
         """Returns a copy without the stored results before the last reply, or None if the prompt has none."""
-        composition = self.composition.without_results(last=False)
+        composition = self.composition.without_results(is_after_last_reply=False)
         if composition is self.composition:
             return None
         window, fitting_rounds = self.window, self.window.replacements
@@ -147,7 +147,7 @@ class Prompt(Struct, frozen=True):
 
     def without_last_results(self) -> Prompt | None:
         """Returns a copy without the stored results of tools after the last reply, or None if the prompt has none."""
-        composition = self.composition.without_results(last=True)
+        composition = self.composition.without_results(is_after_last_reply=True)
         return None if composition is self.composition else replace(self, composition=composition)
 
     def without_stored_media(self) -> Prompt | None:
