@@ -13,6 +13,7 @@ import pytest
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
+from tests.gateway.page.memories import memory_of
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_browser import full
@@ -34,10 +35,24 @@ def check(page: Any, *names: tuple[str, str]) -> None:
     assert {each: count for each, count in found.items() if count != 1} == {}, page.url
 
 
+def branch(operator: Operator) -> str:
+    """Has alice ask a second question in two ways. Returns the id of the conversation, which has two branches."""
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice", "x-mnemogate-conversation": "two"})
+    chat.say("Who looks after my cat?")
+    chat.say("Is green tea good?")
+    del chat.messages[2:]
+    chat.say("Is the train to Lyon late?")
+    operator.world.settle()
+    conversations = operator.twin(f"m/{memory_of(operator.world).uid}/conversations")["items"]
+    return next(each["id"] for each in conversations if each["client_id"] == "two")
+
+
 def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None:
     uid, seq, talk = full(operator)
     memory = f"m/{uid}"
     request = operator.twin("requests")["items"][0]["id"]
+    branched = branch(operator)
+    late_request, _, early_request = (each["id"] for each in operator.twin("requests")["items"][:3])
     job = enqueue(operator, "a", "alice", error="failed")
     screens: dict[str, tuple[tuple[str, str], ...]] = {
         "people": (
@@ -98,6 +113,7 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
             ("link", "Forget message 1"),
         ),
         f"{memory}/c/{talk}?limit=2": (("link", "Earlier messages"), ("link", "Why this reply")),
+        f"{memory}/c/{branched}": (("navigation", "Branches"),),
         f"{memory}/forget?conversation={talk}": (
             ("heading", f"Forget conversation {talk}"),
             ("table", "What will go"),
@@ -113,6 +129,12 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
             ("region", "What the model was told"),
             ("region", "What fills the window"),
         ),
+        f"r/{early_request}": (
+            ("link", f"Forget fact {seq}"),
+            ("link", f"Correct fact {seq}"),
+            ("button", f"Do not mention fact {seq}"),
+        ),
+        f"r/{late_request}": (("table", "Left out"),),
         "requests": (("table", "Requests"), ("button", "Pause")),
         "audit": (
             ("table", "Audit"),
@@ -135,7 +157,12 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
             assert page.title() == f"{' '.join(page.inner_text('h1').split())} – Mnemogate"
             assert page.evaluate("document.documentElement.lang") == "en"
             assert page.get_by_role("banner").count() == page.get_by_role("contentinfo").count() == 1
-            links = page.get_by_role("navigation", name="Main").get_by_role("link").all_inner_texts()
+            navigation = page.get_by_role("navigation", name="Main")
+            if "/" not in path:
+                assert (
+                    navigation.locator("[aria-current=page]").inner_text().lower() == path.partition("?")[0]
+                )
+            links = navigation.get_by_role("link").all_inner_texts()
             assert links == ["Overview", "People", "Requests", "Work", "Keys", "Audit"]
             page.keyboard.press("Tab")
             assert page.evaluate("document.activeElement.textContent") == "Skip to content"

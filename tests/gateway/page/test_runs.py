@@ -136,6 +136,6 @@ def test_a_run_looks_right(life: Life, browser: Browser) -> None:
     browser.looks_right(operator, f"m/{uid}")
     with browser.open(operator, f"m/{uid}", width=320) as page:
         page.get_by_role("region", name="Runs", exact=True).get_by_role("link", name=id).click()
-        page.get_by_text("memory_insert").nth(1).click()
+        page.get_by_role("table", name="Steps").get_by_text("memory_insert").nth(1).click()
         assert page.get_by_text("<b>Cat</b>").first.is_visible()
         assert "\u202e" not in page.content()
