@@ -62,17 +62,23 @@ class BackgroundResponses:
     """Accepts and shows responses in the background. One for the process."""
 
     store: Store
+    # Answers the requests.
     chat: Chat
+    # Reads requests and renders responses.
     dialect: ResponsesDialect
     # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # Gets the receipts of attempts.
     receipts: Receipts
     # Counts an attempt of a job, by its kind and outcome.
     count: Callable[[str, str], None]
+    # The limits that bound the requests.
     limiter: Limiter
     # The responses that were accepted last, by the hash of the request.
     _accepted: dict[bytes, _AcceptedResponse] = field(default_factory=dict, init=False)
+    # Reads the runs of responses.
     runs: ResponseRuns = field(init=False)
+    # Makes the responses.
     maker: ResponseMaker = field(init=False)
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ _ID_BYTES = 200
 class _Turn(Struct, frozen=True):
     """A turn with a reply that the upstream stores."""
 
+    # The memory in which the reply was made.
     memory: MemoryKey
     # The ids of its reply and of the reply's parts.
     ids: tuple[str, ...]
@@ -32,6 +33,7 @@ class _Turn(Struct, frozen=True):
     heard: bytes
     # The messages of the turn as JSON. If it `has_reply`, the last message is the reply.
     messages: bytes
+    # True: the last message is the reply.
     has_reply: bool
 
     @property

@@ -52,9 +52,11 @@ class EventLog:
     """The events of one run. Implements `Sink`, which documents the methods, for its turns."""
 
     store: Store
+    # The run with the events.
     run: Run
     # The agent's epoch when the attempt began.
     epoch: int
+    # Renders and numbers the events.
     dialect: EventDialect
     # The attempt that makes the events; None: its run is not performed yet.
     job: Job | None = None
@@ -65,17 +67,23 @@ class EventLog:
     # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks
     # some of them; they are bounded by what the run still makes.
     _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)
+    # The bytes of `_newest`.
     _newest_bytes: int = field(default=0, init=False)
     # The number of the last event up to which all events are on disk.
     _stored_number: int = field(default=0, init=False)
     # The events after it are not all on disk, and never will be.
     _has_gap: bool = field(default=False, init=False)
+    # The events that no write has taken yet.
     _unwritten: list[bytes] = field(default_factory=list, init=False)
+    # The bytes of `_unwritten`.
     _unwritten_bytes: int = field(default=0, init=False)
+    # Begins the next write; None: no event waits for one.
     _timer: asyncio.TimerHandle | None = field(default=None, init=False)
+    # The writes that are under way.
     _writes: set[Future[bool]] = field(default_factory=set, init=False)
     # Set, and replaced, whenever there is something new for readers.
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    # Ends the waits of the turn if the run is stopped.
     _presence: Presence = field(default_factory=Presence, init=False)
 
     # -- writing

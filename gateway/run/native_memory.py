@@ -66,9 +66,13 @@ class BoundedReader:
 class NativeMemory(TreeMemory):
     """Memory's part of a native turn: it notes by which ids a client may refer to the reply."""
 
+    # The request in its own dialect.
     native: NativeRequest
+    # Reads the reply.
     reader: NativeReader
+    # The replies that the process has cached by their ids.
     earlier: EarlierReplies
+    # The replies that upstreams make in the background.
     deferred: DeferredReplies
     # Writes the turn of a deferred reply that has ended.
     save_ended: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]

@@ -25,18 +25,24 @@ class BegunRequest(Struct, frozen=True):
     number: int
     # In seconds since the epoch.
     started_at: float
+    # The project of the caller.
     project: str
+    # The model that the request names.
     model: str
+    # True: the client asked for a stream.
     is_streamed: bool
 
 
 class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     """A request as the operators' page lists it."""
 
+    # The id of the request.
     id: str
     # The scope of the request's memory; None: it has no memory.
     scope: Scope | None
+    # The public id of its memory; None: it has no memory.
     memory_uid: str | None
+    # The public id of its conversation; None: it has no conversation.
     conversation_uid: str | None
     # The memory mode, as in `x-mnemogate-memory`; "": it is not known yet.
     mode: str

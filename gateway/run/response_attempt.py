@@ -69,12 +69,17 @@ class ResponseServices(Struct, frozen=True):
     """The services of the process that make responses."""
 
     store: Store
+    # Answers the request.
     chat: Chat
+    # Reads requests and renders responses.
     dialect: ResponsesDialect
     # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # Gets the receipts of attempts.
     receipts: Receipts
+    # The limits that bound the requests.
     limiter: Limiter
+    # Reads the runs of responses.
     runs: ResponseRuns
 
 
@@ -99,7 +104,9 @@ class AcceptedResponse:
 class ResponseAttempt:
     """One attempt: makes the response, and ends its run and its log."""
 
+    # The services that make responses.
     services: ResponseServices
+    # The events of the response.
     log: ResponseLog
     # Returns what this process knows of the response; None: another process has accepted it.
     find_accepted: Callable[[], AcceptedResponse | None]

@@ -31,10 +31,13 @@ class TreeMemory:
     """The memory of one turn. Implements `TurnMemory`, which documents the methods."""
 
     keeper: MemoryKeeper
+    # The memory as it was read for the turn.
     context: MemoryContext
     # The edits of its memory tools.
     block_edits: BlockEdits
+    # The tools that run in the gateway.
     toolbox: Toolbox
+    # The receipt of the request.
     receipt: Receipt
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:

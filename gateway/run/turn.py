@@ -94,24 +94,32 @@ class RunTerms(Struct, frozen=True):
 class TurnRun:
     """One turn, from its first call of the model until it is written."""
 
+    # The request of the turn.
     call: ChatCall
+    # The source of the model's replies.
     attempts: ModelSource
     # The prompt for the target that is expected to answer.
     prompt: InitVar[Prompt]
     # The memory of the turn; None: nothing is remembered of the turn.
     memory: TurnMemory | None
+    # The services that the process's turns share.
     services: TurnServices
     # The rules of the turn; None: a turn without rules.
     guide: InitVar[Guide | None] = None
+    # The terms by which the machine runs.
     terms: TurnTerms = field(default_factory=TurnTerms)
+    # The values that only runs of agents set.
     run_terms: RunTerms = field(default_factory=RunTerms)
     # A machine of another kind, which itself bounds what is remembered of a stream; None: a `Turn` of these terms.
     machine: TurnMachine | None = None
 
     # The status that was sent to the client; 0: no head was sent yet.
     status: int = field(default=0, init=False)
+    # The client of the reply.
     sink: Sink = field(init=False)
+    # The machine.
     _turn: TurnMachine = field(init=False)
+    # Makes the requests of the rounds.
     _requests: RoundRequests = field(init=False)
     _saving: TurnSaving | None = field(default=None, init=False)  # None: nothing is remembered
     # The reserved bytes of the streams of all rounds; only a turn with memory reserves any.

@@ -80,8 +80,11 @@ class TurnMemory(Protocol):
 class TurnSaving:
     """Saves one turn."""
 
+    # The request of the turn.
     call: ChatCall
+    # The memory that gets the turn.
     memory: TurnMemory
+    # The services that the process's turns share.
     services: TurnServices
     # Each step is saved. So a turn that failed has steps to end, and its end waits for the commit as well.
     saves_steps: bool = False

@@ -49,6 +49,7 @@ NO_PROMPT: Final = PromptFacts()
 class UpstreamCall(Struct, eq=False):
     """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
 
+    # The time at which the call began.
     started_at: float
     # When the first piece of its body came.
     first_at: float = 0.0
@@ -61,7 +62,9 @@ class UpstreamCall(Struct, eq=False):
     model: str = ""
     # The path below the upstream's base URL, with the query.
     path: str = ""
+    # The HTTP method.
     method: str = "POST"
+    # True: the reply is a stream.
     is_streamed: bool = False
     # The gateway asked for the usage of the stream, and its client did not.
     hides_usage: bool = False
@@ -69,6 +72,7 @@ class UpstreamCall(Struct, eq=False):
     is_background: bool = False
     # The tokens of the request's body, estimated.
     sent_tokens: int = 0
+    # The facts of the prompt, by the gateway's count.
     prompt: PromptFacts = NO_PROMPT
     # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
     received_chars: int = 0
@@ -82,6 +86,7 @@ class UpstreamCall(Struct, eq=False):
     status: int = 0
     # Why there was no response, or why the reply broke off, by the names of the metrics; "": neither.
     failure: str = ""
+    # The tries that failed before the last one.
     tries: list[FailedTry] = field(default_factory=list)
     # The fields below are set where the request is traced.
     # The first piece of the reply and its last ones, until `read_reply` reads them.

@@ -1,7 +1,7 @@
-"""The settings that an operator can make, as frozen values.
+"""The settings of an operator, as frozen values.
 
-`load` reads them, `check` judges what no single value can say, and `schema` knows names, types and ranges.
-`docs/settings.toml` describes each setting; a test compares it with this module.
+`load` reads them, `check` finds the mistakes that no single value shows, and `schema` knows names, types and ranges.
+`docs/settings.toml` describes each setting in full; a test compares it with this module.
 """
 
 from __future__ import annotations
@@ -89,32 +89,54 @@ def _list_shown_fields(struct_type: type[Struct]) -> tuple[str, ...]:
 
 
 class ServerSettings(Table, frozen=True):
+    """The table [server]."""
+
+    # The address on which the gateway listens.
     host: Text = "127.0.0.1"
+    # The port; 0: any free port.
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    # A gateway key, which is installed at the start; None: no key of the settings.
     key: Secret | None = None
+    # An operator's key for all projects, which is installed at the start.
     operator_key: Secret | None = None
+    # Host names, besides this machine's own, under which requests are answered while there are no keys.
     allowed_hosts: tuple[Text, ...] = ()
+    # The origins of pages that may ask from a browser.
     cors_origins: tuple[Text, ...] = ()
+    # The most bytes of a JSON body.
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
+    # The most bytes of a file or another form, which is passed on while it is read.
     max_upload_bytes: Annotated[int, Meta(ge=1024)] = 512 * 1024 * 1024
+    # The most messages of a request.
     max_messages: PositiveInt = 5000
+    # The seconds that running replies have to end at a stop.
     shutdown_s: NonNegativeInt = 30
+    # True: each request has a line on stderr.
     access_log: bool = True
+    # True: /mcp is served.
     mcp: bool = False
+    # The kinds of keys that open /metrics.
     metrics_keys: MetricsKeys = "auto"
+    # The seconds without an event after which a stream gets a comment; 0: no comments.
     keep_alive_comment_s: Annotated[float, Meta(ge=0.0, le=MAX_NUMBER)] = 0.0
 
 
 class DatabaseSettings(Table, frozen=True):
-    """The database: the SQLite file at `path`, or the PostgreSQL at `url`."""
+    """The table [database]: the SQLite file at `path`, or the PostgreSQL at `url`."""
 
+    # The path of the SQLite file.
     path: Text = "mnemogate.db"
+    # The URL of a PostgreSQL, in place of the file.
     url: Secret | None = None
+    # SQLite's `PRAGMA synchronous`.
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
     # From here on for PostgreSQL alone.
     pool: Annotated[int, Meta(ge=2, le=1000)] = 8
+    # True: a pooler in transaction mode is before PostgreSQL.
     pooled: bool = False
+    # True: the pooler carries prepared statements.
     pooler_prepares: bool = False
+    # The URL of the server itself, for notifications; None: `url`.
     listen_url: Secret | None = None
 
     @property
@@ -124,14 +146,15 @@ class DatabaseSettings(Table, frozen=True):
 
 
 class SideRequest(Table, frozen=True):
-    """A request that an application makes for itself. gateway/core/request/side_requests.py knows some more.
+    """A request that an application makes for itself. gateway/core/request/side_requests.py knows some more."""
 
-    pattern: matched at the start of the last message if that is the user's, or of the first if it is a system message.
-    """
-
+    # The name in errors about this entry.
     name: Text
+    # The pattern that is matched at the start of a message.
     pattern: str
+    # The memory mode of such a request.
     memory: Literal["off", "read"] = "off"
+    # The message that is matched: the last if that is the user's, or the first if it is a system message.
     where: Literal["user", "system"] = "user"
 
     @property
@@ -143,34 +166,55 @@ class SideRequest(Table, frozen=True):
 class MemorySettings(Table, frozen=True):
     """The table [memory]."""
 
+    # The memory mode of requests that name none.
     default: DefaultMode = "on"
+    # The most tokens of a recalled note; 0: nothing is recalled.
     recall_tokens: NonNegativeInt = 1000
+    # The most milliseconds that a reply waits for recall; a streamed reply waits for a fifth.
     recall_deadline_ms: PositiveInt = 150
+    # The seconds after which an unchallenged turn is confirmed.
     idle_s: Annotated[float, Meta(ge=0.0, le=MAX_NUMBER)] = 120.0
+    # The seconds after which a provider's prompt cache has expired.
     cache_s: Annotated[float, Meta(ge=0.0, le=MAX_NUMBER)] = 300.0
+    # The treatment of messages that the client leaves out: put back ("full"), left out ("client"), or the client sends
+    # new messages only ("append").
     history: History = "full"
-    # user_order, conversation_order: None means the orders of gateway/core/request/identity.py.
+    # The headers and body fields that may name the user; None: `USER_ORDER` of gateway/core/request/request_ids.py.
     user_order: tuple[Text, ...] | None = None
+    # Those that may name the conversation; None: `CONVERSATION_ORDER` of the same module.
     conversation_order: tuple[Text, ...] | None = None
+    # The user of requests that name none.
     default_user: Text | None = None
+    # True: all callers are one person.
     single_user: bool = False
+    # The most hidden tool rounds within one reply.
     max_tool_rounds: PositiveInt = 10
-    # Days, fractions are allowed; 0: no record says why a turn recalled what it did.
+    # The days for which the recall of a turn is recorded; fractions are allowed, and 0 records nothing.
     keep_why_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 7.0
+    # The treatment of messages that leave a full window.
     compaction: Compaction = "summary"
+    # The model that makes vectors, or "local"; None: memory is searched by words alone.
     embedder: Text | None = None
+    # The most milliseconds that a reply waits for the vector of its question.
     embedder_wait_ms: NonNegativeInt = 100
+    # The model of background work; None: `Settings.background_model` chooses one.
     background_model: Text | None = None
+    # The most tokens a day of a project's background work; 0: no bound.
     background_daily_tokens: NonNegativeInt = 2_000_000
+    # The number of confirmed messages after which facts are learned; 0: never.
     learn_every: NonNegativeInt = 8
+    # True: facts may hold texts that look like a password, a key or a card number.
     learn_secrets: bool = False
+    # The secret with which Open WebUI signs its users.
     openwebui_jwt_secret: Secret | None = None
+    # The requests that applications make for themselves.
     side_requests: tuple[SideRequest, ...] = ()
 
 
 class HostRule(Struct, frozen=True):
     """A host that tools may speak to."""
 
+    # http or https.
     scheme: str
     # In lower case. `*.example.org` stands for each host below example.org, `*` for each host.
     name: str
@@ -187,7 +231,7 @@ class HostRule(Struct, frozen=True):
         return cls(scheme, match[2].strip("[]"), port) if port < 65536 else None
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
-        """Returns whether an address fits the rule. host: without brackets."""
+        """Returns whether an address fits the rule. host: the name or address, without brackets."""
         if (self.scheme, self.port) != (scheme, port):
             return False
         return self.name in ("*", host) or (self.name.startswith("*.") and host.endswith(self.name[1:]))
@@ -202,9 +246,13 @@ _HOST_RULE = re.compile(
 class ToolHeader(Table, frozen=True):
     """A header that MCP servers on a host are sent."""
 
+    # The name by which an MCP server of the agents API names the header.
     name: Text
+    # The only host that gets the header.
     host: Text
+    # The name of the header.
     header: Text
+    # The value of the header.
     value: Secret
 
 
@@ -213,6 +261,7 @@ class ToolSettings(Table, frozen=True):
 
     # hosts, private_hosts: as `HostRule` reads them.
     hosts: tuple[Text, ...] = ()
+    # The hosts that may have addresses of this machine or its network.
     private_hosts: tuple[Text, ...] = ()
     # The key that signs calls of webhooks: SECRET_PREFIX and base64; None: they are not signed.
     webhook_secret: Secret | None = None
@@ -220,18 +269,20 @@ class ToolSettings(Table, frozen=True):
     secrets_key: Secret | None = None
     # An interpreter for tools that are written in Python; None: the gateway's own.
     python: Text | None = None
+    # The most seconds of a call of a tool in Python.
     python_timeout_s: Annotated[float, Meta(ge=1.0, le=180.0)] = 30.0
     # Command lines of MCP servers.
     mcp_stdio: tuple[Text, ...] = ()
     # The environment variables that may be given to these servers over REST.
     mcp_stdio_env: tuple[Text, ...] = ()
+    # The headers for MCP servers.
     headers: tuple[ToolHeader, ...] = ()
 
 
 class BatchSettings(Table, frozen=True):
     """The table [batch]."""
 
-    # The first wait before a provider is asked again; waits grow tenfold at most.
+    # The seconds of the first wait before a provider is asked again; waits grow tenfold at most.
     poll_s: Annotated[float, Meta(ge=0.05, le=MAX_NUMBER)] = 60.0
     # The tokens that the batches of one project may use in a day; 0 sets no bound.
     daily_tokens: NonNegativeInt = 0
@@ -240,39 +291,42 @@ class BatchSettings(Table, frozen=True):
 class UsageSettings(Table, frozen=True):
     """The table [usage]."""
 
-    # The time between two writes of the counters.
+    # The seconds between two writes of the counters.
     write_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 60.0
+    # The days after which the counters of users lose their names.
     keep_users_days: Annotated[int, Meta(ge=1, le=36_500)] = 62
+    # True: the usage of every stream is asked for.
     ask_streams: bool = True
 
 
 class ResponsesSettings(Table, frozen=True):
     """The table [responses]."""
 
-    # How many days a stored response stays if its request named no user.
+    # The days for which a stored response stays if its request named no user.
     keep_days: Annotated[float, Meta(ge=1, le=MAX_NUMBER)] = 30
 
 
 class TraceSettings(Table, frozen=True):
     """The table [traces]."""
 
-    # How spans name a user.
+    # The form in which spans name a user.
     user: Literal["hash", "plain", "none"] = "hash"
 
 
 class UiSettings(Table, frozen=True):
     """The table [ui], about the page."""
 
+    # False: there is no page.
     enabled: bool = True
-    # The page is served over TLS, by a proxy before the gateway.
+    # True: the page is served over TLS, by a proxy before the gateway.
     https: bool = False
-    # How long a session lasts.
+    # The seconds that a session lasts.
     session_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 43_200.0
-    # How long a session lasts without a request.
+    # The seconds that a session lasts without a request.
     idle_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 1_800.0
     # The origins of applications that may show "about me" in a frame.
     frame_origins: tuple[Text, ...] = ()
-    # How many days the audit holds what operators did; fractions are allowed.
+    # The days for which the audit holds the actions of operators; fractions are allowed.
     audit_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 90.0
 
 
@@ -293,27 +347,37 @@ _HEADERS_WITHOUT_KEY = frozenset(
 class UpstreamSettings(Table, frozen=True):
     """An upstream."""
 
+    # The name by which models, headers and metrics name the upstream.
     name: Text
+    # The dialect and the capabilities.
     kind: Kind = "openai"
+    # The base URL; None: the address of the kind.
     base_url: Text | None = None
     # One key or several.
     api_key: Secret | tuple[Secret, ...] | None = None
+    # The most seconds of connecting.
     connect_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 10.0
     # The OpenAI SDK's own default; reasoning models think long before their first byte.
     first_byte_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 600.0
+    # The most seconds between two pieces of a reply.
     idle_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 300.0
+    # The most seconds of a whole reply; None: no limit.
     total_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] | None = None
+    # The most retries of a request that got nothing of a reply.
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
     # Capability -> whether the upstream has it, for capabilities that its kind leaves open.
     takes: dict[Capability, bool | ResponsesSupport] = field(default_factory=dict)
+    # Headers of each request.
     headers: Annotated[dict[str, Text], HIDDEN_SETTING] = field(default_factory=dict)
+    # Patterns of the model names that go to this upstream; empty: the names that no other upstream takes.
     models: tuple[Text, ...] = ()
+    # The tokens of the context window; None: not known.
     context_window: PositiveInt | None = None
-    # Whose batch API it has; None: its kind and its address decide.
+    # The provider with whose batch API it works; None: its kind and its address decide.
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
     proxy: Secret | None = None
-    # Whether the upstream gets the headers of a trace; None: its address decides, and whether the client has sent them.
+    # Whether the upstream gets the headers of a trace; None: at a private address, or if the client has sent some.
     propagate: Literal["always", "never"] | None = None
 
     @property
@@ -349,9 +413,11 @@ class UpstreamSettings(Table, frozen=True):
 class DeploymentSettings(Table, frozen=True):
     """A further upstream that serves a model."""
 
+    # The name of the upstream.
     upstream: Text
     # The model's name there; None: the same name.
     model: Text | None = None
+    # The tokens of the context window; None: the upstream's.
     context_window: PositiveInt | None = None
 
 
@@ -369,67 +435,105 @@ class PriceSettings(Table, frozen=True):
 class ModelSettings(Table, frozen=True):
     """A name that callers ask for (`alias`)."""
 
+    # The name that callers ask for.
     alias: Text
+    # The model's name at the upstream.
     model: Text
+    # The name of the upstream; None: the only one.
     upstream: Text | None = None
+    # The tokens of the context window; None: the upstream's.
     context_window: PositiveInt | None = None
     # The price of a million tokens, in whatever currency; a number is the price of input and output alike.
     price: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | PriceSettings | None = None
     # Other names that callers could ask for.
     fallbacks: tuple[Text, ...] = ()
+    # Further upstreams over which conversations are spread.
     deployments: tuple[DeploymentSettings, ...] = ()
 
     @property
     def prices(self) -> PriceSettings | None:
-        """The prices of input and of output; None: the model has no price."""
+        """The prices of input and of output, if the model has a price."""
         if self.price is None or isinstance(self.price, PriceSettings):
             return self.price
         return PriceSettings(self.price, self.price)
 
 
 class BlockSettings(Table, frozen=True):
+    """A memory block of a profile."""
+
+    # The name of the block in a memory.
     label: Text
+    # The text that explains the block to the model.
     description: str = ""
+    # The value with which the block of each user begins.
     value: str = ""
+    # The most characters of a value.
     limit: PositiveInt = 2000
+    # True: the model cannot change the block.
     read_only: bool = False
+    # True: all users of the profile share one block.
     shared: bool = False
+    # True: models can change a shared block.
     writable: bool = False
 
 
 class FillerSettings(Table, frozen=True):
     """A sentence for the user when a tool takes longer than `after_ms`."""
 
+    # The sentence.
     say: str
+    # The milliseconds after which the sentence is sent.
     after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
 
 
 class ProfileSettings(Table, frozen=True):
     """A profile. None means that the setting of the same name in [memory], or of its upstream, holds."""
 
+    # The name in `model = "agent/<name>"`.
     name: Text
+    # The model: an alias, or a name that the upstream knows.
     model: Text | None = None
+    # The upstream that has `model` under this name.
     upstream: Text | None = None
+    # The agent's own system prompt.
     system: str | None = None
+    # The memory mode of requests that name none.
     memory: DefaultMode | None = None
+    # True: the model is offered memory tools.
     memory_tools: bool = False
+    # The treatment of messages that the client leaves out: put back ("full"), left out ("client"), or the client sends
+    # new messages only ("append").
     history: History | None = None
+    # When the memory section is rendered again: at no cost, or with every request.
     rebuild: Literal["free", "always"] = "free"
+    # The sentence for the user while tools run; "model": the model writes one.
     filler: Literal["model"] | FillerSettings | None = None
+    # The treatment of messages that leave a full window.
     compaction: Compaction | None = None
+    # The tokens of the context window.
     context_window: PositiveInt | None = None
+    # True: an agent of each user's own edits the user's blocks in the background.
     sleeptime: bool = False
+    # The memory blocks of each user.
     blocks: tuple[BlockSettings, ...] = ()
 
 
 class ProjectSettings(Table, frozen=True):
+    """A project, to which gateway keys belong."""
+
+    # The memory mode of requests that name none; None: `MemorySettings.default`.
     memory: DefaultMode | None = None
+    # The profile of requests that name none.
     profile: Text | None = None
+    # The days after which messages and all that follows from them are forgotten; None: never.
     retention_days: Annotated[float, Meta(ge=1, le=MAX_NUMBER)] | None = None
+    # True: the project may list the files and batches of an upstream's account; None: the default project may.
     lists_account: bool | None = None
 
 
 class Settings(Table, frozen=True):
+    """All settings. Each field is the table, or the list of tables, of its name."""
+
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
     memory: MemorySettings = MemorySettings()
@@ -446,20 +550,20 @@ class Settings(Table, frozen=True):
 
     @property
     def default_user(self) -> str | None:
-        """The user of requests that name no user; None: such requests have none."""
+        """The user of requests that name no user, if the settings have one."""
         return self.memory.default_user or (SINGLE_USER if self.memory.single_user else None)
 
     @property
     def background_model(self) -> str | None:
         """The model for background work: the model that the settings name for it, else the cheapest with a price.
 
-        None: there is no such model, or the settings want none.
+        None if there is no such model, or if the settings exclude one.
         """
-        named_model, embedder = self.memory.background_model, self.memory.embedder
+        named_model = self.memory.background_model
         if named_model is not None:
             return None if named_model == NO_MODEL else named_model
         # The embedder is left out: it may have the lowest price, but it writes no text.
-        writers = [model for model in self.models if model.alias != embedder]
+        writers = [model for model in self.models if model.alias != self.memory.embedder]
         priced = [
             (price.input + price.output, model.alias)
             for model in writers
@@ -473,13 +577,13 @@ class Settings(Table, frozen=True):
         return (project_settings.profile if project_settings else None) or DEFAULT_PROFILE
 
     def find_profile(self, name: str) -> ProfileSettings | None:
-        """Returns the profile with a name; None: there is none."""
+        """Returns the profile with a name, if there is one."""
         return next((each for each in self.profiles if each.name == name), None)
 
 
-# With the scripted model, so that memory tools can be watched without a settings file. It is the default profile: what
-# is remembered in the first minute is known under any model's name, to the command line's defaults, and to the real
-# model that comes later.
+# A profile with the scripted model, so that memory tools can be watched without a settings file. It is the default
+# profile, so memories of the first minute are known under any model's name, to the command line's defaults, and to the
+# real model that comes later.
 DEMO_PROFILE = ProfileSettings(
     DEFAULT_PROFILE,
     model="scripted",

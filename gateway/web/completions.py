@@ -45,11 +45,17 @@ def is_chat_of_agent(path: str) -> bool:
 class ChatRoute:
     """The route of chat completions. Routes of other dialects answer through it, with their own views."""
 
+    # The table `server` of the settings.
     settings: ServerSettings
+    # Answers chat completions.
     chat: Chat
+    # Answers requests in their own dialect.
     native_chat: NativeChat
+    # Reads bodies within their limits.
     bodies: BodyReader
+    # The seconds after which a client that accepts no byte of the reply is disconnected.
     send_timeout_s: float
+    # The log of requests for the page.
     requests: RequestLog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

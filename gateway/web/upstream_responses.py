@@ -21,9 +21,13 @@ from gateway.web.response_owners import ResponseOwners
 class UpstreamResponses:
     """Forgets and writes the turns of responses that upstreams have stored."""
 
+    # Reads the turns of stored responses.
     stored: StoredResponses
+    # Finds the users of requests.
     owners: ResponseOwners
+    # Reads and forgets the replies of native requests.
     native_chat: NativeChat
+    # The responses with tokens that the upstream reports later.
     pending_usage: PendingUsage
     # The most messages that a request may have.
     max_messages: int

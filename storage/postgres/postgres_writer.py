@@ -1,8 +1,8 @@
 """Performs writes over the pool: each is a transaction in a task of its own.
 
 A write ends even if its caller is cancelled. Its transaction is begun by its first statement, unless the write is one
-statement (`Connection.single`). After a conflict with another transaction, or a connection that broke, it is performed
-again.
+statement (`Connection.run_single`). After a conflict with another transaction, or a connection that broke, it is
+performed again.
 """
 
 from __future__ import annotations

@@ -34,10 +34,13 @@ _MAX_MERGED = 2_000
 class ConversationRecord(Struct, frozen=True):
     """A conversation."""
 
+    # The public id.
     id: str
     # The client's own id.
     client_id: str | None
+    # The time at which it began.
     begun: float
+    # The time of its last turn.
     last_turn: float
     messages: int
     bytes: int
@@ -49,6 +52,7 @@ class BranchRecord(Struct, frozen=True):
     id: int
     # How many messages its path has, forgotten ones too.
     messages: int
+    # The time of its last turn.
     last_turn: float
     # The last turn of the conversation was in this branch.
     current: bool
@@ -58,9 +62,11 @@ class ConversationPage(Struct, frozen=True):
     """A page of a branch, oldest first."""
 
     conversation: ConversationRecord
+    # All branches of the conversation.
     branches: tuple[BranchRecord, ...]
     # The number of the branch; None: the conversation is empty, or the page has all branches.
     branch: int | None
+    # The messages of the page.
     items: tuple[MessageRecord, ...]
     # `before` of the page with earlier messages.
     next: str | None

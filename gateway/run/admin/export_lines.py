@@ -57,7 +57,9 @@ class ExportHeader(msgspec.Struct):
     format: int
     # The number after those that the memory has given out.
     next_seq: _Number
+    # The time at which the memory began.
     created: _Moment
+    # The public id of the memory; None: the file has no id.
     uid: _Uid | None = None
 
 

@@ -47,7 +47,7 @@ UNDO_WAIT_S: Final = 20.0
 # How long the command line may ask for a preview after its end.
 _PREVIEW_RETENTION_S: Final = 60.0
 
-# Returns the agent of a profile; None: there is none.
+# Returns the agent of a profile, or None if there is no such profile.
 SpecOf = Callable[[str], AgentSpec | None]
 
 
@@ -58,8 +58,11 @@ class ImportOperations:
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # Returns the agent of a profile.
     spec_of: SpecOf
+    # Performs imports.
     performer: ImportPerformer
+    # The user and the profile of requests that name none.
     defaults: Defaults = NO_DEFAULTS
     # The imports under way, by id.
     _running: dict[str, RunningImport] = field(default_factory=dict, init=False)

@@ -24,15 +24,19 @@ class KeyRecord(Struct, frozen=True):
     """A gateway key, without its secret."""
 
     id: int
+    # The name in lists of keys.
     name: str
     # None: the key is an operator's, for all projects.
     project: str | None
     # The first characters of the key.
     prefix: str
+    # The routes that it opens.
     kind: KeyKind
     # The memory mode of requests that ask for no mode; None: the settings decide.
     memory: str | None
+    # The time at which it was made, in seconds since the epoch.
     created: float
+    # The time at which it was revoked; None: it is in use.
     revoked: float | None
 
 

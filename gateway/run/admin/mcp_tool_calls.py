@@ -84,10 +84,13 @@ class McpTools(Struct, frozen=True):
     """Performs the tools by operations on memories."""
 
     store: Store
+    # Reads memories.
     views: MemoryViews
     # Makes the vector of a query; None: texts are searched by words alone.
     embed_query: EmbedQuery | None
+    # Edits facts and blocks.
     edits: MemoryEdits
+    # Forgets texts.
     forgetting: MemoryForgetting
     # Returns the seconds since the epoch.
     now: Callable[[], float]

@@ -31,6 +31,7 @@ class MemoryRecord(Struct, frozen=True):
     project: str
     profile: str
     created: float
+    # The time of the last turn; None: no turn yet.
     last_turn: float | None
     # How much the memory has. `facts` counts the facts that are true now.
     conversations: int
@@ -48,10 +49,13 @@ class SourceRecord(Struct, frozen=True):
     """A message, fact or passage in which something was stated."""
 
     kind: SourceKind
+    # The number of the text in its memory.
     seq: int
     # None: the text is forgotten.
     text: str | None
+    # The time at which it was stated.
     at: float | None
+    # True: the text was forgotten.
     forgotten: bool = False
     # The page that shows it, relative to /ui/; None: no page does.
     href: str | None = None
@@ -62,8 +66,10 @@ class SourceRecord(Struct, frozen=True):
 class FactRecord(Struct, frozen=True):
     """A learned fact."""
 
+    # The number of the fact in its memory.
     seq: int
     text: str
+    # The subject of the fact.
     about: str
     # Since when it is true, and when it was learned.
     since: float
@@ -73,7 +79,9 @@ class FactRecord(Struct, frozen=True):
     successor: int | None
     # Only lists show the fact; notes, search tools and summaries do not.
     muted: bool
+    # The way in which the fact was made.
     origin: FactOrigin
+    # The texts from which the fact was learned.
     sources: tuple[SourceRecord, ...] = ()
     # True: the fact always holds, so each prompt has it, whatever is asked; not set for other facts.
     always: bool | UnsetType = UNSET
@@ -85,15 +93,21 @@ class BlockRecord(Struct, frozen=True):
     """A memory block as it is now."""
 
     label: str
+    # The text that explains the block to the model.
     description: str
     value: str
+    # The number of the value.
     version: int
     # The characters of the value, and the most that it may have.
     chars: int
     limit: int
+    # True: models cannot change the block.
     read_only: bool
+    # True: several memories have the block.
     shared: bool
+    # The time of the last change.
     changed_at: float | None
+    # The way of the last change.
     origin: str
     # The number of edits by turns that are not confirmed yet.
     waiting: int
@@ -103,12 +117,16 @@ class VersionRecord(Struct, frozen=True):
     """A value that a block had."""
 
     version: int
+    # The time at which the block got this value.
     at: float
+    # The way in which it got the value.
     origin: BlockOrigin
     # The version that it brought back.
     restores: int | None
+    # The characters of the value.
     chars: int
     value: str
+    # The messages and facts from which the value was made.
     sources: tuple[SourceRecord, ...] = ()
 
 
@@ -123,12 +141,17 @@ class ShownCall(Struct, frozen=True):
 class MessageRecord(Struct, frozen=True):
     """A message of a conversation."""
 
+    # The number of the message in its memory.
     seq: int
+    # The number of its exchange.
     exchange: int
     role: str
+    # The name of its speaker; None: the message names no speaker.
     speaker: str | None
     at: float
+    # The text, perhaps cut; None: the message has none, or it is gone.
     text: str | None
+    # The state of its turn.
     state: Literal["standing", "superseded", "cancelled", "off", "forgotten"]
     # The number of its images.
     images: int = 0

@@ -57,9 +57,13 @@ class MemoryPage(Struct, frozen=True):
     """A memory on one page: all blocks, and the newest of each list."""
 
     memory: MemoryRecord
+    # All blocks.
     blocks: tuple[BlockRecord, ...]
+    # The newest facts.
     facts: tuple[FactRecord, ...]
+    # The conversations with the newest turns.
     conversations: tuple[ConversationRecord, ...]
+    # The newest passages.
     passages: tuple[SourceRecord, ...]
 
 

@@ -96,11 +96,15 @@ class OverviewOperation(Struct, frozen=True):
     """Shows how this process and its database are."""
 
     store: Store
+    # The requests of this process.
     log: RequestLog
+    # Reads and explains requests.
     requests: RequestOperations
+    # Returns the memories with the newest turns, of a project or all.
     newest_memories: NewestMemories
     # Returns by the name of each upstream whether it is passed over.
     passed_over: Callable[[], Mapping[str, bool]]
+    # The version of the gateway.
     version: str
 
     async def show(self, project: str | None = None) -> OverviewRecord:

@@ -14,10 +14,15 @@ class HitRecord(Struct, frozen=True):
     """A hit of a search for memory that went into a note."""
 
     kind: SourceKind
+    # The number of the hit in its memory.
     seq: int
+    # The text; None: the text is forgotten.
     text: str | None
+    # The time at which it was stated.
     at: float | None
+    # True: the text was forgotten.
     forgotten: bool
+    # The page that shows it, relative to /ui/; None: no page does.
     href: str | None
     # From 1 on.
     rank: int
@@ -27,6 +32,7 @@ class HitRecord(Struct, frozen=True):
     words: float | None
     # The score by meaning; without an embedder it is None, too.
     meaning: float | None
+    # The estimated tokens of its line in the note.
     tokens: int
     # Until when the fact was true; not set: the hit is no fact that has ended.
     until: float | UnsetType = UNSET
@@ -67,16 +73,20 @@ class RequestSummary(Struct, frozen=True, kw_only=True):
     """The part of a request that lists and its own page have."""
 
     id: str
+    # The time at which it came.
     at: float
     # The uid and name of its memory.
     memory: str | None
     name: str | None
     # The memory mode: on, read, off, strict, none or unavailable; "": it is not known yet.
     mode: str
+    # The model that was asked last.
     model: str
+    # The upstream that was asked last.
     upstream: str
     # None while it is in flight.
     status: int | None
+    # True: the client asked for a stream.
     streamed: bool
     # How long the request took so far, and how much of this time the gateway added.
     ms: float
@@ -108,17 +118,21 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     why: RecallOutcome
     # What happened, in words.
     sentence: str
+    # The number of hits of the search.
     found: int = 0
     # The note is a selection of the whole memory.
     selection: bool = False
+    # The hits in the note, best first.
     chosen: tuple[HitRecord, ...] = ()
     # The best hits that stayed out.
     left_out: tuple[LeftOutRecord, ...] = ()
     # The note that was placed before the message, byte for byte.
     note: str | None = None
+    # The use of the model's window.
     window: WindowRecord = WindowRecord((), None, 0)
     # The time until the first byte was sent; None: no byte was sent yet.
     first_ms: float | None
+    # The usage of the upstream's reply; None: not known.
     usage: UsageRecord | None = None
     # Until when the sources are retained.
     kept_until: float | None = None

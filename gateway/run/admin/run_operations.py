@@ -30,15 +30,21 @@ _CallState = Literal["answered", "waiting", "open"]
 class RunSummary(Struct, frozen=True):
     """A run of an agent."""
 
+    # The public id.
     id: str
     # The public id of its agent.
     agent: str
+    # The state of the run.
     state: RunState
     # Why the run ended; None: it has not ended.
     stop: str | None
+    # The time at which the run was accepted.
     created: float
+    # The time at which it began; None: not yet.
     begun: float | None
+    # The time at which it ended; None: not yet.
     ended: float | None
+    # The number of its steps.
     steps: int
     # The tokens of all steps, of prompts and replies.
     tokens: int

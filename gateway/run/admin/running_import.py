@@ -32,13 +32,19 @@ class ImportRequest(Struct, frozen=True):
 class RunningImport:
     """An import that this process performs, or a preview."""
 
+    # The public id of the import.
     uid: str
+    # The request for the import.
     request: ImportRequest
+    # The name of the file's format.
     format: str
+    # The time at which the import began, in seconds since the epoch.
     created_at: float
+    # The counts so far.
     progress: ImportProgress
     # Closed when the import ends.
     file: IO[bytes]
+    # The state of the import.
     status: ImportStatus = "running"
     # The import's row; 0: a preview has none.
     row: int = 0

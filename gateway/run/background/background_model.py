@@ -95,11 +95,13 @@ def find_background_route(settings: Settings) -> Route | None:
 class BackgroundModel:
     """Calls one model of one provider, within bounds."""
 
+    # Sends the calls.
     provider: Provider
     # The name of the model at its upstream.
     model: str
     # The upstream in the settings.
     upstream: UpstreamSettings
+    # The tokens that background work may use in a day.
     budget: DailyBudget
     # Each call holds a slot. The models of one upstream share them.
     slots: asyncio.Semaphore

@@ -87,11 +87,13 @@ class Compactor:
 
     store: Store
     settings: Settings
+    # The models that write summaries.
     models: BackgroundModels
     # Writes the summaries of agents that name no model of their own; None: such agents get no summaries.
     default_model: BackgroundModel | None
     # Returns the seconds since the epoch.
     now: Callable[[], float]
+    # The jobs that are being enqueued.
     _enqueuing: TaskSet = field(default_factory=TaskSet, init=False)
 
     def enqueue_after(self, turn: Committed, wanted_summary: WantedSummary) -> None:

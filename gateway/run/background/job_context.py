@@ -53,7 +53,9 @@ class JobContext:
     Every commit raises Stale once the attempt has lost its lease. A handler does not catch that.
     """
 
+    # The claimed job.
     job: Job
+    # The queue of jobs, in which the attempt commits.
     jobs: Jobs
     # True as soon as the commit of the end begins.
     has_ended: bool = field(default=False, init=False)

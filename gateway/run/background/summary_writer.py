@@ -44,10 +44,13 @@ class WrittenSummary(Struct, frozen=True):
 class SummaryWriter(Struct, frozen=True):
     """Writes one summary."""
 
+    # The project that pays for the calls.
     project: str
     # The row of the memory of the conversation.
     agent_row: int
+    # The model that writes.
     model: BackgroundModel
+    # The agent's terms for summaries.
     terms: SummaryTerms
     # The most tokens of the summary.
     max_tokens: int

@@ -74,9 +74,11 @@ LIMITS = WorkerLimits()
 class Worker:
     """Runs jobs, several at a time."""
 
+    # The queue of jobs.
     jobs: Jobs
     # The handlers by kind, filled before `run`. Jobs of other kinds are left alone.
     handlers: Mapping[str, Handler]
+    # The bounds of the worker.
     limits: WorkerLimits = LIMITS
     # Called with the kind of job and the outcome of each attempt.
     count_outcome: Callable[[str, str], None] = lambda kind, outcome: None
@@ -92,7 +94,9 @@ class Worker:
     open_receipt: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # From 0 to 1.
     jitter: Callable[[], float] = random.random
+    # Set when a job may be due.
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    # The attempts that are under way.
     _running: set[JobContext] = field(default_factory=set, init=False)
 
     @property

@@ -33,14 +33,16 @@ _SEARCH_RESULTS = 5
 class MemoryTools(Struct, frozen=True):
     """The memory tools of one turn. It reads and edits the blocks as its path sees them.
 
-    Implements `Toolbox`, which documents `definitions`, `owns`, `serial_group` and `run`.
+    Implements `Toolbox`, which documents its methods.
     """
 
     store: Store
+    # The memory as it was read for the turn.
     context: MemoryContext
     # The blocks and the edits of the turn. The edits are stored with the turn, and wait until it is confirmed.
     block_edits: BlockEdits
     now: Callable[[], float]
+    # The searches of messages, passages and conversations.
     searches: MemorySearches
 
     def list_definitions(self) -> list[dict[str, Any]]:

@@ -109,7 +109,9 @@ class ForeignCall(Struct, frozen=True):
 
     # The tool's name.
     tool: str
+    # The arguments of the call.
     arguments: Json
+    # The id that the model gave to the call.
     call_id: str
     # The public id of the agent.
     agent: str
@@ -119,6 +121,7 @@ class ForeignCall(Struct, frozen=True):
     key: str
     # The agent's name and blocks. Only tools that are code read them.
     agent_name: str = ""
+    # The agent's memory blocks.
     blocks: Sequence[Block] = ()
     # The project that owns the tool.
     project: str = ""

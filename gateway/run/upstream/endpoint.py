@@ -19,11 +19,15 @@ class Endpoint(Struct):
 
     # The upstream's name; from the second key on with the key's number (`openai#2`).
     name: str
+    # The name of the upstream in the settings.
     upstream: str
+    # Sends requests with this key.
     provider: Provider
+    # The bounds of retries, failures and timeouts.
     policy: Policy
     # False where callers bring their own key. A limit that one caller has reached then holds for no other.
     has_key: bool = True
+    # The failures and limits of late, and the requests under way.
     health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
     # The upstream's, in the settings.
     kind: str = ""

@@ -93,6 +93,7 @@ class StreamedBody(Protocol):
 class Outgoing(Struct, frozen=True):
     """A request for an upstream. Its body is either `body` or `upload`."""
 
+    # The HTTP method.
     method: str
     # The path below the base URL, with the query.
     upstream_path: str
@@ -102,7 +103,9 @@ class Outgoing(Struct, frozen=True):
     project: str
     # The caller's own credential.
     credential: str | None
+    # A body that was read whole.
     body: WholeBody | None = None
+    # A body that is read while it is sent.
     upload: StreamedBody | None = None
     # Reads the names of users in the body, in the request's dialect; None: as in chat completions.
     read_names: ReadNames | None = None

@@ -71,6 +71,7 @@ class PlannedCall(Struct, frozen=True):
 class LimitState(Struct, frozen=True):
     """A limit with what one caller has used of it."""
 
+    # The limit.
     limit: UsageLimit
     # The used and the remaining amount, in the limit's unit.
     used: float

@@ -53,14 +53,19 @@ class QueuedResponse:
     request: CreateEvent
     # Counts the bytes of the request.
     quota: ByteQuota
+    # The connection of the client.
     connection: ResponseConnection
     # The id of the response that had ended just before this response was asked for; None: no response had ended.
     ended_before_id: str | None
+    # True: the client has cancelled the response.
     is_cancelled: bool = field(default=False, init=False)
+    # True: the last event was sent.
     has_ended: bool = field(default=False, init=False)
+    # The id of the response; None: not known yet.
     id: str | None = field(default=None, init=False)
     # The response as it was first sent; b"": nothing was sent.
     first_response: bytes = field(default=b"", init=False)
+    # The number of events that were sent.
     sent_event_count: int = field(default=0, init=False)
     # The part of the output that was sent.
     output: PartialOutput = field(default_factory=PartialOutput, init=False)
