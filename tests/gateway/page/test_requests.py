@@ -335,6 +335,17 @@ def test_what_always_holds_is_shown_where_a_reply_is_explained(
         assert "always" not in operator.twin(f"m/{alice.uid}/facts")["items"][0]
 
 
+def test_a_reply_that_did_not_know_leads_to_what_is_stored(operator: Operator) -> None:
+    """It led to a trial of the same question, which finds as little, and to no search for what is missing."""
+    speak(operator.world, "I am vegetarian.", talk="c1")
+    speak(operator.world, "Which wine goes with fish?", talk="c2")
+    request = operator.twin("requests")["items"][0]["id"]
+    screen = operator.get(f"r/{request}").body.decode()
+    (link,) = re.findall(r'href="../([^"]*)">Look for what it should have known<', screen)
+    assert "Find the words</button>" in operator.get(link).body.decode()
+    assert operator.twin(f"{link}?q=vegetarian")["items"][0]["text"] == "I am vegetarian."
+
+
 def test_a_trial_of_the_same_question_says_why_it_chose_other_texts(operator: Operator) -> None:
     """The reply and the trial differed, and neither said why."""
     world = operator.world
