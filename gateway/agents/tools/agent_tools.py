@@ -20,7 +20,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import BUILT_IN_TOOLS, MEMORY_USES, SPEAKING_TOOLS, ToolUse, find_tool_entry
-from gateway.core.memory.call_arguments import number_error
+from gateway.core.memory.call_arguments import find_number_error
 from gateway.core.memory.edit_calls import RefusedCall, read_edit_calls
 from gateway.core.memory.edit_ids import shorten_call_id
 from gateway.core.memory.memory_lookup import read_lookup
@@ -94,7 +94,7 @@ class AgentTools:
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
                 return await self._perform_once(call, partial(self._ask_agent, call))
-            if (wrong_number := number_error(call.name, arguments)) is not None:
+            if (wrong_number := find_number_error(call.name, arguments)) is not None:
                 return ToolAnswer.failed(wrong_number)
             return self._cut(await self._run_built_in(call), RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))

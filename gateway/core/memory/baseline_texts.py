@@ -1,8 +1,9 @@
 """Sentences from no conversation, against which the similarity of a question is measured.
 
-Embedders differ in how alike they find any two texts. How alike a question is to these sentences gives the baseline
-above which a hit means something; a small memory has too few texts of its own for that. The sentences are about many
-matters, some of them small talk and errands. Their vectors are cached in memory only, so the sentences may be changed.
+Embedders differ in the similarity that they find between any two texts. The similarity of a question to these sentences
+is the baseline above which a hit counts; a small memory has too few texts of its own for that. The sentences are about
+many matters, some of them small talk and errands. Their vectors are cached in memory only, so the sentences may be
+changed.
 """
 
 from __future__ import annotations

@@ -39,19 +39,19 @@ class BlockEdit(Struct, frozen=True):
 
 
 class EditResult(Struct, frozen=True):
-    """The outcome of an edit: the new value of a block, and what the model reads of it."""
+    """The outcome of an edit: the new value of a block, and the text for the model."""
 
-    # The block's new value; None: it is unchanged, as the edit has failed or the block has the text already.
+    # The block's new value; None: the edit has failed, or the block has the text already.
     value: str | None
     # The text for the model.
     message: str
     has_failed: bool = False
-    # What the message shows of the block. Set by the caller, who knows what the prompt shows.
+    # The version of the block that the message shows. The caller sets it, from the versions that the prompt shows.
     shown: Shown = field(default_factory=dict)
 
     @property
     def status(self) -> CallStatus:
-        """How the call went."""
+        """The outcome of the call."""
         return "error" if self.has_failed else "success"
 
 
@@ -60,7 +60,7 @@ class _Change(NamedTuple):
 
     # The new text; None: the operation cannot be done.
     value: str | None
-    # Half a sentence: what was done, or else why nothing was.
+    # Half a sentence: the change, or the reason why nothing was changed.
     description: str
 
 
@@ -136,7 +136,7 @@ def _measure_replaced(value: str, old: str, new: str) -> int:
 
 
 def _insert(value: str, new: str, line: int | None) -> _Change:
-    """Inserts after a line, by its number from 1; 0: at the beginning; None or -1: at the end."""
+    """Inserts text after a line. line: the number of the line, from 1; 0: at the beginning; None or -1: at the end."""
     new = new.strip("\n")
     if not new.strip():
         return _Change(None, "the text to add is empty.")
@@ -148,7 +148,7 @@ def _insert(value: str, new: str, line: int | None) -> _Change:
 
 
 def _replace(value: str, old: str, new: str, *, replaces_all: bool = False) -> _Change:
-    """Replaces a text that occurs exactly once. replaces_all: at all places, however many there are."""
+    """Replaces a text that occurs exactly once. replaces_all: the text is replaced wherever it occurs."""
     if not old:
         return _Change(None, "the text to replace is empty.")
     count = value.count(old)
@@ -183,7 +183,7 @@ def _find_line_numbers(value: str, old: str) -> list[int]:
 
 def _patch(value: str, patch: str) -> _Change:
     """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
-    # Each line with a break on both sides, so that whole lines are found in one search.
+    # Each line has a break on both sides, so that whole lines are found in one search.
     text = "\n" + _join_lines(value.split("\n") if value else [])
     changed_lines: list[str] = []
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
@@ -202,7 +202,7 @@ def _patch(value: str, patch: str) -> _Change:
 
 
 def _apply_hunk(text: str, lines: Sequence[str]) -> _Change:
-    """Replaces the old lines of a hunk by its new ones. text: with a break before and after each line."""
+    """Replaces the old lines of a hunk by its new ones. text: the text with a break before and after each line."""
     bad_line = next((line for line in lines if line[0] not in " -+"), None)
     if bad_line is not None:
         return _Change(

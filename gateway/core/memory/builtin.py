@@ -1,7 +1,7 @@
-"""The gateway's own tools of agents: their uses and their schemas, by the names of Letta's.
+"""The gateway's own tools of agents: their uses and their schemas, by the names of Letta's tools.
 
-`gateway.core.memory.memory_tools` says how they relate to the tools of profiles. A call that edits blocks becomes
-operations (gateway.core.memory.edit_calls), one that searches becomes a `Lookup` (gateway.core.memory.memory_lookup).
+`gateway.core.memory.memory_tools` describes their relation to the tools of profiles. A call that edits blocks becomes
+operations (gateway.core.memory.edit_calls), a call that searches a `Lookup` (gateway.core.memory.memory_lookup).
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ def _make_integer_schema(description: str, **bounds: Any) -> Json:
 
 
 class ToolUse(Enum):
-    """The use of one of the gateway's own tools: what a call of it does."""
+    """The effect of a call of one of the gateway's own tools."""
 
-    # It is the agent's words to the user.
+    # The call has the agent's words to the user.
     SPEAK = "speak"
-    # It edits blocks.
+    # The call edits blocks.
     EDIT = "edit"
-    # It stores a passage.
+    # The call stores a passage.
     STORE_PASSAGE = "store_passage"
-    # It stores a fact.
+    # The call stores a fact.
     STORE_FACT = "store_fact"
-    # It searches memory.
+    # The call searches memory.
     SEARCH = "search"
-    # It sends a message to other agents.
+    # The call sends a message to other agents.
     ASK_AGENT = "ask_agent"
-    # It searches the files that are attached.
+    # The call searches the files that are attached.
     SEARCH_FILES = "search_files"
-    # It reports that all edits are made.
+    # The call reports that all edits are made.
     FINISH = "finish"
 
 
-# The uses that read or change memory. Their calls run one after the other, so that a search finds the edits before it.
+# The uses that read or change memory. Their calls run one after the other, so that a search finds earlier edits.
 MEMORY_USES: Final = frozenset({ToolUse.EDIT, ToolUse.STORE_PASSAGE, ToolUse.STORE_FACT, ToolUse.SEARCH})
 
 
@@ -258,7 +258,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
 
 
 def list_built_in_tools(*uses: ToolUse) -> tuple[str, ...]:
-    """Returns the names of the built-in tools that are used so, in the order of `BUILT_IN_TOOLS`."""
+    """Returns the names of the built-in tools with these uses, in the order of `BUILT_IN_TOOLS`."""
     return tuple(name for name, tool in BUILT_IN_TOOLS.items() if tool.use in uses)
 
 

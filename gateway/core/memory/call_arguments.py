@@ -1,4 +1,4 @@
-"""The arguments of a call, as the model wrote them, and what is wrong with those of a memory tool."""
+"""The arguments of a call, as the model wrote them, and the errors in the arguments of a memory tool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.nul import without_nul
 
-# What Python's JSON has for a type of JSON Schema. A bool is an int as well, and no number of JSON.
+# The Python types of values by the types of JSON Schema. A bool is an int as well, and no number of JSON.
 _TYPES: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {
         "string": str,
@@ -23,14 +23,14 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
         "object": dict,
     }
 )
-# The bound of line numbers, limits and minutes in arguments. Not measured: far above any that means something.
+# The bound of line numbers, limits and minutes in arguments. Not measured: far above any useful number.
 _MAX_NUMBER = 2**31
 
 
 def read_arguments(text: str) -> Json | None:
-    """Returns a call's arguments; None if they are no JSON object. Models send "" for no arguments.
+    """Returns a call's arguments; None: the text is no JSON object. Models send "" for no arguments.
 
-    A whole number is an int, also in a list, however it is written: some providers have floats alone, and write 5.0.
+    A whole number is an int, also in a list and if it is written as 5.0, since some providers have floats alone.
     """
     if not text.strip():
         return {}
@@ -50,13 +50,13 @@ def read_arguments(text: str) -> Json | None:
 
 
 def drop_unknown_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
-    """Returns the arguments that are in a tool's schema: models also send those of other tools of this name."""
+    """Returns the arguments that are in a tool's schema: models also send arguments of other tools of this name."""
     known = MEMORY_TOOLS[tool].schema["parameters"]["properties"]
     return {name: value for name, value in arguments.items() if name in known}
 
 
 def find_argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """Returns what is wrong with a call's arguments, for the model to read; None if nothing is.
+    """Returns the error in a call's arguments, for the model to read; None: the arguments are right.
 
     Arguments that are not in the schema are ignored.
     """
@@ -70,11 +70,11 @@ def find_argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
             return f"Error: `{name}` of {tool} must be of type {schema['type']}. Nothing was done."
         elif "enum" in schema and value not in schema["enum"]:
             return f"Error: `{name}` of {tool} must be one of {', '.join(schema['enum'])}. Nothing was done."
-    return number_error(tool, arguments)
+    return find_number_error(tool, arguments)
 
 
-def number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """Returns the error of a call with a number that is too large for the gateway's tools, or None."""
+def find_number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """Returns the error of a call with a number that is too large for the gateway's tools; None: no number is."""
     large = (
         name
         for name, value in arguments.items()

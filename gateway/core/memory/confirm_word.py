@@ -9,7 +9,7 @@ import hmac
 from hashlib import blake2b
 from typing import Final
 
-# How long a word is valid, in seconds. Chosen, not measured: a person has to read what would go.
+# The seconds for which a word is valid. Chosen, not measured: a person has to read the list of texts that would go.
 _VALID_S: Final = 300
 # 80 bits are enough against guesses within that time.
 _MAC_BYTES: Final = 10

@@ -1,11 +1,11 @@
-"""Delegated tasks: what a model writes to a sub-agent, as an argument of a call, which then opens another conversation.
+"""Delegated tasks: the messages of a model to a sub-agent, as arguments of calls, which then open conversations.
 
 A task comes in the user's role, and no user wrote it. A list is a sub-agent's if all of this holds:
 
 - Its last user message is, word for word, an argument of a call that still waits for its result. A framework's known
   template around the task does not count, nor does a heading between two arguments (Open WebUI's task and its context).
   An argument may also be a list of tasks (AG2) or of messages (Haystack).
-- It lacks the message that the call was made for. With it, the list is the user's, who may have chosen one of the
+- It lacks the message for which the call was made. With it, the list is the user's, who may have chosen one of the
   call's suggestions. A handoff (LibreChat) is the exception: it goes on in the caller's list, where the task directly
   follows that message.
 - The task is not that message itself: a user's own words may be passed on as an argument.
@@ -29,18 +29,18 @@ from gateway.core.conversation.wire_message import call_id, read_named_calls, re
 from gateway.core.prompt.note_text import read_own_words
 from storage.records import Scope
 
-# The fewest bytes, without white space, of an argument that can be a task. Shorter ones are names and numbers, which a
-# user may send as a whole message. Not measured.
+# The fewest bytes, without white space, of an argument that can be a task. Shorter arguments are names and numbers,
+# which a user may send as a whole message. Not measured.
 _MIN_BYTES = 16
 # The longest wait of a call for its result. Chosen: a sub-agent works for minutes.
 _WAIT_S = 3600.0
-# The most waiting calls of a memory, and the most memories that have such calls. They bound what a process holds. Not
+# The most waiting calls of a memory, and the most memories with such calls. Both bound the memory of a process. Not
 # measured.
 _MAX_CALLS = 64
 _MAX_MEMORIES = 1024
 # The most texts of a call that are noted. Models give a few tasks at once. Not measured.
 _MAX_TEXTS = 64
-# Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are
+# The most arguments of a call in which two arguments with a heading between them are looked for, since the pairs are
 # tried one by one. Not measured.
 _MAX_PAIRED_ARGUMENTS = 8
 # The most bytes of such a heading, as "## Context" is one. Not measured.
@@ -50,18 +50,19 @@ _Messages = Sequence[Mapping[str, Any]]
 
 
 class _WaitingCall(Struct, frozen=True):
-    """A call of a client's tool that has no result yet. Hashes and lengths are those of texts without white space."""
+    """A call of a client's tool without a result so far. Hashes and lengths are of texts without white space."""
 
+    # The name of the called tool.
     tool_name: str
-    # The texts among its arguments: hash -> length in bytes.
+    # The texts among the arguments: hash -> length in bytes.
     argument_bytes: Mapping[int, int]
-    # The hash of the user's message that the call was made for.
+    # The hash of the user's message for which the call was made.
     question_hash: int
-    # When its reply came, in seconds since the epoch.
+    # The time at which its reply came, in seconds since the epoch.
     made_at: float
 
     def quotes(self, text: bytes) -> bool:
-        """Returns whether a text is one of the arguments, or begins with one and ends with another."""
+        """Returns whether a text is one of the arguments, or begins with one argument and ends with another."""
         if self.argument_bytes.get(hash(text), 0) >= _MIN_BYTES:
             return True
         paired = self.argument_bytes.items() if len(self.argument_bytes) <= _MAX_PAIRED_ARGUMENTS else ()
@@ -83,8 +84,8 @@ class DelegatedTasks:
     def note_calls(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:
         """Notes the calls of a reply.
 
-        body: that of its request.
-        now: seconds since the epoch.
+        body: the body of the request.
+        now: the time of the reply, in seconds since the epoch.
         """
         # A call that the client demanded is an answer for a program (a question rewritten for a search, which may then
         # be asked in the user's place), and never gets a result.
@@ -158,7 +159,7 @@ def _list_user_texts(messages: _Messages) -> Iterator[bytes]:
 def _list_argument_texts(arguments: object) -> Iterator[bytes]:
     """Yields the texts among a call's arguments, without white space.
 
-    arguments: JSON; of a custom tool the text itself.
+    arguments: the arguments in JSON; for a custom tool the text itself.
     """
     try:
         value = orjson.loads(arguments) if isinstance(arguments, str) else arguments

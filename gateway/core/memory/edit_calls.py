@@ -30,7 +30,7 @@ class RefusedCall(Exception):
 
 
 def read_edit_calls(name: str, arguments: Mapping[str, Any]) -> list[BlockEdit]:
-    """Returns the edits that a call asks for. arguments: fit the tool's schema. Raises: RefusedCall."""
+    """Returns the edits that a call asks for. arguments: arguments that fit the schema. Raises: RefusedCall."""
     label = str(arguments.get("label") or "")
     match name:
         case "core_memory_append":
@@ -44,7 +44,7 @@ def read_edit_calls(name: str, arguments: Mapping[str, Any]) -> list[BlockEdit]:
             return _read_patch(label, str(arguments["patch"]))
         case _:
             names = BUILT_IN_TOOLS[name].schema["parameters"]["properties"].keys() - {"label"}
-            # A model may add others, such as `every`.
+            # A model may add other arguments, such as `every`.
             known_arguments = {key: value for key, value in arguments.items() if key in names}
             return [_make_edit(BLOCK_TOOLS[name], label, **known_arguments)]
 
@@ -81,6 +81,7 @@ def _read_patch(label: str, patch: str) -> list[BlockEdit]:
     """Returns the edits of a patch.
 
     label: the block of the lines before the first `*** Update Block`.
+
     Raises: RefusedCall.
     """
     parts: list[tuple[str, list[str]]] = [(label, [])]

@@ -1,4 +1,4 @@
-"""The ids of the edits of a turn. An id names the call that the edit belongs to."""
+"""The ids of the edits of a turn. An id names the call to which the edit belongs."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 
-# Stands between the id of a call's first edit and the number of a later one.
+# The mark between the id of a call's first edit and the number of a later edit.
 _NUMBER_MARK: Final = " #"
-# Some proxies put the signature of a thought into a call's id, some kilobytes. PostgreSQL indexes no more than 2,704
-# bytes, and servers take headers of some thousand.
+# The most characters of an id. Some proxies put the signature of a thought into a call's id, some kilobytes. PostgreSQL
+# indexes no more than 2,704 bytes, and servers take headers of some thousand.
 _MAX_ID_CHARS: Final = 200
 
 
 def make_edit_id(call_id: str, n: int) -> str:
-    """Returns the id of an edit, which no other edit of the turn has. n: its number in the call, from 0."""
+    """Returns the id of an edit, which no other edit of the turn has. n: the number of the edit in the call, from 0."""
     first_id = shorten_call_id(call_id)
     return first_id if n == 0 else f"{first_id}{_NUMBER_MARK}{n + 1}"
 
 
 def shorten_call_id(call_id: str) -> str:
-    """Returns a call's id as indexes and headers take it: of a long one a digest."""
+    """Returns a call's id as indexes and headers take it: for a long id its digest."""
     return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
 
 
@@ -30,5 +30,5 @@ def map_edits_to_calls(calls: Iterable[str]) -> dict[str, str]:
 
 
 def call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
-    """Returns the id of the call that an edit belongs to; "": of none of these. calls: as `map_edits_to_calls` maps."""
+    """Returns the id of the call to which an edit belongs; "": to no such call. calls: from `map_edits_to_calls`."""
     return calls.get(edit) or calls.get(edit.rpartition(_NUMBER_MARK)[0], "")

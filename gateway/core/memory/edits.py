@@ -1,4 +1,4 @@
-"""The edits that turns make to memory. A path sees its own edits at once; a confirmed turn's enter the blocks."""
+"""The edits of turns to memory. A path sees its own edits at once; the edits of a confirmed turn enter the blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def digest_seen_value(value: str) -> int:
 class EditedBlocks(NamedTuple):
     """The blocks after one edit, and its outcome."""
 
-    # Unchanged if the edit failed.
+    # The blocks, unchanged if the edit failed.
     blocks: list[Block]
     # The outcome, with the text for the model.
     result: EditResult

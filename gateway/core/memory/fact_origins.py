@@ -10,10 +10,10 @@ from storage.records import Fact, Message
 
 
 class FactOrigins:
-    """Finds the exchanges that a text may come from: those that share a distinctive word with the text.
+    """Finds the exchanges from which a text may come: the exchanges that share a distinctive word with the text.
 
-    A word that only known facts or lines of blocks have comes from their sources, unless it designates the person. A
-    text that shares no word with any of these may come from any of the exchanges.
+    A word that only known facts or lines of blocks have comes from the sources of these, unless it designates the
+    person. A text that shares no word with messages, facts and lines may come from any of the exchanges.
     """
 
     def __init__(self, messages: Sequence[Message], known: Iterable[Fact | SourcedLine]) -> None:
@@ -27,7 +27,7 @@ class FactOrigins:
         self._known = [(line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known]
 
     def find_source_rows(self, text: str) -> set[int]:
-        """Returns the rows of the exchanges that a text may come from."""
+        """Returns the rows of the exchanges from which a text may come."""
         words = list_distinctive_words(text)
         rows = {
             message.exchange_row

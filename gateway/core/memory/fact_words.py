@@ -1,4 +1,4 @@
-"""The words of facts: how long a fact is, which facts state the same, and which of its words are distinctive."""
+"""The words of facts: the limits of their length, the key of equal facts, and the distinctive words."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SMALL = frozenset(
         "but that this it its he she they his her their user users s said"
     )
 )
-# What models call the person of a memory. Most facts of a memory have such a word, which would tie each new fact to the
-# messages of all others.
+# The words by which models call the person of a memory. Most facts of a memory have such a word, which would tie each
+# new fact to the messages of all others.
 DESIGNATIONS = frozenset(
     _WORD.findall(
         "caller callers client clients customer customers guest guests human humans member members mr mrs ms patient "
@@ -44,7 +44,7 @@ def make_fact_key(text: str) -> str:
 def list_distinctive_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
     """Returns the words that distinguish a text from others, without their endings, and the numbers.
 
-    left_out: words that do not count.
+    left_out: the words that do not count.
     """
     words = (w for w in list_folded_words(text) if w not in _SMALL and w not in left_out)
     return frozenset(

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator
 from typing import Final
 
-# The most characters of a file's name with its directories. No measurement: those of real files are shorter.
+# The most characters of a file's name with its directories. Not measured: the names of real files are shorter.
 _MAX_NAME_CHARS: Final = 1000
 PART_CHARS = 2000  # the most characters of a part
 # Media types without text, by their beginnings: such a file may still decode as UTF-8.
@@ -20,7 +20,7 @@ _BREAKS: Final = ("\n\n", "\n", ". ", " ")
 def decode_text(data: bytes, type: str) -> str | None:
     """Returns the text of a file in UTF-8, or in UTF-16 with a byte order mark; None: the file is no text.
 
-    type: the media type that its sender named.
+    type: the media type that the sender named.
     """
     if type.lower().startswith(_BINARY_TYPES) or data.startswith(_PDF):
         return None
@@ -32,7 +32,7 @@ def decode_text(data: bytes, type: str) -> str | None:
 
 
 def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
-    """Yields a text in parts of at most `size` characters; joined, they are the text.
+    """Yields a text in parts of at most `size` characters. The parts, joined, are the text.
 
     A part ends where a paragraph, a line, a sentence or a word ends, if that is not in its first half.
     """
@@ -47,12 +47,12 @@ def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
 
 
 def split_passages(text: str) -> list[str]:
-    """Returns the parts of a text to be stored: without white space around them, and none that is empty."""
+    """Returns the parts of a text to be stored, without white space around them and without empty parts."""
     return [clean for part in split_text(text.strip()) if (clean := part.strip())]
 
 
 def clean_file_name(name: str) -> str:
-    """Returns a name with its directories, without characters that do not print; "" where nothing is left.
+    """Returns a name with its directories, without characters that do not print; "": no other character remains.
 
     No file is opened by this name. The directories distinguish files that have the same name otherwise.
     """

@@ -1,7 +1,7 @@
-"""Rules of forgetting: which notes may quote what was erased, and how a block is rebuilt without it.
+"""Rules of forgetting: the notes that may quote erased messages, and the rebuilding of a block without erased words.
 
-The erased words are gone already when a rule decides. It goes by what surrounds a quotation: a note gives the day of
-each message that it quotes. In doubt the note is erased as well, since a note can be written again.
+The erased words are gone already when a rule decides. It decides by the text around a quotation: a note gives the day
+of each message that it quotes. In doubt the note is erased as well, since a note can be written again.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from storage.commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
-# In the place of what a search found; no hit is shorter.
+# The text in place of the hits of a search; no hit is shorter.
 _FORGOTTEN_RESULT = "(forgotten)"
-# The fewest letters of a word that can give something away. Shorter ones are function words.
+# The fewest letters of a word that can reveal erased text. Shorter words are function words.
 _REVEALING_LETTERS = 4
 
 
 def may_quote(text: str, erased: Erased) -> bool:
-    """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
+    """Returns whether a text may quote erased messages. text: a note, or hidden rounds with results of searches."""
     if erased.has_blocks and mentions_blocks(text):
         return True
     # The day of the week follows in notes, and not in all other texts. The year is left out while it stays the same.
@@ -47,7 +47,7 @@ def may_quote(text: str, erased: Erased) -> bool:
 
 
 def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -> Exchange:
-    """Returns a step without search hits and block changes in its results that may quote what was erased.
+    """Returns a step without search hits and block changes in its results that may quote erased messages.
 
     Results of calls that were erased themselves go as a whole.
 
@@ -62,13 +62,12 @@ def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -
 
 
 def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[MemoryEdit]) -> Rebuilt:
-    """Returns the later values of a block without what was erased, and the pending edits that may bring it back.
+    """Returns the later values of a block without erased words, and the pending edits that may bring these back.
 
-    Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
-    back. Of values that were written without such an edit, those lines are left out that may repeat what was erased. A
-    line that an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City:
-    Basel" is erased. A value that came from more than was erased retains its new lines of which a remaining message of
-    the user has the words.
+    Edits by tools are done again on the remaining text, and an undo brings back the remaining text of the value that it
+    brought back. Values that were written without such an edit lose the lines that may repeat erased words. A line that
+    an operator or the person wrote is left out only if it says little else: "City: Zurich" stays when "City: Basel" is
+    erased. If remaining messages are among the sources of a value, its new lines stay that have the words of one.
 
     block: the block with its last value from before the message.
     later: the values that the block had since, oldest first.
@@ -115,7 +114,10 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
 
 
 def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
-    """Returns a message of a step; a result without its quotations. calls: names by id; None: they were erased."""
+    """Returns a message of a step, and of a result a copy without its quotations.
+
+    calls: the names of the tools by the ids of the calls; None: the calls were erased.
+    """
     if message.get("role") != "tool":
         return message
     text = read_text(message)
@@ -153,7 +155,7 @@ def _is_in_texts(line: str, texts: Collection[str], known: str) -> bool:
 
 
 def _with_lines(rebuilt: str, revision: Revised, new_lines: Collection[str], staying: Collection[str]) -> str:
-    """Returns what is left of a value with those of the erased value's new lines that stay.
+    """Returns the remaining text of a value with the new lines of the erased value that stay.
 
     Where one of the new lines goes, the lines that the erased value had replaced come back.
     """
@@ -165,7 +167,7 @@ def _with_lines(rebuilt: str, revision: Revised, new_lines: Collection[str], sta
 
 
 def _may_repeat(line: str, tainted: Collection[str], *, is_by_hand: bool) -> bool:
-    """Returns whether a line may repeat what was erased: by one word, and a line by hand by most of its words."""
+    """Returns whether a line may repeat erased words: by one word, and a line by hand by most of its words."""
     words = _list_words(line)
     repeated_count = len(words.intersection(tainted))
     return 2 * repeated_count > len(words) if is_by_hand else repeated_count > 0
@@ -193,7 +195,7 @@ def _edit_again(block: Block, edit: MemoryEdit) -> str:
 
 
 def _list_words(text: str) -> set[str]:
-    """Returns the words of a text that can give something away."""
+    """Returns the words of a text that can reveal erased text."""
     return {
         w for w in list_folded_words(text) if len(w) >= _REVEALING_LETTERS or not w.isascii() or w.isdigit()
     }

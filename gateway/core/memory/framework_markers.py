@@ -1,6 +1,6 @@
 """Marks that voice frameworks put into messages: turn marks, flush tags, lines that only fill a pause.
 
-No one wrote them. They pass untouched in both directions; they are removed only before something is learned from a
+No person wrote them. They pass untouched in both directions, and are removed only before facts are learned from a
 message.
 """
 
@@ -11,7 +11,7 @@ import re
 # Pipecat's filter of incomplete turns prefixes a reply with a mark: a check mark or a filled circle, by version; a
 # hollow or a half circle alone means "incomplete, say nothing".
 _TURN_MARK = re.compile(r"^[\s✓✔●⬤○◯◐◑◒◓]+")
-# Vapi's `<flush />` sends what is buffered to the voice; break and emphasis are the speech engines' own.
+# Vapi's `<flush />` sends the buffered text to the voice; break and emphasis are the speech engines' own.
 _TAG = re.compile(r"</?\s*(?:flush|break|emphasis|prosody|speak|say-as|phoneme)\b[^<>]*>", re.IGNORECASE)
 # Whole messages that only bridge a pause, and prompts that a framework sends in the user's place.
 _BRIDGING_LINE = re.compile(
@@ -24,6 +24,6 @@ _BRIDGING_LINE = re.compile(
 
 
 def strip_marks(text: str) -> str:
-    """Returns the message without such marks; "" where nothing else is left."""
+    """Returns the message without such marks; "": the message has no other text."""
     text = _TAG.sub("", _TURN_MARK.sub("", text)).strip()
     return "" if _BRIDGING_LINE.fullmatch(text) else text

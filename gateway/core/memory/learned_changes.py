@@ -1,8 +1,8 @@
-"""The changes to blocks and facts that the reply of the background model leads to.
+"""The changes to blocks and facts by the reply of the background model.
 
-A reply is never trusted: numbers that were not shown mean nothing, what has a secret is refused, and what looks like an
-order is stored as a quote of the user. The words of a fact decide from which messages it came, not the model, since
-forgetting relies on it.
+A reply is never trusted: numbers that were not shown mean nothing, texts with secrets are refused, and texts that look
+like orders are stored as quotes of the user. The words of a fact decide from which messages it came, not the model,
+since forgetting relies on it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def apply_answer(
     messages: the messages in the order in which they were numbered for the model.
     known_facts: the facts by their numbers. Some may have ended since, or are gone.
     blocks: the blocks that may be edited; `human` may be missing, and is made when it is first written to.
-    shown_versions: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
-        whole.
+    shown_versions: the versions of the blocks as they were shown; a block that has changed since is not rewritten as a
+        whole. None: any block may be rewritten.
     lines: the lines of the blocks as they were shown.
     keeps_secrets: texts with passwords and keys are learned too, as in `clean_messages`.
     """
@@ -55,7 +55,7 @@ def apply_answer(
             changes.add_fact(edit)
         else:
             changes.edit_block(edit, shown_versions)
-    return Learned(changes.list_block_writes(), changes.facts(), reply_edits.ignored + changes.refused)
+    return Learned(changes.list_block_writes(), changes.list_facts(), reply_edits.ignored + changes.refused)
 
 
 class _Changes:
@@ -64,7 +64,7 @@ class _Changes:
     def __init__(
         self, origins: FactOrigins, known: Mapping[int, Fact], blocks: Sequence[Block], *, keeps_secrets: bool
     ) -> None:
-        # How many edits were refused.
+        # The number of refused edits.
         self.refused = 0
         self._origins = origins
         self._known_facts = known
@@ -102,7 +102,7 @@ class _Changes:
         self._blocks = [edited_block if each is block else each for each in self._blocks]
         self._sources.setdefault(label, set()).update(self._origins.find_source_rows(new_text))
 
-    def facts(self) -> list[LearnedFact]:
+    def list_facts(self) -> list[LearnedFact]:
         """Returns the facts to be stored, each once."""
         return [*self._facts.values()]
 

@@ -18,7 +18,7 @@ from gateway.core.memory.call_arguments import find_argument_error, read_argumen
 from gateway.core.memory.fact_words import FACT_CHARS
 from gateway.core.memory.transcript import on_one_line
 
-# No more edits of one reply are read, in case it never ends.
+# The most edits that are read of one reply, which may never end.
 MAX_EDITS = 32
 
 # The most characters of a fact's subject, which is asked for in a word or two.
@@ -32,9 +32,9 @@ class FactEdit(Struct, frozen=True):
     text: str
     # The subject of the fact, in a word or two.
     subject: str = ""
-    # Numbers of the known facts that it replaces.
+    # The numbers of the known facts that this fact replaces.
     replaces: tuple[int, ...] = ()
-    # Numbers of the messages that it comes from.
+    # The numbers of the messages from which the fact comes.
     messages: tuple[int, ...] = ()
     # The fact always holds for the user.
     is_standing: bool = False
@@ -44,7 +44,7 @@ class ReplyEdits(Struct, frozen=True):
     """The edits that a reply asks for."""
 
     edits: tuple[BlockEdit | FactEdit, ...]
-    # How many of the reply's calls were left out: they made no sense, or came after `MAX_EDITS` calls.
+    # The number of the reply's calls that were left out: they made no sense, or came after `MAX_EDITS` calls.
     ignored: int = 0
 
 
@@ -60,7 +60,7 @@ def read_reply_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def read_edits(calls: Sequence[Mapping[str, str]]) -> ReplyEdits:
-    """Reads the calls of a reply. calls: as `read_reply_calls` returns them."""
+    """Reads the calls of a reply. calls: the calls, from `read_reply_calls`."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MAX_EDITS]:
         edit = _read_edit(call.get("name", ""), call.get("arguments", ""))
@@ -70,9 +70,12 @@ def read_edits(calls: Sequence[Mapping[str, str]]) -> ReplyEdits:
 
 
 def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
-    """Returns the edit that a call asks for. text: its arguments.
+    """Returns the edit that a call asks for.
 
-    None: they are no JSON object, no tool has this name, or they do not fit the tool.
+    Returns None if the arguments are no JSON object or do not fit the tool, or no tool has this name.
+
+    name: the name of the called tool.
+    text: the arguments of the call.
     """
     arguments = read_arguments(text)
     if arguments is None:

@@ -1,6 +1,6 @@
 """The request to the background model, which is to learn from messages.
 
-It quotes the messages, and what is known, with numbers. The model answers by tool calls: edits of blocks, and facts.
+It quotes the messages and the known facts with numbers. The model answers by tool calls: edits of blocks, and facts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ for something to be remembered as a rule, note that the user said so ("User said
 
 
 def with_human(blocks: Sequence[Block]) -> list[Block]:
-    """Returns the blocks with the block `human`, which is stored when it is first written to."""
+    """Returns a list of the blocks with the block `human`, which is stored when it is first written to."""
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 

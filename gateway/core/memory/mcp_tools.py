@@ -1,6 +1,6 @@
-"""The seven tools by which other programs use a person's memory over MCP: arguments, results, and what is listed.
+"""The seven tools by which other programs use a person's memory over MCP: arguments, results, and the list of tools.
 
-The types are both what calls are checked by and what the schemas are made of. Nothing here performs a call
+Calls are checked by the types, and the schemas are made of them. Nothing here performs a call
 (`gateway/run/admin/mcp_memory.py`), and nothing speaks the protocol (`gateway/web/mcp`).
 """
 
@@ -18,7 +18,7 @@ from gateway.errors import BadRequest
 
 TextKind = Literal["message", "fact", "passage"]
 KINDS: Final[tuple[TextKind, ...]] = ("message", "fact", "passage")
-# The origin of what came over MCP begins with this; the client's name and version follow.
+# The beginning of the origin of texts that came over MCP; the client's name and version follow.
 ORIGIN: Final = "mcp"
 # The most characters of a question.
 QUERY_CHARS: Final = 1_000
@@ -113,12 +113,15 @@ class ForgetArguments(_Arguments, frozen=True):
 class FoundText(Struct, frozen=True):
     """A result of a search. A text over 4,000 characters is cut, and ends in an ellipsis."""
 
+    # The kind and the number: message:N, fact:N or passage:N.
     id: str
     kind: TextKind
     text: str
+    # The time of the text, in ISO 8601.
     at: str
     # The role of a message; None: the text is no message.
     role: str | None
+    # The id of the conversation of a message; None: the text is no message.
     conversation: str | None
 
 
@@ -137,6 +140,7 @@ class ReadBlock(Struct, frozen=True):
     value: str
     # The most characters of the value.
     limit: int
+    # The number of the value, which counts up with each change.
     version: int
     # Programs of this person may not change the block.
     read_only: bool
@@ -221,11 +225,14 @@ class McpTool(Struct, frozen=True):
     """A tool as `tools/list` shows it."""
 
     name: str
+    # The name that people read.
     title: str
+    # The description for the model.
     description: str
+    # The type of the arguments, and the type of the result.
     arguments: type[Struct]
     result: type[Struct]
-    # The hints of MCP for tools: not readOnlyHint, destructiveHint, idempotentHint.
+    # The three hints of MCP for tools: the opposite of readOnlyHint, then destructiveHint and idempotentHint.
     writes: bool = False
     is_destructive: bool = False
     is_idempotent: bool = True
@@ -307,26 +314,26 @@ class McpCaller(Struct, frozen=True):
 
     project: str
     profile: str
-    # None: no user was named.
+    # The user of the memory; None: the caller named no user.
     user: str | None
-    # False: the mode is `read`.
+    # The caller may change memory: the mode is not `read`.
     may_write: bool = True
-    # The id of the gateway key; 0: none.
+    # The id of the gateway key; 0: no key.
     key_id: int = 0
-    # Name and version of the program as it gives them; "": it gives none.
+    # The name and version that the program gives; "": the program gives no name.
     client: str = ""
 
     @property
     def origin(self) -> str:
-        """The origin of what it writes."""
+        """The origin of the texts that the caller writes."""
         return f"{ORIGIN}:{self.client}" if self.client else ORIGIN
 
 
 class McpAnswer(Struct, frozen=True):
-    """The answer to a call: a result, or why there is none."""
+    """The answer to a call: a result, or an error."""
 
     value: dict[str, Any] | None = None
-    # A sentence; "": it went well.
+    # The error as a sentence; "": the call has a result.
     error: str = ""
 
 

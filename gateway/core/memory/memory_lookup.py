@@ -29,15 +29,15 @@ class Lookup(Struct, frozen=True):
     tags: frozenset[str] = frozenset()
     # A passage must have all of the tags, not one of them.
     needs_all: bool = False
-    # The earliest time, in epoch seconds; None: any.
+    # The earliest time, in seconds since the epoch; None: any time.
     since: float | None = None
-    # The latest time, in epoch seconds; None: any.
+    # The latest time, in seconds since the epoch; None: any time.
     until: float | None = None
     # The most results.
     limit: int = _DEFAULT_RESULTS
 
     def matches(self, hit: Message) -> bool:
-        """Returns whether a hit is what is looked for, apart from its tags."""
+        """Returns whether a hit fits the search, apart from its tags."""
         return (
             hit.source in self.sources
             and (not self.roles or hit.role in self.roles)
@@ -57,7 +57,7 @@ class Lookup(Struct, frozen=True):
 _ALL_SOURCES = frozenset({"message", "passage", "fact"})
 # The results of a search of everything. Not measured: more take room from the conversation.
 _ALL_RESULTS = 8
-# The most keywords of one call that are searched for. Not measured: each is a search, and a model gives a few.
+# The most keywords of one call that are searched for. Not measured: each keyword is a search, and a model gives a few.
 _MAX_QUERIES = 8
 # The arguments with the earliest and the latest date, by the tool.
 _DATE_ARGUMENTS: Final = {
@@ -67,7 +67,7 @@ _DATE_ARGUMENTS: Final = {
 
 
 def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
-    """Returns the search that a call asks for, or an error.
+    """Returns the search that a call asks for, or the error as a text for the model.
 
     arguments: arguments that fit the schema of the tool.
     timezone: the time zone of the dates in the arguments.
@@ -117,7 +117,7 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
 
 
 def _read_moment(text: object, timezone: str, *, is_end: bool) -> float | None:
-    """Returns a date or time as epoch seconds; of a date alone its beginning or its end. Raises: ValueError."""
+    """Returns a date or time in seconds since the epoch; for a date its beginning or its end. Raises: ValueError."""
     return parse_moment(str(text).strip(), _read_zone(timezone), is_end=is_end) if text else None
 
 

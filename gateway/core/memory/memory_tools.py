@@ -2,11 +2,10 @@
 
 The gateway has two vocabularies of tools for memory:
 
-- `MEMORY_TOOLS`, here, are those of the settings' profiles. The gateway offers them by itself. The columns of a row say
-  what a call does.
-- `BUILT_IN_TOOLS` (gateway.core.memory.builtin) are those that an agent made over REST may have attached. They have
-  the names that Letta's clients know; six of them are also the profiles', some with more arguments. Others speak,
-  ask agents or search files, so a row there has a `ToolUse` in place of these columns.
+- `MEMORY_TOOLS`, here, are the tools of the settings' profiles, which the gateway offers by itself. The columns of a
+row describe the effect of a call. - `BUILT_IN_TOOLS` (gateway.core.memory.builtin) are the tools that an agent made
+over REST may have attached, by the names that Letta's clients know. Six of them are also tools of profiles, some with
+more arguments. Others speak, ask agents or search files, so a row there has a `ToolUse` in place of these columns.
 
 Both end in the same operations on blocks (`EditOperation`), which `apply_edit` (gateway.core.memory.block_edit) applies
 and the store has by these names.
@@ -31,7 +30,7 @@ def make_tool_schema(description: str, required: Iterable[str], /, **properties:
 
 
 def make_string_schema(description: str, **bounds: Any) -> Json:
-    """Returns the schema of an argument that is a text. bounds: more of JSON Schema's keywords."""
+    """Returns the schema of an argument that is a text. bounds: further keywords of JSON Schema."""
     return {"type": "string", **bounds, "description": description}
 
 
@@ -44,7 +43,7 @@ class EditOperation(StrEnum):
     # Only agents of the agents API have a tool for it.
     PATCH = "patch"
     ARCHIVAL_INSERT = "archival_insert"
-    # Likewise, so `MemoryTools.run` has no case for it.
+    # Only agents of the agents API have a tool for it, so `MemoryTools.run` has no case for it.
     REMEMBER_FACT = "remember_fact"
 
 
@@ -52,7 +51,7 @@ class EditOperation(StrEnum):
 REWRITE_OPERATIONS = frozenset({EditOperation.RETHINK})
 # The arguments of `BLOCK_TOOLS` that have new text of a block. Learning refuses secrets and marks orders in them.
 NEW_TEXT_ARGUMENTS = ("new_string", "new_memory")
-# The operations that store a text of their own and change no block -> the kind of it (`Message.source`).
+# The operations that store a text of their own and change no block -> the kind of the text (`Message.source`).
 STORED_SOURCES: Mapping[str, str] = MappingProxyType(
     {EditOperation.ARCHIVAL_INSERT: "passage", EditOperation.REMEMBER_FACT: "fact"}
 )
@@ -63,16 +62,16 @@ class MemoryTool(Struct, frozen=True):
 
     # The definition of the tool, without its name.
     schema: Json
-    # The kind of edit that a call of it is; None: it changes nothing.
+    # The kind of edit that a call makes; None: a call changes nothing.
     operation: EditOperation | None = None
-    # The kinds of entries that it searches (`Message.source`); empty: it searches nothing.
+    # The kinds of entries that a call searches (`Message.source`); empty: a call searches nothing.
     sources: frozenset[str] = frozenset()
     # The tool reads what edits of the same round change, so its calls run after them.
     reads_edits: bool = False
 
     @property
     def is_serial(self) -> bool:
-        """Its calls run in their order, one after the other."""
+        """True if the tool's calls run in their order, one after the other."""
         return self.operation is not None or self.reads_edits
 
 
@@ -154,8 +153,8 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
     }
 )
 
-# A tool that edits a block -> its operation. Without a named user only these are offered: the others reach what the
-# prompt does not show.
+# A tool that edits a block -> its operation. Without a named user only these tools are offered: the others reach texts
+# that the prompt does not show.
 BLOCK_TOOLS: Mapping[str, EditOperation] = MappingProxyType(
     {
         name: tool.operation

@@ -23,8 +23,8 @@ def make_tool_definitions(names: Mapping[str, str]) -> list[Json]:
 def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
     """Returns whether a request can have tools that its client does not know of.
 
-    It can if it asks for one choice, leaves the choice of tools to the model, and takes a reply in plain text. With
-    anything else a hidden round of tools would change what the client asked for, could not be hidden, or is refused.
+    It can if it asks for one choice, leaves the choice of tools to the model, and takes a reply in plain text. In any
+    other request a hidden round of tools would change the client's wish, could not be hidden, or is refused.
     """
     if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
         return False
@@ -54,11 +54,12 @@ def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
 def choose_tool_names(
     enabled: Iterable[str], client_names: Collection[str], earlier: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
+    """Returns the tools that one request offers: offered name -> canonical tool. {}: the request gets no `tools`.
 
-    enabled: canonical names, in the order of the profile.
-    earlier: offered name -> canonical tool, as this conversation was first offered them. These names stay; if a tool of
-        the client's has taken one of them since, nothing is offered.
+    enabled: the canonical names, in the order of the profile.
+    client_names: the names of the client's own tools.
+    earlier: offered name -> canonical tool, from the first offer in this conversation. These names stay; if a tool of
+        the client's has taken one of them since, no tool is offered. None: no tool was offered yet.
     """
     if earlier:
         if any(name in client_names for name in earlier):

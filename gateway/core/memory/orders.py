@@ -1,4 +1,4 @@
-"""Orders to an assistant in what a memory holds. A reply must not obey them, so they are marked as the user's words."""
+"""Orders to an assistant in remembered texts. A reply must not obey them, so they are marked as the user's words."""
 
 from __future__ import annotations
 

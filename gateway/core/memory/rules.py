@@ -1,4 +1,4 @@
-"""The rules that the store is given when it is opened: pure functions, called wherever it reads or writes."""
+"""The rules that the store gets when it is opened: pure functions, which it calls wherever it reads or writes."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ MAX_SECRET_CHARS = 10_000
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-# Forms that providers document for their keys and tokens, and JSON web tokens. The bound of the latter is above what a
-# header of HTTP holds; with it, a text with many beginnings of tokens is read in linear time.
+# Forms that providers document for their keys and tokens, and JSON web tokens. The bound of the latter is above the
+# length of an HTTP header; with it, a text with many beginnings of tokens is read in linear time.
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
@@ -47,7 +47,8 @@ _PLAIN_WORDS = frozenset(
 
 def withhold(text: str) -> str:
     """Returns the text with everything that looks like a secret replaced."""
-    # The most precise pattern first: a broad one must not replace a part of what a precise one replaces whole.
+    # The most precise pattern first: a broad pattern must not replace a part of a secret that a precise one finds
+    # whole.
     text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED_SECRET.sub(_withhold_value, text)
     text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)

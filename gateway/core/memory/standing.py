@@ -1,8 +1,8 @@
 """Standing facts: wishes, preferences and instructions of a user that a later request does not name.
 
-"I never eat meat" matters when restaurants are asked for, and shares no word with that. A fact that always holds is a
-standing fact, and the memory section shows it. With a background model the model marks them; without one a rule finds
-the sentences that say so in the first person, by a table of words (gateway/data/standing_words.txt).
+"I never eat meat" matters in a question about restaurants, and shares no word with it. A fact that always holds is a
+standing fact, and the memory section shows it. A background model marks standing facts; without one a rule finds the
+sentences that state such a fact in the first person, by a table of words (gateway/data/standing_words.txt).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from gateway.core.words import QUESTION_MARKS
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message, StandingFact
 
-# The label of the block.
+# The label of the block with the standing facts.
 LABEL = "always"
 # The most tokens (estimated) that the block has in the memory section, since each conversation pays for them. Chosen,
 # not measured.
 MAX_TOKENS = 120
 # The fewest tokens of the line of a fact: with fewer left, no further fact is tried.
 _MIN_LINE_TOKENS = 4
-# The tokens that the line of a month counts for. Not measured.
+# The tokens that are counted for the line of a month. Not measured.
 _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
@@ -44,14 +44,14 @@ _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
 # Letters of Japanese and Korean, where a clause states something at its end.
 _VERB_LAST_SCRIPT = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
-# The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), before
-# words for how a statement holds ("- never always"), and before how a clause ends that states nothing.
+# The keys of the table that are no language: before patterns of things of which a person has only one ("! call me"),
+# before words for how a statement holds ("- never always"), and before the ends of clauses that state nothing.
 _SINGLE_VALUE_KEY = "!"
 _ADVERBS = "-"
 _CONDITIONS = "?"
-# How the alternatives of a pattern in the table begin, unless with letters.
+# The beginnings of alternatives of a pattern in the table that are no letters.
 _BEGINNINGS = (r"\b", "^")
-# The characters of year and month in an ISO date.
+# The number of characters of year and month in an ISO date.
 _MONTH_CHARS = 7
 
 
@@ -62,11 +62,13 @@ def learn_standing(
 
     If two statements contradict each other, the later one holds, in whichever order they are read.
 
-    messages: cleaned.
+    messages: the messages, cleaned.
     known: the standing facts so far.
-    now: seconds since the epoch. A fact with a later date was dated by a wrong clock, and gives way to any statement.
-    keeps_secrets: texts that look like secrets are learned too.
+    now: the current time, in seconds since the epoch. A fact with a later date was dated by a wrong clock, and gives
+        way to any statement.
+    keeps_secrets: texts that look like secrets are learned, too.
     """
+    # The facts by their keys, each with its statement.
     learned: dict[str, tuple[_Statement, LearnedFact]] = {}
     standing = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
     for message, sentence in _find_sentences(messages):
@@ -114,7 +116,7 @@ def is_standing(sentence: str) -> bool:
 class StandingBlock(NamedTuple):
     """The standing facts as a block of the memory section."""
 
-    # None: there is no such block.
+    # The block; None: no fact is shown.
     block: Block | None = None
     # The numbers of the facts that the block shows.
     shown_seqs: tuple[int, ...] = ()
@@ -130,12 +132,12 @@ class _FactLine(NamedTuple):
 def make_standing_block(
     facts: Sequence[StandingFact], blocks: Iterable[Block], shown_seqs: Collection[int] | None
 ) -> StandingBlock:
-    """Makes the block of standing facts.
+    """Returns the block of standing facts.
 
     facts: the current facts, in the order in which the block takes them.
     blocks: the other blocks of the section. If one of these has the label of standing facts, no block is made.
-    shown_seqs: the numbers of facts that the block shows already. It goes on to show them, for the provider's prompt
-        cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
+    shown_seqs: the numbers of facts that the block shows already. It goes on to show these facts, for the provider's
+        prompt cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
     """
     shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
     if shown_seqs is not None and len(shown) == len(shown_seqs):
@@ -161,12 +163,12 @@ def fit_into_block(facts: Sequence[StandingFact]) -> bool:
 
 
 def normalize_statement(text: str) -> str:
-    """Returns the bare statement of a fact or of a message, which is equal for two that state the same."""
+    """Returns the bare statement of a fact or of a message; two that state the same have the same statement."""
     return _without_prefix(text).strip(" .")
 
 
 def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
-    """Returns the facts that fit into the block: first those that a person asked for, then the first of the others."""
+    """Returns the facts that fit into the block: first those that a person asked for, then the first other facts."""
     chosen: list[_FactLine] = []
     months: set[str] = set()
     tokens_left = MAX_TOKENS
@@ -187,7 +189,7 @@ def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
 def _make_line(fact: StandingFact) -> str:
     """Returns the line of a fact.
 
-    Of a sentence of a message this is the first clause if the clause alone states the fact, else the sentence.
+    For a sentence of a message it has the first clause if the clause alone states the fact, else the sentence.
     """
     text = _without_prefix(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
@@ -214,7 +216,7 @@ def _find_sentences(messages: Iterable[Message]) -> Iterator[tuple[Message, str]
 
 
 def _find_sentences_in(text: str) -> Iterator[str]:
-    """Yields the sentences of a text that state something that always holds."""
+    """Yields the sentences of a text that state standing facts."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
         if sentence.endswith(QUESTION_MARKS):
@@ -224,9 +226,9 @@ def _find_sentences_in(text: str) -> Iterator[str]:
 
 
 def _cut_statement_before_question(sentence: str) -> str:
-    """Returns the clause of a question that states something before it asks: "I'm vegan, what can I cook?".
+    """Returns the clause of a question that states a fact before the question: "I'm vegan, what can I cook?".
 
-    Returns "" if the question states nothing. Only its first clause can state something, since a later clause may hang
+    Returns "" if the question states nothing. Only its first clause can state a fact, since a later clause may depend
     on a condition. In languages with the verb at the end, the end of the first clause may make it a condition, a
     question or a topic: then it states nothing. Nor does it if the rest has no words of its own: "I like fish, do I?"
     """
@@ -238,7 +240,7 @@ def _cut_statement_before_question(sentence: str) -> str:
 
 
 def _begins_standing(clause: str) -> bool:
-    """Returns whether a clause begins by saying that something always holds."""
+    """Returns whether a clause begins with a standing fact."""
     return any(pattern.match(clause) for pattern in _read_table().patterns)
 
 
@@ -247,7 +249,7 @@ class _Statement(NamedTuple):
 
     # The words of the sentence, without the words for how the statement holds.
     words: frozenset[str]
-    # The sentence states something of which a person has only one.
+    # The sentence states a thing of which a person has only one, such as a name.
     is_single_valued: bool
 
     @classmethod
@@ -258,9 +260,9 @@ class _Statement(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """The sentence states nothing by itself.
+        """True if the sentence states nothing by itself.
 
-        Examples are "I never do.", and what follows an abbreviation that has cut a sentence ("Call me Al P. from now
+        Examples are "I never do.", and the rest of a sentence that an abbreviation has cut ("Call me Al P. from now
         on.").
         """
         return not (self.words or self.is_single_valued)
@@ -268,7 +270,7 @@ class _Statement(NamedTuple):
     def replaces(self, old: _Statement) -> bool:
         """Returns whether this statement takes the place of an older one.
 
-        It does if both state what a person has only one of, or if they differ only in how the statement holds, as "I
+        It does if both state a thing of which a person has only one, or if they differ only in how they hold, as "I
         always eat meat now" and "I never eat meat" do.
         """
         if self.is_single_valued and old.is_single_valued:
@@ -282,7 +284,7 @@ class _Table(NamedTuple):
 
     # The patterns of standing facts, one for each way in which such a fact begins.
     patterns: Sequence[re.Pattern[str]]
-    # What a person has only one of.
+    # Finds things of which a person has only one.
     single_valued: re.Pattern[str]
     # Words for how a statement holds.
     adverbs: frozenset[str]

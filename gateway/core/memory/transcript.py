@@ -4,8 +4,8 @@
     assistant used get_weather
     [2026-11-21 Sat, assistant] Cold, and it snows.
 
-The messages were not addressed to the reader. So the gateway's notes and the marks of frameworks are no part of it,
-what looks like a secret is withheld, and no message can pass for another entry.
+The messages were not addressed to the reader. So the transcript has no notes of the gateway's and no marks of
+frameworks, texts that look like secrets are withheld, and no message can pass for another entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.core.prompt import note_text
 from gateway.core.tags import quote_name
 from storage.records import Message
 
-# A longer message is cut in its middle: facts about people stand at its edges.
+# The most characters of a message. A longer message is cut in its middle: facts about people stand at its edges.
 MESSAGE_CHARS = 4_000
 _LEFT_OUT = "\n[…]\n"
 _SPEAKERS = ("user", "assistant")
@@ -42,7 +42,7 @@ def clean_messages(
 ) -> list[Message]:
     """Returns the messages of users and assistants, oldest first, without marks and notes.
 
-    max_chars: a longer message is cut.
+    max_chars: the most characters of a message; a longer message is cut.
     keeps_secrets: texts that look like secrets stay.
     keeps_repeats: a reply that comes again word for word stays, as the answer to the question before it.
     """
@@ -68,7 +68,7 @@ def clean_messages(
 def render_transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequence[str]]) -> str:
     """Returns the transcript that a sleeptime agent reads.
 
-    messages: cleaned.
+    messages: the messages, cleaned.
     tools_by_exchange: the tools that an exchange called, by its row.
     """
     lines = [_INTRODUCTION, ""]
@@ -94,12 +94,12 @@ def render_author(message: Message) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Puts a text on one line, so that no part of the text passes for a heading or another entry."""
+    """Returns a text on one line, so that no part of the text passes for a heading or another entry."""
     return " ".join(text.split())
 
 
 def _withhold_secrets(text: str, max_chars: int) -> str:
-    """Returns a text without what looks like a secret. A long text is shortened first, since the patterns are slow."""
+    """Returns a text with secrets withheld. A long text is shortened first, since the patterns are slow."""
     text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
     if len(text) <= 2 * reach:
         return withhold(text)

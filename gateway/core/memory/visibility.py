@@ -1,8 +1,8 @@
-"""Visibility: which messages of an exchange other conversations may see.
+"""Visibility: the messages of an exchange that other conversations may see.
 
-They never see what was off the record, nor results of tools, nor fillers, nor a thought within a reply, nor messages of
-an agent's rules to its model. A prefix that was made elsewhere (few-shot examples, a template) is seen once the
-conversation was continued, unless another conversation opened with the same prefix.
+They never see messages off the record, results of tools, fillers, thoughts within a reply, or messages of an agent's
+rules to its model. A prefix that was made elsewhere (few-shot examples, a template) is seen once the conversation was
+continued, unless another conversation opened with the same prefix.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.records import REPLY, Exchange, Message
 class VisibleMessage(NamedTuple):
     """A message of an exchange that other conversations may see."""
 
-    # Its index in the exchange's input; REPLY: it is the reply.
+    # The index of the message in the exchange's input; REPLY: the message is the reply.
     message_index: int
     message: WireMessage
 
@@ -38,7 +38,7 @@ def list_visible_messages(
 
     exchange: the exchange with its content.
     prefix_is_shared: another conversation opened with the same prefix.
-    takes_reply: False leaves the reply out, unparsed.
+    takes_reply: the reply is among the messages; otherwise it is not even parsed.
     """
     if is_tombstone(exchange) or exchange.input is None:
         return []
@@ -87,8 +87,9 @@ def list_recallable_messages(
 
     exchange: the exchange with its content.
     prefix_is_shared: another conversation opened with the same prefix.
-    previous: the seq of the message before the exchange.
-    wanted_seqs: the messages to return; None: all. A reply that is not among them is not parsed.
+    previous: the number of the message before the exchange; None: no message is before it.
+    wanted_seqs: the numbers of the messages to return; None: all messages. A reply that is not among them is not
+        parsed.
     """
     messages = []
     takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs
@@ -108,19 +109,19 @@ def list_recallable_messages(
             previous = seq - 1  # as the index has it: it was written before that message was forgotten
         messages.append(
             Message(
-                seq,
-                exchange.id,
-                role,
-                text,
-                (exchange.ended if is_reply else None) or exchange.begun,
-                exchange.conversation_row,
-                name if isinstance(name, str) else None,
-                (exchange.reply or ()) if is_reply else exchange.inputs[i],
+                seq=seq,
+                exchange_row=exchange.id,
+                role=role,
+                text=text,
+                at=(exchange.ended if is_reply else None) or exchange.begun,
+                conversation_row=exchange.conversation_row,
+                speaker=name if isinstance(name, str) else None,
+                atoms=(exchange.reply or ()) if is_reply else exchange.inputs[i],
                 previous=previous,
             )
         )
         previous = seq
-    # All are built, since each names the message before it.
+    # All messages are built, since each names the message before it.
     if wanted_seqs is None:
         return messages
     return [message for message in messages if message.seq in wanted_seqs]

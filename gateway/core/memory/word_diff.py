@@ -33,8 +33,8 @@ _MAX_PAIRS = 1_000_000
 # The most steps of a comparison of two lists, which take about 50 ms. If repeated pieces would take more steps, no
 # match begins with the most frequent pieces.
 _MAX_STEPS = 1_000_000
-# The steps for each pair of pieces: after each match all pairs may be looked through once more. Not measured: with
-# fewer, more of the frequent pieces begin no match.
+# The steps that are allowed for each pair of pieces: after each match all pairs may be looked through once more. Not
+# measured: with fewer, more of the frequent pieces begin no match.
 _STEPS_PER_PAIR = 10
 
 
@@ -46,7 +46,7 @@ class DiffPart(Struct, frozen=True):
 
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
-    """Returns the parts of both texts in order. Those that are not inserted are the old text."""
+    """Returns the parts of both texts in order. The parts that are not inserted are the old text."""
     shortest_first = (_WORD.findall, _SENTENCE.findall, partial(str.splitlines, keepends=True))
     return _join_parts(_Comparison().compare(old, new, shortest_first))
 
@@ -77,7 +77,7 @@ class _Comparison:
                 if stretch.is_same:
                     yield DiffPart("same", stretch.old)
                 else:
-                    # What differs is compared again by shorter pieces; after the shortest, it is replaced as a whole.
+                    # A difference is compared again by shorter pieces; after the shortest, it is replaced as a whole.
                     yield from self.compare(stretch.old, stretch.new, splits[:split_index])
             yield DiffPart("same", "".join(old_pieces[old_end:]))
             return
@@ -94,7 +94,7 @@ class _Stretch(NamedTuple):
 
 
 def _match_stretches(old: Sequence[str], new: Sequence[str]) -> Iterator[_Stretch]:
-    """Yields what two lists have in common, and what is between, in order."""
+    """Yields the common stretches of two lists and the stretches between them, in order."""
     # For difflib they are junk: no match begins with junk, but a match may be extended over it.
     matcher = SequenceMatcher(_find_too_frequent(old, new).__contains__, old, new, autojunk=False)
     for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
