@@ -10,7 +10,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gateway.core.turn.call_ids import MAX_NAME_CHARS
 
@@ -19,12 +19,15 @@ _HASH_BYTES: Final = 4
 
 
 class UpstreamTools(Struct, frozen=True):
-    """Which tools, besides functions, a request's upstreams take in chat completions."""
+    """The tools, besides functions, that a request's upstreams take in chat completions.
+
+    It is stored with a request in the background (`StoredResponseRequest`), under the names of its fields there.
+    """
 
     # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
-    takes_custom_tools: bool = False
+    takes_custom_tools: bool = field(name="custom", default=False)
     # Claude's web search (`web_search_20250305`).
-    takes_web_search: bool = False
+    takes_web_search: bool = field(name="web_search", default=False)
 
 
 FUNCTIONS_ALONE: Final = UpstreamTools()

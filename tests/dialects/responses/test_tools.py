@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -94,6 +95,13 @@ def test_tools_come_with_the_input_too() -> None:
         "name": "tool_search",
         "arguments": '{"id":"x"}',
     }
+
+
+def test_the_tools_of_a_stored_request_are_read_by_the_names_under_which_they_are_stored() -> None:
+    stored = b'{"custom":true,"web_search":true}'
+    assert msgspec.json.decode(stored, type=UpstreamTools) == UpstreamTools(
+        takes_custom_tools=True, takes_web_search=True
+    )
 
 
 @pytest.mark.parametrize("takes", [UpstreamTools(), CUSTOM])
