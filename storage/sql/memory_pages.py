@@ -39,6 +39,8 @@ SQL = load("memory_pages.sql")
 LAST_CHARACTER = chr(sys.maxunicode)
 # What stands between the words of an id, as `words_of_subject` has it.
 _SIGNS_OF_ID = re.compile("[:.@_-]")
+# The least characters that are looked for within the words of an id. Three of them are in too many ids ("ann", "123").
+_MIN_PART_CHARS = 4
 # Conversations of a list that one statement takes.
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found, nor its exchanges there: they are not counted.
@@ -109,13 +111,16 @@ class MemoryPages(StoreGroup):
     ) -> list[CalledPerson]:
         """Returns memories of people with a name in one of their own blocks, or with its words in their id.
 
-        ASCII letters count alike, and signs in an id (li.wei) as spaces.
+        ASCII letters count alike, and signs in an id (li.wei) as spaces. A name of fewer than four characters is only
+        found in an id where a word begins.
 
         among: the number of memories that are looked at: those with the newest turns.
         """
         word = lower_ascii(name)
         # Signs alone are no words: they are looked for as they are, and an id has none between its words.
-        id_words = f" {' '.join(_SIGNS_OF_ID.sub(' ', word).split()) or word}"
+        id_words = " ".join(_SIGNS_OF_ID.sub(" ", word).split()) or word
+        if len(id_words) < _MIN_PART_CHARS:
+            id_words = f" {id_words}"
         rows = await connection.fetch_rows(SQL["people_called"], (project, word, among, limit, id_words))
         memories = [_make_memory(row) for row in rows]
         block_rows = await load_rows(connection, SQL["blocks_with"], [memory.id for memory in memories], word)

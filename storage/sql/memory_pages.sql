@@ -29,12 +29,12 @@ SELECT {sized} JOIN (
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
 -- piece: words_of_subject
--- The words of a subject in small letters, all but its kind after a space.
-replace(replace(replace(replace(replace(lower(a.subject), ':', ' '), '.', ' '), '-', ' '), '_', ' '), '@', ' ')
+-- The words of a person's subject without its kind, in small letters, each after a space.
+replace(replace(replace(replace(replace(lower(substr(a.subject, 5)), ':', ' '), '.', ' '), '-', ' '), '_', ' '), '@', ' ')
 
 -- name: people_called
 -- Finds memories of people, among the ?3 with the newest turns: those with ?2, in small letters, in blocks of their own,
--- and those with ?5, a space and words in small letters, in their subjects.
+-- and those with ?5, words in small letters or a part of them, in their subjects.
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
     WHERE substr(a.subject, 1, 4) = 'user' AND {of_project} ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?3

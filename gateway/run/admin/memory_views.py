@@ -129,7 +129,7 @@ class MemoryViews:
     async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
         """Returns the memories with a name in their id or a block, among the `NAMESAKES_AMONG` with the newest turns.
 
-        In an id the beginning of a word counts.
+        In an id four characters count anywhere, fewer at the beginning of a word.
         """
         people = await self.store.memory_pages.list_people_called(
             project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
