@@ -48,7 +48,7 @@ from adapters.whole_reply import BufferedReply
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
 _MODELS_PATH: Final = "/models?limit=1000"
-CACHE_MARK: Final = b'"cache_control"'  # a request with it chooses itself what is cached
+CACHE_MARK: Final = b'"cache_control"'  # a request with this key has placed its cache marks itself
 OAUTH_PREFIX: Final = "sk-ant-oat"
 _KEY_PREFIX: Final = "sk-ant-"
 _TOO_DEEP_MESSAGE: Final = "A schema or a message of the request is nested too deep."
@@ -109,7 +109,7 @@ class Anthropic(OpenAICompatible):
         path = path.partition("?")[0]
         return path in ("/chat/completions", "/models") or path.startswith(("/models/", _NATIVE_PATH))
 
-    def _key_header(self, key: str) -> Header:
+    def _make_key_header(self, key: str) -> Header:
         return ("authorization", f"Bearer {key}") if key.startswith(OAUTH_PREFIX) else ("x-api-key", key)
 
     async def _send_chat(self, request: ModelRequest) -> ModelReply:
@@ -170,7 +170,7 @@ class Anthropic(OpenAICompatible):
             message = "We could not parse the JSON body of your request."
             raise _TranslationFailed(make_error_body(message, "invalid_request_error")) from error
         except Untranslatable as error:
-            raise _TranslationFailed(error.body()) from error
+            raise _TranslationFailed(error.make_body()) from error
         except (RecursionError, orjson.JSONEncodeError) as error:  # orjson reads 1,024 levels, and writes 254
             raise _TranslationFailed(make_error_body(_TOO_DEEP_MESSAGE, "invalid_request_error")) from error
 
@@ -221,7 +221,7 @@ class _TranslationFailed(Exception):
 
 
 def _with_binding_beta(request: ModelRequest, claude_request: Json) -> ModelRequest:
-    """Returns a request with the beta header that its `thinking` needs."""
+    """Returns a copy of a request with the beta header that its `thinking` needs."""
     thinking = claude_request.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
         return request._replace(headers=with_beta(request.headers, BINDING_BETA))
@@ -252,7 +252,7 @@ def _choose_caller_api_key(request: ModelRequest) -> str:
 
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
-    """Returns headers with one more beta."""
+    """Returns a copy of headers with one more beta."""
     betas = [value for name, value in headers if name.lower() == _BETA_HEADER]
     if beta not in ",".join(betas):
         betas.append(beta)

@@ -73,8 +73,8 @@ class BoundedProtocol(asyncio.Protocol):
             self.transport.abort()
 
     def eof_received(self) -> bool | None:
-        answer: bool | None = self._protocol.eof_received()
-        return answer
+        stays_open: bool | None = self._protocol.eof_received()
+        return stays_open
 
     def connection_lost(self, error: Exception | None) -> None:
         self._protocol.connection_lost(error)
@@ -90,7 +90,7 @@ class BoundedProtocol(asyncio.Protocol):
         self.transport.set_protocol(self._protocol)
 
     def end_body(self) -> None:
-        """Sets the bound for what arrives before the next body."""
+        """Sets the bound for the bytes that arrive before the next body."""
         self._bytes_left = BEFORE_BODY_BYTES
         self.transport.set_protocol(self)
 

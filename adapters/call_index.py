@@ -34,7 +34,7 @@ class CallIndexer:
             if not (isinstance(chunk, dict) and self._index_chunk(chunk)):
                 return event
             data = orjson.dumps(chunk)
-        except TypeError:  # the client gets the event as it is, and sees what is wrong
+        except TypeError:  # the client gets the event as it is, and sees the fault in it
             return event
         name = f"event: {event.name}\n".encode() if event.name else b""
         return Event(name + b"data: " + data + b"\n\n", data, event.name)

@@ -59,7 +59,7 @@ _HELP: Final = (
 class DemoProvider(ScriptedProvider):
     """The built-in model of a gateway without a key."""
 
-    keeps_requests = False  # it serves for days, and stored requests would pile up
+    keeps_requests = False  # this provider serves for days, and stored requests would pile up
 
     def __init__(self, name: str = "demo") -> None:
         # The pause between two events makes a stream look like one.

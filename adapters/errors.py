@@ -41,7 +41,7 @@ class NoDescriptor(ProviderUnreachable):
 
 
 class ProviderTimeout(ProviderError):
-    """A deadline passed. phase: the phase of the request that it bounds."""
+    """A deadline passed. phase: the phase of the request that took too long."""
 
     def __init__(self, message: str, *, phase: Phase) -> None:
         super().__init__(message)

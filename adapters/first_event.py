@@ -23,7 +23,8 @@ class FirstEvent:
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
-        # The first comment or event without content; after `HELD_S` it counts as the first event. None: none came yet.
+        # The first comment or event without content, which counts as the first event after `HELD_S`; None: there was
+        # no such event yet.
         self.comment: Event | None = None
         # The time, by the clock of `feed`, at which `HELD_S` is over.
         self.ends_at = 0.0

@@ -26,7 +26,7 @@ _MAX_CACHED_NAMES: Final = 1024
 _MAX_NAME_BYTES: Final = 64
 
 
-def end_to_end(headers: Iterable[Header]) -> list[Header]:
+def choose_request_headers(headers: Iterable[Header]) -> list[Header]:
     """Returns the headers that a proxy passes on: all but hop-by-hop headers and those that `Connection` names."""
     passed_on: list[Header] = []
     dropped_names: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ def choose_response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple
     )
 
 
-def as_utf8(value: str) -> str:
+def decode_as_utf8(value: str) -> str:
     """Returns the value of a header, which was decoded as latin-1, decoded as UTF-8 instead."""
     if not value.isascii():
         # The value stays as it is if its bytes are not UTF-8.

@@ -190,7 +190,7 @@ class HttpReply:
             self._response.close()
 
     async def _read_next_by(self, when: float) -> bytes | None:
-        """Returns what `_read_next` does; None: nothing has arrived by `when`, a time of the loop's clock."""
+        """Returns the result of `_read_next`; None: nothing has arrived by `when`, a time of the loop's clock."""
         try:
             async with asyncio.timeout_at(when):
                 return await self._read_next()
@@ -232,7 +232,7 @@ class HttpReply:
                 self._unread = data  # so that nothing is lost if this wait is cancelled
                 await turn
                 self._unread = b""
-                if content.exception() is None:  # an error comes after what came before it
+                if content.exception() is None:  # an error is raised after the bytes before it were read
                     later_data = content.read_nowait()
                     self._bytes_taken += len(later_data)
                     data += later_data

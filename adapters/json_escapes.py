@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-# What stands in a text in place of a character that cannot be read.
+# The text in place of a character that cannot be read.
 REPLACEMENT: Final = "\ufffd"
 # The escapes of the first and the second half of a character, without their backslash.
 _HIGH: Final = rb"u[dD][89abAB][0-9a-fA-F]{2}"
@@ -58,7 +58,7 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
 
 
 def read_json_with_halves(data: bytes) -> Any:
-    """Returns the value of an upstream's JSON, in which halves of characters are lone surrogates; None: it is no JSON.
+    """Returns the value of an upstream's JSON, with halves of characters as lone surrogates; None: `data` is no JSON.
 
     `write_json` writes such a value, and `join_halves` joins the halves in it.
     """
@@ -70,7 +70,7 @@ def read_json_with_halves(data: bytes) -> Any:
 def write_json(value: Any) -> bytes:
     """Returns the JSON of a value that may have lone surrogates, which become escapes of halves of characters.
 
-    Raises: TypeError, RecursionError: it cannot be written.
+    Raises: TypeError, RecursionError: the value cannot be written.
     """
     try:
         return orjson.dumps(value)
@@ -106,7 +106,7 @@ def may_round(data: bytes) -> bool:
 
 
 def _read_with_halves(data: bytes) -> Any:
-    """Returns the value of JSON, with halves of characters as lone surrogates; None: it is no JSON, or too long."""
+    """Returns the value of JSON, with halves of characters as lone surrogates; None: no JSON, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
         return None
     try:
@@ -124,9 +124,8 @@ def replace_lone_surrogates(data: bytes) -> JsonPiece:
     """Replaces each escape of half a character by the escape of U+FFFD.
 
     data: a piece of JSON, which does not begin within an escape.
-
     """
-    end = _complete_length(data)
+    end = _measure_complete(data)
     complete, cut_escape = data[:end], data[end:]
     if b"\\ud" in complete or b"\\uD" in complete:
         complete = _ESCAPES.sub(lambda match: match[0] if match["lone"] is None else rb"\ufffd", complete)
@@ -144,11 +143,11 @@ def _make_strict(data: bytes) -> bytes | None:
         return None
     try:
         return orjson.dumps(value)
-    except (TypeError, RecursionError):  # it has what cannot be written
+    except (TypeError, RecursionError):  # a part of the value cannot be written
         return None
 
 
-def _complete_length(data: bytes) -> int:
+def _measure_complete(data: bytes) -> int:
     """Returns how many bytes of a piece come before an escape that the next piece may complete."""
     start = max(0, len(data) - _MAX_CUT_BYTES)
     while cut := _CUT_ESCAPE.search(data, start):

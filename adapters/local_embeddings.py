@@ -53,7 +53,7 @@ class LocalEmbedder:
     name = "local/wordllama-l2-supercat-256"
 
     def __init__(self) -> None:
-        """Finds the files. Raises: EmbedderMissing: they are missing."""
+        """Finds the files. Raises: EmbedderMissing: a file is missing."""
         self._files = _get_files()
         self._pool = ThreadPoolExecutor(_THREADS, "mnemogate-embedder")
         self._table: NDArray[np.float16] | None = None

@@ -15,7 +15,7 @@ from yarl import URL
 from adapters.base import ModelReply
 from adapters.body_pieces import Upload
 from adapters.call_index import IndexedReply
-from adapters.headers import as_utf8, end_to_end
+from adapters.headers import choose_request_headers, decode_as_utf8
 from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids, with_thoughts
 from adapters.transport import HttpTransport
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
@@ -46,15 +46,15 @@ class OpenAICompatible:
         capabilities: Capabilities | None = None,
         transport: HttpTransport | None = None,
     ) -> None:
-        """Connects to nothing.
+        """Opens no connection.
 
         name: the upstream's name in the settings.
         base_url: the address with the version, without a slash at its end: `https://api.openai.com/v1`.
-        key: sent as a bearer token. None: the caller's own `Authorization` value is passed on, and so are the
-            organization and the project that the caller names.
-        headers: sent with every request, in place of the caller's headers of the same names. A key among them counts
-            as `key` does.
-        transport: closed with the provider; None: the provider makes its own.
+        key: the key that is sent as a bearer token. None: the caller's own `Authorization` value is passed on, and so
+            are the organization and the project that the caller names.
+        headers: the headers that are sent with every request, in place of the caller's headers of the same names. A key
+            among them counts as `key` does.
+        transport: the transport, which is closed with the provider; None: the provider makes its own.
 
         Raises: ValueError: `base_url` is no address of an upstream.
         """
@@ -66,7 +66,7 @@ class OpenAICompatible:
         self.adapt_calls = _choose_call_adapter(self.capabilities)
         self._transport = transport or HttpTransport()
         if key is not None:
-            headers = (self._key_header(key), *headers)
+            headers = (self._make_key_header(key), *headers)
         self._fixed_headers = CIMultiDict([("Accept-Encoding", "identity")])
         for extra_name, value in headers:
             self._fixed_headers[extra_name] = value
@@ -95,19 +95,24 @@ class OpenAICompatible:
             credential = request.credential
             if credential.startswith(X_API_KEY_PREFIX):
                 credential = f"Bearer {credential.removeprefix(X_API_KEY_PREFIX)}"
-            headers["Authorization"] = as_utf8(credential)
+            headers["Authorization"] = decode_as_utf8(credential)
         if request.headers:
             # The settings' headers replace the caller's of the same name, but for the type of the body.
-            for name, value in end_to_end(request.headers):
+            for name, value in choose_request_headers(request.headers):
                 if name not in self._reserved_names:
-                    headers.add(name, as_utf8(value))
+                    headers.add(name, decode_as_utf8(value))
                 elif name == "content-type":
-                    headers[name] = as_utf8(value)
+                    headers[name] = decode_as_utf8(value)
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"
         sending = self._transport.send(
-            request.method, url, headers, body, streams=request.wants_stream, sends_once=request.sends_once
+            request.method,
+            url,
+            headers,
+            body,
+            wants_stream=request.wants_stream,
+            sends_once=request.sends_once,
         )
         return _add_index(sending) if self.capabilities.omits_call_index else sending
 
@@ -118,12 +123,12 @@ class OpenAICompatible:
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    def _key_header(self, key: str) -> Header:
+    def _make_key_header(self, key: str) -> Header:
         return "Authorization", f"Bearer {key}"
 
 
 def _check_address(name: str, base_url: str) -> URL:
-    """Returns the address of the upstream `name` as a URL. Raises: ValueError: it is no address of an upstream."""
+    """Returns the address of the upstream `name` as a URL. Raises: ValueError: no upstream can have the address."""
     url = URL(base_url)
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"{name}: an upstream's address begins with http:// or https://, not {base_url!r}")

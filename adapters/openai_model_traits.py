@@ -30,18 +30,18 @@ _TAKES_EFFORT_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
 
 
 @lru_cache(maxsize=256)
-def refused_fields(model: str) -> frozenset[str]:
+def list_refused_fields(model: str) -> frozenset[str]:
     """Returns the fields that a model refuses. A model that refuses `max_tokens` takes `max_completion_tokens`."""
     return next((refused for names, refused in _REFUSED_BY_NAME if names.match(model)), frozenset())
 
 
-def effort_with_tools(model: str) -> str | None:
-    """Returns the effort that a chat completion with functions must name; "": it must name none; None: it is free."""
+def choose_effort_with_tools(model: str) -> str | None:
+    """Returns the effort that a chat completion with functions must name; "": no effort; None: any effort."""
     if _TAKES_NO_EFFORT.match(model):
         return ""
     return "none" if _TAKES_EFFORT_NONE.match(model) else None
 
 
-def azure_effort_with_tools(model: str) -> str | None:
-    """Returns the same for a model at Azure."""
-    return "" if _TAKES_NO_EFFORT_AT_AZURE.match(model) else effort_with_tools(model)
+def choose_azure_effort_with_tools(model: str) -> str | None:
+    """Returns the effort that a chat completion with functions must name at Azure, as `choose_effort_with_tools`."""
+    return "" if _TAKES_NO_EFFORT_AT_AZURE.match(model) else choose_effort_with_tools(model)

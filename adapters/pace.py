@@ -2,7 +2,7 @@
 
 A pass of the event loop runs all that is ready. With hundreds of streams that takes tens of milliseconds, and a new
 request waits for several passes until its first text. So only a few streams go on in one pass, and the others in the
-next passes, in order, with what has arrived for them meanwhile. An idle loop makes thousands of passes a second.
+next passes, in order, with the bytes that have arrived meanwhile. An idle loop makes thousands of passes a second.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The known providers, as data: their addresses and capabilities. A new provider is a new row of the table.
 
 The columns follow the providers' own documents and errors (November 2026). They describe the provider, not each of its
-models: what a model refuses wherever it is served is in `openai_model_traits` and `claude.model_traits`. A server that
-operators run themselves (vllm, ollama, lmstudio, llama.cpp) takes what its model takes, so its row describes only the
-server.
+models: the fields that a model refuses wherever it is served are in `openai_model_traits` and `claude.model_traits`. A
+server that operators run themselves (vllm, ollama, lmstudio, llama.cpp) refuses the fields that its model refuses, so
+its row describes only the server.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
-from adapters.openai_model_traits import azure_effort_with_tools, effort_with_tools, refused_fields
-from adapters.types import Capabilities, any_effort
+from adapters.openai_model_traits import (
+    choose_azure_effort_with_tools,
+    choose_effort_with_tools,
+    list_refused_fields,
+)
+from adapters.types import Capabilities, allow_any_effort
 
 # The capabilities of an upstream that is none of the known providers: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(
-    can_force=can_force, refused_fields=refused_fields, effort_with_tools=effort_with_tools
+    can_force=can_force, refused_fields=list_refused_fields, effort_with_tools=choose_effort_with_tools
 )
 # The next three each add one capability.
 _WITH_STREAM_USAGE: Final = replace(UNKNOWN, stream_usage=True)
@@ -54,8 +58,9 @@ _ANTHROPIC: Final = replace(
 class ProviderSpec(Struct, frozen=True):
     """A known provider: a row of the table."""
 
+    # The provider's name in the settings.
     name: str
-    # None: each customer has its own address.
+    # The address of the API; None: each customer has an address of its own.
     base_url: str | None
     capabilities: Capabilities = UNKNOWN
     # The API spoken there.
@@ -65,7 +70,7 @@ class ProviderSpec(Struct, frozen=True):
 
     @property
     def is_translated(self) -> bool:
-        """The provider's dialect is translated here."""
+        """True if the provider's dialect is translated here."""
         return self.dialect == "anthropic"
 
     def get_capabilities_at(self, address: str) -> Capabilities:
@@ -94,14 +99,14 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
                 _OPENAI,
                 responses="stored",
                 custom_tools=True,
-                effort_with_tools=azure_effort_with_tools,
+                effort_with_tools=choose_azure_effort_with_tools,
             ),
         ),
         # OpenRouter asks OpenAI for a response, whichever endpoint it is asked at.
         ProviderSpec(
             "openrouter",
             "https://openrouter.ai/api/v1",
-            replace(_OPENAI, metadata=True, effort_with_tools=any_effort),
+            replace(_OPENAI, metadata=True, effort_with_tools=allow_any_effort),
         ),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _WITH_COMPLETION_LIMIT),
         ProviderSpec("together", "https://api.together.xyz/v1", _WITH_STREAM_USAGE),

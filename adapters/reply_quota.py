@@ -36,12 +36,12 @@ class ReplyReservation:
         """Reserves `size` bytes in all. Raises: ProviderTooLarge."""
         if size <= self._small_bytes:
             return
-        quota, further_bytes = self._quota, size - self._bytes
-        if further_bytes > quota.left_bytes:
+        further_bytes = size - self._bytes
+        if further_bytes > self._quota.left_bytes:
             raise ProviderTooLarge(
-                f"all replies under way are larger than {quota.limit_bytes} bytes together"
+                f"all replies under way are larger than {self._quota.limit_bytes} bytes together"
             )
-        quota.left_bytes -= further_bytes
+        self._quota.left_bytes -= further_bytes
         self._bytes = size
 
     def release(self) -> None:

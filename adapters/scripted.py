@@ -37,9 +37,11 @@ class ScriptedFailure(Struct, frozen=True):
     """An HTTP error with OpenAI's error object."""
 
     status: int
+    # The fields of the error object. A 4xx other than a 429 has another type in any case.
     message: str = "Something went wrong."
     code: str | None = None
     type: str = "server_error"
+    # Headers of the reply besides its content type.
     headers: tuple[Header, ...] = ()
 
 
@@ -58,7 +60,7 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 class ScriptedProvider:
     """A provider of replies that are given beforehand. Implements `Provider`, which documents the methods."""
 
-    # `requests` grows with each request, so a provider that serves for days sets this to False.
+    # True to add each request to `requests`. A provider that serves for days sets False, since the list only grows.
     keeps_requests = True
 
     def __init__(
@@ -72,9 +74,10 @@ class ScriptedProvider:
     ) -> None:
         """Makes a provider without requests.
 
-        replies: queued, one for each request; `send` raises a reply that is a ProviderError.
-        script: makes the reply from the request's body when the queue is empty; None: the reply is "Ok.".
-        pause_s: the pause between two events of a stream.
+        replies: the first replies of the queue, one for each request; `send` raises a reply that is a ProviderError.
+        script: a function that makes the reply from the request's body when the queue is empty; None: the reply is
+            "Ok.".
+        pause_s: the pause between two events of a stream, in seconds.
         """
         self.name = name
         self.capabilities = capabilities or Capabilities(stream_usage=True)

@@ -26,7 +26,7 @@ class ScriptedCall(Struct, frozen=True):
     name: str
     # The arguments of the call, as JSON.
     arguments: str = "{}"
-    # None: an id is made.
+    # The id of the call; None: an id is made.
     id: str | None = None
 
 
@@ -35,7 +35,7 @@ class ScriptedMessage(Struct, frozen=True):
 
     text: str | None
     calls: tuple[ScriptedCall, ...] = ()
-    # None: "tool_calls" where there are calls, else "stop".
+    # The finish reason; None: "tool_calls" if there are calls, else "stop".
     finish_reason: str | None = None
 
 

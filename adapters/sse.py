@@ -23,10 +23,10 @@ from adapters.types import Event
 
 # Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory.
 MAX_EVENT_BYTES = 32 * 1024 * 1024
-# Chosen: far above what a JSON body takes that is indented. A list of millions of lines is many times their bytes.
+# Chosen: far above the lines of an indented JSON body. A list of millions of lines is many times their bytes.
 MAX_EVENT_LINES = 64 * 1024
-# The most bytes of comments, blank lines and events without data between two events with data. Chosen: what OpenRouter
-# sends within a quarter of an hour, 25 bytes ten times a second.
+# The most bytes of comments, blank lines and events without data between two events with data. Chosen: OpenRouter's
+# comments of a quarter of an hour, 25 bytes ten times a second.
 MAX_COMMENT_BYTES = 256 * 1024
 
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
@@ -82,7 +82,7 @@ class EventDecoder:
         return events
 
     def finish(self) -> list[Event]:
-        """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
+        """Returns the event that the end of the stream completes: it lacked its blank line, or is stray blank lines.
 
         Where the blank line after `[DONE]` or after an event of whole JSON is missing, the event counts as whole. A
         body of plain JSON with the content type of a stream counts as one event.
@@ -120,7 +120,7 @@ class EventDecoder:
     def _split(self, data: bytes) -> list[bytes]:
         """Returns the bytes of each event that is whole in a read without carriage returns, where no bytes wait.
 
-        Unlike `_cut_events` it copies only what is not whole into the buffer.
+        Unlike `_cut_events` it copies only an unfinished event into the buffer.
         """
         *whole, incomplete = data.split(b"\n\n")
         if incomplete:

@@ -2,7 +2,7 @@
 
 Each upstream has sessions of aiohttp, made in the running loop on first use: without a limit of connections, with
 keep-alive, no cookies, no redirects, no credentials of the environment, and no proxy but one that is named. Every wait
-has a bound (`Timeouts`), and so has what arrives outside of a body (`BoundedConnector`).
+has a bound (`Timeouts`), and so have the bytes that arrive outside of a body (`BoundedConnector`).
 
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is sent once more
 if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`. A request that `sends_once` is never sent
@@ -38,8 +38,9 @@ _KEEP_ALIVE_S: Final = 30.0
 _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-_SMALL_BODY_BYTES: Final = 64 * 1024  # what a transport takes without a wait
-_HEADER_BYTES: Final = 64 * 1024  # of one header or trailer; aiohttp takes 128 headers and trailers together
+_SMALL_BODY_BYTES: Final = 64 * 1024  # a transport takes a body of this size without a wait
+# The most bytes of one header or trailer; aiohttp takes 128 headers and trailers together.
+_HEADER_BYTES: Final = 64 * 1024
 # Statuses that ask for the request to be sent elsewhere.
 _REDIRECT_STATUSES: Final = frozenset((301, 302, 303, 307, 308))
 # Headers that aiohttp would add to a request without them.
@@ -54,8 +55,9 @@ class HttpTransport:
     ) -> None:
         """Opens no connection.
 
-        proxy: http://host:port, with user and password before the host if the proxy asks for them; None: no proxy.
-        replies: bounds the memory of replies that are read whole.
+        proxy: the proxy's address, http://host:port, with user and password before the host if the proxy asks for them;
+            None: no proxy.
+        replies: the quota of memory for replies that are read whole.
         """
         self.timeouts = timeouts or Timeouts()
         self._replies = replies
@@ -79,16 +81,16 @@ class HttpTransport:
         headers: Mapping[str, str],
         body: bytes | Upload | None = None,
         *,
-        streams: bool = False,
+        wants_stream: bool = False,
         sends_once: bool = False,
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
         url: the address in the form in which it is written to an upstream.
         headers: all headers to send, except `Host` and `Content-Length`.
-        streams: the request asks for a stream. Then the first bytes of a reply of another type decide whether it is
-            one.
-        sends_once: the request is not sent again, whatever becomes of it.
+        wants_stream: True if the request asks for a stream. Then the first bytes of a reply of another content type
+            decide whether the reply is a stream.
+        sends_once: True if the request must not be sent again, whatever becomes of it.
 
         Raises: ProviderTimeout; NoDescriptor; ProviderUnreachable, also for a POST that is redirected: the redirect is
         not followed, and if the client followed it, its words would bypass the gateway.
@@ -117,7 +119,7 @@ class HttpTransport:
             await reply.aclose()
             target = _describe_redirect(address, reply)
             raise ProviderUnreachable(f"{address.authority} redirects to {target}, which is not followed")
-        if streams and not reply.is_stream:
+        if wants_stream and not reply.is_stream:
             await reply.detect_events()
         return reply
 
@@ -183,7 +185,8 @@ class HttpTransport:
     ) -> aiohttp.ClientResponse:
         """Sends a request, and once more where it was most likely not seen, unless it `sends_once`.
 
-        make_data: returns the body for an attempt. Raises an OSError where the body cannot be begun again.
+        make_data: a function that returns the body for an attempt, and raises an OSError if the body cannot be begun
+            again.
         """
         began_at = asyncio.get_running_loop().time()
         # If the request `sends_once`, the first attempt is the last one.

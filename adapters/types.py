@@ -19,16 +19,16 @@ JSON_TYPE: Final = "application/json"
 JSON_HEADER: Final[Header] = ("content-type", JSON_TYPE)
 EVENT_STREAM_TYPE: Final = "text/event-stream; charset=utf-8"
 EVENT_STREAM_HEADER: Final[Header] = ("content-type", EVENT_STREAM_TYPE)
-# How an upstream has `/responses`. "stored": it stores responses, and has the routes of stored ones. "stateless": it
-# stores none. False: it has no such endpoint.
+# Whether an upstream has `/responses`. "stored": the upstream stores responses, and has the routes of stored responses.
+# "stateless": the upstream stores no responses. False: the upstream has no such endpoint.
 ResponsesEndpoint = Literal["stored", "stateless", False]
 # The prefix of a credential that the caller sent as `x-api-key`, before the header's value.
 X_API_KEY_PREFIX: Final = "x-api-key "
 # The path of a chat completion to count only, for a provider that `counts_tokens`. No provider has this path: the
 # adapter translates it.
 COUNT_TOKENS: Final = "/chat/completions/count_tokens"
-# A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
-# `tool_calls`, and its `container`.
+# A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, with placeholders for the
+# calls that are in `tool_calls`, and its `container`.
 NATIVE_REPLY: Final = "native_reply"
 # A field of a chat completion that was made of a whole message in Anthropic's own dialect: the message, as it came.
 NATIVE_MESSAGE: Final = "native_message"
@@ -79,7 +79,7 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
 
 
 def with_content_type(headers: Iterable[Header], content_type: str) -> tuple[Header, ...]:
-    """Returns the headers of a reply with another content type, for a body that was translated."""
+    """Returns a copy of a reply's headers with another content type, for a body that was translated."""
     return (*(header for header in headers if header[0] != "content-type"), ("content-type", content_type))
 
 
@@ -103,19 +103,19 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
 
 
 # The defaults of capabilities that depend on the model.
-def _any_model(name: str) -> bool:
+def _always(model: str) -> bool:
     return True
 
 
-def _no_model(name: str) -> bool:
+def _never(model: str) -> bool:
     return False
 
 
-def any_effort(model: str) -> None:
-    return None
+def allow_any_effort(model: str) -> None:
+    """Returns None: a model may be asked for any effort (`Capabilities.effort_with_tools`)."""
 
 
-def _refuses_nothing(name: str) -> frozenset[str]:
+def _refuse_no_field(model: str) -> frozenset[str]:
     return frozenset()
 
 
@@ -149,9 +149,9 @@ class Capabilities(Struct, frozen=True):
     # The upstream counts the tokens of a request (`COUNT_TOKENS`) without answering the request.
     counts_tokens: bool = False
     # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
-    binds_thoughts: Callable[[str], bool] = _no_model
+    binds_thoughts: Callable[[str], bool] = _never
     # Returns for a model's name whether it thinks only when the request asks it to.
-    thinks_when_asked: Callable[[str], bool] = _no_model
+    thinks_when_asked: Callable[[str], bool] = _never
     # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
     # The upstream takes tool calls with ids of any form; False: only ids of the form that it makes itself.
@@ -166,13 +166,13 @@ class Capabilities(Struct, frozen=True):
     # A model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.
-    can_force: Callable[[str], bool] = _any_model
+    can_force: Callable[[str], bool] = _always
     # Returns for a model's name the effort that a chat completion with functions must name, since the model does not
-    # think there; "": it must name no effort. None: it may name any effort.
-    effort_with_tools: Callable[[str], str | None] = any_effort
-    # Returns for a model's name the fields that it refuses. They are left out where an agent's settings have them, and
-    # sent where the application does.
-    refused_fields: Callable[[str], frozenset[str]] = _refuses_nothing
+    # think there; "": the request must name no effort; None: the request may name any effort.
+    effort_with_tools: Callable[[str], str | None] = allow_any_effort
+    # Returns for a model's name the fields that the model refuses. Such a field is left out if an agent's settings have
+    # it, and sent if the application has it.
+    refused_fields: Callable[[str], frozenset[str]] = _refuse_no_field
 
 
 # A NamedTuple: a frozen dataclass takes three times as long to make, and each round makes one.
@@ -190,8 +190,9 @@ class ModelRequest(NamedTuple):
     query: str = ""
     # The request asks for a stream.
     wants_stream: bool = False
-    # Below the upstream's base URL.
+    # The path below the upstream's base URL.
     path: str = "/chat/completions"
+    # The method of HTTP.
     method: str = "POST"
     # The body piece by piece as it comes in, instead of `body`. It can be read only once, so it is not sent again.
     upload: AsyncIterator[bytes] | None = None

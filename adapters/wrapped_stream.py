@@ -13,7 +13,7 @@ from adapters.whole_reply import join_chunks
 class WrappedStream(ABC):
     """A reply around another reply. Implements `ModelReply`, which documents the methods.
 
-    A subclass decides what its events are.
+    A subclass makes the events.
     """
 
     is_stream = True
@@ -23,7 +23,7 @@ class WrappedStream(ABC):
         self.status: int = reply.status
         self.headers: tuple[Header, ...] = reply.headers
         self._reply = reply
-        # `chunks` yields the rest of the wrapped body as it comes, without reading its events.
+        # True to have `chunks` yield the rest of the wrapped body as it comes, without reading its events.
         self._passes_rest = False
 
     @property

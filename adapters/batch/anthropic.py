@@ -17,7 +17,7 @@ import orjson
 
 from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
-from adapters.batch.result_lines import read_results
+from adapters.batch.result_lines import parse_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import read_error_message
 from adapters.body_pieces import PIECE_BYTES
@@ -112,7 +112,7 @@ class AnthropicBatches(SdkBatches):
         state = await self._look_up(self._client.messages.batches.retrieve(id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
-    async def results(self, id: str) -> AsyncGenerator[PartResult]:
+    async def read_results(self, id: str) -> AsyncGenerator[PartResult]:
         created = int(self._now())
         with self._map_errors():
             from anthropic._constants import RAW_RESPONSE_HEADER
@@ -125,7 +125,7 @@ class AnthropicBatches(SdkBatches):
                 options={"headers": {"Accept": "application/binary", RAW_RESPONSE_HEADER: "stream"}},
             )
             try:
-                async for result in read_results(reply.iter_bytes(), partial(_read_result, created=created)):
+                async for result in parse_results(reply.iter_bytes(), partial(_read_result, created=created)):
                     yield result
             finally:
                 await reply.close()
@@ -155,7 +155,7 @@ class AnthropicBatches(SdkBatches):
 
     async def _has_any_result(self, id: str, custom_ids: Container[str]) -> bool:
         """Returns whether a batch has a result for one of these requests."""
-        async with aclosing(self.results(id)) as results:
+        async with aclosing(self.read_results(id)) as results:
             async for result in results:
                 # One result is enough: no two requests have the same id.
                 if result.custom_id in custom_ids:

@@ -35,13 +35,14 @@ class PartState(Struct, frozen=True):
 class PartResult(Struct, frozen=True):
     """The result of one request of a batch."""
 
+    # The id under which `make_line` put the request into the batch.
     custom_id: str
     outcome: Literal["succeeded"] | FailedOutcome
     # The chat completion; empty where the request did not succeed.
     body: bytes = b""
     # The provider's message where the outcome is an error.
     message: str = ""
-    # The same request may succeed another time.
+    # The same request may succeed if it is sent again.
     is_transient: bool = False
 
 
@@ -101,7 +102,7 @@ class BatchProvider(Protocol):
     async def poll(self, id: str) -> PartState:
         """Returns the present state of the batch with this id."""
 
-    def results(self, id: str) -> AsyncIterator[PartResult]:
+    def read_results(self, id: str) -> AsyncIterator[PartResult]:
         """Yields results one by one as they are read, in any order.
 
         Raises: ProviderBroke: the results ended in the middle.
@@ -111,6 +112,6 @@ class BatchProvider(Protocol):
         """Asks the provider to stop. Requests that were answered before may have results nevertheless."""
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        """Deletes what the provider stores of a batch that is over. part: the part that the batch was made of."""
+        """Deletes the files and results of a batch that is over. part: the part that the batch was made of."""
 
     async def aclose(self) -> None: ...

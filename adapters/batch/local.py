@@ -39,7 +39,7 @@ class _Answer(NamedTuple):
     """The answer to one attempt at a request."""
 
     result: PartResult
-    # How many seconds a busy upstream asks to wait; None: it is not busy.
+    # The seconds that a busy upstream asks to wait; None: the upstream is not busy.
     wait_s: float | None = None
 
 
@@ -91,7 +91,7 @@ class LocalBatches:
             return PartState(is_over=True, is_gone=True)
         return PartState(batch.task.done(), not batch.results.empty())
 
-    async def results(self, id: str) -> AsyncGenerator[PartResult]:
+    async def read_results(self, id: str) -> AsyncGenerator[PartResult]:
         """Yields the results that have arrived."""
         batch = self._batches.get(id)
         while batch is not None and not batch.results.empty():
@@ -161,5 +161,5 @@ def _note_end(lines: BinaryIO, task: asyncio.Task[None]) -> None:
     """Closes the lines of a batch, and logs the fault that ended its task."""
     lines.close()  # here, since a task that is cancelled before its first step runs no `finally`
     if not task.cancelled() and (error := task.exception()) is not None:
-        # A batch without all results is over for its caller, who sends what is missing again.
+        # A batch without all results is over for its caller, which sends the missing requests again.
         _log.error("The requests of a batch were ended by a fault in the gateway.", exc_info=error)

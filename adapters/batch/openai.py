@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 import orjson
 
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
-from adapters.batch.result_lines import read_results
+from adapters.batch.result_lines import parse_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_error_message
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
@@ -106,14 +106,14 @@ class OpenAIBatches(SdkBatches):
         state = await self._look_up(self._client.batches.retrieve(id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
-    async def results(self, id: str) -> AsyncGenerator[PartResult]:
+    async def read_results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._map_errors():
             batch = await self._client.batches.retrieve(id)
             garbled_error: ProviderGarbled | None = None
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 try:
                     async with self._client.files.with_streaming_response.content(file_id) as reply:
-                        async for result in read_results(reply.iter_bytes(), _read_result):
+                        async for result in parse_results(reply.iter_bytes(), _read_result):
                             yield result
                 except ProviderGarbled as error:
                     garbled_error = error
@@ -142,7 +142,7 @@ class OpenAIBatches(SdkBatches):
 
 
 def _read_state(batch: Batch) -> PartState:
-    """Returns the state of a batch. Its errors are those of the batch as a whole, not of single requests."""
+    """Returns the state of a batch. `errors` are errors of the batch as a whole, not of single requests."""
     errors = (batch.errors.data if batch.errors is not None else None) or []
     message = "; ".join(error.message for error in errors if error.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)

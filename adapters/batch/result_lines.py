@@ -12,7 +12,7 @@ from adapters.types import Json
 _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
-async def read_results(
+async def parse_results(
     pieces: AsyncIterator[bytes], read_result: Callable[[Json], PartResult]
 ) -> AsyncGenerator[PartResult]:
     """Yields the results of a file, as its pieces come in.

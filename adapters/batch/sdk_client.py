@@ -28,7 +28,7 @@ _NOT_INSTALLED_MESSAGE: Final = (
 
 
 def make_client_options(proxy: str | None) -> dict[str, Any]:
-    """Returns the options of an SDK's client: the machine's certificates, and no proxy but that of the settings.
+    """Returns the options of an SDK's client: the machine's certificates, and no proxy but the settings' own.
 
     Without them a client takes its proxy from the environment, and brings its own certificates.
     """
@@ -54,10 +54,10 @@ class SdkBatches:
     ) -> None:
         """Opens no connection.
 
-        headers: sent with every request.
-        now: returns the seconds since the epoch, by which a Retry-After is read.
+        headers: the headers that are sent with every request.
+        now: a clock, in seconds since the epoch, by which a Retry-After is read.
         proxy: the proxy of the settings; None: no proxy.
-        adapt_calls: `adapt_calls` of the `OpenAICompatible` of the same upstream.
+        adapt_calls: the function `adapt_calls` of the `OpenAICompatible` of the same upstream.
         """
         self._base_url = base_url
         self._key = key
@@ -92,7 +92,7 @@ class SdkBatches:
         return map_sdk_errors(import_module(self.sdk), self._now)
 
     async def _look_up(self, call: Awaitable[_Answer], read: Callable[[_Answer], _Found]) -> _Found | None:
-        """Awaits a look-up, and returns what `read` makes of its answer; None: the provider answers 404."""
+        """Awaits a look-up, and returns the result of `read` for its answer; None: the provider answers 404."""
         try:
             with self._map_errors():
                 return read(await call)

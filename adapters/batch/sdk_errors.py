@@ -16,7 +16,7 @@ from adapters.errors import (
 )
 from adapters.types import read_retry_after
 
-# Characters of a provider's message, at most.
+# The most characters of a provider's message.
 MAX_MESSAGE_CHARS: Final = 500
 _TRANSIENT_STATUSES: Final = frozenset((408, 409, 425, 429))
 
@@ -25,8 +25,8 @@ _TRANSIENT_STATUSES: Final = frozenset((408, 409, 425, 429))
 def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     """Raises errors of an SDK as provider errors.
 
-    sdk: its module.
-    now: seconds since the epoch, for dates in Retry-After.
+    sdk: the module of the SDK.
+    now: a clock, in seconds since the epoch, for dates in Retry-After.
     """
     try:
         yield

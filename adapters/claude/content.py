@@ -123,7 +123,7 @@ def _translate_content(content: Any, path: str) -> list[Json]:
 
 
 def _translate_refusal(source: Json) -> list[Json]:
-    """Returns the `refusal` of a message or a part as a block of text; []: it has none."""
+    """Returns the `refusal` of a message or a part as a block of text; []: there is no refusal."""
     refusal = source.get("refusal")
     return _translate_content(refusal, "") if isinstance(refusal, str) else []
 

@@ -1,4 +1,4 @@
-"""The errors of the two dialects: Anthropic's in OpenAI's form, and the error for what cannot be translated.
+"""The errors of the two dialects: Anthropic's in OpenAI's form, and the error of a request without a translation.
 
 Anthropic: {"type": "error", "error": {"type", "message", "details"?: {"error_code"}}, "request_id"}
 OpenAI:    {"error": {"message", "type", "param", "code"}}
@@ -34,7 +34,7 @@ class Untranslatable(Exception):
         self.param = param
         self.code = code
 
-    def body(self) -> Json:
+    def make_body(self) -> Json:
         """Returns the body of the error reply, in OpenAI's form."""
         return make_error_body(self.message, "invalid_request_error", self.param, self.code)
 
@@ -44,7 +44,7 @@ def make_error_body(message: str, error_type: str, param: str | None = None, cod
     return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
 
 
-def to_openai(body: Json) -> Json | None:
+def translate_error(body: Json) -> Json | None:
     """Returns the error of a body or an event in OpenAI's form; None: there is no error."""
     error = body.get("error")
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
@@ -54,7 +54,7 @@ def to_openai(body: Json) -> Json | None:
     details = error.get("details")
     code = details.get("error_code") if isinstance(details, dict) else None
     if code is None and message.startswith(_TOO_LONG_WORDS):
-        code = "context_length_exceeded"  # what OpenAI's clients look for
+        code = "context_length_exceeded"  # the code that OpenAI's clients look for
     openai_error: Json = {
         "message": message,
         "type": error.get("type") or "api_error",
@@ -69,11 +69,11 @@ def to_openai(body: Json) -> Json | None:
 
 def find_error_under_success(body: Json) -> Json | None:
     """Returns the error that a server has sent with the status of a success, in OpenAI's form; None: there is none."""
-    return to_openai(body) if body.get("type") == "error" else None
+    return translate_error(body) if body.get("type") == "error" else None
 
 
 def translate_error_body(body: bytes) -> bytes:
     """Returns an error reply's body in OpenAI's form. A body that is not Anthropic's, such as a proxy's page, stays."""
     parsed = read_json(body)[0]
-    openai_error = to_openai(parsed) if isinstance(parsed, dict) else None
+    openai_error = translate_error(parsed) if isinstance(parsed, dict) else None
     return orjson.dumps(openai_error) if openai_error is not None else body

@@ -61,9 +61,11 @@ class _UserTurn:
 
 
 def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> ClaudeMessages:
-    """Returns the messages. Raises: Untranslatable.
+    """Returns the messages of a chat completion request in the order that the Messages API takes.
 
-    takes_late_system: the model takes system messages after the user's.
+    takes_late_system: True if the model takes system messages after the user's.
+
+    Raises: Untranslatable.
     """
     history = ClaudeMessages()
     turn = _UserTurn()
@@ -148,7 +150,9 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
 
 
 def without_unanswered_calls(messages: list[Json]) -> list[Json]:
-    """Returns messages without the calls of Anthropic's own tools that have no result: the API refuses such calls.
+    """Returns a copy of messages without the calls of Anthropic's own tools that have no result.
+
+    The API refuses such calls.
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
 

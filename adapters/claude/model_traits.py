@@ -1,4 +1,4 @@
-"""The traits of Claude models by name: how much they may write, how they think, and what they refuse.
+"""The traits of Claude models by name: their limits, how they think, and which requests they refuse.
 
 The values are those of the models' pages on platform.claude.com (November 2026). A limit that GET /v1/models named goes
 before this table.
@@ -21,7 +21,7 @@ class ModelTraits(Struct, frozen=True):
     max_tokens: int
     # The model takes `role: system` after a user turn; others answer such a message with a 400.
     takes_late_system: bool = False
-    # The type of `thinking` with the least thoughts that the model takes; None: it always thinks.
+    # The type of `thinking` with the least thoughts that the model takes; None: the model always thinks.
     least_thinking: str | None = "disabled"
     # The model takes thoughts back only at their original position (build-with-claude/preserved-thinking).
     binds_thoughts: bool = False

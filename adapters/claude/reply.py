@@ -36,13 +36,13 @@ MESSAGE_FIELDS: Final = frozenset(
 def translate_message(message: Json, created: int, first_index: int = 0) -> Json:
     """Returns the chat completion for a message, the body of a 200.
 
-    created: seconds since 1970, which Anthropic does not report.
+    created: the time of the reply, in seconds since the epoch, which Anthropic does not report.
     first_index: the index of the message's first block, see `choose_next_block_index`.
     """
     parts = _Parts()
     for index, block in enumerate(message.get("content") or (), first_index):
         parts.add(index, block)
-    chat_message = parts.message()
+    chat_message = parts.make_message()
     ending = read_ending(message)
     if ending.refusal is not None:
         chat_message["refusal"] = ending.refusal
@@ -90,15 +90,21 @@ def make_container_field(source: Json) -> Json:
 class _Parts:
     """The parts of a chat message, collected from blocks."""
 
+    # The content, and the readable thoughts.
     text: str = ""
     reasoning: str = ""
+    # The calls in OpenAI's form.
     calls: list[Json] = field(default_factory=list)
+    # The blocks without a field in OpenAI's form, with their indices: thoughts, and all others.
     thinking_blocks: list[Json] = field(default_factory=list)
     provider_blocks: list[Json] = field(default_factory=list)
+    # The citations of all text blocks, with their spans of the content.
     citations: list[Json] = field(default_factory=list)
+    # There is a text block, though its text may be empty.
     has_text: bool = False
 
     def add(self, index: int, block: Json) -> None:
+        """Adds a block with its index in the message."""
         block_type = block.get("type")
         if block_type == "text":
             text = block.get("text") or ""
@@ -119,7 +125,8 @@ class _Parts:
         else:
             self.provider_blocks.append(with_indices(block, index, len(self.text), len(self.calls)))
 
-    def message(self) -> Json:
+    def make_message(self) -> Json:
+        """Returns the chat message, without the fields that have no part."""
         optional_fields = {
             "tool_calls": self.calls,
             "reasoning_content": self.reasoning,
@@ -136,11 +143,11 @@ class _Parts:
 
 
 def with_indices(block: Json, index: int, start_index: int, call_index: int) -> Json:
-    """Returns a block with its indices.
+    """Returns a copy of a block with its indices.
 
-    index: the number of blocks before it.
-    start_index: the number of characters of content before it.
-    call_index: the number of calls before it.
+    index: the number of blocks before the block.
+    start_index: the number of characters of content before the block.
+    call_index: the number of calls before the block.
     """
     indices: Json = {"index": index}
     if start_index:

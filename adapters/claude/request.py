@@ -25,7 +25,8 @@ SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
 _JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
-# hints at which machine has the prefix). Of `metadata` and `stream_options` Anthropic knows only what is read here.
+# hints at which machine has the prefix). Of `metadata` and `stream_options` only the parts that are read here have a
+# counterpart at Anthropic's.
 _TRANSLATED_FIELDS: Final = frozenset(
     (
         *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "output_config"),
@@ -61,13 +62,11 @@ def translate_request(
 
     body: a chat completion request.
     max_tokens_by_model: the most tokens that a model may write, by its name, for the models with a known limit.
-    places_marks: cache marks are placed; False where the client has placed its own.
+    places_marks: True to place cache marks; False if the client has placed marks of its own.
 
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
-    for key, default in _OPENAI_FIELD_DEFAULTS.items():
-        if (value := body.get(key)) is not None and value != default:
-            raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
+    _check_fields(body)
     model = body.get("model")
     traits = get_traits(model if isinstance(model, str) else "")
     arranged = arrange_turns(body.get("messages") or (), takes_late_system=traits.takes_late_system)
@@ -75,14 +74,7 @@ def translate_request(
         "model": model,
         "max_tokens": _read_max_tokens(body, max_tokens_by_model or {}, traits.max_tokens),
     }
-    tools = translate_tools(body.get("tools") or [])
-    if tools:
-        claude_request["tools"] = tools
-    choice = translate_tool_choice(
-        body.get("tool_choice"), body.get("parallel_tool_calls"), has_tools=bool(tools)
-    )
-    if choice is not None:
-        claude_request["tool_choice"] = choice
+    _set_tools(claude_request, body)
     claude_request |= {
         key: value for key, value in body.items() if key not in _NOT_COPIED_FIELDS and value is not None
     }
@@ -106,6 +98,25 @@ def translate_request(
     if places_marks:
         place_marks(claude_request, _read_cache_ttl(body.get("prompt_cache_retention")))
     return claude_request
+
+
+def _check_fields(body: Json) -> None:
+    """Raises: Untranslatable: the request has a field that only OpenAI has, with a value that asks for something."""
+    for key, default in _OPENAI_FIELD_DEFAULTS.items():
+        if (value := body.get(key)) is not None and value != default:
+            raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
+
+
+def _set_tools(claude_request: Json, body: Json) -> None:
+    """Sets `tools` and `tool_choice`. Raises: Untranslatable."""
+    tools = translate_tools(body.get("tools") or [])
+    if tools:
+        claude_request["tools"] = tools
+    choice = translate_tool_choice(
+        body.get("tool_choice"), body.get("parallel_tool_calls"), has_tools=bool(tools)
+    )
+    if choice is not None:
+        claude_request["tool_choice"] = choice
 
 
 def _read_max_tokens(body: Json, max_tokens_by_model: Mapping[str, int], default: int) -> Any:

@@ -1,6 +1,7 @@
 """Schemas of tools without unions at their top, where Anthropic refuses them: the branches are merged into one object.
 
-The merged object takes what any branch takes, and requires what all branches require; the tool itself judges the rest.
+The merged object takes the properties of all branches, and requires those that all branches require; the tool itself
+judges the rest.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from adapters.types import Json
 
 _Value = TypeVar("_Value")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
-# The most properties and required names of all branches together. Chosen far above what tools have: a merge of so many
-# takes 0.3 s.
+# The most properties and required names of all branches together. Chosen far above the numbers in real tools: to merge
+# so many takes 0.3 s.
 _MAX_MERGED: Final = 100_000
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.claude.error_form import make_error_body, to_openai
+from adapters.claude.error_form import make_error_body, translate_error
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
@@ -45,6 +45,7 @@ _PING_EVENT: Final = Event(b": ping\n\n", None)
 class _ContentBlock:
     """A block that has begun."""
 
+    # The type of the block, as Anthropic names it.
     type: str
     # The index that the stream's events name the block by.
     index: int
@@ -54,9 +55,11 @@ class _ContentBlock:
     content_start: int
     # The number of calls that began before the block; for a call its index.
     call_index: int
+    # A piece of a call's arguments has come.
     has_input: bool = False
     # The texts of the deltas so far, by the field that they continue.
     pieces: dict[str, list[str]] = field(default_factory=dict)
+    # The citations of a text.
     citations: list[Any] = field(default_factory=list)
 
 
@@ -68,10 +71,10 @@ class StreamTranslator:
     ) -> None:
         """Begins a reply.
 
-        created: seconds since 1970.
-        wants_usage: the client asked for the usage chunk.
+        created: the time of the reply, in seconds since the epoch.
+        wants_usage: True if the client asked for the usage chunk.
         first_index: the index of the reply's first block, as in `translate_message`.
-        is_native: the reply passes in Anthropic's own dialect, and its chunks have `NATIVE_REPLY`.
+        is_native: True if the reply passes in Anthropic's own dialect, so that its chunks have `NATIVE_REPLY`.
         """
         self._created = created
         self._first_index = first_index
@@ -192,7 +195,7 @@ class StreamTranslator:
 
     def _end_with_error(self, event_json: Json) -> list[Event]:
         self.is_over = True
-        body = to_openai(event_json) or make_error_body("The upstream reported an error", "api_error")
+        body = translate_error(event_json) or make_error_body("The upstream reported an error", "api_error")
         return [_make_event(orjson.dumps(body))]
 
     def _add_usage(self, usage: Any) -> None:
@@ -324,7 +327,7 @@ class StreamTranslator:
         choice_fields: Json | None = None,
         chunk_fields: Json | None = None,
     ) -> Event:
-        """Returns a chunk. choice_fields, chunk_fields: further fields."""
+        """Returns a chunk. choice_fields, chunk_fields: further fields of the choice and of the chunk."""
         choice = {
             "index": 0,
             "delta": delta,

@@ -25,7 +25,7 @@ from adapters.wrapped_stream import WrappedStream
 class TranslatedReply(WholeReply):
     """A body that is translated when it is whole: an answer, an error, a list.
 
-    translate: called with the body of a 200.
+    translate: the function that translates the body of a 200.
     complaint: the message about a body that cannot be translated. It does not quote the body, since errors are logged.
     """
 
@@ -55,7 +55,7 @@ class TranslatedReply(WholeReply):
 class StreamedReply(WrappedStream):
     """A stream with events that are translated as they come.
 
-    translate_event: a method of the translator, which returns the events for one of the upstream's.
+    translate_event: the method of the translator that returns the events for one event of the upstream.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class Bench:
         while True:
             state = await self.provider.poll(id)
             if state.has_results:
-                found |= {each.custom_id: each async for each in self.provider.results(id)}
+                found |= {each.custom_id: each async for each in self.provider.read_results(id)}
             if state.is_over:
                 return found
             await asyncio.sleep(0)
@@ -141,7 +141,7 @@ async def test_an_sdk_that_is_not_installed_is_named_with_the_line_to_run(
             lambda: bench.provider.cancel("b"),
             lambda: bench.provider.discard("b", part(1, "own")),
             lambda: bench.provider.find(part(1, "own"), {"a-1"}),
-            lambda: _list(bench.provider.results("b"), []),
+            lambda: _list(bench.provider.read_results("b"), []),
         ):
             with pytest.raises(ProviderUnreachable, match=named):
                 await ask()
@@ -160,7 +160,7 @@ async def test_results_say_what_became_of_each(kind: str) -> None:
     async with bench_of(kind, fates) as bench:
         bench.batches.shuffled = True
         id = await bench.submit("a-1", *fates)
-        listed = [each async for each in bench.provider.results(id)]
+        listed = [each async for each in bench.provider.read_results(id)]
         found = {each.custom_id: each for each in listed}
         assert found.keys() == {"a-1", "b-1", "c-1", "d-1", "e-1", "g-1"}
         assert [each.custom_id for each in listed].count("g-1") == 2
@@ -345,7 +345,7 @@ async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
         bench.batches.garbage = b"[1]\n\n<p>\n" + odd + b"\n"
         found: list[str] = []
         with pytest.raises(ProviderGarbled, match="3 lines"):
-            await _list(bench.provider.results(id), found)
+            await _list(bench.provider.read_results(id), found)
         assert sorted(found) == ["a-1", "b-1", "c-1"]
 
 
@@ -359,7 +359,7 @@ async def test_a_line_without_end_is_not_buffered(monkeypatch: pytest.MonkeyPatc
     found: list[str] = []
     with pytest.raises(ProviderGarbled, match="1 lines"):
         await _list(
-            result_lines.read_results(pieces(), lambda line: PartResult(str(line["n"]), "expired")), found
+            result_lines.parse_results(pieces(), lambda line: PartResult(str(line["n"]), "expired")), found
         )
     assert found == ["1", "2"]
 
@@ -373,7 +373,9 @@ async def test_half_a_character_makes_no_line_unreadable() -> None:
 
     found: list[str] = []
     with pytest.raises(ProviderGarbled, match="1 lines"):
-        await _list(result_lines.read_results(pieces(), lambda line: PartResult(line["n"], "expired")), found)
+        await _list(
+            result_lines.parse_results(pieces(), lambda line: PartResult(line["n"], "expired")), found
+        )
     assert found == ["1 \ufffd", "2 \U0001f600 \\ud83d"]
 
 

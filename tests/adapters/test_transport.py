@@ -49,7 +49,7 @@ async def post(
     sends_once: bool = False,
 ) -> HttpReply:
     url = f"{upstream.base_url}/chat/completions"
-    return await transport.send("POST", url, HEADERS, body, streams=streams, sends_once=sends_once)
+    return await transport.send("POST", url, HEADERS, body, wants_stream=streams, sends_once=sends_once)
 
 
 async def test_a_stream_arrives_event_by_event_while_it_is_made(

@@ -249,7 +249,7 @@ class _Attempt:
             assert part.id is not None  # by `note_provider_id`
             state = await provider.poll(part.id)
             if state.has_results:
-                await self.results.record(part, provider.results(part.id))
+                await self.results.record(part, provider.read_results(part.id))
             if state.is_over:
                 return True
             await provider.cancel(part.id)
@@ -328,7 +328,7 @@ class _Attempt:
         state = await provider.poll(part.id)
         if state.has_results:
             try:
-                await self.results.record(part, provider.results(part.id))
+                await self.results.record(part, provider.read_results(part.id))
             except ProviderGarbled:
                 await self.outcomes.wait_for_deferred()
                 if await self.jobs.store.batch_items.count_in_part(self.batch.id, part.number):
