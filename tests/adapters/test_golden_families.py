@@ -125,7 +125,7 @@ def check(golden: Golden, chunks: list[Any]) -> None:
             draft.add(delta)
             draft.add_calls(delta.get("tool_calls") or [], (), is_over=False)
             finish = choice.get("finish_reason") or finish
-    message = draft.message(draft.calls)
+    message = draft.make_message(draft.calls)
     says = dict(golden.says)
     assert read_text(message) == (says.pop("content") or "")
     calls = [
