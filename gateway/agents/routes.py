@@ -44,7 +44,7 @@ _PREFIXES: Final = (
 
 
 class _HasRoutes(Protocol):
-    def routes(self) -> list[AgentsRoute]: ...
+    def list_routes(self) -> list[AgentsRoute]: ...
 
 
 def list_error_forms() -> dict[str, ErrorForm]:
@@ -65,7 +65,7 @@ def make_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), StepRoutes(api), GroupRoutes(api),
         IdentityRoutes(api), ModelAndTagRoutes(api, gateway_version), LegacyRoutes(api),
     )  # fmt: skip
-    served = [route for resource in resources for route in resource.routes()]
+    served = [route for resource in resources for route in resource.list_routes()]
     # The description is made at the first request for it.
     describe = cache(partial(describe_routes, served, gateway_version))
 

@@ -11,7 +11,7 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from letta_client.types import Folder
 
-from gateway.agents.api._route import uid_in
+from gateway.agents.api._route import read_uid
 from gateway.agents.files.folder_contents import FolderContents
 from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import SEARCH_UNAVAILABLE
@@ -265,7 +265,7 @@ def test_an_agent_searches_its_files(world: LettaWorld) -> None:
 
 def test_a_folder_that_is_deleted_while_it_is_read_is_not_found(world: LettaWorld) -> None:
     made, store, call = folder(world), world.world.store, world.world.gateway.call
-    found = call(store.definitions.get("default", DefinitionKind.FOLDER, uid_in("source", made.id)))
+    found = call(store.definitions.get("default", DefinitionKind.FOLDER, read_uid("source", made.id)))
     world.letta.folders.delete(made.id)
     registry: Any = world.world.gateway.app.services.agents.registry
     with pytest.raises(NotFound):

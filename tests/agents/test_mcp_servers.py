@@ -65,7 +65,7 @@ def servers(store: Store, agents: Registry, listing: Listing) -> McpRegistry:
 async def test_tools_follow_their_server(servers: McpRegistry, agents: Registry, listing: Listing) -> None:
     listing.says("add", "say.hello")
     made = await servers.create(PROJECT, "calc", SERVER)
-    tools = await servers.tools(PROJECT, made.uid)
+    tools = await servers.list_tools(PROJECT, made.uid)
     assert [each.name for each in tools] == ["add", "say_hello"]
     agent = await agents.create(PROJECT, NewAgent(AgentDefinition("letta_v1_agent"), name="ann"))
     for each in tools:
@@ -91,12 +91,12 @@ async def test_names_that_are_taken(servers: McpRegistry, agents: Registry, list
     await agents.tools.create(PROJECT, "add", ToolDefinition({"name": "add"}, "json"))
     listing.says("add", "send_message", "x" * 80, "")
     made = await servers.create(PROJECT, "calc", SERVER)
-    names = [each.name for each in await servers.tools(PROJECT, made.uid)]
+    names = [each.name for each in await servers.list_tools(PROJECT, made.uid)]
     assert names == ["calc_add", "calc_send_message", "x" * 64, "_"]
     with pytest.raises(WriteConflict):
         await servers.create(PROJECT, "calc", SERVER)
     other = await servers.create(PROJECT, "calc2", SERVER)
-    again = [each.name for each in await servers.tools(PROJECT, other.uid)]
+    again = [each.name for each in await servers.list_tools(PROJECT, other.uid)]
     assert again == ["calc2_add", "calc2_send_message", ("calc2_" + "x" * 80)[:64], "calc2_"]
 
 
@@ -117,7 +117,7 @@ async def test_two_gateways_that_refresh_at_once_make_and_delete_each_tool_once(
     for names in (["add", "subtract"], ["subtract"]):
         listing.says(*names)
         await asyncio.gather(*(each.refresh(PROJECT, made.uid) for each in (servers, other)))
-        assert [each.name for each in await servers.tools(PROJECT, made.uid)] == names
+        assert [each.name for each in await servers.list_tools(PROJECT, made.uid)] == names
 
 
 async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: Listing) -> None:
@@ -130,7 +130,7 @@ async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: List
 async def test_another_project_has_none_of_it(servers: McpRegistry, listing: Listing) -> None:
     listing.says("add")
     made = await servers.create(PROJECT, "calc", SERVER)
-    for ask in (servers.get, servers.tools, servers.refresh, servers.delete):
+    for ask in (servers.get, servers.list_tools, servers.refresh, servers.delete):
         with pytest.raises(NotFound):
             await ask("other", made.uid)
 
@@ -139,7 +139,7 @@ async def test_a_call_asks_the_server_of_its_own_project(store: Store, agents: R
     defined_tools = DefinedTools(ALLOWED, store, lambda: 1000.0)
     servers = McpRegistry(store, agents.tools, defined_tools.mcp, defined_tools.secrets, lambda: 1000.0)
     made = await servers.create(PROJECT, "calc", McpServerConfig(PLAIN))
-    tool = next(each for each in await servers.tools(PROJECT, made.uid) if each.name == "say_hello")
+    tool = next(each for each in await servers.list_tools(PROJECT, made.uid) if each.name == "say_hello")
     assert tool.definition is not None
     definition = ToolDefinition.of(tool.definition.body)
     call = ForeignCall("say_hello", {"name": "Ann"}, "c", "agent-1", "run-1", "k", project=PROJECT)

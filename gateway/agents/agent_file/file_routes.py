@@ -22,7 +22,7 @@ from gateway.agents.api.folders import render_folder
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folder_contents import FolderContents
-from gateway.agents.wire.sent_values import sent_or
+from gateway.agents.wire.sent_values import get_sent_or
 from gateway.agents.wire.struct_fields import Maybe, NoEffect, UrlQuery
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
@@ -59,7 +59,7 @@ class AgentFileRoutes:
             api.store, api.registry, self._contents, api.agent_runs.defined_tools, api.now
         )
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         return [
             AgentsRoute("GET", "/v1/agents/{agent_id}/export", self.export),
             AgentsRoute("POST", "/v1/agents/import", self.import_agents),
@@ -70,7 +70,7 @@ class AgentFileRoutes:
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
         view = await self._api.agents.get_view(request)
-        conversation_id = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
+        conversation_id = get_sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         # The query names a conversation by its id, the store by its key or its public id.
         name = ids.parse_uid("conv", conversation_id) or conversation_id
         definition = AgentDefinition.of(view.definition.body)

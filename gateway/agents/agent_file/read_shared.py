@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.agent_file.file_structs import FILE_FIELD, File, FileGroupConfig, FileSleeptime
-from gateway.agents.api.blocks import CreateBlock, block_of
+from gateway.agents.api.blocks import CreateBlock, make_block
 from gateway.agents.core.agent_file import PortableFile, PortableFolder
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
@@ -86,7 +86,7 @@ def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
     fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
     # A file holds all of a block: a block without a description gets no default one.
     fields.setdefault("description", "")
-    block, details = block_of(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
+    block, details = make_block(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
     return replace(block, limit=max(block.limit, len(block.value))), details
 

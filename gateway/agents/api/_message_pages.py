@@ -1,4 +1,4 @@
-"""Pages of messages as the agents API lists them: of a conversation, of an agent, of all agents."""
+"""Pages of messages of a conversation, of an agent or of all agents, as the agents API lists them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ class MessagePages:
     async def list_of_agent(
         self, agent: Agent, query: ShownMessagesQuery, conversation_name: str | None
     ) -> list[dict[str, Any]]:
-        """Returns a page of an agent's messages, with cursors in its order. Raises: UnknownId, NotFound.
+        """Returns a page of an agent's messages. Raises: UnknownId, NotFound.
 
-        conversation_name: None: the messages of all conversations, and the system message of `default`.
+        query: the query, with cursors in its order.
+        conversation_name: the name of the only conversation to list; None: the messages of all conversations, and the
+            system message of `default`.
         """
         before = await _read_cursor(self._api, agent, query.before)
         after = await _read_cursor(self._api, agent, query.after)
-        page = Page(after, before, query.size(_PAGE), query.newest_first())
+        page = Page(after, before, query.get_size(_PAGE), query.is_newest_first())
         return await self._fill_page(
             query, page, partial(self._fetch_of_agent, agent, conversation_name, read_showing(query))
         )
@@ -57,7 +59,7 @@ class MessagePages:
     async def _fetch_of_agent(
         self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[ObjectRef]
     ) -> _Entries:
-        """Returns a page of messages. The oldest is the system message."""
+        """Returns a page of messages, of which the oldest is the system message."""
         with_system = showing.shows("system_message") and _has_system_message(page)
         leads: list[_Entry] = []
         if with_system and not page.newest_first:
@@ -79,21 +81,21 @@ class MessagePages:
         page: Page[ObjectRef],
         fetch: Callable[[Page[ObjectRef]], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. fetch: returns the messages of a page."""
+        """Returns the JSON of a page. fetch: the function that returns the messages of a page."""
         limit = page.limit
-        # A client takes an empty page for the end of the list, so the first page with something to show is searched.
+        # A client takes an empty page for the end of the list, so pages are read until one has a message to show.
         while True:
             entries = await fetch(page)
             shown = await self._render_entries(entries, query)
             if shown or len(entries) < page.limit:
                 return list(chain.from_iterable(shown[:limit]))
-            # None of these messages is shown. Many more such messages may follow, so a whole page is read next.
+            # No message of the page is shown. Many more such messages may follow, so a whole page is read next.
             page = replace(page, after=_make_ref(*entries[-1]), limit=max(limit, _PAGE))
 
     async def _render_entries(
         self, entries: _Entries, query: ShownMessagesQuery
     ) -> list[list[dict[str, Any]]]:
-        """Returns what is shown of each message, in the page's order. Messages that show nothing are left out."""
+        """Returns the JSON of each message, in the page's order. Messages of which nothing is shown are left out."""
         showing = read_showing(query)
         rendered: list[list[dict[str, Any]]] = []
         for agent, group in groupby(entries, key=itemgetter(0)):
@@ -110,12 +112,12 @@ class MessagePages:
                 if isinstance(view, MessageView):
                     shown += summaries.get(view.listed.sort_key, ())
                 if shown:
-                    rendered.append(shown[::-1] if query.newest_first() else shown)
+                    rendered.append(shown[::-1] if query.is_newest_first() else shown)
         return rendered
 
 
 async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
-    """Raises: UnknownId, NotFound if this is no message of the agent."""
+    """Raises: UnknownId, NotFound if the message is not of this agent."""
     uid = ref.uid
     if ref.seq == SYSTEM_SEQ:
         uid = (await api.system_messages.find_owner(agent.scope.project, uid))[0].uid
@@ -125,7 +127,7 @@ async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
 
 
 async def _read_cursor(api: AgentsApi, agent: Agent, id: Any) -> ObjectRef | None:
-    """Returns a cursor among an agent's messages; None: none was sent. Raises: UnknownId, NotFound."""
+    """Returns a cursor among an agent's messages; None if no cursor was sent. Raises: UnknownId, NotFound."""
     ref = read_sent_ref("message", id)
     if ref is None:
         return None
@@ -143,7 +145,8 @@ def _make_ref(agent: Agent, view: MessageView | SystemMessage) -> ObjectRef:
 def _has_system_message(page: Page[ObjectRef]) -> bool:
     """Returns whether the system message may be on a page. It has no row, and is older than all messages.
 
-    Any cursor at the older end of a page excludes it. A cursor at the newer end excludes it by naming it.
+    Any cursor at the older end of a page excludes the system message. A cursor at the newer end excludes it by naming
+    it.
     """
     older_end, newer_end = page.ends
     return older_end is None and (newer_end is None or newer_end.seq != SYSTEM_SEQ)

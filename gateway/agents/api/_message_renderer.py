@@ -21,7 +21,7 @@ from storage.sql.store import Store
 
 
 def make_conversation_id(uid: str, key: str | None) -> str:
-    """Returns the public id of a conversation. key: the client's own."""
+    """Returns the public id of a conversation. key: the client's own id of the conversation; None: it has none."""
     return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.make_id("conv", uid)
 
 
@@ -33,7 +33,7 @@ class MessageRenderer(Struct, frozen=True):
     showing: Showing
 
     def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
-        """Returns a listed message as up to three messages: of its thoughts, of its text, and of its calls."""
+        """Returns the JSON of a listed message: up to three messages, with its thoughts, its text and its calls."""
         if isinstance(view, SystemMessage):
             return render_messages(_make_wire_message(view), self._make_system_origin(view), self.showing)
         listed = view.listed
@@ -49,7 +49,7 @@ class MessageRenderer(Struct, frozen=True):
     async def load_summaries(
         self, views: Sequence[MessageView]
     ) -> dict[tuple[int, int], list[dict[str, Any]]]:
-        """Returns the summaries that are to be shown, by the position of the message that each follows."""
+        """Returns the JSON of the summaries to be shown, by the sort key of the message that each follows."""
         if not self.showing.summaries:
             return {}
         exchanges = {view.listed.exchange.id: view.listed.exchange for view in views}
@@ -66,10 +66,9 @@ class MessageRenderer(Struct, frozen=True):
         return render_as_object(view.listed.message, self._make_origin(view), agent_id)
 
     def _make_system_origin(self, message: SystemMessage) -> Origin:
+        # The name of a conversation is `default` or its uid.
         name = message.conversation_name
-        key = DEFAULT_CONVERSATION if name == DEFAULT_CONVERSATION else None
-        conversation = make_conversation_id(name, key)
-        return Origin(message.id, message.at, conversation_id=conversation)
+        return Origin(message.id, message.at, conversation_id=make_conversation_id(name, name))
 
     def _make_origin(self, view: MessageView) -> Origin:
         listed = view.listed
@@ -79,15 +78,15 @@ class MessageRenderer(Struct, frozen=True):
         return Origin(id, listed.at, run, step, make_conversation_id(view.conversation_uid, view.key))
 
     async def render_output(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Returns the output messages of a run. A run without steps that waits for answers shows the waiting calls."""
+        """Returns the JSON of a run's output: the waiting calls if a run without steps waits for answers."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
             return await self._render_waiting_calls(run)
         return await self.render_run(run, steps, with_input=False)
 
     async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
-        """Returns the calls that still wait of those of which a run without steps answered some."""
+        """Returns the JSON of the calls that still wait after a run without steps has answered others of their step."""
         step = await self.store.runs.find_waiting_step(self.agent.id, run.conversation_row)
-        # A run can only answer the calls of an earlier one.
+        # A run can only answer the calls of an earlier run.
         if step is None or step.run_row > run.id:
             return []
         exchange = await self.store.turns.find_exchange(self.agent, step.exchange_row)
@@ -97,7 +96,10 @@ class MessageRenderer(Struct, frozen=True):
     async def render_run(
         self, run: Run, steps: Sequence[Exchange], *, with_input: bool
     ) -> list[dict[str, Any]]:
-        """Returns the messages of steps of a run. with_input: also the messages that were sent to the run."""
+        """Returns the JSON of the messages of a run's steps.
+
+        with_input: the messages that were sent to the run are returned, too.
+        """
         if not steps:
             return []
         maker, names = await self._find_calls_before(steps[0])
@@ -118,7 +120,7 @@ class MessageRenderer(Struct, frozen=True):
     async def _find_calls_before(self, first_step: Exchange) -> tuple[Exchange | None, dict[str, str]]:
         """Returns the earlier step that made the calls for the results at the start of a turn, and call id -> tool.
 
-        The step is None if the results belong to the present turn, or there are none.
+        The step is None if the turn begins without results, or with results of its own calls.
         """
         if first_step.parent is None or not any(message.is_result for message in list_messages(first_step)):
             return None, {}
@@ -130,7 +132,7 @@ class MessageRenderer(Struct, frozen=True):
         return above.exchange if is_end else None, dict(map_calls_to_tool_names(above.exchange))
 
     async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, WaitKind]:
-        """Returns what each waiting call of the last step of a run waits for, by call id."""
+        """Returns the kind of answer for which each call of a run's last step waits, by call id."""
         if run.stop != StopReason.REQUIRES_APPROVAL:
             return {}
         step = await self.store.runs.find_waiting_step(self.agent.id, last_step.conversation_row)

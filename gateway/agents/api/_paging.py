@@ -1,4 +1,4 @@
-"""Pages of lists: the order of a list, what its cursors mean, and the page that adjoins a cursor.
+"""Pages of lists: the order of a list, the meaning of its cursors, and the page next to a cursor.
 
 A list is read in one direction, from a cursor on. A page with only a `before` cursor is read backwards from the cursor,
 so that it ends there. A client that goes on `before` the first row of its last page thus gets every row.
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from msgspec import UNSET, Struct, field, structs
 
 from gateway.agents.api._query import PageQuery
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
@@ -23,25 +23,25 @@ ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
 def _keep_cursors(query: PageQuery) -> PageQuery:
-    """Returns a query unchanged: its cursors are in the order of the list."""
+    """Returns a query unchanged, since its cursors are in the order of the list."""
     return query
 
 
 def _order_cursors(query: PageQuery) -> PageQuery:
-    """Returns a query with cursors by time (`after` is newer), turned into the order of the list."""
-    if not query.newest_first():
+    """Returns a copy of a query with cursors by time (`after` is newer), turned into the order of the list."""
+    if not query.is_newest_first():
         return query
     return structs.replace(query, after=query.before, before=query.after)
 
 
 def _order_message_cursors(query: PageQuery) -> PageQuery:
-    """Returns a query for messages of a conversation or a run with its cursors in the order of the list.
+    """Returns a copy of a query for messages of a conversation or a run, with its cursors in the order of the list.
 
-    Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
-    clients go on from page to page after a message alone, in the order of the list.
+    Letta's server reads the cursors by time, even if the newest come first: the page `before` a message has older
+    messages. Its clients go on from page to page with `after` alone, in the order of the list.
     """
     before, after = read_sent_ref("message", query.before), read_sent_ref("message", query.after)
-    if before is None or not query.newest_first():
+    if before is None or not query.is_newest_first():
         return query
     if after is not None and (after.uid != before.uid or after.seq > before.seq):
         return query
@@ -51,45 +51,46 @@ def _order_message_cursors(query: PageQuery) -> PageQuery:
 class Paging(Struct, frozen=True):
     """The way in which a list is given page by page."""
 
-    # The order of a query that names none.
-    newest_first: bool = True
+    # The order if the query names none.
+    is_newest_first: bool = True
+    # Returns a query with its cursors in the order of the list.
     cursors: ReadsCursors = field(default=_keep_cursors)
     # The rows of a page are returned oldest first, even if the page is from the newest end.
-    shown_oldest_first: bool = False
+    is_shown_oldest_first: bool = False
 
     def read(self, query: PageQuery) -> PageQuery:
         """Returns the query with which a list is read: with an order, and cursors in this order, `after` first."""
-        query = self.cursors(_ordered(query, newest_first=query.newest_first(self.newest_first)))
-        if sent_or_none(query.before) is not None and sent_or_none(query.after) is None:
-            query = _ordered(query, newest_first=not query.newest_first())
+        query = self.cursors(_set_order(query, is_newest_first=query.is_newest_first(self.is_newest_first)))
+        if find_sent(query.before) is not None and find_sent(query.after) is None:
+            query = _set_order(query, is_newest_first=not query.is_newest_first())
             query = structs.replace(query, after=query.before, before=UNSET)
         return query
 
     def restore_order(self, query: PageQuery, read: PageQuery, answer: Any) -> Any:
         """Returns an answer with its rows in the order that the client asked for.
 
-        query: as the client sent it.
-        read: as `read` returned it.
-        answer: a list, or an object with one in `files`; anything else has no rows.
+        query: the query that the client sent.
+        read: the query that `read` returned for it.
+        answer: a list, or an object with a list in `files`; anything else has no rows.
         """
-        newest_first = query.newest_first(self.newest_first) and not self.shown_oldest_first
+        is_newest_first = query.is_newest_first(self.is_newest_first) and not self.is_shown_oldest_first
         rows = answer.get("files") if isinstance(answer, dict) else answer
-        if isinstance(rows, list) and newest_first != read.newest_first():
+        if isinstance(rows, list) and is_newest_first != read.is_newest_first():
             rows.reverse()
         return answer
 
 
-NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(newest_first=False)
-PASSAGES = Paging(newest_first=False, cursors=_order_cursors)
-RUN_MESSAGES = Paging(newest_first=False, cursors=_order_message_cursors)
+NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(is_newest_first=False)
+PASSAGES = Paging(is_newest_first=False, cursors=_order_cursors)
+RUN_MESSAGES = Paging(is_newest_first=False, cursors=_order_message_cursors)
 CONVERSATION_MESSAGES = Paging(cursors=_order_message_cursors)
-# Letta's server 0.16.8 gives messages oldest first, also where `order=desc`, the default, selects the newest: programs
-# show what they get.
-MESSAGES = Paging(cursors=_order_cursors, shown_oldest_first=True)
+# Letta's server 0.16.8 returns messages oldest first, even if `order=desc`, the default, selects the newest. Programs
+# show them in this order.
+MESSAGES = Paging(cursors=_order_cursors, is_shown_oldest_first=True)
 
 
-def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
-    return structs.replace(query, order="desc" if newest_first else "asc", ascending=UNSET)
+def _set_order(query: PageQuery, *, is_newest_first: bool) -> PageQuery:
+    return structs.replace(query, order="desc" if is_newest_first else "asc", ascending=UNSET)
 
 
 def cut_page(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
@@ -98,39 +99,39 @@ def cut_page(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str
     Items with one id (the pieces of a message) count as one entry: a cursor names all of them.
 
     items: the whole list, oldest first.
-    query: as `Paging.read` returns it.
+    query: the query that `Paging.read` returned.
     """
     ordered = list(items)
-    if query.newest_first():
+    if query.is_newest_first():
         ordered.reverse()
     names = list(dict.fromkeys(item["id"] for item in ordered))
     for cursor, is_after in ((query.after, True), (query.before, False)):
-        if (name := sent_or_none(cursor)) is not None:
-            # An id that is not in the list leaves nothing, neither after it nor before it.
+        if (name := find_sent(cursor)) is not None:
+            # An id that is not in the list leaves an empty page.
             index = names.index(name) if name in names else (len(names) if is_after else 0)
             names = names[index + 1 :] if is_after else names[:index]
-    ids_of_page = frozenset(names[: query.size(100)])
+    ids_of_page = frozenset(names[: query.get_size(100)])
     return [item for item in ordered if item["id"] in ids_of_page]
 
 
 def read_page_at(query: PageQuery, read_cursor: Callable[[str], CursorT], *, size: int = 50) -> Page[CursorT]:
-    """Returns the page that a query asks for. Raises: what `read_cursor` raises.
+    """Returns the page that a query asks for. Raises: the errors of `read_cursor`.
 
-    read_cursor: returns the cursor that an id names.
-    size: of the page if the query names none.
+    read_cursor: the function that returns the cursor for an id.
+    size: the size of the page if the query names none.
     """
-    sent = (sent_or_none(query.after), sent_or_none(query.before))
+    sent = (find_sent(query.after), find_sent(query.before))
     after, before = [None if id is None else read_cursor(id) for id in sent]
-    return Page(after, before, query.size(size), query.newest_first())
+    return Page(after, before, query.get_size(size), query.is_newest_first())
 
 
 async def read_page(
     query: PageQuery, get_row: Callable[[str], Awaitable[int]], *, size: int = 50
 ) -> Page[int]:
-    """Returns the page that a query asks for, with cursors as rows. Raises: what `get_row` raises.
+    """Returns the page that a query asks for, with rows as cursors. Raises: the errors of `get_row`.
 
-    get_row: returns the row that an id names.
-    size: of the page if the query names none.
+    get_row: the function that returns the row for an id.
+    size: the size of the page if the query names none.
     """
     page = read_page_at(query, str, size=size)
     after, before = [None if id is None else await get_row(id) for id in (page.after, page.before)]
@@ -138,8 +139,8 @@ async def read_page(
 
 
 def read_sent_ref(kind: str, id: Maybe[str]) -> ids.ObjectRef | None:
-    """Returns the uid and number in a parameter; None: it was not sent. Raises: UnknownId."""
-    return None if (sent := sent_or_none(id)) is None else read_ref(kind, sent)
+    """Returns the uid and number in the id of a parameter; None if it was not sent. Raises: UnknownId."""
+    return None if (sent := find_sent(id)) is None else read_ref(kind, sent)
 
 
 def read_ref(kind: str, id: str) -> ids.ObjectRef:

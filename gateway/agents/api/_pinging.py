@@ -1,4 +1,4 @@
-"""A stream of events with pings in its pauses, also before its first event.
+"""A stream of events with pings in its pauses, even before its first event.
 
 A local model may read a long prompt for minutes, and clients close a connection on which nothing comes (`letta-client`
 after 60 s). The first ping sends the status 200, so an error after it is an event of the stream.
@@ -19,12 +19,12 @@ from gateway.run.sink import ClientGone, Sink
 
 @dataclass(slots=True)
 class PingingSink:
-    """A Sink that sends pings while nothing is written to it. It begins as it is entered, and ends with the stream."""
+    """A Sink that sends pings while nothing is written to it, from `__enter__` to the end of the stream."""
 
     inner: Sink
-    # Seconds between two pings; 0: none are sent.
+    # The seconds between two pings; 0: no pings are sent.
     interval_s: float
-    # The event that is sent; a comment of the stream until the run has an id.
+    # The ping as an event; until the run has an id, a comment of the stream.
     ping: bytes = b":\n\n"
     # The headers of a reply that begins with a ping.
     headers: Sequence[tuple[str, str]] = (EVENT_STREAM_HEADER,)
@@ -47,7 +47,7 @@ class PingingSink:
         self._stop_pings()
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Begins the reply. After a ping its status and headers are dropped: those of the ping were sent."""
+        """Begins the reply. After a ping, which has sent a status and headers, these are dropped."""
         if not self._has_head:
             self._has_head = True
             self.inner.start(status, headers)
@@ -62,7 +62,7 @@ class PingingSink:
         await self.inner.end()
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Sends an error, since no other answer to a request for a stream is whole. After a ping it is an event."""
+        """Sends an error, the only answer to a request for a stream that has a body. After a ping it is an event."""
         self._stop_pings()
         if self._has_head:
             await self.inner.write(make_refused_event(body))
@@ -82,7 +82,7 @@ class PingingSink:
             self._pinging.cancel()
 
     async def _send_pings(self) -> None:
-        # A client that leaves is noticed by whoever writes the reply.
+        # The task that writes the reply notices a client that leaves.
         with suppress(ClientGone):
             while True:
                 self._wrote = False

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
-from gateway.agents.wire.sent_values import sent_or, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_or
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from storage.listing import LAST_NUMBER
@@ -34,7 +34,7 @@ _NO_TRACES = refused("Requests are not stored, so there are no traces.")
 class PageQuery(UrlQuery):
     """A page of a list."""
 
-    # The id before which the page ends, in the order asked for.
+    # The id before which the page ends, in the requested order.
     before: Maybe[str] = UNSET
     # The id after which the page begins.
     after: Maybe[str] = UNSET
@@ -43,15 +43,15 @@ class PageQuery(UrlQuery):
     order_by: Maybe[Literal["created_at"]] = UNSET
     ascending: Maybe[bool] = UNSET
 
-    def newest_first(self, default: bool = True) -> bool:
+    def is_newest_first(self, default: bool = True) -> bool:
         """Returns whether the newest come first. `order` counts before `ascending`."""
-        if order := sent_or_none(self.order):
+        if order := find_sent(self.order):
             return order == "desc"
-        return not sent_or(self.ascending, not default)
+        return not get_sent_or(self.ascending, not default)
 
-    def size(self, default: int = 50) -> int:
-        """Returns how many rows the page has at most."""
-        return sent_or(self.limit, default)
+    def get_size(self, default: int = 50) -> int:
+        """Returns the most rows of the page."""
+        return get_sent_or(self.limit, default)
 
 
 class AgentsQuery(PageQuery):
@@ -77,7 +77,7 @@ class AgentsQuery(PageQuery):
     @property
     def sorting(self) -> str:
         """The name of the time by which agents are ordered: created, updated or completed. Raises: Unprocessable."""
-        by = sent_or(self.order_by, sent_or(self.sort_by, "created_at"))
+        by = get_sent_or(self.order_by, get_sent_or(self.sort_by, "created_at"))
         try:
             return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
         except KeyError:

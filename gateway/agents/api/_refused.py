@@ -24,7 +24,7 @@ _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
 )
 
-# (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
+# (methods, path, reason). A path that ends in `{rest:path}` stands for all paths below it.
 REFUSED_PATHS: Final = (
     (("POST",), "/v1/agents/{agent_id}/messages/capture", _STORED_ANYWAY),
     (("POST",), "/v1/agents/{agent_id}/generate", _ASK_THE_MODEL),

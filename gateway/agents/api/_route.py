@@ -4,9 +4,9 @@
 
     async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]: ...
 
-The annotations of a handler name what it takes: a `UrlQuery`, and a `Body` or a `Form`. The first line of its docstring
-is the route's summary. `/openapi.json` is made of the same annotations and docstrings (gateway.agents.api._openapi), so
-it cannot differ from what is served.
+The annotations of a handler's parameters are a `UrlQuery`, and a `Body` or a `Form`. The first line of its docstring is
+the route's summary. `/openapi.json` is made of the same annotations and docstrings (gateway.agents.api._openapi), so it
+cannot differ from the served routes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger("mnemogate")
 _ERRORS = LettaErrors()
 _UID = re.compile("'([0-9a-f]{32})'")
 _PROJECT_HEADERS = ("x-project", "x-project-id")
-# The nouns of errors by the prefixes of ids, where they differ. The store's own error calls an archive a memory.
+# The nouns of errors by the prefixes of ids that differ from them. The store's own error calls an archive a memory.
 _NOUNS = {
     "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
 }  # fmt: skip
@@ -63,23 +63,23 @@ class ApiRequest:
     headers: dict[str, str] = field(default_factory=dict)
     # The bytes of the body.
     data: bytes = b""
-    # The uploaded file, if the body is a form.
+    # The uploaded file; None: the body is no form.
     file: FormPart | None = None
 
-    def uid(self, kind: str, parameter: str) -> str:
+    def read_uid(self, kind: str, parameter: str) -> str:
         """Returns the uid in a parameter of the path. Raises: UnknownId."""
-        return uid_in(kind, self.path[parameter])
+        return read_uid(kind, self.path[parameter])
 
     def get_sent_id(self, uid: str) -> str:
-        """Returns the id in the request that has this uid, or the uid where there is none.
+        """Returns the id in the request that has this uid, or the uid if the request has no such id.
 
-        The store reports uids, without their kinds.
+        The store's errors have uids, without the kinds of the ids.
         """
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
-        # The lookbehind has the search try each word of a body once, not each of its letters.
+        # Because of the lookbehind the search tries each word of a body once, not each of its letters.
         sent_ids = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
-        # The id of an agent is shorter than those of its messages, which contain the agent's uid.
+        # The id of an agent is shorter than the ids of its messages, which contain the agent's uid.
         return min(sent_ids, key=len, default=uid)
 
 
@@ -88,20 +88,20 @@ RouteHandler = Callable[..., Awaitable[Any]]
 
 
 class AgentsRoute(Struct, frozen=True, dict=True):
-    """A route of the agents API, with what it takes and the handler that answers it."""
+    """A route of the agents API, with the handler that answers its requests."""
 
     method: str
-    # Served with each end in `slashes`.
+    # The path, which is served with each end in `slashes`.
     path: str
     handle: RouteHandler
     # A sentence in the imperative, for `/openapi.json`; None: the first line of the handler's docstring.
     title: str | None = None
     slashes: tuple[str, ...] = ("", "/")
-    # The handler reads the bytes of the body. Else the body of a route without a `Body` or a `Form` has to be empty.
+    # The handler reads the bytes of the body. If False, the body of a route without a `Body` or `Form` has to be empty.
     reads_body: bool = False
     # False for a path of Letta's that the gateway refuses: its handler raises the reason.
     is_served: bool = True
-    # A parameter of the query. The path without a slash belongs to another API, if a request lacks this parameter.
+    # The parameter of the query without which the path without a slash belongs to another API; "": no parameter.
     needs: str = ""
     # The paging of a list with a `PageQuery`; it changes the query before the handler sees it.
     pages: Paging = NEWEST_FIRST
@@ -119,7 +119,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     def parameters(self) -> Mapping[str, type[Body]]:
         """The structs that the handler takes after the request, by the names of its parameters.
 
-        A parameter that the handler does not use declares what the route accepts.
+        A parameter that the handler does not use declares a query or a body that the route accepts.
         """
         kinds = get_type_hints(self.handle).items()
         return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Body)}
@@ -138,7 +138,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
         return next((kind for kind in self.parameters.values() if not issubclass(kind, UrlQuery)), None)
 
     async def answer(self, request: ApiRequest, query: UrlQuery | None, body: Body | None) -> Any:
-        """Returns what the handler returns, the rows of a list in the order asked for."""
+        """Returns the answer of the handler, with the rows of a list in the requested order."""
         if not isinstance(query, PageQuery):
             return await self._call_handler(request, query, body)
         read = self.pages.read(query)
@@ -182,7 +182,7 @@ class _SharedRoute(Route):
 
 
 class ConversationConvertor(Convertor[str]):
-    """Names of conversations in paths, known or not. OpenAI's conversations have ids of another form (`conv_…`)."""
+    """Converts the names of conversations in paths. OpenAI's conversations have ids of another form (`conv_…`)."""
 
     regex = "(?:conv|agent)-[^/]+|default"
 
@@ -218,7 +218,7 @@ class _PathEndpoint:
                     answer = JsonResponse(answer, headers=request.headers)
                 await answer(scope, receive, send)
             except StoreError as error:
-                raise _as_gateway_error(error, request) from error
+                raise _make_gateway_error(error, request) from error
 
 
 def _read_request(
@@ -242,7 +242,7 @@ def _read_request(
         struct_fields.read_body(data, Body)
     if row.query is not None or http.scope["query_string"]:
         kind = row.query or UrlQuery
-        query = struct_fields.convert(_query_values(kind, http), kind, ("query",), lax=True)
+        query = struct_fields.convert(_read_query(kind, http), kind, ("query",), lax=True)
     without_effect = [
         name for part in (body, query) if part is not None for name in struct_fields.list_ignored_fields(part)
     ]
@@ -265,12 +265,12 @@ def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, Form
     return struct_fields.convert(without_nul(fields), kind, ("body",), lax=True), file
 
 
-def _query_values(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
-    """Returns the values of a query by parameter. A parameter that may be repeated has a list of values."""
+def _read_query(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
+    """Returns the values of a query by parameter, with a list for each parameter that may be repeated."""
     values: dict[str, Any] = {}
     lists = struct_fields.list_fields(kind)
     for sent, value in http.query_params.multi_items():
-        # Letta 0.6 has `cursor` for `after`, and `user_id`, in place of which the key says who asks.
+        # Letta 0.6 has `cursor` for `after`, and `user_id`, in place of which the key names the caller.
         name = "after" if sent == "cursor" else sent
         if name in lists:
             values.setdefault(name, []).append(value)
@@ -279,7 +279,7 @@ def _query_values(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
     return without_nul(values)
 
 
-def uid_in(kind: str, id: str) -> str:
+def read_uid(kind: str, id: str) -> str:
     """Returns the uid in an id of a kind, such as `agent`. Raises: UnknownId."""
     uid = ids.parse_uid(kind, id)
     if uid is None:
@@ -287,15 +287,15 @@ def uid_in(kind: str, id: str) -> str:
     return uid
 
 
-def _as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
-    """Returns an error of the store as the caller gets it, with ids in place of uids."""
+def _make_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
+    """Returns the error for the caller, made of an error of the store, with ids in place of uids."""
     if isinstance(error, NotFound):
         message = error.message
         uid = _UID.search(error.message)
         if uid is not None:
             id = request.get_sent_id(uid[1])
             prefix = id.partition("-")[0]
-            # An id with a number after the uid names a message or a step, which is missing then, not its agent.
+            # An id with a number after the uid names a message or a step, which is missing in place of its agent.
             noun = prefix if id.count("-") == 2 else _NOUNS.get(prefix)
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
         return UnknownId(sentence(message))

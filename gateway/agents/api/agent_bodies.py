@@ -18,7 +18,7 @@ from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send_content import read_initial_messages
-from gateway.agents.wire.sent_values import sent_fields, sent_or
+from gateway.agents.wire.sent_values import get_sent_fields, get_sent_or
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     HOSTED,
@@ -50,7 +50,7 @@ AgentType = Literal[
 _NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
 _NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
 
-# The fields of `llm_config` and of `model_settings` that have an effect, with their types; others are only stored.
+# The fields of `llm_config` and of `model_settings` that have an effect, with their types. Other fields are stored.
 _LLM_TYPES: dict[str, tuple[type, ...]] = {
     "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
     "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,), "parallel_tool_calls": (bool,),
@@ -75,12 +75,12 @@ class Own(Body):
 
     # "free" renders the memory section again when it costs nothing, "always" before each call.
     rebuild: Literal["free", "always"] | UnsetType = UNSET
-    # The budget of a note in tokens; 0: no notes; null: as the settings have it.
+    # The budget of a note in tokens; 0: no notes; null: the budget of the settings.
     recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
     # Facts are learned from conversations. Only for users' memories.
     learn: bool | UnsetType = UNSET
-    # The filler before a tool: a sentence of the model's own, or a fixed one when the tool takes longer;
-    # null: as its agent_type has it.
+    # The filler before a tool: a sentence of the model, or a fixed sentence if the tool takes longer; null: the filler
+    # of the agent_type.
     filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
 
 
@@ -162,12 +162,12 @@ class CreateAgent(UpdateAgent):
 # -- the definition
 
 _WINDOW = WindowFields("message_buffer_limit", "message_buffer_min", ("body",))
-# Fields that are stored for the client and have no effect.
+# The fields that are stored for the client and have no effect.
 _STORED_FIELDS = (
     "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
     "max_files_open", "per_file_view_window_char_limit",
 )  # fmt: skip
-# Fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
+# The fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
 PLAIN_FIELDS = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",
@@ -175,7 +175,7 @@ PLAIN_FIELDS = {
     _WINDOW.least: "least_messages",
     "message_buffer_autoclear": "clears",
 }
-# The same of `Own`.
+# Such fields of `Own`.
 EXTENSION_FIELDS = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 _NO_LEARNING = (
     "mnemogate.learn: No facts are learned from messages to an agent of this API. Give it remember_fact, or turn on "
@@ -184,15 +184,18 @@ _NO_LEARNING = (
 
 
 def define_agent(create: CreateAgent) -> AgentDefinition:
-    """Returns the definition that a new agent begins with. Raises: Unprocessable."""
-    initial = read_initial_messages(sent_or(create.initial_message_sequence, []))
-    kind = sent_or(create.agent_type, DEFAULT_KIND)
+    """Returns the definition of a new agent. Raises: Unprocessable, BadRequest."""
+    initial = read_initial_messages(get_sent_or(create.initial_message_sequence, []))
+    kind = get_sent_or(create.agent_type, DEFAULT_KIND)
     return with_update(AgentDefinition(kind, initial_messages=initial), create)
 
 
 def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
-    """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable, BadRequest."""
-    sent = without_none(sent_fields(update))
+    """Returns a copy of a definition after an update. A null leaves a field as it is.
+
+    Raises: Unprocessable, BadRequest.
+    """
+    sent = without_none(get_sent_fields(update))
     values: dict[str, Any] = {field: sent[name] for name, field in PLAIN_FIELDS.items() if name in sent}
     if "timezone" in values:
         _check_timezone(values["timezone"])
@@ -211,7 +214,7 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
 
 
 def _drop_repeated_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Returns rules in their order, each once. A null means the same as a field that is left out."""
+    """Returns rules in their order, each once. A null in a rule has the meaning of a field that is left out."""
     return tuple(
         {orjson.dumps(without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
     )
@@ -219,7 +222,7 @@ def _drop_repeated_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any
 
 def _read_extension(definition: AgentDefinition, extension: Own) -> dict[str, Any]:
     """Returns the changes of a definition by the fields that an agent has here beyond those of Letta."""
-    sent = sent_fields(extension)
+    sent = get_sent_fields(extension)
     if sent.get("learn") and not definition.learns:
         raise BadRequest(_NO_LEARNING, param="mnemogate.learn")
     values = {
@@ -233,7 +236,7 @@ def _read_extension(definition: AgentDefinition, extension: Own) -> dict[str, An
 def _read_model(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the changes of a definition by the fields about the model.
 
-    A field of its own takes precedence over the older objects.
+    A field of the body takes precedence over the same value in the older objects `llm_config` and `model_settings`.
     """
     values: dict[str, Any] = {}
     sampling = dict(definition.sampling)
@@ -265,7 +268,7 @@ def _read_model(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[st
 
 
 def list_models(definition: AgentDefinition) -> set[str | None]:
-    """Returns the models that an agent and its sleeptime agents ask, and the one that writes its summaries."""
+    """Returns the model of an agent and its sleeptime agents, and the model that writes the agent's summaries."""
     return {definition.model, SummaryTerms.of(definition.compaction).model}
 
 
@@ -280,7 +283,12 @@ def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 
 def _check_types(values: Mapping[str, Any], field: str, types: Mapping[str, tuple[type, ...]]) -> None:
-    """Checks the values that have an effect; others may be anything. field: of the body. Raises: Unprocessable."""
+    """Checks the values that have an effect; other values may be anything.
+
+    field: the field of the body that has the values.
+
+    Raises: Unprocessable.
+    """
     for name, allowed in types.items():
         value = values.get(name)
         if value is None:
@@ -303,7 +311,11 @@ def _read_window(config: Mapping[str, Any]) -> int:
 def _copy_or_remove(
     source: Mapping[str, Any], key: str, target: dict[str, Any], name: str | None = None
 ) -> None:
-    """Copies a value that is there, or where it is null removes the one in `target`. name: in `target`; None: `key`."""
+    """Copies a value that `source` has into `target`; a null removes the value in `target`.
+
+    key: the key in `source`.
+    name: the key in `target`; None: the same key.
+    """
     if key in source:
         name = name or key
         if source[key] is None:

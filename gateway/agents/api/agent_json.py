@@ -1,4 +1,4 @@
-"""An agent as the agents API shows it."""
+"""The JSON of agents in the agents API."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from storage.records import DEFAULT_CONVERSATION, Agent
 from storage.run_records import Run, RunStep
 from storage.sql.store import Store
 
-# The settings that are shown even where they are null, besides the reasoning effort.
+# The settings that are shown even if they are null, besides the reasoning effort.
 _COMMON_SETTINGS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
-# Left out where they have no value: Letta's server refuses an agent file in which one of them is null.
+# The settings that are left out if they have no value: Letta's server refuses an agent file in which one is null.
 _NEVER_NULL = frozenset((
     "temperature", "enable_reasoner", "max_reasoning_tokens", "strict", "return_logprobs", "return_token_ids",
 ))  # fmt: skip
@@ -44,11 +44,11 @@ def render_agent(
     message_ids: Sequence[str] = (),
     pending: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns an agent with all fields, whichever of them the client asks to be included.
+    """Returns the JSON of an agent with all fields, whatever fields the client names in `include`.
 
-    window: the tokens of the model's context; None: unknown.
-    message_ids: those of the messages in its window, oldest first.
-    pending: the message with the calls that wait for an answer.
+    window: the size of the model's context window in tokens; None: the size is not known.
+    message_ids: the ids of the messages in the agent's window, oldest first.
+    pending: the message with the calls that wait for an answer; None: no call waits.
     """
     row = view.definition
     definition = AgentDefinition.of(row.body)
@@ -60,7 +60,7 @@ def render_agent(
         "name": row.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, field) for name, field in PLAIN_FIELDS.items()},
-        "model": model,  # "" where it has none
+        "model": model,  # "" if the agent has no model
         "tags": list(view.tags),
         "model_settings": _render_settings(definition, model),
         "llm_config": _render_llm(definition, model, window),
@@ -105,7 +105,7 @@ def _render_memory(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]
 
 
 def _render_extension(definition: AgentDefinition) -> dict[str, Any]:
-    """Returns the fields that an agent has here beyond those of Letta, as `agent_bodies.Own` takes them."""
+    """Returns the fields that an agent has here beyond those of Letta, in the form of `agent_bodies.Own`."""
     return {
         "rebuild": "always" if definition.rebuilds else "free",
         **{name: getattr(definition, field) for name, field in EXTENSION_FIELDS.items()},
@@ -114,7 +114,7 @@ def _render_extension(definition: AgentDefinition) -> dict[str, Any]:
 
 
 def _render_last_run(run: Run | None) -> dict[str, Any]:
-    """Returns the fields of an agent's newest run, if it has one."""
+    """Returns the fields of an agent's newest run. run: the run; None: the agent has none."""
     duration_ms = None
     if run is not None and run.begun is not None and run.ended is not None:
         duration_ms = max(0, int((run.ended - run.begun) * 1000))
@@ -152,8 +152,8 @@ def _render_llm(definition: AgentDefinition, model: str, window: int | None) -> 
 def _render_settings(definition: AgentDefinition, model: str) -> dict[str, Any]:
     """Returns the settings of a model.
 
-    Those that the gateway honours have the values in force, whichever field of a request set them; the others are as
-    they were sent. A null means that the model's own value holds.
+    A setting that the gateway honours has the value in force, whichever field of a request set it; any other setting
+    has the value that was sent. A null means that the model's own value holds.
     """
     sampling = definition.sampling
     sent = definition.retained.get("model_settings", {})
@@ -173,7 +173,7 @@ def _render_settings(definition: AgentDefinition, model: str) -> dict[str, Any]:
 def _render_effort(effort: str | None, *, as_text: bool) -> dict[str, Any]:
     """Returns the field with the reasoning effort, which Letta's settings have in two forms.
 
-    as_text: the field is `effort`, a text, as in Anthropic's settings; else `reasoning`, an object, as in OpenAI's.
+    as_text: the field is `effort`, a text, as in Anthropic's settings; False: `reasoning`, an object, as in OpenAI's.
     """
     if as_text:
         return {"effort": effort}
@@ -183,7 +183,7 @@ def _render_effort(effort: str | None, *, as_text: bool) -> dict[str, Any]:
 async def render_agents(
     store: Store, settings: Settings, now: Callable[[], float], views: Sequence[AgentView]
 ) -> list[dict[str, Any]]:
-    """Returns agents with what is read for each. Raises: StoreError."""
+    """Returns the JSON of agents, with the ids of messages and the waiting calls of each. Raises: StoreError."""
     agents = [view.agent for view in views]
     numbers = await AgentMessages(store, now).list_numbers_by_agent(agents)
     waiting = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
@@ -207,7 +207,7 @@ async def _find_waiting_step(store: Store, view: AgentView) -> RunStep | None:
 
 
 async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> dict[str, Any] | None:
-    """Returns the message with the calls that wait for an answer at a step; None if they no longer wait."""
+    """Returns the message with the calls of a step that wait for an answer; None if no call waits any more."""
     exchange = await store.turns.find_exchange(agent, step.exchange_row)
     if exchange is None:
         return None

@@ -9,11 +9,11 @@ from msgspec import Struct
 
 from gateway.agents.api._paging import read_page
 from gateway.agents.api._query import PageQuery
-from gateway.agents.api._route import ApiRequest, uid_in
+from gateway.agents.api._route import ApiRequest, read_uid
 from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Maybe
 from storage.listing import AgentEntry
 from storage.records import Agent
@@ -25,7 +25,7 @@ class AgentLookup(Struct, frozen=True):
 
     store: Store
     registry: Registry
-    # Makes the JSON of agents. Injected, since the modules that make it import this one.
+    # Makes the JSON of agents. Injected, since the modules that make JSON import this module.
     make_json: Callable[[Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     async def get(self, request: ApiRequest) -> Agent:
@@ -34,23 +34,25 @@ class AgentLookup(Struct, frozen=True):
 
     async def get_entry(self, request: ApiRequest) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path."""
-        return await self.store.defined_agents.get(request.project, request.uid("agent", "agent_id"))
+        return await self.store.defined_agents.get(request.project, request.read_uid("agent", "agent_id"))
 
     async def get_by_id(self, project: str, id: str) -> Agent:
         """Returns the memory of the agent with a public id."""
-        return (await self.store.defined_agents.get(project, uid_in("agent", id))).agent
+        return (await self.store.defined_agents.get(project, read_uid("agent", id))).agent
 
     async def find_sent(self, project: str, id: Maybe[str]) -> Agent | None:
-        """Returns the memory of the agent that a parameter names; None: it was not sent."""
-        return None if (sent_id := sent_or_none(id)) is None else await self.get_by_id(project, sent_id)
+        """Returns the memory of the agent that a parameter names; None if the parameter was not sent."""
+        return None if (sent_id := find_sent(id)) is None else await self.get_by_id(project, sent_id)
 
     async def get_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with its tools, blocks and tags."""
-        return await self.registry.get(request.project, request.uid("agent", "agent_id"))
+        return await self.registry.get(request.project, request.read_uid("agent", "agent_id"))
 
     async def resolve(self, request: ApiRequest) -> ResolvedAgent:
-        """Returns the agent in the path as its sends use it."""
-        return await self.registry.resolver.resolve_uid(request.project, request.uid("agent", "agent_id"))
+        """Returns the agent in the path with all that a send needs."""
+        return await self.registry.resolver.resolve_uid(
+            request.project, request.read_uid("agent", "agent_id")
+        )
 
     async def render_requested(self, request: ApiRequest) -> dict[str, Any]:
         """Returns the JSON of the agent in the path."""
@@ -62,7 +64,7 @@ class AgentLookup(Struct, frozen=True):
         return agent_json
 
     async def list_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
-        """Returns the JSON of a page of a list of agents. rows: those of the whole list."""
+        """Returns the JSON of a page of a list of agents. rows: the rows of all agents in the list."""
 
         async def get_row(id: str) -> int:
             return (await self.get_by_id(project, id)).id

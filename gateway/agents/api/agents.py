@@ -1,4 +1,4 @@
-"""Agents: created, listed, changed, deleted; and what stands in their context."""
+"""Agents: created, listed, changed and deleted, and the contents of their context."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from msgspec.structs import asdict, replace
 
 from gateway.agents.api._paging import read_page_at
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, define_agent, list_models, with_update
-from gateway.agents.api.blocks import block_of
+from gateway.agents.api.blocks import make_block
 from gateway.agents.api.context import render_context
-from gateway.agents.api.dependencies import AgentsApi, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.registry.registry import AgentEdit, AgentParts, NewAgent
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.core.definition import AgentDefinition
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_body import make_body
@@ -30,7 +30,7 @@ class AgentRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"
         return [
             AgentsRoute("GET", "/v1/agents", self.list_agents),
@@ -48,7 +48,7 @@ class AgentRoutes:
         views = await self._api.registry.list(
             request.project,
             replace(_make_filter(query), order=query.sorting),
-            read_page_at(query, partial(uid_in, "agent")),
+            read_page_at(query, partial(read_uid, "agent")),
         )
         return await self._api.agents.make_json(views)
 
@@ -58,14 +58,14 @@ class AgentRoutes:
 
     async def create(self, request: ApiRequest, body: CreateAgent) -> dict[str, Any]:
         """Make an agent."""
-        sent = sent_fields(body)
+        sent = get_sent_fields(body)
         definition = define_agent(body)
         if definition.model is None:
             definition = replace(definition, model=self._api.choose_first_model(request))
         self._api.check_models(request, list_models(definition))
         new = NewAgent(
             definition,
-            own=[block_of(block) for block in sent.get("memory_blocks") or ()],
+            own=[make_block(block) for block in sent.get("memory_blocks") or ()],
             tool_names=sent.get("tools") or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
@@ -79,7 +79,7 @@ class AgentRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]:
         """Change an agent."""
-        sent = sent_fields(body)
+        sent = get_sent_fields(body)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             updated = with_update(definition, body)
@@ -87,7 +87,7 @@ class AgentRoutes:
             return updated
 
         change = AgentEdit(edit=edit, **asdict(_load_parts(sent)))
-        uid = request.uid("agent", "agent_id")
+        uid = request.read_uid("agent", "agent_id")
         return await self._api.agents.render(await self._api.registry.change(request.project, uid, change))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
@@ -128,13 +128,13 @@ class AgentRoutes:
 def _make_filter(query: AgentsQuery) -> AgentFilter:
     """Returns the agents that a query asks for, in any order."""
     return AgentFilter(
-        name=sent_or_none(query.name),
-        text=sent_or_none(query.query_text),
-        tags=sent_or_none(query.tags) or (),
+        name=find_sent(query.name),
+        text=find_sent(query.query_text),
+        tags=find_sent(query.tags) or (),
         needs_all_tags=query.match_all_tags,
-        stop=sent_or_none(query.last_stop_reason),
-        identity=uid_or_none("identity", query.identity_id),
-        identity_keys=sent_or_none(query.identifier_keys) or (),
+        stop=find_sent(query.last_stop_reason),
+        identity=read_sent_uid("identity", query.identity_id),
+        identity_keys=find_sent(query.identifier_keys) or (),
         includes_hidden=query.show_hidden_agents is True,
     )
 
@@ -154,10 +154,10 @@ def _load_parts(sent: Mapping[str, Any]) -> AgentParts:
 
 
 def _read_uids(prefix: str, ids: Sequence[str] | None) -> list[str] | None:
-    return None if ids is None else [uid_in(prefix, id) for id in ids]
+    return None if ids is None else [read_uid(prefix, id) for id in ids]
 
 
 def _read_folders(sent: Mapping[str, Any]) -> list[str] | None:
     """Returns the folders in a body's `folder_ids` and `source_ids`; None if it has neither field."""
     lists = [sent[name] for name in ("folder_ids", "source_ids") if sent.get(name) is not None]
-    return [uid_in("source", id) for ids in lists for id in ids] if lists else None
+    return [read_uid("source", id) for ids in lists for id in ids] if lists else None

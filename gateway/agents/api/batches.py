@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._paging import read_page, read_sent_ref
 from gateway.agents.api._query import PageQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, uid_or_none
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
+from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.batches.accept import RequestedItem
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
@@ -25,7 +25,7 @@ from gateway.agents.wire.message import Showing, read_showing
 from gateway.agents.wire.run_json import render_usage
 from gateway.agents.wire.send import MaxSteps, MessageType, Send
 from gateway.agents.wire.send_content import read_send
-from gateway.agents.wire.sent_values import sent_or, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_or
 from gateway.agents.wire.shown_values import NO_AUTHORS, measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
@@ -46,10 +46,10 @@ _NO_CLIENT_TOOLS = (
 )
 _NO_SKILLS = "The client's own tools read its skills, and a batch has none of these."
 
-# Items that are read at once, each of which has its messages read next. Not measured: all pages are read until the
-# client's page is full.
+# The items that one read returns, before the messages of each are read. Not measured: pages are read until the client's
+# page is full.
 _ITEMS_PER_PAGE = 20
-# Requests of a new batch that are read before other tasks run. Not measured: live turns wait for as many.
+# The requests of a new batch that are read before other tasks run. Not measured: live turns wait for as many.
 _REQUESTS_PER_PASS = 20
 
 
@@ -96,7 +96,7 @@ class BatchMessagesQuery(UrlQuery):
     """A page of the messages of a batch's items; those of one item stand together. after: a message's id."""
 
     after: Maybe[str] = UNSET
-    # No item is listed in part, so the last may exceed it.
+    # No item is listed in part, so the last item may exceed the limit.
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     agent_id: Maybe[str] = UNSET
     use_assistant_message: bool = True
@@ -137,7 +137,7 @@ def _render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
 
 
 def _render_item(item: BatchItem, error_message: str) -> dict[str, Any]:
-    """Returns the JSON of an item. error_message: why it failed, or ""."""
+    """Returns the JSON of an item. error_message: the error with which the item failed; "": it has not failed."""
     run = item.run
     counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
     return {
@@ -156,7 +156,7 @@ class BatchRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         batches, batch = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
         return [
             AgentsRoute("POST", batches, self.create),
@@ -177,7 +177,7 @@ class BatchRoutes:
                 "This key is limited to certain models, and a batch asks for those of its agents.",
                 code="model_not_allowed",
             )
-        callback = sent_or_none(body.callback_url)
+        callback = find_sent(body.callback_url)
         self._api.agent_runs.defined_tools.check_callback(callback)
         items: list[RequestedItem] = []
         for n, item in enumerate(body.requests):
@@ -212,7 +212,7 @@ class BatchRoutes:
         """List the items of a batch."""
         batch = await self._get_batch(request)
         stored, after = self._api.store.batch_items, 0
-        if (uid := uid_or_none("run", query.after)) is not None:
+        if (uid := read_sent_uid("run", query.after)) is not None:
             item = await stored.find(batch.id, uid)
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
@@ -228,7 +228,7 @@ class BatchRoutes:
         """
         batch = await self._get_batch(request)
         showing = read_showing(query)
-        if (uid := uid_or_none("agent", query.agent_id)) is not None:
+        if (uid := read_sent_uid("agent", query.agent_id)) is not None:
             item = await self._api.store.batch_items.find_of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._load_messages(item, showing)}
         after = await self._get_item_row(batch, query.after)
@@ -240,7 +240,7 @@ class BatchRoutes:
         return {"messages": messages}
 
     async def _load_items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
-        """Yields the items of a batch in their order. after: the row after which they begin."""
+        """Yields the items of a batch in their order. after: the row of the item before the first; 0: all items."""
         while True:
             page = await self._api.store.batch_items.list(batch.id, after=after, limit=_ITEMS_PER_PAGE)
             for item in page:
@@ -250,7 +250,7 @@ class BatchRoutes:
             after = page[-1].id
 
     async def _get_item_row(self, batch: Batch, id: Maybe[str]) -> int:
-        """Returns the row of the item that a message belongs to. id: the message's; 0 if none was sent."""
+        """Returns the row of the item of a message; 0 if no message was sent. id: the id of the message."""
         ref = read_sent_ref("message", id)
         if ref is None:
             return 0
@@ -261,7 +261,7 @@ class BatchRoutes:
         return item.id
 
     async def _load_messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
-        """Returns the messages of an item; none before it has ended."""
+        """Returns the JSON of the messages of an item; empty if the item has not ended."""
         store, run = self._api.store, item.run
         if run is None or not run.is_over:
             return []
@@ -279,10 +279,10 @@ class BatchRoutes:
         return _render_batch(batch, await self._api.store.batch_items.count(batch.id))
 
     async def _get_batch(self, request: ApiRequest) -> Batch:
-        return await self._api.store.batches.get(request.project, request.uid("job", "batch_id"))
+        return await self._api.store.batches.get(request.project, request.read_uid("job", "batch_id"))
 
     async def _get_batch_row(self, project: str, id: str) -> int:
-        return (await self._api.store.batches.get(project, uid_in("job", id))).id
+        return (await self._api.store.batches.get(project, read_uid("job", id))).id
 
 
 def _refuse_anthropic(request: ApiRequest) -> None:
@@ -303,14 +303,14 @@ def _make_item(request: BatchRequest, n: int) -> RequestedItem:
         raise Unprocessable(replace(error.fault, path=(*path, *error.fault.path[1:]))) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
-    conversation_name = sent_or(request.conversation_id, DEFAULT_CONVERSATION)
+    conversation_name = get_sent_or(request.conversation_id, DEFAULT_CONVERSATION)
     if conversation_name != DEFAULT_CONVERSATION:
-        conversation_name = uid_in("conv", conversation_name)
+        conversation_name = read_uid("conv", conversation_name)
     return RequestedItem(
-        uid_in("agent", request.agent_id),
+        read_uid("agent", request.agent_id),
         content.messages,
         request.max_steps,
         conversation_name,
-        model=sent_or_none(request.override_model),
-        system=sent_or_none(request.override_system),
+        model=find_sent(request.override_model),
+        system=find_sent(request.override_system),
     )

@@ -9,9 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_fields, get_sent_or
 from gateway.agents.wire.shown_values import NO_AUTHORS, NO_TEMPLATE, render_time
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, Name, NoEffect, Strings
 from gateway.core import ids
@@ -19,9 +19,9 @@ from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
 from storage.records import API_ORIGIN, Block, Revision
 
-# Characters of a block without a limit of its own; Letta's number.
+# The most characters of a block that is made without a limit; Letta's number.
 DEFAULT_LIMIT = 100_000
-# Descriptions of blocks that are made without one, by label; Letta's labels, in other words.
+# The descriptions of blocks that are made without a description, by label; Letta's labels, in other words.
 _DESCRIPTIONS = {
     "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
     "persona": "Who you are: how you think, speak and act.",
@@ -66,22 +66,22 @@ class AgentBlock(CreateBlock):
     last_updated_by_id: NoEffect[str] = UNSET
 
 
-def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
-    """Returns a new block with its details; its id is ignored."""
+def make_block(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
+    """Returns a new block with its details. The block's id is ignored."""
     block = Block(
         id=0,
         label=create.label,
-        description=sent_or(create.description, _DESCRIPTIONS.get(create.label, "")),
+        description=get_sent_or(create.description, _DESCRIPTIONS.get(create.label, "")),
         value=create.value,
-        limit=sent_or(create.limit, DEFAULT_LIMIT),
+        limit=get_sent_or(create.limit, DEFAULT_LIMIT),
         read_only=create.read_only is True,
     )
     return block, _read_details(create)
 
 
-def _change_of(update: UpdateBlock) -> BlockChange:
-    """Returns the change that is asked for."""
-    sent = sent_fields(update)
+def _make_change(update: UpdateBlock) -> BlockChange:
+    """Returns the change of a block that an update asks for."""
+    sent = get_sent_fields(update)
     description = sent.get("description")
     return BlockChange(
         value=sent.get("value"),
@@ -95,12 +95,12 @@ def _change_of(update: UpdateBlock) -> BlockChange:
 
 def _read_details(block: UpdateBlock) -> dict[str, Any]:
     """Returns the fields of a block that a turn does not need."""
-    sent = sent_fields(block)
+    sent = get_sent_fields(block)
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 
 
 def render_block(entry: BlockEntry) -> dict[str, Any]:
-    """Returns a block as it is shown."""
+    """Returns the JSON of a block."""
     block, details = entry.block, entry.details
     return {
         "id": ids.make_id("block", block.uid),
@@ -122,7 +122,8 @@ def render_block(entry: BlockEntry) -> dict[str, Any]:
 
 
 def _render_revision(revision: Revision) -> dict[str, Any]:
-    """Returns a value that a block had. version counts from 1; an undo names the version that it brought back."""
+    """Returns the JSON of a value that a block had. `version` counts from 1; `restores` is the version that an undo
+    brought back."""
     return {
         "version": revision.version,
         "value": revision.value,
@@ -139,7 +140,7 @@ class BlockRoutes:
         self._api = api
         self._blocks = api.store.named_blocks
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         blocks, block = "/v1/blocks", "/v1/blocks/{block_id}"
         agent_blocks = "/v1/agents/{agent_id}/core-memory/blocks"
         labelled_block = f"{agent_blocks}/{{block_label:path}}"
@@ -165,11 +166,11 @@ class BlockRoutes:
         """List blocks."""
         min_agents, max_agents = _read_agent_counts(query)
         filter = BlockFilter(
-            label=sent_or_none(query.label), label_text=sent_or_none(query.label_search),
-            description_text=sent_or_none(query.description_search),
-            value_text=sent_or_none(query.value_search), min_agents=min_agents, max_agents=max_agents,
-            tags=sent_or_none(query.tags) or (), needs_all_tags=query.match_all_tags,
-            name=sent_or_none(query.name), includes_hidden=query.show_hidden_blocks is True,
+            label=find_sent(query.label), label_text=find_sent(query.label_search),
+            description_text=find_sent(query.description_search),
+            value_text=find_sent(query.value_search), min_agents=min_agents, max_agents=max_agents,
+            tags=find_sent(query.tags) or (), needs_all_tags=query.match_all_tags,
+            name=find_sent(query.name), includes_hidden=query.show_hidden_blocks is True,
         )  # fmt: skip
         page = await read_page(query, partial(self._get_row, request.project))
         return [render_block(entry) for entry in await self._blocks.list(request.project, filter, page)]
@@ -180,7 +181,7 @@ class BlockRoutes:
 
     async def create(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Make a block that is attached to no agent yet."""
-        block, details = block_of(body)
+        block, details = make_block(body)
         at = self._api.now()
         return render_block(
             await self._blocks.create(request.project, block, details, at=at, origin=API_ORIGIN)
@@ -192,11 +193,11 @@ class BlockRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateBlock) -> dict[str, Any]:
         """Change a block for all who see it."""
-        return await self._change(request.project, request.uid("block", "block_id"), body)
+        return await self._change(request.project, request.read_uid("block", "block_id"), body)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a block, and take it from all who see it."""
-        await self._blocks.delete(request.project, request.uid("block", "block_id"))
+        await self._blocks.delete(request.project, request.read_uid("block", "block_id"))
         return {"message": "The block is deleted."}
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
@@ -214,7 +215,7 @@ class BlockRoutes:
 
     async def undo(self, request: ApiRequest) -> dict[str, Any]:
         """Bring back the value that a block had before its last change."""
-        uid = request.uid("block", "block_id")
+        uid = request.read_uid("block", "block_id")
         return render_block(await self._blocks.undo(request.project, uid, at=self._api.now()))
 
     async def retrieve_memory(self, request: ApiRequest) -> dict[str, Any]:
@@ -230,12 +231,12 @@ class BlockRoutes:
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Have an agent see a block."""
-        await self._blocks.attach(await self._api.agents.get(request), request.uid("block", "block_id"))
+        await self._blocks.attach(await self._api.agents.get(request), request.read_uid("block", "block_id"))
         return await self._api.agents.render_requested(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent."""
-        await self._blocks.detach(await self._api.agents.get(request), request.uid("block", "block_id"))
+        await self._blocks.detach(await self._api.agents.get(request), request.read_uid("block", "block_id"))
         return await self._api.agents.render_requested(request)
 
     async def retrieve_labelled(self, request: ApiRequest) -> dict[str, Any]:
@@ -247,29 +248,29 @@ class BlockRoutes:
         return await self._change(request.project, (await self._get_labelled(request)).block.uid, body)
 
     async def _get(self, request: ApiRequest) -> BlockEntry:
-        return await self._blocks.get(request.project, request.uid("block", "block_id"))
+        return await self._blocks.get(request.project, request.read_uid("block", "block_id"))
 
     async def _get_labelled(self, request: ApiRequest) -> BlockEntry:
         agent = await self._api.agents.get(request)
         return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:
-        change = _change_of(update)
+        change = _make_change(update)
         changed = await self._blocks.change(project, uid, change, at=self._api.now(), origin=API_ORIGIN)
         return render_block(changed)
 
     async def _get_row(self, project: str, id: str) -> int:
-        return (await self._blocks.get(project, uid_in("block", id))).block.id
+        return (await self._blocks.get(project, read_uid("block", id))).block.id
 
 
 def _read_agent_counts(query: BlocksQuery) -> tuple[int, int]:
     """Returns the least and the greatest number of agents that see the listed blocks. Raises: BadRequest."""
     name = "connected_to_agents_count_eq"
-    counts = sent_or_none(query.connected_to_agents_count_eq)
+    counts = find_sent(query.connected_to_agents_count_eq)
     if counts:
         if len(counts) > 1:
             raise BadRequest(f"{name} takes one number.", param=name)
         return counts[0], counts[0]
-    above = sent_or(query.connected_to_agents_count_gt, -1)
-    below = sent_or(query.connected_to_agents_count_lt, BlockFilter().max_agents + 1)
+    above = get_sent_or(query.connected_to_agents_count_gt, -1)
+    below = get_sent_or(query.connected_to_agents_count_lt, BlockFilter().max_agents + 1)
     return above + 1, below - 1

@@ -39,7 +39,7 @@ class Compact(Body):
 
 
 def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody]) -> dict[str, Any]:
-    """Returns the stored summary settings after a change. A null that is sent removes the stored value.
+    """Returns the stored settings of summaries after a change. A null that is sent removes the stored value.
 
     Raises: BadRequest for a mode in which the conversation writes its own summary.
     """
@@ -59,9 +59,9 @@ async def compact_on_request(
 ) -> dict[str, Any]:
     """Summarises a conversation. The settings of the request override those of the agent. Returns the reply's body.
 
-    run_request: names the agent and its conversation.
+    run_request: a send without messages to the conversation.
 
-    Raises: as `compact_conversation` does; UnknownModel; NotAllowed if the caller's key may not ask for the model.
+    Raises: the errors of `compact_conversation`; UnknownModel; NotAllowed if the caller's key may not use the model.
     """
     spec = run_request.spec
     # A null is left out, so that the agent's own setting holds for this summary.

@@ -1,4 +1,4 @@
-"""The context of an agent, as the agents API shows it: what goes to its model, part by part, with estimated tokens."""
+"""The context of an agent as the agents API shows it: the parts of its next prompt, with estimated tokens."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def render_context(
     passage_count: int,
     message_count: int,
 ) -> dict[str, Any]:
-    """Returns a prompt in its parts.
+    """Returns the JSON of a prompt in its parts.
 
-    body: as it goes upstream.
-    window: tokens.
-    system: the agent's own words, with which the memory section begins.
-    section: the memory section, which begins with these.
-    summary: of the messages that left the window; "": none did.
-    passage_count: how many passages the agent has.
-    message_count: how many messages all its conversations have.
+    body: the body of the request for the upstream.
+    window: the size of the model's context window in tokens.
+    system: the agent's own system text, with which the memory section begins.
+    section: the memory section, with the system text.
+    summary: the summary of the messages that left the window; "": no message left it.
+    passage_count: the number of the agent's passages.
+    message_count: the number of messages in all conversations of the agent.
     """
     messages = [message for message in body["messages"] if message.get("role") != "system"]
     core_memory = section.removeprefix(system).strip()

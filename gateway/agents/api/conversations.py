@@ -1,6 +1,7 @@
-"""Conversations of agents: made, listed, changed, forgotten, and spoken in.
+"""Conversations of agents: made, listed, changed, forgotten, and continued by sends.
 
-A path names a conversation by its id. `default` with an `agent_id`, or an agent's id alone, is the agent's own.
+A path names a conversation by its id. `default` with an `agent_id`, or an agent's id alone, names the agent's own
+conversation.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from msgspec.structs import replace
 from gateway.agents.api._message_pages import MessagePages
 from gateway.agents.api._paging import CONVERSATION_MESSAGES, read_page_at
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
 from gateway.agents.api.compaction import Compact, CompactionBody, compact_on_request
-from gateway.agents.api.dependencies import AgentsApi, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, read_sent_uid
 from gateway.agents.api.named_conversation import (
     NamedConversation,
     find_conversation_row,
     get_named_conversation,
 )
-from gateway.agents.api.runs import RunStream, run_stream
+from gateway.agents.api.runs import RunStream, stream_run
 from gateway.agents.api.sends import SendReply, Sends
 from gateway.agents.registry.agent_models import check_model, with_conversation
 from gateway.agents.registry.conversation_registry import AgentConversations
@@ -34,7 +35,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, make_system_id
 from gateway.agents.wire.run_json import StreamRun, render_run_states
 from gateway.agents.wire.send import Send
-from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
@@ -46,7 +47,7 @@ from storage.run_records import Run
 _NO_OWN_BLOCKS = refused(
     "An agent's blocks are the same in all its conversations; an agent of its own has others."
 )
-# Fields with the same value in bodies and in definitions: the name in a body -> the name in `ConversationDefinition`.
+# The fields with the same value in bodies and in definitions: the name in a body -> that in `ConversationDefinition`.
 _PLAIN_FIELDS = {
     **{name: name for name in ("summary", "description", "model")},
     "context_window_limit": "context_window",
@@ -83,7 +84,7 @@ class ConversationsQuery(PageQuery):
     """A page of conversations. Agents' own conversations are left out."""
 
     order_by: Maybe[Literal["created_at", "last_run_completion", "last_message_at"]] = UNSET  # type: ignore[assignment]
-    agent_id: Maybe[str] = UNSET  # left out: all agents
+    agent_id: Maybe[str] = UNSET  # left out: conversations of all agents
     archive_status: Literal["unarchived", "archived", "all"] = "unarchived"
     summary_search: Maybe[str] = UNSET
 
@@ -158,8 +159,13 @@ class ConversationSend(Send):
 def with_body(
     definition: ConversationDefinition, body: CreateConversation, *, at: float
 ) -> ConversationDefinition:
-    """Returns a conversation's definition after a request. at: now. Raises: Unprocessable."""
-    sent = sent_fields(body)
+    """Returns a copy of a conversation's definition with the values of a body.
+
+    at: the time of the request, in seconds since the epoch.
+
+    Raises: Unprocessable.
+    """
+    sent = get_sent_fields(body)
     values: dict[str, Any] = {field: sent[name] for name, field in _PLAIN_FIELDS.items() if name in sent}
     if "hidden" in sent:
         values["hidden"] = sent["hidden"] is True
@@ -176,9 +182,9 @@ def with_body(
 def render_conversation(
     entry: ConversationEntry, *, message_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Returns a conversation as the API shows it.
+    """Returns the JSON of a conversation.
 
-    message_ids: of its newest messages; None if they were not asked for.
+    message_ids: the ids of its newest messages; None: the JSON has no ids.
     """
     body = {} if entry.definition is None else entry.definition.body
     definition = ConversationDefinition.of(body)
@@ -212,7 +218,7 @@ class ConversationRoutes:
         self._messages = AgentMessages(api.store, api.now)
         self._pages, self._sends = MessagePages(api), Sends(api)
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         conversations = "/v1/conversations"
         conversation = "/v1/conversations/{conversation_id:conversation}"
         return [
@@ -239,11 +245,11 @@ class ConversationRoutes:
         agent = await self._api.agents.find_sent(request.project, query.agent_id)
         filter = ConversationFilter(
             None if agent is None else agent.id,
-            text=sent_or_none(query.summary_search),
+            text=find_sent(query.summary_search),
             is_archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
-        page = read_page_at(query, partial(uid_in, "conv"))
+        page = read_page_at(query, partial(read_uid, "conv"))
         entries = await self._api.store.conversations.list(request.project, filter, page)
         return [render_conversation(entry) for entry in entries]
 
@@ -285,7 +291,7 @@ class ConversationRoutes:
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
         named = await self._get_named(request, query.agent_id)
-        upto = None if (id := sent_or_none(query.message_id)) is None else _read_seq(named, id)
+        upto = None if (id := find_sent(query.message_id)) is None else _read_seq(named, id)
         source = await find_conversation_row(self._api.store, named)
         return await self._render_conversation(
             await self._conversations.fork(
@@ -297,7 +303,7 @@ class ConversationRoutes:
         self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
-        named = await self._get_named(request, sent_or_none(body.agent_id) or query.agent_id)
+        named = await self._get_named(request, find_sent(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await find_conversation_row(self._api.store, named)) is not None:
             await self._api.store.sections.empty_of_conversation(named.agent.id, row)
         return (await self._api.agent_runs.preview(await self._make_run_request(request, named))).system
@@ -315,7 +321,7 @@ class ConversationRoutes:
         runs = [] if row is None else await self._api.agent_runs.live.cancel_all(named.agent, row)
         return render_run_states(runs)
 
-    # -- their messages
+    # -- messages of conversations
 
     async def list_messages(
         self, request: ApiRequest, query: ConversationMessagesQuery
@@ -346,9 +352,9 @@ class ConversationRoutes:
         named = await self._get_named(request, body.agent_id)
         row = await find_conversation_row(self._api.store, named)
         runs = self._api.store.runs
-        if (run_id := sent_or_none(body.run_id)) is not None:
-            run: Run | None = (await runs.get(request.project, uid_in("run", run_id))).run
-        elif (otid := sent_or_none(body.otid)) is not None:
+        if (run_id := find_sent(body.run_id)) is not None:
+            run: Run | None = (await runs.get(request.project, read_uid("run", run_id))).run
+        elif (otid := find_sent(body.otid)) is not None:
             run = await runs.find_run_by_otid(
                 named.agent.id, hash_otid(named.agent, named.conversation_name, otid)
             )
@@ -360,30 +366,33 @@ class ConversationRoutes:
                 )
         if run is None or run.conversation_row != row:
             raise UnknownId("There is no such run in this conversation.")
-        return run_stream(self._api, request, body, run)
+        return stream_run(self._api, request, body, run)
 
     # -- the parts of requests
 
     def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
-        """Raises: UnknownModel; NotAllowed if the caller's key may not ask for it."""
-        model = sent_or_none(body.model)
+        """Raises: UnknownModel; NotAllowed if the caller's key may not ask for the model in a body."""
+        model = find_sent(body.model)
         check_model(self._api.settings, model)
         self._api.check_models(request, [model])
 
     async def _get_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
-        """Returns the conversation in the path. agent_id: its agent's, if sent. Raises: UnknownId, BadRequest."""
-        agent_uid = uid_or_none("agent", agent_id)
+        """Returns the conversation in the path. Raises: UnknownId, BadRequest.
+
+        agent_id: the id of the conversation's agent, as the request has it.
+        """
+        agent_uid = read_sent_uid("agent", agent_id)
         path_id = request.path["conversation_id"]
         return await get_named_conversation(self._api, request.project, path_id, agent_uid)
 
     async def _make_run_request(self, request: ApiRequest, named: NamedConversation) -> RunRequest:
-        """Returns a send without messages to a conversation, of its agent as it is there."""
+        """Returns a send without messages to a conversation, with the conversation's settings."""
         resolved = await self._api.registry.resolver.resolve_uid(request.project, named.agent.uid)
         spec = with_conversation(self._api.settings, resolved.spec, named.definition)
         return RunRequest(spec, named.agent.scope, named.conversation_name)
 
     async def _render_conversation(self, entry: ConversationEntry) -> dict[str, Any]:
-        """Returns a conversation with the ids of its newest messages."""
+        """Returns the JSON of a conversation, with the ids of its newest messages."""
         agent = entry.agent
         numbers = await self._messages.list_numbers(agent, entry.conversation.uid)
         system = make_system_id(agent, entry.conversation.uid)

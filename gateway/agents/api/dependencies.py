@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.agents.api._paging import read_page
 from gateway.agents.api._query import PageQuery
-from gateway.agents.api._route import ApiRequest, uid_in
+from gateway.agents.api._route import ApiRequest, read_uid
 from gateway.agents.api.agent_lookup import AgentLookup
 from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.registry.agent_models import make_handle
@@ -16,7 +16,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessageRenderer
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import BadRequest
@@ -44,9 +44,9 @@ class AgentsApi(Struct, frozen=True):
     keeper: MemoryKeeper
     models: ModelList
     compactor: Compactor
-    now: Callable[[], float]  # seconds since the epoch
-    send_timeout_s: float  # how long a client may leave a reply unread
-    ping_s: float  # the silence after which a stream sends a ping
+    now: Callable[[], float]  # returns seconds since the epoch
+    send_timeout_s: float  # the seconds for which a client may leave a reply unread
+    ping_s: float  # the seconds of silence after which a stream sends a ping
 
     @property
     def system_messages(self) -> SystemMessageRenderer:
@@ -58,21 +58,21 @@ class AgentsApi(Struct, frozen=True):
     ) -> Page[int]:
         """Returns the page of a list of definitions that a query selects.
 
-        prefix: of the list's ids.
+        prefix: the prefix of the ids in the list.
 
-        Raises: NotFound.
+        Raises: UnknownId, NotFound.
         """
 
         async def get_row(id: str) -> int:
-            return (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
+            return (await self.store.definitions.get(project, kind, read_uid(prefix, id))).id
 
         return await read_page(query, get_row)
 
     def check_models(self, request: ApiRequest, models: Iterable[str | None]) -> None:
         """Raises: NotAllowed if the caller's key may not ask for one of these models.
 
-        models: as agents name them, with their upstreams; None stands for a model that is chosen elsewhere. Keys name
-            models without upstreams.
+        models: the names of models with their upstreams, as agents have them; None: a model that is chosen elsewhere.
+            Keys name models without upstreams.
         """
         caller = get_request_info(request.http.scope).caller
         for model in models:
@@ -95,6 +95,6 @@ class AgentsApi(Struct, frozen=True):
         )
 
 
-def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
-    """Returns the uid in a parameter's id, or None if none was sent. Raises: UnknownId."""
-    return None if (sent := sent_or_none(id)) is None else uid_in(kind, sent)
+def read_sent_uid(kind: str, id: Maybe[str]) -> str | None:
+    """Returns the uid in the id of a parameter; None if it was not sent. Raises: UnknownId."""
+    return None if (sent := find_sent(id)) is None else read_uid(kind, sent)

@@ -8,13 +8,13 @@ from msgspec import UNSET, UnsetType
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page, read_page_at, read_ref
 from gateway.agents.api._query import PageQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import render_passage
 from gateway.agents.files.folder_contents import FileView, FolderContents, SentFile
 from gateway.agents.files.folders import Folders
 from gateway.agents.registry.memory_passages import MemoryPassages
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import Form, Maybe, UrlQuery, refused
 from gateway.core import ids
@@ -59,7 +59,7 @@ class UploadForm(Form):
 
 
 def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
-    """Returns a file as its folder shows it."""
+    """Returns the JSON of a file in its folder."""
     file = view.file
     parts = view.parts if file.state is FileState.COMPLETED else None
     return {
@@ -85,7 +85,7 @@ def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
 
 
 def _render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
-    """Returns a file as an agent that can search it shows it."""
+    """Returns the JSON of a file of an agent that can search it."""
     return {
         "id": ids.make_id("file", file.uid),
         "file_id": ids.make_id("file", file.uid),
@@ -109,8 +109,8 @@ class FolderFileRoutes:
         self._contents = FolderContents(api.store, api.now)
         self._passages = MemoryPassages(api.store)
 
-    def routes_of(self, folder: str) -> list[AgentsRoute]:
-        """Returns the routes of a folder's files. folder: the folder's path."""
+    def list_routes_of(self, folder: str) -> list[AgentsRoute]:
+        """Returns the routes of a folder's files. folder: the path of the folder's routes."""
         return [
             AgentsRoute("POST", f"{folder}/upload", self.upload),
             AgentsRoute("GET", f"{folder}/files", self.list_files),
@@ -118,7 +118,7 @@ class FolderFileRoutes:
             AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
         ]
 
-    def routes_of_agents(self) -> list[AgentsRoute]:
+    def list_routes_of_agents(self) -> list[AgentsRoute]:
         """Returns the routes of the files that agents can search."""
         files = "/v1/agents/{agent_id}/files"
         return [AgentsRoute("GET", files, self.list_files_of_agent, pages=OLDEST_FIRST)]
@@ -130,7 +130,7 @@ class FolderFileRoutes:
         assert file is not None  # the body is an `UploadForm`
         # Some clients send the whole path that the file has on their machine.
         form_name = re.split(r"[/\\]", file.file_name or "")[-1]
-        name = clean_file_name(sent_or_none(query.name) or form_name)
+        name = clean_file_name(find_sent(query.name) or form_name)
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)
@@ -150,14 +150,14 @@ class FolderFileRoutes:
     async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
         """Return a file."""
         folder = await self.get_folder(request)
-        file = await self._get_file(folder, request.uid("file", "file_id"))
+        file = await self._get_file(folder, request.read_uid("file", "file_id"))
         (view,) = await self._contents.view(folder, [file], with_content=query.include_content)
         return render_file(folder, view)
 
     async def delete_file(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a file."""
         folder = await self.get_folder(request)
-        await self._contents.remove(await self._get_file(folder, request.uid("file", "file_id")))
+        await self._contents.remove(await self._get_file(folder, request.read_uid("file", "file_id")))
         return {"message": "The file is forgotten."}
 
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ class FolderFileRoutes:
         folder = await self.get_folder(request)
         page = read_page_at(query, lambda id: read_ref("passage", id).seq, size=100)
         passages = await self._passages.list_page(
-            await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
+            await self._folders.load_memory(folder), PassageFilter(text=find_sent(query.search)), page
         )
         return list(map(render_passage, passages))
 
@@ -176,16 +176,16 @@ class FolderFileRoutes:
         files = await self._api.store.files.list_of_folders(list(folders))
         shown = [_render_agent_file(folders[file.memory_row], file) for file in files]
         page = cut_page(shown, query)
-        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
+        has_more = bool(page) and page[-1] is not shown[0 if query.is_newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
     async def get_folder(self, request: ApiRequest) -> Definition:
         """Returns the folder in the path of a request. Raises: UnknownId, NotFound."""
-        uid = request.uid("source", "folder_id")
+        uid = request.read_uid("source", "folder_id")
         return await self._api.store.definitions.get(request.project, DefinitionKind.FOLDER, uid)
 
     async def _get_file(self, folder: Definition, uid: str) -> StoredFile:
         return await self._api.store.files.get(folder.memory_row, uid)
 
     async def _get_file_row(self, folder: Definition, id: str) -> int:
-        return (await self._get_file(folder, uid_in("file", id))).id
+        return (await self._get_file(folder, read_uid("file", id))).id

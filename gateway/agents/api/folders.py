@@ -14,7 +14,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folder_files import FolderFileRoutes
 from gateway.agents.api.model import render_embedder
 from gateway.agents.files.folders import Folders
-from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, Name, NoEffect
 from gateway.core import ids
@@ -55,7 +55,7 @@ _STORED_FIELDS = (
 
 
 def render_folder(folder: Definition) -> dict[str, Any]:
-    """Returns a folder as the API shows it."""
+    """Returns the JSON of a folder."""
     body = folder.body
     return {
         "id": ids.make_id("source", folder.uid),
@@ -80,12 +80,14 @@ class FolderRoutes:
         self._folders = Folders(api.store, api.registry, api.now)
         self._files = FolderFileRoutes(api, self._folders)
 
-    def routes(self) -> list[AgentsRoute]:
-        """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
-        sources = [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._routes_of("sources")]
-        return [*self._routes_of("folders"), *sources, *self._files.routes_of_agents()]
+    def list_routes(self) -> list[AgentsRoute]:
+        """Returns the routes, each also under the name of folders in Letta 0.6."""
+        sources = [
+            replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._list_routes_of("sources")
+        ]
+        return [*self._list_routes_of("folders"), *sources, *self._files.list_routes_of_agents()]
 
-    def _routes_of(self, name: str) -> list[AgentsRoute]:
+    def _list_routes_of(self, name: str) -> list[AgentsRoute]:
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
         agent_folders = f"/v1/agents/{{agent_id}}/{name}"
         return [
@@ -96,7 +98,7 @@ class FolderRoutes:
             AgentsRoute("GET", folder, self.retrieve),
             AgentsRoute("PATCH", folder, self.update),
             AgentsRoute("DELETE", folder, self.delete),
-            *self._files.routes_of(folder),
+            *self._files.list_routes_of(folder),
             AgentsRoute("GET", f"{folder}/agents", self.list_agents),
             AgentsRoute("DELETE", f"{folder}/{{file_id}}", self._files.delete_file),
             AgentsRoute("GET", agent_folders, self.list_folders_of_agent),
@@ -107,7 +109,7 @@ class FolderRoutes:
     async def list_folders(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
         """List folders."""
         page = await self._api.read_definition_page(request.project, _KIND, "source", query)
-        name = sent_or_none(query.name)
+        name = find_sent(query.name)
         return list(map(render_folder, await self._definitions.list(request.project, _KIND, page, name=name)))
 
     async def count(self, request: ApiRequest) -> int:
@@ -124,7 +126,7 @@ class FolderRoutes:
 
     async def create(self, request: ApiRequest, body: CreateFolder) -> dict[str, Any]:
         """Make a folder."""
-        sent = sent_fields(body)
+        sent = get_sent_fields(body)
         stored = {name: sent[name] for name in _STORED_FIELDS if sent.get(name) is not None}
         return render_folder(await self._folders.create(request.project, body.name, stored))
 
@@ -135,9 +137,9 @@ class FolderRoutes:
     async def update(self, request: ApiRequest, body: UpdateFolder) -> dict[str, Any]:
         """Change a folder."""
         folder = await self._files.get_folder(request)
-        sent = sent_fields(body)
+        sent = get_sent_fields(body)
         stored = {**folder.body, **{name: sent[name] for name in _STORED_FIELDS if name in sent}}
-        return render_folder(await self._folders.change(folder, sent_or_none(body.name), stored))
+        return render_folder(await self._folders.change(folder, find_sent(body.name), stored))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a folder with its files, and take it from all agents."""

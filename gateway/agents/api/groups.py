@@ -14,7 +14,7 @@ from gateway.agents.core.kinds import VOICE_KIND, choose_kind
 from gateway.agents.registry.agent_views import AgentView
 from gateway.agents.registry.registry import AgentEdit
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_fields
 from gateway.agents.wire.shown_values import NO_TEMPLATE
 from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
@@ -90,7 +90,7 @@ def _read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeC
 
 
 def _with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
-    """Returns the definition of a group's manager after a change. Raises: Unprocessable.
+    """Returns a copy of the definition of a group's manager after a change. Raises: Unprocessable.
 
     sent: the fields of the `manager_config` that were sent.
     """
@@ -109,7 +109,9 @@ def _with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentD
 def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: WindowFields) -> None:
     """Checks that a window does not retain more messages than it may have.
 
-    definition: after the request. Bounds that the request does not send are not refused.
+    definition: the definition after the request.
+    sent: the fields of the request. Bounds that the request does not send are not refused.
+    fields: the names of the fields that bound the window.
 
     Raises: Unprocessable, which names the field that was sent.
     """
@@ -128,9 +130,9 @@ def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: W
 def render_group(
     uid: str, definition: AgentDefinition, readers: Sequence[ReaderEntry]
 ) -> dict[str, Any] | None:
-    """Returns the group that an agent manages; None if the agent has no group.
+    """Returns the JSON of the group that an agent manages; None if the agent has no group.
 
-    uid: the agent's.
+    uid: the uid of the agent.
     readers: the sleeptime agents that read the agent's messages.
     """
     sleeptime = definition.sleeptime
@@ -163,7 +165,7 @@ class GroupRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         path = "/v1/groups/{group_id}"
         return [AgentsRoute("GET", path, self.retrieve), AgentsRoute("PATCH", path, self.update)]
 
@@ -173,8 +175,8 @@ class GroupRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateGroup) -> dict[str, Any]:
         """Change how often an agent's sleeptime agents read, and the bounds of a voice agent's window."""
-        sent_config = sent_or_none(body.manager_config)
-        config = None if sent_config is None else sent_fields(_read_config(sent_config))
+        sent_config = find_sent(body.manager_config)
+        config = None if sent_config is None else get_sent_fields(_read_config(sent_config))
         manager = await self._get_manager(request)
         group = _require_group(request, manager)
         if config is None:
@@ -186,13 +188,13 @@ class GroupRoutes:
     async def _get_manager(self, request: ApiRequest) -> AgentView:
         """Returns the agent that manages the group in the path. Raises: UnknownId."""
         try:
-            return await self._api.registry.get(request.project, request.uid("group", "group_id"))
+            return await self._api.registry.get(request.project, request.read_uid("group", "group_id"))
         except NotFound as error:
             raise _make_unknown_group_error(request) from error
 
 
 def _require_group(request: ApiRequest, manager: AgentView) -> dict[str, Any]:
-    """Returns the group of an agent as it is shown. Raises: UnknownId if the agent has none."""
+    """Returns the JSON of the group of an agent. Raises: UnknownId if the agent has no group."""
     group = render_group(manager.agent.uid, AgentDefinition.of(manager.definition.body), manager.readers)
     if group is None:
         raise _make_unknown_group_error(request)

@@ -1,7 +1,7 @@
 """Identities: users or organisations of an application, each under the application's own key, to which agents belong.
 
-They sort agents and protect nothing: the key of a request alone decides what may be read. What is known of a user of a
-profile is a memory, and no identity.
+Identities sort agents and protect nothing: the key of a request alone decides what may be read. A user of a profile has
+a memory, and no identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_fields, get_sent_or
 from gateway.agents.wire.struct_fields import (
     BOUNDED_LIST,
     ONE_PROJECT,
@@ -43,7 +43,7 @@ _ATTACH = refused("Attach it to each agent: agents.identities.attach, or identit
 NO_BLOCKS = "An identity has agents alone. Blocks have tags, and can be attached to its agents."
 _NO_BLOCK_IDS = refused(NO_BLOCKS)
 _KIND: Final = DefinitionKind.IDENTITY
-# Identities that one read returns at least: filters may leave few of them.
+# The least size of a read: filters may leave few of the identities that a read returns.
 _MIN_PAGE = 200
 
 
@@ -96,21 +96,21 @@ class IdentitiesQuery(PageQuery):
     def takes(self, identity: Definition) -> bool:
         """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
-        has_name = sent_or(self.name, definition.name) == definition.name
-        return has_name and sent_or(self.identity_type, definition.type) == definition.type
+        has_name = get_sent_or(self.name, definition.name) == definition.name
+        return has_name and get_sent_or(self.identity_type, definition.type) == definition.type
 
 
 def _read_properties(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
-    """Returns properties as they are stored, the last one of each key."""
+    """Returns properties as they are stored. Of several properties with one key, the last is stored."""
     return tuple({property_.key: msgspec.to_builtins(property_) for property_ in properties}.values())
 
 
 def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
-    """Returns an identity after an update: a property takes the place of the one that has its key.
+    """Returns a copy of an identity after an update, in which a property replaces the property with the same key.
 
     Raises: Unprocessable if the properties take too much together.
     """
-    sent = without_none(sent_fields(update))
+    sent = without_none(get_sent_fields(update))
     before = {property_["key"]: property_ for property_ in definition.properties}
     after = {property_["key"]: property_ for property_ in _read_properties(sent.get("properties") or [])}
     properties = [*{**before, **after}.values()]
@@ -125,7 +125,7 @@ def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> Iden
 
 
 def render_identity(identity: Definition) -> dict[str, Any]:
-    """Returns an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
+    """Returns the JSON of an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
     definition = IdentityDefinition.of(identity.body)
     return {
         "id": ids.make_id("identity", identity.uid),
@@ -148,7 +148,7 @@ class IdentityRoutes:
         self._definitions = api.store.definitions
         self._attached = api.store.attached
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         identities, identity = "/v1/identities", "/v1/identities/{identity_id}"
         agent_identities = "/v1/agents/{agent_id}/identities"
         return [
@@ -168,7 +168,7 @@ class IdentityRoutes:
     async def list_identities(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
         """List identities."""
         page = await self._api.read_definition_page(request.project, _KIND, "identity", query)
-        key = sent_or_none(query.identifier_key)
+        key = find_sent(query.identifier_key)
         identities: list[Definition] = []
         size = max(page.limit, _MIN_PAGE)
         after = page.after
@@ -201,14 +201,14 @@ class IdentityRoutes:
             try:
                 return await self.create(request, body)
             except WriteConflict:
-                # Another request has made one meanwhile.
+                # Another request has made the identity meanwhile.
                 identities = await find()
                 if not identities:
                     raise
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
-            # A list of properties replaces those of the identity; without a list they stay.
-            if sent_or_none(body.properties) is not None:
+            # A list of properties replaces the properties of the identity; without a list they stay.
+            if find_sent(body.properties) is not None:
                 definition = replace(definition, properties=())
             return apply_update(definition, body)
 
@@ -226,9 +226,9 @@ class IdentityRoutes:
         """Change an identity."""
         return await self._change(
             request.project,
-            request.uid("identity", "identity_id"),
+            request.read_uid("identity", "identity_id"),
             lambda definition: apply_update(definition, body),
-            sent_or_none(body.identifier_key),
+            find_sent(body.identifier_key),
         )
 
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class IdentityRoutes:
         properties = _read_properties(sent.properties)
         return await self._change(
             request.project,
-            request.uid("identity", "identity_id"),
+            request.read_uid("identity", "identity_id"),
             lambda definition: replace(definition, properties=properties),
         )
 
@@ -270,7 +270,9 @@ class IdentityRoutes:
         return entry.agent, await self._get_identity(request)
 
     async def _get_identity(self, request: ApiRequest) -> Definition:
-        return await self._definitions.get(request.project, _KIND, request.uid("identity", "identity_id"))
+        return await self._definitions.get(
+            request.project, _KIND, request.read_uid("identity", "identity_id")
+        )
 
     async def _change(
         self,
@@ -279,10 +281,11 @@ class IdentityRoutes:
         edit: Callable[[IdentityDefinition], IdentityDefinition],
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Changes an identity. Returns it as the API shows it.
+        """Changes an identity. Returns its JSON.
 
-        edit: makes the new definition of the present one; repeated if another request changed the identity meanwhile.
-        key: the application's new key for it; None keeps the present one.
+        edit: the function that makes the new definition from the present one. It is called again if another request has
+            changed the identity meanwhile.
+        key: the application's new key of the identity; None: the key stays.
 
         Raises: WriteConflict if another identity has the key.
         """

@@ -1,4 +1,4 @@
-"""The paths of Letta 0.6, which older programs call. Most are answered by handlers of today's paths."""
+"""The paths of Letta 0.6, which older programs call. The handlers of newer paths answer most of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.blocks import BlockRoutes, CreateBlock, block_of
+from gateway.agents.api.blocks import BlockRoutes, CreateBlock, make_block
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import PassageRoutes
 from gateway.agents.api.tools import ToolRoutes
@@ -25,8 +25,8 @@ class LegacyRoutes:
         self._named_blocks = api.store.named_blocks
         self._blocks, self._passages, self._tools = BlockRoutes(api), PassageRoutes(api), ToolRoutes(api)
 
-    def routes(self) -> list[AgentsRoute]:
-        """Returns the routes. Each is named in `/openapi.json` as its handler is, with the version."""
+    def list_routes(self) -> list[AgentsRoute]:
+        """Returns the routes. The summary of each in `/openapi.json` is its handler's, with the version."""
         agent, blocks, passages, tools = "/v1/agents/{agent_id}", self._blocks, self._passages, self._tools
         agent_blocks, archive = f"{agent}/memory/block", f"{agent}/archival"
         block = f"{agent_blocks}/{{block_label:path}}"
@@ -50,7 +50,7 @@ class LegacyRoutes:
         """Change values of an agent's blocks by their labels, for all who see them."""
         agent = await self._api.agents.get(request)
         values = read_texts(request.data)
-        # All labels are looked for before anything is written.
+        # All labels are looked up before any block is written.
         entries = [await self._named_blocks.get_labelled(agent.id, label) for label in values]
         for entry, value in zip(entries, values.values(), strict=True):
             change = BlockChange(value=value)
@@ -63,12 +63,12 @@ class LegacyRoutes:
         """Give an agent a new block."""
         agent = await self._api.agents.get(request)
         now = self._api.now()
-        block, details = block_of(body)
+        block, details = make_block(body)
         created = await self._named_blocks.create(request.project, block, details, at=now, origin=API_ORIGIN)
         try:
             await self._named_blocks.attach(agent, created.block.uid)
         except Exception:
-            # Whatever the cause (the agent may have a block with this label), no block stays that no agent sees.
+            # The agent may have a block with this label. Whatever the cause, no block stays that no agent sees.
             await self._named_blocks.delete(request.project, created.block.uid)
             raise
         return await self._blocks.retrieve_memory(request)

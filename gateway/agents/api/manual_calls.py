@@ -29,7 +29,7 @@ async def call_by_hand(
 ) -> ToolAnswer:
     """Returns the answer to a call of a tool with the arguments in the request's body.
 
-    view: the agent for which the tool is called; None: it is called for none.
+    view: the agent for which the tool is called; None: the tool is called for no agent.
 
     Raises: BadRequest if the arguments are wrong.
     """

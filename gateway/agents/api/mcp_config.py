@@ -1,4 +1,4 @@
-"""The config of an MCP server in a request: its fields, and how it is read into a definition with its secrets."""
+"""Reads the config of an MCP server in a request into a definition of the server, with its secrets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import HEADERS, TOKEN, VARIABLES, McpServerConfig, get_group
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.sent_values import get_sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, convert
 from gateway.checked import Fault
 from gateway.core.definition import McpServerDefinition
 
-# Where a fault in a field of the config lies.
+# The path of the config in a request, for errors.
 _CONFIG_PATH = ("body", "config")
 
 _SERVER_TYPES = ("streamable_http", "sse", "stdio")
@@ -56,10 +56,10 @@ class StdioConfig(Body):
 
 
 def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None = None) -> McpServerConfig:
-    """Returns the config of a server in a request.
+    """Reads the config of a server in a request.
 
     config: the fields of a `HttpConfig` or a `StdioConfig`.
-    previous: the server that the request changes; None: the server is new.
+    previous: the stored definition of the server that the request changes; None: the server is new.
 
     Raises: Unprocessable.
     """
@@ -86,7 +86,8 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
 def _read_defaults(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
     """Returns the fields that a config may leave out, with the values of the server that it changes.
 
-    A new server has none, nor has a program that becomes an address, or an address that becomes a program.
+    The config of a new server may leave out no field, nor may a config by which a program becomes an address, or an
+    address a program.
     """
     if previous is None or (server_type == "stdio") != bool(previous.command):
         return {}
@@ -97,9 +98,9 @@ def _read_defaults(previous: McpServerDefinition | None, server_type: str) -> di
 
 
 def _parse_stdio(config: dict[str, Any]) -> McpServerConfig:
-    """Returns the config of a program. Raises: Unprocessable."""
+    """Reads the config of a program. Raises: Unprocessable."""
     program = convert(config, StdioConfig, _CONFIG_PATH)
-    fields = sent_fields(program)
+    fields = get_sent_fields(program)
     variables = fields.get(VARIABLES) or {}
     for name, value in variables.items():
         if not _VARIABLE_NAME.fullmatch(name) or "\0" in value:
@@ -107,7 +108,7 @@ def _parse_stdio(config: dict[str, Any]) -> McpServerConfig:
     return McpServerConfig(
         McpServerDefinition(command=(program.command, *program.args)),
         {f"{VARIABLES}.{name}": value for name, value in variables.items()},
-        # A program has no headers, so those of an earlier address are gone.
+        # A program has no headers, so the headers of an earlier address are removed.
         replaced_groups=frozenset({TOKEN, HEADERS} | ({VARIABLES} & fields.keys())),
     )
 
@@ -115,9 +116,9 @@ def _parse_stdio(config: dict[str, Any]) -> McpServerConfig:
 def _parse_http(
     config: dict[str, Any], server_type: str, previous: McpServerDefinition | None
 ) -> McpServerConfig:
-    """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
+    """Reads the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
-    fields = sent_fields(http)
+    fields = get_sent_fields(http)
     stored = {} if previous is None else previous.secrets
     has_token = bool(fields.get(TOKEN, TOKEN in stored))
     auth_header = fields.get("auth_header")
@@ -142,7 +143,7 @@ def _parse_http(
         transport="sse" if server_type == "sse" else "streamable_http",
         token_header=auth_header if has_token else None,
     )
-    # A server at an address has no environment, so that of an earlier program is gone.
+    # A server at an address has no environment, so the environment of an earlier program is removed.
     replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))
     return McpServerConfig(definition, secrets, replaced_groups=replaced)
 

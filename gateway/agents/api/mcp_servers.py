@@ -17,7 +17,7 @@ from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, find
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery
 from gateway.checked import Fault
 from gateway.core import ids
@@ -27,8 +27,8 @@ from storage.definition_records import Definition
 from storage.listing import Page
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
-# The most servers that one list returns, the first that were made; it has no pages. Not measured: far more than a
-# project needs.
+# The most servers that a list returns, the oldest first; the list has no pages. Not measured: far more than a project
+# needs.
 _MAX_SERVERS = 1000
 
 
@@ -63,10 +63,10 @@ def _check_server_name(name: str) -> None:
 
 
 def _render_server(stored: Definition) -> dict[str, Any]:
-    """Returns a server as it is shown, its secrets masked."""
+    """Returns the JSON of a server, with its secrets masked."""
     server = McpServerDefinition.of(stored.body)
     shown: dict[str, Any] = {"id": ids.make_id("mcp_server", stored.uid), "server_name": stored.name}
-    # The names of its tools that are not usable here, so that their absence is seen.
+    # The names of the server's tools that the gateway cannot use, so that callers see the reason of their absence.
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
     shown["mcp_server_type"] = get_server_type(server)
@@ -91,11 +91,10 @@ class McpServerRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._defined_tools = api.agent_runs.defined_tools
-        mcp, secrets = self._defined_tools.mcp, self._defined_tools.secrets
-        self._servers = McpRegistry(api.store, api.registry.tools, mcp, secrets, api.now)
+        tools = self._defined_tools = api.agent_runs.defined_tools
+        self._servers = McpRegistry(api.store, api.registry.tools, tools.mcp, tools.secrets, api.now)
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
         tools, tool = f"{server}/tools", f"{server}/tools/{{tool_id}}"
         return [
@@ -123,16 +122,16 @@ class McpServerRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an MCP server."""
-        return _render_server(await self._servers.get(request.project, _server_uid(request)))
+        return _render_server(await self._servers.get(request.project, _read_server_uid(request)))
 
     async def update(self, request: ApiRequest, body: UpdateMcpServer) -> dict[str, Any]:
         """Change an MCP server, and its tools with it."""
-        name, config = sent_or_none(body.server_name), sent_or_none(body.config)
+        name, config = find_sent(body.server_name), find_sent(body.config)
         if name is not None:
             _check_server_name(name)
         changed = await self._servers.change(
             request.project,
-            _server_uid(request),
+            _read_server_uid(request),
             name,
             None if config is None else partial(parse_config, config),
         )
@@ -140,16 +139,16 @@ class McpServerRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an MCP server with its tools, which all agents lose."""
-        await self._servers.delete(request.project, _server_uid(request))
+        await self._servers.delete(request.project, _read_server_uid(request))
         return {"message": "The MCP server is deleted."}
 
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
         """Ask an MCP server for its tools again, and update them."""
-        return list(map(render_tool, await self._servers.refresh(request.project, _server_uid(request))))
+        return list(map(render_tool, await self._servers.refresh(request.project, _read_server_uid(request))))
 
     async def list_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the tools of an MCP server."""
-        tools = await self._servers.tools(request.project, _server_uid(request))
+        tools = await self._servers.list_tools(request.project, _read_server_uid(request))
         return [render_tool(tool) for tool in tools]
 
     async def retrieve_tool(self, request: ApiRequest) -> dict[str, Any]:
@@ -166,12 +165,12 @@ class McpServerRoutes:
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""
-        uid = request.uid("tool", "tool_id")
-        for tool in await self._servers.tools(request.project, _server_uid(request)):
+        uid = request.read_uid("tool", "tool_id")
+        for tool in await self._servers.list_tools(request.project, _read_server_uid(request)):
             if tool.uid == uid:
                 return tool
         raise UnknownId(f"The server has no tool {request.path['tool_id']!r}.")
 
 
-def _server_uid(request: ApiRequest) -> str:
-    return request.uid("mcp_server", "mcp_server_id")
+def _read_server_uid(request: ApiRequest) -> str:
+    return request.read_uid("mcp_server", "mcp_server_id")

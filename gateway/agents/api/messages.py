@@ -9,7 +9,7 @@ from gateway.agents.api._message_pages import MessagePages, check_owner
 from gateway.agents.api._message_renderer import MessageRenderer, make_conversation_id
 from gateway.agents.api._paging import MESSAGES, read_ref
 from gateway.agents.api._query import MessagesQuery, ResetQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.compaction import Compact, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import read_moment
@@ -22,7 +22,7 @@ from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import render_run_states
 from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage
 from gateway.agents.wire.send_content import read_new_text
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.core.ids import ObjectRef
@@ -45,7 +45,7 @@ class MessageRoutes:
         self._messages = AgentMessages(api.store, api.now)
         self._search = MessageSearch(api.store, self._messages, api.keeper.embed_query)
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"
         agent_messages = f"{agent}/messages"
         agent_message = f"{agent_messages}/{{message_id}}"
@@ -107,7 +107,7 @@ class MessageRoutes:
         found = await self._search.search(
             agents,
             search.query,
-            roles=sent_or_none(search.roles) or ("user", "assistant"),
+            roles=find_sent(search.roles) or ("user", "assistant"),
             since=read_moment(search.start_date, ("body", "start_date")),
             until=read_moment(search.end_date, ("body", "end_date"), is_end=True),
             limit=search.limit,
@@ -125,7 +125,10 @@ class MessageRoutes:
     async def _load_searched(
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
-        """Returns the agents to search, and the conversation, which is None for all. Raises: BadRequest."""
+        """Returns the agents to search, and the name of the only conversation to search; None: all conversations.
+
+        Raises: BadRequest.
+        """
         conversation_name = _read_conversation_name(search.conversation_id)
         if (agent := await self._api.agents.find_sent(project, search.agent_id)) is not None:
             return [agent], conversation_name
@@ -150,7 +153,7 @@ class MessageRoutes:
         return (await self._api.store.conversations.get(project, conversation_name)).agent
 
     async def _render_message(self, project: str, ref: ObjectRef) -> list[dict[str, Any]]:
-        """Returns what a message is shown as. Raises: UnknownId."""
+        """Returns the JSON of a stored message, which may be several messages. Raises: UnknownId, NotFound."""
         view: MessageView | SystemMessage
         if ref.seq == SYSTEM_SEQ:
             agent, conversation_name = await self._api.system_messages.find_owner(project, ref.uid)
@@ -166,11 +169,11 @@ class MessageRoutes:
         ref = await self._read_changeable_ref(agent, request)
         text = read_new_text(body)
         view = await self._messages.get(agent, ref)
-        # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
+        # If calls are shown as text, results are left out. So to show a result, calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         shown_types = [message["message_type"] for message in renderer.render_message(view)]
-        text_type = _choose_text_type(shown_types, sent_or_none(body.message_type))
+        text_type = _choose_text_type(shown_types, find_sent(body.message_type))
         rewritten = renderer.render_message(await self._messages.rewrite(agent, ref, text))
         return next((message for message in rewritten if message["message_type"] == text_type), rewritten[-1])
 
@@ -194,25 +197,25 @@ class MessageRoutes:
         """Summarise an agent's own conversation now."""
         resolved = await self._api.agents.resolve(request)
         run_request = RunRequest(resolved.spec, resolved.scope)
-        uid = request.uid("agent", "agent_id")
+        uid = request.read_uid("agent", "agent_id")
         return await compact_on_request(self._api, request, body, uid, run_request)
 
     async def cancel(self, request: ApiRequest, body: CancelRuns) -> dict[str, str]:
         """End an agent's runs, or those of them that are named."""
         agent = await self._api.agents.get(request)
-        run_ids = sent_or_none(body.run_ids)
+        run_ids = find_sent(body.run_ids)
         if not run_ids:
             return render_run_states(await self._api.agent_runs.live.cancel_all(agent))
         states = {}
         for id in run_ids:
-            entry = await self._api.store.runs.get(request.project, uid_in("run", id))
+            entry = await self._api.store.runs.get(request.project, read_uid("run", id))
             if entry.run.agent_row != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
             states[id] = (await self._cancel_run(request.project, entry)).state.value
         return states
 
     async def _cancel_run(self, project: str, entry: RunEntry) -> Run:
-        """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
+        """Cancels a run that has not ended, or whose calls wait for answers. Returns the run as it is now."""
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.agent_runs.live.cancel(entry.run)
         resolved = await self._api.registry.resolver.resolve_uid(project, entry.agent_uid)
@@ -220,7 +223,7 @@ class MessageRoutes:
         return await self._api.agent_runs.cancel_waiting(run_request, entry.run)
 
     async def _read_changeable_ref(self, agent: Agent, request: ApiRequest) -> ObjectRef:
-        """Returns the reference to the message in the path, which can be changed.
+        """Returns the reference to the message in the path, after a check that it can be changed.
 
         Raises: UnknownId, BadRequest, NotFound.
         """
@@ -237,17 +240,17 @@ class MessageRoutes:
 
 def _read_conversation_name(id: Maybe[str]) -> str | None:
     """Returns the name by which a conversation is looked up; None if no conversation was named."""
-    sent_id = sent_or_none(id)
-    return sent_id if sent_id in (None, DEFAULT_CONVERSATION) else uid_in("conv", sent_id)
+    sent_id = find_sent(id)
+    return sent_id if sent_id in (None, DEFAULT_CONVERSATION) else read_uid("conv", sent_id)
 
 
 def _choose_text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:
-    """Returns the type of the text among the shown messages of one stored message; None if there is no text.
+    """Returns the type of the text among the shown messages of one stored message; None if no text is shown.
 
     Only a text can be changed.
 
-    shown_types: a reply is shown as several messages: its text, its calls and their results.
-    sent_type: the type that the client asks to change; None if it was not sent.
+    shown_types: the types of the shown messages. A reply is shown as several: its text, its calls and their results.
+    sent_type: the type of the message that the client asks to change; None: the client names no type.
 
     Raises: BadRequest if `sent_type` is not shown, or is no text.
     """

@@ -8,12 +8,12 @@ from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 
 
 def choose_provider_type(handle: str) -> str:
-    """Returns the type of a model's provider, one that the client knows."""
+    """Returns the type of a model's provider: of the types that clients know, the nearest."""
     return "anthropic" if handle.rpartition("/")[0] == "anthropic" else "openai"
 
 
 def render_model(handle: str, window: int | None) -> dict[str, Any]:
-    """Returns the JSON of a model. window: in tokens; None if it is not known."""
+    """Returns the JSON of a model. window: the size of its context window in tokens; None: the size is not known."""
     provider, _, name = handle.rpartition("/")
     kind = choose_provider_type(handle)
     return {
@@ -51,10 +51,11 @@ def render_embedding_model(handle: str) -> dict[str, Any]:
 
 
 def render_embedder(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
-    """Returns the config of an agent's embedder, which clients before 1.0 demand. It has no effect here.
+    """Returns the config of an agent's embedder, which clients before 1.0 require. The config has no effect here.
 
-    config: as a request gave it.
-    handle: makes the config if a request gave none; "": a config without a handle; None: no config.
+    config: the config that a request gave; None: no request gave a config.
+    handle: the handle from which the config is made if no request gave one; "": a config without a handle; None: no
+        config.
     """
     if config or handle is None:
         return config

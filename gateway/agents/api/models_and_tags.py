@@ -11,22 +11,22 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import render_embedding_model, render_model
 from gateway.agents.registry.agent_models import find_model_window, make_handle
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.web.request_info import get_request_info
 
 
 class ModelAndTagRoutes:
-    """The routes of models, of tags and of the gateway's health. version: of the gateway."""
+    """The routes of models, of tags and of the gateway's health. version: the version of the gateway."""
 
     def __init__(self, api: AgentsApi, version: str) -> None:
         self._api = api
         self._version = version
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         return [
             AgentsRoute("GET", "/v1/tags", self.list_tags, pages=OLDEST_FIRST),
-            # Without the slash it is OpenAI's.
+            # The path without the slash is OpenAI's.
             AgentsRoute("GET", "/v1/models", self.list_models, slashes=("/",)),
             AgentsRoute("GET", "/v1/models/embedding", self.list_embedders),
             AgentsRoute("GET", "/v1/health", self.health),
@@ -37,7 +37,7 @@ class ModelAndTagRoutes:
         return await self._api.store.defined_agents.list_tags(
             request.project,
             read_page_at(query, str),
-            text=sent_or_none(query.query_text) or sent_or_none(query.name),
+            text=find_sent(query.query_text) or find_sent(query.name),
         )
 
     async def list_models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
@@ -64,9 +64,9 @@ class ModelAndTagRoutes:
 
 def _matches(model: dict[str, Any], query: ModelsQuery) -> bool:
     """Returns whether a model has the provider that a query asks for. A field that was not sent matches all."""
-    categories = sent_or_none(query.provider_category)
+    categories = find_sent(query.provider_category)
     return (
-        sent_or_none(query.provider_name) in (None, model["provider_name"])
-        and sent_or_none(query.provider_type) in (None, model["provider_type"])
+        find_sent(query.provider_name) in (None, model["provider_name"])
+        and find_sent(query.provider_type) in (None, model["provider_type"])
         and (not categories or model["provider_category"] in categories)
     )

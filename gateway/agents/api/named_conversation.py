@@ -1,8 +1,11 @@
-"""The conversation that a request names by an id: of a conversation, of an agent for the agent's own, or `default`."""
+"""The conversation that a request names, by the id of a conversation or of an agent, or by `default`.
+
+The id of an agent, and `default` with the agent's id beside it, name the agent's own conversation.
+"""
 
 from msgspec import Struct
 
-from gateway.agents.api._route import uid_in
+from gateway.agents.api._route import read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.conversation_registry import find_conversation, read_conversation_definition
 from gateway.core import ids
@@ -18,7 +21,7 @@ class NamedConversation(Struct, frozen=True):
 
     agent: Agent
     conversation_name: str
-    # None for an agent's own conversation, which may not have begun.
+    # The stored conversation; None: the agent's own conversation, which may not have begun.
     entry: ConversationEntry | None
 
     @property
@@ -31,7 +34,7 @@ async def get_named_conversation(
 ) -> NamedConversation:
     """Returns the conversation with an id. Raises: UnknownId, NotFound, BadRequest.
 
-    agent_uid: that of its agent, which `default` needs; None: it was not sent.
+    agent_uid: the uid of the conversation's agent, which `default` requires; None: the request does not name the agent.
     """
     owner_uid = agent_uid if id == DEFAULT_CONVERSATION else ids.parse_uid("agent", id)
     if owner_uid is not None:
@@ -40,7 +43,7 @@ async def get_named_conversation(
     elif id == DEFAULT_CONVERSATION:
         raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
     else:
-        uid = uid_in("conv", id)
+        uid = read_uid("conv", id)
         entry = await api.store.conversations.get(project, uid)
         is_own = entry.conversation.key == DEFAULT_CONVERSATION
         named = NamedConversation(

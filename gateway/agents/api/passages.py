@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta
 
 from gateway.agents.api._paging import PASSAGES, cut_page, read_page_at, read_ref
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.archives import Archives
 from gateway.agents.registry.memory_passages import MemoryPassages, PassageView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.shown_values import NO_AUTHORS, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, Name, Names, NoEffect
 from gateway.checked import Fault, Path
@@ -26,7 +26,9 @@ from storage.definition_records import Definition, DefinitionKind
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent
 
-_DEFAULT_RESULTS = 5  # of a search without `top_k`, as on Letta's server
+_KIND: Final = DefinitionKind.ARCHIVE
+# The most results of a search without `top_k`, as on Letta's server.
+_DEFAULT_RESULTS = 5
 
 
 class CreatePassage(Body):
@@ -81,12 +83,12 @@ class CreateArchivePassages(Body):
 class ArchivesQuery(PageQuery):
     """A page of archives."""
 
-    agent_id: Maybe[str] = UNSET  # the agent that has them attached
+    agent_id: Maybe[str] = UNSET  # the agent to which the archives are attached
     name: Maybe[str] = UNSET  # the whole name
 
 
 def render_passage(view: PassageView) -> dict[str, Any]:
-    """Returns a passage as the API shows it."""
+    """Returns the JSON of a passage."""
     uid, passage, file = view.uid, view.passage, view.file
     return {
         "id": ids.make_id_with_seq("passage", uid, passage.seq),
@@ -107,7 +109,7 @@ def render_passage(view: PassageView) -> dict[str, Any]:
 
 
 def _render_found_passage(view: PassageView) -> dict[str, Any]:
-    """Returns a passage as a search of an agent's memory shows it, which has fewer fields."""
+    """Returns the JSON of a passage in the result of a search of an agent's memory, which has fewer fields."""
     passage = view.passage
     return {
         "id": ids.make_id_with_seq("passage", view.uid, passage.seq),
@@ -118,7 +120,7 @@ def _render_found_passage(view: PassageView) -> dict[str, Any]:
 
 
 def _render_archive(archive: Definition) -> dict[str, Any]:
-    """Returns an archive as the API shows it."""
+    """Returns the JSON of an archive."""
     return {
         "id": ids.make_id("archive", archive.uid),
         "name": archive.name,
@@ -140,14 +142,14 @@ def check_text(text: str, path: Path) -> None:
 
 
 def read_moment(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | None:
-    """Returns a time in seconds since the epoch; None if none was sent. A time without a zone is in UTC.
+    """Returns a time in seconds since the epoch; None if no time was sent. A time without a zone is in UTC.
 
-    path: where the field is in the request, for errors.
-    is_end: a day without a time means its end, not its beginning.
+    path: the path of the field in the request, for errors.
+    is_end: a day without a time stands for the end of the day; False: for its beginning.
 
     Raises: Unprocessable.
     """
-    sent = sent_or_none(text)
+    sent = find_sent(text)
     if sent is None:
         return None
     moment = sent.strip()
@@ -168,7 +170,7 @@ class PassageRoutes:
         self._api = api
         self._passages = MemoryPassages(api.store, api.keeper.embed_query)
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         passages = "/v1/agents/{agent_id}/archival-memory"
         return [
             AgentsRoute("GET", passages, self.list_passages, pages=PASSAGES),
@@ -183,7 +185,7 @@ class PassageRoutes:
         agent = await self._api.agents.get(request)
         passages = await self._passages.list_page(
             agent,
-            PassageFilter(text=sent_or_none(query.search)),
+            PassageFilter(text=find_sent(query.search)),
             read_page_at(query, partial(_get_seq, agent), size=100),
         )
         return list(map(render_passage, passages))
@@ -200,10 +202,10 @@ class PassageRoutes:
         filter = PassageFilter(
             since=read_moment(query.start_datetime, ("query", "start_datetime")),
             until=read_moment(query.end_datetime, ("query", "end_datetime"), is_end=True),
-            tags=sent_or_none(query.tags) or (),
+            tags=find_sent(query.tags) or (),
             needs_all_tags=query.tag_match_mode == "all",
         )
-        limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
+        limit = find_sent(query.top_k) or _DEFAULT_RESULTS
         memories = await self._passages.list_searched_memories(agent)
         hits = await self._passages.search(memories, query.query, filter, limit=limit)
         return {"results": list(map(_render_found_passage, hits)), "count": len(hits)}
@@ -213,22 +215,22 @@ class PassageRoutes:
         filter = PassageFilter(
             since=read_moment(body.start_date, ("body", "start_date")),
             until=read_moment(body.end_date, ("body", "end_date"), is_end=True),
-            tags=sent_or_none(body.tags) or (),
+            tags=find_sent(body.tags) or (),
             needs_all_tags=body.tag_match_mode == "all",
         )
         if (agent := await self._api.agents.find_sent(request.project, body.agent_id)) is not None:
             memories = await self._passages.list_searched_memories(agent)
-        elif (archive_id := sent_or_none(body.archive_id)) is not None:
+        elif (archive_id := find_sent(body.archive_id)) is not None:
             archives = Archives(self._api.store, self._api.now)
-            memories = [await archives.load_memory(request.project, uid_in("archive", archive_id))]
+            memories = [await archives.load_memory(request.project, read_uid("archive", archive_id))]
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
-        query = sent_or_none(body.query)
+        query = find_sent(body.query)
         if query is not None and query.strip():
             hits = await self._passages.search(memories, query, filter, limit=body.limit)
         else:
             hits = await self._passages.list_newest(memories, filter, limit=body.limit)
-        # Scores of different memories cannot be compared, so the score is made of the rank.
+        # Scores of different memories cannot be compared, so the score is computed from the rank.
         return [
             {"passage": render_passage(hit), "score": 1 / (1 + rank), "metadata": {}}
             for rank, hit in enumerate(hits)
@@ -249,7 +251,7 @@ class ArchiveRoutes:
         self._archives = Archives(api.store, api.now)
         self._passages = MemoryPassages(api.store)
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         archives, archive = "/v1/archives", "/v1/archives/{archive_id}"
         passages, attached = f"{archive}/passages", "/v1/agents/{agent_id}/archives"
         return [
@@ -268,15 +270,14 @@ class ArchiveRoutes:
 
     async def list_archives(self, request: ApiRequest, query: ArchivesQuery) -> list[dict[str, Any]]:
         """List archives."""
-        kind = DefinitionKind.ARCHIVE
         definitions = self._api.store.definitions
-        name = sent_or_none(query.name)
+        name = find_sent(query.name)
         agent = await self._api.agents.find_sent(request.project, query.agent_id)
         if agent is None:
-            page = await self._api.read_definition_page(request.project, kind, "archive", query)
-            return list(map(_render_archive, await definitions.list(request.project, kind, page, name=name)))
-        rows = await self._api.store.attached.load_targets(agent.id, kind)
-        attached = (await definitions.find_by_memories(kind, rows)).values()
+            page = await self._api.read_definition_page(request.project, _KIND, "archive", query)
+            return list(map(_render_archive, await definitions.list(request.project, _KIND, page, name=name)))
+        rows = await self._api.store.attached.load_targets(agent.id, _KIND)
+        attached = (await definitions.find_by_memories(_KIND, rows)).values()
         archives = [archive for archive in attached if name is None or archive.name == name]
         archives.sort(key=lambda archive: archive.id)
         return cut_page(list(map(_render_archive, archives)), query)
@@ -284,9 +285,9 @@ class ArchiveRoutes:
     async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
         fields = {
-            "description": sent_or_none(body.description),
-            "embedding": sent_or_none(body.embedding),
-            "embedding_config": sent_or_none(body.embedding_config),
+            "description": find_sent(body.description),
+            "embedding": find_sent(body.embedding),
+            "embedding_config": find_sent(body.embedding_config),
         }
         return _render_archive(await self._archives.create(request.project, body.name, fields))
 
@@ -296,26 +297,25 @@ class ArchiveRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
-        archive = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
+        archive = await self._archives.get_shared(request.project, request.read_uid("archive", "archive_id"))
         stored = dict(archive.body)
         if body.description is not UNSET:
             stored["description"] = body.description
-        name = sent_or_none(body.name)
+        name = find_sent(body.name)
         changed = await self._api.store.definitions.change(archive, stored, at=self._api.now(), name=name)
         return _render_archive(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an archive with its passages, and take it from all agents."""
-        await self._archives.delete(request.project, request.uid("archive", "archive_id"))
+        await self._archives.delete(request.project, request.read_uid("archive", "archive_id"))
         return {"message": "The archive is deleted."}
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that have an archive."""
         archive = await self._get_archive(request)
         if archive.is_stored:
-            rows = await self._api.store.attached.load_agents_with(
-                request.project, DefinitionKind.ARCHIVE, archive.memory_row
-            )
+            attached = self._api.store.attached
+            rows = await attached.load_agents_with(request.project, _KIND, archive.memory_row)
         else:
             # An agent's own archive is the agent's memory, and no other agent has it.
             rows = [archive.memory_row]
@@ -356,28 +356,34 @@ class ArchiveRoutes:
         await self._archives.detach(await self._api.agents.get(request), await self._get_archive(request))
 
     async def _get_archive(self, request: ApiRequest) -> Definition:
-        return await self._archives.get(request.project, request.uid("archive", "archive_id"))
+        return await self._archives.get(request.project, request.read_uid("archive", "archive_id"))
 
     async def _load_memory(self, request: ApiRequest) -> Agent:
-        return await self._archives.load_memory(request.project, request.uid("archive", "archive_id"))
+        return await self._archives.load_memory(request.project, request.read_uid("archive", "archive_id"))
 
 
 def _make_draft(
     passage: CreatePassage, path: Path, now: Callable[[], float], metadata: Maybe[dict[str, Any]] = UNSET
 ) -> PassageDraft:
-    """Returns a passage as it is to be saved. path: where it is in the request, for errors. Raises: Unprocessable."""
+    """Returns the draft of a passage. Raises: Unprocessable.
+
+    path: the path of the passage in the request, for errors.
+    """
     created = read_moment(passage.created_at, (*path, "created_at"))
     check_text(passage.text, (*path, "text"))
     return PassageDraft(
         text=passage.text,
         at=now() if created is None else created,
-        tags=sent_or_none(passage.tags) or (),
-        metadata=sent_or_none(metadata) or {},
+        tags=find_sent(passage.tags) or (),
+        metadata=find_sent(metadata) or {},
     )
 
 
 def _get_seq(memory: Agent, id: str, *, owner: str = "agent") -> int:
-    """Returns the number of a passage in a memory. owner: the noun of its owner, for errors. Raises: UnknownId."""
+    """Returns the number of a passage in a memory. Raises: UnknownId.
+
+    owner: the noun for the memory's owner in errors.
+    """
     ref = read_ref("passage", id)
     if ref.uid != memory.uid:
         raise UnknownId(f"There is no passage {id!r} of this {owner}.")

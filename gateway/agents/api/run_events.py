@@ -25,19 +25,19 @@ from gateway.errors import GatewayError, UpstreamError
 from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
-# The members of a message that leave in pieces, when it is streamed by token.
+# The members of a message that are sent in pieces if the message is streamed by token.
 _TEXTS = ("content", "reasoning")
 
 
 def dump_showing(showing: Showing, *, by_token: bool) -> Json:
-    """Returns the way in which a run is shown, as it is stored."""
+    """Returns the JSON in which the way of showing a run is stored."""
     types = None if showing.types is None else sorted(showing.types)
     fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
     return {"types": types, **fields, "by_token": by_token}
 
 
 def load_showing(options: Json) -> Showing:
-    """Returns the way in which a run is shown, as `dump_showing` stored it; {}: the default."""
+    """Returns the way of showing a run. options: the JSON that `dump_showing` made; {}: the default."""
     if not options:
         return Showing()
     types = None if options["types"] is None else frozenset(options["types"])
@@ -45,7 +45,7 @@ def load_showing(options: Json) -> Showing:
 
 
 async def read_run_showing(store: Store, run: Run) -> Showing:
-    """Returns the way in which the messages of a run are listed, which the send of a background run chooses."""
+    """Returns the way of listing the messages of a run, which the send of a background run chooses."""
     load_texts = store.run_texts.load_texts
     texts = await load_texts(run.agent_row, run.id, RunTextKind.LISTING) if run.background else ()
     return load_showing(orjson.loads(texts[0].data) if texts else {})
@@ -59,7 +59,11 @@ def make_factory(
     by_token: bool,
     before: Sequence[Json] = (),
 ) -> StepViewFactory:
-    """Returns the factory of the view of a run that begins or goes on. before: messages shown before the run's own."""
+    """Returns the factory of the view of a run that begins or goes on.
+
+    by_token: replies are shown token by token; False: step by step.
+    before: the messages to show before those of the run.
+    """
     step_count = start.steps if start.is_resumed else start.steps + 1
     shown_in_part = start.reply_seq if start.attempt > 1 and not start.is_resumed else None
     numbers = RunNumbers(
@@ -133,7 +137,7 @@ class RunEvents(Struct, frozen=True):
 
 
 async def find_error(store: Store, run: Run) -> GatewayError | None:
-    """Returns the error that a run has failed with; None if it has not failed, or has no message."""
+    """Returns the error with which a run has failed; None if the run has not failed, or no error message is stored."""
     if run.state is not RunState.FAILED:
         return None
     texts = await store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.ERROR)
@@ -149,7 +153,7 @@ async def find_error(store: Store, run: Run) -> GatewayError | None:
 def _list_missing(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
     """Yields the messages that the events of a log have not shown in full.
 
-    A message that was shown in part gets an id of its own, with the number of the attempt.
+    A message that was shown in part gets another id, with the number of the attempt.
     """
     shown_texts: dict[tuple[Any, ...], str] = {}
     for message in logged:
@@ -164,7 +168,7 @@ def _list_missing(messages: Iterable[Json], logged: Iterable[Json], attempt: int
 
 
 def _make_message_key(message: Json) -> tuple[Any, ...]:
-    # The end of an otid numbers the messages with one id.
+    # The end of an otid is the number of the message among the messages with one id.
     position = str(message.get("otid")).rpartition(":")[2]
     return ids.without_attempt(str(message.get("id"))), message.get("message_type"), position
 

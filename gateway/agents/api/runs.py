@@ -17,7 +17,7 @@ from gateway.agents.api._message_renderer import MessageRenderer, make_conversat
 from gateway.agents.api._paging import RUN_MESSAGES, cut_page, read_page, read_ref
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.named_conversation import find_conversation_row, get_named_conversation
 from gateway.agents.api.run_events import find_error, read_run_showing
@@ -35,7 +35,7 @@ from gateway.agents.wire.run_json import (
     render_usage,
 )
 from gateway.agents.wire.run_stream import make_ping
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.core import ids
 from gateway.core.memory.visibility import list_tools_used
 from gateway.core.turn.round import DONE_EVENT
@@ -56,7 +56,7 @@ class RunRoutes:
         self._api = api
         self._runs, self._run_texts = api.store.runs, api.store.run_texts
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         run = "/v1/runs/{run_id}"
         return [
             AgentsRoute("GET", "/v1/runs", self.list_runs),
@@ -77,26 +77,24 @@ class RunRoutes:
 
     async def list_runs(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs."""
-        agent_id = sent_or_none(query.agent_id)
-        agent_ids = [*([] if agent_id is None else [agent_id]), *(sent_or_none(query.agent_ids) or ())]
+        agent_id = find_sent(query.agent_id)
+        agent_ids = [*([] if agent_id is None else [agent_id]), *(find_sent(query.agent_ids) or ())]
         if len(set(agent_ids)) > 1:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
-        agent = None
-        if agent_ids:
-            agent = await self._api.agents.get_by_id(request.project, agent_ids[0])
+        agent = await self._api.agents.get_by_id(request.project, agent_ids[0]) if agent_ids else None
         conversation_row = None
-        if (conversation_id := sent_or_none(query.conversation_id)) is not None:
+        if (conversation_id := find_sent(query.conversation_id)) is not None:
             agent_uid = None if agent is None else agent.uid
             named = await get_named_conversation(self._api, request.project, conversation_id, agent_uid)
             conversation_row = await find_conversation_row(self._api.store, named)
             if conversation_row is None:
                 return []
-        states = sent_or_none(query.statuses) or (
+        states = find_sent(query.statuses) or (
             [state.value for state in _LIVE] if query.active else list(RunState)
         )
         filter = RunFilter(
             None if agent is None else agent.id, conversation_row, sorted({RunState(state) for state in states}),
-            background=sent_or_none(query.background), stop=sent_or_none(query.stop_reason),
+            background=find_sent(query.background), stop=find_sent(query.stop_reason),
         )  # fmt: skip
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
         return await self._render_runs(await self._runs.list_runs(request.project, filter, page))
@@ -108,13 +106,13 @@ class RunRoutes:
         return {**shown, **await self._render_callback(entry.run)}
 
     async def _render_runs(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
-        """Returns runs as they are shown, those that failed with the messages of their errors."""
+        """Returns the JSON of runs, with the error message of each failed run."""
         failed = [entry.run.id for entry in entries if entry.run.state is RunState.FAILED]
         messages = await self._run_texts.load_error_messages(failed)
         return [render_run_entry(entry, messages.get(entry.run.id)) for entry in entries]
 
     async def _render_callback(self, run: Run) -> dict[str, Any]:
-        """Returns the fields of a run that say how its client was called back; {} if it was not."""
+        """Returns the fields of a run with the outcome of its callback; {} if its client was not called back."""
         load_texts = self._run_texts.load_texts
         texts = await load_texts(run.agent_row, run.id, RunTextKind.CALLBACK) if run.background else ()
         return render_callback(orjson.loads(texts[-1].data)) if texts else {}
@@ -125,7 +123,7 @@ class RunRoutes:
 
     async def stream(self, request: ApiRequest, body: StreamRun) -> RunStream:
         """Stream what a run in the background says, from any event on."""
-        return run_stream(self._api, request, body, (await self._get_run(request)).run)
+        return stream_run(self._api, request, body, (await self._get_run(request)).run)
 
     async def list_run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
@@ -157,15 +155,15 @@ class RunRoutes:
         agent = await self._api.store.agents.find_by_id(entry.run.agent_row)
         steps = () if agent is None else await load_exchanges_of_run(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for step in steps for name in list_tools_used(step))
-        # The client's own tools, and those that are gone, have no id.
+        # The client's own tools and deleted tools have no id.
         named = [await self._api.registry.tools.find_named(request.project, name) for name in names]
         return render_run_metrics(entry, [tool.uid for tool in named if tool is not None])
 
     async def _get_run(self, request: ApiRequest) -> RunEntry:
-        return await self._runs.get(request.project, request.uid("run", "run_id"))
+        return await self._runs.get(request.project, request.read_uid("run", "run_id"))
 
     async def _get_run_row(self, project: str, id: str) -> int:
-        return (await self._runs.get(project, uid_in("run", id))).run.id
+        return (await self._runs.get(project, read_uid("run", id))).run.id
 
 
 class StepRoutes:
@@ -174,7 +172,7 @@ class StepRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._agents, self._store = api.agents, api.store
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         step = "/v1/steps/{step_id}"
         return [
             AgentsRoute("GET", "/v1/steps", self.list_steps),
@@ -192,7 +190,7 @@ class StepRoutes:
             request.project,
             await read_page(query, partial(self._get_step_row, request.project)),
             agent_row=None if agent is None else agent.id,
-            feedback=sent_or_none(query.feedback),
+            feedback=find_sent(query.feedback),
         )
         return await _render_steps(self._store, entries)
 
@@ -214,7 +212,7 @@ class StepRoutes:
     async def give_feedback(self, request: ApiRequest, body: Feedback) -> dict[str, Any]:
         """Say how a step was."""
         step = await self._get_step(request)
-        await self._store.runs.rate_step(step.step, sent_or_none(body.feedback))
+        await self._store.runs.rate_step(step.step, find_sent(body.feedback))
         return await self.retrieve_step(request)
 
     async def retrieve_step_trace(self, request: ApiRequest) -> None:
@@ -232,7 +230,7 @@ class StepRoutes:
 
 
 async def _render_steps(store: Store, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
-    """Returns steps as they are shown, those that failed with the messages of their errors."""
+    """Returns the JSON of steps, with the error message of each failed step."""
     failed = [entry.step.run_row for entry in entries if entry.step.error is not None]
     messages = await store.run_texts.load_error_messages(failed)
     return [
@@ -244,7 +242,10 @@ async def _render_steps(store: Store, entries: Sequence[StepEntry]) -> list[dict
 async def _list_messages(
     store: Store, entry: RunEntry, step: StepEntry | None, query: PageQuery
 ) -> list[dict[str, Any]]:
-    """Returns a page of the messages of a run, or of one step of it."""
+    """Returns a page of the messages of a run, or of one of its steps.
+
+    step: the step; None: the messages of all steps.
+    """
     agent = await store.agents.find_by_id(entry.run.agent_row)
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
@@ -258,12 +259,12 @@ async def _list_messages(
 
 
 def render_run_entry(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
-    """Returns a run as it is shown. error_message: of the error that ended it."""
+    """Returns the JSON of a run. error_message: the message of the error that ended the run; None: no error did."""
     shown_id = make_conversation_id(entry.conversation_uid, entry.key)
     return render_run(entry.run, entry.agent_uid, shown_id, error_message)
 
 
-def run_stream(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -> RunStream:
+def stream_run(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -> RunStream:
     """Returns the reply that follows a run in the background. Raises: BadRequest if another run has not ended."""
     if not run.background and not run.is_over:
         raise BadRequest("This run streams to its client alone: it is not in the background.")
@@ -274,7 +275,7 @@ def run_stream(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -
 async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
     """Returns the whole reply of a run that has ended.
 
-    Raises: UpstreamError, GatewayError if it failed before the first output.
+    Raises: UpstreamError, GatewayError if the run failed before its first output.
     """
     agent = await api.store.agents.find_by_id(run.agent_row)
     if agent is None:
@@ -292,9 +293,11 @@ class RunStream:
 
     api: AgentsApi
     run: Run
-    # The number of the last event to skip.
+    # The number of the last event that the client has; 0: it has none.
     after: int = 0
+    # Pings are sent while the run has no event.
     include_pings: bool = True
+    # The headers of the reply.
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
@@ -309,7 +312,7 @@ class RunStream:
             PingingSink(reply, interval_s, ping) as sink,
         ):
             sink.start(200, [*self.headers.items(), EVENT_STREAM_HEADER])
-            # The head leaves now: a reader who comes back may wait long for the next event.
+            # The head leaves now, since a client that reconnects may wait long for the next event.
             await reply.write(b":\n\n")
             last_event = b""
             with reply.while_here():

@@ -32,7 +32,7 @@ class SearchAgents(SearchMessages):
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
 
 
-# Message type -> the field with its text.
+# Message type -> the field with the text.
 TEXT_FIELDS = {
     "user_message": "content",
     "assistant_message": "content",
@@ -44,9 +44,9 @@ TEXT_FIELDS = {
 class Hit(NamedTuple):
     """A message that a search has found, of a type in `TEXT_FIELDS`."""
 
-    # The message as lists show it.
+    # The JSON of the message in lists.
     message: Mapping[str, Any]
-    # The rank of the stored message, from 0; the message may be shown as several.
+    # The rank of the stored message, from 0. One stored message may be shown as several hits.
     rank: int
     agent_id: str
     conversation_id: str

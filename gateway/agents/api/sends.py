@@ -25,7 +25,7 @@ from gateway.agents.wire.run_json import end_events, render_result
 from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.send import ClientTool, Send
 from gateway.agents.wire.send_content import read_send, with_skills
-from gateway.agents.wire.sent_values import sent_or, sent_or_none
+from gateway.agents.wire.sent_values import find_sent, get_sent_or
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.core.request.request_headers import list_headers_for_upstream
@@ -43,7 +43,7 @@ from gateway.web.resent_request import is_retry
 from storage.records import DEFAULT_CONVERSATION
 from storage.run_records import Run
 
-# The settings of a conversation that has none of its own.
+# The definition of a conversation without settings of its own.
 _NO_SETTINGS = ConversationDefinition()
 
 
@@ -56,8 +56,8 @@ class Sends:
     async def reply_to(
         self, request: ApiRequest, body: Send, run_request: RunRequest, *, is_stream: bool
     ) -> dict[str, Any] | SendReply | RunStream:
-        """Returns the reply to a send: one that writes itself, or that of a run in the background."""
-        if sent_or_none(body.callback_url) and not body.background:
+        """Returns the reply to a send: one that writes itself, or the reply of a run in the background."""
+        if find_sent(body.callback_url) and not body.background:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
@@ -82,22 +82,22 @@ class Sends:
     ) -> Run:
         """Accepts a send as a run in the background.
 
-        by_token: its events are shown token by token.
-        is_shown: its events are logged.
+        by_token: the events of the run are shown token by token.
+        is_shown: the events of the run are logged.
 
-        Raises: LimitReached, NotAllowed if the key may not ask for this model.
+        Raises: LimitReached; NotAllowed if the key may not ask for this model; the errors of `RunAcceptance.accept`.
         """
         info = get_request_info(request.http.scope)
         info.model = run_request.spec.model
         receipt = info.begin_receipt()
-        # The steps ask for themselves what they may use, and are counted as the run's.
+        # The steps of the run ask the limits themselves, and have receipts of their own.
         receipt.asks_model = False
         await self._api.agent_runs.admit(run_request, receipt)
         showing = read_showing(body)
         shown = dump_showing(showing, by_token=by_token)
         return await self._api.background_runs.acceptance.accept(
             run_request,
-            callback=sent_or_none(body.callback_url),
+            callback=find_sent(body.callback_url),
             shown=shown if is_shown else None,
             listing=None if showing == Showing() else orjson.dumps(shown),
         )
@@ -111,17 +111,17 @@ class Sends:
         conversation_name: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition = _NO_SETTINGS,
     ) -> RunRequest:
-        """Returns what a send asks of an agent.
+        """Returns the run that a send asks for. Raises: BadRequest, Unprocessable, UnknownModel, NotFound.
 
-        uid: that of the agent.
-        conversation_definition: the model and settings that the conversation has of its own.
+        uid: the uid of the agent.
+        conversation_definition: the definition of the conversation, with its own model and settings.
         """
         scope = request.http.scope
         refuse_unstored(scope["headers"])
         content = read_send(body)
         settings = self._api.settings
         resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        model, system = sent_or_none(body.override_model), _read_system(body, resolved.spec.system)
+        model, system = find_sent(body.override_model), _read_system(body, resolved.spec.system)
         spec = with_conversation(settings, resolved.spec, conversation_definition)
         spec = with_overrides(settings, spec, model, system)
         caller = get_request_info(scope).caller
@@ -135,7 +135,7 @@ class Sends:
             messages=content.messages,
             decisions=content.answers,
             fields=spec.definition.sampling,
-            client_tools=tuple(map(_render_tool, sent_or_none(body.client_tools) or ())),
+            client_tools=tuple(map(_render_tool, find_sent(body.client_tools) or ())),
             max_steps=body.max_steps,
             otid=content.otid,
             is_retry=is_retry(scope),
@@ -152,7 +152,7 @@ class SendRoutes:
         self._api = api
         self._sends = Sends(api)
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         agent_messages = "/v1/agents/{agent_id}/messages"
         return [
             AgentsRoute("POST", agent_messages, self.send),
@@ -183,19 +183,19 @@ class SendRoutes:
         return render_run_entry(await self._api.store.runs.get(request.project, run.uid))
 
     async def _make_run_request(self, request: ApiRequest, body: Send) -> RunRequest:
-        return await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
+        return await self._sends.make_run_request(request, body, request.read_uid("agent", "agent_id"))
 
 
 @dataclass(slots=True)
 class SendReply:
-    """The reply to a send, which it writes itself."""
+    """The reply to a send, which performs the run and writes itself."""
 
     api: AgentsApi
     request: ApiRequest
     body: Send
     run_request: RunRequest
     is_stream: bool
-    # The summary that the run begins with, as it is shown before the first reply. `_begin_view` sets it.
+    # The JSON of the summary with which the run begins, shown before the first reply. `_begin_view` sets it.
     _summary_messages: Sequence[dict[str, Any]] = field(default=(), init=False)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, asgi_send: AsgiSend) -> None:
@@ -234,7 +234,7 @@ class SendReply:
             result = await self.api.agent_runs.send(self.run_request, begin_view, sink, receipt)
             if sink.has_started or result.status != 200:
                 return
-            # Nothing was asked of the model: the send is answered already, or waits for more answers.
+            # The model was not asked: the send was answered already, or the run waits for more answers.
             with sink.while_here():
                 shown = await self._render_messages(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM_HEADER])
@@ -243,7 +243,7 @@ class SendReply:
             await sink.end()
 
     def _begin_view(self, start: RunStart) -> ViewFactory:
-        """Returns the factory of the run's view, and sets `_summary_messages`. Called before the first reply."""
+        """Returns the factory of the run's view, and sets `_summary_messages`. It is called before the first reply."""
         showing = read_showing(self.body)
         by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:
@@ -256,15 +256,18 @@ class SendReply:
 
 
 def _read_system(body: Send, usual: str) -> str | None:
-    """Returns the system prompt that a send asks for, with the client's skills; None if it asks for the usual one."""
-    system = sent_or_none(body.override_system)
-    if skills := sent_or_none(body.client_skills):
+    """Returns the system prompt that a send asks for, with the client's skills; None: the agent's own.
+
+    usual: the agent's own system prompt.
+    """
+    system = find_sent(body.override_system)
+    if skills := find_sent(body.client_skills):
         system = with_skills(usual if system is None else system, skills)
     return system
 
 
 def _render_tool(tool: ClientTool) -> dict[str, Any]:
-    """Returns a client's tool as it goes upstream."""
-    parameters = sent_or_none(tool.parameters) or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": sent_or(tool.description, ""), "parameters": parameters}
+    """Returns a client's tool in the form of the request for the upstream."""
+    parameters = find_sent(tool.parameters) or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": get_sent_or(tool.description, ""), "parameters": parameters}
     return {"type": "function", "function": function}

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.agents.tools.signature import TOOL_NAME, make_schema, read_function_name
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.sent_values import get_sent_fields
 from gateway.agents.wire.struct_fields import Body, Maybe, Strings, refused
 from gateway.checked import Fault, Path
 from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
@@ -80,8 +80,13 @@ _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_j
 
 
 def with_tool_update(definition: ToolDefinition, update: ToolSource, at: Path = ("body",)) -> ToolDefinition:
-    """Returns a tool's definition after an update. at: its place in the request. Raises: Unprocessable, BadRequest."""
-    sent = without_none(sent_fields(update))
+    """Returns a copy of a tool's definition after an update.
+
+    at: the path of the update in the request, for errors.
+
+    Raises: Unprocessable, BadRequest.
+    """
+    sent = without_none(get_sent_fields(update))
     if definition.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
     values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
@@ -99,8 +104,11 @@ def with_tool_update(definition: ToolDefinition, update: ToolSource, at: Path = 
 
 
 def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
-    """Returns a tool after an update; missing parts of its schema are read from its source. Raises: BadRequest."""
-    updated, sent = with_tool_update(definition, update), sent_fields(update)
+    """Returns a copy of a tool's definition after an update. Missing parts of its schema are read from its source.
+
+    Raises: Unprocessable, BadRequest.
+    """
+    updated, sent = with_tool_update(definition, update), get_sent_fields(update)
     if updated.source_type != "python":
         return updated
     if sent.get("source_code") and not sent.get("json_schema"):
@@ -119,26 +127,31 @@ def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinitio
 
 
 def read_tool_name(definition: ToolDefinition) -> str | None:
-    """Returns the name that a tool's schema has; None if it has no schema."""
+    """Returns the name in a tool's schema; None if the tool has no schema."""
     return definition.schema.get("name")
 
 
 def retain_stored_fields(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
-    """Returns the definition that replaces a stored tool of the same name: fields that were not sent are retained.
+    """Returns the definition that replaces a stored tool of the same name, with the stored fields that were not sent.
 
     new: the definition that the request makes without regard to the stored tool.
     stored: the definition of the stored tool.
     """
     if stored.source_type == "mcp":
         return new
-    sent = without_none(sent_fields(create)).keys()
+    sent = without_none(get_sent_fields(create)).keys()
     return replace(
         new, **{name: getattr(stored, name) for field, name in _RETAINED_FIELDS.items() if field not in sent}
     )
 
 
 def _read_schema(schema: dict[str, Any], at: Path) -> dict[str, Any]:
-    """Returns a function's schema as a model is shown it. at: its place in the request. Raises: Unprocessable."""
+    """Returns a function's schema in the form that models get.
+
+    at: the path of the schema in the request, for errors.
+
+    Raises: Unprocessable.
+    """
     inner = schema.get("function")
     # Some programs pass the entry of a request's `tools`, with the function in it.
     if isinstance(inner, dict) and "name" not in schema:

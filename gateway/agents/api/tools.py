@@ -1,4 +1,4 @@
-"""Tools: the gateway's own, those that were made over REST, and those that agents have."""
+"""Tools: the gateway's built-in tools, tools that were made over REST, and the tools of agents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut_page, read_page_at
 from gateway.agents.api._query import ApprovalQuery, Fragment, PageQuery, ToolsQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.manual_calls import ManualCall, call_by_hand
 from gateway.agents.api.tool_bodies import (
@@ -29,7 +29,7 @@ from gateway.agents.registry.registry import AgentEdit
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Strings
 from gateway.checked import Fault
 from gateway.core.definition import AgentDefinition, ToolDefinition
@@ -57,9 +57,9 @@ class ApprovalBody(Body):
 
     @property
     def is_needed(self) -> bool:
-        """The field that was sent. Raises: Unprocessable if none was."""
+        """The value of the field that was sent. Raises: Unprocessable if neither field was sent."""
         for sent in (self.requires_approval, self.body_requires_approval):
-            if (is_needed := sent_or_none(sent)) is not None:
+            if (is_needed := find_sent(sent)) is not None:
                 return is_needed
         raise Unprocessable(Fault(("body", "requires_approval"), "Field required", "missing"))
 
@@ -72,7 +72,7 @@ class ToolRoutes:
         self._tools = api.registry.tools
         self._defined_tools = api.agent_runs.defined_tools
 
-    def routes(self) -> list[AgentsRoute]:
+    def list_routes(self) -> list[AgentsRoute]:
         tools, tool, agent_tools = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
         return [
             AgentsRoute("GET", tools, self.list_tools),
@@ -97,7 +97,7 @@ class ToolRoutes:
         page = []
         async for tool in self._select(request.project, query):
             page.append(render_tool(tool))
-            if len(page) == query.size():
+            if len(page) == query.get_size():
                 break
         return page
 
@@ -112,14 +112,14 @@ class ToolRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool."""
-        return render_tool(await self._tools.get(request.project, request.uid("tool", "tool_id")))
+        return render_tool(await self._tools.get(request.project, request.read_uid("tool", "tool_id")))
 
     async def create_or_change(self, request: ApiRequest, body: CreateTool) -> dict[str, Any]:
         """Make a tool (Python, or a webhook), or change the one of its name.
 
         Programs for Letta's server make their tools at each start.
         """
-        name, new = await self._new_tool(body)
+        name, new = await self._define_tool(body)
 
         def merge(stored: ToolDefinition) -> ToolDefinition:
             return retain_stored_fields(body, new, stored)
@@ -128,7 +128,7 @@ class ToolRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateTool) -> dict[str, Any]:
         """Change a tool."""
-        uid = request.uid("tool", "tool_id")
+        uid = request.read_uid("tool", "tool_id")
 
         def edit(definition: ToolDefinition) -> tuple[str | None, ToolDefinition]:
             updated = with_source(definition, body)
@@ -144,13 +144,13 @@ class ToolRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a tool, and take it from all agents."""
-        await self._tools.delete(request.project, request.uid("tool", "tool_id"))
+        await self._tools.delete(request.project, request.read_uid("tool", "tool_id"))
         return {"message": "The tool is deleted."}
 
     async def search(self, request: ApiRequest, body: SearchTools) -> list[dict[str, Any]]:
         """Search tools by words."""
-        words = set((sent_or_none(body.query) or "").lower().split())
-        types, tags = sent_or_none(body.tool_types), set(sent_or_none(body.tags) or ())
+        words = set((find_sent(body.query) or "").lower().split())
+        types, tags = find_sent(body.tool_types), set(find_sent(body.tags) or ())
         tools = [render_tool(tool) async for tool in self._select(request.project, ToolsQuery())]
         if types:
             tools = [tool for tool in tools if tool["tool_type"] in types]
@@ -163,7 +163,7 @@ class ToolRoutes:
 
     async def run_source(self, request: ApiRequest, tried: TriedTool) -> dict[str, Any]:
         """Run a source once, without storing it."""
-        name, tool = await self._new_tool(tried)
+        name, tool = await self._define_tool(tried)
         answer = await call_by_hand(self._defined_tools, request, name, tool)
         return render_source_result(name, answer, at=self._api.now())
 
@@ -183,7 +183,7 @@ class ToolRoutes:
                 f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
                 param="requires_approval",
             )
-        uid = request.uid("agent", "agent_id")
+        uid = request.read_uid("agent", "agent_id")
         view = await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
         return await self._api.agents.render(view)
 
@@ -211,18 +211,18 @@ class ToolRoutes:
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Give an agent a tool."""
-        uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
+        uids = request.read_uid("agent", "agent_id"), request.read_uid("tool", "tool_id")
         return await self._api.agents.render(await self._api.registry.attach_tool(request.project, *uids))
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a tool from an agent."""
-        uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
+        uids = request.read_uid("agent", "agent_id"), request.read_uid("tool", "tool_id")
         return await self._api.agents.render(await self._api.registry.detach_tool(request.project, *uids))
 
-    async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
+    async def _define_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
         """Returns the name and definition of a new tool.
 
-        Raises: BadRequest if it cannot be run here; Unprocessable if it has no name.
+        Raises: BadRequest if the tool cannot be run here; Unprocessable if it has no name.
         """
         tool = with_source(ToolDefinition({}), create)
         await self._check_runnable(tool)
@@ -234,19 +234,19 @@ class ToolRoutes:
         return name, tool
 
     async def _check_runnable(self, tool: ToolDefinition) -> None:
-        if (why := await self._defined_tools.refusal(tool)) is not None:
-            raise BadRequest(why, param="source_type")
+        if (reason := await self._defined_tools.explain_refusal(tool)) is not None:
+            raise BadRequest(reason, param="source_type")
 
     async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
-        """Yields the tools that a query asks for, from its cursor on."""
-        names = set(sent_or_none(query.names) or ())
-        uids = {uid_in("tool", tool_id) for tool_id in sent_or_none(query.tool_ids) or ()}
-        types, excluded_types = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
+        """Yields the tools that a query selects, from its cursor on."""
+        names = set(find_sent(query.names) or ())
+        uids = {read_uid("tool", tool_id) for tool_id in find_sent(query.tool_ids) or ()}
+        types, excluded_types = find_sent(query.tool_types), find_sent(query.exclude_tool_types) or ()
         tools = self._tools.select(
             project,
-            read_page_at(query, partial(uid_in, "tool")),
-            name=sent_or_none(query.name),
-            name_part=sent_or_none(query.search),
+            read_page_at(query, partial(read_uid, "tool")),
+            name=find_sent(query.name),
+            name_part=find_sent(query.search),
         )
         async for tool in tools:
             tool_type = render_tool(tool)["tool_type"] if types or excluded_types else None
@@ -268,7 +268,7 @@ def _get_tool(view: AgentView, name: str) -> ToolView:
 
 
 def _rank_by_words(tools: Sequence[_ToolJson], words: Collection[str]) -> list[tuple[float, _ToolJson]]:
-    """Returns the tools with one of the words at least, each after the share of the words that it has, best first.
+    """Returns the tools that have one of the words at least, best first, each after its share of the words.
 
     Without words all tools are returned, with a share of 0.
     """

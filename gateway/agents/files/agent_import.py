@@ -120,7 +120,7 @@ class AgentImport:
         registry = self._registry.tools
         for name, definition in self._file.tools.items():
             existing = await registry.find_named(project, name)
-            can_run = await self._defined_tools.refusal(definition) is None
+            can_run = await self._defined_tools.explain_refusal(definition) is None
             # A tool that cannot run here replaces no tool. It is stored, so that it can be changed into one that can.
             if existing is not None and not (can_run and overrides):
                 self._tools[name] = existing

@@ -1,4 +1,4 @@
-"""MCP servers of a project, and their tools as definitions of the project's."""
+"""MCP servers of a project, and the tools of these servers as definitions of the project."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from storage.listing import DefinitionDraft, Page
 from storage.sql.store import Store
 
 _NO_SERVER = McpServerDefinition()
-_SERVER_TAG = "mcp:"  # before the name of its server, in the tags of a tool
+# The beginning of the tag of a tool that names the tool's server.
+_SERVER_TAG = "mcp:"
 
 
 class McpRegistry(Struct, frozen=True):
-    """Servers of all projects.
+    """MCP servers of all projects.
 
     Each method takes the caller's project, and finds only servers of that project. Besides the errors that a method
-    names, it raises those of the store: NotFound, WriteConflict, Unavailable.
+    names, it raises errors of the store: NotFound, WriteConflict, Unavailable.
     """
 
     store: Store
@@ -51,19 +52,20 @@ class McpRegistry(Struct, frozen=True):
     async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
         """Makes a server, and its tools.
 
-        Raises: BadRequest if it cannot be asked, or its secrets cannot be stored; WriteConflict if the name is taken.
+        Raises: BadRequest if the server cannot be asked, or its secrets cannot be stored; WriteConflict if the name is
+            taken.
         """
         uid = ids.new_uid()
         sealed, values = config.find_retained_secrets(_NO_SERVER), config.list_given_secrets()
         with _as_bad_request():
             sealed |= await self.cipher.encrypt(project, uid, values)
-        server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
+        server, listed = await self._fetch_tools(replace(config.definition, secrets=sealed), values)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
         stored = await self.store.definitions.add(draft, at=self.now())
         try:
             await self._sync_tools(project, stored, listed)
         except BaseException:
-            # Its name would be taken when the caller tries again.
+            # Otherwise the name would be taken when the caller tries again.
             with suppress(StoreError):
                 await self.delete(project, uid)
             raise
@@ -78,10 +80,10 @@ class McpRegistry(Struct, frozen=True):
     ) -> Definition:
         """Changes a server, and its tools with it.
 
-        name: the new one; None if it stays.
-        edit: returns the new configuration for the present one; None if that stays.
+        name: the new name of the server; None: the name stays.
+        edit: the function that returns the new configuration for the stored definition; None: the configuration stays.
 
-        Raises: as `create` does.
+        Raises: the errors of `create`.
         """
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
@@ -90,7 +92,7 @@ class McpRegistry(Struct, frozen=True):
         with _as_bad_request():
             values |= await self.cipher.decrypt(stored, sealed)
             sealed |= await self.cipher.encrypt(project, uid, config.list_given_secrets())
-        server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
+        server, listed = await self._fetch_tools(replace(config.definition, secrets=sealed), values)
         changed = await self.store.definitions.change(stored, server.body(), at=self.now(), name=name)
         await self._sync_tools(project, changed, listed)
         return changed
@@ -98,30 +100,30 @@ class McpRegistry(Struct, frozen=True):
     async def delete(self, project: str, uid: str) -> None:
         """Deletes a server with its tools, which all agents lose."""
         stored = await self.get(project, uid)
-        for tool in await self.tools(project, uid):
+        for tool in await self.list_tools(project, uid):
             await self.project_tools.delete(project, tool.uid)
         # Servers are attached to no agent, so this deletes the definition alone.
         await self.store.attached.delete(stored, at=self.now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
-        """Asks a server for its tools again, and returns them. Raises: BadRequest if it cannot be asked."""
+        """Asks a server for its tools again. Returns the tools. Raises: BadRequest if the server cannot be asked."""
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
         with _as_bad_request():
             values = await self.cipher.decrypt(stored, before.secrets)
-        server, listed = await self._list_tools(before, values)
+        server, listed = await self._fetch_tools(before, values)
         if server != before:
             stored = await self.store.definitions.change(stored, server.body(), at=self.now())
         await self._sync_tools(project, stored, listed)
-        return await self.tools(project, uid)
+        return await self.list_tools(project, uid)
 
-    async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
-        """Returns a server's tools, as they were when it was asked last."""
+    async def list_tools(self, project: str, uid: str) -> Sequence[ToolView]:
+        """Returns a server's stored tools, which it had when it was asked last."""
         await self.get(project, uid)
         every = self.project_tools.select(project, Page(newest_first=False))
-        return [tool async for tool in every if _name_at_server(tool, uid) is not None]
+        return [tool async for tool in every if _find_name_at_server(tool, uid) is not None]
 
-    async def _list_tools(
+    async def _fetch_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]
     ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
         """Asks a server for its tools. Returns its definition with the names of unusable tools, and the usable tools.
@@ -139,11 +141,12 @@ class McpRegistry(Struct, frozen=True):
         return replace(server, left_out=tuple(left_out)), tools
 
     async def _sync_tools(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
-        """Adds, updates and deletes the project's tools of a server, so that they are the listed ones.
+        """Adds, updates and deletes the project's tools of a server, so that they are the listed tools.
 
-        What an operator has set for a tool, such as its approval, stays. Another gateway may sync meanwhile, too.
+        The options that an operator has set for a tool, such as its approval, stay. Another gateway may sync meanwhile.
         """
-        stored = {_name_at_server(tool, server.uid): tool for tool in await self.tools(project, server.uid)}
+        uid = server.uid
+        stored = {_find_name_at_server(tool, uid): tool for tool in await self.list_tools(project, uid)}
         for tool in {tool.name: tool for tool in listed}.values():
             existing = stored.pop(tool.name, None)
             if existing is None:
@@ -167,9 +170,9 @@ class McpRegistry(Struct, frozen=True):
         await self.project_tools.change(project, existing.uid, edit)
 
     async def _add_tool(self, project: str, server: Definition, tool: ListedTool) -> None:
-        """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last.
+        """Makes a tool under its own name. If the name is taken, the server's name comes first, then a number last.
 
-        All tools of a server may have one name here: of one in another script only its length is left.
+        Several tools of a server may get one name, since letters of another script become `_`.
         """
         both = f"{server.name}_{tool.name}"
         numbered = (_make_name(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
@@ -185,7 +188,7 @@ class McpRegistry(Struct, frozen=True):
                 return
             except (Conflict, WriteConflict):
                 taken = await self.project_tools.find_named(project, name)
-                if taken is not None and _name_at_server(taken, server.uid) == tool.name:
+                if taken is not None and _find_name_at_server(taken, server.uid) == tool.name:
                     return
         raise Conflict(f"There are too many tools with the name {tool.name!r}.")
 
@@ -198,8 +201,8 @@ def _as_bad_request() -> Iterator[None]:
         raise BadRequest(sentence(str(error)), param="config") from error
 
 
-def _name_at_server(tool: ToolView, uid: str) -> str | None:
-    """Returns the name that a tool has at a server, or None if it is no tool of this server. uid: of the server."""
+def _find_name_at_server(tool: ToolView, uid: str) -> str | None:
+    """Returns the name of a tool at its server; None if it is no tool of the server with this uid."""
     source = None if tool.definition is None else McpToolSource.of(ToolDefinition.of(tool.definition.body))
     return source.tool if source is not None and source.server == uid else None
 
@@ -209,5 +212,5 @@ def _make_schema(name: str, tool: ListedTool) -> dict[str, object]:
 
 
 def _make_name(name: str, end: str = "") -> str:
-    """Returns a name in the letters, and of the length, that every provider takes. end: what it ends with."""
+    """Returns a name with the letters and of the length that every provider takes. end: the end of the name."""
     return (re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] or "_") + end

@@ -25,7 +25,7 @@ class DefinedTools:
     """Runs calls by the definitions of their tools."""
 
     def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
-        """Makes what calls tools. now: returns seconds since the epoch."""
+        """Makes the clients and the sandbox that run tools. now: the clock, in seconds since the epoch."""
         self._store = store
         self.children = Children()
         self._hosts = ToolHosts(settings)
@@ -35,24 +35,24 @@ class DefinedTools:
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
     def check_callback(self, url: str | None) -> None:
-        """Refuses the URL of a callback that the settings do not allow. Raises: BadRequest."""
-        if url is not None and (why := self._find_host_refusal(url)) is not None:
-            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
+        """Raises: BadRequest if the settings do not allow the URL of a callback. url: None: there is no callback."""
+        if url is not None and (reason := self._explain_host_refusal(url)) is not None:
+            raise BadRequest(f"The URL cannot be called: {reason}.", param="callback_url")
 
-    def _find_host_refusal(self, url: str) -> str | None:
-        """Returns why the host of a URL may not be called; None if it may."""
+    def _explain_host_refusal(self, url: str) -> str | None:
+        """Returns the reason why the host of a URL may not be called; None if it may be called."""
         try:
             self._hosts.check(url)
         except HostError as error:
             return str(error)
         return None
 
-    async def refusal(self, tool: ToolDefinition) -> str | None:
-        """Returns why a tool cannot be created here; None if it can."""
-        if tool.source_type == "webhook" and (why := self._find_host_refusal(tool.source)) is not None:
-            return f"The webhook cannot be called: {why}."
+    async def explain_refusal(self, tool: ToolDefinition) -> str | None:
+        """Returns the reason why a tool cannot be created here; None if it can be created."""
+        if tool.source_type == "webhook" and (reason := self._explain_host_refusal(tool.source)) is not None:
+            return f"The webhook cannot be called: {reason}."
         if tool.source_type == "python":
-            return await self._sandbox.refusal()
+            return await self._sandbox.explain_refusal()
         if tool.source_type == "typescript":
             return "TypeScript is not run here: write it in Python, or make a webhook of it."
         return None
@@ -68,7 +68,7 @@ class DefinedTools:
             if server is None:
                 return ToolAnswer.failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
             try:
-                secrets = await self.secrets.of(server)
+                secrets = await self.secrets.decrypt_all(server)
             except SecretFault as error:
                 return ToolAnswer.unsent(call.tool, error)
             return await self.mcp.call_tool(

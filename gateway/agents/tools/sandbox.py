@@ -80,8 +80,8 @@ class Sandbox:
         # When the next probe is due, by the clock of the loop.
         self._probe_due_s = 0.0
 
-    async def refusal(self) -> str | None:
-        """Returns why no Python tool can be had here; None if they can. The first call finds out."""
+    async def explain_refusal(self) -> str | None:
+        """Returns the reason why no Python tool can run here; None if Python tools can. The first call probes."""
         async with self._lock:
             if (now := asyncio.get_running_loop().time()) >= self._probe_due_s:
                 self._refusal = await self._probe()
@@ -90,7 +90,7 @@ class Sandbox:
 
     async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
         """Calls the last function of the source. Returns the function's result as text, with what it printed."""
-        refusal = await self.refusal()
+        refusal = await self.explain_refusal()
         if refusal is not None:
             return ToolAnswer.failed(f"Error: {call.tool} cannot be run. {refusal}")
         work = {"source": source, "arguments": call.arguments, "agent": _agent_state(call)}
@@ -110,7 +110,7 @@ class Sandbox:
     # -- the first call
 
     async def _probe(self) -> str | None:
-        """Returns why the sandbox cannot be used; None if it holds."""
+        """Returns the reason why the sandbox cannot be used; None if it holds."""
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return _MISSING_PROGRAM

@@ -81,7 +81,7 @@ class SecretCipher:
         aes = await self._cipher(self._key)
         return {name: _decrypted(aes, server, name, value) for name, value in values.items()}
 
-    async def of(self, server: Definition) -> McpSecrets:
+    async def decrypt_all(self, server: Definition) -> McpSecrets:
         """Returns the secrets of a server as they are sent. Raises: SecretFault."""
         definition = McpServerDefinition.of(server.body)
         return make_secrets(definition, await self.decrypt(server, definition.secrets))

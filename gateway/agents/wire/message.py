@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.sent_values import get_sent_fields
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import exact_json, ids
 from gateway.core.conversation.private import find_author, find_own_length, read_private, read_system_text
@@ -57,7 +57,7 @@ class Origin(Struct, frozen=True):
 
 def read_showing(body: msgspec.Struct) -> Showing:
     """Returns the way in which a send or a query wants messages to be shown."""
-    sent = sent_fields(body)
+    sent = get_sent_fields(body)
     types = sent.get("include_return_message_types")
     return Showing(
         None if types is None else frozenset(types),

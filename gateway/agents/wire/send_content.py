@@ -29,7 +29,7 @@ from gateway.agents.wire.send import (
     UpdateMessage,
     UrlSource,
 )
-from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.sent_values import find_sent
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Fault, Path
 from gateway.core.conversation.private import make_framed_system_message, with_name, with_private
@@ -88,14 +88,14 @@ def read_send(send: Send) -> SendContent:
     if isinstance(send.input, str | list):
         whole = {"role": "user", "content": send.input}
         return SendContent((_read_message(_read_plain(whole, ("body", "input"))),))
-    sent = sent_or_none(send.messages)
+    sent = find_sent(send.messages)
     if not sent:
         raise Unprocessable(Fault(("body", "messages"), "Field required", "missing"))
     if len(sent) > _MAX_MESSAGES:
         raise Unprocessable(Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send"))
     messages = [_read_any(fields, ("body", "messages", n)) for n, fields in enumerate(sent)]
     plain = [message for message in messages if isinstance(message, PlainMessage)]
-    otids = (sent_or_none(message.otid) for message in messages)
+    otids = (find_sent(message.otid) for message in messages)
     otid = next((message_otid for message_otid in otids if message_otid is not None), None)
     answers: list[CallDecision] = []
     for n, message in enumerate(messages):
@@ -178,7 +178,7 @@ def _read_part(part: TextPart | ImagePart) -> dict[str, Any]:
     if isinstance(source, UrlSource):
         return {"type": "image_url", "image_url": {"url": source.url}}
     image: dict[str, Any] = {"url": f"data:{source.media_type};base64,{source.data}"}
-    if (detail := sent_or_none(source.detail)) is not None:
+    if (detail := find_sent(source.detail)) is not None:
         image["detail"] = detail
     return {"type": "image_url", "image_url": image}
 
@@ -207,7 +207,7 @@ def _read_decisions(message: Approvals | ToolReturns, path: Path) -> list[CallDe
     """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
     if isinstance(message, ToolReturns):
         field, decisions = "tool_returns", [*map(_read_tool_decision, message.tool_returns)]
-    elif message.approvals or (approve := sent_or_none(message.approve)) is None:
+    elif message.approvals or (approve := find_sent(message.approve)) is None:
         field, decisions = "approvals", [*map(_read_decision, message.approvals or ())]
     else:
         field, decisions = "approve", [CallDecision(None, approve, message.reason or None)]

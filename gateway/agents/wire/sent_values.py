@@ -9,16 +9,16 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.agents.wire.struct_fields import Maybe, T
 
 
-def sent_or_none(value: Maybe[T]) -> T | None:
+def find_sent(value: Maybe[T]) -> T | None:
     """Returns the value of a field or a parameter; None if it was left out, or is null."""
     return None if isinstance(value, UnsetType) else value
 
 
-def sent_or(value: Maybe[T], default: T) -> T:
+def get_sent_or(value: Maybe[T], default: T) -> T:
     """Returns the value of a field or a parameter, or a default if it was left out, or is null."""
     return default if isinstance(value, UnsetType) or value is None else value
 
 
-def sent_fields(body: Struct) -> dict[str, Any]:
+def get_sent_fields(body: Struct) -> dict[str, Any]:
     """Returns the fields that were sent, by name: where a null means something else than a field that was left out."""
     return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}

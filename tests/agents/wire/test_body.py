@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.wire.faults import LettaErrors, Unprocessable, render_fault
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.sent_values import get_sent_fields
 from gateway.agents.wire.struct_fields import (
     MAX_OBJECT_BYTES,
     Body,
@@ -122,8 +122,8 @@ def test_a_long_value_is_not_repeated_whole() -> None:
 
 
 def test_null_and_a_missing_field_are_distinguished() -> None:
-    assert sent_fields(read_body(b'{"name": "a"}', Outer)) == {"name": "a"}
-    assert sent_fields(read_body(b'{"name": "a", "inner": null}', Outer)) == {"name": "a", "inner": None}
+    assert get_sent_fields(read_body(b'{"name": "a"}', Outer)) == {"name": "a"}
+    assert get_sent_fields(read_body(b'{"name": "a", "inner": null}', Outer)) == {"name": "a", "inner": None}
 
 
 def test_fields_without_effect_are_named_if_they_were_sent() -> None:

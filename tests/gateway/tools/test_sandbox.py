@@ -50,7 +50,7 @@ def call(**arguments: Any) -> ForeignCall:
 @pytest.fixture(scope="module")
 def sandbox() -> Sandbox:
     made = Sandbox(PYTHON, 20.0)
-    assert asyncio.run(made.refusal()) is None
+    assert asyncio.run(made.explain_refusal()) is None
     return made
 
 
@@ -403,7 +403,7 @@ def test_a_call_that_is_given_up_at_any_moment_closes_its_own_files() -> None:
 
     async def main() -> None:
         made = Sandbox(PYTHON, 20.0)
-        assert await made.refusal() is None
+        assert await made.explain_refusal() is None
         source = "def tool():\n    return 'done'"
         assert await made.run(source, call()) == ToolAnswer("done")
         before = files()
@@ -427,7 +427,7 @@ from gateway.run.tools.toolbox import ForeignCall
 
 async def main(python, pipe, marker):
     sandbox = Sandbox(python, 600.0)
-    assert await sandbox.refusal() is None
+    assert await sandbox.explain_refusal() is None
     wait = ["/bin/sh", "-c", f'read _ <{pipe}; exec "$@"', "sh"]
     sandbox._command = [*wait, *sandbox._command, "--setenv", "MARKER", marker]
     source = "def tool():\\n    import time; time.sleep(600)"
@@ -483,7 +483,7 @@ async def test_a_sandbox_with_a_hole_is_not_used(
         return parts
 
     monkeypatch.setattr(module, "build_command", with_a_hole)
-    refusal = await Sandbox(PYTHON, 5.0).refusal()
+    refusal = await Sandbox(PYTHON, 5.0).explain_refusal()
     assert refusal is not None
     assert "a probe got out of it: " in refusal
     assert f'"{passed}"' in refusal
@@ -491,7 +491,7 @@ async def test_a_sandbox_with_a_hole_is_not_used(
 
 @needs_bwrap
 async def test_an_interpreter_that_is_not_there() -> None:
-    refusal = await Sandbox("/nowhere/python", 5.0).refusal()
+    refusal = await Sandbox("/nowhere/python", 5.0).explain_refusal()
     assert refusal is not None
     assert "/nowhere/python cannot be used" in refusal
 
@@ -513,7 +513,7 @@ async def test_where_no_descriptor_is_left_a_call_is_an_error_and_keeps_none(
 async def test_without_bubblewrap_there_are_no_such_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     sandbox = Sandbox(None, 5.0)
-    refusal = await sandbox.refusal()
+    refusal = await sandbox.explain_refusal()
     assert refusal is not None
     assert "install the package `bubblewrap`" in refusal
     answer = await sandbox.run("def tool(): return 1", call())
@@ -530,7 +530,7 @@ def test_a_bwrap_that_may_not(
     bwrap.chmod(0o755)
     open_to_other_accounts(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    refusal = run(Sandbox(PYTHON or sys.executable, 5.0).refusal())
+    refusal = run(Sandbox(PYTHON or sys.executable, 5.0).explain_refusal())
     assert refusal is not None
     assert "cannot be used on the gateway's machine" in refusal
     assert "No permissions to create a new namespace" in refusal
@@ -553,12 +553,12 @@ async def test_a_probe_that_is_given_up_is_made_again(
         return await perform(*args)
 
     monkeypatch.setattr(sandbox, "_perform", note_begin)
-    given_up = asyncio.create_task(sandbox.refusal())
+    given_up = asyncio.create_task(sandbox.explain_refusal())
     await begun.wait()
     given_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await given_up
-    refusal = await sandbox.refusal()
+    refusal = await sandbox.explain_refusal()
     assert refusal is not None
     assert "cannot be used on the gateway's machine" in refusal
 
@@ -570,8 +570,8 @@ async def test_what_was_missing_is_looked_for_again(monkeypatch: pytest.MonkeyPa
     sandbox = Sandbox(PYTHON or sys.executable, 5.0)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "/nowhere")
-        assert "needs bubblewrap" in str(await sandbox.refusal())
-    assert await sandbox.refusal() is None
+        assert "needs bubblewrap" in str(await sandbox.explain_refusal())
+    assert await sandbox.explain_refusal() is None
     assert (await sandbox.run("def tool(x): return x + 1", call(x=1))).content == "2"
 
 
