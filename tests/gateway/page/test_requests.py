@@ -85,6 +85,24 @@ def test_an_overview_whose_requests_were_forgotten_does_not_say_that_there_were_
     assert "No requests yet." not in shown
 
 
+def test_after_a_restart_the_lists_say_where_earlier_requests_are(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The list of all requests said that there were none yet, also of what was asked the day before."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        uid = speak(world, "My cat is called Miso.").uid
+        speak(world, "What is my cat called?")
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        for path in ("", "requests"):
+            assert "Earlier ones that searched memory are listed" in operator.get(path).body.decode()
+        assert (
+            f'href="../requests?memory={uid}">Requests of this memory<'
+            in operator.get(f"m/{uid}").body.decode()
+        )
+        assert "What is my cat called?" in operator.get(f"requests?memory={uid}").body.decode()
+
+
 def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     id = full(operator)
     found = operator.twin(f"r/{id}")
