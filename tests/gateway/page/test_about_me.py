@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -264,6 +265,22 @@ def check_right(world: World, lacking: str, seq: int, talk: str) -> None:
              "export": ("Download", "export"), "pause": ("Pause memory", "/pause")}  # fmt: skip
     for right, words in signs.items():
         assert [word for word in words if word in text] == ([] if right == lacking else list(words)), right
+
+
+def test_the_ways_of_a_conversation_are_told_apart_by_their_words(world: World) -> None:
+    """Two ways that ended in the same minute were two links with the same name."""
+    begun = world.chat(headers={"x-mnemogate-user": "alice"})
+    begun.say("My train leaves on 4 May.")
+    other = dataclasses.replace(begun, messages=[*begun.messages])
+    begun.say("I go to Lyon.")
+    other.say("I go to Nice.")
+    person = person_of(world)
+    (talk,) = person.twin()["conversations"]
+    listed = re.findall(r"<li><a [^>]*branch=[^>]*>(.*?)</a>", person.page(f"/c/{talk['id']}"))
+    assert [plain(each).partition(" until")[0] for each in listed] == [
+        "From “I go to Nice.”",
+        "From “I go to Lyon.”",
+    ]
 
 
 def test_a_pause_holds_whatever_requests_say(world: World) -> None:
