@@ -46,7 +46,8 @@ class NativeChat:
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
-        self._keeper, self._turns = chat.keeper, chat.turns
+        self._keeper = chat.keeper
+        self._turns = chat.turns
         self._earlier = EarlierReplies()
         self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
         chat.keeper.store.forgetting.add_forget_listener(self._earlier.clear)
@@ -116,8 +117,8 @@ class NativeChat:
 
         A fault is logged, and the request stays stored: the next GET of the reply tries again.
 
-        id: the upstream's, of the reply.
-        read: returns the request; None: memory cannot read it.
+        id: the upstream's id of the reply.
+        read: returns the request of a deferred reply, or None if it cannot be read.
         """
         try:
             row = await self.deferred.find(project, id)
@@ -141,7 +142,10 @@ class NativeChat:
         await self._save_ended(native, row, reader)
 
     async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
-        """Writes the turn of a deferred reply that has ended, and removes its row. reader: has read the reply."""
+        """Writes the turn of a deferred reply that has ended, and removes its row.
+
+        reader: a reader that has read the reply.
+        """
         identity = row.reply.identity
         reply = reader.make_reply()
         spec = self._chat.directory.find_requested_spec(identity)
@@ -179,25 +183,24 @@ class NativeChat:
     ) -> None:
         """Answers a request. Sets the call's `memory_state`.
 
-        looked_up_in: the memory in which the ids that it refers to were looked up.
+        looked_up_in: the memory in which the ids of the request were looked up; None: no ids were.
         """
-        sink, receipt, turns = call.sink, call.receipt, self._turns
         attempts = self._chat.failover.make_attempts_at_first_key(
             call.route,
-            receipt,
+            call.receipt,
             # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
             sends_once=native.is_stored or native.conversation_id is not None,
         )
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
-            ticket.timeout_s = turns.limits.commit_wait_s
-            # A request without messages refers to what is unknown here.
+            ticket.timeout_s = self._turns.limits.commit_wait_s
+            # A request without messages refers to a conversation that is unknown here.
             begun = None
             call.memory_state = "unavailable"
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
             if begun is not None and looked_up_in not in (None, _make_memory_key(begun.memory.context.agent)):
-                # Another process has forgotten something since, which may be what the ids refer to.
+                # Another process has forgotten something since, perhaps a reply that the ids name.
                 begun = None
                 call.memory_state = "unavailable"
             if begun is not None:
@@ -208,24 +211,27 @@ class NativeChat:
                     attempts=attempts,
                     prompt=prompt,
                     memory=memory,
-                    services=turns,
+                    services=self._turns,
                     machine=machine,
                 )
                 await self._chat.await_reply(call, attempts, turn.run())
                 return
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
-            change = native.change()
-            keep_alive_s = turns.limits.keep_alive_s
             passed = relay(
-                attempts, call.make_request_without_memory, sink, receipt, keep_alive_s, change=change
+                attempts,
+                call.make_request_without_memory,
+                call.sink,
+                call.receipt,
+                keep_alive_s=self._turns.limits.keep_alive_s,
+                change=native.change(),
             )
             await self._chat.await_reply(call, attempts, passed)
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
     ) -> BegunMemory[NativeMemory] | None:
-        """Returns the turn's memory and its prompt; None: memory has no part in it."""
+        """Returns the turn's memory and its prompt, or None if memory has no part in the turn."""
         make_memory = partial(
             NativeMemory,
             native=native,
@@ -239,7 +245,7 @@ class NativeChat:
     async def _with_found_history(
         self, native: NativeRequest, scope: Scope, memory: MemoryKey
     ) -> NativeRequest:
-        """Returns what `_with_history` does. If the store fails, the replies that it has count as unknown."""
+        """Returns the result of `_with_history`. If the store fails, its replies count as unknown."""
         try:
             return await self._with_history(native, scope, memory)
         except StoreError as error:
@@ -257,14 +263,14 @@ class NativeChat:
             paths = await find_paths_by_id(self._keeper.store, scope, unknown)
             with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
             if memory != _UNREAD:
-                # Afterwards, since the cache may drop others that this request refers to.
+                # Afterwards, since the cache may drop other replies that this request names.
                 for id, path in paths.items():
                     self._earlier.add(memory, (id,), None, path[:-1], path[-1])
             return with_history
         return native.with_history(self._earlier, memory)
 
     async def _read_memory_key(self, scope: Scope) -> MemoryKey:
-        """Returns the key of a scope's memory as it is now, as far as this process knows; `_UNREAD` if it cannot."""
+        """Returns the present key of a scope's memory, as this process knows it, or `_UNREAD` if the store fails."""
         try:
             return _make_memory_key(await self._keeper.store.agents.find_or_draft(scope))
         except StoreError:

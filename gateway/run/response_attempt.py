@@ -254,7 +254,7 @@ class ResponseAttempt:
     ) -> ContinuedConversation | None:
         """Returns the conversation of a request, with the waiting items that it had when the request was accepted.
 
-        None: the request names no conversation.
+        Returns None if the request names no conversation.
         """
         if request.conversation_id is None:
             return None
@@ -311,7 +311,7 @@ class ResponseAttempt:
         await self._end(self.services.dialect.as_failed(self.log.shown, code, message))
 
     async def _end(self, final: Json, turn_name: TurnName | None = None) -> None:
-        """Ends the run and its log. turn_name: of the turn that has the response; None: no turn has it."""
+        """Ends the run and its log. turn_name: the name of the turn with the response; None: no turn has it."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = turn_name.encode() if turn_name is not None and state is RunState.COMPLETED else None

@@ -31,7 +31,7 @@ from gateway.run.sink import HeldSink, Sink
 from gateway.tokens import choose_tokenizer, count_message_tokens
 from storage.run_records import TokenCounts
 
-# The window of a model that the settings say nothing of: of the smallest ones that are in use.
+# The tokens of the window of a model without a window in the settings: the smallest of the windows in use.
 _WINDOW: Final = 32_768
 # The messages that stay may fill one of this many parts of the window. Not measured: the summary, the new messages and
 # the reply share the rest.
@@ -43,6 +43,7 @@ class Compacted(Struct, frozen=True):
 
     # The user's newest messages, oldest first.
     messages: Sequence[WireMessage]
+    # The summary of all messages.
     summary: str
     # The usage in the form of a chat completion.
     usage: Json
@@ -52,7 +53,7 @@ class CompactionFailed(Exception):
     """The upstream has refused to write the summary."""
 
     def __init__(self, reply: HeldSink) -> None:
-        """Has the reply of the upstream. reply: as a client of chat completions gets it."""
+        """reply: the upstream's reply, in the form for a client of chat completions."""
         super().__init__(reply.status)
         self.reply = reply
 
@@ -83,14 +84,7 @@ async def compact(
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
     for part in split_into_parts(lines, min(PART_TOKENS, window // 2)):
-        body = {
-            "model": request.model,
-            "messages": make_summary_request(summary, part, limit_summary(window)),
-        }
-        question = replace(
-            request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
-            tool_names=(), has_tools=False, stream=False, token_limit=None, memory_choice=None,
-        )  # fmt: skip
+        question = _make_question(request, make_summary_request(summary, part, limit_summary(window)))
         answer = HeldSink(sink)
         await chat.answer(question, request_context, answer, receipt, make_view)
         if answer.status != 200:
@@ -105,6 +99,15 @@ async def compact(
         "total_tokens": prompt_tokens + completion_tokens,
     }
     return Compacted(newest, summary, usage)
+
+
+def _make_question(request: ChatRequest, messages: list[WireMessage]) -> ChatRequest:
+    """Returns the request for a summary, to the model of a request. messages: the messages that ask for it."""
+    body = {"model": request.model, "messages": messages}
+    return replace(
+        request, raw=orjson.dumps(body), json=body, messages=messages, references=(),
+        tool_names=(), has_tools=False, stream=False, token_limit=None, memory_choice=None,
+    )  # fmt: skip
 
 
 class _ReadSummary(NamedTuple):
@@ -136,7 +139,7 @@ def _read_reply(body: bytearray) -> _ReadSummary:
 
 
 def _select_newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
-    """Returns the user's newest messages, oldest first: as many as have `most_tokens` together."""
+    """Returns the user's newest messages, oldest first, with at most `most_tokens` together."""
     count = choose_tokenizer(model).count
     newest_first: list[WireMessage] = []
     for message in reversed(messages):

@@ -33,16 +33,16 @@ from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
 PREFIX: Final = "conv_"
-# Returns a conversation's body as it is to be stored. Its argument is the body as it is stored now.
+# Returns the changed body of a conversation. The argument is the stored body.
 _Edit = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class ResponseConversation(Struct, frozen=True):
     """A conversation with items, whether it has responses or not."""
 
-    # With its metadata, and the items that wait for the next response.
+    # The definition, with the metadata and the items that wait for the next response.
     definition: Definition
-    # The memory that it belongs to; None: there was no response yet.
+    # The memory to which it belongs; None: there was no response yet.
     agent: Agent | None
 
     @property
@@ -72,10 +72,10 @@ class ContinuedConversation(Struct, frozen=True):
     items: Sequence[Json]
 
 
-def _for_one_response(items: Iterable[Json]) -> dict[str, Json]:
+def _select_for_one_response(items: Iterable[Json]) -> dict[str, Json]:
     """Returns the items that wait for one response, by their ids.
 
-    Each response has the others: system and developer messages, and summaries.
+    Each response has the other items: system and developer messages, and summaries.
     """
     return {item["id"]: item for item in items if not is_system(item) and item.get("type") != "compaction"}
 
@@ -94,7 +94,7 @@ class ResponseConversations:
     queues: Queues
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
-        """Creates a conversation. items: with their ids; they wait for the first response."""
+        """Creates a conversation. items: the items with their ids, which wait for the first response."""
         body: Json = {"metadata": metadata, "items": list(items)}
         draft = DefinitionDraft(project, _KIND, PREFIX + token_hex(16), body)
         with map_store_errors():
@@ -125,7 +125,7 @@ class ResponseConversations:
         Does not wait where all items stay for each response. Raises: UnknownId.
         """
         conversation = await self.get(owner, id)
-        if not _for_one_response(conversation.items):
+        if not _select_for_one_response(conversation.items):
             return conversation
         with map_store_errors():
             await self.queues.enter(("", id), ticket)
@@ -169,7 +169,8 @@ class ResponseConversations:
 
     async def _change_latest(self, conversation: ResponseConversation, edit: _Edit) -> Definition:
         """Changes a conversation as it is stored now. Raises: NotFound, Overtaken."""
-        definitions, definition = self.store.definitions, conversation.definition
+        definitions = self.store.definitions
+        definition = conversation.definition
 
         async def change() -> Definition:
             found = await definitions.get(definition.project, _KIND, definition.uid)
@@ -187,7 +188,7 @@ class ResponseConversations:
         conversation = replace(continued.conversation, agent=agent)
         with map_store_errors():
             try:
-                if answered := _for_one_response(continued.items):
+                if answered := _select_for_one_response(continued.items):
                     await self._change_latest(conversation, lambda body: _without_items(body, answered))
                 else:
                     await self.store.definitions.get(agent.scope.project, _KIND, conversation.id)
@@ -197,7 +198,7 @@ class ResponseConversations:
 
     async def put_back(self, continued: ContinuedConversation) -> None:
         """Puts back the items of a response with refused messages, so that they wait again. Raises: StoreError."""
-        items = _for_one_response(continued.items)
+        items = _select_for_one_response(continued.items)
 
         def add(body: dict[str, Any]) -> dict[str, Any]:
             return {**body, "items": [*items.values(), *_without_items(body, items)["items"]]}
@@ -232,17 +233,17 @@ class ResponseConversations:
 
     async def _forget_turns(self, conversation: ResponseConversation) -> None:
         """Forgets the turns of a conversation. Raises: StoreError."""
-        agent, forgetting = conversation.agent, self.store.forgetting
+        agent = conversation.agent
         if agent is None:
             return
         if not agent.scope.spans_conversations:
-            await forgetting.forget(agent.id, ForgetTarget(is_all=True))
+            await self.store.forgetting.forget(agent.id, ForgetTarget(is_all=True))
             return
         number = await self.store.forget_targets.find_conversation(agent.id, conversation.id)
         if number is not None:
-            await forgetting.forget(agent.id, ForgetTarget(conversation_row=number))
+            await self.store.forgetting.forget(agent.id, ForgetTarget(conversation_row=number))
 
 
 def _without_items(body: dict[str, Any], ids: Collection[str]) -> dict[str, Any]:
-    """Returns a conversation without items that wait. ids: of these items."""
+    """Returns a copy of a conversation's body without some waiting items. ids: the ids of these items."""
     return {**body, "items": [each for each in body.get("items") or () if each["id"] not in ids]}

@@ -1,4 +1,4 @@
-"""Makes responses in the background, in attempts that each go on from those before.
+"""Makes responses in the background, in attempts that each continue the attempt before.
 
 An attempt that ends with its process is repeated, with the replies and the calls that its journal has; its events
 continue at a later multiple of 10,000. Keys and headers of the caller are in memory alone.
@@ -56,7 +56,7 @@ class ResponseMaker:
     ) -> None:
         """Notes a response that was accepted here.
 
-        number: the row of its run.
+        number: the row of the response's run.
         reservation: the reservation of its request; None: the response was accepted before, and has its reservation.
         """
         accepted_before = self._accepted.pop(number, None)
@@ -79,7 +79,11 @@ class ResponseMaker:
             )
 
     async def _make(self, job: JobContext, agent_row: int, number: int) -> None:
-        """Makes a response. agent_row, number: the rows of its memory and of its run."""
+        """Makes a response.
+
+        agent_row: the row of its memory.
+        number: the row of its run.
+        """
         run = await self.services.store.runs.find_run(agent_row, number)
         if run is None or run.is_over:
             self._drop(number)
@@ -103,8 +107,8 @@ class ResponseMaker:
             attempt = ResponseAttempt(
                 self.services,
                 log,
-                partial(self._accepted.get, run.id),
-                partial(self._may_be_known_elsewhere, run),
+                find_accepted=partial(self._accepted.get, run.id),
+                may_be_known_elsewhere=partial(self._may_be_known_elsewhere, run),
             )
             await attempt.perform(request)
         finally:
@@ -117,13 +121,13 @@ class ResponseMaker:
                 self._drop(run.id)
 
     def _drop(self, number: int) -> None:
-        """Drops from this process what it holds of a response that has ended. number: the row of its run."""
+        """Drops what this process holds of a response that has ended. number: the row of its run."""
         if (accepted := self._accepted.pop(number, None)) is not None:
             self.services.limiter.release_reservation(accepted.reservation)
         self._left_at.pop(number, None)
 
     async def drop_ended(self) -> None:
-        """Drops from this process what it holds of responses that were cancelled, or that other processes have made.
+        """Drops what this process holds of responses that were cancelled, or that other processes have made.
 
         Raises: StoreError.
         """
@@ -153,7 +157,7 @@ class ResponseMaker:
                     return
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:
-        """Returns whether another gateway may know the model of a response: that which has accepted it.
+        """Returns whether another gateway may know the model of a response: the gateway that has accepted it.
 
         The time is counted from the first attempt of this gateway, since the response may have waited long before.
         """

@@ -1,6 +1,6 @@
 """Puts the background services together: the worker and its jobs, the schedules of jobs, maintenance, retention.
 
-Replies wait for nothing of this but the vector of a question (gateway.run.background.question_embedder).
+The only service for which replies wait makes the vector of a question (gateway.run.background.question_embedder).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
 
-# How many processes are taken to serve one memory in turns; each counts only its own turns. Chosen, not measured: with
-# more processes than this an agent reads later than its `every` asks, with fewer the store is read more often.
+# The number of processes that are assumed to serve one memory in turns; each counts only its own turns. Not measured:
+# with more processes than this an agent reads later than its `every` asks, with fewer the store is read more often.
 _PROCESSES_PER_MEMORY = 4
 # The interval at which the work of processes that have ended is recovered. Not measured: that work waits as long at
 # most, and each recovery reads the store.
@@ -46,7 +46,7 @@ _RECOVERY_INTERVAL_S = 600.0
 
 
 class BackgroundServices:
-    """The background services of a process. They learn of new work from turns, by the methods of `TurnEvents`."""
+    """The background services of a process. Turns report new work to them, by the methods of `TurnEvents`."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class BackgroundServices:
 
         Raises: SettingsError.
         """
-        memory, meter = settings.memory, accounting.meter
+        memory = settings.memory
         job_metrics = JobMetrics(metrics, store.jobs.count_by_state)
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.count_attempt
-        # The handlers of durable jobs, by kind. The agents add theirs.
+        # The handlers of durable jobs, by kind. The agents' component adds handlers of its own.
         self.handlers: dict[str, Handler] = {}
-        # The schedules of jobs, of those services that there are.
+        # The schedules of the services that there are.
         self._schedules: list[Schedule] = []
         self.worker = Worker(
             store.jobs,
@@ -85,22 +85,26 @@ class BackgroundServices:
             open_receipt=make_receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
         )
         self.indexing = IndexingService(store)
-        store.growth.add_listener(self._memory_grew)
+        store.growth.add_listener(self._schedule_growth)
         self.maintenance = Maintenance(store, memory.idle_s, now)
         self.retention = make_retention(settings, store, now)
         self.handlers[RETENTION] = lambda job: self.retention.perform(job.job.key)
         self.run_cleaning = RunCleaning(store, now)
         self.recovery = PeriodicTask("recovery", self.recover)
-        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.count_call)
+        self.budget = DailyBudget(
+            accounting.meter, now, memory.background_daily_tokens, job_metrics.count_call
+        )
         self.models = BackgroundModels(settings, make_provider, self.budget, limits.background_calls)
         route = find_background_route(settings)
-        # The background model that the settings name; None: they name none.
+        # The background model of the settings; None: there is none.
         self.model = None if route is None else self.models.get_model(route)
         # Both are None if there is no model for embeddings, and memory is searched by words alone.
         self.embedding: EmbeddingService | None = None
         self.question_embedder: QuestionEmbedder | None = None
         if embedder is not None:
-            metered_embedder = MeteredEmbedder(embedder, meter, read_upstream_kind(settings, embedder))
+            metered_embedder = MeteredEmbedder(
+                embedder, accounting.meter, read_upstream_kind(settings, embedder)
+            )
             self.question_embedder = QuestionEmbedder(store, metered_embedder, memory.embedder_wait_ms)
             self.embedding = EmbeddingService(
                 store,
@@ -109,13 +113,13 @@ class BackgroundServices:
                 now,
                 concurrency=limits.background_calls,
                 count_call=job_metrics.count_call,
-                meter=meter,
+                meter=accounting.meter,
             )
             self.handlers[EMBED_JOB] = self.embedding.run_job
             self._schedules.append(self.embedding.schedule)
-        # The schedule of the agents that read memories after their turns; None: there are none (`add_sleeptime`).
+        # The schedule of the agents that read memories after their turns (`add_sleeptime`); None: there are none.
         self.sleeptime: Schedule | None = None
-        # None: the settings switch learning off.
+        # The service that learns facts; None: the settings switch learning off.
         self.learning: LearningService | None = None
         if memory.learn_every:
             read_by_agents = tuple(profile.name for profile in settings.profiles if profile.sleeptime)
@@ -131,7 +135,10 @@ class BackgroundServices:
         self._schedules.append(schedule)
 
     def start(self, *, performs_jobs: bool = True) -> list[asyncio.Task[None]]:
-        """Starts its tasks, which run until they are cancelled. performs_jobs: else jobs are only made due."""
+        """Starts the tasks of the services, which run until they are cancelled.
+
+        performs_jobs: False: jobs are only made due.
+        """
         tasks = [self.indexing.task, self.maintenance.task, *(each.task for each in self._schedules)]
         runs = [task.run() for task in tasks]
         if self.embedding is not None:
@@ -171,11 +178,14 @@ class BackgroundServices:
 
     @property
     def embed_query(self) -> EmbedQuery | None:
-        """Makes the vector of a question; None: memory is searched by words alone."""
+        """The function that makes the vector of a question; None: memory is searched by words alone."""
         return None if self.question_embedder is None else self.question_embedder.embed_query
 
-    def _memory_grew(self, agent_row: int, added: int) -> None:
-        """Schedules the work for what was added to a memory other than by a turn. `Growth` calls it."""
+    def _schedule_growth(self, agent_row: int, added: int) -> None:
+        """Schedules the work for texts that were added to a memory other than by a turn. `Growth` calls it.
+
+        added: the number of texts.
+        """
         self.indexing.add_unchecked(agent_row)
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, added)
@@ -195,6 +205,7 @@ class BackgroundServices:
     def report_stored_turn(
         self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
+        """Schedules the jobs for the messages of a turn."""
         # A process that owns its file counts all turns itself, so it needs no number to compare with.
         seq = seq if self._is_shared else None
         if self.embedding is not None:

@@ -1,4 +1,4 @@
-"""Compaction: a job summarises what will soon leave a conversation's window.
+"""Compaction: a job summarises the messages that will soon leave a conversation's window.
 
 A turn enqueues the job after it has been written, if its window fills up. Nothing waits for the job, which reads the
 conversation from the store. While the model is down, refuses or answers nonsense, the window is cut without a summary,
@@ -239,7 +239,7 @@ class Compactor:
         return written.text
 
     async def _load_whole_path(self, agent: Agent, conversation: Conversation) -> SummaryPath:
-        """Returns the path of a stored conversation. Raises: BadRequest: it has none; StoreError."""
+        """Returns the path of a stored conversation. Raises: BadRequest: the conversation has no path; StoreError."""
         exchanges: Sequence[Exchange] = []
         if conversation.has_stored_path:
             exchanges = await self.store.summaries.load_path(agent.id, conversation.last_exchange)

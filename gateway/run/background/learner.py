@@ -49,14 +49,14 @@ _SEARCH_MS = 5_000.0
 
 
 class _AskedBatch(Struct, frozen=True):
-    """The messages that a job has read, and the answer of the model: what its step journals."""
+    """The messages that a job has read, and the answer of the model. The job's step journals it."""
 
-    # The numbers between which they were read; alike where nothing was.
+    # The numbers between which messages were read; equal if none were.
     cursor: int = 0
     upto: int = 0
-    # More confirmed messages follow.
+    # True: more confirmed messages follow.
     is_more: bool = False
-    # Messages follow that are not confirmed yet.
+    # True: messages follow that are not confirmed yet.
     is_waiting: bool = False
     # The numbers of the messages that were read.
     messages: Sequence[int] = ()
@@ -97,7 +97,7 @@ class LearningService:
             LEARN_JOB,
             store.jobs,
             self._find,
-            # What a rule stores is for other conversations, and waits until this one rests.
+            # Facts of a rule are for other conversations, so they wait until this conversation is idle.
             every=settings.learn_every if background is not None else NEVER,
             idle_s=settings.idle_s + MARGIN_S,
             now=now,
@@ -122,7 +122,7 @@ class LearningService:
             # Before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
         if batch.upto > batch.cursor:
-            # Read again, because what was asked about may have been forgotten, or learned by another job.
+            # Read again, because the messages may have been forgotten meanwhile, or learned from by another job.
             unread = await self._read_batch(job, batch.upto)
             if unread is None or unread.cursor != batch.cursor:
                 return
@@ -133,7 +133,7 @@ class LearningService:
             self.schedule.enqueue_when_idle([job.agent_row])
 
     async def _run_rule(self, job: JobContext) -> None:
-        """Stores what the rule finds in the next batch of a memory. Raises: StoreError."""
+        """Stores the facts that the rule finds in the next batch of a memory. Raises: StoreError."""
         unread = await self._read_batch(job)
         if unread is None or not self._is_read(unread.agent.scope):
             return
@@ -155,9 +155,9 @@ class LearningService:
         return scope.is_person and scope.profile not in self._excluded_profiles
 
     async def _read_batch(self, job: JobContext, upto: int | None = None) -> Unread | None:
-        """Reads the next batch; None: the memory is gone, or is paused.
+        """Returns the next batch, or None if the memory is gone or paused.
 
-        upto: the batch that an earlier attempt read, by its end.
+        upto: the end of the batch that an earlier attempt has read; None: no earlier attempt has.
         """
         unread = await self._store.readers.find_unread(
             job.agent_row,
@@ -202,7 +202,7 @@ class LearningService:
         )
 
     async def _clean_messages(self, unread: Unread) -> list[Message]:
-        """Returns the messages of a batch as they may be read. In a thread: secrets are looked for in all of them."""
+        """Returns the messages of a batch without secrets. Works in a thread, since it searches all messages."""
         return await asyncio.to_thread(clean_messages, unread.messages, keeps_secrets=self._keeps_secrets)
 
     async def _choose_shown_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
@@ -245,6 +245,7 @@ class LearningService:
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:
+            """Returns the changes by the answer, given the present blocks."""
             nonlocal dropped
             learned = apply_answer(
                 reply_edits,
@@ -264,9 +265,13 @@ class LearningService:
         return True
 
     def _make_effect(self, unread: Unread, upto: int, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
-        """Returns the effect that writes what was learned and moves the cursor."""
+        """Returns the effect that writes the learned facts and moves the cursor.
+
+        upto: the number up to which messages were read.
+        decide: returns the changes, given the present blocks.
+        """
         return self._store.facts.learn_effect(
-            unread.agent, unread.cursor, upto, self._now(), decide, self._reader
+            unread.agent, unread.cursor, upto, now=self._now(), decide=decide, reader=self._reader
         )
 
 
@@ -276,9 +281,9 @@ async def _ask_calls(
     *,
     is_smallest: bool,
 ) -> list[dict[str, str]]:
-    """Returns the calls of the model's answer about messages; none where it refuses to read them.
+    """Returns the calls of the model's answer about messages, or none if the model refuses to read them.
 
-    is_smallest: no later attempt reads less, so what is left of an answer that was cut off is taken.
+    is_smallest: True: no later attempt reads less, so the calls of an answer that was cut off are taken.
 
     Raises: JobFailed, Postponed.
     """

@@ -39,14 +39,14 @@ _RELEASE_S = 2.0
 # The most characters of an error that are stored with its job.
 _ERROR_CHARS = 500
 _ATTEMPT_FAILED = "Job %d (%s) failed in attempt %d; %s: %s"
-# In the log, by the outcome of a failed attempt (`Jobs.fail`).
+# The clauses of the log by the outcome of a failed attempt (`Jobs.fail`).
 _OUTCOMES = {
     "retrying": "it is tried again later",
     "dead": "it is not tried again, unless by `mnemogate jobs retry`",
     "dropped": "it is dropped, since its memory has changed",
     "lost": "it was cancelled, forgotten or taken over meanwhile",
 }
-# `WorkerLimits.tries` of jobs that no worker gives up: their handlers do, since they have to end what the job is about.
+# `WorkerLimits.tries` of jobs that no worker gives up: their handlers do, since they have to end the run of the job.
 UNLIMITED_TRIES = 1_000_000
 
 
@@ -55,15 +55,15 @@ class WorkerLimits(Struct, frozen=True):
 
     # The most jobs that one process performs at a time.
     concurrency: int = 4
-    # How long a job stays claimed without a heartbeat; then another worker takes it over.
+    # The seconds for which a job stays claimed without a heartbeat; then another worker takes it over.
     lease_s: float = 30.0
-    # The interval at which a worker renews the leases of its jobs.
+    # The seconds between two renewals of a lease.
     heartbeat_s: float = 10.0
     # The most attempts at a job; with these waits the eighth attempt comes some ten minutes after the first.
     tries: int = 8
-    # The wait after the first failure. It doubles with each failure.
+    # The seconds of the wait after the first failure. The wait doubles with each failure.
     backoff_first_s: float = 5.0
-    # The longest wait.
+    # The seconds of the longest wait.
     backoff_max_s: float = 3600.0
 
 
@@ -82,17 +82,17 @@ class Worker:
     limits: WorkerLimits = LIMITS
     # Called with the kind of job and the outcome of each attempt.
     count_outcome: Callable[[str, str], None] = lambda kind, outcome: None
-    # Returns how many running jobs only wait for other jobs, which may be queued after them. The waiting jobs do not
+    # Returns the number of running jobs that only wait for other jobs, which may be queued after them. They do not
     # count towards the concurrency. Call `Jobs.wake_here` after a change of the number.
     count_waiting: Callable[[], int] = lambda: 0
-    # Returns for how many seconds no job of a kind is claimed, because all jobs of the kind would wait for the same
-    # thing; 0 or less: they are claimed.
+    # Returns the seconds for which no job of a kind is claimed, because all jobs of the kind would wait for the same
+    # thing; 0 or less: jobs of the kind are claimed.
     pause_s: Callable[[str], float] = lambda kind: 0.0
     # Waits for some seconds, by a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     # Opens the receipt of an attempt, with calls that the daily budget counts; gives None for jobs without one.
     open_receipt: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
-    # From 0 to 1.
+    # Returns a random number from 0 to 1.
     jitter: Callable[[], float] = random.random
     # Set when a job may be due.
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -115,7 +115,10 @@ class Worker:
             unwatch()
 
     async def _claim_due(self, tasks: asyncio.TaskGroup) -> float | None:
-        """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
+        """Claims due jobs while there is room.
+
+        Returns the seconds until more may be due, or None if only a wake-up can show that.
+        """
         self.jobs.leases.begin_attempts()  # the tasks of the jobs inherit the context
         try:
             while await self._check_leases() and self._has_room():
@@ -141,7 +144,7 @@ class Worker:
         return None
 
     async def _claim(self, kinds: Sequence[str]) -> Job | None:
-        """Claims the next job. If this is cancelled meanwhile, the job is given back."""
+        """Claims the next job. If the claim is cancelled meanwhile, the job is given back."""
         limits = self.limits
         running = [each.job.id for each in self._running]
         claiming = asyncio.ensure_future(
@@ -195,7 +198,7 @@ class Worker:
         """Makes one attempt at a claimed job, and counts its outcome. Raises nothing but CancelledError."""
         job = context.job
         try:
-            outcome = await self._attempt(context)
+            outcome = await self._make_attempt(context)
         except asyncio.CancelledError:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_S):
@@ -214,7 +217,7 @@ class Worker:
             self._wake.set()
         self.count_outcome(job.kind, outcome)
 
-    async def _attempt(self, context: JobContext) -> str:
+    async def _make_attempt(self, context: JobContext) -> str:
         """Makes one attempt, and writes and returns its outcome. Raises: StoreError: it could not be written."""
         job = context.job
         try:
@@ -240,7 +243,7 @@ class Worker:
             return outcome
 
     async def _perform(self, context: JobContext) -> bool:
-        """Runs the handler, with heartbeats. Returns False if the lease was lost, for which the handler was ended."""
+        """Runs the handler, with heartbeats. Returns False if the lease was lost, so that the handler was cancelled."""
         lost: asyncio.Future[Any] = asyncio.ensure_future(context.lost.wait())
         work: asyncio.Future[Any] = asyncio.ensure_future(self.handlers[context.job.kind](context))
         try:
@@ -285,7 +288,7 @@ class Worker:
 def make_receipt_opener(
     receipts: Receipts, *kinds: str
 ) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
-    """Returns a `Worker.open_receipt`: jobs of these kinds have a receipt of their memory, others have none."""
+    """Returns a value for `Worker.open_receipt`: only jobs of these kinds have a receipt, of their memory."""
 
     def open_receipt(job: Job) -> AbstractContextManager[Receipt | None]:
         return receipts.work("", job.agent_row, job.kind) if job.kind in kinds else nullcontext()

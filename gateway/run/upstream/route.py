@@ -1,4 +1,4 @@
-"""Routes: the upstream that answers to a model's name, and the fallbacks after it. Knows settings; opens nothing."""
+"""Routes: the upstream that has the model of a name, and the fallbacks after it. Knows settings; opens nothing."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from gateway.settings import ModelSettings, ProfileSettings, Settings
 from gateway.settings.mistakes import Mistakes, describe_unknown_name
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
-# The providers that Letta's server calls otherwise than their kind is called here.
+# The kinds of providers by the other names that Letta's server has for them.
 _KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}
 
 
 class Route(Struct, frozen=True):
-    """Where a request can go."""
+    """The upstream and the model that answer a request, with the targets after them."""
 
     # The name of the upstream in the settings.
     upstream: str
     # The upstream's name for the model.
     model: str
-    # The context window in tokens; None: it is not known.
+    # The context window in tokens; None: not known.
     context_window: int | None = None
     # The targets after `first`: further deployments of the same model (rank 0), then the fallbacks.
     others: tuple[Target, ...] = ()
-    # The route that was asked, where a limit has this one answer in its place; None: it was asked itself.
+    # The route of the request's own model, if a limit has this route answer in its place.
     replaced: Route | None = None
 
     @property
     def asked(self) -> Route:
-        """The route that was asked. The caller's credential is for its upstream; earlier thoughts are its model's."""
+        """The route of the request's own model. The caller's credential and earlier thoughts are for its upstream."""
         return self.replaced or self
 
     @property
@@ -48,12 +48,12 @@ class Route(Struct, frozen=True):
         return (self.first, *self.others)
 
     def in_place_of(self, replaced: Route) -> Route:
-        """Returns the route as it answers in place of another: all of its targets are fallbacks."""
+        """Returns a copy that answers in place of another route: all of its targets are fallbacks."""
         others = tuple(target._replace(rank=target.rank + 1) for target in self.others)
         return replace(self, others=others, replaced=replaced)
 
     def with_window(self, tokens: int | None) -> Route:
-        """Returns the route with no larger windows than this one; None leaves them as they are."""
+        """Returns a copy with no larger windows than this one. tokens: the window; None: the windows stay."""
         others = tuple(
             target._replace(context_window=_choose_smaller(tokens, target.context_window))
             for target in self.others
@@ -96,9 +96,9 @@ def make_agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> 
 class SplitModel(NamedTuple):
     """The parts of an agent's model name."""
 
-    # None: the name has no upstream.
+    # The name of the upstream; None: the name has no upstream.
     upstream: str | None
-    # None: the agent has no model of its own.
+    # The name of the model; None: the agent has no model of its own.
     model: str | None
 
 
@@ -130,13 +130,13 @@ def route_for_agent_model(settings: Settings, model: str) -> Route:
 
 
 def _choose_smaller(own: int | None, known: int | None) -> int | None:
-    """Returns the smaller window, of an agent and of its model; None: neither is known."""
+    """Returns the smaller window, of an agent and of its model, or None if neither is known."""
     windows = [window for window in (own, known) if window is not None]
     return min(windows, default=None)
 
 
 def check_models(settings: Settings) -> None:
-    """Checks the model names. Raises: SettingsError: no upstream answers to a fallback or to a profile's model."""
+    """Checks the model names. Raises: SettingsError: no upstream has a fallback or a profile's model."""
     named = [
         (f"profiles {each.name!r}: model", each.model, each.upstream)
         for each in settings.profiles
@@ -158,7 +158,7 @@ def check_models(settings: Settings) -> None:
 
 
 def make_unknown_model_error(settings: Settings, path: str, error: UnknownModel) -> SettingsError:
-    """Returns the mistake of a setting that names a model to which no upstream answers. path: of the setting."""
+    """Returns the mistake of a setting that names a model of no upstream. path: the path of the setting."""
     if error.model is None:
         return SettingsError(f"{path}: {error.message}")
     names = [alias.alias for alias in settings.models]
@@ -177,7 +177,7 @@ def make_unknown_upstream_error(name: str) -> BadRequest:
 
 
 def is_listed(settings: Settings, upstream: str, model: str) -> bool:
-    """Returns whether callers may ask for this model of this upstream: all where no list closes it."""
+    """Returns whether callers may ask for this model of this upstream. Without aliases they may ask for all."""
     patterns = next(each.models for each in settings.upstreams if each.name == upstream)
     return not settings.models or any(fnmatchcase(model, pattern) for pattern in patterns)
 
@@ -185,7 +185,8 @@ def is_listed(settings: Settings, upstream: str, model: str) -> bool:
 def find_aliased_route(settings: Settings, upstream: str, name: str) -> Route | None:
     """Returns the route for an alias at the upstream that a caller names, without fallbacks and deployments.
 
-    An alias with an upstream is known at this one alone, an alias without at each. None: no such alias.
+    An alias with an upstream is known at this upstream alone, an alias without one at each. Returns None if there is no
+    such alias.
     """
     for alias in settings.models:
         if alias.alias == name and alias.upstream in (upstream, None):
@@ -204,8 +205,8 @@ def _resolve(
 ) -> Route:
     """Returns the route for a model, as `resolve_route` documents it.
 
-    upstream: the upstream that has to answer; None: any.
-    is_fallback: the route is a fallback of another, and has none of its own.
+    upstream: the upstream that has to answer; None: any upstream.
+    is_fallback: True: the route is a fallback of another route, and has no fallbacks of its own.
 
     Raises: UnknownModel.
     """
@@ -249,7 +250,7 @@ def _list_further_targets(
 ) -> tuple[Target, ...]:
     """Returns the targets after the first one: deployments, then fallbacks with their own deployments.
 
-    Fallbacks of a fallback are left out: the chain is what stands in one list.
+    Fallbacks of a fallback are left out: the chain is the list of one alias.
     """
     targets = [
         Target(

@@ -51,7 +51,7 @@ class _CallUsage(NamedTuple):
 
     # The tokens of the prompt and the reply.
     tokens: int
-    # In billionths of the currency of the prices; 0: the model has no price.
+    # The cost in billionths of the currency of the prices; 0: the model has no price.
     cost: int
 
 
@@ -65,8 +65,9 @@ class _WrittenTokens(NamedTuple):
 class _BackgroundKey(NamedTuple):
     """The key of the tokens that background calls used."""
 
+    # The number of the day since the epoch.
     day: int
-    # "": the call is a question to a memory, and the memory's project is looked up.
+    # The project; "": the call is a question to a memory, and the memory's project is looked up.
     project: str
     # The row of the memory; 0: the call is for no memory.
     agent_row: int
@@ -84,7 +85,11 @@ class Meter:
         now: Callable[[], float],
         settings: Settings,
     ) -> None:
-        """Makes the meter; `run` writes. load_memory: returns a memory by its row. now: seconds since the epoch."""
+        """Makes the meter; `run` writes.
+
+        load_memory: returns a memory by its row.
+        now: returns the seconds since the epoch.
+        """
         self._usage = usage
         self._load_memory = load_memory
         self._now = now
@@ -92,7 +97,7 @@ class Meter:
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self.clock_jumps = ClockJumps(now)
-        # What is not written yet.
+        # The counts that are not written yet.
         self.counters = UnwrittenCounters()
         # The tokens of background calls. The users of their memories are looked up when the tokens are written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
@@ -104,12 +109,10 @@ class Meter:
         self.writer = PartWriter(usage, self.counters, now, note_write=self._background_written.clear)
         usage.add_forget_listener(self.writer.forget)
 
-    # -- what is counted
+    # -- counting
 
     def count(self, receipt: Receipt) -> Amounts:
         """Adds a request that has ended, or work that has no request. Returns the amounts that it has used."""
-        day = self._get_day(receipt)
-        project, user, key_id = receipt.project, receipt.user, receipt.key_id
         # The counters of the last call; None: no call was counted.
         counters: list[int] | None = None
         tokens = 0
@@ -120,10 +123,14 @@ class Meter:
                 continue
             if receipt.work_agent_row:
                 self.add_background(
-                    project, receipt.work_agent_row, call.upstream, call.model, call.estimate_used_counts()
+                    receipt.project,
+                    receipt.work_agent_row,
+                    call.upstream,
+                    call.model,
+                    call.estimate_used_counts(),
                 )
                 continue
-            counters = self.counters.get(UsageKey(day, project, user, key_id, call.upstream, call.model))
+            counters = self._get_counters(receipt, call.upstream, call.model)
             counters[CALLS] += 1
             if call.costs_tokens:
                 counters[INJECTED] += call.prompt.injected_tokens
@@ -136,7 +143,7 @@ class Meter:
         if receipt.work is not None:
             return used
         if counters is None:
-            counters = self.counters.get(UsageKey(day, project, user, key_id, upstream="", model=""))
+            counters = self._get_counters(receipt, upstream="", model="")
         if receipt.is_refused:
             counters[REFUSED] += 1
             return used
@@ -159,23 +166,32 @@ class Meter:
     def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> Amounts:
         """Counts the tokens of a call in place of the tokens that were counted when its request ended.
 
-        receipt: the request's.
-        before, after: the call as it was counted, and as it is now.
+        receipt: the receipt of the request.
+        before: the call as it was counted.
+        after: the call with its present tokens.
 
-        Returns how much more it has used than was counted.
+        Returns the amounts that the call has used beyond the counted ones.
         """
         change = [0] * len(COUNTERS)
         self._add_tokens(change, before)
         change = [-value for value in change]
         self._add_tokens(change, after)
-        day, project, user, key_id = self._get_day(receipt), receipt.project, receipt.user, receipt.key_id
-        add_counters(
-            self.counters.get(UsageKey(day, project, user, key_id, after.upstream, after.model)), change
-        )
+        add_counters(self._get_counters(receipt, after.upstream, after.model), change)
         return count_used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
-    def _get_day(self, receipt: Receipt) -> int:
-        return int((self._now() - time.perf_counter() + receipt.clock.started_at) // DAY_S)
+    def _get_counters(self, receipt: Receipt, upstream: str, model: str) -> list[int]:
+        """Returns the counters of a request's caller and model, on the day on which the request began."""
+        day = int((self._now() - time.perf_counter() + receipt.clock.started_at) // DAY_S)
+        return self.counters.get(
+            UsageKey(
+                day=day,
+                project=receipt.project,
+                user=receipt.user,
+                key=receipt.key_id,
+                upstream=upstream,
+                model=model,
+            )
+        )
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
         """Adds the tokens of a call and their cost. Returns both."""
@@ -201,7 +217,7 @@ class Meter:
     ) -> None:
         """Adds a call that was made for a memory, and not for a request.
 
-        project: "" for a question to a memory: no budget limits it, and its project is looked up.
+        project: the project; "": a question to a memory, which no budget limits, and the memory's project is looked up.
         """
         key = _BackgroundKey(self._today, project, agent_row, upstream, model)
         earlier = self._background.get(key, _NO_TOKENS)
@@ -211,7 +227,7 @@ class Meter:
 
     async def count_background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today, without questions. Raises: StoreError."""
-        # While a write is under way, what it writes is neither in memory nor in the table.
+        # While a write is under way, its counts are neither in memory nor in the table.
         async with self.writer.pause():
             today = self._today
             written = self._background_written.get(project)
@@ -232,7 +248,7 @@ class Meter:
     def _today(self) -> int:
         return int(self._now() // DAY_S)
 
-    # -- what is written
+    # -- writing
 
     def add_write_listener(self, listener: Callable[[], Awaitable[None]]) -> None:
         """Has a function called after each write of `run`."""
