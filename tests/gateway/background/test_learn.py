@@ -457,8 +457,8 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
     facts = learner.world.store.facts
     whole, failures = facts.learn_effect, [1]
 
-    def breaking(*arguments: Any) -> Any:
-        effect = whole(*arguments)
+    def breaking(*arguments: Any, **named: Any) -> Any:
+        effect = whole(*arguments, **named)
 
         async def write(connection: Any) -> None:
             await effect(connection)

@@ -57,7 +57,7 @@ def test_a_request_that_comes_earlier_finds_the_turn_cached(
 ) -> None:
     chat = world.chat(user="alice", headers=headers)
     chat.say("Message 0.", **options)
-    monkeypatch.setattr(turn_writer, "_after_reply", lambda work: None)
+    monkeypatch.setattr(turn_writer, "_call_after_reply", lambda work: None)
     chat.say("Message 1.", **options)
     asked = [world.statements_of(lambda n=n: chat.say(f"Message {n}.", **options)) for n in range(2, 5)]
     assert asked == [["insert exchanges"]] * 3
@@ -71,7 +71,7 @@ def test_a_turn_that_cannot_be_cached_does_not_stop_the_caching_of_others(
     for chat in (alice, bob):
         chat.say("Hello.")
     world.settle()
-    monkeypatch.setattr(turn_writer, "_after_reply", lambda work: None)
+    monkeypatch.setattr(turn_writer, "_call_after_reply", lambda work: None)
     cache_committed, failing = world.store.turns.cache_committed, [ValueError("no")]
 
     def cache_or_fail(write: TurnWrite, done: Committed) -> None:

@@ -229,7 +229,7 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
             (await world.store.run_texts.load_texts(run.agent_row, run.id, "response"))[0].data
         )
         elsewhere = dataclasses.replace(background)  # its maker makes none
-        told.extend([event async for event in elsewhere.events(run, -1, shown)])
+        told.extend([event async for event in elsewhere.follow_events(run, -1, shown)])
         return done
 
     monkeypatch.setattr(world.store.responses, "finish", finish_and_read)
