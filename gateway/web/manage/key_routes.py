@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from gateway.errors import NotAllowed
 from gateway.run.admin.key_management import KeyManagement, KeyReport
+from gateway.run.admin.operation_arguments import check_names
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Manager
@@ -31,7 +32,9 @@ def make_key_routes(operations: KeyManagement, report: KeyReport, managed: Manag
         key = await managed.access.get_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
-        user = read_query(request.scope).get("user") or key.user or ""
+        query = read_query(request.scope)
+        check_names(query, ("user",))
+        user = query.get("user") or key.user or ""
         if key.user not in (None, user):
             raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
         with map_store_errors():

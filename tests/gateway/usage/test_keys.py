@@ -400,6 +400,8 @@ def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
     assert (held["unit"], held["most"], held["used"], held["remaining"]) == ("requests", 3, 1, 2)
     assert (mine["usage"]["today"]["requests"], mine["usage"]["month"]["input_tokens"]) == (1, 10)
     assert manage(world, "GET", "me?user=bob", headers=bearer).json["usage"]["today"]["requests"] == 0
+    misspelt = manage(world, "GET", "me?usr=bob", headers=bearer)
+    assert (misspelt.status, misspelt.error["param"]) == (400, "usr")
     assert manage(world, "GET", "keys", headers=bearer).status == 403
     missing = manage(world, "GET", "me", headers={})
     assert missing.status == 401
