@@ -1,8 +1,7 @@
 """Parameters and results of the store's transactions, as values. The records themselves are in storage/records.py.
 
-A section holds what one kind of caller passes to the store and gets from it: a turn, forgetting, the export of a
-memory, the readers of a memory, and embedding. Those of runs are in storage/run_commands.py, those of an import of
-another application's export in storage/import_commands.py.
+Each section has the values of one kind of transaction. The values of runs are in storage/run_commands.py, and those of
+an import of another application's export in storage/import_commands.py.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Additions(Struct, frozen=True):
     notes: tuple[PlacedNote, ...] = ()
     # The exchanges with more of a reply than the client has, with their content and without notes.
     rounds: tuple[Exchange, ...] = ()
-    # The row of the newest exchange that has a note or a round; None: none has.
+    # The row of the newest exchange that has a note or a round; None: no exchange has.
     last: int | None = None
 
     def extended(self, *exchanges: Exchange) -> Additions:
@@ -167,7 +166,7 @@ class Probes(Struct, frozen=True):
     max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
     min_depth: int | None = None
-    # Exchanges from this depth on are loaded already; None: none is. Only where `key` is the client's id.
+    # Exchanges from this depth on are loaded already; None: no exchange is. Only where `key` is the client's id.
     loaded_depth: int | None = None
     # All exchanges are loaded with their contents. Only where `key` is the client's id.
     loads_contents: bool = False
@@ -199,7 +198,7 @@ class Pool(Struct, frozen=True):
     """Exchanges as they are loaded: without content, except for the last of each conversation."""
 
     exchanges: Sequence[Exchange]
-    # The conversation with the key of the probes; None: there is none.
+    # The conversation with the key of the probes; None: there is no such conversation.
     conversation_row: int | None
     # When that conversation was last written to.
     last_at: float = 0.0
@@ -359,9 +358,9 @@ class Committed(Struct, frozen=True):
     is_plain: bool
     # The row of the path's memory section.
     section: int | None = None
-    # The number of the turn's first message; 0: it took no new numbers.
+    # The number of the turn's first message; 0: the turn took no new numbers.
     seq: int = 0
-    # The number after that of the turn's last message; 0: it took no new numbers.
+    # The number after the turn's last message; 0: the turn took no new numbers.
     next_seq: int = 0
     # The exchange with its content, if it is new and differs from the planned exchange.
     added: Exchange | None = None
@@ -406,7 +405,7 @@ class ForgetTarget(Struct, frozen=True):
 class Extent(Struct, frozen=True):
     """The size of a target before it is forgotten."""
 
-    # The number of messages that will be forgotten; those of a whole memory are not counted.
+    # The number of messages that will be forgotten; the messages of a whole memory are not counted.
     messages: int = 0
     # The number of messages that stay of exchanges of which a part is forgotten.
     remaining: int = 0
@@ -451,7 +450,7 @@ class Rebuilt(NamedTuple):
 
 
 class Rules(Struct, frozen=True):
-    """Pure functions that decide for the store what needs knowledge of messages; passed in when it is opened."""
+    """Pure functions for decisions that need knowledge of messages; they are passed to the store when it is opened."""
 
     # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).

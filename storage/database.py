@@ -208,7 +208,7 @@ class ServerFindings(Struct, frozen=True):
     latest_schema: int
     # There are gateway keys.
     is_keyed: bool
-    # Why notifications do not arrive at other processes; None: they do.
+    # Why notifications do not arrive at other processes; None: notifications arrive.
     listen_fault: str | None
 
 

@@ -24,16 +24,16 @@ class DefinitionKind(StrEnum):
 class Definition(Struct, frozen=True):
     """A document that was made over REST.
 
-    Agents, archives, folders, conversations and blocks have the uid of what they define.
+    The definition of an agent, an archive, a folder, a conversation or a block has the uid of its object.
     """
 
-    # 0: it has no row, as an agent's own archive has none.
+    # The row of the definition; 0: it has no row, as an agent's own archive has none.
     id: int
-    # Its public id, random, without a prefix.
+    # The public id, random, without a prefix.
     uid: str
     project: str
     kind: DefinitionKind
-    # The row in `agents` that it has or belongs to; 0: none.
+    # The row in `agents` that the definition has or belongs to; 0: none.
     memory_row: int
     name: str
     # Rises with every change.

@@ -1,4 +1,4 @@
-"""Errors that a store raises instead of doing what it was asked.
+"""The errors of a store.
 
 StoreError
 ├── Unavailable            the store cannot serve now; chat goes on without memory; `status` is what health shows
@@ -15,12 +15,12 @@ StoreError
 ├── TooOld                 at start: the schema is from before this program's oldest upgrade step
 ├── Foreign                at start: the database belongs to another program
 ├── NotAdmitted            at start: the server does not let this program in, or cannot serve it
-├── NotFound               what was asked for does not exist
+├── NotFound               the requested record does not exist
 ├── WriteConflict          another writer was faster, or a rule of the schema forbids it
 │   ├── OverLimit          more than there may be: attached memories, files of a folder
 │   │   └── BlockOverLimit a value is longer than its block may be
-│   └── Overtaken          what was read has been changed since: read it again
-├── Stale                  what it was planned on has changed since: resolve again
+│   └── Overtaken          the record was changed since it was read: read it again
+├── Stale                  the memory has changed since the write was planned: resolve again
 ├── NotForkable            a fork cannot begin after the message named: name another
 ├── RunOver                a run that was to begin has ended, or its send is another run's: nothing is left to do
 └── StatementFailed        a bug of this program: a statement that the database does not understand

@@ -10,7 +10,7 @@ from msgspec import Struct
 MAX_FOLDER_FILES = 1000
 
 
-# What becomes of a new file with the name of another: it is refused, gets a number, or will replace the other one.
+# The ways to treat a new file with the name of another: it is refused, gets a number, or replaces the other one.
 OnTakenName = Literal["refuse", "rename", "replace"]
 
 

@@ -26,10 +26,10 @@ class MatchedExchange(Struct, frozen=True):
 class ImportPool(Struct, frozen=True):
     """All that is stored and may matter to an imported conversation."""
 
-    # The conversation that was imported under the same id; None: there is none.
+    # The conversation that was imported under the same id; None: no conversation was.
     conversation_row: int | None = None
     matched: Sequence[MatchedExchange] = ()
-    # Stored exchanges without a reply that ask what the imported conversation asks.
+    # Stored exchanges without a reply that ask a question of the imported conversation.
     unanswered: Sequence[Exchange] = ()
     # The hashes of messages of the imported conversation that were forgotten.
     forgotten_hashes: frozenset[bytes] = frozenset()
@@ -52,7 +52,7 @@ class ImportChange(Struct, frozen=True):
     known: int = 0
     # The imported exchanges that are not stored, oldest first.
     add: Sequence[Exchange] = ()
-    # The exchange that the first of `add` follows; None: they begin a path.
+    # The exchange that the first of `add` follows; None: `add` begins a path.
     after: Exchange | None = None
     # The conversation to which exchanges are added; None: a new one.
     conversation_row: int | None = None
@@ -70,7 +70,7 @@ class ImportWrite(Struct, frozen=True):
     row: int
     # The conversation's messages are learned from.
     learns: bool
-    # The conversation's id in its source, which becomes the client's id; None: it has none.
+    # The conversation's id in its source, which becomes the client's id; None: the conversation has none.
     key: str | None
     # The public id of the conversation, if it is new.
     uid: str
@@ -84,7 +84,7 @@ class ImportWrite(Struct, frozen=True):
     atoms: Sequence[bytes]
     # The hashes by which the conversation's prefix is recognised.
     prefixes: Sequence[bytes]
-    # Returns what the conversation changes; pure.
+    # Returns the changes of the conversation; pure.
     decide: Callable[[ImportPool], ImportChange]
 
 

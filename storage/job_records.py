@@ -26,7 +26,7 @@ class Job(Struct, frozen=True):
 
     id: int
     kind: str
-    # The memory that it works on; 0: none. For each agent one job of a kind runs at a time.
+    # The row of the memory that the job works on; 0: none. For each memory one job of a kind runs at a time.
     agent_row: int = field(name="agent")
     # A job that is enqueued while another waits under the same key is merged with it.
     key: str

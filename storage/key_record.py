@@ -6,7 +6,7 @@ from msgspec import Struct
 
 # The beginning of each key that the gateway makes.
 KEY_PREFIX = "mg-"
-# What an operator's key opens: the page, and the management of what the page shows.
+# The values of `Key.opens` for an operator's key: it opens the page and the operators' API, with changes or to read.
 OPERATOR, OPERATOR_READ = "operator", "operator-read"
 
 
@@ -27,7 +27,7 @@ class Key(Struct, frozen=True):
     opens: str | None = None
     # When it was last presented, to within an hour; None: never.
     used: float | None = None
-    # From then on it opens nothing; None: it does not expire.
+    # The time from which on the key opens nothing; None: the key does not expire.
     expires: float | None = None
     # Patterns of the model names that it may ask for; None: all.
     models: tuple[str, ...] | None = None

@@ -201,7 +201,7 @@ class BlockEntry(Struct, frozen=True):
     block: Block
     # The agent with which it ends; None: no agent, or a profile.
     owner: int | None
-    # The profile of the users that share it; "" for none.
+    # The profile of the users that share the block; "": no profile shares it.
     profile: str
     # The block's details by name: metadata, tags, name, hidden.
     details: dict[str, Any]
@@ -336,7 +336,7 @@ class ConversationEntry(Struct, frozen=True):
     begun: float
     # The time of the conversation's last turn.
     last_at: float
-    # The definition that the conversation has over REST; None: it has none.
+    # The definition that the conversation has over REST; None: the conversation has none.
     definition: Definition | None
 
 
@@ -358,11 +358,11 @@ class Retained(Struct, frozen=True):
     """How much of a memory's content is retained. A turn is one request with its reply; superseded ones are counted."""
 
     last_at: float | None = None  # when the last turn ended; None: nothing is retained
-    messages: int = 0  # one that was forgotten without its question or reply is counted
+    messages: int = 0  # a message that was forgotten without its question or reply is counted
     bytes: int = 0  # of the messages' JSON
     turns: int = 0
     cancelled: int = 0  # turns that the client left before the end of the reply
-    conversations: int = 0  # in which anything is retained; 0 where one conversation was asked for
+    conversations: int = 0  # conversations with retained content; 0 if one conversation was asked for
 
 
 class ListedMemory(Struct, frozen=True):

@@ -32,7 +32,7 @@ async def open_store(
     tick: a clock that never jumps, for leases; None: as with `now`.
     options: the keyword arguments of `SqliteDatabase.open` or `PostgresDatabase.open`.
 
-    Raises: what that `open` raises.
+    Raises: the errors of that `open`.
     """
     if is_url(target):
         return Store(await _open_postgres(str(target), **options), rules, None, now, tick)

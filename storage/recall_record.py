@@ -355,7 +355,7 @@ def pack_request_id(id: str) -> bytes:
 
 
 def unpack_request_id(stored: bytes) -> str | None:
-    """Returns the id of a request; None if it was too long to be stored."""
+    """Returns the id of a request; None: the id was too long to be stored."""
     if stored[:1] == _GATEWAY_MARK:
         return f"req_{stored[1:].hex()}"
     return None if stored[:1] == _HASH_MARK else stored.decode("utf-8", "replace")

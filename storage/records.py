@@ -54,7 +54,7 @@ class Scope(NamedTuple):
     """The owner of a memory. Nothing is ever read or written outside of a scope. A key of tables, hence a tuple.
 
     subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation, and with a uid
-    `agent:`, `archive:` or `folder:` for what was made over REST, under the profile `@`.
+    `agent:`, `archive:` or `folder:` for a memory that was made over REST, under the profile `@`.
     """
 
     project: str
@@ -72,11 +72,11 @@ class Scope(NamedTuple):
         return not self.subject.startswith("conversation:")
 
     def is_open_to(self, user: str | None) -> bool:
-        """Returns whether a request that knows an id may read what it names in this memory.
+        """Returns whether a request that knows the id of an entry may read the entry in this memory.
 
         user: the user that the request names, or None: most clients cannot name one.
         """
-        # What was made over REST has one memory, whoever speaks.
+        # An agent, an archive or a folder that was made over REST has one memory, whoever speaks.
         is_persons = self.is_person or not self.spans_conversations
         return user is None or not is_persons or self.subject == f"user:{user}"
 
@@ -120,9 +120,9 @@ class AgentNumbers(NamedTuple):
     epoch: int
     next_seq: int
     indexed_seq: int
-    # Rises with each change of a `MemorySnapshot` that does not raise the next number.
+    # A number that rises with each change of a `MemorySnapshot` that does not raise the next number.
     rev: int
-    # Rises with each change of what a search may find that does not raise the next number.
+    # A number that rises with each change of searchable texts that does not raise the next number.
     stamp: int
 
     @property
@@ -192,7 +192,7 @@ class MarkKind(StrEnum):
     # The key of a fact that is not learned from the exchange again: it was forgotten alone, or stayed when a source of
     # it was forgotten.
     UNLEARNED = "unlearned"
-    # A forgetting is under way: what came from the exchange goes as well, or stays.
+    # A forgetting is under way: data that came from the exchange goes as well (ERASED), or stays (RESET).
     ERASED = "erased"
     RESET = "reset"
     # A forgetting is under way: the mark has the day of a passage or a fact that is gone where others have an exchange.
@@ -514,7 +514,7 @@ class Passage(Struct, frozen=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-# The source of a fact that is muted, among what a search finds.
+# The `Message.source` of a fact that is muted.
 MUTED = "muted"
 
 

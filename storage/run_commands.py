@@ -165,7 +165,7 @@ class ReadSpan(Struct, frozen=True):
     cursor: int
     # The number of the last message of the part.
     upto: int
-    # The exchanges of the part, which are noted as the sources of what the run writes into blocks.
+    # The exchanges of the part, which are noted as the sources of the values that the run writes into blocks.
     exchanges: Sequence[int] = ()
 
 

@@ -8,7 +8,7 @@ put something where a file is looked for: a link, a second name of a file elsewh
   name, of an account that could replace the database as well;
 - only a file that was made here is given to the owner of the database.
 
-What cannot be used is reported in the words of an operator.
+A file or directory that cannot be used is reported in the words of an operator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from storage.errors import Broken, Full, ReadOnly, Unavailable
 
 LOCK, ADMIN, KEYED = ".lock", ".admin", ".keyed"
-# What SQLite itself makes next to a database.
+# The files that SQLite itself makes next to a database.
 LOGS = ("-wal", "-shm", "-journal")
 
 # The user id of root, which may write everywhere.
@@ -96,7 +96,7 @@ def _read_link(path: str) -> tuple[str | None, int]:
 
 
 def name_account(account: int) -> str:
-    """Returns the name of an account, its number where it has none."""
+    """Returns the name of an account, or its number if the account has no name."""
     try:
         return pwd.getpwuid(account).pw_name
     except KeyError:
@@ -117,7 +117,7 @@ def check_location(database: str) -> None:
 
 
 def check_reach(database: str) -> None:
-    """Checks that this account can read and write what there is at a resolved path. Raises: Broken, ReadOnly."""
+    """Checks that this account can read and write the file at a resolved path. Raises: Broken, ReadOnly."""
     directory = os.path.dirname(database)
     for parent in reversed(Path(database).parents):
         try:
@@ -139,7 +139,7 @@ def check_reach(database: str) -> None:
 
 
 def _check_file(path: str) -> None:
-    """Checks a file that SQLite will open by its path. Raises: Broken if it may be one of another place."""
+    """Checks a file that SQLite will open by its path. Raises: Broken if the file may be of another place."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -210,7 +210,7 @@ def has_sidecar(database: str, suffix: str) -> bool:
 def open_sidecar(database: str, suffix: str, access: int) -> int:
     """Opens a file next to a database, and returns its descriptor. access: `os.O_RDONLY` or `os.O_RDWR`.
 
-    Raises: FileNotFoundError if there is none. Broken, ReadOnly if it cannot be used, or is not what it should be.
+    Raises: FileNotFoundError if there is no file; Broken, ReadOnly if the file cannot be used, or is another file.
     """
     path = f"{database}{suffix}"
     with _open_directory(database) as directory:
@@ -343,7 +343,7 @@ def _find_owner(database: str, directory: int) -> os.stat_result | None:
 
 
 def _list_trusted_accounts(database: str, directory: int) -> set[int]:
-    """Returns the accounts that can do what they like with the database anyway."""
+    """Returns the accounts that have every right on the database anyway."""
     owner = _find_owner(database, directory)
     accounts = {_ROOT, os.geteuid(), os.fstat(directory).st_uid}
     return accounts if owner is None else {*accounts, owner.st_uid}

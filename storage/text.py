@@ -1,7 +1,7 @@
 """Makes texts that any database stores.
 
 PostgreSQL takes no U+0000 in a text, and neither database takes half a surrogate pair. People and models send both, in
-JSON. What is stored as bytes, messages above all, retains them.
+JSON. Content that is stored as bytes, messages above all, retains them.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class UsageKey(NamedTuple):
     user: str
     # The id of the gateway key; 0: none.
     key: int
-    # "" where none was asked.
+    # "": no upstream was asked.
     upstream: str
     model: str
 
@@ -115,7 +115,7 @@ class UsageSum(Struct, frozen=True):
 
 
 class UsageLimit(Struct, frozen=True):
-    """A bound of what may be used."""
+    """A bound on the usage of a key, a user or a project."""
 
     id: int
     project: str
@@ -129,7 +129,7 @@ class UsageLimit(Struct, frozen=True):
     per: str | None
     # The amount of the unit that is allowed; cost is in the currency of the prices and not in billionths.
     most: float
-    # What happens above it: REFUSE, or the name of the model that answers in place of the one that was asked.
+    # The consequence above the limit: REFUSE, or the name of the model that answers in place of the requested one.
     then: str
 
 

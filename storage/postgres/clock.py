@@ -34,7 +34,7 @@ class SharedClock:
         self.ahead = min(max(self.ahead, min_ahead), max_ahead)
 
     async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:
-        """Reads the clock several times; the one that is answered soonest is the most exact.
+        """Reads the clock several times; the reading that is answered soonest is the most exact.
 
         read_time: returns the database's time.
         """

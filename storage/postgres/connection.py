@@ -1,6 +1,6 @@
 """Connections to a PostgreSQL server: how they are opened, and how an operation uses one.
 
-This room knows asyncpg and SQLSTATE; it does not know what is stored. asyncpg comes with the extra `postgres`, and
+This room knows asyncpg and SQLSTATE; it knows no tables. asyncpg comes with the extra `postgres`, and
 storage/open.py imports this room only where a URL asks for it.
 """
 
@@ -81,7 +81,7 @@ class RawConnection(Protocol):
 # both processes give, each would run the other's statement.
 _PROCESS = secrets.token_hex(4)
 
-# Seconds without a sign of the server's machine after which a connection is lost, and what was under way on it ends.
+# Seconds without a sign of the server's machine after which a connection is lost, and its work under way ends.
 # A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes. The
 # same time as for opening a connection. Only Linux has all these socket options; elsewhere the store's own times hold.
 _SILENT_S = 5
@@ -211,7 +211,7 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
     except ASYNCPG_ERRORS as error:
         raise translate_error(error, name) from error
     except ValueError:
-        # What could not be read may be a part of the password, so the error itself is not shown.
+        # The part that could not be read may be of the password, so the error itself is not shown.
         raise NotAdmitted(f"{name}: {BAD_URL}") from None
     version = raw.get_server_version()
     if version.major < _OLDEST_SERVER:

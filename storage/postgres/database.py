@@ -91,7 +91,7 @@ class PostgresDatabase:
         connected to when it is up again.
 
         pool: the number of connections.
-        pooled: the URL is that of a pooler in transaction mode.
+        pooled: True if the URL is that of a pooler in transaction mode.
         pooler_prepares: the pooler supports prepared statements.
         listen_url: the URL of the server itself, since a pooler passes no notifications on.
         limits: instead of the default limits for this pool.

@@ -92,7 +92,7 @@ class DatabaseServer:
         self._user.put_idle(raw)
 
     def check(self) -> None:
-        """Refuses what cannot be served now. Raises: Unavailable."""
+        """Refuses an operation that cannot be served now. Raises: Unavailable."""
         if self.is_closed:
             raise Closed(f"{self._target.name} is closed")
         if self.fault is not None and self._first_attempt_ended.is_set():

@@ -68,7 +68,7 @@ async def _check_prepared_statements(raw: RawConnection, target: PostgresTarget)
 
 
 async def _find_listen_fault(raw: RawConnection, listen_target: PostgresTarget) -> str | None:
-    """Returns why notifications do not arrive between connections; None if they do."""
+    """Returns why notifications do not arrive between connections; None: notifications arrive."""
     try:
         listener = await connect(listen_target)
     except StoreError as error:

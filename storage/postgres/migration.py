@@ -46,7 +46,7 @@ class PostgresMigration(NamedTuple):
 
 
 class SchemaVersion(NamedTuple):
-    """The version of a database's schema, and what may run on it."""
+    """The version of a database's schema, and the programs that may run on it."""
 
     # 0: the database has no schema.
     version: int

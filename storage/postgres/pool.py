@@ -1,7 +1,7 @@
 """The connections of one process to its server.
 
 Bulk work has a few connections at most, so that turns find one. When the server fails
-(storage/postgres/database_server.py), what is idle is dropped.
+(storage/postgres/database_server.py), idle connections are dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PoolLimits(ServerLimits, frozen=True):
 class ConnectionPool:
     """Connections, handed out in the order of the requests for them.
 
-    The parameters are those of `DatabaseServer`.
+    The parameters are as in `DatabaseServer`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ConnectionPool:
         return 0.0 if began is None else self._loop.time() - began
 
     def acquire_idle(self) -> RawConnection | None:
-        """Returns a connection; None: none is free. It neither waits nor opens one."""
+        """Returns a free connection; None: no connection is free. Neither waits nor opens one."""
         while self._idle:
             raw = self._idle.pop()
             if not raw.is_closed():
@@ -139,7 +139,7 @@ class ConnectionPool:
     async def _open_another(self) -> RawConnection | None:
         """Returns a new connection; None if the server refuses one more, but answers on the connections of the pool.
 
-        The connection counts as one that is being made until `_add_opened`.
+        The connection counts as being opened until `_add_opened`.
         """
         raw = None
         try:
@@ -199,14 +199,14 @@ class ConnectionPool:
         self._tasks.start(self._release_after_answer(raw))
 
     async def _release_after_answer(self, raw: RawConnection) -> None:
-        """Releases a connection once it has answered; one that does not is dropped."""
+        """Releases a connection once it has answered; a connection that does not answer is dropped."""
         try:
             await self.execute_after_failure(raw, "SELECT 1")
         finally:
             self.release(raw)
 
     async def execute_after_failure(self, raw: RawConnection, statement: str) -> None:
-        """Performs a statement after one that has failed. A connection that does not answer even then is dropped."""
+        """Performs a statement after a failed one. A connection that does not answer even then is dropped."""
         try:
             await raw.execute(statement, timeout=self._limits.check_s)
         except BaseException as error:

@@ -7,7 +7,7 @@ from storage.postgres.pool import PoolLimits
 
 
 class PostgresLimits(PoolLimits, frozen=True):
-    """The bounds and pauses of a database, beyond those of its pool. They are chosen, not measured."""
+    """The bounds and pauses of a database, besides its pool's. They are chosen, not measured."""
 
     # The connections that neither bulk work nor long reads may have, if the pool has as many.
     turns: int = 2

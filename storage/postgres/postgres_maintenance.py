@@ -25,7 +25,7 @@ _GROWN_TABLES_QUERY = """SELECT s.relname FROM pg_stat_user_tables s JOIN pg_cla
 WHERE s.schemaname = current_schema() AND s.n_live_tup <= 100000
   AND s.n_mod_since_analyze > 9 * greatest(c.reltuples, 5)"""
 
-# The tables with texts of users, or with what was derived from these.
+# The tables with texts of users, or with data that was derived from these.
 _ERASED_TABLES = (
     "exchanges", "sections", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
     "definition_texts", "run_texts", "files", "segments", "terms", "vectors",
@@ -148,7 +148,7 @@ class PostgresMaintenance:
         await self.sweep(self._timeout_s)
 
     async def close(self) -> None:
-        """Ends what is under way; VACUUM and ANALYZE leave nothing half done."""
+        """Ends the work under way; VACUUM and ANALYZE leave nothing half done."""
         await self._tasks.aclose()
 
 

@@ -30,7 +30,7 @@ from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
 
-# The bytes of a waiting write besides those that it names: a task, a future, an operation.
+# The bytes of a waiting write besides its `size_bytes`: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 # The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
 _CONFLICTS = ("40001", "40P01")

@@ -58,7 +58,7 @@ _CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
 # The errors after which nothing works until a connection has been tried again.
 _STOPPING_ERRORS = (Broken, ReadOnly, Corrupt, Full)
 
-# The errors that calls of asyncpg raise: its own, and those of the network.
+# The errors that calls of asyncpg raise: its own, and the network's.
 ASYNCPG_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -69,7 +69,7 @@ ASYNCPG_ERRORS = (
 
 
 def translate_error(error: BaseException, name: str = "the database") -> StoreError:
-    """Returns the store's own error for one of asyncpg's or of the network's; its cause is set."""
+    """Returns the store's own error for an error of asyncpg or of the network, which becomes its cause."""
     if isinstance(error, asyncpg.PostgresError):
         _remove_values(error)
     text = str(error) or type(error).__name__

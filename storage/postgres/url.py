@@ -16,7 +16,7 @@ BAD_URL = "the URL cannot be read; in a user or password write %40 for @, %2F fo
 _URL = re.compile(
     r"(?P<before>\w+://(?:[^/?#@]*@)?)(?P<hosts>[^/?#@]*)(?P<path>(?:/[^?#@]*)?)(?:\?(?P<options>[^#]*))?"
 )
-# What stands after the last colon of a host. The colons of an address of IPv6 are in brackets.
+# The text after the last colon of a host. The colons of an address of IPv6 are in brackets.
 _PORT = re.compile(r":([^:\]]*)\Z")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)  # a longer number is out of range anyway
 _LAST_PORT = 65535
@@ -25,8 +25,8 @@ _LAST_PORT = 65535
 def split_by_host(url: str) -> list[str]:
     """Returns a URL for each host that this one names, before its path or in the option `host`.
 
-    PGHOST and PGPORT fill in what the URL lacks, as for other programs. Each of several URLs has its own port: asyncpg
-    would compare the number of all ports in PGPORT with the one host of a URL, and refuse it.
+    PGHOST and PGPORT stand for a host and a port that the URL lacks, as for other programs. Each of several URLs has a
+    port of its own: asyncpg would compare the number of all ports in PGPORT with the one host of a URL, and refuse it.
 
     Raises: NotAdmitted if the URL cannot be read, or has a port that is no number from 1 to 65535.
     """

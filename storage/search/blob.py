@@ -113,7 +113,7 @@ def encode(
     secret: bytes,
     counted: Mapping[Document, CountedDocument] = MappingProxyType({}),
 ) -> dict[int, bytes]:
-    """Returns blobs by chunk. `merge` adds a blob to the one that the chunk already has.
+    """Returns blobs by chunk. `merge` adds such a blob to the chunk's stored blob.
 
     secret: the agent's, at most 64 bytes.
     counted: documents that were counted before, with the marks of names. Other documents are counted here.

@@ -1,4 +1,4 @@
-"""How common words are in what people write: the background against which a memory's own words are counted.
+"""How common words are in people's texts: the background against which a memory's own words are counted.
 
 A memory of ten messages cannot show that "go" is a common word and "whale" is not. The tables of word_degrees.py can.
 How common a word is depends on the language of its text.
@@ -85,7 +85,7 @@ def lacks_content(words: Sequence[str], terms: Sequence[str]) -> bool:
 
 
 def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
-    """Returns some words of a text, without those of the table of its language (some 500, such as "leave").
+    """Returns words without the common words of a text's language (some 500, such as "leave").
 
     Of scripts without spaces all words are returned: the table has no pairs of their characters.
     """

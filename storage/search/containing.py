@@ -68,7 +68,7 @@ def _find_rows_in_tail(layout: IndexLayout, tail: Tail, terms: Sequence[str]) ->
 def _find_rows_in_index(
     index: Index, layout: IndexLayout, hashes: Sequence[int], postings: Postings, within: range
 ) -> NDArray[np.int64]:
-    """Returns those of a range of rows that have all terms and are the index's own documents, in order."""
+    """Returns the rows of a range that have all terms and are the index's own documents, in order."""
     import numpy as np
 
     first = within.start

@@ -212,11 +212,11 @@ class Index:
             self._names = self._names + (shifts[self._names >> (HASH_SHIFT + SLOT_BITS)] << HASH_SHIFT)
 
     def is_outdated_by(self, chunks: Iterable[int]) -> bool:
-        """Returns whether one of these changed chunks lies in a segment, which was dropped for the change."""
+        """Returns whether a changed chunk lies in a segment, which was dropped for the change."""
         return bool(self.segments) and not self.segments.keys().isdisjoint(map(compute_segment, chunks))
 
     def _make_chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
-        """Returns a mask of the layout's chunks, by position: a chunk is one of these."""
+        """Returns a mask of the layout's chunks, by position: whether a chunk is among the given chunks."""
         import numpy as np
 
         mask = np.zeros(len(self.layout.chunks), bool)

@@ -61,8 +61,8 @@ def _measure_likelihood(word: str) -> int:
     by_table = sum(filter(None, map(load_degrees().get, dict.fromkeys(list_terms_of_word(word) or (word,)))))
     if not by_letters or not by_table:
         return by_letters or by_table
-    # What is never used counts as if it stood in the line after the last one: each of the pairs, but the word once. The
-    # difference brings the degrees of the table to the zero of those of the letters.
+    # A word or a pair that is never used counts as if it stood in the line after the last one: each pair of a word, but
+    # the word once. The difference gives the degrees of the table the same zero as the degrees of the letters.
     ahead = (_LAST_PAIR_LINE + 1) * len(pairs) - (LAST_LINE + 1)
     likeliest = (
         max(of_letters, degree + ahead if degree else 0)

@@ -96,7 +96,7 @@ class Lengths:
 
 
 class IndexLayout:
-    """Every document by row, 64 rows to a chunk in order, and what of it does not depend on a query.
+    """Every document by row, 64 rows to a chunk in order, with all columns that do not depend on a query.
 
     Its columns are arrays, which are read one number at a time, or by numpy where they lie. `earlier`, `later`,
     `slope` and `user_weight` are right once `put_tail` was called.
@@ -107,7 +107,7 @@ class IndexLayout:
         "length", "lengths", "positions", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
-    # What each term of a document adds to the saturation of its terms, next to MIN_SATURATION.
+    # The amount that each term of a document adds to the saturation of its terms, next to MIN_SATURATION.
     slope: float
     # How much the ranking of the user's turns counts.
     user_weight: float
@@ -216,7 +216,7 @@ class IndexLayout:
         self._update_weights()
 
     def _put_of_tail(self, row: int, document: DocumentRow) -> None:
-        """Puts a document of the tail into its row, and sets aside what the index has there."""
+        """Puts a document of the tail into its row, and sets aside the index's document in that row."""
         if self.flags[row]:
             self.replaced[row] = self._get_document(row)
             self.lengths.add(self.replaced[row], -1)
@@ -226,7 +226,7 @@ class IndexLayout:
         self.all_flags |= document.flags
 
     def _remove_tail(self) -> None:
-        """Removes the tail's messages from their rows, and puts back those that the index has."""
+        """Removes the tail's messages from their rows, and puts back the index's documents."""
         if not self.tail_rows:
             return
         rows = [row for row in self.tail_rows if row >= 0]

@@ -139,7 +139,7 @@ def _count_named(
 def _choose_near_rarest(
     layout: IndexLayout, by_term: Sequence[NDArray[np.uint64]]
 ) -> list[NDArray[np.uint64]]:
-    """Returns the occurrences of the rarest terms, and those of the other terms that are near one of the rarest.
+    """Returns the occurrences of the rarest terms, and the occurrences of other terms that are near one of these.
 
     The rarest terms have at most `_MAX_OCCURRENCES` together. Near is the same message, or one next to it. A term that
     has more than `_MAX_OCCURRENCES` by itself is looked for in the newest messages.

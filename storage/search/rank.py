@@ -49,7 +49,7 @@ _STATED_TERMS = 32
 _TOKENS_BY_TERMS = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
 _MAX_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
-# The first hits that give names and numbers for a second look, and the first hits that stay before those of the
+# The first hits that give names and numbers for a second look, and the first hits that stay before the hits of the
 # second look. Measured without and with a second look: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index
 # and note alone); of questions of two steps in short talk 65 and 85%.
 _NAMING_HITS = 3
@@ -176,7 +176,7 @@ def _are_common(query: QueryTerms) -> bool:
 
 
 def _make_weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
-    """Returns what `SearchTrace.weak_hits` does.
+    """Returns the hits that `SearchTrace.weak_hits` returns.
 
     chunks: the chunks that the layout had when it was ranked, since the layout changes in place.
     """
@@ -219,7 +219,7 @@ def find_around(
     skip: range = range(0),
     limit: int = 10,
 ) -> list[int]:
-    """Returns the numbers of what the user stated after a message, or before it: the nearest conversation first.
+    """Returns the numbers of the user's statements after a message, or before it: the nearest conversation first.
 
     The message with most terms in its head comes first, of each conversation, then the next of each. In the message's
     own conversation the nearest comes first.

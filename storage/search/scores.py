@@ -93,7 +93,7 @@ class _Ranking:
         return fused
 
     def defer_columns(self, rows: Sequence[int], fused: NDArray[np.float64]) -> Callable[[], ScoreColumns]:
-        """Returns what computes the columns of some rows. It refers to their scores alone, not to the ranking.
+        """Returns a function that computes the columns of some rows. It holds their scores alone, not the ranking.
 
         fused: the score of each ranked row by words and vectors together.
         """
@@ -122,7 +122,7 @@ class _NeighbourColumns(NamedTuple):
     row: NDArray[np.int64]
     # The index of the word among the given ones.
     word: NDArray[np.int64]
-    # For what part of an occurrence the word counts there.
+    # The part of an occurrence for which the word counts there.
     part: NDArray[np.float64]
 
 
@@ -137,7 +137,7 @@ class _Cells(NamedTuple):
 
 
 class Scores:
-    """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds.
+    """The sums over the occurrences of a query's terms, by row: the score of BM25, and the part of the query in a row.
 
     Four kinds of numbers point to something here:
 
@@ -167,7 +167,7 @@ class Scores:
         self._occurrence_rows: list[NDArray[np.int64]] = []
         self._occurrence_terms: list[NDArray[np.int64]] = []
         self._term_count = 0
-        # What the terms ask for: a message that has all of them has about this share (`TermWeights.asked`).
+        # The weight of the query: a message that has all terms has about this share (`TermWeights.asked`).
         self._query_weight = 0.0
         # The ranking of the last call of `list_best`; None: it was not called.
         self._ranking: _Ranking | None = None
@@ -330,7 +330,7 @@ class Scores:
         return ranking.best_rows
 
     def select_with_own_words(self, rows: Sequence[int]) -> list[int]:
-        """Returns those of some rows that have a term themselves, in their order."""
+        """Returns the rows that have a term themselves, in their order."""
         import numpy as np
 
         has_term = np.zeros(self._total, bool)
@@ -400,7 +400,7 @@ class Scores:
         return (1.0 - min(_compute_max(stated_share) / (self._query_weight or 1.0), 1.0)) ** VECTORS_FADE
 
     def defer_scores(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
-        """Returns what computes how good rows are that `list_best` returned.
+        """Returns a function that computes the scores of rows that `list_best` returned.
 
         It refers to the scores of these rows alone.
         """

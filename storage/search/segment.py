@@ -325,7 +325,7 @@ def _read_entry_count(data: bytes, kind: int, number: int) -> int:
 
 
 def find_uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
-    """Returns ranges of the chunks up to the last one that no segment has. numbers: the segments', ascending."""
+    """Returns ranges of the chunks up to the last one that no segment has. numbers: numbers of segments, ascending."""
     begin = 0
     gaps: list[range] = []
     for number in numbers:

@@ -20,7 +20,7 @@ from storage.search.document import (
     list_name_terms,
 )
 
-# Measured: what a tail takes besides its table of terms, and what each message takes in it.
+# Measured: the bytes of a tail besides its table of terms, and the bytes of each message in it.
 _TAIL_BYTES, _MESSAGE_BYTES = 400, 80
 
 

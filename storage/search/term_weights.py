@@ -35,9 +35,9 @@ _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
 # The share of people's messages that has a word of which the table knows nothing. Not measured: its logarithm counts,
 # so a tenth of it changes little.
 _LEAST_SHARE = 1e-5
-# What a query asks for at least, since scores are divided by it.
+# The least weight of a query, since scores are divided by it.
 _MIN_QUERY_WEIGHT = 1e-9
-# A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" So what a query asks for, to
+# A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" So the weight of a query, to
 # which the bounds are relative, is at most that of so many words that the memory lacks. A sentence without a word that
 # names something and is in the memory is added by the root of the sum of squares. German compounds among courtesies,
 # both halves: 63 and 62% of the evidence; without these rules 34 and 4%; if the second rule held only for sentences of
@@ -48,7 +48,7 @@ _MAX_UNKNOWN_WORDS = 8
 # found 79 and 79%, Japanese 90 and 88%; a note for questions about something else 6 and 0%, 5 and 0%. Anything from 0.3
 # to 0.6 behaves alike.
 _PART_WEIGHT = 0.5
-# The part of its squared weight that a pair of characters which the memory lacks adds to what is asked for. Half of the
+# The part of its squared weight that a pair of characters which the memory lacks adds to the query's. Half of the
 # pairs in a text without spaces belong to two words, so that no other text has them. Developing halves with 1 and 0.5:
 #     facts found: Korean 81, 88%, Japanese 78, 88%, Chinese 80, 81%;
 #     facts found among courtesies: Korean 61, 90%, Japanese 58, 71%, Chinese 67, 75%;
@@ -57,7 +57,7 @@ _MISSING_PAIR_SHARE = 0.5
 
 
 class QueryTerms(Struct, frozen=True):
-    """The terms of a query that are looked for. The other fields are parallel to the terms."""
+    """The terms of a query that are looked for, and fields that are parallel to `terms`."""
 
     terms: Sequence[str]
     # The share of people's messages that has the term, from 0 to 1.
@@ -71,16 +71,16 @@ class QueryTerms(Struct, frozen=True):
 class TermWeights(Struct, frozen=True):
     """The weights of a query's terms. The sequences are parallel to the terms."""
 
-    # In the ranking.
+    # The weights in the ranking.
     in_ranking: Sequence[float]
-    # In the bounds, in a message of the usual length or a shorter one.
+    # The weights in the bounds, for a message of the usual length or a shorter one.
     in_bounds: Sequence[float]
-    # Up to so many terms a message has the usual length.
+    # The most terms of a message of the usual length.
     usual_lengths: Sequence[float]
-    # What a message that is e times as long takes from the weight in the bounds.
+    # The part of the weight in the bounds that a message which is e times as long loses.
     length_costs: Sequence[float]
-    # What the query asks for, to which the bounds are relative: roughly the sum of the squares of the weights
-    # in the bounds.
+    # The weight of the query, to which the bounds are relative: roughly the sum of the squares of the weights in the
+    # bounds.
     asked: float
 
 
@@ -144,7 +144,7 @@ def _measure_asked(
     in_bounds: Sequence[float],
     weight_of_single: float,
 ) -> float:
-    """Returns what a query asks for, as in `TermWeights`.
+    """Returns the weight of a query, as `TermWeights.asked`.
 
     A sentence of which the memory has no word that names something is mostly no part of the question ("Please jog my
     memory."), and adds less.

@@ -69,7 +69,7 @@ def list_written_words(text: str, without: str = "") -> list[str]:
 
 
 def list_uncommon_words(text: str, without: str = "") -> list[str]:
-    """Returns what `list_written_words` does, without the most common words of the text's language."""
+    """Returns the words of `list_written_words`, without the most common words of the text's language."""
     return select_uncommon(text, list_written_words(text, without))
 
 
@@ -136,7 +136,7 @@ def _join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def cut_around_words(text: str, query: str, chars: int) -> str:
-    """Returns the part of a text around the first of a query's words; "…" stands for what is left out."""
+    """Returns the part of a text around the first of a query's words; "…" stands for the text that is left out."""
     if len(text) <= chars:
         return text
     terms = {*list_query_terms(query)}

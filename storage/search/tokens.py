@@ -16,8 +16,8 @@ from typing import Any
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
-# The version of the terms that texts have. Whoever changes what terms any text has raises it: what was indexed before
-# is not found by the new terms, so that an index of an earlier version is made again (storage/search/blob.py).
+# The version of the terms that texts have. A change of the terms of any text raises the version: the new terms do not
+# find texts that were indexed before, so an index of an earlier version is made again (storage/search/blob.py).
 VERSION = 4
 
 # No word of a language is longer; a stemmer may take the square of a word's length.
@@ -46,7 +46,7 @@ _MARKS = (
     "\u0900-\u0963\u0966-\u0dff\u0e00-\u0e4e\u0e50-\u0ece\u1000-\u1049\u1780-\u17d3\u3099\u309a"
 )
 _WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
-# A table of ASCII for `bytes.translate`: capitals become small letters, and what no word has becomes a space.
+# A table of ASCII for `bytes.translate`: capitals become small letters, and signs that no word has become spaces.
 # Apostrophes stay; `_OUTER_APOSTROPHE` finds those that are not inside a word.
 _ASCII_WORDS = (
     "".join(c.lower() if c.isalnum() or c in "_'" else " " for c in map(chr, range(128))).ljust(256).encode()
@@ -61,8 +61,8 @@ _UNSPACED_CHARS = (
 _UNSPACED_RUN = re.compile(f"([{_UNSPACED_CHARS}]+)")
 # A letter, digit or underscore of a script with spaces, next to which a word of that script does not end.
 SPACED_LETTER = re.compile(rf"[^\W{_UNSPACED_CHARS}]")
-# What counts as one character: in the scripts of Thailand, Laos, Burma and Cambodia a consonant with its vowels and
-# marks, since there are too few letters to tell words apart by pairs of them.
+# The units that count as one character: in the scripts of Thailand, Laos, Burma and Cambodia a consonant with its
+# vowels and marks, since there are too few letters to tell words apart by pairs of them.
 _SYLLABLE = re.compile(
     "[\u0e40-\u0e44\u0ec0-\u0ec4]?[^\u0e30-\u0e3a\u0e45-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3]"
     "[\u0e30-\u0e3a\u0e45-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3]*|."
@@ -185,7 +185,7 @@ def may_be_compound(word: str) -> bool:
 
 
 def split_compounds(compounds: Iterable[str]) -> Iterator[str]:
-    """Yields the terms of what may be words in compounds: "Zahnarzttermin" is found by "Zahnarzt" and by "Termin"."""
+    """Yields the terms of possible words in compounds: "Zahnarzttermin" is found by "Zahnarzt" and by "Termin"."""
     return chain.from_iterable(map(_list_compound_terms, compounds))
 
 

@@ -71,7 +71,7 @@ class JoinedVectors(Struct, frozen=True):
     """All vectors of an agent in one array, which is compared twice as fast."""
 
     rows: VectorRows
-    # The similarity of each row to the mean of all rows: what it has in common with any question to this memory.
+    # The similarity of each row to the mean of all rows: the part that is common to any question to this memory.
     mean_similarity: NDArray[np.float64]
 
     @property
@@ -131,7 +131,7 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 def compare(joined: JoinedVectors, query: Vector) -> Near | None:
     """Returns how near each message is to a query; None: there are no vectors, or they have another dimension.
 
-    What a message has in common with all messages is subtracted: some texts are near to every question ("That sounds
+    The part that is common to all messages is subtracted: some texts are near to every question ("That sounds
     amazing. What happened then?"), and a long memory has many of these.
     """
     import numpy as np

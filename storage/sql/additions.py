@@ -1,4 +1,4 @@
-"""Erasing what the gateway added to turns and may quote what was forgotten: notes, hidden rounds, results of calls.
+"""Erases additions of the gateway to turns that may quote forgotten content: notes, hidden rounds, results of calls.
 
 It knows when and where something is gone; whether a text quotes it, the store's `Rules` say.
 """
@@ -45,7 +45,7 @@ class Gone(Struct, frozen=True):
     begun_at: float
     # The lowest erased number in each conversation; for a fork it may be one in the past that it shares.
     lowest_by_conversation: Mapping[int, int]
-    # The exchanges are of other agents, which know of this memory only what shared blocks have shown.
+    # The exchanges are of other agents, which know this memory only from shared blocks.
     is_foreign: bool = False
 
     def was_known_to(self, exchange: Exchange) -> bool:
@@ -77,13 +77,13 @@ class GoneReading:
 async def erase_additions(
     connection: Connection, agent_row: int, rules: Rules, reading: GoneReading, after: int, limit: int
 ) -> int | None:
-    """Erases the notes, hidden rounds and results that may quote what is gone, in a page of exchanges.
+    """Erases the notes, hidden rounds and results that may quote erased content, in a page of exchanges.
 
     reading: the `Gone` of this forgetting; the first page fills it in.
     after: the row of the exchange at which the page before ended.
     limit: the largest number of exchanges on a page.
 
-    Returns the exchange at which this page ended; None if it was the last.
+    Returns the exchange at which this page ended; None: this was the last page.
     """
     gone = reading.gone = reading.gone or await find_gone(connection, agent_row)
     if gone is None:
@@ -106,9 +106,9 @@ async def erase_additions(
 async def erase_foreign_additions(
     connection: Connection, agent_row: int, rules: Rules, reading: GoneReading, after: int, limit: int
 ) -> int | None:
-    """Erases what has shown a block that lost something to the other agents that see it, in a page of exchanges.
+    """Erases additions that showed a block with erased content to other agents, in a page of exchanges.
 
-    agent_row: of the memory that is being forgotten. The other parameters and the result are those of
+    agent_row: the row of the memory that is being forgotten. The other parameters and the result are as in
         `erase_additions`.
     """
     gone = reading.gone = reading.gone or await find_gone(connection, agent_row)
@@ -124,7 +124,7 @@ async def erase_foreign_additions(
 async def _erase_quotes(
     connection: Connection, agent_row: int, id: int, step: int | None, gone: Gone, rules: Rules
 ) -> None:
-    """Erases what may quote the erased part in an exchange of an agent. step: as in `additions` of forget.sql."""
+    """Erases additions that may quote the erased part, in an exchange. step: as in `additions` of forget.sql."""
     exchange = await exchanges.find_exchange(connection, agent_row, id)
     if exchange is None or not gone.was_known_to(exchange):
         return
@@ -151,7 +151,7 @@ async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
         days.update(int(at // DAY_S) for at in (exchange.begun, exchange.ended) if at is not None)
     if not days and not has_blocks:
         return None
-    # A fork follows what was erased in the past that it shares.
+    # A fork follows exchanges that were erased in the past that it shares.
     affected_from = dict(erased_from)
     for origin, fork, last_shared in await load_rows(
         connection, SQL["forks_after"], sorted(erased_from), agent_row
@@ -168,9 +168,9 @@ async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
 
 
 def _remove_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
-    """Returns an exchange without what may quote the erased part.
+    """Returns an exchange without the additions that may quote the erased part.
 
-    calling_step: the step of a run with the calls that it answers; None: it answers none.
+    calling_step: the step of a run with the calls that the exchange answers; None: it answers no call.
     """
     notes = {
         index: "" if note and rules.may_quote(note, gone.erased) else note

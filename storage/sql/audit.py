@@ -1,4 +1,4 @@
-"""The audit: what operators did on the page and the command line, and people by their links.
+"""The audit: the actions of operators on the page and the command line, and of people by their links.
 
 It has kinds and numbers, never words.
 """
@@ -17,7 +17,7 @@ SQL = load("audit.sql")
 
 
 class Audit(StoreGroup):
-    """Notes what is done, and lists it."""
+    """Notes actions, and lists them."""
 
     @writes
     async def add(
@@ -29,7 +29,7 @@ class Audit(StoreGroup):
         memory: str | None = None,
         what: str = "",
     ) -> None:
-        """Notes what was done. The parameters are the fields of `AuditEntry`."""
+        """Notes an action. The parameters are the fields of `AuditEntry`."""
         await connection.run(SQL["audit_add"], (at, actor, action, memory, what))
 
     @long_reads
@@ -54,7 +54,7 @@ class Audit(StoreGroup):
         project: the project of the memories that the entries concern; None: all entries.
         user: the user of the memories that the entries concern, or the uid of one, which may be gone; None: any.
         action: the only action; None: any.
-        what: the only part of a memory, as `AuditEntry` has it; None: any.
+        what: the only object of an action, as `AuditEntry.what`; None: any.
         since, until: the time from which on, and before which, entries were made; in seconds since the epoch.
         """
         bounds = (before, memory, project, user, action, what, since, until, limit)

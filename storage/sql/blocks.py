@@ -1,7 +1,7 @@
 """Memory blocks: their values, and the history of each.
 
 Changes are compare-and-set on the version. Each leaves a row of history, and each can be undone. No writer can make a
-value longer than its block's limit. The core decides what an edit means, and what models may write.
+value longer than its block's limit. The core decides the result of an edit, and the blocks that models may write.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def load_shared_blocks(connection: Connection, project: str, profile: str)
 def list_visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
-    Of blocks with one label the one with the lowest owner counts.
+    If several blocks have one label, the block with the lowest owner counts.
     """
     by_label: dict[str, OwnedBlock] = {}
     for owned in blocks:
@@ -208,9 +208,9 @@ async def undo_block(
 
 
 async def find_undone(connection: Connection, block: Block) -> RestoredVersion | None:
-    """Returns the version that an undo of a block's last change brings back; None if none is left.
+    """Returns the version that an undo of a block's last change brings back; None: no version is left.
 
-    Versions with the block's present value are passed over: a forgetting may have taken out what set them apart.
+    Versions with the block's present value are passed over: a forgetting may have removed the lines that differed.
     """
     version = block.version
     while True:
@@ -272,7 +272,7 @@ def make_revision(row: Row) -> Revision:
 
 
 def make_block(row: Row) -> Block:
-    """Makes the record of a row that begins as those of `block_get`."""
+    """Returns the record of a row that begins with the columns of `block_get`."""
     id, label, description, value, limit, read_only, version, uid, *_ = row
     return Block(
         id=id,

@@ -43,7 +43,7 @@ async def lock_epoch(connection: Connection, agent_row: int) -> int | None:
 async def lock_memory(connection: Connection, agent_row: int) -> None:
     """Locks an agent's memory until the transaction ends. Raises: Stale if the memory is gone.
 
-    Nothing would ever erase what is written for a memory that was forgotten before.
+    Nothing would ever erase rows that are written for a memory that was forgotten before.
     """
     if await lock_epoch(connection, agent_row) is None:
         raise Stale("this memory was forgotten meanwhile")

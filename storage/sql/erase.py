@@ -1,6 +1,6 @@
 """The phases of forgetting, each of which takes a page of rows in a transaction and can be done again.
 
-A forgetting that keeps what memory has made of a conversation (`ForgetTarget.keeps_memory`) skips phases with a star.
+A forgetting that leaves facts and passages of a conversation (`ForgetTarget.keeps_memory`) skips phases with a star.
 
     exchanges  the content of exchanges is erased in place, with its words in the index and its vectors; the row stays
                as a tombstone that matches by hashes; a named exchange takes along the exchanges that it replaced;
@@ -10,8 +10,8 @@ A forgetting that keeps what memory has made of a conversation (`ForgetTarget.ke
     blocks*    versions of blocks that came from an erased exchange, and the versions built on these; a new value is
                made of what is left. Early, since turns that begin and end before this phase see the old value
     items      items of the Responses API that wait for a conversation's next response, and each response's own items
-    readings   what runs of the memory's sleeptime agents hold of the memory
-    run_texts  what runs of the memory hold besides their exchanges
+    readings   texts of the memory that runs of its sleeptime agents hold
+    run_texts  texts that runs of the memory hold besides their exchanges
     files*     files that are too old; named files have gone with the intention
     unlearned* named facts are marked, so that they are not learned again; their sentences leave blocks and edits
     passages*  passages that are too old, came from an erased exchange, or belong to an erased file
@@ -28,7 +28,7 @@ A whole memory, without its row in `agents`, which went with the intention, has 
     shared     versions that came from the memory in blocks that other agents see, and the versions built on these
     wipe_...   the rows of one table each, tables with text first
 
-The store's `Rules` decide what quotes what, and what is left of a block.
+The store's `Rules` decide whether a text quotes another, and make the value that is left of a block.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _DELETED_PAGE = 128
 # The conversations of one transaction.
 _CONVERSATION_PAGE = 4
 
-# What a hit of the kind `any` may be.
+# The kinds that a hit of the kind `any` may have.
 _KNOWN_KINDS = ("message", "fact", "passage")
 # Tables of rows with text: a page of `PAGE_ROWS` is emptied at a time.
 _PAGED_TABLES = (
@@ -284,7 +284,7 @@ async def _load_blocks_seen(connection: Connection, work: ErasingWork) -> list[R
 
 
 async def _erase_copies(connection: Connection, work: ErasingWork, block_row: int, owner: int) -> None:
-    """Erases what shows an old text of a block, and has turns and jobs read the block again."""
+    """Erases sections that show an old value of a block, and has turns and jobs read the block again."""
     await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), block_row)
     await empty_sections_showing(connection, block_row)
     if owner == work.agent_row:
@@ -295,7 +295,7 @@ async def _erase_copies(connection: Connection, work: ErasingWork, block_row: in
 
 
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Leaves blocks that other agents see to these agents, with what the forgotten agent wrote into the blocks.
+    """Leaves blocks that other agents see to these agents, with the values that the forgotten agent wrote.
 
     Forgetting a person erases their messages' traces from every block.
     """
@@ -324,17 +324,17 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
 
 
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Empties a page of what runs of sleeptime agents hold of the memory."""
+    """Empties a page of the texts of the memory that runs of sleeptime agents hold."""
     return after + 1 if await empty_readings(connection, work.agent_row, _CONVERSATION_PAGE) else None
 
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of notes and hidden rounds that may quote what is gone."""
+    """Erases a page of notes and hidden rounds that may quote erased content."""
     return await erase_additions(connection, work.agent_row, work.rules, work.reading, after, PAGE_ROWS)
 
 
 async def _erase_foreign(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of what has shown a block that lost something to other agents."""
+    """Erases a page of additions that showed a block with erased content to other agents."""
     agent_row, reading = work.agent_row, work.reading
     return await erase_foreign_additions(connection, agent_row, work.rules, reading, after, PAGE_ROWS)
 
@@ -391,7 +391,7 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
 
 
 async def wipe_shared(connection: Connection, project: str) -> bool:
-    """Empties a page of what a project's users shared. Returns whether there is more."""
+    """Empties a page of the blocks that a project's users shared. Returns whether there are more."""
     count = await connection.run(SQL["wipe_shared_versions"], (project, PAGE_ROWS))
     if count < PAGE_ROWS:
         await connection.run(SQL["wipe_shared_blocks"], (project,))

@@ -35,7 +35,7 @@ async def erase_exchanges(connection: Connection, work: ErasingWork, after: int)
     if await find_agent_by_id(connection, agent_row) is None:
         return None
     # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
-    # ones, are looked up for each page: the statements no longer find what is erased.
+    # ones, are looked up for each page: the statements no longer find erased rows.
     named_seqs = target.messages[after : after + PAGE_ROWS]
     if named_seqs:
         await _erase_messages(connection, work, named_seqs)
@@ -59,7 +59,7 @@ async def erase_exchanges(connection: Connection, work: ErasingWork, after: int)
 
 
 async def _find_exchanges(connection: Connection, agent_row: int, target: StoredTarget) -> list[int]:
-    """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
+    """Returns a page of the exchanges of the target's conversation, else of the exchanges that are too old."""
     exchange_rows: list[int] = []
     if target.conversation_row is not None:
         exchange_rows = await load_column(
@@ -89,7 +89,7 @@ async def _erase_each(
     leaves_tombstones: bool = True,
     mark: MarkKind = MarkKind.ERASED,
 ) -> None:
-    """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
+    """Erases whole exchanges. The other parameters are as in `_erase_exchange`."""
     seqs: list[int] = []
     for exchange_row in exchange_rows:
         exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
@@ -142,7 +142,7 @@ class _PresentMessage(NamedTuple):
 
 
 async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[_PresentMessage]:
-    """Returns a message, and the same message in what replaced its exchange.
+    """Returns a message, and the same message in the exchange that replaced its own.
 
     The exchange may have been replaced after the message was listed, as when its question was asked again.
     """
@@ -205,7 +205,7 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
 async def _erase_replaced(
     connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
 ) -> None:
-    """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
+    """Erases the exchanges that an exchange replaced: a transcript that grew, a cancelled request, a repeated answer.
 
     No list has the replaced exchanges, nor what followed them in their turns, nor requests that were cancelled after
     them.
@@ -321,7 +321,7 @@ async def _erase_traces(
     leaves_tombstones: bool = True,
     mark: MarkKind = MarkKind.ERASED,
 ) -> list[int]:
-    """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
+    """Erases the data derived from these messages: the calls of the reply that wait, and the edits of the turn.
 
     indices: the indices of the messages among the inputs; REPLY stands for the reply.
     mark: the kind of the exchange's mark, ERASED or RESET.

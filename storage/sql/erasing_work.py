@@ -43,5 +43,5 @@ class ErasingWork(Struct, frozen=True):
     rules: Rules
     # Seconds since the epoch.
     now: float
-    # What this attempt at the forgetting has read of the erased content.
+    # The marks of the erased content that this attempt at the forgetting has read.
     reading: GoneReading

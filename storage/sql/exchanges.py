@@ -1,4 +1,4 @@
-"""Exchanges and conversations: loading what a request needs, writing what it changed.
+"""Exchanges and conversations: reads the snapshots and pools of requests, and writes their changes.
 
 Functions of a connection, called in a transaction if they write. Callers decide which exchange follows which, and
 which exchanges are active. `exchange_rows.py` has the columns of their rows.
@@ -64,7 +64,7 @@ SQL = load("exchanges.sql")
 async def find_snapshot(
     connection: Connection, agent: Agent, key: str | None, path_hash: bytes | None
 ) -> MemorySnapshot | None:
-    """Returns what a request needs of its memory, read by one statement; None if the agent is not stored any more.
+    """Returns the snapshot of a request's memory, read by one statement; None: the agent is not stored any more.
 
     key: the client's own conversation id.
     path_hash: the hash of the client's list up to its last assistant message; None: the list has none.
@@ -128,7 +128,7 @@ def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: Ro
 
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> None:
-    """Sorts what a snapshot's rows have added, since no database promises an order for the rows of a union."""
+    """Sorts the entries of a snapshot, since no database promises an order for the rows of a union."""
     snapshot.edits.sort(key=lambda edit: edit.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
     snapshot.blocks = list_visible_blocks(blocks)

@@ -1,4 +1,4 @@
-"""Writes of facts within a transaction: adding one, ending those that it replaces, and what is not learned again."""
+"""Writes of facts within a transaction: adds facts, ends replaced facts, and marks facts not to be learned again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned facts, and the writing of what was learned. Other transactions write facts by fact_writes.py.
+"""Learned facts, and the writing of a reader's results. Other transactions write facts by fact_writes.py.
 
 A fact's row never grows (docs/decisions.md, "Facts are immutable"); a table of its own names the facts that gave way to
 others. Facts are numbered in one order with the agent's messages, so that the search index can name them. The caller
@@ -32,7 +32,7 @@ SQL = load("facts.sql")
 ORIGIN = "learning"
 # Standing facts that are read at once. Not measured: older ones are shown in no prompt.
 _MAX_STANDING_FACTS = 100
-# The last facts that are looked through for what a person is called. Not measured: a name that only an older fact has
+# The last facts that are looked through for a person's name. Not measured: a name that only an older fact has
 # is not known.
 _MAX_NAMING_FACTS = 1_000
 
@@ -278,11 +278,11 @@ class Facts(GrowingGroup):
         decide: Callable[[Sequence[Block]], Learned],
         reader: int = LEARNER,
     ) -> None:
-        """Returns the effect that writes what was learned and moves the cursor from `cursor` to `upto`.
+        """Returns the effect that writes facts and blocks of a reader, and moves its cursor from `cursor` to `upto`.
 
-        The effect does nothing where the cursor is elsewhere by then.
+        The effect does nothing if the cursor is elsewhere by then.
 
-        decide: is given the blocks as they are when it is written.
+        decide: a function that returns the result for the blocks as they are when it is written.
         reader: the owner of the cursor.
         """
         await connection.lock_sharers(agent.id)

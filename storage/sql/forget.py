@@ -1,4 +1,4 @@
-"""Forgetting: of messages, exchanges, conversations, whole memories, and of what has grown too old.
+"""Forgetting: of messages, exchanges, conversations, whole memories, and of content that has grown too old.
 
 The target is written down first (`forgetting`), and the epoch raised, so that turns under way can no longer commit.
 Then the target is erased in short transactions, phase by phase (`storage/sql/erase.py`). Each can be repeated, so a
@@ -93,7 +93,7 @@ class Forgetting(StoreGroup):
         self._cursors: dict[int, _Cursor] = {}
         # A file that was restored may have another forgetting of that number.
         database.add_recovery_listener(self._cursors.clear)
-        # The forgettings of the memories of sleeptime agents, by the forgetting of their memory: they are run first.
+        # The forgetting of a memory -> the forgettings of its sleeptime agents' memories, which are run first.
         self._prerequisites: dict[int, list[int]] = {}
 
     @reads
@@ -146,7 +146,7 @@ class Forgetting(StoreGroup):
         keeps_pause: bool,
         retained_facts: Sequence[int],
     ) -> _Begun:
-        """Writes a target down. The parameters are those of `begin`."""
+        """Writes a target down. The parameters are as in `begin`."""
         await connection.lock_sharers(agent_row)
         await detach_facts(connection, agent_row, retained_facts)
         user = await connection.fetch_row(SQL["only_memory"], (agent_row,)) if target.is_all else None
@@ -170,7 +170,7 @@ class Forgetting(StoreGroup):
         await self.finish(await self.begin(agent_row, target))
 
     async def finish(self, id: int) -> None:
-        """Runs to the end, and takes what was forgotten out of the database's own old copies."""
+        """Runs to the end, and removes forgotten content from the database's own old copies."""
         await self.run(id)
         await self.sweep()
 
@@ -244,7 +244,7 @@ class Forgetting(StoreGroup):
         self._gone_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """Removes what was forgotten from the database's old copies. Returns False if these are still being read."""
+        """Removes forgotten content from the database's old copies. Returns False if one of these is still read."""
         return await self._database.sweep(wait_ms=wait_ms)
 
 
@@ -253,7 +253,7 @@ async def begin_forgetting(
 ) -> list[int]:
     """Writes a target down. With a whole memory its sleeptime agents are forgotten too.
 
-    Returns the forgettings in the order for `Forgetting.run`: that of the memory is the last.
+    Returns the forgettings in the order for `Forgetting.run`: the forgetting of the memory is the last.
     """
     sleepers = await load_sleepers(connection, agent_row) if target.is_all else []
     return [await _write_target(connection, memory_row, target, now) for memory_row in (*sleepers, agent_row)]

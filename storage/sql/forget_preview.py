@@ -1,4 +1,4 @@
-"""Previews of forgettings: counts what a forgetting would erase (storage/sql/erase.py), before it is begun."""
+"""Previews of forgettings: counts the content that a forgetting would erase (storage/sql/erase.py)."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class _Notes(NamedTuple):
 
 
 class PreviewedCounts(NamedTuple):
-    """How much a target takes, and what a preview names besides."""
+    """The number of records that are erased with a target, and further numbers of a preview."""
 
     counts: ForgetCounts
     # The newest facts that are erased with messages.
     facts: Sequence[ErasedFact] = ()
-    # How many versions of blocks stay without what came from the target.
+    # The number of versions of blocks that stay, without the lines that came from the target.
     remade: int = 0
     # The blocks that change, as far as they were rebuilt.
     changes: Sequence[RebuiltBlock] = ()
@@ -96,7 +96,7 @@ class PreviewedCounts(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """The parameters by which statements find what is erased with a target."""
+    """The parameters by which statements find the records that are erased with a target."""
 
     agent_row: int
     conversation_row: int
@@ -124,7 +124,7 @@ class _RowRange(NamedTuple):
 
 
 class ForgetPreviews(StoreGroup):
-    """Counts what forgettings would erase now."""
+    """Counts the records that forgettings would erase now."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
@@ -254,7 +254,7 @@ class ForgetPreviews(StoreGroup):
         return total
 
     async def _preview_block(self, connection: Connection, block: Block, content: _Content) -> BlockPreview:
-        """Returns what would be left of a block."""
+        """Returns a block's preview: its value before and after the forgetting."""
         erased, texts, seqs, named = content
         versions = await load_versions(connection, block.id)
         lost = collect_lost_lines(versions, [number for row, number in named if row == block.id])
@@ -318,7 +318,7 @@ class ForgetPreviews(StoreGroup):
     async def _count_all_quoting(
         self, connection: Connection, agent_row: int, erased: Erased, counted_rows: Collection[int] = ()
     ) -> _Notes:
-        """Finds the notes of a memory that may quote what is erased. counted_rows: as in `_count_quoting`."""
+        """Finds the notes of a memory that may quote erased content. counted_rows: as in `_count_quoting`."""
         if await _is_far_back(connection, agent_row, 0):
             return _Notes(None)
         return await self._count_quoting(connection, agent_row, 0, erased, counted_rows=counted_rows)
@@ -333,7 +333,7 @@ class ForgetPreviews(StoreGroup):
         erased_rows: Collection[int] = (),
         counted_rows: Collection[int] = (),
     ) -> _Notes:
-        """Finds the notes that are erased, or may quote what is erased.
+        """Finds the notes that are erased, or may quote erased content.
 
         since: a number from which on they are read.
         erased_rows: the exchanges that are erased with their notes.
@@ -354,7 +354,7 @@ class ForgetPreviews(StoreGroup):
 def _add_counts(
     with_messages: PreviewedCounts, with_named: PreviewedCounts, target: ForgetTarget
 ) -> PreviewedCounts:
-    """Returns the sum of what is erased with messages, and with what the target names: facts, passages, versions.
+    """Returns the sum of the counts for messages, and for the named entries of a target: facts, passages, versions.
 
     target: its facts are not counted yet.
     """

@@ -1,4 +1,4 @@
-"""Finds what can be forgotten: memories by their scope or by the age of what they hold, conversations, messages."""
+"""Finds targets of forgettings: memories by their scope or by the age of their content, conversations, messages."""
 
 from __future__ import annotations
 

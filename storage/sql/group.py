@@ -32,7 +32,7 @@ _ROWS_PER_DELETE = 200
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
 # A function of a connection and an agent's row.
 _AgentFunction = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T]]
-# What a method has from the operation that it runs. Not the signature, which has a connection too.
+# The attributes that a method takes over from its operation. Not the signature, which has a connection too.
 _COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
 
 

@@ -71,7 +71,7 @@ async def note_progress(connection: Connection, note: ImportNote) -> None:
 
 
 class Imports(StoreGroup):
-    """Imports, and the writing of what they bring."""
+    """Imports, and the writing of their conversations and facts."""
 
     note_progress = bulk_writes(as_method(note_progress))
 
@@ -187,8 +187,8 @@ class Imports(StoreGroup):
         return sum([await is_fact_known(connection, agent, key) for key in keys])
 
     async def pass_over(self, agent_row: int, now: float) -> None:
-        """Moves readers of a memory past what imports brought that is not to be learned from."""
-        # Turns would wait for a transaction that looks through a whole import. What was written meanwhile is little.
+        """Moves readers of a memory past imported exchanges that are not to be learned from."""
+        # Turns would wait for a transaction that looks through a whole import. Few exchanges were written meanwhile.
         passing = await self._load_passing(agent_row)
         if passing.cursors:
             await self._pass_over(agent_row, passing, now)
@@ -208,7 +208,7 @@ class Imports(StoreGroup):
 
     @bulk_writes
     async def _pass_over(self, connection: Connection, agent_row: int, passing: _Passing, now: float) -> None:
-        """Moves readers to the end of a memory, if what was written meanwhile has nothing for them to read either."""
+        """Moves readers to the end of a memory, unless an exchange that was written meanwhile is to be read."""
         await connection.lock(agent_row)
         numbers = await find_numbers(connection, agent_row)
         if (
@@ -280,12 +280,12 @@ async def _find_version(connection: Connection, agent_row: int) -> MemoryVersion
 async def _decide_changes(
     connection: Connection, agent: Agent, write: ImportWrite, done: int, conversation_row: int | None = None
 ) -> ImportWriting:
-    """Reads what is known of a conversation, and decides its changes.
+    """Reads the stored exchanges that matter to a conversation, and decides its changes.
 
     done: the number of its exchanges that are written.
     conversation_row: the row of the conversation that has these exchanges; None: it is not known, and is looked for.
     """
-    # Read first: what changes while the pool is read raises it.
+    # Read first: a change while the pool is read raises it.
     version = await _find_version(connection, agent.id)
     if conversation_row is None:
         conversation_row = await _find_conversation(connection, agent, write, done)
@@ -353,7 +353,7 @@ async def _write_exchanges(
 ) -> ImportChange:
     """Writes a part of a conversation: its exchanges that are not done, up to `end`.
 
-    Returns the change with what is needed for the next part.
+    Returns the change with the values that the next part needs.
     """
     write, change = writing.write, writing.change
     for i, exchange in change.fill.items():

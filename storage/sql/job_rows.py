@@ -1,4 +1,4 @@
-"""The rows of jobs, as transactions lock, check and delete them: those of the queue (jobs.py), and others."""
+"""The rows of jobs, as the transactions of the queue (jobs.py) and others lock, check and delete them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def forget_jobs(
 ) -> None:
     """Ends an agent's jobs within the transaction that forgets, after the epoch was raised.
 
-    So no job brings back what was forgotten.
+    So no job brings back forgotten content.
 
     keep: returns the payload with which a job starts again under the new epoch, or None to delete it; without it, all
         jobs are deleted. Results of steps and texts of errors are deleted in any case.

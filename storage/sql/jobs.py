@@ -1,4 +1,4 @@
-"""Durable jobs: claimed under a lease (job_leases.py), fenced by their attempt, with a journal of what they have done.
+"""Durable jobs: claimed under a lease (job_leases.py), fenced by their attempt, with a journal of their effects.
 
     enqueue -> pending -> claim -> running -> finish (deleted, its steps with it)
                             ^         |
@@ -163,7 +163,7 @@ class Jobs(StoreGroup):
             # Another process has enqueued a job with this key at the same time, and may have claimed it by now.
             row = await connection.fetch_row(SQL["pending"], (agent_row, kind, key))
         id, waiting_epoch, waiting_payload = row
-        # An old epoch's payload may name what was forgotten.
+        # An old epoch's payload may name forgotten content.
         if merge is not None and waiting_epoch == current_epoch:
             payload = merge(waiting_payload, payload)
         await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpones), payload, id))
@@ -180,7 +180,7 @@ class Jobs(StoreGroup):
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
         """Writes step and effect in one transaction. Returns the result, or the one that was journaled before.
 
-        Raises: Stale if this attempt no longer holds the job; what the effect raises.
+        Raises: Stale if this attempt no longer holds the job; the errors of the effect.
         """
 
         async def write(connection: Connection) -> bytes:
@@ -198,14 +198,14 @@ class Jobs(StoreGroup):
     async def commit(self, job: Job, effect: Effect) -> None:
         """Commits an effect without a step. If the process is killed before the job ends, the effect is repeated.
 
-        Raises: Stale; what the effect raises.
+        Raises: Stale; the errors of the effect.
         """
         await asyncio.shield(
             self._database.bulk_write(lambda connection: _apply_effect(connection, job, effect))
         )
 
     async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
-        """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises.
+        """Writes the last effect and the job's end in one transaction. Raises: Stale; the errors of the effect.
 
         enqueues: the other kinds of jobs that the effect enqueues.
         """

@@ -186,7 +186,7 @@ class Keys(StoreGroup):
 
         change: makes the new key of the present one.
 
-        Raises: NotFound, and what `change` raises.
+        Raises: NotFound, and the errors of `change`.
         """
 
         async def write(connection: Connection) -> Row | None:

@@ -9,7 +9,7 @@ date, also after writes of other processes. When a number has risen, so much is 
     stamp        the same chunks, and all messages that are not indexed; those that queries have read are dropped
     next_seq     messages written since, unless the query leaves them out anyway
 
-`stamp` rises with changes of what a search may find that take no new number: an exchange that is replaced, a fact that
+`stamp` rises with changes of searchable texts that take no new number: an exchange that is replaced, a fact that
 ends or is muted, a text that is edited, a step of the index (the triggers `stamp_...` in the `schema.sql` of each
 database, and `storage/sql/terms.sql`).
 
@@ -56,9 +56,9 @@ _MAX_UNINDEXED_ROWS = 64
 
 
 class MemoryChanges(Struct, frozen=True):
-    """A reading of what has changed in a memory."""
+    """The changes of a memory between two reads."""
 
-    # The numbers of the agent as they were at the reading before; None: this is the first.
+    # The numbers of the agent at the read before; None: there was no read before.
     since: AgentNumbers | None
     numbers: AgentNumbers
     # From this number on nothing is read.
@@ -102,7 +102,7 @@ class CachedMemory:
     tail: Tail = field(default_factory=Tail)
     # The messages of `unindexed` with terms that no query has needed.
     uncounted: list[Message] = field(default_factory=list)
-    # The messages that were read because a query found them, by seq; None: it is hidden.
+    # The messages that were read because a query found them, by number; None: the message is hidden.
     read_messages: dict[int, Message | None] = field(default_factory=dict)
     # The memory may take more bytes than the cache has counted.
     has_grown: bool = True
@@ -138,7 +138,7 @@ class CachedMemory:
         return self.unread_from >= current.next_seq or is_left_out or self._is_full
 
     def list_all_messages(self, current: AgentNumbers, skip: range) -> list[Message] | None:
-        """Returns every message but those in `skip`; None if some of them would have to be read.
+        """Returns all messages but those in `skip`; None: some of them would have to be read.
 
         current: the agent's numbers as they are now.
         """
@@ -205,7 +205,7 @@ class CachedMemory:
         return self.index.is_outdated_by(chunk for chunk, _, _ in changes.terms)
 
     def apply(self, changes: MemoryChanges) -> bool:
-        """Adds what was read. Returns False if other changes were applied meanwhile. Raises: CorruptIndex."""
+        """Adds changes that were read. Returns False if others were applied meanwhile. Raises: CorruptIndex."""
         # Compared by identity, since each change of the memory makes a new object.
         if changes.since is not self.numbers:
             return False
@@ -228,7 +228,7 @@ class CachedMemory:
         return True
 
     def _drop_messages(self) -> None:
-        """Drops all messages, those that are not indexed, too."""
+        """Drops all messages, unindexed messages included."""
         self.read_messages = {}
         self._read_bytes = 0
         self.unindexed = {}
@@ -359,7 +359,7 @@ class MemoryCache:
         self.drop_count = 0
 
     def get(self, agent_row: int) -> CachedMemory | None:
-        """Returns a memory, which counts as used last; None if it is not cached."""
+        """Returns a memory, which counts as used last; None: the memory is not cached."""
         return self._small.get(agent_row) or self._large.get(agent_row)
 
     def put(self, memory: CachedMemory) -> None:

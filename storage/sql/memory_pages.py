@@ -1,4 +1,4 @@
-"""Pages of what a memory holds, as an operator reads them: the newest first, from the last row of the page before."""
+"""Pages of a memory's content for operators: the newest first, from the last row of the page before."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SQL = load("memory_pages.sql")
 
 # A text with this character at its end comes after all texts that begin with that text.
 LAST_CHARACTER = chr(sys.maxunicode)
-# What stands between the words of an id, as `words_of_subject` has it.
+# The signs between the words of an id, as in `words_of_subject`.
 _SIGNS_OF_ID = re.compile("[:.@_-]")
 # The least characters that are looked for within the words of an id. Three of them are in too many ids ("ann", "123").
 _MIN_PART_CHARS = 4
@@ -71,7 +71,7 @@ class NamedExchange(NamedTuple):
 
 
 class MemoryPages(StoreGroup):
-    """Pages of memories and of what they hold. They find nothing of another memory than `agent_row`."""
+    """Reads pages of memories and of their content. No read finds content of another memory than `agent_row`."""
 
     @long_reads
     async def list_memories(

@@ -153,7 +153,7 @@ class MoveTarget(StoreGroup):
     async def put_links(
         self, connection: Connection, scope: Scope, created: float, links: MovedLinks
     ) -> None:
-        """Attaches what a memory had attached, and has the same sleeptime agents read it."""
+        """Attaches the objects that a memory had attached, and has the same sleeptime agents read it."""
         agent = await find_agent(connection, scope)
         if agent is None:
             return

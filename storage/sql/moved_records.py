@@ -102,7 +102,7 @@ class MovedReader(NamedTuple):
 class MovedLinks(Struct, frozen=True):
     """The links of a memory."""
 
-    # What it has attached, in order.
+    # The objects that are attached to the agent, in order.
     attached: Sequence[dict[str, Any]]
     # The sleeptime agents that read the memory.
     readers: Sequence[MovedReader]

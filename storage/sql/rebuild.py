@@ -96,7 +96,7 @@ class BlockVersion(Struct, frozen=True):
 
     @property
     def is_remainder(self) -> bool:
-        """An earlier forgetting wrote it, to show what was left of the version before."""
+        """True if an earlier forgetting wrote the version, to show the rest of the version before."""
         return self.origin == FORGET_ORIGIN and self.restores is not None
 
 
@@ -217,7 +217,7 @@ async def remove_lost_lines(
 ) -> bool:
     """Removes the lines of versions that the block no longer has from all versions. Returns False if there are none.
 
-    The versions stay with what else they say, so that each line keeps its sources.
+    The versions stay with their other lines, so that each line keeps its sources.
     """
     await connection.fetch_rows(SQL["block_lock"], (block_row,))
     versions = [
@@ -325,7 +325,7 @@ async def preview_block(
     texts: Collection[str],
     remaining: Mapping[int, Sequence[str]],
 ) -> BlockPreview:
-    """Returns what would be left of a block once something is forgotten. Nothing is written.
+    """Returns the value that a block would have after a forgetting. Nothing is written.
 
     versions: all versions of the block, oldest first.
     erased: the exchanges that would go.

@@ -1,4 +1,4 @@
-"""Recalls: records of what turns found in their memories. A turn that searched writes one (`RecallRow`).
+"""Recalls: records of the hits of turns' searches. A turn that searched its memory writes one (`RecallRow`).
 
 A recall has the numbers of its hits (storage/recall_record.py). The texts of the hits are read when a recall is shown.
 """

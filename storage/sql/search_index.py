@@ -1,7 +1,7 @@
-"""The upkeep of the search index of a memory, in steps: what was written is indexed, what has changed is indexed again.
+"""The upkeep of a memory's search index, in steps: new texts are indexed, changed texts are indexed again.
 
-A step is a read, a count of words in the event loop, and a transaction that gives way to turns. What it leaves to the
-next one, and what a search reads meanwhile besides the index, are the messages with higher numbers.
+A step is a read, a count of words in the event loop, and a transaction that gives way to turns. The messages with
+higher numbers are left to the next step; a search reads them besides the index meanwhile.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _MadeSegment(NamedTuple):
 
 
 class SearchIndex(GrowingGroup):
-    """Brings the index of each memory up to what is stored."""
+    """Brings the index of each memory up to its stored texts."""
 
     def __init__(self, database: Database, growth: Growth, memories: MemoryCache, rules: Rules) -> None:
         super().__init__(database, growth)
@@ -94,7 +94,7 @@ class SearchIndex(GrowingGroup):
         return await self._write_step(agent, counted) or await self._add_segment(agent_row)
 
     async def mend(self, agent_row: int) -> None:
-        """Empties what is damaged of the search index. The next steps of `advance` make it again."""
+        """Empties the damaged parts of the search index. The next steps of `advance` make them again."""
         await self._grow(
             agent_row, 0, self._database.bulk_write(lambda connection: _mend_index(connection, agent_row))
         )

@@ -156,7 +156,7 @@ class SnapshotCache:
         )
 
     def put(self, agent_row: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
-        """Caches a snapshot that was read: what all snapshots of the memory have in common, and the end of its path.
+        """Caches a snapshot that was read: the fields that all snapshots of the memory share, and the end of its path.
 
         One with shared blocks is not cached: other agents may change the blocks.
         """

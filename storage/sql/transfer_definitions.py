@@ -58,9 +58,10 @@ def parse_api_subject(agent: Agent) -> ApiSubject | None:
 async def read_attached(
     connection: Connection, agent_row: int, after: int, limit: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Returns a page of what an agent has attached, each with its number among all, from 1 on.
+    """Returns a page of the objects that are attached to an agent, each with its number among all, from 1 on.
 
-    The record of what is gone meanwhile has its kind alone: a page with fewer records would be taken for the last.
+    The record of an object that is gone meanwhile has its kind alone: a page with fewer records would be taken for the
+    last one.
     """
     rows = await connection.fetch_rows(SQL["attached_read"], (agent_row, limit, after))
     return [
@@ -113,7 +114,7 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
 
 
 async def put_attached(connection: Connection, agent: Agent, record: Mapping[str, Any], at: float) -> None:
-    """Attaches something, which is made where `find_or_make_attached` makes it. What is not found is left out."""
+    """Attaches an object, which `find_or_make_attached` may make. An object that is not found is left out."""
     target = await find_or_make_attached(connection, agent.scope.project, record, at)
     if target is not None:
         await connection.run(SQL["attached_put"], (agent.id, IMPORTING_PREFIX + record["kind"], target))
@@ -122,7 +123,7 @@ async def put_attached(connection: Connection, agent: Agent, record: Mapping[str
 async def find_or_make_attached(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int | None:
-    """Returns the row of what is attached; None if it is not found. A missing tool, identity or block is made."""
+    """Returns the row of an attached object; None: it is not found. A missing tool, identity or block is made."""
     kind = record["kind"]
     if "built_in" in record:
         return -int(record["built_in"])
@@ -215,7 +216,7 @@ async def put_step(connection: Connection, agent: Agent, record: Mapping[str, An
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
-    """Gives what was imported to its project. Raises: NotFound if a memory made over REST has no definition."""
+    """Gives imported definitions to their project. Raises: NotFound if a memory made over REST has no definition."""
     subject = parse_api_subject(agent)
     if (
         subject is not None

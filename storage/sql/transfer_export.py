@@ -60,7 +60,7 @@ class ExportReader(StoreGroup):
     ) -> list[ExportedRecord]:
         """Returns a page of the records of one part.
 
-        Records after `export_end` are left out: later turns would refer to what is not exported.
+        Records after `export_end` are left out: later turns would refer to records that are not exported.
 
         part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
             tag, attached, run, step, import, imported or imported_fact.

@@ -58,7 +58,7 @@ class ImportWriter(GrowingGroup):
         self._forgetting = forgetting
 
     async def begin(self, draft: Agent) -> Agent:
-        """Makes a memory to be filled, which no request reaches. What an earlier import has left there is removed.
+        """Makes a memory to be filled, which no request reaches. The remains of an earlier import are removed from it.
 
         draft: the agent to create, with the scope that it gets at the end of the import.
 
@@ -101,7 +101,7 @@ class ImportWriter(GrowingGroup):
     async def write(self, connection: Connection, agent: Agent, records: Sequence[ImportedRecord]) -> None:
         """Writes records in the order in which they were read.
 
-        What an export leaves out has been computed before: the hashes of an exchange and the `key` of a fact.
+        The caller has computed the values that an export leaves out: the hashes of an exchange and the `key` of a fact.
 
         Raises: NotFound; WriteConflict if another import has taken the place of this one.
         """
@@ -203,7 +203,7 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
 async def _resolve_fields(
     connection: Connection, agent_row: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns a record's values in the order of `FIELDS`, with the rows of what they name, and a free public id."""
+    """Returns a record's values in the order of `FIELDS`, with the rows of the named records, and a free public id."""
     fields: dict[str, Any] = {}
     for name in FIELDS[part]:
         kind = get_kind(name)
@@ -227,7 +227,7 @@ async def _resolve_fields(
 async def _put_row(
     connection: Connection, agent_row: int, part: str, fields: Mapping[str, Any]
 ) -> Row | None:
-    """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
+    """Writes a record, in the order of its fields. Returns the values that the statement reports of the row."""
     columns = [get_kind(name).to_column(value) for name, value in fields.items()]
     return await connection.fetch_row(SQL[f"{part}_put"], (agent_row, *columns))
 

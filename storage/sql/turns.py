@@ -1,4 +1,4 @@
-"""Turns: reads what a turn needs before it is answered, and writes the turn in one transaction when it has ended."""
+"""Turns: reads the memory's snapshot before a turn is answered, and writes the turn in one transaction at its end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DueConversation(NamedTuple):
 
 
 class Turns(StoreGroup):
-    """Reads what a turn needs before it is answered, and writes it when it has ended."""
+    """Reads the memory's snapshot before a turn is answered, and writes the turn at its end."""
 
     def __init__(
         self, database: Database, agents: Agents, rules: Rules, cache: SnapshotCache, memories: MemoryCache
@@ -78,7 +78,7 @@ class Turns(StoreGroup):
     async def find_snapshot(
         self, agent: Agent, key: str | None, path_hash: bytes | None
     ) -> MemorySnapshot | None:
-        """Returns what a request needs of its memory, from the cache or the database.
+        """Returns the snapshot of a request's memory, from the cache or the database.
 
         key: the client's own conversation id.
         path_hash: the hash of the client's list up to its last assistant message; None: the list has none.
@@ -255,7 +255,7 @@ async def _load_pool(
 async def _decide_turn(
     connection: Connection, agent_row: int, pool: Pool, decide: Callable[[Pool], Change]
 ) -> Change:
-    """Returns what the rules decide. After a `Missing` the contents are loaded and the rules are called again."""
+    """Returns the decision of the rules. After a `Missing` the contents are loaded and the rules are called again."""
     for _ in range(MAX_RULE_CALLS):
         try:
             return decide(pool)
@@ -344,7 +344,7 @@ class _ResolvedChange(NamedTuple):
 async def _resolve_change(
     connection: Connection, agent: Agent, write: TurnWrite, *, is_new: bool
 ) -> _ResolvedChange:
-    """Returns what a turn changes that could not be written as a plain turn.
+    """Returns the changes of a turn that could not be written as a plain turn.
 
     agent: the agent as it is stored.
     is_new: True if the agent was first stored in this transaction.
@@ -390,7 +390,7 @@ async def _write_change(
     section: int | None,
     recall: RecallRow | None,
 ) -> _StoredExchange:
-    """Writes what a turn changes in the tree: its exchange, other exchanges, edits and marks."""
+    """Writes the changes of a turn in the tree: its exchange, other exchanges, edits and marks."""
     change = resolved.change
     stored = await _store_exchange(connection, agent_row, write, change, section, recall)
     exchange = stored.exchange
@@ -485,7 +485,7 @@ async def write_merge(
     now: float,
     reading: ReadSpan | None = None,
 ) -> None:
-    """Writes what edits change: blocks, each on the version that its result was made on, passages and facts.
+    """Writes the results of edits: blocks, each over the version that the edit was made on, passages and facts.
 
     first_versions: block -> the version from which its first edit was computed.
     reading: the part of a memory that the run reads. The run's passages and facts are stored in that memory.

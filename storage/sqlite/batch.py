@@ -33,7 +33,7 @@ class BatchReport(Struct, frozen=True):
 
     # One for each write.
     outcomes: Sequence[WriteOutcome]
-    # The fault of the database itself; None if it works.
+    # The fault of the database itself; None: the database works.
     fault: Unavailable | None = None
     # Each function ran once, and nothing of it was undone.
     is_whole: bool = False
@@ -88,7 +88,7 @@ class BatchRunner:
         return self._commit_batch(outcomes, is_whole=True)
 
     def _run_apart(self, functions: Sequence[WriteFunction]) -> BatchReport:
-        """Runs one transaction with each function in a savepoint, so that one that fails is undone alone."""
+        """Runs one transaction with each function in a savepoint, so that a function that fails is undone alone."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:

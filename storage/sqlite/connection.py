@@ -1,4 +1,4 @@
-"""Connections to the database file, and how they are opened. It knows pragmas, and not what is stored.
+"""Connections to the database file, and how they are opened. This module knows pragmas, and no tables.
 
 Never `open()` the database or its -wal and -shm files in the process that serves them: closing any descriptor of a
 file drops all POSIX locks the process has on it, SQLite's own included. `os.stat` is safe.
@@ -51,7 +51,7 @@ class DatabaseFile(Struct, frozen=True):
 
 
 def check_version() -> None:
-    """Refuses a SQLite that lacks what the store needs. Raises: StatementFailed."""
+    """Refuses a SQLite that lacks a feature that the store needs. Raises: StatementFailed."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StatementFailed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
@@ -71,7 +71,7 @@ def open_writer(target: DatabaseFile) -> sqlite3.Connection:
         if mode != "wal":
             raise Broken(f"{target.path}: write-ahead logging is not possible here (journal mode {mode})")
         connection.execute(f"PRAGMA synchronous = {target.synchronous}")
-        connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+        connection.execute("PRAGMA secure_delete = ON")  # forgotten content is overwritten
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer chooses the moment
         _set_pragmas(connection)
         return connection
@@ -124,7 +124,7 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
 
 
 def _find_file_id(path: str) -> tuple[int, int, int] | None:
-    """Returns device, inode and type of the file at a path, a link not followed; None if there is none."""
+    """Returns device, inode and type of the file at a path, a link not followed; None: there is no file."""
     try:
         status = os.lstat(path)
     except OSError:

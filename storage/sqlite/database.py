@@ -221,7 +221,7 @@ class SqliteDatabase:
     def _open_writer(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
         """Opens a writing connection to a file that this process owns from then on.
 
-        Raises: Owned, and what `connect` raises.
+        Raises: Owned, and the errors of `connect`.
         """
         check_location(self.path)
         self._lock.take()

@@ -19,7 +19,7 @@ from storage.sqlite.result_codes import map_sqlite_errors
 
 
 class SchemaUpgrade(NamedTuple):
-    """The schema version of a file, and the one that a start brings it to."""
+    """The schema version of a file, and the version to which a start upgrades the file."""
 
     version: int
     latest_version: int
@@ -37,7 +37,7 @@ class FileFindings(Struct, frozen=True):
 
 
 def inspect(path: str) -> FileFindings:
-    """Reads what there is at the path, if this account could have a database there.
+    """Reads the file at the path, if this account could have a database there.
 
     Raises: TooNew, TooOld, Foreign, StatementFailed, Unavailable.
     """

@@ -49,7 +49,7 @@ class Lock:
     def take(self) -> None:
         """Acquires the lock, unless it is held. If its file was removed with the database, it is acquired again.
 
-        Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full if there can be no lock file.
+        Raises: Owned, with the owner's process and address; Broken, ReadOnly, Full if there can be no lock file.
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:

@@ -75,7 +75,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
 def read_version(
     connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None
 ) -> int:
-    """Returns the schema version of a file; 0: it is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
+    """Returns the schema version of a file; 0: the file is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
 
     If steps make the file's version from nothing, the file must have all tables, columns, indexes and triggers of it.
     """

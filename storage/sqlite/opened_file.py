@@ -27,7 +27,7 @@ class OpenedFile:
         self.generation = 0
 
     def find_inode(self) -> int | None:
-        """Returns the inode of the file at the path; None: there is none, or it cannot be looked up."""
+        """Returns the inode of the file at the path; None: there is no file, or it cannot be looked up."""
         try:
             return os.stat(self._path).st_ino
         except OSError:

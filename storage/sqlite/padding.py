@@ -1,6 +1,6 @@
 """Padding, which keeps a row of `exchanges` from moving its neighbours when it grows.
 
-SQLite erases in place what is overwritten (`secure_delete`). But a row that no longer fits its page makes SQLite
+SQLite erases overwritten content in place (`secure_delete`). But a row that no longer fits its page makes SQLite
 distribute the rows of several pages again, and bytes of rows that moved may stay between the others: forgotten text
 would be left in the file. So the part of a row that lies in its page never grows. Each row stores its room there and is
 padded to it. A row that needs more goes to overflow pages, which belong to it alone and are erased when it gives them

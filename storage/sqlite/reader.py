@@ -1,4 +1,4 @@
-"""The readers: one in the event loop's own thread for short, indexed reads, one on a thread for long ones.
+"""The readers: one in the event loop's own thread for short, indexed reads, and one with a thread for long reads.
 
 A read by key costs about 3 us, a hop to a thread 60 to 100 us. Neither reader can write. Results are fetched whole: a
 statement left open across an await would hold its snapshot, and the write-ahead log with it.
@@ -100,7 +100,7 @@ class Reader(_ReaderBase):
             self.run(lambda opened: None)
 
     def run(self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None) -> T:
-        """Runs a read. Raises: Unavailable (TooSlow past the deadline), and what the function raises."""
+        """Runs a read. Raises: Unavailable (TooSlow past the deadline), and the errors of the function."""
         with self._handle_failures():
             return _run_with_deadline(self.connection, function, deadline_ms)
 
@@ -118,7 +118,7 @@ class Reader(_ReaderBase):
 
 
 class ThreadReader(_ReaderBase):
-    """A read connection with a thread, for what may take long: big indexes, exports."""
+    """A read connection with a thread, for reads that may take long: big indexes, exports."""
 
     _driver: Driver | None = None
 
@@ -135,7 +135,7 @@ class ThreadReader(_ReaderBase):
     async def run(
         self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None
     ) -> T:
-        """Runs a read in the thread. Raises: Unavailable (TooSlow past the deadline), and what the function raises.
+        """Runs a read in the thread. Raises: Unavailable (TooSlow past the deadline), and the errors of the function.
 
         The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
         """

@@ -55,7 +55,7 @@ _TEXTS = {
 
 
 def translate_error(error: sqlite3.Error, path: str = "the database") -> StoreError:
-    """Returns the store's own error for one of SQLite's; its cause is set."""
+    """Returns the store's own error for an error of SQLite, which becomes its cause."""
     code = getattr(error, "sqlite_errorcode", None)
     # Without a code the sqlite3 module itself has raised it: for a closed connection, a wrong number of parameters.
     if code is None:

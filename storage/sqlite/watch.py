@@ -76,7 +76,7 @@ class Watch:
         return connection
 
     def take_changes(self, *, is_whole: bool) -> Changes:
-        """Returns what has changed since the last call, in the form that `Database.add_change_listener` reports.
+        """Returns the changes since the last call, in the form that `Database.add_change_listener` reports.
 
         is_whole: no statement was rolled back. Otherwise the numbers may be of rows that are not there, so agents are
             only reported as changed, without their numbers.

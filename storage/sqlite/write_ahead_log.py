@@ -21,7 +21,7 @@ from storage.errors import StoreError
 from storage.sqlite.driver import Driver
 from storage.sqlite.writeback import WriteBack, copy_log, empty_log
 
-# What the writer's thread does with the log. Returns whether all of it was written back.
+# A task of the writer's thread on the log. Returns whether all of the log was written back.
 LogWork = Callable[[sqlite3.Connection], bool]
 
 
@@ -122,7 +122,7 @@ class WriteAheadLog:
         self._copier.abandon()
 
     async def _copy_and_write_back(self) -> None:
-        """Copies the present log, and has the writer's thread write back what has come meanwhile."""
+        """Copies the present log, and has the writer's thread write back the pages that have come meanwhile."""
         try:
             # An error that lasts reaches the writer next, and the writer reports it.
             with suppress(sqlite3.Error, StoreError):

@@ -62,7 +62,7 @@ class WriterLimits(LogLimits, frozen=True):
 
 # A timer may fire so much too early, and waits at least so long.
 _TIMER_SLACK_S = 0.01
-# The bytes of a waiting write besides those that it names: a future, a function and its variables.
+# The bytes of a waiting write besides its `size_bytes`: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
 
 
@@ -72,7 +72,7 @@ class Writer:
     connect: opens the connection that writes, in the writer's thread.
     watch: is attached to that connection.
     log_copier: copies a grown log.
-    on_change: called with what a batch has changed, before its writes are answered.
+    on_change: a function that is called with the changes of a batch, before its writes are answered.
     on_failure: called with the fault when writing fails after it worked.
     on_recovery: called when writing works again.
     """
@@ -137,7 +137,7 @@ class Writer:
         return True
 
     async def finish(self, timeout_s: float) -> bool:
-        """Refuses new writes and drains; what is left then fails with Closed. Returns whether nothing was left."""
+        """Refuses new writes and drains; the rest then fails with Closed. Returns whether there was no rest."""
         self._connection.begin_closing()
         if self._connection.fault is not None:
             self.refuse_waiting(self._connection.fault)
@@ -218,14 +218,14 @@ class Writer:
         The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
         the task that awaits it, abandons the result and never the write.
 
-        size_bytes: about what the function holds.
+        size_bytes: the approximate size of the values that the function holds.
         is_bulk: work that can wait: index, import, forget. It runs in a transaction of its own when no turn waits.
             Turns that come meanwhile wait for its end, so it should take less than 5 ms.
         begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
             it if it comes alone.
 
-        Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
-        future also what the function raises, SQLite's errors translated.
+        Raises, here or from the future: Busy, Closed, and the fault of the database (Unavailable); from the
+        future also the errors of the function, SQLite's errors translated.
         """
         if self._connection.is_closing:
             raise Closed(f"{self._path} is closed")

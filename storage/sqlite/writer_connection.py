@@ -1,4 +1,4 @@
-"""The connection that writes, and what becomes of it when the database fails.
+"""The connection that writes, and its treatment when the database fails.
 
 After a fault the file is opened again and a trial write is made. Until this first attempt has ended the fault is new:
 writes wait for it. If it fails, the fault is lasting: writes are refused at once, and further attempts follow with
@@ -65,7 +65,7 @@ class WriterConnection:
         self.driver: Driver | None = None
         self.file = OpenedFile(path)
         self.is_closing = False
-        # What is wrong with the database; None: nothing.
+        # The fault of the database; None: the database works.
         self.fault: Unavailable | None = None
         # An attempt to mend the fault has failed.
         self._is_lasting = False
@@ -110,7 +110,7 @@ class WriterConnection:
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
-        """Returns the store's error for one that came while the file was opened."""
+        """Returns the store's error for an error that came while the file was opened."""
         if isinstance(error, sqlite3.Error):
             return translate_error(error, self._path)
         return (
@@ -143,7 +143,7 @@ class WriterConnection:
         self._on_failure(fault)
         if self._is_lasting:
             self._user.refuse_waiting(fault)
-        # Not in the context of the work that found the fault: what is called after the recovery may read.
+        # Not in the context of the work that found the fault: functions that are called after the recovery may read.
         self._mending = asyncio.get_running_loop().create_task(
             self._mend(), name="mnemogate-writer-mend", context=Context()
         )

@@ -43,7 +43,7 @@ async def detach_all(connection: Connection, kind: str, target: int) -> None:
 
 
 async def load_targets(connection: Connection, agent_row: int, kind: str) -> list[int]:
-    """Returns what an agent has attached of a kind, in order."""
+    """Returns the objects of a kind that are attached to an agent, in order."""
     return await load_column(connection, SQL["targets"], (agent_row, kind))
 
 
@@ -105,7 +105,7 @@ class Attached(StoreGroup):
     async def load_targets_of_agents(
         self, connection: Connection, agent_rows: Sequence[int], kind: str
     ) -> dict[int, list[int]]:
-        """Returns what each of these agents has attached of a kind, in order."""
+        """Returns the objects of a kind that are attached to each of these agents, in order."""
         targets: dict[int, list[int]] = {agent_row: [] for agent_row in agent_rows}
         for agent_row, target in await load_rows(connection, SQL["of_agents"], agent_rows, kind):
             targets[agent_row].append(target)

@@ -51,7 +51,7 @@ _PAGE = 100
 
 
 class BatchItems(StoreGroup):
-    """Adds items to batches, reads them, and writes what comes of them."""
+    """Adds items to batches, reads them, and writes their results."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
@@ -80,7 +80,7 @@ class BatchItems(StoreGroup):
 
     @reads
     async def count(self, connection: Connection, batch_row: int) -> BatchCounts:
-        """Counts a batch's items by what became of them."""
+        """Counts a batch's items by their states."""
         return make_counts(await connection.fetch_rows(SQL["count"], (batch_row,)))
 
     @reads

@@ -111,12 +111,12 @@ class Batches(StoreGroup):
 
     @reads
     async def load_journal(self, connection: Connection, job_row: int) -> dict[str, bytes]:
-        """Returns what a job has written down, by name."""
+        """Returns the entries of a job's journal by name."""
         return {row[0]: row[1] for row in await connection.fetch_rows(SQL["journal"], (job_row,))}
 
     @reads
     async def load_known_parts(self, connection: Connection) -> builtins.list[bytes]:
-        """Returns what is written down of providers' batches, of all jobs."""
+        """Returns the journal's entries about providers' batches, of all jobs."""
         return await load_column(connection, SQL["known_parts"])
 
     # -- a batch moves on

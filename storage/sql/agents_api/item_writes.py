@@ -71,7 +71,7 @@ async def close_item(connection: Connection, item_row: int) -> None:
 
 
 async def erase_item_texts(connection: Connection, agent_row: int, run_row: int) -> None:
-    """Erases what an item's run held until its end; the message of its error stays."""
+    """Erases the texts that an item's run needs until its end; the message of its error stays."""
     await connection.run(SQL["empty_texts"], (agent_row, run_row))
 
 

@@ -201,7 +201,7 @@ class Messages(StoreGroup):
 
         edit: returns the exchange with the new text.
 
-        Raises: NotFound; Stale if something was forgotten since the agent was read; what `edit` raises.
+        Raises: NotFound; Stale if something was forgotten since the agent was read; the errors of `edit`.
         """
         await connection.lock(agent.id)
         stored_agent = await find_agent_by_id(connection, agent.id)

@@ -1,4 +1,4 @@
-"""Texts of runs: what a run has that is not, or not yet, in an exchange, such as its request and its events."""
+"""Texts of runs that are not, or not yet, in an exchange, such as requests and events."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def add_events(
 ) -> bool:
     """Adds events to a run. Returns False, and adds none, if the memory's epoch has risen or the attempt was replaced.
 
-    epoch: the memory's epoch when the events were made. They may quote what was forgotten since.
+    epoch: the memory's epoch when the events were made. They may quote content that was forgotten since.
     job: the attempt that made the events. They must not come between those of the attempt that performs the run now.
     """
     if await find_epoch(connection, agent_row) != epoch:
@@ -72,7 +72,7 @@ async def add_error_message(
 ) -> None:
     """Adds the message of the error that ended a run; "" adds nothing.
 
-    error_status: the HTTP status of that error; 0: it has none.
+    error_status: the HTTP status of that error; 0: the error has none.
     """
     if error_message:
         message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
@@ -108,7 +108,7 @@ async def replace_text(
 
 
 async def erase_texts(connection: Connection, agent_row: int, after: int, limit: int) -> int | None:
-    """Erases a page of the texts of an agent's runs. Returns `after` for the next page, or None if there is none.
+    """Erases a page of the texts of an agent's runs. Returns `after` for the next page; None: this was the last page.
 
     A run that has not ended keeps its request. A call stays without its content, so that it is not made twice.
 

@@ -105,7 +105,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
 
 
 async def find_run(connection: Connection, agent_row: int, run_row: int) -> Run | None:
-    """Returns a run of an agent by its row, or None if it is gone."""
+    """Returns a run of an agent by its row; None: the run is gone."""
     row = await connection.fetch_row(SQL["get"], (run_row, agent_row))
     return None if row is None else make_run(row)
 
@@ -125,7 +125,7 @@ async def find_newest_run(connection: Connection, agent_row: int, conversation_r
 async def find_newest_waiting_run(
     connection: Connection, agent_row: int, conversation_row: int, maker_row: int
 ) -> Run | None:
-    """Returns the newest run of a conversation that waits for answers to calls, or None if it is gone.
+    """Returns the newest run of a conversation that waits for answers to calls; None: the run is gone.
 
     maker_row: the row of the run that made the calls. This run counts whether or not it waits.
     """
@@ -206,7 +206,7 @@ async def find_waiting_step(connection: Connection, agent_row: int, conversation
 
 
 async def find_newest_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
-    """Returns the newest step of a run, or None if it has no step."""
+    """Returns the newest step of a run; None: the run has no step."""
     row = await connection.fetch_row(SQL["newest_step"], (run_row, agent_row))
     return None if row is None else _make_step(row)
 
@@ -367,7 +367,7 @@ class Runs(StoreGroup):
 
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
-        """Returns the row of the exchange with which a run began, or None if it has none."""
+        """Returns the row of the exchange with which a run began; None: the run has no exchange."""
         return await connection.fetch_value(SQL["first_exchange"], (run.id, run.agent_row))
 
     @reads

@@ -132,7 +132,7 @@ async def find_reading(connection: Connection, sleeper_row: int) -> OpenReading 
 
 
 async def advance_over(connection: Connection, span: ReadSpan, at: float) -> None:
-    """Moves a reader's cursor past what it has read, unless the cursor has moved meanwhile."""
+    """Moves a reader's cursor past the messages that it has read, unless the cursor has moved meanwhile."""
     await connection.run(SQL["read_up_to"], (span.upto, at, span.memory_row, span.sleeper_row, span.cursor))
 
 
