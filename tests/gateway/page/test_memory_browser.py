@@ -93,6 +93,17 @@ def test_a_fact_that_an_operator_wrote_fits_a_phone(browser: Browser, operator: 
     browser.looks_right(operator, f"m/{uid}/facts", heading="Facts")
 
 
+def test_a_phone_shows_who_has_facts(browser: Browser, operator: Operator) -> None:
+    operator.twin(f"m/{speak(operator.world, 'Hello.').uid}/facts", {"text": "Never eats nuts."})
+    speak(operator.world, "Hello.", user="bob")
+    with browser.open(operator, "people", width=320) as page:
+        counts = page.locator("td[data-name=facts]")
+        assert [(each.inner_text(), each.is_visible()) for each in counts.all()] == [
+            ("0", False),
+            ("1", True),
+        ]
+
+
 def test_a_hostile_memory_looks_right_and_does_nothing(browser: Browser, operator: Operator) -> None:
     world = operator.world
     agent = speak(world, *HOSTILE, talk="<b>talk/..")
