@@ -206,7 +206,7 @@ class BackgroundResponses:
                 if log is not None and not log.is_over:
                     async for event in log.read_after(after):
                         yield event
-                        if self.dialect.end_in(event) is not None:
+                        if self.dialect.find_ended_response(event) is not None:
                             return
                     # Without an end in the log the attempt has failed, and another one follows.
                     after = max(after, log.next_number - 1)
@@ -215,7 +215,7 @@ class BackgroundResponses:
                 async for number, event in load_events(self.store, run, after):
                     after = number
                     yield event
-                    if self.dialect.end_in(event) is not None:
+                    if self.dialect.find_ended_response(event) is not None:
                         return
                 if now is None or now.is_over:
                     break
@@ -225,7 +225,7 @@ class BackgroundResponses:
             yield (
                 self.dialect.render_whole_events(ended)
                 if after < 0
-                else self.dialect.last_events(ended, after + 1)
+                else self.dialect.render_last_events(ended, after + 1)
             )
 
     async def _render_ended_response(self, run: Run | None, shown_response: Json) -> Json:

@@ -169,7 +169,7 @@ class ChatCall:
     def _make_native_request(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
     ) -> ModelRequest:
-        body = native.body(target.model, system, notes)
+        body = native.render_body(target.model, system, notes)
         return self._make_model_request(target, body)._replace(path=native.upstream_path, query="")
 
     def _make_native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:

@@ -77,7 +77,7 @@ class EarlierReplies:
             path += orjson.loads(turn.messages)
         return path
 
-    def reply(self, memory: MemoryKey, id: str) -> Json | None:
+    def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""
         n = self._number_by_id.get((memory, id))
         if n is None:
@@ -140,8 +140,8 @@ class FoundReplies(Struct, frozen=True):
         messages = None if id is None else self.paths.get(id)
         return self.earlier.list_path(memory, id) if messages is None else [*messages]
 
-    def reply(self, memory: MemoryKey, id: str) -> Json | None:
-        return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)
+    def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
+        return self.paths[id][-1] if id in self.paths else self.earlier.find_reply(memory, id)
 
 
 def _dump(value: Json | Sequence[Json | None]) -> bytes:

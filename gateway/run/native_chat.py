@@ -134,7 +134,7 @@ class NativeChat:
 
     async def _save_response(self, native: NativeRequest, row: DeferredReplyRow, response: bytes) -> None:
         scope = row.agent.scope
-        reader = native.reader()
+        reader = native.make_reader()
         reader.read_whole(response)
         await self._turns.wait_written(scope)
         if native.referenced_ids:
@@ -205,7 +205,7 @@ class NativeChat:
                 call.memory_state = "unavailable"
             if begun is not None:
                 memory, prompt = begun
-                machine = NativeTurn(memory.reader, native.change(), native.upstream_path)
+                machine = NativeTurn(memory.reader, native.make_change(), native.upstream_path)
                 turn = TurnRun(
                     call=call,
                     attempts=attempts,
@@ -224,7 +224,7 @@ class NativeChat:
                 call.sink,
                 call.receipt,
                 keep_alive_s=self._turns.limits.keep_alive_s,
-                change=native.change(),
+                change=native.make_change(),
             )
             await self._chat.await_reply(call, attempts, passed)
 
@@ -235,7 +235,7 @@ class NativeChat:
         make_memory = partial(
             NativeMemory,
             native=native,
-            reader=BoundedReader(native.reader(), self._turns.limits.max_streamed_bytes),
+            reader=BoundedReader(native.make_reader(), self._turns.limits.max_streamed_bytes),
             earlier=self._earlier,
             deferred=self.deferred,
             save_ended=self._save_ended,

@@ -54,15 +54,15 @@ class NativeRequest(Protocol):
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies to which the client refers by id put into `chat`, as far as known."""
 
-    def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
+    def render_body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream.
 
         system: goes after the instructions.
         notes: index of a message in `chat` -> the note before its text.
         """
 
-    def reader(self) -> NativeReader:
+    def make_reader(self) -> NativeReader:
         """Returns a reader of one reply to the request."""
 
-    def change(self) -> ReplyChange:
+    def make_change(self) -> ReplyChange:
         """Returns the change that removes from its reply what memory has added to the request."""

@@ -213,7 +213,7 @@ class ResponseAttempt:
                 if continued is not None:
                     # All other items are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
-                make_view = request.view_factory(
+                make_view = request.make_view_factory(
                     turn_name=receipt.find_begun_turn,
                     count_usage=receipt.count_usage,
                     answering_model=receipt.name_answering_model,

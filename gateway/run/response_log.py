@@ -56,7 +56,7 @@ class ResponseLog(EventLog):
     error_reply: UpstreamErrorReply | None = field(default=None, init=False)
 
     async def write(self, data: bytes) -> None:
-        end = self.dialect.end_in(data)
+        end = self.dialect.find_ended_response(data)
         if end is None and not self.last_events:
             self.add(data)
             return
@@ -74,6 +74,6 @@ class ResponseLog(EventLog):
         if final is self.final and self.last_events:
             return self.last_events
         if self.next_number > self.first_number:
-            return self.dialect.last_events(final, self.next_number)
+            return self.dialect.render_last_events(final, self.next_number)
         # The events of earlier attempts are not stored any more.
         return self.dialect.render_whole_events(final, self.next_number)

@@ -43,7 +43,7 @@ class BackgroundRequest(Protocol):
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
         """Returns the request with only those items of its conversation that still wait. ids: of these items."""
 
-    def view_factory(
+    def make_view_factory(
         self,
         turn_name: Callable[[], TurnName | None],
         count_usage: Callable[[str], Json | None],
@@ -68,7 +68,7 @@ class ResponsesDialect(EventDialect, Protocol):
     def restore(self, stored: bytes, tag: str, created_at: float) -> BackgroundRequest:
         """Returns a stored request. tag: that of the response's ids. created_at: seconds since the epoch."""
 
-    def end_in(self, data: bytes) -> Json | None:
+    def find_ended_response(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with one."""
 
     def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
@@ -80,7 +80,7 @@ class ResponsesDialect(EventDialect, Protocol):
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
 
-    def last_events(self, response: Json, number: int) -> bytes:
+    def render_last_events(self, response: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
 
     def render_whole_events(self, response: Json, number: int = 0) -> bytes:

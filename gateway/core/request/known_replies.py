@@ -16,5 +16,5 @@ class KnownReplies(Protocol):
     def list_path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
-    def reply(self, memory: MemoryKey, id: str) -> Json | None:
+    def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
         """Returns the reply that has this id, or has a part with it; None: no known reply has the id."""

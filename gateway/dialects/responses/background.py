@@ -1,4 +1,4 @@
-"""A response in the background: its request as it is stored, and the response as it is shown without a turn."""
+"""A response in the background: the request as it is stored, and the response as it is shown without a turn."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class StoredResponseRequest(Struct, frozen=True):
         return msgspec.json.encode(self)
 
     def read(self) -> ResponsesRequest:
-        """Returns the parsed request. It asks for a stream, even if the client did not, since events are stored."""
+        """Returns the parsed request, as a request for a stream even if the client wanted none: events are stored."""
         request = parse(
             self.body.encode(),
             self.max_messages,
@@ -75,9 +75,13 @@ class StoredResponseRequest(Struct, frozen=True):
 class RestoredRequest(Struct, frozen=True):
     """A stored request that is performed. Implements `gateway.run.response_runs.BackgroundRequest`."""
 
+    # The request as it is stored.
     stored: StoredResponseRequest
+    # The parsed request.
     request: ResponsesRequest
+    # The part that the response's ids share.
     tag: str
+    # The time at which the response was accepted, in seconds since the epoch.
     created_at: int
 
     @property
@@ -101,7 +105,7 @@ class RestoredRequest(Struct, frozen=True):
         stored = replace(self.stored, waiting_items=waiting_items)
         return replace(self, stored=stored, request=stored.read())
 
-    def view_factory(
+    def make_view_factory(
         self,
         turn_name: Callable[[], TurnName | None],
         count_usage: Callable[[str], Json | None],
@@ -139,10 +143,10 @@ class ShownResponses:
         return RestoredRequest(stored_request, stored_request.read(), tag, int(created_at))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
-        """Returns the events in a piece of a stream. The events have numbers already, so `first` is ignored."""
+        """Returns the events in a piece of a stream. `first` is ignored, since the events have numbers already."""
         return [event + b"\n\n" for event in data.split(b"\n\n") if event and not event.startswith(b":")]
 
-    def end_in(self, data: bytes) -> Json | None:
+    def find_ended_response(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with a response's end."""
         events = self.number_events(data, 0)
         if not events or b"event: response." not in events[-1]:
@@ -164,14 +168,14 @@ class ShownResponses:
         }
 
     def as_cancelled(self, response: Json, output: Sequence[Json] = ()) -> Json:
-        """Returns a response as it is shown after its client has cancelled it. output: the items until then."""
+        """Returns a response as it is shown after its client has cancelled it. output: the items so far."""
         return {**response, "status": "cancelled", "output": [*output], "completed_at": None, "usage": None}
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
-        """Returns the response of a stored reply; None: the reply is no response's. tag: the part its ids share."""
+        """Returns the response of a stored reply; None: it was not sent as one. tag: the part that its ids share."""
         return rebuild_response(tag, reply)
 
-    def last_events(self, response: Json, number: int) -> bytes:
+    def render_last_events(self, response: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: the `sequence_number` of the first event."""
         error = response.get("error")
         events = b""
@@ -200,11 +204,11 @@ class ShownResponses:
             encode_typed_event(event_type, {**fields, "sequence_number": n})
             for n, (event_type, fields) in enumerate(events, number)
         ]
-        return b"".join(encoded_events) + self.last_events(response, number + len(events))
+        return b"".join(encoded_events) + self.render_last_events(response, number + len(events))
 
 
 def make_queued_response(request: ResponsesRequest, tag: str, created_at: float) -> Json:
-    """Returns the response to a request that waits. created_at: seconds since the epoch; 0: now."""
+    """Returns the response to a request that waits. created_at: its time in seconds since the epoch; 0: now."""
     terms = ResponseTerms(
         request.echo,
         lambda: TurnName.from_tag(tag),
@@ -216,7 +220,7 @@ def make_queued_response(request: ResponsesRequest, tag: str, created_at: float)
 
 
 def make_compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
-    """Returns the response with a compaction item in place of a reply. usage: as a chat completion has it."""
+    """Returns the response with a compaction item in place of a reply. usage: the usage of a chat completion."""
     now = int(time.time())
     terms = ResponseTerms({**request.echo, "store": False}, lambda: None, created_at=now)
     return {

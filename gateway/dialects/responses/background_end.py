@@ -17,6 +17,7 @@ _END_EVENTS: Final = ("response.completed", "response.incomplete", "response.fai
 class EndedResponse(NamedTuple):
     """A response that has ended."""
 
+    # The id of the response.
     id: str
     # The response as its upstream sent it.
     body: bytes
@@ -30,7 +31,7 @@ class BackgroundEnd(ReplyChange):
         self._ended: EndedResponse | None = None
 
     def take_ended(self) -> EndedResponse | None:
-        """Returns the response that has ended, once; None: none has ended since the last call."""
+        """Returns the response that has ended, once; None: no response has ended since the last call."""
         ended, self._ended = self._ended, None
         return ended
 

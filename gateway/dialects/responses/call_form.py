@@ -1,6 +1,6 @@
-"""The forms of tools and their calls: which an upstream takes, and which a client has.
+"""The forms of tools and their calls: the forms that an upstream takes, and the forms that a client has.
 
-A tool in a namespace has one flat name upstream. Stored calls have that name, too.
+A tool in a namespace has one flat name upstream, and so in stored calls.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class CallForm(Struct, frozen=True, array_like=True):
     item_type: str
     # The tool's name in the item; upstream the tool may have another name.
     name: str
+    # The tool's namespace in the item; None: the tool is in no namespace.
     namespace: str | None = None
 
 

@@ -25,7 +25,8 @@ from gateway.dialects.responses.call_form import CallForm, UpstreamTools, make_f
 def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
     """Returns the members of the item for a call of this form.
 
-    text: the input of a custom tool, if it was read before; None: it is read from the arguments.
+    arguments: the arguments of the call as they are written.
+    text: the input of a custom tool, if it was read before; None: the input is read from the arguments.
     """
     namespace_field: Json = {"namespace": form.namespace} if form.namespace is not None else {}
     if form.item_type == "function_call":
@@ -48,7 +49,7 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
 def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
     item_type: str = item["type"]
-    id = _call_id(item, path)
+    id = _read_call_id(item, path)
     if item_type in ("function_call", "custom_tool_call"):
         name = make_flat_name(
             read_optional(item, "namespace", str, path), read_required_text(item, "name", path)
@@ -81,14 +82,15 @@ def read_call(item: Json, path: object, upstream_tools: UpstreamTools) -> Json:
 class ToolOutput(NamedTuple):
     """The output of a tool, as an item has it."""
 
+    # The id of the call.
     call_id: str
-    # A text, or a list of parts.
+    # The output: a text, or a list of parts.
     output: Any
 
 
 def read_result(item: Json, path: object) -> ToolOutput:
     """Returns the output of a tool. Raises: BadRequest."""
-    id = _call_id(item, path)
+    id = _read_call_id(item, path)
     if item["type"] == "tool_search_output":
         return ToolOutput(id, orjson.dumps(item.get("tools") or []).decode())
     output = item.get("output")
@@ -107,7 +109,7 @@ def render_result(item_type: str, content: str | list[Json]) -> Json:
     """Returns the members of an item with the result of a call.
 
     item_type: the type of the item.
-    content: the result as a chat completion has it.
+    content: the result in the form of a chat completion.
     """
     if isinstance(content, list):
         return {"type": item_type, "status": "completed", "output": content}
@@ -124,7 +126,7 @@ def render_result(item_type: str, content: str | list[Json]) -> Json:
     return {"type": item_type, "status": "completed", "output": output}
 
 
-def _call_id(item: Json, path: object) -> str:
+def _read_call_id(item: Json, path: object) -> str:
     # `local_shell_call_output` has the id of its call as its own id.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
     return read_required_text(item, key, path)

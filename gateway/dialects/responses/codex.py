@@ -1,4 +1,4 @@
-"""Requests of Codex that no user has written: of its sub-agents, for titles, and to consolidate its memory.
+"""Requests of Codex that no user has written: from its sub-agents, for titles, and to consolidate its memory.
 
 Codex names the source of each thread in `client_metadata`, over HTTP and over a WebSocket.
 """

@@ -1,4 +1,4 @@
-"""Compaction items: summaries of conversations, which clients send back in place of the messages they cover.
+"""Compaction items: summaries of conversations, which clients send back in place of the summarised messages.
 
 A summary becomes a system message, so it has no speaker, and is not remembered.
 (platform.openai.com/docs/api-reference/responses/compact)
@@ -27,7 +27,7 @@ def make_compaction_messages(items: Sequence[Any], field: str = "input", items_b
     """Returns the compaction items among items as system messages.
 
     field: the request's field with the items, for errors.
-    items_before: stored items before those of the request; the positions in errors do not count them.
+    items_before: the number of stored items before the request's own, which positions in errors do not count.
 
     Raises: BadRequest: such an item has no sealed summary.
     """

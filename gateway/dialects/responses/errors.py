@@ -1,4 +1,4 @@
-"""The form of an error in the Responses API: a body as everywhere in OpenAI's API, and an event with its type in it."""
+"""The form of an error in the Responses API: a body as in all of OpenAI's API, and an event that contains its type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ResponsesErrors(ChatErrors):
     """The `ErrorForm` of the Responses API."""
 
     def render_event(self, error: GatewayError) -> bytes:
-        # How many events came before is not known here; typed clients demand a number.
+        # The number of earlier events is not known here; typed clients demand a number.
         fields = make_error_fields(error.message, error.code, error.kind, error.param)
         return encode_typed_event("error", {**fields, "sequence_number": 0})
 

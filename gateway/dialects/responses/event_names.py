@@ -1,4 +1,4 @@
-"""The names of the events of a response's stream that the gateway acts on."""
+"""The names of the events in a response's stream on which the gateway acts."""
 
 from __future__ import annotations
 

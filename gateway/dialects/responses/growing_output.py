@@ -34,7 +34,7 @@ class GrowingOutput:
         self._items: list[Item] = []
         # The item of text or thoughts that is growing.
         self._open_item: Item | None = None
-        # Puts the pieces of the client's calls together. Each of its calls has a call item at the same index.
+        # Puts the pieces of the client's calls together. Each call of the draft has a call item at the same index.
         self._draft = MessageDraft()
         self._call_items: list[CallItem] = []
 
@@ -81,15 +81,15 @@ class GrowingOutput:
         for call_item in self._call_items:
             call_item.end(self._choose_end_status(call_item, status))
 
-    def final_items(self) -> list[Json]:
+    def list_final_items(self) -> list[Json]:
         """Returns the items of an output that has ended."""
         return [item.final_json for item in self._items]
 
-    def json(self, status: str) -> list[Json]:
+    def render_items(self, status: str) -> list[Json]:
         """Returns the items in the form that they have in a response with this status."""
-        return [item.json(self._choose_end_status(item, status)) for item in self._items]
+        return [item.render(self._choose_end_status(item, status)) for item in self._items]
 
-    def id_prefixes(self) -> list[str]:
+    def list_id_prefixes(self) -> list[str]:
         """Returns the `Item.id_prefix` of each item."""
         return [item.id_prefix for item in self._items]
 
@@ -98,14 +98,14 @@ class GrowingOutput:
         return "".join([item.read_generated_text() for item in self._items])
 
     def _add_search(self, block: Any) -> None:
-        """Adds a web search that Claude made itself. block: the search's block, with the query; others are ignored."""
+        """Adds a web search that Claude made itself. block: a block; only a search's block, with the query, counts."""
         if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDE_SEARCH:
             return
         self._close_item()
         self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
 
     def _count_chars_before(self) -> int:
-        """Returns how many characters of the reply's text come before the open item."""
+        """Returns the number of characters of the reply's text before the open item."""
         ended_messages = [
             item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
         ]
@@ -118,7 +118,7 @@ class GrowingOutput:
         self._close_item()
         item = self._add_item(item_class)
         if isinstance(item, ThoughtsItem):
-            item.sealing_model = self._response.sealing_model()
+            item.sealing_model = self._response.choose_sealing_model()
         self._open_item = item
         return item
 
@@ -149,7 +149,7 @@ def _flatten_annotation(annotation: Json) -> Json:
 
 
 def _find_url_citation(citation: Any, chars_before: int) -> Json | None:
-    """Returns the annotation for a citation of Claude's; None: it cites no web page.
+    """Returns the annotation for a citation of Claude's; None: the citation is of no web page.
 
     chars_before: the number of characters of the reply's text before the item.
     """

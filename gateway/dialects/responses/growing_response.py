@@ -44,7 +44,7 @@ class ResponseTerms(Struct, frozen=True):
     messages: Sequence[Json] = ()
     # The part that all ids of the response share; "": it is made from the turn's name.
     tag: str = ""
-    # When the response was made, in seconds since the epoch; None: when its reply was made.
+    # The time of the response, in seconds since the epoch; None: the time of its reply.
     created_at: int | None = None
     # The `sequence_number` of the first event.
     first_number: int = 0
@@ -56,7 +56,7 @@ class GrowingResponse:
     """One response. It begins with its first item; a response without items begins at its end."""
 
     def __init__(self, terms: ResponseTerms, *, is_holding: bool = False) -> None:
-        """Makes a response that has not begun. is_holding: as in `EventBuffer`."""
+        """Initialises a response that has not begun. is_holding: bytes are held, as in `EventBuffer`."""
         self.terms = terms
         self.events = EventBuffer(is_holding=is_holding)
         self._next_number = terms.first_number  # the `sequence_number` of the next event
@@ -64,36 +64,36 @@ class GrowingResponse:
         self.sends_events = True
         self._has_begun = False
         self._has_id = False
-        # The part that all ids of the response share; "": it has no id yet.
+        # The part that all ids of the response share; "": the response has no id yet.
         self._tag = ""
         # The response can be retrieved by its id. Decided in `assign_id`.
         self.is_stored = False
         # The upstream's chunk with the model, the time and the service tier.
         self.first_chunk: Json = {}
         self._created_at = terms.created_at
-        # When the response was completed, in seconds since the epoch.
+        # The time of completion, in seconds since the epoch; None: the response is not complete.
         self.completed_at: int | None = None
         self.error: Json | None = None
 
     def begin(self) -> str:
-        """Begins the response, once. From now on events may be sent. Returns the part that all its ids share."""
+        """Begins the response, once, so that events may be sent. Returns the part that all its ids share."""
         self.events.is_holding = False
         if not self._has_begun:
             self.assign_id()
             self._has_begun = True
             if self.sends_events:
                 if not self.terms.has_sent_created:
-                    self.emit("response.created", response=self.json("in_progress"))
-                self.emit("response.in_progress", response=self.json("in_progress"))
+                    self.emit("response.created", response=self.render("in_progress"))
+                self.emit("response.in_progress", response=self.render("in_progress"))
         return self._tag
 
     def emit(self, event_type: str, **fields: Any) -> None:
-        """Sends an event of this type. fields: its other fields."""
+        """Sends an event. event_type: its type. fields: its other fields."""
         self.events.emit(event_type, **fields, sequence_number=self._next_number)
         self._next_number += 1
 
     def assign_id(self) -> None:
-        """Gives the response its id, once, and decides whether it is stored: the id depends on that."""
+        """Gives the response its id, once, and decides whether the response is stored, on which the id depends."""
         if self._has_id:
             return
         self._has_id = True
@@ -106,7 +106,7 @@ class GrowingResponse:
         self.completed_at = self.completed_at or int(time.time())
 
     def restore(self, stored: StoredResponse) -> None:
-        """Restores the response from its stored fields. It then is one JSON body."""
+        """Restores the response from its stored fields, as one JSON body."""
         self.sends_events = False
         self.first_chunk = {
             "created": stored.created_at,
@@ -116,7 +116,7 @@ class GrowingResponse:
         self.completed_at, self.error = stored.completed_at, stored.error
         self.assign_id()
 
-    def json(
+    def render(
         self,
         status: str,
         incomplete_reason: str | None = None,
@@ -147,7 +147,7 @@ class GrowingResponse:
             response["service_tier"] = self.service_tier
         return response
 
-    def sealing_model(self) -> str | None:
+    def choose_sealing_model(self) -> str | None:
         """Returns the model that makes the thoughts; None: the thoughts are shown without `encrypted_content`."""
         if self.terms.shows_sealed_thoughts or not self.is_stored:
             return self.terms.answering_model()
@@ -159,7 +159,7 @@ class GrowingResponse:
 
     @property
     def created_at(self) -> int:
-        """When the response was made, in seconds since the epoch: the same each time."""
+        """The time of the response, in seconds since the epoch: the same each time."""
         if self._created_at is None:
             created = self.first_chunk.get("created")
             self._created_at = created if isinstance(created, int) else int(time.time())

@@ -37,7 +37,7 @@ from gateway.dialects.responses.sealed import is_sealed, unseal
 from gateway.errors import BadRequest
 
 _ROLES = ("user", "assistant", "system", "developer")
-# Fields of all items. `id` and `status` say nothing to a model.
+# The fields of all items. `id` and `status` are of no use to a model.
 _COMMON_FIELDS = frozenset(("type", "id", "status"))
 # Types of items that are no messages, and are read with the tools and the fields of the request.
 _TYPES_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
@@ -59,7 +59,7 @@ class InputMessages(Struct, frozen=True):
     """The leading messages of a chat completion, and after them the input of a request, translated into messages."""
 
     messages: list[Json]
-    # The messages that stand for a reply which the client only names.
+    # The references to replies that the client only names.
     references: list[Reference]
     # For each message the index of its input item; 0 where the input is a text. -1: the message comes from no single
     # item, as a leading message, a reply, or a message with the media of results.
@@ -82,11 +82,11 @@ def read_items(
     """Returns items as messages of a chat completion.
 
     leading_messages: the messages of the chat completion that come before these.
-    upstream_tools: decides the form of calls.
+    upstream_tools: the kinds of tools that upstreams take, which decide the form of calls.
     is_lenient: items that are wrong or have no form in chat completions are skipped, since the items themselves go
         upstream.
     field: the request's field with the items, for errors.
-    items_before: stored items before those of the request; the positions in errors do not count them.
+    items_before: the number of stored items before the request's own, which positions in errors do not count.
 
     Raises: BadRequest: an item is wrong, or has no form in chat completions.
     """
@@ -110,7 +110,7 @@ class _MessageBuilder:
         *,
         is_lenient: bool,
     ) -> None:
-        self._item_index = 0  # of the item that is being read
+        self._item_index = 0  # the index of the item that is being read
         self._path = item_path  # the path to this item, for errors
         self._part_path = ItemPath(item_path, ".content")
         self._upstream_tools = upstream_tools
@@ -124,18 +124,22 @@ class _MessageBuilder:
             left_out=self._left_out,
         )
         self._open_reply: InputReply | None = None
-        self._media: list[Json] = []  # of the newest results; a user's message after the results has them
+        self._media: list[Json] = []  # the media of the newest results, which a user's message after them has
 
     def end(self) -> InputMessages:
         """Returns the messages of all items that were added."""
         self._end_reply()
         self._append_media()
-        # What is read leniently goes upstream as items, in their order.
+        # Items that are read leniently go upstream themselves, in their order.
         order = None if self._is_lenient else find_results_order(self._input.messages)
         return self._input if order is None else self._reorder(order)
 
     def add_item(self, item: Any, index: int, index_in_field: int) -> None:
-        """Adds an item to the messages. index_in_field: its index in the request's field. Raises: BadRequest."""
+        """Adds an item to the messages. Raises: BadRequest.
+
+        index: the index of the item among all items.
+        index_in_field: the index of the item in the request's field, for errors.
+        """
         self._item_index = index
         if item.__class__ is dict and len(item) == 2 and self._add_plain(item):
             return
@@ -160,6 +164,7 @@ class _MessageBuilder:
             raise make_unsupported_error(f"{path}.type", item_type)
 
     def add_message(self, item: Json) -> None:
+        """Adds a message of any role. Raises: BadRequest."""
         role, content = item.get("role"), item.get("content")
         if role not in _ROLES:
             raise make_unknown_value_error(
@@ -174,6 +179,7 @@ class _MessageBuilder:
             self._append_after_reply({"role": role, "content": content})
 
     def add_thoughts(self, item: Json) -> None:
+        """Adds thoughts to the open reply, or notes the id of thoughts that are only named. Raises: BadRequest."""
         content = read_optional(item, "encrypted_content", str, self._path)
         id = item.get("id")
         thoughts: Json = {}
@@ -189,6 +195,7 @@ class _MessageBuilder:
         self._current_reply.add_call(read_call(item, self._path, self._upstream_tools))
 
     def add_result(self, item: Json) -> None:
+        """Adds the result of a call as a tool's message; its media go into a user's message. Raises: BadRequest."""
         id, output = read_result(item, self._path)
         content = self._read_content(output, ".output")
         message = {"role": "tool", "tool_call_id": id, "content": content}
@@ -209,6 +216,7 @@ class _MessageBuilder:
             raise make_unsupported_error(f"{self._path}.text", text)
 
     def add_reference(self, item: Json) -> None:
+        """Adds an empty reply in the place of an item that is only named. Raises: BadRequest."""
         id = read_required_text(item, "id", self._path)
         turn, input_index = parse_turn_name(id), parse_input_index(id)
         self._end_reply()
@@ -242,7 +250,7 @@ class _MessageBuilder:
         return True
 
     def _read_content(self, content: Any, key: str) -> str | list[Json]:
-        """Returns a content as chat completions have it. key: the name of its field after a dot. Raises: BadRequest."""
+        """Returns a content in the form of chat completions. key: the field's name after a dot. Raises: BadRequest."""
         if isinstance(content, str):
             return content
         if not isinstance(content, list):
@@ -289,7 +297,7 @@ class _MessageBuilder:
             self._input.references.append(Reference(index, id, parse_turn_name(id), param, "thoughts"))
 
     def _reorder(self, order: Sequence[int]) -> InputMessages:
-        """Returns the messages in another order. order: their indices."""
+        """Returns the messages in another order. order: the indices of the messages, in that order."""
         unordered = self._input
         new_indices = {old: new for new, old in enumerate(order)}
         return replace(
@@ -323,11 +331,11 @@ def _find_type(item: Json) -> str | None:
 
 
 class _ItemReading(Struct, frozen=True):
-    """How the items of one type are read."""
+    """The reading of items of one type."""
 
     # Adds an item to the messages.
     add: Callable[[_MessageBuilder, Json], None]
-    # The fields that are read, and fields that say nothing to a model; all others are left out.
+    # The fields that are read or are of no use to a model; all other fields are left out.
     read_fields: frozenset[str]
 
 

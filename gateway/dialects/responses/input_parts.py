@@ -64,7 +64,7 @@ class ContentPartKind(Struct, frozen=True):
 
     # Returns a part for a chat completion, given the part and the path to it.
     translate: Callable[[Json, object], Json]
-    # The fields that are read; others are left out.
+    # The fields that are read; other fields are left out.
     read_fields: frozenset[str]
 
 

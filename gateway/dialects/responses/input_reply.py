@@ -21,7 +21,7 @@ class InputReply:
         self._calls: list[Json] = []
         # The values of the fields with thoughts, by the fields.
         self._thought_values: dict[str, list[Any]] = {}
-        # The model that made the thoughts; "": it is not known; None: there are no thoughts.
+        # The model that made the thoughts; "": the model is not known; None: the reply has no thoughts.
         self.model: str | None = None
         # For each thought that is only named: its id, and the path to it.
         self.thought_ids: list[tuple[str, str]] = []
@@ -33,7 +33,7 @@ class InputReply:
 
     def add_content(self, content: str | list[Json]) -> None:
         text = content if isinstance(content, str) else self._take_parts(content)
-        if self._texts:  # texts are joined as those of two rounds are in a stored reply
+        if self._texts:  # texts are joined like the texts of two rounds in a stored reply
             self._texts.append(choose_separator(self._texts[-1], text))
         self._texts.append(text)
         self._ends_with_text = True

@@ -61,7 +61,7 @@ class ClientInstructions(ReplyChange):
 
 
 def _decode(data: bytes, name: str) -> dict[str, bytes]:
-    """Returns the members of an upstream's object. Raises: UpstreamBroke. name: what it is, for the error."""
+    """Returns the members of an upstream's object. Raises: UpstreamBroke. name: the object's name in the error."""
     try:
         return decode_upstream_members(data)
     except NOT_READABLE as error:
@@ -69,7 +69,7 @@ def _decode(data: bytes, name: str) -> dict[str, bytes]:
 
 
 def restore_instructions(instructions: str | None) -> ClientInstructions:
-    """Returns the change for the reply to a request. instructions: the client's, as the request has them."""
+    """Returns the change for the reply to a request. instructions: the instructions of the client's request."""
     client_instructions = orjson.dumps(instructions)
     return ClientInstructions(lambda _: client_instructions)
 

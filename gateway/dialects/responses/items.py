@@ -25,7 +25,7 @@ from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
 from gateway.errors import QUOTED_ID_CHARS, BadRequest
 
-# The items of a page, as OpenAI has them: at most, and without a `limit`.
+# The most items of a page, and the items of a page without a `limit`, as in OpenAI's API.
 MAX_ITEMS: Final = 100
 _DEFAULT_LIMIT: Final = 20
 _OUTPUT_TYPES: Final = {
@@ -36,7 +36,7 @@ _OUTPUT_TYPES: Final = {
     "apply_patch_call": "apply_patch_call_output",
 }
 
-# How the id of an item begins, by its type.
+# The beginning of an item's id, by the type of the item.
 _ID_PREFIXES: Final = {
     "message": "msg",
     "reasoning": "rs",
@@ -45,7 +45,7 @@ _ID_PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
 }
-# Fields that a part of a message has in a list, even if its client left them out.
+# The fields that a part of a message has in a list, even if the client left them out.
 _PART_DEFAULTS: Final[Mapping[str, Json]] = {
     "output_text": {"annotations": [], "logprobs": []},
     "input_image": {"detail": "auto"},
@@ -55,7 +55,7 @@ _PART_DEFAULTS: Final[Mapping[str, Json]] = {
 class _PlacedMessage(NamedTuple):
     """A message of a client with its position in the turn."""
 
-    # The index of the message in the turn; of a direction: that of the input after it.
+    # The index of the message in the turn; a direction has the index of the input after it.
     turn_index: int
     # The end of the item's id.
     id_end: str
@@ -66,7 +66,7 @@ class ItemList:
     """The items of a path, oldest first."""
 
     def __init__(self, *, shows_sealed_thoughts: bool = False) -> None:
-        """Begins with no items. shows_sealed_thoughts: as in `ResponseTerms`."""
+        """Begins with no items. shows_sealed_thoughts: thoughts are shown sealed, as in `ResponseTerms`."""
         self.items: list[Json] = []
         self._shows_sealed_thoughts = shows_sealed_thoughts
         self._call_types: dict[str, str] = {}  # by the ids of the calls
@@ -81,7 +81,7 @@ class ItemList:
         """Adds the messages of a client, in their order.
 
         tag: the part that the ids of the turn's items share.
-        inputs: the messages but for directions, each after its index in the turn.
+        inputs: pairs of an index in the turn and a message that is no direction.
         directions: the system and developer messages.
         forms: the forms of calls, by the names that their tools have upstream.
         """
@@ -115,7 +115,7 @@ class ItemList:
             self._call_types[str(call_id(call))] = call_type
 
     def _render_input(self, id_end: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
-        """Returns the items of a message. id_end: the end of their ids; the type of an item decides the beginning."""
+        """Returns the items of a message. id_end: the end of the items' ids; their types decide the beginning."""
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
             self._record_call_types(message, forms)
@@ -129,7 +129,7 @@ class ItemList:
 
 
 def render_created_item(item: Json, id_end: str) -> Json:
-    """Returns an item of a client as a list shows it. id_end: the end of its id; the type decides the beginning."""
+    """Returns a client's item as a list shows it. id_end: the end of the item's id; its type decides the beginning."""
     item_type = item.get("type") or "message"
     fields_sent = {key: value for key, value in item.items() if value is not None}
     created_item = {
@@ -161,7 +161,7 @@ def _render_parts(content: Any) -> list[Json]:
 
 
 def choose_item_tag(turn: TurnName, reply: WireMessage) -> str:
-    """Returns the part that the ids of a turn's items share: of its response, else of the turn's name."""
+    """Returns the part that the ids of a turn's items share: the tag of its response, else of the turn's name."""
     stored = read_stored_response(reply)
     return stored.id_tag if stored is not None and stored.id_tag else turn.tag
 
@@ -171,7 +171,7 @@ class ItemGroup(Struct, frozen=True):
 
     # Returns the items, oldest first.
     render: Callable[[], Sequence[Json]]
-    # The tag in the items' ids. (The output of a response in the background has another tag in its ids.)
+    # The tag in the items' ids; "": not known. (The output of a response in the background has another tag in its ids.)
     tag: str = ""
 
 
@@ -183,8 +183,8 @@ class FoundItem(NamedTuple):
 
 
 def find_item(groups: Sequence[ItemGroup], id: str) -> FoundItem | None:
-    """Returns an item by its id; None: no group has it."""
-    # Groups with the tag of the id come first. For an id with another tag (`ItemGroup.tag`) all may be rendered.
+    """Returns an item by its id; None: no group has such an item."""
+    # Groups with the tag of the id come first. For an id with another tag (`ItemGroup.tag`) all groups may be rendered.
     for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
         for item in groups[index].render():
             if item["id"] == id:
@@ -195,8 +195,8 @@ def find_item(groups: Sequence[ItemGroup], id: str) -> FoundItem | None:
 def list_page(groups: Sequence[ItemGroup], query: str) -> Json:
     """Returns a page of items. Only the groups on the page, and up to it, are rendered.
 
-    groups: oldest first.
-    query: `order`, `limit`, `after`.
+    groups: the groups, oldest first.
+    query: the query of the request, with `order`, `limit` and `after`.
 
     Raises: BadRequest.
     """

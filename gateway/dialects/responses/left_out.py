@@ -1,4 +1,4 @@
-"""The fields of a Responses request that chat completions have no place for, as a header of the reply names them."""
+"""The fields of a Responses request without a place in chat completions, as a header of the reply names them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A request to OpenAI's Responses API that goes upstream in this dialect, with memory in `instructions` and `input`.
 
-Memory learns the conversation and its messages from the request as a chat completion. That chat completion lacks the
-parts that chat completions have no place for; they go upstream in any case.
+Memory learns the conversation and its messages from the request as a chat completion. Parts without a place in chat
+completions are not in it; they go upstream in any case.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class _PlacedMessage(NamedTuple):
     """A message of a request's input, as a message of a chat completion."""
 
     message: Json
-    # The index of its item in the input (0 for an input that is a text). -1: it is a reply, comes from several items,
-    # or has the media of results.
+    # The index of its item in the input (0 for an input that is a text). -1: the message is a reply, comes from several
+    # items, or has the media of results.
     item_index: int
 
 
 class NativeResponsesRequest(Struct, frozen=True):
-    """A request, and what memory reads in it. Implements `NativeRequest`, which documents the methods."""
+    """A request, and the chat completion that memory reads. Implements `NativeRequest`, which documents the methods."""
 
     # The request's body as it came.
     raw: bytes
@@ -57,14 +57,14 @@ class NativeResponsesRequest(Struct, frozen=True):
     upstream_path: str
     # The request as a chat completion, without gateway tools.
     chat: ChatRequest
-    # The messages of `chat` that come from its input, which are the last ones. Empty if the input has no messages: then
-    # an empty message stands in for them in `chat`.
+    # The last messages of `chat`, which come from the input. Empty if the input has no messages: then `chat` has an
+    # empty message in their place.
     input_messages: Sequence[_PlacedMessage]
-    # Replies that the input only names, with their indexes in `chat`.
+    # The references to replies that the input only names, with their indexes in `chat`.
     references: Sequence[Reference]
-    # The id of the conversation at OpenAI that the request continues.
+    # The id of the conversation at OpenAI that the request continues; None: it names no conversation.
     conversation_id: str | None
-    # The id of the response that the request continues.
+    # The id of the response that the request continues; None: it continues no response.
     previous_id: str | None
     # The part of the reply before this request that a voice agent's user heard; None: the user heard all of it.
     heard: Json | None = None
@@ -82,7 +82,7 @@ class NativeResponsesRequest(Struct, frozen=True):
         return [each.message for each in self.input_messages]
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponsesRequest:
-        """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
+        """Returns a copy of the request with a `chat` that has the messages to which it refers, as far as known."""
         earlier_messages: Sequence[Json] = known.list_path(memory, self.previous_id)
         input_messages = self._with_named_replies(known, memory)
         cut_reply: Json | None = None
@@ -99,7 +99,7 @@ class NativeResponsesRequest(Struct, frozen=True):
             heard=cut_reply,
         )
 
-    def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
+    def render_body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: the client's, with the memory section and the notes."""
         edit = BodyEdit(self.raw, self.json, list_key="input", text_kind="input_text")
         if model != self.chat.model:
@@ -118,10 +118,10 @@ class NativeResponsesRequest(Struct, frozen=True):
                 edit.prefix_text(item_index, note)
         return edit.render()
 
-    def reader(self) -> ResponseReader:
+    def make_reader(self) -> ResponseReader:
         return ResponseReader(may_be_later=self.json.get("background") is True)
 
-    def change(self) -> ClientInstructions:
+    def make_change(self) -> ClientInstructions:
         return restore_instructions(self.json.get("instructions"))
 
     @property
@@ -130,10 +130,10 @@ class NativeResponsesRequest(Struct, frozen=True):
         return len(self.chat.messages) - len(self.input_messages)
 
     def _with_named_replies(self, known_replies: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
-        """Returns the input's messages with the replies that the input only names, without those that are not known."""
+        """Returns the input's messages with the replies that it only names; unknown replies are left out."""
         input_start = self._first_input_index
         named_replies = {
-            each.index - input_start: known_replies.reply(memory, each.id) for each in self.references
+            each.index - input_start: known_replies.find_reply(memory, each.id) for each in self.references
         }
         return [
             each._replace(message=message)
@@ -177,7 +177,7 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponses
     if not has_input_messages:
         if previous_id is None:
             return None
-        # An input of nothing but results of OpenAI's own tools has no messages; an empty message stands in for them.
+        # An input with results of OpenAI's own tools alone has no messages; an empty message takes their place.
         messages = [*leading_messages, {"role": "user", "content": ""}]
     chat_json = _translate(json, messages)
     request = parse_chat(orjson.dumps(chat_json), max_messages + 1)

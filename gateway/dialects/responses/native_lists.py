@@ -32,7 +32,7 @@ class ClientItems(ReplyChange):
 
 
 def _without_notes(value: Any) -> Any:
-    """Returns a list or an item without notes; the same object where it has none."""
+    """Returns a list or an item without notes; the same object if it has no note."""
     if not isinstance(value, dict):
         return value
     for key, change in (("data", _without_notes), ("content", _remove_part_note)):

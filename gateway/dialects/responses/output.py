@@ -35,7 +35,7 @@ _GROWING_TYPES: Final = ("function_call", "custom_tool_call")
 
 
 class Item:
-    """An output item as it grows."""
+    """An output item of a response as it grows."""
 
     # The beginning of the item's id.
     id_prefix: ClassVar[str]
@@ -43,11 +43,11 @@ class Item:
     final_json: Json
 
     def __init__(self, tag: str, index: int, send_event: EventSender | None) -> None:
-        """Makes an item that has not begun.
+        """Initialises an item that has not begun.
 
         tag: the part that all ids of the response share.
         index: the item's index in the output.
-        send_event: None: the response is one JSON body, without events.
+        send_event: sends an event; None: the response is one JSON body, without events.
         """
         self.tag = tag
         self.index = index
@@ -58,8 +58,8 @@ class Item:
     def id(self) -> str:
         return f"{self.id_prefix}_{self.tag}_{self.index}"
 
-    def json(self, status: str) -> Json:
-        """Returns the item as the response has it. status: in_progress, completed or incomplete."""
+    def render(self, status: str) -> Json:
+        """Returns the item as the response has it. status: "in_progress", "completed" or "incomplete"."""
         raise NotImplementedError
 
     def read_generated_text(self) -> str:
@@ -67,7 +67,7 @@ class Item:
         raise NotImplementedError
 
     def emit(self, event_type: str, **fields: Any) -> None:
-        """Sends an event that names this item. event_type: its type after `response.`."""
+        """Sends an event that names this item. event_type: the type of the event after `response.`."""
         if self._send_event is not None:
             self._send_event(f"response.{event_type}", item_id=self.id, output_index=self.index, **fields)
 
@@ -75,12 +75,12 @@ class Item:
         """Announces the item, once."""
         if self._send_event is not None and not self._has_begun:
             self._has_begun = True
-            item = self.json("in_progress")
+            item = self.render("in_progress")
             self._send_event("response.output_item.added", output_index=self.index, item=item)
 
     def end(self, status: str) -> None:
-        """Ends the item, and sends it whole. status: completed or incomplete."""
-        self.final_json = self.json(status)
+        """Ends the item, and sends it whole. status: "completed" or "incomplete"."""
+        self.final_json = self.render(status)
         if self._send_event is not None:
             self._send_event("response.output_item.done", output_index=self.index, item=self.final_json)
 
@@ -98,7 +98,7 @@ class _Part:
     def text(self) -> str:
         return "".join(self.pieces)
 
-    def json(self) -> Json:
+    def render(self) -> Json:
         if self.type == "refusal":
             return {"type": "refusal", "refusal": self.text}
         other_fields = {"annotations": self.annotations, "logprobs": self.logprobs}
@@ -115,8 +115,8 @@ class MessageItem(Item):
         self._parts: list[_Part] = []
         self.begin()
 
-    def json(self, status: str) -> Json:
-        content = [part.json() for part in self._parts]
+    def render(self, status: str) -> Json:
+        content = [part.render() for part in self._parts]
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
     def read_generated_text(self) -> str:
@@ -152,7 +152,7 @@ class MessageItem(Item):
             self._parts.append(_Part(part_type))
             if self._send_event is not None:
                 self.emit(
-                    "content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json()
+                    "content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].render()
                 )
         return self._parts[-1]
 
@@ -165,11 +165,11 @@ class MessageItem(Item):
             self.emit("refusal.done", content_index=index, refusal=part.text)
         else:
             self.emit("output_text.done", content_index=index, text=part.text, logprobs=part.logprobs)
-        self.emit("content_part.done", content_index=index, part=part.json())
+        self.emit("content_part.done", content_index=index, part=part.render())
 
 
 class ThoughtsItem(Item):
-    """The thoughts of a reply, as a summary, which is what clients show."""
+    """The thoughts of a reply, as the summary that clients show."""
 
     id_prefix = "rs"
 
@@ -182,7 +182,7 @@ class ThoughtsItem(Item):
         self._sealed_draft = MessageDraft()
         self.begin()
 
-    def json(self, status: str) -> Json:
+    def render(self, status: str) -> Json:
         text = "".join(self._pieces)
         summary = [{"type": "summary_text", "text": text}] if text else []
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
@@ -216,7 +216,7 @@ class ThoughtsItem(Item):
 
 
 class CallItem(Item):
-    """A call of a tool of the client's.
+    """A call of a client's tool.
 
     The item begins when the name is complete: with the first arguments, with the next item, or at the reply's end.
     """
@@ -235,7 +235,7 @@ class CallItem(Item):
         self._call = call
         self._forms = forms
         self._form = self._choose_form()
-        self._sent_count = 0  # how many pieces of the arguments were sent
+        self._sent_count = 0  # the number of pieces of the arguments that were sent
         # Reads the input of a custom tool from the arguments of the function that the tool became upstream.
         self._reader = StringReader((INPUT_ARGUMENT,))
         self._input_pieces: list[str] = []
@@ -267,7 +267,7 @@ class CallItem(Item):
             return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
         return self._call.name + self._call.text
 
-    def json(self, status: str) -> Json:
+    def render(self, status: str) -> Json:
         form, arguments, text = self._form, self._call.text, "".join(self._input_pieces)
         if self._is_custom:
             form = CallForm("custom_tool_call", form.name, form.namespace)
@@ -284,7 +284,7 @@ class CallItem(Item):
         if item_type == "function_call":
             self.emit("function_call_arguments.done", arguments=self._call.text, name=self._form.name)
         elif item_type == "custom_tool_call":
-            text = self.json(status)["input"]
+            text = self.render(status)["input"]
             if not self._input_pieces:
                 self.emit("custom_tool_call_input.delta", delta=text)
             self.emit("custom_tool_call_input.done", input=text)
@@ -292,7 +292,7 @@ class CallItem(Item):
 
     @property
     def _is_custom(self) -> bool:
-        """True if the upstream sends the call as one of a custom tool. Other calls are of functions."""
+        """True if the upstream sends a call of a custom tool. Other calls are of functions."""
         return self._call.fields.get("type") not in FUNCTION_TYPES
 
     @property
@@ -322,7 +322,7 @@ class SearchItem(Item):
             self.emit(f"web_search_call.{state}")
         self.end("completed")
 
-    def json(self, status: str) -> Json:
+    def render(self, status: str) -> Json:
         action = {"type": "search", "query": self._query, "queries": [self._query]}
         return {"id": self.id, "type": "web_search_call", "status": status, "action": action}
 

@@ -56,6 +56,7 @@ _MEMBERS_READ = {
 class ResponsesRequest(Struct, frozen=True):
     """A request as a chat completion, with the facts about it that its reply needs."""
 
+    # The request as a chat completion.
     chat: ChatRequest
     # The fields of the request that its response repeats.
     echo: Json
@@ -78,7 +79,7 @@ class ResponsesRequest(Struct, frozen=True):
 
     @property
     def may_have_found_tools(self) -> bool:
-        """True if searches of the client's may have found tools in messages that the request only names."""
+        """True if the client's searches may have found tools in messages that the request only names."""
         return TOOL_SEARCH in self.forms and bool(self.chat.references)
 
     @property
@@ -131,8 +132,9 @@ def parse(
 ) -> ResponsesRequest:
     """Reads a request's body.
 
+    max_messages: the most messages of the chat completion: the instructions and the items of the input.
     upstream_tools: the kinds of tools that the request's upstreams take.
-    waiting_items: items of the conversation that come before the input.
+    waiting_items: the items of the conversation that come before the input.
     found_tools: the tools that searches have found, as in `ResponsesRequest`.
     needs_input: a request without input is refused.
     repeated_keys: the keys that the body has more than once.
@@ -263,7 +265,7 @@ def _read_input(
 def _read_previous(json: Json, index: int) -> Reference | None:
     """Returns the response that a request continues; None: it continues no response. Raises: BadRequest.
 
-    index: the index of the message that comes after that response.
+    index: the index of the message that comes after the previous response.
     """
     param = "previous_response_id"
     previous_id = read_optional(json, param, str)
@@ -277,7 +279,7 @@ def _read_previous(json: Json, index: int) -> Reference | None:
 def _find_shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -> frozenset[int]:
     """Returns the indices of the messages that each response of a conversation has.
 
-    They are the conversation's summaries, system messages and developer messages.
+    These are the conversation's summaries, system messages and developer messages.
     """
     summaries = make_compaction_messages(waiting_items)
     shared: set[int] = set()

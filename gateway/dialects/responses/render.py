@@ -62,22 +62,22 @@ class ResponsesViewFactory(ResponseTerms, frozen=True):
     speaks_chat: ClassVar[bool] = False
 
     def __call__(self, terms: TurnTerms) -> ResponsesView:
-        return ResponsesView(self, waits=bool(terms.gateway_tools))
+        return ResponsesView(self, is_holding=bool(terms.gateway_tools))
 
 
 class ResponsesView(ClientView):
     """The view of the Responses API. As in a chat completion it shows one reply: no gateway tools, no steps.
 
-    waits: nothing is sent before the first content, since gateway tools are offered: a hidden round may come first, and
-        then an upstream's error in the next round can still be the reply's status.
+    is_holding: nothing is sent before the first content, since gateway tools are offered: a hidden round may come
+        first, and then an upstream's error in the next round can still be the reply's status.
     """
 
-    def __init__(self, terms: ResponseTerms, *, waits: bool) -> None:
+    def __init__(self, terms: ResponseTerms, *, is_holding: bool) -> None:
         self._terms = terms
-        self._response = GrowingResponse(terms, is_holding=waits)
+        self._response = GrowingResponse(terms, is_holding=is_holding)
         self._output = GrowingOutput(self._response)
         # -- facts of the upstream's reply
-        self._logprobs: list[Any] = []  # of a whole reply
+        self._logprobs: list[Any] = []  # the logprobs of a whole reply
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         self._has_shown_tail = False
@@ -187,9 +187,9 @@ class ResponsesView(ClientView):
     def _make_stored_response(
         self, status: str, incomplete_reason: str | None, usage: Json | None
     ) -> StoredResponse:
-        """Returns the response as it is stored. usage: as a chat completion has it."""
+        """Returns the response as it is stored. usage: the usage in the form of a chat completion."""
         response, terms = self._response, self._terms
-        is_in_order = is_in_reply_order(self._output.id_prefixes())
+        is_in_order = is_in_reply_order(self._output.list_id_prefixes())
         return StoredResponse(
             status=status,
             created_at=response.created_at,
@@ -201,11 +201,11 @@ class ResponsesView(ClientView):
             service_tier=response.service_tier,
             echo=list_changed_fields(terms.echo),
             forms=dict(terms.forms),
-            output=None if is_in_order else self._output.json(status),
+            output=None if is_in_order else self._output.render_items(status),
             id_tag=terms.tag,
         )
 
-    # -- what the upstream sends
+    # -- the events of the upstream
 
     def _show_tail(self, tail: Sequence[ReplyEvent]) -> None:
         """Shows the last events, once: `prepare_stored_fields` needs them, and `end` gets them again."""
@@ -240,7 +240,7 @@ class ResponsesView(ClientView):
         if not is_hidden and find_reported_counts(usage) is not None:
             self._usage = usage
 
-    # -- what the client gets
+    # -- the events for the client
 
     def _end_response(self) -> Json:
         """Ends the open items, and returns the complete response."""
@@ -252,8 +252,8 @@ class ResponsesView(ClientView):
             self._usage = self._terms.count_usage(self._output.read_generated_text())
         if status == "completed":
             self._response.complete()
-        return self._response.json(
-            status, incomplete_reason, output=self._output.final_items(), usage=render_usage(self._usage)
+        return self._response.render(
+            status, incomplete_reason, output=self._output.list_final_items(), usage=render_usage(self._usage)
         )
 
     def _emit_failure(self, message: str, code: str | None, error_type: str, param: Any) -> None:
@@ -262,11 +262,11 @@ class ResponsesView(ClientView):
         fields = make_error_fields(message, code, error_type, param)
         response.emit("error", **fields)
         response.error = make_response_error(message, fields["code"])
-        response.emit("response.failed", response=response.json("failed"))
+        response.emit("response.failed", response=response.render("failed"))
 
 
 def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: bool = False) -> Json | None:
-    """Returns a stored response as it was answered, but for logprobs; None: the reply is no response's.
+    """Returns a stored response as it was answered, but for logprobs; None: the reply was not sent as a response.
 
     tag: the part that the response's ids share.
     shows_sealed_thoughts: the response has the sealed thoughts, as in `ResponseTerms`.
@@ -288,7 +288,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
         output = _rebuild_output(response, without_private(reply), stored.status)
     elif not shows_sealed_thoughts:
         output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
-    return response.json(stored.status, stored.incomplete_reason, output=output, usage=stored.usage)
+    return response.render(stored.status, stored.incomplete_reason, output=output, usage=stored.usage)
 
 
 def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
@@ -307,7 +307,7 @@ def make_empty_response(terms: ResponseTerms, status: str) -> Json:
     """Returns a response without output."""
     response = GrowingResponse(terms)
     response.assign_id()
-    return response.json(status)
+    return response.render(status)
 
 
 def render_usage(usage: Json | None) -> Json | None:
@@ -332,11 +332,11 @@ def render_usage(usage: Json | None) -> Json | None:
 
 
 def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
-    """Returns the output items for a stored reply. status: the response's."""
+    """Returns the output items for a stored reply. status: the status of the response."""
     output = GrowingOutput(response)
     output.add_delta(make_delta({"message": reply}), [])
     output.end(status)
-    return output.final_items()
+    return output.list_final_items()
 
 
 def _read_logprobs(choice: Json) -> list[Any]:

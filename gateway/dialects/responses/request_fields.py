@@ -38,7 +38,7 @@ FIELDS_NOT_PASSED_ON = (
     "stream_options",
     "truncation",
 )
-# Field -> its type, for fields that are not checked as those of a chat completion. `"store": "false"` must not be true.
+# Field -> its type, for fields that `make_chat_request` does not check. `"store": "false"` must not be true.
 _FIELD_TYPES: dict[str, type] = {
     **dict.fromkeys(("background", "parallel_tool_calls", "store"), bool),
     **dict.fromkeys(("client_metadata", "stream_options"), dict),
@@ -53,7 +53,7 @@ _FIELDS_NOT_COPIED = frozenset((*_REFUSED_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELD
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
 _SUMMARY_KINDS = ("auto", "concise", "detailed")
-# The values that OpenAI takes in `include`. All but logprobs and thoughts are about tools that do not exist here.
+# The values that OpenAI takes in `include`. All but logprobs and thoughts are for tools that do not exist here.
 _INCLUDE_VALUES = frozenset(
     (
         *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
@@ -87,7 +87,7 @@ ECHO_DEFAULTS: Json = {
 
 
 def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
-    """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
+    """Checks the fields of a body: their names, their types and their depth. Raises: BadRequest."""
     for key in _REFUSED_FIELDS:
         if json.get(key) is not None:
             raise make_unsupported_error(key, key)
@@ -201,13 +201,13 @@ def echo_fields(json: Json, request: ChatRequest, conversation_id: str | None, t
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": {"id": conversation_id} if conversation_id is not None else None,
-        # Whether the response can be retrieved, if its turn is stored.
+        # True if the response can be retrieved once its turn is stored.
         "store": json.get("store") is not False,
     }
 
 
 def _remove_tool_choices(chat_json: Json) -> None:
-    """Removes fields that have no meaning without tools: chat completions refuse them then, this API does not."""
+    """Removes fields that have no meaning without tools: chat completions refuse such fields, this API does not."""
     chat_json.pop("parallel_tool_calls", None)
     if chat_json.get("tool_choice") in ("auto", "none"):
         del chat_json["tool_choice"]
@@ -227,7 +227,7 @@ def _translate_limit(tokens: Any) -> Json:
 
 
 def _read_positive(json: Json, key: str) -> int | None:
-    """Returns an integer above 0 of the body; None: it is missing or null. Raises: BadRequest."""
+    """Returns an integer above 0 of the body; None: the field is missing or null. Raises: BadRequest."""
     value = read_optional_integer(json, key)
     if value is not None and value < 1:
         raise BadRequest(
@@ -238,7 +238,7 @@ def _read_positive(json: Json, key: str) -> int | None:
     return value
 
 
-# Field -> what makes a chat completion's fields of its value.
+# Field -> the function that makes a chat completion's fields of its value.
 _FIELD_TRANSLATORS: dict[str, Callable[[Any], Json]] = {
     "max_output_tokens": _translate_limit,
     "reasoning": _translate_reasoning,

@@ -29,7 +29,7 @@ def make_tag(turn: TurnName | None) -> str:
 
 
 def is_gateway_id(id: object) -> TypeGuard[str]:
-    """Returns whether an id is that of a response or a conversation which the gateway itself has made."""
+    """Returns whether an id is of a response or a conversation that the gateway itself has made."""
     return isinstance(id, str) and _GATEWAY_ID.fullmatch(id) is not None
 
 

@@ -25,12 +25,12 @@ MAX_CONTENT_EVENTS: Final = 50_000
 class ResponseReader:
     """Reads a response that passes. Implements `NativeReader`, which documents the methods.
 
-    The last event of a stream has the whole response, so only this event is parsed. If it never comes, the earlier
-    events are parsed.
+    The last event of a stream has the whole response, so only the last event is parsed. If the stream breaks off, the
+    earlier events are parsed.
     """
 
     def __init__(self, *, may_be_later: bool = False) -> None:
-        """Begins with nothing read. may_be_later: the upstream may make the response in the background."""
+        """Begins before the first event. may_be_later: the upstream may make the response in the background."""
         self.is_over = False
         self.background_id: str | None = None
         self._may_be_later = may_be_later
@@ -40,6 +40,7 @@ class ResponseReader:
         self._content_events: list[bytes] = []  # events with content, as long as no end has come
 
     def read(self, event: Event) -> None:
+        """Reads the next event of a stream (`NativeReader` documents the method)."""
         if event.data is None or self.is_over:
             return
         # Some upstreams give all events the name "message", which stands for no name.
@@ -88,14 +89,14 @@ class ResponseReader:
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
 
     def _note_pending(self, response: Json) -> bool:
-        """Notes the id of a response that is made in the background. Returns whether the response is."""
+        """Notes the id of a response in the background. Returns whether the response is made there."""
         id = response.get("id")
         self.background_id = id if isinstance(id, str) and is_pending(response) else None
         return self.background_id is not None
 
     def _assemble_items(self) -> list[Json]:
         """Returns the complete items, and for each item that is not complete the text that has come."""
-        items: dict[int, Json] = {}  # by their indices in the output
+        items: dict[int, Json] = {}  # the items by their indices in the output
         deltas: dict[int, list[str]] = {}
         for data in self._content_events:
             event = as_object(read_json_with_halves(data))

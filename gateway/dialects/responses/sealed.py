@@ -3,9 +3,9 @@
 Sealed are summaries, and the thoughts of replies as the upstream made them: some upstreams want the thoughts back with
 the results of calls. Only OpenAI can read content that OpenAI has encrypted.
 
-A sealed content is plain JSON after a prefix, neither encrypted nor signed, so a client can read and forge it. It gives
-a client nothing more: a summary becomes a system message, and thoughts a part of an assistant message, and a client may
-send both itself.
+A sealed content is plain JSON after a prefix, neither encrypted nor signed, so a client can read and forge it. By a
+forged content it gains nothing: a summary becomes a system message, and thoughts a part of an assistant message, and a
+client may send both itself.
 """
 
 from __future__ import annotations

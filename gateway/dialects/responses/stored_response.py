@@ -29,24 +29,24 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     """The stored fields of a response."""
 
     status: str
-    # Seconds since the epoch.
+    # The time of the response, in seconds since the epoch.
     created_at: int = field(name="created")
     model: str
-    # The usage that the response shows; None: unknown.
+    # The usage that the response shows; None: the usage is not known.
     usage: Json | None = None
-    # Seconds since the epoch; None: the response was not completed.
+    # The time of completion, in seconds since the epoch; None: the response was not completed.
     completed_at: int | None = field(default=None, name="completed")
-    # Why an incomplete response ended; None: the response is not incomplete.
+    # The reason why an incomplete response ended; None: the response is not incomplete.
     incomplete_reason: str | None = field(default=None, name="reason")
     # The error of a failed response; None: the response did not fail.
     error: Json | None = None
     # The service tier that the upstream named.
     service_tier: str | None = field(default=None, name="tier")
-    # The fields of the request that the response repeats, without those that have their default.
+    # The fields of the request that the response repeats, without fields that have their default.
     echo: Json = {}
     # The forms of tools' calls, by the name of the tool upstream.
     forms: dict[str, CallForm] = {}
-    # The output; None: it is rebuilt from the reply.
+    # The output; None: the output is rebuilt from the reply.
     output: list[Json] | None = None
     # The part that the response's ids share; "": it is made of the turn's name. A response in the background has its
     # ids before it has a turn.
@@ -58,7 +58,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         return {**ECHO_DEFAULTS, **self.echo}
 
     def find_output(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: none is stored, or the reply was cut since, and is what counts."""
+        """Returns the stored output; None: no output is stored, or the reply was cut since, so it is rebuilt."""
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]

@@ -67,10 +67,11 @@ class _FunctionForm(NamedTuple):
     """The form of a built-in tool as a function."""
 
     description: str
+    # The JSON schema of the arguments.
     parameters: Json
 
 
-# OpenAI's tools that the client runs, by their names.
+# OpenAI's built-in tools that the client runs, by their names.
 BUILT_IN_TOOLS: Final[Mapping[str, _FunctionForm]] = {
     "local_shell": _FunctionForm(
         "Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA
@@ -106,7 +107,7 @@ class RequestTools(Struct, frozen=True):
 
 
 def list_found_tools(messages: Sequence[WireMessage]) -> list[Json]:
-    """Returns the tools that searches have found: the results in these messages have them."""
+    """Returns the tools that searches have found, from the results in messages."""
     searches = {
         call_id(call)
         for message in messages
@@ -156,7 +157,7 @@ def check_item_tools(items: Sequence[Any]) -> None:
 class _Namespace(NamedTuple):
     """The namespace in which a tool is declared."""
 
-    # None: the tool is in no namespace.
+    # The name of the namespace; None: the tool is in no namespace.
     name: str | None = None
     # A chat completion has no namespaces, so this description goes before the description of each tool.
     description: str = ""
@@ -174,7 +175,8 @@ class _ToolReader:
         self.offered: dict[str, Json] = {}
         # The forms of calls with items unlike those of plain function calls, by the tool's name upstream.
         self.forms: dict[str, CallForm] = {}
-        # The path to a web search that was left out, since not every upstream can make one; None: none was left out.
+        # The path to a web search that was left out, since not every upstream can make one; None: no search was left
+        # out.
         self.omitted_search: str | None = None
         self._left_out = left_out
         self._upstream_tools = upstream_tools
@@ -216,7 +218,7 @@ class _ToolReader:
         """Adds the tools that items bring.
 
         field: the request's field with the items, for errors.
-        items_before: stored items before those of the request; the positions in errors do not count them.
+        items_before: the number of stored items before the request's own, which positions in errors do not count.
 
         Raises: BadRequest.
         """
@@ -271,7 +273,7 @@ class _ToolReader:
         self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{path}.environment")
 
     def _add_search(self, tool: Json, path: str) -> bool:
-        """Adds a web search in the form of Claude's. Returns False if the search is left out."""
+        """Adds a web search in the form of Claude's API. Returns False if the search is left out."""
         if tool.get("external_web_access") is False:
             return False  # such a search reads OpenAI's index of pages, which does not exist here
         if not self._upstream_tools.takes_web_search:
@@ -297,7 +299,7 @@ class _ToolReader:
         self._offer(function["name"], {"type": "function", "function": function}, form)
 
     def _offer(self, name: str, tool: Json, form: CallForm | None) -> None:
-        """Offers a tool. form: the form of its calls; None: they are plain function calls."""
+        """Offers a tool. form: the form of the tool's calls; None: plain function calls."""
         self.offered.pop(name, None)
         self.offered[name] = tool
         self.forms.pop(name, None)

@@ -10,7 +10,7 @@ from gateway.dialects.responses.sealed import SEALED_PREFIX, is_sealed
 
 
 def without_sealed_items(body: bytes) -> bytes:
-    """Returns a request's body without items that the gateway has sealed; the same bytes where there are none.
+    """Returns a request's body without items that the gateway has sealed; the same bytes if it has no such items.
 
     Sealed thoughts, which another model made, are left out; a sealed summary becomes a system message.
 

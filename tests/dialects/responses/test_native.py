@@ -130,7 +130,7 @@ def test_what_a_request_refers_to_is_read_in_its_place() -> None:
     head = {"role": "system", "content": "Be brief."}
     assert behind.chat.messages == [head, one, said[0], two, said[1], *items]
     assert orjson.loads(behind.chat.raw)["messages"] == behind.chat.messages
-    sent = orjson.loads(behind.body("m", "A section.", {1: "not here ", 5: "a note "}))
+    sent = orjson.loads(behind.render_body("m", "A section.", {1: "not here ", 5: "a note "}))
     assert sent["input"] == [{"role": "user", "content": "a note Three?"}]
     assert sent["instructions"] == "Be brief.\n\nA section."
     assert native.with_history(earlier, ("bob's", 0)).chat.messages == [head, *items]
@@ -140,7 +140,7 @@ def test_what_a_request_refers_to_is_read_in_its_place() -> None:
     assert native is not None
     behind = native.with_history(earlier, ALICE)
     assert behind.chat.messages == [one, said[0], two]
-    sent = orjson.loads(behind.body("m", "", {2: "a note "}))
+    sent = orjson.loads(behind.render_body("m", "", {2: "a note "}))
     assert sent["input"] == [*items[:2], {"role": "user", "content": "a note Two?"}]
     native = read_native(orjson.dumps({"model": "m", "input": [one, items[2], two]}), "/responses", 100)
     assert native is not None
@@ -160,12 +160,12 @@ def test_the_oldest_replies_give_way() -> None:
     said = {"role": "assistant", "content": "x" * 1000}
     for n in range(20):
         earlier.add(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], said)
-        assert earlier.reply(ALICE, "resp_0") is not None  # who is asked for stays
+        assert earlier.find_reply(ALICE, "resp_0") is not None  # who is asked for stays
         assert earlier.bytes <= 10_000
     assert 2 < len(earlier) < 12
-    assert earlier.reply(ALICE, "msg_1") is None
+    assert earlier.find_reply(ALICE, "msg_1") is None
     earlier.add(ALICE, ("resp_large",), None, [], {"content": "x" * 20_000})
-    assert earlier.reply(ALICE, "resp_large") is None
+    assert earlier.find_reply(ALICE, "resp_large") is None
     earlier.clear()
     assert (len(earlier), earlier.bytes) == (0, 0)
 
@@ -201,7 +201,7 @@ def test_a_forgetting_makes_another_memory_of_it() -> None:
     earlier = EarlierReplies()
     earlier.add(ALICE, ("resp_1",), None, [{"role": "user", "content": "Hi"}], None)
     assert len(earlier.list_path(ALICE, "resp_1")) == 1  # it said nothing, and goes on nevertheless
-    assert earlier.reply(ALICE, "resp_1") is None
+    assert earlier.find_reply(ALICE, "resp_1") is None
     assert earlier.list_path((ALICE[0], 1), "resp_1") == []
 
 

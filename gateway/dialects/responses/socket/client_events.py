@@ -26,19 +26,20 @@ _ENVELOPE_FIELDS: Final = frozenset(("type", "event_id", "stream_id", "generate"
 class CreateEvent(Struct, frozen=True):
     """`response.create`: a request for a response."""
 
-    # Responses with the same `stream_id` come one after another; None is such a stream, too.
+    # The stream of the response. Responses of one stream come one after another; None is such a stream, too.
     stream_id: str | None
     # The fields of the request, each value as it is written.
     fields: dict[str, bytes]
     # The id of the response that this response continues (`previous_response_id`); None: it continues no response.
     previous_id: str | None
-    # The model is asked; False (`generate: false`): the response is empty.
+    # The model makes the response; False (`generate: false`): the response is empty.
     is_generated: bool
 
 
 class CancelEvent(Struct, frozen=True):
     """`response.cancel`."""
 
+    # The stream of the response, as in `CreateEvent`.
     stream_id: str | None
     # The id of the response to cancel; None: the response of the stream that is under way.
     response_id: str | None

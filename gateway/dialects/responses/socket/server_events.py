@@ -39,12 +39,12 @@ def read_response(data: bytes) -> bytes:
 
 
 def find_response_id(response: bytes) -> str | None:
-    """Returns the id of a response; None: it has none."""
+    """Returns the id of a response; None: the response has no id."""
     return _read_text(response, "id") or None
 
 
 def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
-    """Returns an event of a response with the `stream_id` of its request. stream_id: None: the request has none."""
+    """Returns an event of a response with the `stream_id` of its request. stream_id: None: no `stream_id`."""
     if stream_id is None or not data.endswith(b"}"):
         return data
     return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
@@ -63,7 +63,7 @@ def make_refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> 
     """Returns the event for a request that is answered by an error.
 
     body: the body of the error.
-    headers: the headers of the answer that say when to try again.
+    headers: the headers of the answer about the time of another try.
     """
     error_json = _decode_members_leniently(body).get("error", b"null")
     error = _decode_members_leniently(error_json)
@@ -95,6 +95,7 @@ def make_cancelled_event(first_response: bytes, output: bytes, sequence_number: 
 class EmptyResponse(NamedTuple):
     """The events of a response that is not generated (`generate: false`). A later request can continue it."""
 
+    # The event `response.created`, and the event `response.completed`.
     first_event: bytes
     end_event: bytes
 
@@ -142,7 +143,7 @@ def make_steer_refusal_event(steer: SteerEvent) -> bytes:
 def _make_response_event(
     event_type: str, members: Mapping[str, bytes], status: str, sequence_number: int
 ) -> bytes:
-    """Returns an event with a response. members: those of the response, but for its status."""
+    """Returns an event with a response. members: the members of the response, without its status."""
     response = encode_members({**members, "status": orjson.dumps(status)})
     return _make_event(event_type, {"response": response, "sequence_number": b"%d" % sequence_number})
 
@@ -152,7 +153,7 @@ def _make_event(event_type: str, fields: Mapping[str, bytes]) -> bytes:
 
 
 def _read_text(data: bytes, key: str) -> str:
-    """Returns a member that is a text; "": there is no such text."""
+    """Returns a member that is a text; "": the object has no such text."""
     return as_text(read_json(_decode_members_leniently(data).get(key, b"null"))[0])
 
 

@@ -17,8 +17,8 @@ from msgspec import Struct
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.socket.client_events import CreateEvent
 
-# A conversation needs its newest response alone; several or forked conversations need a few more. Not measured: a
-# response beyond these cannot be continued.
+# The most responses that are cached. A conversation needs its newest response alone; several or forked conversations
+# need a few more. Not measured: an older response cannot be continued.
 _MAX_CACHED_RESPONSES: Final = 64
 # The memory that an item takes besides its bytes: for an object, and its place in a list.
 _ITEM_BYTES: Final = 41
@@ -28,11 +28,11 @@ _ARRAY_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
 class _CachedResponse(Struct, frozen=True):
     """A response that is not stored."""
 
-    # The user whom the requests of its items have named; None: none of them has named one.
+    # The user that the requests of its items have named; None: no request has named a user.
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
-    # The input and the output since then, as an input has them.
+    # The input and the output since then, in the form of an input.
     items: Sequence[bytes]
     # The bytes that the items take in memory.
     size: int
@@ -40,7 +40,7 @@ class _CachedResponse(Struct, frozen=True):
     memories: Set[int]
 
     def is_open_to(self, user: str | None) -> bool:
-        """Returns whether a request may continue the response. user: None: it names none, as with stored responses."""
+        """Returns whether a request may continue the response. user: the request's user; None: it names no user."""
         return user is None or self.user in (None, user)
 
 
@@ -51,7 +51,7 @@ class PendingResponse(Struct, frozen=True):
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
-    # The input since then; None: the items are not known here, since the upstream stores the conversation.
+    # The items of the input since then; None: they are not known here, since the upstream stores the conversation.
     items: Sequence[bytes] | None
     # The request asks the upstream to store the response.
     is_stored: bool
@@ -60,7 +60,7 @@ class PendingResponse(Struct, frozen=True):
 
 
 class TranslatedRequest(NamedTuple):
-    """A request as it is made over HTTP."""
+    """A request in its form for HTTP."""
 
     body: bytes
     # The facts that `UnstoredResponses.cache` needs with the response.
@@ -77,8 +77,8 @@ class UnstoredResponses:
     def __init__(self, limit_bytes: int) -> None:
         """Begins empty.
 
-        limit_bytes: the most bytes that are cached. A longer conversation is not cached: its client must
-            send all items.
+        limit_bytes: the most bytes that are cached. A longer conversation is not cached: its client must send all
+            items.
         """
         self._limit_bytes = limit_bytes
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
@@ -109,7 +109,7 @@ class UnstoredResponses:
         return TranslatedRequest(encode_members(fields), pending)
 
     def cache(self, pending: PendingResponse, response: bytes) -> None:
-        """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
+        """Caches a response that has ended, unless it is stored elsewhere. response: the response in its last event."""
         try:
             fields = decode_upstream_members(response)
             id = orjson.loads(fields.get("id", b"null"))
@@ -124,7 +124,7 @@ class UnstoredResponses:
         self._put(id, _CachedResponse(pending.user, pending.base_id, items, size, pending.memories))
 
     def list_memories(self, id: str | None) -> list[int]:
-        """Returns the rows of the memories that have the turns of a cached response. id: None: of no response."""
+        """Returns the rows of the memories that have a cached response's turns. id: None: no response."""
         cached_response = self._by_id.get(id) if id is not None else None
         return [] if cached_response is None else list(cached_response.memories)
 
@@ -134,7 +134,7 @@ class UnstoredResponses:
             self.drop(id)
 
     def drop(self, id: str | None) -> None:
-        """Drops a response, since the request that continued it has failed. id: None: it continued no response."""
+        """Drops a response, since the request that continued it has failed. id: None: no response."""
         if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
@@ -158,7 +158,7 @@ def _read_input_items(raw: bytes) -> list[bytes]:
 
 
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
-    """Returns the items of a reply as an input has them."""
+    """Returns the items of a reply in the form of an input."""
     items = [decode_upstream_members(bytes(item)) for item in output]
     returned = [item for item in items if item.get("type") != b'"reasoning"' or "encrypted_content" in item]
     if len(returned) < len(items):
