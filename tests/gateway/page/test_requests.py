@@ -278,6 +278,7 @@ def test_a_problem_of_the_overview_leads_to_the_requests_that_have_it(operator: 
     assert "Requests that failed. Open one to see why." in plain(
         operator.get(problems[0]["href"]).body.decode()
     )
+    assert "Name who is speaking with" in plain(operator.get(problems[1]["href"]).body.decode())
     assert "There are none among" in plain(operator.get("requests?only=unavailable").body.decode())
     assert operator.get("requests?only=slow").status == 400
 
