@@ -33,8 +33,8 @@ from gateway.core.prompt.composition import Composition
 from gateway.run.memory.contents import retry_with_contents
 from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection
-from storage.listing import SizedMemory
 from storage.open import is_url
+from storage.operator_records import SizedMemory
 from storage.postgres.postgres_limits import PostgresLimits
 from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Scope, SentSection
 from storage.run_records import Run

@@ -16,7 +16,7 @@ from gateway.run.admin.editor import Editor
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
-from storage.listing import FoundMemory
+from storage.operator_records import FoundMemory
 
 T = TypeVar("T")
 # Fields of records that only operators see: the request that a reply answers, a command.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from storage.database import Connection
-from storage.listing import AuditAction, AuditEntry
+from storage.operator_records import AuditAction, AuditEntry
 from storage.sql.group import StoreGroup, long_reads, writes
 from storage.sql.statements import load
 

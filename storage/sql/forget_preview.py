@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
-from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, RebuiltBlock
+from storage.listing import LAST_NUMBER
+from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block

@@ -25,7 +25,8 @@ from storage.import_commands import (
     ImportWriting,
     MatchedExchange,
 )
-from storage.listing import LAST_NUMBER, ImportOrigin, StoredImport
+from storage.listing import LAST_NUMBER
+from storage.operator_records import ImportOrigin, StoredImport
 from storage.records import (
     IMPORT,
     LEARNER,

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from storage.database import Connection, Row
-from storage.listing import (
-    FIRST_PAGE,
+from storage.listing import FIRST_PAGE, PageEnd
+from storage.operator_records import (
     Branch,
     ExchangeRef,
     FoundMemory,
-    PageEnd,
     ShownBlock,
     SizedConversation,
     SizedMemory,

@@ -7,7 +7,8 @@ from math import inf
 from typing import Any, NamedTuple
 
 from storage.database import Connection
-from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
+from storage.listing import PageEnd
+from storage.operator_records import ListedConversation, ListedMemory, Retained
 from storage.records import Scope
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads

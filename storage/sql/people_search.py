@@ -17,7 +17,8 @@ from msgspec import Struct
 from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
-from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd, PeopleWithWords, PersonWithWords, SizedMemory
+from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd
+from storage.operator_records import PeopleWithWords, PersonWithWords, SizedMemory
 from storage.records import Agent, Message
 from storage.search import blob
 from storage.search.containing import find_containing

@@ -14,7 +14,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
-from storage.listing import LAST_NUMBER, PassageFilter, WordHits
+from storage.listing import LAST_NUMBER, PassageFilter
+from storage.operator_records import WordHits
 from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
 from storage.search import blob, rank
 from storage.search.containing import find_containing

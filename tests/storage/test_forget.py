@@ -23,14 +23,8 @@ from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.definition_records import DefinitionKind
 from storage.errors import Stale, WriteConflict
 from storage.file_records import FileState, StoredFile
-from storage.listing import (
-    AgentChange,
-    AgentDraft,
-    BlockChange,
-    DefinitionDraft,
-    ForgetCounts,
-    PassageDraft,
-)
+from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
+from storage.operator_records import ForgetCounts
 from storage.records import Agent, Block, Exchange, Fact, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import RunAccept
 from storage.run_records import Run, RunState, RunStep

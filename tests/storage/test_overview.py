@@ -6,7 +6,7 @@ from math import inf
 
 from gateway.core.conversation.match_query import MemoryUse
 from storage.commands import ForgetTarget
-from storage.listing import Retained
+from storage.operator_records import Retained
 from storage.records import Scope
 from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store

@@ -16,7 +16,8 @@ from gateway.run.admin.list_page import PAGE_LINES, ListPage, make_next_cursor, 
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
-from storage.listing import LAST_NUMBER, AuditAction, AuditEntry
+from storage.listing import LAST_NUMBER
+from storage.operator_records import AuditAction, AuditEntry
 from storage.sql.store import Store
 
 # The actions that make versions of blocks.

@@ -11,7 +11,8 @@ from msgspec import Struct
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.memory_by_uid import get_memory
-from storage.listing import LAST_NUMBER, FoundMemory, ShownBlock
+from storage.listing import LAST_NUMBER
+from storage.operator_records import FoundMemory, ShownBlock
 from storage.records import Block, Revision, list_lost_lines
 from storage.sql.store import Store
 

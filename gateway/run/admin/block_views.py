@@ -21,7 +21,8 @@ from gateway.run.admin.memory_records import (
 )
 from gateway.run.admin.source_records import list_sources
 from storage.batch_records import parse_call_origin
-from storage.listing import LAST_NUMBER, ShownBlock
+from storage.listing import LAST_NUMBER
+from storage.operator_records import ShownBlock
 from storage.records import Block, Revision, list_lost_lines
 from storage.sql.store import Store
 

@@ -23,7 +23,8 @@ from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.message_views import find_exchange_row
 from gateway.run.admin.recall_retention import RecallRetention
-from storage.listing import LAST_NUMBER, SizedConversation
+from storage.listing import LAST_NUMBER
+from storage.operator_records import SizedConversation
 from storage.records import Exchange
 from storage.sql.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.run.admin.audited_parts import AuditedFact, AuditedVersion
-from storage.listing import AuditAction
+from storage.operator_records import AuditAction
 from storage.sql.store import Store
 
 # Actors in the audit: the command line, and a person with a link.

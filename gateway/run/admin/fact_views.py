@@ -14,7 +14,8 @@ from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, 
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
 from gateway.run.admin.source_records import LISTED_SOURCES, list_source_exchanges, list_sources
-from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
+from storage.listing import LAST_NUMBER
+from storage.operator_records import FoundMemory, SizedMemory
 from storage.records import ASKED_ORIGINS, Fact, StandingFact
 from storage.sql.store import Store
 

@@ -14,7 +14,7 @@ from gateway.run.admin.block_versions import VersionId
 from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.page_paths import make_fact_href, make_message_href, page_path
-from storage.listing import UnindexedTexts
+from storage.operator_records import UnindexedTexts
 from storage.records import Agent, Exchange, Fact, list_lost_lines
 from storage.search.text_words import cut_around_words, has_words, has_words_anywhere
 from storage.sql.store import Store

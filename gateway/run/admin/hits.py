@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 from gateway.run.admin.memory_records import SourceKind, get_source_kind
 from gateway.run.admin.page_paths import make_fact_href, make_text_href
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
-from storage.listing import ExchangeRef
+from storage.operator_records import ExchangeRef
 from storage.recall_record import RecalledEntry
 from storage.records import Fact, Message
 from storage.sql.store import Store

@@ -30,7 +30,8 @@ from gateway.run.admin.running_import import ImportRequest, RunningImport, impor
 from gateway.run.memory.memory_agent import check_not_paused
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
-from storage.listing import LAST_NUMBER, StoredImport
+from storage.listing import LAST_NUMBER
+from storage.operator_records import StoredImport
 from storage.records import DEFAULT_PROJECT, Agent, Scope
 from storage.sql.store import Store
 

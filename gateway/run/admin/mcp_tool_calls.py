@@ -50,7 +50,7 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools.searches import SEARCH_MS
 from storage.errors import TooSlow
-from storage.listing import ExchangeRef
+from storage.operator_records import ExchangeRef
 from storage.records import Agent, Message, Scope
 from storage.sql.store import Store
 

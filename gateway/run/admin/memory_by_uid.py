@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import MemoryNotFound
-from storage.listing import FoundMemory
+from storage.operator_records import FoundMemory
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 

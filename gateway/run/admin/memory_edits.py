@@ -21,7 +21,7 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import NotFound, WriteConflict
-from storage.listing import AuditAction
+from storage.operator_records import AuditAction
 from storage.records import Agent, Fact, RememberedFact, StandingFact
 from storage.sql.store import Store
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.errors import BadRequest
 from gateway.run.admin.memory_names import make_memory_flags, make_owner_fields
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from storage.listing import ListedConversation, ListedMemory, Retained
+from storage.operator_records import ListedConversation, ListedMemory, Retained
 from storage.sql.store import Store
 
 # The most lines of an answer. A list of 100,000 users takes 16 s without a server (measured), mostly for their last

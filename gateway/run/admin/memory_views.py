@@ -36,7 +36,8 @@ from gateway.run.admin.question_views import QuestionViews
 from gateway.run.admin.recall_retention import RecallRetention
 from gateway.run.admin.run_operations import RunSummary
 from gateway.run.admin.source_records import make_passage_record
-from storage.listing import FoundMemory, Page, PageEnd, PassageFilter, SizedMemory
+from storage.listing import Page, PageEnd, PassageFilter
+from storage.operator_records import FoundMemory, SizedMemory
 from storage.sql.store import Store
 
 # The most facts, conversations and passages that the page of a memory shows.

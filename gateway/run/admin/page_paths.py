@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from storage.listing import ExchangeRef
+from storage.operator_records import ExchangeRef
 from storage.records import Exchange, Message
 
 STATIC = "static/"

@@ -21,7 +21,8 @@ from gateway.run.admin.memory_records import MessageRecord, get_source_kind
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import make_message_href, page_path
 from storage.errors import TooSlow
-from storage.listing import LAST_NUMBER, FoundMemory
+from storage.listing import LAST_NUMBER
+from storage.operator_records import FoundMemory
 from storage.recall_record import read_note_seqs
 from storage.records import Exchange, Fact, Message
 from storage.search.text_words import has_words, list_written_words

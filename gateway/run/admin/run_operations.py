@@ -16,7 +16,8 @@ from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import parse_cursor
 from storage.errors import NotFound
-from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
+from storage.listing import Page, RunEntry, RunFilter, StepEntry
+from storage.operator_records import FoundMemory
 from storage.records import REPLY, Agent, Exchange
 from storage.run_records import Run, RunState, WaitKind
 from storage.sql.store import Store

@@ -15,7 +15,7 @@ from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaul
 from gateway.run.admin.plain_text import count_noun
 from gateway.run.memory.trial import TrialRunner
 from storage.commands import MemorySnapshot
-from storage.listing import ImportOrigin, Retained
+from storage.operator_records import ImportOrigin, Retained
 from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql.store import Store
 

@@ -8,7 +8,7 @@ from gateway.core.memory.visibility import list_asked_messages, list_recallable_
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.memory_records import SourceRecord, read_speaker
 from gateway.run.admin.page_paths import make_message_href, make_passage_href
-from storage.listing import FoundMemory, SizedMemory, SourceExchange
+from storage.operator_records import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store
 

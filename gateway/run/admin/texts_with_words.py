@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.run.admin.hidden_texts import AROUND_CHARS
 from gateway.run.admin.memory_records import BlockRecord, SourceRecord, get_source_kind, read_speaker
 from gateway.run.admin.page_paths import make_text_href
-from storage.listing import ExchangeRef
+from storage.operator_records import ExchangeRef
 from storage.records import MUTED, Agent, Message
 from storage.search.text_words import cut_around_words, has_words
 from storage.sql.store import Store

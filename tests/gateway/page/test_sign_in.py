@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.page.sessions import MAX_FAILURES
 from gateway.settings import UiSettings
-from storage.listing import AuditEntry
+from storage.operator_records import AuditEntry
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import Operator, operate, operator_of
