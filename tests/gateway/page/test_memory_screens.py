@@ -2116,6 +2116,14 @@ def test_the_example_of_a_note_is_only_where_it_fits(upstream: StrictUpstream, t
         assert "Moved in May" not in page(operator, f"{memory}/b/tone")
 
 
+def test_each_page_says_which_time_it_shows(operator: Operator) -> None:
+    """Whoever is in Basel compared "09:31" with a clock that showed 10:31, and no page named the time zone."""
+    uid = speak(operator.world, "Hello.").uid
+    pages = [page(operator, path) for path in ("", "requests", f"m/{uid}")]
+    for shown in (*pages, person_of(operator.world).page()):
+        assert "All times are UTC" in shown.partition("<footer")[2]
+
+
 def test_a_page_leads_past_its_list_to_the_form_for_what_is_missing(operator: Operator) -> None:
     """By keyboard there were 128 links and buttons before it."""
     agent = speak(operator.world, "My cat is called Miso.")
