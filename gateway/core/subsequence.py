@@ -73,7 +73,7 @@ class _Pairing:
             matches = row & occurrences.get(a[low_a + i], 0)
             table.append((row + matches | row - matches) & all_columns)
 
-        def length(i: int, j: int) -> int:
+        def measure_length(i: int, j: int) -> int:
             """Returns the LCS length of the first i and j atoms: the zeros among the first j bits of row i."""
             return j - (table[i] & (1 << j) - 1).bit_count()
 
@@ -83,7 +83,7 @@ class _Pairing:
             if a[low_a + i - 1] == b[low_b + j - 1]:
                 i, j = i - 1, j - 1
                 self.pairs.append((low_a + i, low_b + j))
-            elif length(i - 1, j) > length(i, j - 1):
+            elif measure_length(i - 1, j) > measure_length(i, j - 1):
                 i -= 1
             else:
                 j -= 1

@@ -47,24 +47,24 @@ class TraceContext(Struct, frozen=True):
     def trace_hex(self) -> str:
         return f"{self.trace_id:032x}"
 
-    def call_id(self, number: int) -> int:
+    def make_call_id(self, number: int) -> int:
         """Returns the id of the span of a call. number: among the request's calls, from 1."""
         return self.span_id + number
 
-    def step_id(self, number: int) -> int:
+    def make_step_id(self, number: int) -> int:
         """Returns the id of the span of a step. number: among the request's steps, from 1."""
         return self.span_id - number
 
     def make_own_headers(self) -> list[tuple[bytes, bytes]]:
         """Returns the headers of a request below the request's own span, as ASGI has them."""
-        return [(name.encode(), value.encode("latin-1")) for name, value in self.headers(0)]
+        return [(name.encode(), value.encode("latin-1")) for name, value in self.make_headers(0)]
 
-    def headers(self, number: int) -> tuple[tuple[str, str], ...]:
+    def make_headers(self, number: int) -> tuple[tuple[str, str], ...]:
         """Returns the headers for the upstream of a call.
 
         number: the number of the call, as in `call_id`; 0: the request's own span is the parent.
         """
-        parent = f"00-{self.trace_id:032x}-{self.call_id(number):016x}-01"
+        parent = f"00-{self.trace_id:032x}-{self.make_call_id(number):016x}-01"
         if not self.state:
             return ((TRACEPARENT, parent),)
         return ((TRACEPARENT, parent), (_TRACESTATE, self.state))

@@ -16,7 +16,7 @@ NOT_DURABLE: Final = b": mnemogate not durable\n"
 
 
 def encode_event(data: Json, name: str | None = None) -> bytes:
-    """Returns an event. name: None: the event has none, as in a stream of chat completions."""
+    """Returns an event. name: the event's name; None: no name, as in a stream of chat completions."""
     head = f"event: {name}\n".encode() if name else b""
     return b"%bdata: %b\n\n" % (head, orjson.dumps(data))
 
@@ -27,7 +27,7 @@ def encode_typed_event(event_type: str, fields: Json) -> bytes:
 
 
 class EventSender(Protocol):
-    """Sends an event of this type with these fields."""
+    """Sends an event with a type and other fields."""
 
     def __call__(self, event_type: str, **fields: Any) -> None: ...
 
@@ -40,7 +40,7 @@ class EventBuffer:
     def __init__(self, *, is_holding: bool) -> None:
         """Begins empty.
 
-        is_holding: holds all bytes until the first content, so that an upstream's error can become the status.
+        is_holding: all bytes are held until the first content, so that an upstream's error can become the status.
         """
         self.is_holding = is_holding
         self._held_bytes = 0

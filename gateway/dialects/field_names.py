@@ -17,8 +17,8 @@ _FUNCTION_PATH = (
 
 # Matches nothing: an empty alternative would match between any two words.
 _NOTHING = "(?!)"
-# Some servers quote the whole request after what is wrong with it, and 30 MB would hold up all requests for six
-# seconds. Chosen: far above a sentence.
+# The first characters of an error that are translated. Some servers quote the whole request after the error, and 30 MB
+# would hold up all requests for six seconds. Chosen: far above a sentence.
 _TRANSLATED_CHARS = 16 * 1024
 
 

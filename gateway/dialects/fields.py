@@ -54,7 +54,7 @@ class ItemPath(msgspec.Struct):
     parent: object
     # The name of the list, with the separator before it.
     key: str
-    # How the index of an item is written.
+    # The form in which the index of an item is written.
     form: str = "[{}]"
     index: int = 0
 
@@ -99,7 +99,7 @@ def check_model_name(model: str) -> None:
 
 
 def make_missing_field_error(param: str) -> BadRequest:
-    """Returns the error for a field that must not be missing. param: its path in the body."""
+    """Returns the error for a field that must not be missing. param: the field's path in the body."""
     text = f"Missing required parameter: '{param}'."
     return BadRequest(text, param=param, code="missing_required_parameter")
 
@@ -128,7 +128,7 @@ def read_optional(
 
 
 def read_required_text(json: dict[str, Any], key: str, path: object) -> str:
-    """Returns a text that must not be missing. path: as in `read_optional`. Raises: BadRequest."""
+    """Returns a text that must not be missing. path: the path to the object with the field. Raises: BadRequest."""
     value = json.get(key)
     if isinstance(value, str):
         return value
@@ -141,7 +141,7 @@ def read_required_text(json: dict[str, Any], key: str, path: object) -> str:
 def make_wrong_type_error(param: str, expected: str, value: Any) -> BadRequest:
     """Returns the error for a value of another type.
 
-    param: its path in the body.
+    param: the value's path in the body.
     expected: the type, such as "a string".
     """
     return BadRequest(
@@ -154,7 +154,7 @@ def make_wrong_type_error(param: str, expected: str, value: Any) -> BadRequest:
 def make_unknown_value_error(param: str, value: Any, supported: str) -> BadRequest:
     """Returns the error for a value that is not one of a few texts.
 
-    param: its path in the body.
+    param: the value's path in the body.
     supported: the texts, as the error lists them.
     """
     if value is None:
@@ -169,7 +169,7 @@ def make_unknown_value_error(param: str, value: Any, supported: str) -> BadReque
 
 
 def make_unsupported_error(param: str, value: object) -> BadRequest:
-    """Returns the error about a value that chat completions have no place for."""
+    """Returns the error about a value without a place in chat completions."""
     return BadRequest(
         f"Unsupported value for '{param}': {str(value)[:QUOTED_CHARS]!r}. The gateway answers this model by way of "
         "chat completions, which have no place for it.",

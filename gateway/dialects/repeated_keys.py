@@ -15,7 +15,7 @@ from gateway.core.json_limits import check_values
 from gateway.core.json_object import read_members
 from gateway.errors import BadRequest
 
-# The end of a key as Python's `json` writes it and orjson never does, looked for in the beginning of a body.
+# The end of a key as Python's `json` writes it and orjson never does. It is looked for in the beginning of a body.
 _KEY_END_WITH_BLANK = b'": '
 _BEGINNING_BYTES = 64
 _MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
@@ -26,7 +26,7 @@ _END_PATTERN = re.compile(rb"[\s{]*+}\s*+")
 def find_repeated_keys(
     body: bytes, members: Mapping[str, msgspec.Raw] | None = None, *, json: dict[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """Returns the keys that a body has more than once; parsers differ in which value they take.
+    """Returns the keys that a body has more than once. Parsers differ in the value that they take for such a key.
 
     Only the keys of the outermost object are compared.
 

@@ -236,7 +236,7 @@ class _ReceiptSpans:
 
     def add_call(self, name: str, number: int, call: UpstreamCall) -> _SpanWriter:
         """Adds the span of a call of an upstream."""
-        span_id = self.context.call_id(number)
+        span_id = self.context.make_call_id(number)
         ended_at = call.ended_at or self.receipt.clock.ended_at
         return self.add(name, Span.SPAN_KIND_CLIENT, span_id, self.parent_id, call.started_at, ended_at)
 
@@ -245,7 +245,7 @@ class _ReceiptSpans:
         run, ended_at = self.receipt.agent_run, self.receipt.clock.ended_at
         if run is None:
             return
-        span_id = self.context.step_id(len(self.receipt.steps) + 1)
+        span_id = self.context.make_step_id(len(self.receipt.steps) + 1)
         span = self.add(
             "invoke_agent", Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, run.started_at, ended_at
         )
@@ -256,7 +256,7 @@ class _ReceiptSpans:
     def add_step(self, number: int, step: GatewayStep) -> None:
         """Adds the span of a step with this number: a tool's call, or an access of memory."""
         name = f"{step.kind} {step.name}".rstrip()
-        span_id = self.context.step_id(number)
+        span_id = self.context.make_step_id(number)
         span = self.add(
             name, Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, step.started_at, step.ended_at
         )

@@ -55,11 +55,15 @@ def test_flags_state_and_repeated_headers() -> None:
 
 def test_an_upstream_gets_the_id_of_its_call() -> None:
     context = TraceContext(int(TRACE, 16), 1 << 61, 7, "a=1")
-    assert context.headers(2) == (
+    assert context.make_headers(2) == (
         ("traceparent", f"00-{TRACE.decode()}-2000000000000002-01"),
         ("tracestate", "a=1"),
     )
-    ids = {context.span_id, *map(context.call_id, range(1, 50)), *map(context.step_id, range(1, 50))}
+    ids = {
+        context.span_id,
+        *map(context.make_call_id, range(1, 50)),
+        *map(context.make_step_id, range(1, 50)),
+    }
     assert len(ids) == 99
 
 

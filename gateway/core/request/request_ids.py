@@ -119,14 +119,14 @@ def _read_body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
     member: Any = body
     for key in source.keys:
         member = member.get(key) if isinstance(member, dict) else None
-    id = check_id(member, source.name) if isinstance(member, str) else _number_id(member, source.name)
+    id = check_id(member, source.name) if isinstance(member, str) else _read_number_id(member, source.name)
     is_withheld = (
         source.name == _CALLER_NUMBER and id is not None and id.lstrip("+").lower() in _WITHHELD_NUMBERS
     )
     return None if is_withheld else id
 
 
-def _number_id(value: Any, name: str) -> str | None:
+def _read_number_id(value: Any, name: str) -> str | None:
     """Returns an id that is a whole number, if its vendor sends numbers; None for null."""
     if value is None:
         return None

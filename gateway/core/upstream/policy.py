@@ -109,14 +109,14 @@ class EndpointHealth:
         """True if the retry budget has a retry."""
         return self.retries_left >= 1
 
-    def attempt(self, policy: Policy) -> AbstractContextManager[None]:
+    def begin_attempt(self, policy: Policy) -> AbstractContextManager[None]:
         """Adds a request's share to the retry budget.
 
         After enough failures the request that is sent within the block is the circuit breaker's probe, and others pass
         the endpoint over until it has ended.
         """
         self.retries_left = min(_MAX_RETRIES_LEFT, self.retries_left + policy.retry_budget)
-        return self._probing() if self._has_failed_enough(policy) else nullcontext()
+        return self._hold_probe() if self._has_failed_enough(policy) else nullcontext()
 
     def record_answer(self, model: str) -> None:
         """Notes that the endpoint answers: a reply has begun, or a refusal or a rate limit has come."""
@@ -161,7 +161,7 @@ class EndpointHealth:
         return self.is_probing or now < max([self.open_until, *self.cooldowns.values()])
 
     @contextmanager
-    def _probing(self) -> Iterator[None]:
+    def _hold_probe(self) -> Iterator[None]:
         self.is_probing = True
         try:
             yield

@@ -1,7 +1,6 @@
 """The form of an error in OpenAI's API: its error object, as a body and as the last event of a stream.
 
-(platform.openai.com/docs/guides/error-codes; the fields `message`, `type`, `param` and `code` are those that OpenAI's
-SDKs read)
+(platform.openai.com/docs/guides/error-codes; OpenAI's SDKs read the fields `message`, `type`, `param` and `code`)
 """
 
 from __future__ import annotations

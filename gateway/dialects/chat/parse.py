@@ -53,7 +53,10 @@ _TYPED_FIELDS = frozenset(
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = None) -> ChatRequest:
-    """Reads a request's body. agent: the agent that the request's path names, whatever `model` is.
+    """Reads a request's body.
+
+    max_messages: the most messages of the request.
+    agent: the agent that the request's path names, in place of `model`; None: the path names no agent.
 
     Raises: BadRequest, BodyTooLarge.
     """
@@ -70,7 +73,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
     """Returns a chat completion request, and checks the fields that the gateway reads.
 
     json: the value of the body.
-    max_messages: None for a translated body, which may have more messages than the client's list, checked before.
+    max_messages: the most messages; None: any number, as in a translated body, of which the client's list was checked.
 
     Raises: BadRequest, BodyTooLarge.
     """
@@ -104,7 +107,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
 
 
 def _list_json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
-    """Yields the arguments of calls that are JSON. They are texts, so a check of the body does not look into them."""
+    """Yields the arguments of calls that are JSON. A check of the body does not read them, since they are texts."""
     for message in messages:
         for _, arguments in read_named_calls(message):
             # The arguments of a custom tool may be any text.

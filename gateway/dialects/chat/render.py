@@ -111,6 +111,7 @@ class ChatView(ClientView):
         self._append(CHAT_ERRORS.render_event(error))
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        """Returns the body of the last reply with the message, id and usage of all rounds."""
         if is_unchanged:
             return body
         completion = orjson.loads(body)
@@ -128,7 +129,7 @@ class ChatView(ClientView):
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Appends bytes. has_content: the bytes have content, so what was held back may leave."""
+        """Appends bytes. has_content: the bytes have content, so all held bytes may leave."""
         if self._strips_usage:
             raw = without_null_usage(raw)  # where usage is asked for, every other chunk has `"usage": null`
         self._unsent.append(raw)
@@ -151,9 +152,9 @@ class ChatView(ClientView):
     def _show_changed(
         self, event: ReplyEvent, finish_reason: str | None = None, *, is_hidden: bool = False
     ) -> None:
-        """Appends an event as the client is to have it, in the upstream's bytes where nothing changes.
+        """Appends an event in the client's form, in the upstream's bytes if nothing changes.
 
-        finish_reason: replaces the upstream's `finish_reason`.
+        finish_reason: the finish_reason in place of the upstream's; None: the upstream's stays.
         is_hidden: the event ends a hidden round.
         """
         chunk = event.chunk
@@ -195,7 +196,7 @@ class ChatView(ClientView):
     def _change_choice(
         self, choice: Any, calls: list[Json] | None, finish_reason: str | None, *, is_hidden: bool
     ) -> Any:
-        """Returns a choice as the client is to have it; the same object where nothing changes."""
+        """Returns a choice in the client's form; the same object if nothing changes."""
         if not isinstance(choice, dict):
             return choice
         changed_fields: Json = {}
@@ -223,8 +224,9 @@ class ChatView(ClientView):
 class _ChunkContents(NamedTuple):
     """The contents of a chunk, in all its choices."""
 
+    # One of the choices has a role.
     has_role: bool
-    # They have any content, or an end.
+    # One of the choices has content, or an end.
     has_content: bool
 
 

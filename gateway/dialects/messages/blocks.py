@@ -41,7 +41,7 @@ class GrowingBlocks:
         self._draft = MessageDraft()
         # Calls without a block so far.
         self._waiting_calls: list[ToolCall] = []
-        # The call of the open block, and how many pieces of its arguments were shown.
+        # The call of the open block, and the number of pieces of its arguments that were shown.
         self._open_call: ToolCall | None = None
         self._shown_count = 0
 
@@ -130,7 +130,7 @@ class GrowingBlocks:
 
 
 def _make_call_id(upstream_id: str, index: int) -> str:
-    """Returns the id of a call. upstream_id: "" where the upstream has left the id out."""
+    """Returns the id of a call. upstream_id: the upstream's id; "": the upstream has left the id out."""
     return upstream_id or f"toolu_mnemogate_{index}"
 
 

@@ -1,8 +1,7 @@
 """Reads the messages of a Messages request as messages of a chat completion.
 
 A user's message has the results of calls first, then words. In a chat completion each result is a message of its own,
-and so are the words. A reply is one message in both. Thoughts are left out, since chat completions have no place for
-them.
+and so are the words. A reply is one message in both. Thoughts have no place in chat completions, and are left out.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -25,7 +24,7 @@ from gateway.dialects.messages.message_origin import MessageOrigin
 
 THOUGHT_TYPES: Final = ("thinking", "redacted_thinking")
 _REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
-# The beginning of the line by which Claude Code names its version; a part of it may change with each request.
+# The beginning of the line by which Claude Code names its version; a part of the line may change with each request.
 _ATTRIBUTION_PREFIX: Final = "x-anthropic-billing-header:"
 
 # The fields that are read, by the type of block, source or message.
@@ -64,7 +63,7 @@ def read_system(system: Any, checker: FieldChecker) -> list[str]:
 
 
 def read_attribution(system: Any) -> str:
-    """Returns the attribution line of Claude Code; "" where there is none."""
+    """Returns the attribution line of Claude Code; "": the prompt has no such line."""
     first_block = system[0] if isinstance(system, list) and system else None
     text = as_text(as_object(first_block).get("text"))
     return text if text.startswith(_ATTRIBUTION_PREFIX) else ""
@@ -220,7 +219,7 @@ class _MessageReader:
         return message
 
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
-        """Returns the tool's message, and the parts of the result that are no texts: a tool's message has only text."""
+        """Returns the tool's message, which has only text, and the parts of the result that are no texts."""
         path = self._block_path
         self._checker.check(block, _RESULT_FIELDS, path)
         call_id, content = block.get("tool_use_id"), block.get("content")
@@ -257,7 +256,7 @@ class _MessageReader:
         return texts
 
     def _translate_block(self, block: Json, path: object) -> list[Json]:
-        """Returns a block as parts of a chat message; []: it has no form there, and the checker is lenient."""
+        """Returns a block as parts of a chat message; []: the block has no form there, and the checker is lenient."""
         match block.get("type"):
             case "text":
                 return [{"type": "text", "text": _read_text(block, path, self._checker)}]
@@ -375,7 +374,7 @@ def _translate_call(block: Json, path: object) -> Json:
 
 
 def _pick_fields(block: Json, fields: frozenset[str]) -> Json:
-    """Returns a block with these fields alone. A block in its own form so loses its cache mark, since marks move."""
+    """Returns a copy of a block with these fields alone, and so without a cache mark, since marks move."""
     return {key: value for key, value in block.items() if key in fields}
 
 

@@ -83,7 +83,7 @@ def make_field_error(path: str, why: str) -> BadRequest:
 
 
 def make_untranslatable_error(path: str) -> BadRequest:
-    """Returns the error about a field that chat completions have no place for, beginning as Anthropic's API does."""
+    """Returns the error about a field without a place in chat completions, which begins as in Anthropic's API."""
     return make_field_error(
         path,
         "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "

@@ -1,4 +1,4 @@
-"""Checks the fields of a Messages request by name: what has no place in a chat completion is refused, or left out."""
+"""Checks a Messages request's fields by name: a field without a place in chat completions is refused or dropped."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _INNER_FIELDS_WITHOUT_EFFECT: Final = frozenset(
 
 
 class FieldChecker:
-    """Checks the fields of a request, and collects those that are left out.
+    """Checks the fields of a request, and collects the fields that are left out.
 
     is_lenient: all fields pass, since the request goes upstream as it is, and the upstream judges it.
     """
 
     def __init__(self, *, is_lenient: bool) -> None:
         self.is_lenient = is_lenient
-        # The names of the fields that are left out, in the order in which they came. Their values have no effect on the
-        # reply. A lenient checker notes the parts without which no model of another dialect can answer.
+        # The names of the fields that are left out, in the order in which they came; the reply does not depend on these
+        # fields. A lenient checker notes the parts without which no model of another dialect can answer.
         self.left_out: dict[str, None] = {}
 
     @contextmanager

@@ -9,15 +9,15 @@ from adapters.types import Json
 from gateway.core.dates import render_iso
 from gateway.dialects.messages.errors import make_field_error
 
-# The entries of a page, as Anthropic has them: without a `limit`, and at most.
+# The entries of a page without a `limit`, and the most entries of a page, as in Anthropic's API.
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
-# Fields of OpenAI's form that are left out: Anthropic's has others in their place.
+# The fields of OpenAI's form that are left out: Anthropic's form has other fields in their place.
 _REPLACED_FIELDS: Final = frozenset(("object", "created", "owned_by"))
 
 
 def render_model(model: Json) -> Json:
-    """Returns a model in Anthropic's form. model: in OpenAI's form; fields that the upstream has added stay."""
+    """Returns a model in Anthropic's form. model: the model in OpenAI's form; fields of the upstream's own stay."""
     upstream_fields = {key: value for key, value in model.items() if key not in _REPLACED_FIELDS}
     return {
         "type": "model",
@@ -49,7 +49,7 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
 
 
 def _render_time(seconds: object) -> str:
-    """Returns a time in Anthropic's form. seconds: since the epoch; anything that is no time counts as the epoch."""
+    """Returns a time in Anthropic's form. seconds: the time since the epoch; any other value counts as the epoch."""
     number = seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else 0
     try:
         return render_iso(number)

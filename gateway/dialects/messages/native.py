@@ -40,7 +40,7 @@ _CACHE_MARK: Final = "cache_control"
 class _PlacedNote(NamedTuple):
     """A note in a message of the request."""
 
-    # The index of the block with which the person's words begin: the note stands before it.
+    # The index of the block with which the person's words begin: the note goes before this block.
     words_block: int
     text: str
 
@@ -49,27 +49,30 @@ class _DroppedParts(NamedTuple):
     """The parts of the client's messages that are left out, by the indexes of the messages."""
 
     whole_messages: set[int]
-    # The indexes of the result blocks that other messages lose.
+    # The indexes of the result blocks that other messages lose, by the indexes of these messages.
     result_blocks: dict[int, set[int]]
 
 
 class NativeMessages(Struct, frozen=True):
     """A request that goes to an upstream of its own dialect. Implements `NativeBody`."""
 
+    # The body as it came, and its parsed value.
     raw: bytes
     json: Json
     # For each message of the chat completion that memory reads, the part of `json` of which it is made. (A `chat_index`
     # is an index in that chat completion; other indexes of messages are those in `json`.)
     origins: Sequence[MessageOrigin]
+    # The path below the upstream's base URL, with the query.
     upstream_path: str
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
+    # The thread to which the request belongs; None: the request has all messages of its conversation.
     thread: MessageThread | None = None
     # The names of parts without which no model of another dialect can answer.
     untranslatable: Sequence[str] = ()
 
     def with_messages_before(self, count: int) -> NativeMessages:
-        """Returns the same request for a chat completion that has `count` more messages at its beginning."""
+        """Returns a copy of the request for a chat completion that has `count` more messages at its beginning."""
         return replace(self, origins=[*([MessageOrigin(-1)] * count), *self.origins])
 
     def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:
@@ -101,7 +104,7 @@ class NativeMessages(Struct, frozen=True):
         )
 
     def _change_members(self, changes: NativeChanges, messages: list[Json]) -> Json:
-        """Returns the members of the body that the changes touch. messages: as `_edit_messages` returns them."""
+        """Returns the members of the body that the changes touch. messages: the messages, from `_edit_messages`."""
         members: Json = {}
         if messages is not self.json["messages"]:
             members["messages"] = messages
@@ -194,7 +197,7 @@ class NativeMessages(Struct, frozen=True):
         return placed_notes
 
     def _split_dropped(self, dropped: Set[int]) -> _DroppedParts:
-        """Returns the parts of the request of which dropped messages are made. dropped: their chat indexes."""
+        """Returns the parts of the request of which dropped messages are made. dropped: the messages' chat indexes."""
         remaining = {
             origin.message_index
             for chat_index, origin in enumerate(self.origins)
@@ -217,7 +220,7 @@ class NativeMessages(Struct, frozen=True):
                 # The model has seen all messages of this turn's own rounds as they are.
                 changes = replace(changes, hidden_rounds=())
             return has_thoughts(self._edit_messages(changes))
-        # What the client has changed is its own, but it cannot mend thoughts that it has not sent.
+        # A change of the client's is its own affair, but the client cannot mend thoughts that it has not sent.
         return any(
             has_thoughts(_translate(replacement))
             and not has_thoughts([self._find_client_message(chat_index)])
@@ -247,7 +250,7 @@ def _edit_message(
 
 
 def _insert_note(message: Json, index: int, note: str) -> Json:
-    """Returns a message with a note in a block of its own. index: of the block that follows it."""
+    """Returns a message with a note in a block of its own. index: the index of the block after the note."""
     content = message["content"]
     blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
     return {**message, "content": [*blocks[:index], {"type": "text", "text": note}, *blocks[index:]]}
@@ -306,7 +309,7 @@ def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
 
 
 def _list_blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
-    """Returns the client's blocks after those that hidden rounds streamed; []: the client has not all of these."""
+    """Returns the client's blocks after the blocks of hidden rounds; []: the client lacks some of these."""
     native_replies = [each.get(NATIVE_REPLY) or {} for each in rounds if each["role"] == "assistant"]
     if not all(native_replies):
         return []
@@ -342,7 +345,7 @@ def _join_results_first(messages: Sequence[Json]) -> list[Json]:
 
 
 def _move_cache_mark(replacement: list[Json], message: Json) -> list[Json]:
-    """Returns the messages that replace a message. If the message ends with a cache mark, their last one gets it."""
+    """Returns the messages that replace a message. If it ends with a cache mark, the last of them gets the mark."""
     content = message.get("content")
     last_block = content[-1] if isinstance(content, list) and content else {}
     if _CACHE_MARK not in last_block or not replacement:
@@ -358,8 +361,8 @@ def _move_cache_mark(replacement: list[Json], message: Json) -> list[Json]:
 def _make_container_member(container: Any, hidden_rounds: Sequence[Json]) -> Json:
     """Returns the member `container` for the call after hidden rounds: the last container that a round has used.
 
-    container: the client's. A container with an id stays, so no member is returned. A container without an id names
-        the skills of a new container; the skills stay.
+    container: the client's container. A container with an id stays, so no member is returned. A container without an
+        id names the skills of a new container; the skills stay.
     """
     if container is not None and not (isinstance(container, dict) and container.get("id") is None):
         return {}

@@ -30,7 +30,7 @@ _STOP_REASONS: Final = {
 }
 
 
-def stop_reason_for(finish_reason: Any) -> str:
+def choose_stop_reason(finish_reason: Any) -> str:
     """Returns Anthropic's reason for the end of a message. finish_reason: the `finish_reason` of a chat completion."""
     return _STOP_REASONS[read_finish_reason(finish_reason)]
 
@@ -42,7 +42,7 @@ def find_event_name(raw: bytes) -> str | None:
 
 
 class NativeEvents:
-    """The events of one reply, whatever number of rounds made it."""
+    """The events of one reply, which may have several rounds."""
 
     def __init__(self, gateway_tools: Collection[str]) -> None:
         """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
@@ -53,7 +53,7 @@ class NativeEvents:
         self._shown_indices: dict[int, int | None] = {}
         # The index of the next block in the message.
         self._next_index = 0
-        # The usage of this round, and that of the rounds before.
+        # The usage of this round, and the usage of the rounds before.
         self._usage: Json = {}
         self._earlier_usage: Json = {}
         # The last `message_delta` of any round.
@@ -62,7 +62,7 @@ class NativeEvents:
         self._has_message_delta = False
         # The last container of any round; None: no round has used one.
         self._container: Any = None
-        # The client has the beginning of the message, content of it, and its end.
+        # The client has got the beginning of the message, some content of the message, and its end.
         self.has_begun = False
         self.has_content = False
         self.is_over = False
@@ -89,7 +89,7 @@ class NativeEvents:
         return index
 
     def hide_round(self, tail: Sequence[bytes]) -> list[bytes]:
-        """Ends a hidden round. tail: its last events. Returns the events among them that the client gets."""
+        """Ends a hidden round. tail: the round's last events. Returns the events of the tail that the client gets."""
         passed_on = []
         for raw in tail:
             name = find_event_name(raw)
@@ -105,7 +105,7 @@ class NativeEvents:
         """Returns the events that end the message.
 
         tail: the last events of the last round.
-        finish_reason: replaces the upstream's reason, in OpenAI's words; None: the upstream's own reason.
+        finish_reason: the reason in place of the upstream's, in OpenAI's words; None: the upstream's own reason.
         """
         events = []
         for raw in tail:
@@ -166,7 +166,7 @@ class NativeEvents:
         delta = self._message_delta.get("delta")
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish_reason is not None:
-            delta["stop_reason"] = stop_reason_for(finish_reason)
+            delta["stop_reason"] = choose_stop_reason(finish_reason)
         if self._container is not None:
             delta["container"] = self._container
         usage = add_usage(self._earlier_usage, self._usage)
@@ -174,9 +174,9 @@ class NativeEvents:
 
 
 def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish_reason: str | None) -> Json:
-    """Returns the messages of all rounds as one.
+    """Returns the messages of all rounds as one message.
 
-    finish_reason: why the reply ended, in OpenAI's words; None: the reason of the last message counts.
+    finish_reason: the reason for which the reply ended, in OpenAI's words; None: the reason of the last message.
     """
     content: list[Any] = []
     usage: Json = {}
@@ -188,12 +188,12 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
         merged["container"] = containers[-1]
     # Several reasons of Anthropic's are one reason in OpenAI's words, so a reason that fits stays.
     if finish_reason not in (None, read_ending(merged).finish_reason):
-        merged["stop_reason"] = stop_reason_for(finish_reason)
+        merged["stop_reason"] = choose_stop_reason(finish_reason)
     return merged
 
 
 def add_usage(earlier: Json, later: Json) -> Json:
-    """Returns the sum of two usages: numbers are added, lists are joined; of other fields the later value counts."""
+    """Returns the sum of two usages: numbers are added, lists are joined, and other fields have the later value."""
     summed = {**earlier, **{key: value for key, value in later.items() if value is not None}}
     for key in earlier.keys() & later.keys():
         earlier_value, later_value = earlier[key], later[key]

@@ -25,14 +25,14 @@ _BODY_DECODER = msgspec.json.Decoder(_NativeBody)
 
 
 class NativeMessage:
-    """One message, whatever number of rounds made it. Its events are put into the buffer.
+    """One message of any number of rounds. Puts the events of the message into the buffer.
 
     The methods have the names of the methods of `ClientView` that call them, by way of `MessagesView`.
     """
 
     def __init__(self, gateway_tools: Collection[str], buffer: EventBuffer) -> None:
         self._gateway_tools = gateway_tools
-        # Its `add` may hold bytes back until some have content; its `emit` adds an event that has content.
+        # The buffer's `add` may hold bytes back until some have content; its `emit` adds an event that has content.
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. Such a block goes on until the upstream's next block.
@@ -63,22 +63,22 @@ class NativeMessage:
             self.blocks.add_text(text)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        """Ends a hidden round. tail: its last events."""
+        """Ends a hidden round. tail: the round's last events."""
         self.blocks.end()
         for raw in self._events.hide_round(_list_raw_events(tail)):
             self._add(raw, has_content=False)
 
     def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None) -> None:
-        """Ends the message. finish_reason: replaces the upstream's `finish_reason`."""
+        """Ends the message. finish_reason: the reason in place of the upstream's; None: the upstream's."""
         self.blocks.end()
         tail_bytes = _list_raw_events(tail)
-        # Else the upstream's own last event has passed already, and nothing is left to be sent.
+        # Otherwise the upstream's own last event has passed already, and no event is left to be sent.
         if tail_bytes or not self._events.is_over:
             for raw in self._events.end(tail_bytes, finish_reason):
                 self._buffer.add(raw)
 
     def add_whole_reply(self, body: bytes, reply: Json) -> None:
-        """Adds the message of a whole reply. body: as the adapter hands it on."""
+        """Adds the message of a whole reply. body: the reply in the form in which the adapter returns it."""
         self._replies.append(bytes(_BODY_DECODER.decode(body).native_message))
 
     def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:

@@ -19,6 +19,7 @@ from gateway.dialects.messages.content import THOUGHT_TYPES
 class ThinkingChange(NamedTuple):
     """A change of a request on account of its thoughts."""
 
+    # The members of the body in place of the request's own.
     members: Json
     # The names of settings that are left out.
     left_out: Sequence[str] = ()
@@ -32,7 +33,7 @@ def has_thoughts(messages: Sequence[Json]) -> bool:
 
 
 def drop_thoughts(body: Json, messages: Sequence[Json]) -> Json:
-    """Returns the members `messages` without thoughts, and a `thinking` that fits. body: the request."""
+    """Returns the members `messages` without thoughts, and a fitting `thinking`. body: the request's body."""
     members: Json = {"messages": [_strip_thoughts(message) for message in messages]}
     thinking = body.get("thinking")
     last_reply = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
@@ -59,7 +60,7 @@ def without_refused_thinking(body: Json, model: str) -> ThinkingChange:
 def allow_other_prefix(body: Json, messages: Sequence[Json]) -> ThinkingChange:
     """Returns the change that makes up for thoughts before which messages have changed.
 
-    It asks the upstream to drop such thoughts. Where a request cannot ask for that, all thoughts are left out.
+    The change asks the upstream to drop such thoughts. If a request cannot ask for that, all thoughts are left out.
     """
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:

@@ -1,7 +1,7 @@
 """Reads a request to Anthropic's Messages API as a chat completion, once, at the edge.
 
-Fields that both APIs know get the names that they have in chat completions. A field that chat completions have no place
-for is refused by name if the answer depends on it; otherwise it is left out, and `x-mnemogate-consumed` names it.
+Fields that both APIs know get the names that they have in chat completions. A field without a place in chat completions
+is refused by name if the answer depends on it; otherwise it is left out, and `x-mnemogate-consumed` names it.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -45,7 +45,7 @@ from gateway.dialects.repeated_keys import find_repeated_keys, is_written_by_orj
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
-# A request of Claude Code for one token, to see whether a model answers: after `/model`, and before the first turn.
+# A request of Claude Code for one token, by which it tries a model: after `/model`, and before the first turn.
 PROBE: Final = "claude-code probe"
 _SUB_AGENT_HEADER: Final = b"x-claude-code-agent-id"
 _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
@@ -75,11 +75,12 @@ _MAX_USER_CHARS: Final = 256  # Anthropic's limit of `metadata.user_id`
 class MessagesRequest(Struct, frozen=True):
     """A request to the Messages API."""
 
+    # The body as it came, and its parsed value.
     raw: bytes
     json: Json
     # The request as a chat completion.
     chat: ChatRequest
-    # For each message of `chat`, the part of the request of which it is made.
+    # For each message of `chat`, the part of the request of which the message is made.
     origins: Sequence[MessageOrigin]
     # The names of parts that `chat` lacks, though an answer depends on them: no model of another dialect can answer.
     untranslatable: tuple[str, ...]
@@ -119,9 +120,11 @@ def parse(
 ) -> MessagesRequest:
     """Reads a request.
 
+    body: the body as it came.
     json: the value of the body.
+    max_messages: the most messages of the request.
     is_lenient: parts without a place in a chat completion are skipped, since the request goes upstream as it is.
-    has_limit: the request needs `max_tokens`; only a count of tokens does not.
+    has_limit: the request needs `max_tokens`, as all but counts of tokens do.
 
     Raises: BadRequest.
     """
@@ -168,7 +171,7 @@ def parse(
 
 
 def read_thread(json: Json) -> MessageThread | None:
-    """Returns the message thread that a request begins or continues; None: it names no thread. Raises: BadRequest."""
+    """Returns the message thread that a request begins or continues; None: no thread. Raises: BadRequest."""
     thread = json.get("thread")
     if thread is None:
         return None
@@ -242,7 +245,7 @@ def _list_names_left_out(
 ) -> tuple[str, ...]:
     """Returns the names of fields and headers that are left out without an effect on the reply.
 
-    checker: has noted the fields of blocks and tools as the request was read.
+    checker: the checker that has read the request, with the fields of blocks and tools that it left out.
     """
     names = {key: None for key in _FIELDS_NAMED_IN_REPLY if json.get(key) is not None}
     if _BETA_HEADER in headers_by_name:

@@ -48,7 +48,7 @@ class MessagesView(ClientView):
         self._buffer = EventBuffer(is_holding=bool(gateway_tools))
         # The first event, or whole reply, decides whether the message is native. One endpoint answers all rounds.
         self._message: TranslatedMessage | NativeMessage = TranslatedMessage(terms, self._buffer)
-        self._id = ""  # of the reply; "": its upstream gives no id
+        self._id = ""  # the id of the reply; "": the upstream gives no id
 
     def take(self) -> bytes:
         return self._buffer.take()
@@ -129,7 +129,7 @@ class MessagesView(ClientView):
 
 
 def _describe_error(fields: Json, body_json: Json) -> str:
-    """Returns the text of an upstream's error, in the names of this dialect. fields: its object, or the whole body."""
+    """Returns the text of an upstream's error, in the names of this dialect. fields: the error object, or the body."""
     message = fields.get("message") or body_json.get("detail") or body_json.get("error")
     if isinstance(message, str) and message:
         return FIELD_NAMES.translate_sentence(message)

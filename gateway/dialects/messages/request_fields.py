@@ -1,4 +1,4 @@
-"""The fields of a request to the Messages API besides its messages, as those of a chat completion.
+"""The fields of a request to the Messages API besides its messages, as fields of a chat completion.
 
 Each function adds the fields of one subject, or refuses them by name.
 (platform.claude.com/docs/en/api/messages)
@@ -66,7 +66,7 @@ def add_tools(chat_json: Json, json: Json, checker: FieldChecker) -> None:
 
 
 def add_tool_choice(chat_json: Json, json: Json, checker: FieldChecker) -> None:
-    """Adds which of the tools the model may call. Raises: BadRequest."""
+    """Adds the choice of the tools that the model may call. Raises: BadRequest."""
     choice = json.get("tool_choice")
     if choice is None:
         return

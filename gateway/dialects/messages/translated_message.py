@@ -25,7 +25,7 @@ from gateway.core.turn.draft import read_generated_text
 from gateway.core.usage.reported import find_reported_counts, find_usage
 from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
-from gateway.dialects.messages.native_events import stop_reason_for
+from gateway.dialects.messages.native_events import choose_stop_reason
 
 # Fields of a choice in which upstreams name the stop sequence that ended it: Anthropic's adapter, vLLM, SGLang.
 _STOP_SEQUENCE_FIELDS: Final = ("stop_sequence", "stop_reason", "matched_stop")
@@ -40,15 +40,16 @@ class MessageTerms(Struct, frozen=True):
     input_tokens: int
     # The gateway's id of the request.
     request_id: str
-    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
+    # Returns the usage for a reply's text, in the form of a chat completion. Called if the upstream reports no usage.
     count_usage: Callable[[str], Json | None]
+    # The texts at which the reply ends.
     stop_sequences: Sequence[str] = ()
     # The client may continue from the reply by its id.
     has_thread: bool = False
 
 
 class _MessageEvents:
-    """The events of one message, which begin with `message_start`. They are put into the buffer."""
+    """Puts the events of one message into the buffer, from `message_start` on."""
 
     def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:
         self._terms = terms
@@ -85,7 +86,7 @@ class _MessageEvents:
 
 
 class TranslatedMessage:
-    """One message, whatever number of rounds made it. Its events are put into the buffer.
+    """One message of any number of rounds. Puts the events of the message into the buffer.
 
     The methods have the names of the methods of `ClientView` that call them, by way of `MessagesView`.
     """
@@ -135,12 +136,12 @@ class TranslatedMessage:
         self.blocks.add_text(text)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        """Ends a hidden round. tail: its last events."""
+        """Ends a hidden round. tail: the round's last events."""
         for event in tail:
             self.show(event, is_hidden=True)
 
     def end(self, tail: Sequence[ReplyEvent], finish_reason: str | None) -> None:
-        """Ends the message. finish_reason: replaces the upstream's `finish_reason`."""
+        """Ends the message. finish_reason: the reason in place of the upstream's; None: the upstream's."""
         for event in tail:
             self.show(event)
         self._finish_reason = finish_reason or self._finish_reason
@@ -185,8 +186,8 @@ class TranslatedMessage:
                 self.blocks.add_call(call)
 
     def _make_ending(self, *, has_calls: bool) -> Json:
-        """Returns the fields that say why the message ends."""
-        reason = "refusal" if self._is_refused else stop_reason_for(self._finish_reason)
+        """Returns the fields with the reason for the end of the message."""
+        reason = "refusal" if self._is_refused else choose_stop_reason(self._finish_reason)
         if reason == "end_turn" and has_calls:
             # In chat completions a forced call ends with "stop". Clients run calls only for the reason "tool_use".
             reason = "tool_use"
@@ -195,7 +196,7 @@ class TranslatedMessage:
         return {"stop_reason": reason, "stop_sequence": None}
 
     def _find_stop_sequence(self, choice: Json) -> str | None:
-        """Returns the stop sequence that ended a choice; None: no sequence did, or the upstream does not name it."""
+        """Returns the stop sequence that ended a choice; None: none did, or the upstream does not name it."""
         values = (choice.get(key) for key in _STOP_SEQUENCE_FIELDS)
         return next((value for value in values if value in self._terms.stop_sequences), None)
 

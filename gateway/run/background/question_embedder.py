@@ -57,7 +57,7 @@ class QuestionEmbedder:
         name = self._embedder.name
         if not query or wait_ms <= 0 or not health.is_available(self._clock(), name):
             return None
-        with health.attempt(self._policy):
+        with health.begin_attempt(self._policy):
             try:
                 if not await self._store.vectors.has(agent_rows, name):
                     return None

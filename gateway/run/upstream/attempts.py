@@ -332,7 +332,7 @@ class Attempts:
         health = self.endpoint.health
         self.is_answered = False
         self._describe_call(request)
-        with health.attempt(self.endpoint.policy):
+        with health.begin_attempt(self.endpoint.policy):
             try:
                 begun = await self._send_attempt(request)
                 reply = begun.reply

@@ -56,5 +56,5 @@ def with_trace_headers(
     if propagates is None:
         propagates = bool(trace.parent_id)
     if propagates:
-        headers += trace.headers(receipt.calls.index(call) + 1)
+        headers += trace.make_headers(receipt.calls.index(call) + 1)
     return request._replace(headers=headers)

@@ -95,7 +95,7 @@ def test_retries_are_a_share_of_the_requests() -> None:
 
     def attempt(times: int) -> None:
         for _ in range(times):
-            with health.attempt(Policy(retry_budget=0.2)):
+            with health.begin_attempt(Policy(retry_budget=0.2)):
                 pass
 
     attempt(4)
@@ -114,7 +114,7 @@ def test_retries_are_a_share_of_the_requests() -> None:
 def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> EndpointHealth:
     health = EndpointHealth()
     for _ in range(times):
-        with health.attempt(Policy()):
+        with health.begin_attempt(Policy()):
             health.record_failure(Policy(), at, "", retry_after_s)
     return health
 
@@ -144,7 +144,7 @@ def test_replies_that_break_off_open_it_though_each_has_begun() -> None:
     health = EndpointHealth()
     for _ in range(5):
         assert health.is_available(NOW, "")
-        with health.attempt(Policy()):
+        with health.begin_attempt(Policy()):
             health.record_answer("")
         health.record_break(Policy(), NOW)
     assert not health.is_available(NOW, "")
@@ -154,20 +154,20 @@ def test_replies_that_break_off_open_it_though_each_has_begun() -> None:
 
 def test_one_probe_closes_it_or_opens_it_again() -> None:
     health = failed(5)
-    with health.attempt(Policy()):  # the probe
+    with health.begin_attempt(Policy()):  # the probe
         assert not health.is_available(NOW + 20, "")  # nobody else meanwhile
         health.record_failure(Policy(), NOW + 20, "")
     assert (health.is_available(NOW + 29, ""), health.is_available(NOW + 30, "")) == (False, True)
-    with health.attempt(Policy()):
+    with health.begin_attempt(Policy()):
         health.record_success("")
-    with health.attempt(Policy()):
+    with health.begin_attempt(Policy()):
         assert health.is_available(NOW + 30, "")
 
 
 def test_without_a_breaker_only_retry_after_makes_a_cooldown() -> None:
     policy, health = Policy(breaker_failures=0), EndpointHealth()
     for _ in range(50):
-        with health.attempt(policy):
+        with health.begin_attempt(policy):
             assert not health.is_probing
             health.record_failure(policy, NOW, "")
     assert health.is_available(NOW, "")
