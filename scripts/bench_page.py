@@ -39,10 +39,11 @@ from gateway.core.memory.rules import RULES
 from scripts import load
 from scripts.bench_two import SEED, vocabulary
 from scripts.fill import copy_to_postgres, new_agent, write_conversation
-from storage.commands import Learned, LearnedFact, RecallRow
+from storage.commands import LearnedFact, RecallRow
 from storage.database import Connection
 from storage.listing import PassageDraft
 from storage.open import open_store
+from storage.reader_commands import Learned
 from storage.recall_record import RecalledEntry, RecallRecord, pack, pack_request_id
 from storage.records import Agent, Block
 from storage.sql.blocks import load_blocks, write_block

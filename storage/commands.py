@@ -1,14 +1,14 @@
-"""Parameters and results of the store's transactions, as values. The records themselves are in storage/records.py.
+"""Parameters and results of the transactions of turns, as values. The records themselves are in storage/records.py.
 
-Each section has the values of one kind of transaction. The values of runs are in storage/run_commands.py, and those of
-an import of another application's export in storage/import_commands.py.
+Other transactions have modules of their own: runs, forgetting, learning and embedding (reader_commands.py), the export
+and import of a memory (transfer_commands.py), and the import of another application's export (import_commands.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -22,12 +22,9 @@ from storage.records import (
     Conversation,
     Exchange,
     MemoryEdit,
-    Message,
     SentSection,
     StandingFact,
 )
-
-# -- turns
 
 
 class MemoryReader(Struct, frozen=True):
@@ -368,193 +365,3 @@ class Committed(Struct, frozen=True):
     begun: Conversation | None = None
     # The path of a plain turn begins with a prefix.
     matches_prefix: bool = False
-
-
-# -- forgetting
-
-
-class ForgetTarget(Struct, frozen=True):
-    """The part of one memory that is to be forgotten."""
-
-    # Messages, by their numbers.
-    messages: Sequence[int] = ()
-    # Passages, by their numbers.
-    passages: Sequence[int] = ()
-    # Facts, by their numbers; the messages that they came from stay.
-    facts: Sequence[int] = ()
-    # Files, by their rows.
-    files: Sequence[int] = ()
-    # Exchanges, by their rows.
-    exchanges: Sequence[int] = ()
-    # A conversation, by its row. (The name is that of the stored JSON.)
-    conversation_row: int | None = msgspec.field(default=None, name="conversation")
-    # Earlier versions of blocks, each by the block's row and its number: the lines that the blocks no longer have.
-    versions: Sequence[tuple[int, int]] = ()
-    # Everything older than this time.
-    before: float | None = None
-    # An import, by its row: all that the import has added.
-    imported: int | None = None
-    # The whole memory with its secret.
-    is_all: bool = False
-    # Facts and passages that came from the target stay.
-    keeps_memory: bool = False
-    # Finished turns that the exchanges have replaced stay, since clients have their ids.
-    keeps_replaced: bool = False
-
-
-class Extent(Struct, frozen=True):
-    """The size of a target before it is forgotten."""
-
-    # The number of messages that will be forgotten; the messages of a whole memory are not counted.
-    messages: int = 0
-    # The number of messages that stay of exchanges of which a part is forgotten.
-    remaining: int = 0
-    # The public id of the conversation that is the target; None: another target.
-    conversation_uid: str | None = None
-
-
-class Erased(Struct, frozen=True):
-    """Marks of erased content, by which notes that may quote that content are found."""
-
-    # The days of the erased messages, counted since 1970, UTC.
-    days: frozenset[int]
-    # A block or an edit was erased.
-    has_blocks: bool = False
-
-
-class Revised(Struct, frozen=True):
-    """A later value of a block, built on erased content."""
-
-    value: str
-    # The value itself came from erased content.
-    is_erased: bool = False
-    # The texts of the user's messages that the value came from and that stay.
-    remaining: Sequence[str] = ()
-    # The edit that made the value, if its turn stays.
-    edit: MemoryEdit | None = None
-    # An undo brought back a value from before the erased content.
-    is_clean: bool = False
-    # An undo brought back the later value with this index.
-    restores: int | None = None
-    # An operator or the person has written it.
-    is_by_hand: bool = False
-
-
-class Rebuilt(NamedTuple):
-    """A block without erased content."""
-
-    # The block's values from the first one on that was built on erased content, oldest first.
-    values: Sequence[str]
-    # The pending edits that may bring back erased content.
-    repeating: Sequence[MemoryEdit]
-
-
-class Rules(Struct, frozen=True):
-    """Pure functions for decisions that need knowledge of messages; they are passed to the store when it is opened."""
-
-    # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
-    # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
-    messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
-    # Returns the result of pending edits on the blocks as they are now.
-    make_block_merge: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
-    # Returns whether a note or hidden round may quote erased content.
-    may_quote: Callable[[str, Erased], bool]
-    # Returns a block without erased content. Its arguments: the block with its last untouched value, its values since,
-    # oldest first, and its pending edits.
-    rebuild_block: Callable[[Block, Sequence[Revised], Sequence[MemoryEdit]], Rebuilt]
-    # Returns the names of the tools that an exchange has called, also in hidden rounds.
-    tools_used: Callable[[Exchange], Sequence[str]]
-    # Returns a step without the results that may quote erased content. Its arguments: the step with the results, the
-    # step with their calls, the marks of the erased content.
-    without_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
-    # Returns whether an exchange has calls without results.
-    has_open_calls: Callable[[Exchange], bool]
-
-
-# -- export and import of a memory
-
-
-class TransferRecord(Struct, frozen=True):
-    """A record of an export."""
-
-    # The columns of the record without database ids; exchanges are named by their numbers.
-    values: dict[str, Any]
-    # The exchange with its content, where the record is of one.
-    exchange: Exchange | None = None
-
-
-class ExportedRecord(NamedTuple):
-    """A record on a page of an export."""
-
-    # A page with this cursor begins after the record.
-    cursor: int
-    record: TransferRecord
-
-
-class ImportedRecord(NamedTuple):
-    """A record to be written by an import."""
-
-    # The part of the memory: one of those of `ExportReader.load_page`.
-    part: str
-    record: TransferRecord
-
-
-# -- readers of a memory
-
-
-class Unread(Struct, frozen=True):
-    """The next messages that are settled and that a reader has not read."""
-
-    # The agent of the memory, with its present numbers.
-    agent: Agent
-    # The last number that the reader has read.
-    cursor: int
-    # The last number of `messages`, which are oldest first.
-    upto: int
-    messages: Sequence[Message]
-    # The names of the tools that were called in an exchange, by exchange.
-    tools_used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
-    # More messages are settled.
-    is_more: bool = False
-    # Later messages will be settled after the idle time.
-    is_waiting: bool = False
-
-
-class LearnedValue(NamedTuple):
-    """A new value of a block that was learned."""
-
-    # The block as it was read; with the id 0 it is to be created.
-    block: Block
-    value: str
-    # The rows of the exchanges that the value came from.
-    sources: Sequence[int]
-
-
-class Learned(Struct, frozen=True):
-    """The result of learning from the messages that a reader read."""
-
-    writes: Sequence[LearnedValue] = ()
-    facts: Sequence[LearnedFact] = ()
-    # The number of edits that were left out: they could not be read or made, or were too many.
-    dropped: int = 0
-
-
-# -- embedding
-
-
-class Unembedded(Struct, frozen=True):
-    """The next messages of a memory to be embedded."""
-
-    # The agent of the memory, with its present numbers.
-    agent: Agent
-    # The name of the embedder (`Vector.model`).
-    model: str
-    # The last number up to which all messages are embedded.
-    cursor: int
-    # The last number of `messages`, which have no vector.
-    upto: int
-    # A number that changes with any of these fields.
-    stamp: int
-    messages: Sequence[Message] = ()
-    # This model has embedded nothing of this memory; the row that notes its progress is to be written first.
-    is_new: bool = False

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage.commands import Rules
 from storage.database import Database, ServerFindings
 from storage.errors import NotAdmitted
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
+from storage.store_rules import Rules
 
 _MISSING_DRIVER = (
     "PostgreSQL needs a package that cannot be used: in the clone run "

@@ -34,8 +34,8 @@ from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialec
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter
-from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from storage.run_commands import EnqueuedResponse
 from storage.run_records import Run, RunState

@@ -16,7 +16,7 @@ from msgspec import Struct
 from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.run.memory.named_turns import find_turn
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Scope
 from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store

@@ -24,9 +24,9 @@ from gateway.run.memory.named_turns import NamedTurn, load_turns_to
 from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
-from storage.commands import ForgetTarget
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound, Overtaken, Stale
+from storage.forget_commands import ForgetTarget
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Scope
 from storage.sql.store import Store

@@ -18,7 +18,7 @@ from gateway.core.turn_name import TurnName
 from gateway.run.memory.named_turns import NamedTurn, TurnLocation, find_turn, load_turns_to
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.listing import Page
 from storage.records import Agent, State
 from storage.sql.store import Store

@@ -12,12 +12,13 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.commands import Erased, Rules
 from storage.database import Connection
+from storage.forget_commands import Erased
 from storage.records import Exchange
 from storage.sql import exchanges
 from storage.sql.exchange_rows import is_step
 from storage.sql.statements import load, load_rows
+from storage.store_rules import Rules
 
 SQL = load("forget.sql")
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import Rules
 from storage.database import Connection
 from storage.records import REPLY, Exchange, MarkKind, State, make_message_key, make_tombstone
 from storage.sql import exchanges
@@ -24,6 +23,7 @@ from storage.sql.rebuild import has_whole_words
 from storage.sql.sections import empty_sections
 from storage.sql.statements import load, load_column
 from storage.sql.vectors import forget_indexed
+from storage.store_rules import Rules
 
 SQL = load("forget.sql")
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
+from storage.forget_commands import ForgetTarget
 from storage.sql.additions import GoneReading
+from storage.store_rules import Rules
 
 # The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
 PAGE_ROWS = 32

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import Learned, LearnedFact, SourcedLine
+from storage.commands import LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
+from storage.reader_commands import Learned
 from storage.records import LEARNER, Agent, Block, Fact, RememberedFact
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks

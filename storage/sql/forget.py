@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from storage.commands import ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
+from storage.forget_commands import ForgetTarget
 from storage.records import Block
 from storage.sql.additions import GoneReading, find_gone
 from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blocks, pause_agent
@@ -34,6 +34,7 @@ from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import load, load_column
 from storage.sql.usage import Usage, anonymize_user_rows
+from storage.store_rules import Rules
 
 SQL = load("forget.sql")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
+from storage.forget_commands import Erased, ForgetTarget
 from storage.listing import LAST_NUMBER
 from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
@@ -24,6 +24,7 @@ from storage.sql.rebuild import (
     read_remaining,
 )
 from storage.sql.statements import load, load_column, load_rows, lower_ascii
+from storage.store_rules import Rules
 
 SQL = load("forget_preview.sql")
 _FORGET_SQL = load("forget.sql")

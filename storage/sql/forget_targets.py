@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.commands import Extent, ForgetTarget
 from storage.database import Connection, Row
+from storage.forget_commands import Extent, ForgetTarget
 from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
 from storage.sql.group import StoreGroup, long_reads, reads

@@ -28,7 +28,6 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
 from storage.search.blob import compute_chunk
@@ -41,6 +40,7 @@ from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.shown_exchanges import load_shown_unread
 from storage.sql.terms import load_segments, load_terms_since, load_uncovered
 from storage.sql.vectors import VectorCache
+from storage.store_rules import Rules
 
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
 # that are not indexed, 13 kB; of two, 5 kB. A process with its cached snapshots and lists then takes some 150 MB.

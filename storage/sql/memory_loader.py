@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from storage.commands import Rules
 from storage.database import BACKGROUND_READ_MS, Connection, Database, Operation
 from storage.errors import TooSlow
 from storage.records import Agent, AgentNumbers, Message
@@ -24,6 +23,7 @@ from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.passages import load_passages_and_facts_at
 from storage.sql.shown_exchanges import load_shown_at
 from storage.sql.terms import load_buckets
+from storage.store_rules import Rules
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd
@@ -32,6 +31,7 @@ from storage.sql.memory_pages import MemoryPages
 from storage.sql.passages import make_passages_and_facts
 from storage.sql.recall import Recall
 from storage.sql.statements import load
+from storage.store_rules import Rules
 
 SQL = load("people_search.sql")
 

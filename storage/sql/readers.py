@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from storage.commands import Rules, Unread
 from storage.database import BACKGROUND_READ_MS, Connection, Database
 from storage.listing import ReaderEntry
+from storage.reader_commands import Unread
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_column, load_rows
+from storage.store_rules import Rules
 
 SQL = load("readers.sql")
 

@@ -12,8 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from storage.batch_records import parse_call_origin
-from storage.commands import Revised, Rules
 from storage.database import Connection
+from storage.forget_commands import Revised
 from storage.records import ASKED_ORIGINS, Block, list_lost_lines
 from storage.row_bytes import count_text_bytes
 from storage.search.tokens import SPACED_LETTER
@@ -21,6 +21,7 @@ from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write
 from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.statements import load, load_column, load_rows
 from storage.sql.turn_edits import make_edit
+from storage.store_rules import Rules
 
 SQL = load("forget.sql")
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import LAST_NUMBER, PassageFilter
@@ -31,6 +30,7 @@ from storage.sql.passages import load_passages, load_passages_and_facts_since
 from storage.sql.search_index import SearchIndex
 from storage.sql.shown_exchanges import load_shown_recent
 from storage.sql.vectors import find_joined, find_near
+from storage.store_rules import Rules
 
 P = ParamSpec("P")
 T = TypeVar("T")

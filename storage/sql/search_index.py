@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.records import Agent
 from storage.search import blob
@@ -33,6 +32,7 @@ from storage.sql.terms import (
     replace_terms,
 )
 from storage.sql.vectors import begin_embedding_at, forget_indexed
+from storage.store_rules import Rules
 
 SQL = load("search_index.sql")
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import BlockMerge, Rules
+from storage.commands import BlockMerge
 from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
@@ -39,6 +39,7 @@ from storage.sql.sections import add_section
 from storage.sql.statements import load
 from storage.sql.turn_edits import add_edit
 from storage.sql.turns import merge_edits, write_merge
+from storage.store_rules import Rules
 
 SQL = load("stored_paths.sql")
 _CANCELLED_STOP = "cancelled"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from storage.commands import Rules
 from storage.database import Database, StoreHealth, begin_work
 from storage.sql.agents import Agents
 from storage.sql.agents_api.agents import DefinedAgents
@@ -68,6 +67,7 @@ from storage.sql.turn_edits import TurnEdits
 from storage.sql.turns import Turns
 from storage.sql.usage import Usage
 from storage.sql.vectors import Vectors
+from storage.store_rules import Rules
 
 
 def _database_clock() -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import MemoryReader, MemorySnapshot, Rules
+from storage.commands import MemoryReader, MemorySnapshot
 from storage.database import Connection, Database
 from storage.records import (
     DEFAULT_CONVERSATION,
@@ -35,6 +35,7 @@ from storage.sql.jobs import Jobs
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.statements import load
 from storage.sql.step_writes import end_run_of_step, end_step, open_step
+from storage.store_rules import Rules
 
 SQL = load("stored_paths.sql")
 # What the column `tip` of a conversation has in place of the last exchange of a stored conversation: the client has the

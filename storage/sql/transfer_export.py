@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storage.commands import ExportedRecord, TransferRecord
 from storage.database import Connection
 from storage.errors import NotFound
 from storage.records import Agent
@@ -17,6 +16,7 @@ from storage.sql.group import StoreGroup, long_reads, reads
 from storage.sql.statements import load, load_rows
 from storage.sql.transfer_definitions import read_attached
 from storage.sql.transfer_fields import FIELDS, READERS, get_kind
+from storage.transfer_commands import ExportedRecord, TransferRecord
 
 SQL = load("transfer.sql")
 

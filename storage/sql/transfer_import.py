@@ -18,10 +18,10 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget, ImportedRecord, TransferRecord
 from storage.database import Connection, Database, Row
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import DefinitionDraft
 from storage.records import API_PROFILE, IMPORTING_PREFIX, Agent, EditState, Exchange, MarkKind, Scope
 from storage.sql import exchanges
@@ -45,6 +45,7 @@ from storage.sql.transfer_definitions import (
     put_step,
 )
 from storage.sql.transfer_fields import FIELDS, READERS, REFERENCES, get_kind
+from storage.transfer_commands import ImportedRecord, TransferRecord
 
 SQL = load("transfer.sql")
 

@@ -21,7 +21,6 @@ from storage.commands import (
     Pool,
     Probes,
     RecallRow,
-    Rules,
     StoredContent,
     TurnWrite,
 )
@@ -42,6 +41,7 @@ from storage.sql.sections import add_section
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import load
 from storage.sql.turn_edits import add_edit, drop_edits, expire_edits, load_edits, settle_edits
+from storage.store_rules import Rules
 
 SQL = load("turns.sql")
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from storage.commands import Rules, Unembedded
 from storage.database import BACKGROUND_READ_MS, Connection, Database
+from storage.reader_commands import Unembedded
 from storage.records import Near, Vector
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
@@ -28,6 +28,7 @@ from storage.sql.passages import load_passages_and_facts_since
 from storage.sql.shown_exchanges import load_shown_since
 from storage.sql.statements import load, load_column, load_rows
 from storage.sql.terms import forget_terms, get_covered
+from storage.store_rules import Rules
 
 SQL = load("vectors.sql")
 

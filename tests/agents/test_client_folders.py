@@ -16,9 +16,9 @@ from gateway.agents.files.folder_contents import FolderContents
 from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import SEARCH_UNAVAILABLE
 from gateway.run.tools.searches import INCOMPLETE
-from storage.commands import ForgetTarget
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, Unavailable
+from storage.forget_commands import ForgetTarget
 from storage.sql.agents_api.folder_files import Files
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.test_recall_memory import make_late

@@ -12,9 +12,10 @@ from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.message_search import MessageSearch
 from gateway.core.ids import ObjectRef
 from gateway.errors import BadRequest
-from storage.commands import ForgetTarget, LearnedFact
+from storage.commands import LearnedFact
 from storage.database import Connection
 from storage.errors import NotFound, Stale
+from storage.forget_commands import ForgetTarget
 from storage.listing import Page
 from storage.records import Agent
 from storage.run_records import Run, RunState, RunStep, TokenCounts

@@ -14,7 +14,7 @@ from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.run_records import Run, RunState
 from tests.agents.life import Life, ListeningSink, Outcome, agents
 from tests.agents.test_runs import insert

@@ -21,8 +21,8 @@ from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.errors import BadRequest, Conflict
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
-from storage.commands import ForgetTarget
 from storage.errors import NotFound, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import AgentFilter, Page
 from storage.records import Block
 from storage.sql.store import Store

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.search.blob import encode
 from storage.search.document import Document

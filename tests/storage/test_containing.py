@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.search import segment, text_words
 from storage.search.blob import CHUNK, encode
 from storage.search.containing import find_containing

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.run.admin.transfer_operations import TransferOperations
-from storage.commands import ForgetTarget, Learned, LearnedFact, Unread
+from storage.commands import LearnedFact
+from storage.forget_commands import ForgetTarget
+from storage.reader_commands import Learned, Unread
 from storage.records import LEARNER, RULE, Agent, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user

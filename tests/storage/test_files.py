@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from gateway.core.ids import new_uid
 from gateway.run.background.retention import YOUNG_S, Retention
-from storage.commands import ForgetTarget
 from storage.database import Connection
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.file_records import FileState, StoredFile
+from storage.forget_commands import ForgetTarget
 from storage.listing import Page
 from storage.records import Agent, Scope
 from storage.sql.agents_api.folder_files import MAX_FOLDER_BYTES, add_file

@@ -19,12 +19,14 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.run.background.retention import Retention
-from storage.commands import ForgetTarget, Learned, LearnedFact
+from storage.commands import LearnedFact
 from storage.definition_records import DefinitionKind
 from storage.errors import Stale, WriteConflict
 from storage.file_records import FileState, StoredFile
+from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
 from storage.operator_records import ForgetCounts
+from storage.reader_commands import Learned
 from storage.records import Agent, Block, Exchange, Fact, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import RunAccept
 from storage.run_records import Run, RunState, RunStep

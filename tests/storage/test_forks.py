@@ -8,9 +8,9 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.records import Exchange, State
 from storage.sql import exchanges
 from storage.sql.store import Store

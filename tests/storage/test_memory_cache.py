@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.memory.rules import RULES
-from storage.commands import ForgetTarget
 from storage.errors import Corrupt, TooSlow
+from storage.forget_commands import ForgetTarget
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Message
 from storage.search import tokens

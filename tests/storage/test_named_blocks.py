@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockFilter, Page
 from storage.records import Block, SentSection
 from storage.sql.default_blocks import ensure_shared_blocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from gateway.core.conversation.match_query import MemoryUse
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.operator_records import Retained
 from storage.records import Scope
 from storage.sql.agents import find_or_create_agent

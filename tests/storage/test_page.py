@@ -8,8 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.admin.transfer_operations import TransferOperations
-from storage.commands import ForgetTarget, Learned, LearnedFact, RecallRow
+from storage.commands import LearnedFact, RecallRow
 from storage.errors import NotFound, WriteConflict
+from storage.forget_commands import ForgetTarget
+from storage.reader_commands import Learned
 from storage.recall_record import (
     KINDS,
     PROMPT_PARTS,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.listing import FIRST_PAGE, PassageDraft
 from storage.records import Scope
 from storage.search.document import CountedDocument, Indexable

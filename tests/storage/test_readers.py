@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from storage.commands import Unread
 from storage.database import Connection
+from storage.reader_commands import Unread
 from storage.records import LEARNER, Exchange, State
 from storage.run_records import RunState
 from storage.sql.exchanges import find_exchange

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.background.run_cleaning import RunCleaning
-from storage.commands import ForgetTarget
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Scope
 from storage.run_commands import RunAccept

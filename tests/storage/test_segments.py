@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from scripts.fill import new_agent, write_conversation
-from storage.commands import ForgetTarget
 from storage.errors import Corrupt
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Message
 from storage.search import occurrences, segment
 from storage.search.blob import CorruptIndex, encode

@@ -18,8 +18,9 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
 from gateway.core.conversation.wire_message import WireMessage
-from storage.commands import ForgetTarget, MemorySnapshot
+from storage.commands import MemorySnapshot
 from storage.errors import NotFound, Stale
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
 from storage.sql.agents_api.blocks import BlockChange

@@ -21,9 +21,10 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
-from storage.commands import ForgetTarget, MemorySnapshot
+from storage.commands import MemorySnapshot
 from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, Job
 from storage.records import Agent, Evicted, Exchange, MemoryEdit, Scope, SentSection, State
 from storage.run_commands import ConversationPath, RunEnd, StepEnd, StepOpen, StepOpened

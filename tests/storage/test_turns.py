@@ -25,7 +25,6 @@ from storage.commands import (
     Additions,
     Change,
     Committed,
-    ForgetTarget,
     Missing,
     PlainTurn,
     Pool,
@@ -34,6 +33,7 @@ from storage.commands import (
     TurnWrite,
 )
 from storage.errors import Stale, StatementFailed
+from storage.forget_commands import ForgetTarget
 from storage.postgres.connection import PROFILE_BLOCKS
 from storage.records import Exchange, Scope, SentSection
 from storage.sql import exchanges

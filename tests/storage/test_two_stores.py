@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.digests import digest_secret
 from storage.errors import Stale, Unavailable, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT, JobState
 from storage.records import Agent, Block, Scope
 from storage.run_commands import ResponseEnd

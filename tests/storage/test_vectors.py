@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
 from storage.errors import Stale, TooSlow
+from storage.forget_commands import ForgetTarget
+from storage.reader_commands import Unembedded
 from storage.records import Agent, Message, Near, Scope, Vector
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, encode

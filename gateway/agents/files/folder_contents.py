@@ -12,10 +12,10 @@ from msgspec import Struct
 from gateway.core import ids
 from gateway.core.memory.file_text import decode_text, split_text
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
-from storage.commands import ForgetTarget
 from storage.definition_records import Definition
 from storage.errors import StoreError
 from storage.file_records import FileState, OnTakenName, StoredFile
+from storage.forget_commands import ForgetTarget
 from storage.sql.store import Store
 
 # The size of a file, at most.

@@ -12,9 +12,9 @@ from gateway.agents.registry.memory_scope import draft_memory
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import number_file_tools
 from gateway.errors import Conflict
-from storage.commands import ForgetTarget
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound
+from storage.forget_commands import ForgetTarget
 from storage.listing import AgentEntry
 from storage.records import Agent
 from storage.sql.store import Store

@@ -10,9 +10,9 @@ from typing import Any
 
 from gateway.agents.registry.memory_scope import draft_memory, make_scope
 from gateway.errors import BadRequest, Conflict
-from storage.commands import ForgetTarget
 from storage.definition_records import Definition, DefinitionKind
 from storage.errors import NotFound
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
 

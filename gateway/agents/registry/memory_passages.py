@@ -18,10 +18,10 @@ from gateway.core.memory.file_text import split_passages
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
-from storage.commands import ForgetTarget
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound
 from storage.file_records import StoredFile
+from storage.forget_commands import ForgetTarget
 from storage.fusion import interleave
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import Agent, Passage, Vector

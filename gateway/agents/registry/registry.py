@@ -34,9 +34,9 @@ from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import Conflict
 from gateway.run.store_errors import retry_overtaken
 from gateway.settings import Settings
-from storage.commands import ForgetTarget
 from storage.database import POLL_S
 from storage.definition_records import Definition, DefinitionKind
+from storage.forget_commands import ForgetTarget
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, Page
 from storage.records import Block
 from storage.sql.store import Store

@@ -17,8 +17,8 @@ from gateway.core.conversation.stored_messages import (
 )
 from gateway.core.ids import ObjectRef, make_id_with_seq
 from gateway.errors import BadRequest
-from storage.commands import ForgetTarget
 from storage.errors import NotFound
+from storage.forget_commands import ForgetTarget
 from storage.listing import LAST_NUMBER, ListedExchange, Page
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange
 from storage.run_records import WaitKind

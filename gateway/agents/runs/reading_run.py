@@ -26,8 +26,8 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink
 from gateway.run.upstream.route import make_agent_route
-from storage.commands import Unread
 from storage.listing import OpenReading, ReaderEntry
+from storage.reader_commands import Unread
 from storage.records import Agent
 from storage.run_commands import ReadSpan, RunEnd
 from storage.run_records import Run, RunState, RunTextKind

@@ -27,7 +27,7 @@ from gateway.core.memory.fact_words import DESIGNATIONS, list_distinctive_words
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import list_folded_words
-from storage.commands import Erased, Rebuilt, Revised
+from storage.forget_commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
 _SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))

@@ -20,7 +20,8 @@ from gateway.core.memory.learning_reply import FactEdit, ReplyEdits
 from gateway.core.memory.learning_request import with_human
 from gateway.core.memory.orders import as_statement
 from gateway.core.memory.secret_texts import has_secret
-from storage.commands import Learned, LearnedFact, LearnedValue, SourcedLine
+from storage.commands import LearnedFact, SourcedLine
+from storage.reader_commands import Learned, LearnedValue
 from storage.records import Block, Fact, Message
 
 

@@ -8,7 +8,7 @@ from gateway.core.conversation.stored_messages import has_open_calls
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.memory.visibility import list_recallable_messages, list_tools_used
-from storage.commands import Rules
+from storage.store_rules import Rules
 
 RULES: Final = Rules(
     messages_of=list_recallable_messages,

@@ -22,7 +22,8 @@ from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.tags import escape_tags
 from gateway.core.words import QUESTION_MARKS
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
+from storage.reader_commands import Learned
 from storage.records import Block, Fact, Message, StandingFact
 
 # The label of the block with the standing facts.

@@ -21,8 +21,8 @@ from gateway.run.admin.manual_block_edits import UNDO_OVER_LIMIT
 from gateway.run.admin.memory_names import MemoryOwner, make_nothing_found_error
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
-from storage.commands import Extent, ForgetTarget
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.forget_commands import Extent, ForgetTarget
 from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
 

@@ -19,7 +19,7 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import make_message_href, make_text_href, page_path
 from gateway.run.admin.plain_text import quote_shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.operator_records import ErasedFact, ExchangeRef, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope, list_lost_lines
 from storage.sql.store import Store

@@ -28,8 +28,8 @@ from gateway.run.admin.operation_arguments import (
 from gateway.run.admin.requested_page import read_requested_page, render_page
 from gateway.run.admin.running_import import ImportRequest, RunningImport, import_json
 from gateway.run.memory.memory_agent import check_not_paused
-from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import LAST_NUMBER
 from storage.operator_records import StoredImport
 from storage.records import DEFAULT_PROJECT, Agent, Scope

@@ -15,9 +15,9 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import MessageRecord, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.transfer_operations import PAGE_LINES, ExportPosition, TransferOperations
-from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store
+from storage.transfer_commands import TransferRecord
 
 # The kinds of parts of a readable export, in the order of reading.
 PartName = Literal["head", "blocks", "facts", "passages", "messages", "foot"]

@@ -22,9 +22,9 @@ from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.run.admin.export_lines import MalformedLine, check_line, with_present_names
-from storage.commands import ImportedRecord, TransferRecord
 from storage.records import REPLY, Agent, Atom, Exchange, State
 from storage.sql.store import Store
+from storage.transfer_commands import ImportedRecord, TransferRecord
 
 # The parts of a memory, in the order in which they are exported: a line comes after those to which it refers.
 PARTS = (

@@ -31,10 +31,10 @@ from gateway.run.admin.transfer_lines import (
     count_messages,
     make_fields,
 )
-from storage.commands import ImportedRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.store import Store
+from storage.transfer_commands import ImportedRecord
 
 # The version of the lines of an export.
 _FORMAT = 3

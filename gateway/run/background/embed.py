@@ -21,8 +21,8 @@ from gateway.run.background.job_context import JobContext, JobFailed, Postponed
 from gateway.run.background.schedule import Schedule
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings
-from storage.commands import Unembedded
 from storage.database import Connection
+from storage.reader_commands import Unembedded
 from storage.records import Agent
 from storage.run_records import TokenCounts
 from storage.sql.store import Store

@@ -28,9 +28,10 @@ from gateway.run.background.background_model import BackgroundModel, ModelAnswer
 from gateway.run.background.job_context import JobContext, JobFailed
 from gateway.run.background.schedule import NEVER, Schedule
 from gateway.settings import MemorySettings
-from storage.commands import Learned, SourcedLine, Unread
+from storage.commands import SourcedLine
 from storage.database import Effect
 from storage.errors import TooSlow
+from storage.reader_commands import Learned, Unread
 from storage.records import LEARNER, RULE, Block, Fact, Message, Scope
 from storage.sql.store import Store
 

@@ -16,8 +16,8 @@ from gateway.run.background.tasks import PeriodicTask
 from gateway.run.clock_jumps import ClockJumps, read_steady_clock
 from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.settings import Settings
-from storage.commands import ForgetTarget
 from storage.errors import Unavailable
+from storage.forget_commands import ForgetTarget
 from storage.job_records import NO_AGENT
 from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store

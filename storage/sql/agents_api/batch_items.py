@@ -19,7 +19,6 @@ from storage.batch_records import (
     ItemWrite,
     compute_item_state,
 )
-from storage.commands import Rules
 from storage.database import Connection, Database, Row, Statement
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION
@@ -41,6 +40,7 @@ from storage.sql.agents_api.runs import (
 from storage.sql.group import StoreGroup, bulk_writes, makes_effect, reads
 from storage.sql.statements import load, load_column
 from storage.sql.usage import add_batch
+from storage.store_rules import Rules
 
 SQL = load("agents_api/batch_items.sql")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-from storage.commands import ForgetTarget
 from storage.database import Connection, Row
 from storage.definition_records import DefinitionKind
 from storage.errors import NotFound, Overtaken, WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
 from storage.records import Agent, Conversation
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record

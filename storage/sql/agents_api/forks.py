@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.definition_records import DefinitionKind
 from storage.errors import NotForkable, NotFound, WriteConflict
@@ -24,6 +23,7 @@ from storage.sql.group import StoreGroup, writes
 from storage.sql.sections import add_section, find_section, mark_emptied
 from storage.sql.statements import load
 from storage.sql.step_writes import continue_exchanges
+from storage.store_rules import Rules
 
 SQL = load("agents_api/forks.sql")
 

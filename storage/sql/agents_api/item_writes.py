@@ -17,7 +17,7 @@ from storage.batch_records import (
     ItemWrite,
     make_call_origin,
 )
-from storage.commands import BlockMerge, Rules
+from storage.commands import BlockMerge
 from storage.database import Connection
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import EditState, MemoryEdit
@@ -30,6 +30,7 @@ from storage.sql.blocks import write_block
 from storage.sql.statements import load
 from storage.sql.step_writes import open_step, write_edits
 from storage.sql.turn_edits import add_edit
+from storage.store_rules import Rules
 
 SQL = load("agents_api/item_writes.sql")
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.private import with_private
 from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.prompt.note_text import Recalled, render_note
-from storage.commands import Erased, Revised
+from storage.forget_commands import Erased, Revised
 from storage.records import Block, Exchange, MemoryEdit, Message, State
 
 DAY = 20_000  # 2024-10-04

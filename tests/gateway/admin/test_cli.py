@@ -42,8 +42,9 @@ from gateway.run.admin.record_lists import KEYS, make_usage_list
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
 from storage.job_records import NO_AGENT
+from storage.reader_commands import Learned
 from storage.records import Scope
 from storage.sql.store import Store
 from storage.sqlite import mount

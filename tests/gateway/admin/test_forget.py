@@ -24,7 +24,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.background.retention import Retention
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings, ProjectSettings
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.admin.test_memory_views import memory
 from tests.gateway.page.memories import learn

@@ -26,9 +26,9 @@ from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN_JOB
 from gateway.settings import ProjectSettings, Settings
-from storage.commands import ForgetTarget
 from storage.database import Connection, Statement
 from storage.errors import Broken
+from storage.forget_commands import ForgetTarget
 from storage.import_commands import ImportWriting
 from storage.records import LEARNER, RULE, Scope
 from storage.sql import erase, erase_exchanges, forget, imports

@@ -15,7 +15,9 @@ from gateway.run.admin.editor import Editor
 from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.memory_edits import FactExists, MemoryEdits
 from gateway.settings import BlockSettings
-from storage.commands import ForgetTarget, Learned, LearnedFact
+from storage.commands import LearnedFact
+from storage.forget_commands import ForgetTarget
+from storage.reader_commands import Learned
 from storage.records import Agent, Scope
 from storage.sql.blocks import Blocks
 from storage.sql.statements import make_statement

@@ -18,8 +18,9 @@ from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.background.retention import make_retention
 from gateway.settings import BlockSettings
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
 from storage.errors import Busy
+from storage.reader_commands import Learned
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_memory_views import memory, rows, speak, views
 from tests.gateway.sdk import World, agent, remember

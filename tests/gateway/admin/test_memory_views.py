@@ -16,7 +16,8 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
+from storage.reader_commands import Learned
 from storage.records import Agent, Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember

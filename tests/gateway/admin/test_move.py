@@ -18,7 +18,7 @@ from gateway.errors import GatewayError
 from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
 from storage.usage_records import COUNTERS, UsageKey, UsageLimit, UsagePart

@@ -22,9 +22,11 @@ from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.transfer_operations import TransferOperations
-from storage.commands import ForgetTarget, Learned, LearnedFact
+from storage.commands import LearnedFact
 from storage.errors import WriteConflict
+from storage.forget_commands import ForgetTarget
 from storage.listing import AgentDraft, AgentEntry, PassageDraft
+from storage.reader_commands import Learned
 from storage.records import Agent, Exchange, Scope, State
 from storage.search.blob import open_blob
 from storage.sql.store import Store

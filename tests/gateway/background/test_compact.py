@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
 from gateway.run.background.compact import CompactJob
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of

@@ -37,8 +37,8 @@ from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import STREAM_TIME_PARTS
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
-from storage.commands import ForgetTarget
 from storage.errors import Broken
+from storage.forget_commands import ForgetTarget
 from storage.job_records import JobState
 from storage.records import Scope, Vector
 from storage.search import vector_blobs

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.run.background import maintenance
-from storage.commands import Change, ForgetTarget, Pool
+from storage.commands import Change, Pool
+from storage.forget_commands import ForgetTarget
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import agent, remember

@@ -19,9 +19,9 @@ import pytest
 
 from gateway.run.background.job_context import JobContext
 from gateway.settings import ProfileSettings
-from storage.commands import ForgetTarget
 from storage.database import work_generation
 from storage.errors import Broken, Corrupt
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store

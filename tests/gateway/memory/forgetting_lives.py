@@ -28,8 +28,8 @@ from typing import Any
 
 import orjson
 
-from storage.commands import ForgetTarget
 from storage.database import Connection
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say

@@ -21,7 +21,8 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRunner
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import choose_tokenizer
-from storage.commands import Committed, ForgetTarget, TurnWrite
+from storage.commands import Committed, TurnWrite
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Scope
 from storage.sql.terms import load_terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say

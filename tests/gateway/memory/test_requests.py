@@ -12,7 +12,9 @@ import pytest
 
 from gateway.operations import make_request_operations
 from gateway.run.background.retention import Retention
-from storage.commands import ForgetTarget, Learned, LearnedFact
+from storage.commands import LearnedFact
+from storage.forget_commands import ForgetTarget
+from storage.reader_commands import Learned
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember

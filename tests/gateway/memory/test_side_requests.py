@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import SideRequest
-from storage.commands import Unread
+from storage.reader_commands import Unread
 from storage.records import LEARNER
 from tests.doubles import side_requests as recorded
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.core.memory.fact_words import make_fact_key
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
+from storage.reader_commands import Learned
 from storage.records import Agent, Scope
 from tests.doubles.upstream import say
 from tests.gateway.sdk import World

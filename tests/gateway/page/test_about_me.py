@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import BlockSettings, ProfileSettings, UiSettings
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak

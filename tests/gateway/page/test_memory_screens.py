@@ -24,9 +24,10 @@ from gateway.core.dates import render_day
 from gateway.core.memory.word_diff import diff_words
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
 from storage.errors import Busy
 from storage.postgres.database import PostgresDatabase
+from storage.reader_commands import Learned
 from storage.records import Agent
 from storage.sql import forget_preview
 from tests.doubles.upstream import Gate, StrictUpstream, say

@@ -14,7 +14,8 @@ import pytest
 
 from gateway.page import request_screens
 from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
-from storage.commands import Learned, LearnedFact
+from storage.commands import LearnedFact
+from storage.reader_commands import Learned
 from storage.records import Agent
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory

@@ -21,8 +21,8 @@ from gateway.run.background.retention import Retention
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web import conversation_requests
-from storage.commands import ForgetTarget
 from storage.errors import Unavailable
+from storage.forget_commands import ForgetTarget
 from storage.job_records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.memories import memory_of

@@ -10,7 +10,7 @@ import openai
 import pytest
 from msgspec.structs import force_setattr
 
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.memories import memory_of

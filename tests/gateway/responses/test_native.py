@@ -20,8 +20,8 @@ from gateway.core.conversation.private import read_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.settings import BlockSettings
-from storage.commands import ForgetTarget
 from storage.errors import StatementFailed, Unavailable
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.responses_events import events_of
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought

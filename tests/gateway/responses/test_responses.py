@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.run.memory import conversation_turns
 from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import StrictAnthropic, message

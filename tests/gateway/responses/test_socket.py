@@ -23,7 +23,7 @@ from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.web.auth import Guard
 from gateway.web.sockets import protocol
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from storage.sql.statements import make_statement
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say

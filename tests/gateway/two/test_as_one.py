@@ -13,8 +13,8 @@ import pytest
 from gateway.run.background import tasks
 from gateway.run.background.indexing import IndexingService
 from gateway.settings import BlockSettings
-from storage.commands import ForgetTarget
 from storage.errors import TooSlow
+from storage.forget_commands import ForgetTarget
 from storage.records import Scope
 from storage.sql.default_blocks import DefaultBlocks
 from tests.agents.any_agents import AgentLife

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget
+from storage.forget_commands import ForgetTarget
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S
 from tests.postgres import empty_database, query

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from storage.batch_records import ItemEnd
-from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
+from storage.forget_commands import ForgetTarget
 from storage.records import Agent, Scope
 from storage.run_records import RunState
 from storage.sql.store import Store

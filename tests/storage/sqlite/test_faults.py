@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from gateway.core.ids import new_uid
 from gateway.run.background.retention import Retention
-from storage.commands import ForgetTarget, LearnedFact
+from storage.commands import LearnedFact
 from storage.database import Operation, work_generation
 from storage.errors import (
     Broken,
@@ -34,6 +34,7 @@ from storage.errors import (
     Unavailable,
 )
 from storage.file_records import FileState, StoredFile
+from storage.forget_commands import ForgetTarget
 from storage.listing import Page
 from storage.records import Agent, Passage, Scope
 from storage.sql.agents import find_numbers, find_or_create_agent

@@ -1,0 +1,87 @@
+"""Parameters and results of the transactions of forgetting, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from storage.records import MemoryEdit
+
+
+class ForgetTarget(Struct, frozen=True):
+    """The part of one memory that is to be forgotten."""
+
+    # Messages, by their numbers.
+    messages: Sequence[int] = ()
+    # Passages, by their numbers.
+    passages: Sequence[int] = ()
+    # Facts, by their numbers; the messages that they came from stay.
+    facts: Sequence[int] = ()
+    # Files, by their rows.
+    files: Sequence[int] = ()
+    # Exchanges, by their rows.
+    exchanges: Sequence[int] = ()
+    # A conversation, by its row. (The name is that of the stored JSON.)
+    conversation_row: int | None = msgspec.field(default=None, name="conversation")
+    # Earlier versions of blocks, each by the block's row and its number: the lines that the blocks no longer have.
+    versions: Sequence[tuple[int, int]] = ()
+    # Everything older than this time.
+    before: float | None = None
+    # An import, by its row: all that the import has added.
+    imported: int | None = None
+    # The whole memory with its secret.
+    is_all: bool = False
+    # Facts and passages that came from the target stay.
+    keeps_memory: bool = False
+    # Finished turns that the exchanges have replaced stay, since clients have their ids.
+    keeps_replaced: bool = False
+
+
+class Extent(Struct, frozen=True):
+    """The size of a target before it is forgotten."""
+
+    # The number of messages that will be forgotten; the messages of a whole memory are not counted.
+    messages: int = 0
+    # The number of messages that stay of exchanges of which a part is forgotten.
+    remaining: int = 0
+    # The public id of the conversation that is the target; None: another target.
+    conversation_uid: str | None = None
+
+
+class Erased(Struct, frozen=True):
+    """Marks of erased content, by which notes that may quote that content are found."""
+
+    # The days of the erased messages, counted since 1970, UTC.
+    days: frozenset[int]
+    # A block or an edit was erased.
+    has_blocks: bool = False
+
+
+class Revised(Struct, frozen=True):
+    """A later value of a block, built on erased content."""
+
+    value: str
+    # The value itself came from erased content.
+    is_erased: bool = False
+    # The texts of the user's messages that the value came from and that stay.
+    remaining: Sequence[str] = ()
+    # The edit that made the value, if its turn stays.
+    edit: MemoryEdit | None = None
+    # An undo brought back a value from before the erased content.
+    is_clean: bool = False
+    # An undo brought back the later value with this index.
+    restores: int | None = None
+    # An operator or the person has written it.
+    is_by_hand: bool = False
+
+
+class Rebuilt(NamedTuple):
+    """A block without erased content."""
+
+    # The block's values from the first one on that was built on erased content, oldest first.
+    values: Sequence[str]
+    # The pending edits that may bring back erased content.
+    repeating: Sequence[MemoryEdit]

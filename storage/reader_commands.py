@@ -1,0 +1,67 @@
+"""Parameters and results of the transactions of jobs that read a memory: learning and embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from storage.commands import LearnedFact
+from storage.records import Agent, Block, Message
+
+
+class Unread(Struct, frozen=True):
+    """The next messages that are settled and that a reader has not read."""
+
+    # The agent of the memory, with its present numbers.
+    agent: Agent
+    # The last number that the reader has read.
+    cursor: int
+    # The last number of `messages`, which are oldest first.
+    upto: int
+    messages: Sequence[Message]
+    # The names of the tools that were called in an exchange, by exchange.
+    tools_used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
+    # More messages are settled.
+    is_more: bool = False
+    # Later messages will be settled after the idle time.
+    is_waiting: bool = False
+
+
+class LearnedValue(NamedTuple):
+    """A new value of a block that was learned."""
+
+    # The block as it was read; with the id 0 it is to be created.
+    block: Block
+    value: str
+    # The rows of the exchanges that the value came from.
+    sources: Sequence[int]
+
+
+class Learned(Struct, frozen=True):
+    """The result of learning from the messages that a reader read."""
+
+    writes: Sequence[LearnedValue] = ()
+    facts: Sequence[LearnedFact] = ()
+    # The number of edits that were left out: they could not be read or made, or were too many.
+    dropped: int = 0
+
+
+class Unembedded(Struct, frozen=True):
+    """The next messages of a memory to be embedded."""
+
+    # The agent of the memory, with its present numbers.
+    agent: Agent
+    # The name of the embedder (`Vector.model`).
+    model: str
+    # The last number up to which all messages are embedded.
+    cursor: int
+    # The last number of `messages`, which have no vector.
+    upto: int
+    # A number that changes with any of these fields.
+    stamp: int
+    messages: Sequence[Message] = ()
+    # This model has embedded nothing of this memory; the row that notes its progress is to be written first.
+    is_new: bool = False
