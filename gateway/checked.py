@@ -1,4 +1,4 @@
-"""Converts parsed JSON or TOML to values of a type, or finds what is wrong with it, and where.
+"""Converts parsed JSON or TOML to values of a type, or finds its mistakes, each with its path.
 
 A type defines what is allowed: mostly a `msgspec.Struct` with fields that are annotated with `msgspec.Meta`. A `Fault`
 has msgspec's message, which is not for users: settings, operations and each dialect have messages of their own.

@@ -50,7 +50,10 @@ _Arguments = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
-    """Runs one command and returns its exit code. limits: the limits of the gateway that `serve` starts.
+    """Runs one command and returns its exit code.
+
+    argv: the arguments; None: `sys.argv`.
+    limits: the limits of the gateway that `serve` starts; None: the default limits.
 
     Raises: SystemExit: a help text was printed, or the arguments are refused.
     """
@@ -102,7 +105,7 @@ def _drop_output() -> None:
 
 
 def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
-    """Prints what is wrong with the command line, and ends the process."""
+    """Prints the mistake in the command line, and ends the process."""
     command_path = "mnemogate"
     message = error.format_message()
     if error.ctx is not None:
@@ -134,7 +137,7 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
     return _EXIT_REFUSED
 
 
-# -- what all commands share
+# -- shared by all commands
 
 
 def _load_commands() -> Commands:
@@ -165,7 +168,7 @@ def _list_records(
 def _check_consent(yes: bool, action: str) -> None:
     """Asks the operator before an action that cannot be undone, unless the operator said --yes.
 
-    action: a sentence that says what will be done.
+    action: a sentence about the action.
 
     Raises: GatewayError: the operator refuses; UsageError: there is no terminal to ask on, and no --yes.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-# The exit code of a command that has failed, or found what it checks for.
+# The exit code of a command that has failed, or of a check that has found a mistake.
 EXIT_FAILED = 1
 # The longest time that an option takes. Dates that are later cannot be shown.
 _CENTURY_S = 36_500 * 86_400
@@ -17,12 +17,20 @@ _Decorator = Callable[[_Function], _Function]
 
 
 def make_option(name: str, text: str, metavar: str | None = None, **more: Any) -> _Decorator:
-    """Returns an option with a value. text: of its help; more: arguments of `click.option`."""
+    """Returns an option with a value.
+
+    text: the text of its help.
+    more: further arguments of `click.option`.
+    """
     return click.option(f"--{name}", metavar=metavar or name.upper(), help=text, **more)
 
 
 def make_flag(name: str, text: str, *names: str) -> _Decorator:
-    """Returns an option without a value. names: click's names of its parameter, if it is not `name`."""
+    """Returns an option without a value.
+
+    text: the text of its help.
+    names: the names of its parameter, if they differ from `name`.
+    """
     return click.option(f"--{name}", *names, is_flag=True, help=text)
 
 
@@ -52,7 +60,7 @@ _FILES = (
 class _Command(click.Command):
     """A command that shows its usage alike in help texts and in errors.
 
-    reads_settings: the command takes the options that name the settings file and the database.
+    reads_settings: True: the command takes the options that name the settings file and the database.
     """
 
     def __init__(self, *args: Any, reads_settings: bool = True, **kwargs: Any) -> None:

@@ -48,8 +48,8 @@ QUOTED_ID_CHARS: Final = 120
 def drop_tracebacks(error: BaseException) -> None:
     """Drops the tracebacks of an error that has been answered, and of its causes.
 
-    A traceback holds the locals of its frames, among them the request and what has come of the reply. One of these
-    frames usually holds the error, so all of it would stay until a search for cycles, which may be long.
+    A traceback holds the locals of its frames, among them the request and the reply so far. One of these frames
+    usually holds the error, so all of them would stay until a search for cycles, which may be long.
     """
     cause: BaseException | None = error
     # The error of an upload that broke is raised from the upstream's error, which it has caused.

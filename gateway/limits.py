@@ -28,7 +28,7 @@ class Limits(Struct, frozen=True):
     models_refresh_s: float = 300.0
     # How long the end of a reply waits for its commit. A commit takes a few milliseconds, a busy disk a hundred.
     commit_wait_s: float = 0.25
-    # How long a request waits for its limits and what was used of them. These are read in a millisecond; a reader that
+    # The most seconds that a request waits for its limits and their use. They are read in a millisecond; a reader that
     # is busy with a large list, or a database that hangs, must not hold up chat.
     limit_read_s: float = 0.25
     # How long an agent waits for another one's answer. Tools of agents take seconds, and a client's own timeout is

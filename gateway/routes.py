@@ -55,10 +55,10 @@ class DialectPath(NamedTuple):
     path: str
     # Answers POSTs to the path. They do not pass the router, which costs time.
     app: ASGIApp
-    # A user's own key may be used here: no request reaches anything of other users.
+    # True: a user's own key may be used here, since no request reaches data of other users.
     is_for_users: bool
     # The form of errors before a route is found (a wrong key, an unknown path), at all paths that begin with this one;
-    # None: OpenAI's form, or what `choose_messages_error_form` returns.
+    # None: OpenAI's form, or the form that `choose_messages_error_form` returns.
     error_form: ErrorForm | None = None
 
 
@@ -161,7 +161,7 @@ def _make_chat_route(services: Services, bodies: BodyReader) -> ChatRoute:
 def _list_dialect_paths(
     chat: ChatRoute, responses: ResponseCallRoute, messages: MessagesRoute
 ) -> list[DialectPath]:
-    """Returns the paths of the dialects, with what answers them."""
+    """Returns the paths of the dialects, with the applications that answer them."""
     return [
         DialectPath(CHAT_PATH, chat, is_for_users=True),
         *(DialectPath(path, chat, is_for_users=False) for path in LETTA_CHAT_PATHS),

@@ -1,4 +1,4 @@
-"""The notice of a start: where the gateway listens, what it uses, and an example that talks to it."""
+"""The notice of a start: the gateway's address, its database and upstreams, and an example of a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXAMPLE_MODELS = {
     "https://api.anthropic.com/v1": "claude-haiku-5",
 }
 
-# Flush left, so that what is copied is what Python takes.
+# Flush left, so that Python takes the copied lines.
 _EXAMPLE = """\
 Try it (pip install openai):
 

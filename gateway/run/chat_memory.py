@@ -1,4 +1,4 @@
-"""Begins the memory of a turn: reads it, makes the prompt, and decides what happens where memory is not available."""
+"""Begins the memory of a turn: reads it, makes the prompt, and answers without memory if it is not available."""
 
 from __future__ import annotations
 

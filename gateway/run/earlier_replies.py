@@ -145,5 +145,5 @@ class FoundReplies(Struct, frozen=True):
 
 
 def _dump(value: Json | Sequence[Json | None]) -> bytes:
-    # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
+    # A copy, because orjson's own bytes hold up to eight times their size for as long as they live.
     return bytes(memoryview(orjson.dumps(value)))

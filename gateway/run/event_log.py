@@ -65,7 +65,7 @@ class EventLog:
     # No event follows.
     is_over: bool = field(default=False, init=False)
     # The newest events, all that are not on disk yet among them. After a gap no event leaves, since the store lacks
-    # some of them; they are bounded by what the run still makes.
+    # some of them; they are bounded by the rest of the run.
     _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)
     # The bytes of `_newest`.
     _newest_bytes: int = field(default=0, init=False)
@@ -117,7 +117,7 @@ class EventLog:
     async def resume(self, epoch: int, attempt: int) -> list[bytes]:
         """Continues the log of an attempt that was broken off. Returns all events that are on disk.
 
-        Events that are not on disk are dropped: they may quote what was forgotten.
+        Events that are not on disk are dropped: they may quote forgotten texts.
 
         attempt: the number of the attempt that continues.
         """

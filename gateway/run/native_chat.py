@@ -78,7 +78,7 @@ class NativeChat:
                 looked_up_in = await self._read_memory_key(identity.scope)
                 native = await self._with_found_history(native, identity.scope, looked_up_in)
         request = native.chat
-        # Once more: the whole list decides what kind of request it is.
+        # Once more: the whole list decides the kind of the request.
         identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
         note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:

@@ -68,7 +68,7 @@ class PendingWrites:
     async def wait_written(self, scope: Scope, timeout_s: float) -> None:
         """Waits until the turns of this scope that were left, failed, or were answered before their commit are on disk.
 
-        The next request has to be matched after the write, since a conversation is recognised by what is stored.
+        The next request has to be matched after the write, since a conversation is recognised by its stored messages.
         """
         if scope in self._open_turns or self._awaited:
             await self._wait_for({scope}, timeout_s)

@@ -138,7 +138,7 @@ class Resolver:
     async def resolve_references(self, request: ChatRequest, request_context: RequestContext) -> ChatRequest:
         """Returns a request in which the messages and responses take the place of the ids that name them.
 
-        Call it first, since the whole list decides what kind of request it is.
+        Call it first, since the whole list decides the kind of the request.
 
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable.
         """

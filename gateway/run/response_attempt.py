@@ -108,7 +108,7 @@ class ResponseAttempt:
     services: ResponseServices
     # The events of the response.
     log: ResponseLog
-    # Returns what this process knows of the response; None: another process has accepted it.
+    # Returns the response as this process has accepted it; None: another process has accepted it.
     find_accepted: Callable[[], AcceptedResponse | None]
     # Returns whether another gateway may know the response's model.
     may_be_known_elsewhere: Callable[[], bool]

@@ -84,7 +84,7 @@ class HeldSink:
 class Presence:
     """The presence of a reader, until it leaves.
 
-    As a context manager, like asyncio.Timeout, it does what `while_here` does.
+    As a context manager, like asyncio.Timeout, it does the work of `while_here`.
     """
 
     is_gone = False

@@ -110,7 +110,7 @@ class TurnRun:
     terms: TurnTerms = field(default_factory=TurnTerms)
     # The values that only runs of agents set.
     run_terms: RunTerms = field(default_factory=RunTerms)
-    # A machine of another kind, which itself bounds what is remembered of a stream; None: a `Turn` of these terms.
+    # A machine of another kind, which itself bounds the remembered part of a stream; None: a `Turn` of these terms.
     machine: TurnMachine | None = None
 
     # The status that was sent to the client; 0: no head was sent yet.
@@ -504,7 +504,7 @@ class TurnRun:
         is_response = self.call.when_refused is not None
         is_appended = self.call.kind is ConversationKind.APPENDED and not is_response
         if is_appended and outcome.round_count == 1 and outcome.is_verdict:
-            # The client does not send the history, so it cannot leave out what is refused each time.
+            # The client does not send the history, so it cannot leave out messages that are refused each time.
             return replace(outcome, state=End.FAILED, full_reply=(), is_refused=True)
         return outcome
 

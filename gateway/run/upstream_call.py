@@ -1,4 +1,4 @@
-"""One call of an upstream, for the receipt: when the call began and ended, and what it used."""
+"""One call of an upstream, for the receipt: its times, its tries and its usage."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def load_settings(
     needs_secrets: False: a secret is left out if its variable is not set, unless it belongs to the database. So a
         command that only reads the database needs no other secrets.
 
-    Raises: SettingsError: names each setting that is wrong, what was seen and what is expected.
+    Raises: SettingsError: names each wrong setting, with the value that was seen and the allowed values.
     """
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # from a script that passes a variable which is not set

@@ -1,4 +1,4 @@
-"""Converts settings, and phrases what is wrong with them: where it is, what was seen and what would do.
+"""Converts settings, and describes their mistakes: the setting, the value that was seen, and the allowed values.
 
 `gateway.checked` finds faults of names, types and ranges. `check` finds contradictions between settings. A mistake is
 the `SettingsError` for one fault or one contradiction.

@@ -30,7 +30,7 @@ GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """
 
-# Returns the state of one part: "ok", or what is wrong.
+# Returns the state of one part: "ok", or the fault.
 Check = Callable[[], str]
 
 

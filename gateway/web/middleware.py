@@ -136,7 +136,7 @@ class Edge:
             if (connection := find_connection(scope)) is not None:
                 connection.abort()
         except asyncio.CancelledError:
-            # The server cancels what still runs when it ends. Raised again, the server would log its traceback.
+            # The server cancels requests that still run when it ends. Raised again, the error would be logged there.
             info.is_cut = not info.is_complete
             self.cut_count += info.is_cut
             await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, noting_send)

@@ -1,4 +1,4 @@
-"""Hints at what is wrong with an unknown path."""
+"""Hints at the mistake in an unknown path."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _MAX_HEAD_BYTES: Final = 64 * 1024
 # The most requests that a client may send before the reply to an earlier one. Browsers and SDKs send none.
 MAX_WAITING: Final = 64
 _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
-# The value of SO_LINGER with which a close resets the connection and drops what was not sent (socket(7)).
+# The value of SO_LINGER with which a close resets the connection and drops the unsent bytes (socket(7)).
 _NO_LINGER: Final = pack("ii", 1, 0)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 # The seconds that a refused connection has for its head, and after the reply for the rest of a body, since it holds one
@@ -139,7 +139,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             self.flow.resume_reading()
             self.transport.write_eof()
 
-    # -- what asyncio, llhttp and uvicorn call
+    # -- the callbacks of asyncio, llhttp and uvicorn
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -239,7 +239,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         """Refuses the newest request, and ends the connection once the requests before it are answered."""
         self._is_ending = True
         if self.is_answering and self.has_whole_body:
-            self.cycle.keep_alive = False  # what was refused comes after the newest request
+            self.cycle.keep_alive = False  # the refused bytes come after the newest request
         elif self.is_answering and (self.pipeline or self.cycle.response_started):
             self.abort()  # the newest request is refused, and a 400 would be taken for a part of another reply
         else:

@@ -1,4 +1,4 @@
-"""The audit: what operators did, and what people did by their links."""
+"""The audit: the actions of operators, and of people by their links."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AuditRecord(Struct, frozen=True):
     action: str
     # The uid of a memory, which may be gone.
     memory: str | None
-    # The words of `audited_parts`. The facts that went with what was forgotten are an entry of their own.
+    # The words of `audited_parts`. The facts that went with a forgotten part are an entry of their own.
     what: str
 
 

@@ -1,4 +1,4 @@
-"""How the audit names what an action concerns: by kind and number, never by words."""
+"""The names that the audit has for the subject of an action: kind and number, never words."""
 
 from __future__ import annotations
 

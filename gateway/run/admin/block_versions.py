@@ -1,4 +1,4 @@
-"""Versions of blocks: their differences, what undos would change, and the version before a change."""
+"""Versions of blocks: their differences, the changes by undos, and the version before a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of blocks: all of a memory, one with its versions and their differences, and what an undo would change."""
+"""Views of blocks: all of a memory, one with its versions and their differences, and the change by an undo."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class BlockViews(Struct, frozen=True):
         """
         memory = await get_memory(self.store, project, uid)
         shown_block = await get_shown_block(self.store, memory.id, label)
-        # The list shows the newest version first, so what comes after a version has lower numbers.
+        # The list shows the newest version first, so the versions after a version have lower numbers.
         before = parse_cursor(after, LAST_NUMBER)
         versions = await self.store.blocks.list_revisions(
             shown_block.block.id, before=before, limit=limit + 1, includes_forgotten=False

@@ -1,4 +1,4 @@
-"""The parties that change a memory by hand, and how the audit notes what they change."""
+"""The parties that change a memory by hand, and the audit's notes of their changes."""
 
 from __future__ import annotations
 

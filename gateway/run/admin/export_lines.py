@@ -292,7 +292,7 @@ class _AttachedBlock(msgspec.Struct):
     details: dict[str, Any] | None = None
 
 
-# The further fields of what is attached by its public id, by its kind.
+# The further fields of records that are attached by their public id, by kind.
 _ATTACHED_STRUCTS: dict[str, type[msgspec.Struct]] = {
     "archive": _Attached,
     "folder": _Attached,

@@ -1,8 +1,8 @@
 """Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit notes.
 
-What is to be forgotten is stored before anything is erased. So if its call runs out of time, or its process dies,
-a forgetting is resumed: by the next call, which gets it as `left`, and when a gateway starts. Messages that are too
-old are forgotten by `run/background/retention.py`.
+A forgetting is stored before anything is erased. So if its call runs out of time, or its process dies, it is resumed:
+by the next call, which gets it as `left`, and when a gateway starts. `run/background/retention.py` forgets messages
+that are too old.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.forget_commands import Extent, ForgetTarget
 from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
 
-# How long one call may take, well below the command line's timeout of 30 s; the command line calls again.
+# The most seconds of one call, well below the command line's timeout of 30 s; the command line calls again.
 CALL_S = 5.0
 # The most memories that one call begins to forget.
 _MEMORIES_PER_CALL = 64
@@ -52,8 +52,9 @@ class Part(Struct, frozen=True):
 class ForgetRequest(Struct, frozen=True):
     """The arguments of `forget`."""
 
+    # The owner of the memory, or of several memories.
     owner: MemoryOwner
-    # None: all of each memory.
+    # The part to forget; None: all of each memory.
     part: Part | None
     # The numbers of facts that go with the part, and are to stay.
     keep: tuple[int, ...]
@@ -83,7 +84,7 @@ class ForgetRequest(Struct, frozen=True):
 
 
 async def find_forget_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
-    """Returns a part of a memory in the form in which the store forgets it; None: there is no such part."""
+    """Returns a part of a memory in the form in which the store forgets it, or None if there is no such part."""
     if isinstance(part.value, str):
         conversation_row = await store.forget_targets.find_conversation(agent_row, part.value)
         return None if conversation_row is None else ForgetTarget(conversation_row=conversation_row)
@@ -115,18 +116,18 @@ async def name_erased(
     seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in named)
     if not seqs:
         return parts
-    # The newest entry is listed first, so the facts come after what they went with.
+    # The newest entry is listed first, so the facts come after the parts with which they went.
     return [render_audited_facts(seqs, facts.total - len(facts.newest)), *parts]
 
 
 async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased: Sequence[str]) -> None:
-    """Notes a forgetting in the audit. erased: as `name_erased` returns it. The rest is as in `AuditEntry`."""
+    """Notes a forgetting in the audit. erased: the result of `name_erased`. `AuditEntry` has the other parameters."""
     for what in erased:
         await store.audit.add(at, actor, "forget", uid, what)
 
 
 async def note_retained(store: Store, at: float, actor: str, uid: str, facts: Sequence[int]) -> None:
-    """Notes in the audit the facts that stay though their sources go. The rest is as in `AuditEntry`."""
+    """Notes in the audit the facts that stay though their sources go. `AuditEntry` has the other parameters."""
     for seq in facts:
         await store.audit.add(at, actor, "keep", uid, render_audited_part("fact", seq))
 
@@ -139,11 +140,11 @@ class _FoundPart(NamedTuple):
 class _BegunForgettings(Struct, frozen=True):
     """The forgettings that one call has begun."""
 
-    # Their numbers.
+    # The numbers of the forgettings.
     ids: Sequence[int] = ()
     # The extent of the forgetting of a part.
     extent: Extent = Extent()
-    # There may be more memories to forget.
+    # True: there may be more memories to forget.
     has_more: bool = False
 
 
@@ -155,7 +156,7 @@ class ForgetOperations:
     # Returns the seconds since the epoch.
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
-    # The time after which a call answers, with the forgettings that are left.
+    # The seconds after which a call answers, with the forgettings that are left.
     call_s: float = CALL_S
 
     async def forget(self, raw: RawArguments) -> dict[str, Any]:
@@ -252,7 +253,7 @@ class ForgetOperations:
     async def _forget_usage(self, owner: MemoryOwner) -> int:
         """Removes the name of a user from the counters, if the user is forgotten in all profiles.
 
-        Returns how many rows had the name.
+        Returns the number of rows that had the name.
         """
         subject = owner.subject or ""
         if owner.profile is not None or not subject.startswith(_USER_PREFIX):
@@ -262,7 +263,7 @@ class ForgetOperations:
     async def _begin_request(
         self, request: ForgetRequest, unfinished: Sequence[int], is_late: Callable[[], bool]
     ) -> _BegunForgettings:
-        """Begins what a call asks for. A call that only resumes the forgetting of a part begins nothing.
+        """Begins the forgettings of a call. A call that only resumes the forgetting of a part begins nothing.
 
         unfinished: the forgettings that have begun before.
 

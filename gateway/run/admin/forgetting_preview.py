@@ -1,4 +1,4 @@
-"""The preview of a forgetting: what it will take, what it leaves, and the number that confirms it."""
+"""The preview of a forgetting: the texts that go and that stay, and the number that confirms it."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class ErasedVersionRecord(Struct, frozen=True):
 class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
     """A fact that goes with messages."""
 
-    # No other fact has replaced it, so it can be retained.
+    # True: no other fact has replaced it, so it can be retained.
     is_true: bool
-    # Who corrected the fact; not set: it was not corrected, or is no longer true.
+    # The party that corrected the fact; not set: it was not corrected, or is no longer true.
     corrected_by: Literal["operator", "person"] | UnsetType = UNSET
 
 
 class ForgetPreview(Struct, frozen=True):
-    """The extent of a forgetting: what it will take, and what it leaves."""
+    """The extent of a forgetting: the texts that go and that stay."""
 
     target: TargetRecord
     will_go: ForgetCounts
@@ -81,7 +81,7 @@ class ForgetPreview(Struct, frozen=True):
     confirm: str | None
     # The command lines that do the same; None: there are none, or the visitor is a person, who has no command line.
     command: str | None
-    # How many facts go with messages, besides a fact that is itself the target; 0 where the whole memory goes.
+    # The number of facts that go with messages, besides a fact that is itself the target; 0 if the whole memory goes.
     more_facts: int
     # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
@@ -89,7 +89,7 @@ class ForgetPreview(Struct, frozen=True):
     blocks: tuple[RebuiltBlock, ...] | UnsetType = UNSET
     # For "texts": the texts that are not gone yet, the newest first, then versions of blocks.
     texts: tuple[SourceRecord | ErasedVersionRecord, ...] | UnsetType = UNSET
-    # The newest replies that stay and can no longer show what the model was shown, without their texts; not set: none.
+    # The newest replies that stay and can no longer show the texts of their prompt, without their texts; not set: none.
     replies_without_note: tuple[SourceRecord, ...] | UnsetType = UNSET
     # For a reply of which the question stays: the question's number. The facts may have come from it.
     question: int | UnsetType = UNSET
@@ -104,7 +104,7 @@ class FoundPart(Struct, frozen=True, kw_only=True):
     target: ForgetTarget
     # The id that `TargetRecord` has.
     id: str
-    # How many messages go.
+    # The number of messages that go.
     messages: int = 0
     stays: Sequence[RemainingRecord]
     # The whole text of the part; None: the part has no text.
@@ -118,7 +118,7 @@ class FoundPart(Struct, frozen=True, kw_only=True):
 
 
 class ForgettingPreviews(Struct, frozen=True):
-    """Shows what a forgetting would take. Nothing is written."""
+    """Shows the extent of a forgetting. Nothing is written."""
 
     store: Store
     views: MemoryViews
@@ -132,7 +132,7 @@ class ForgettingPreviews(Struct, frozen=True):
         *,
         words: str = "",
     ) -> ForgetPreview:
-        """Returns what forgetting a part takes and leaves. What stays has the true facts that are most like what goes.
+        """Returns the extent of a part's forgetting. The texts that stay include true facts that are like lost ones.
 
         project: the only project that the caller sees; None: all projects.
         words: the words for which one text after another is forgotten, as a query; "": they are not known.
@@ -155,7 +155,7 @@ class ForgettingPreviews(Struct, frozen=True):
     async def list_remaining(
         self, project: str | None, uid: str, kind: TargetKind, value: TargetValue, *, words: str = ""
     ) -> Sequence[RemainingRecord]:
-        """Returns what stays if a part goes: `ForgetPreview.stays`, without the other figures of `show`."""
+        """Returns the texts that stay if a part goes: `ForgetPreview.stays`, without the other figures of `show`."""
         memory = await self.views.get(project, uid)
         return (await self.get_part(memory, kind, value, words)).stays
 
@@ -226,7 +226,7 @@ class _PartReader(Struct, frozen=True):
             case "version":
                 return await self._get_version(str(value))
             case "texts":
-                assert isinstance(value, tuple)  # `TargetValue` says what each kind has
+                assert isinstance(value, tuple)  # see `TargetValue`
                 return await self._get_texts(value)
         assert isinstance(value, int | str)
         target = await find_forget_target(self.store, self.memory.id, Part(_PART_KINDS[kind], value))

@@ -36,7 +36,7 @@ _STATE_WORDS: Mapping[str, str] = {
 class HiddenText(Struct, frozen=True):
     """A text with the words that no reply finds, since no index has it."""
 
-    # The name of what has the text, such as "version 2 of human", or "message 4, replaced".
+    # The name of the record with the text, such as "version 2 of human", or "message 4, replaced".
     place: str
     # The part of it around the words.
     text: str

@@ -38,8 +38,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# How many new messages and facts are written before they are indexed. Not measured: searches read what is not indexed,
-# and each indexing costs a pass.
+# The number of new messages and facts that are written before they are indexed. Not measured: searches read all that is
+# not indexed, and each indexing costs a pass.
 _UNINDEXED_ITEMS: Final = 1_000
 
 
@@ -49,11 +49,12 @@ class ImportPerformer(Struct, frozen=True):
     store: Store
     # Returns the seconds since the epoch.
     now: Callable[[], float]
-    # How long messages are retained, by project; None: for ever.
+    # The days for which messages are retained, by project; None: for ever.
     retention_days: Mapping[str, float | None] = {}
     # The kinds of the jobs that follow each import, and of the jobs that follow an import with `learns`.
     jobs_after: Sequence[str] = ()
     learning_jobs: Sequence[str] = ()
+    # Lets requests go first.
     rest: ImportRest = ImportRest()
 
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
@@ -111,7 +112,7 @@ class ImportPerformer(Struct, frozen=True):
             await self._store_status(running, "failed")
 
     async def _write_pages(self, running: RunningImport, agent: Agent | None) -> None:
-        """Writes what the file has after the part that is processed; a preview only counts it.
+        """Writes the items of the file after the processed part; a preview only counts them.
 
         Raises: BadRequest: the file cannot be read further; StoreError and its kinds.
         """
@@ -258,7 +259,7 @@ class ImportPerformer(Struct, frozen=True):
 
 
 def _warn_of_losses(progress: ImportProgress, name: str, texts: Sequence[str]) -> ImportProgress:
-    """Warns of the unreadable characters of a conversation or a fact. name: as in "Fact 3"."""
+    """Warns of the unreadable characters of a conversation or a fact. name: its name, such as "Fact 3"."""
     lost = sum(text.count(REPLACEMENT) for text in texts)
     if not lost:
         return progress

@@ -1,4 +1,4 @@
-"""The requests of this process's log, as the page looks them up. Nothing is read from the store but what is gone."""
+"""The requests of this process's log, as the page looks them up. The store is only asked which memories are gone."""
 
 from __future__ import annotations
 

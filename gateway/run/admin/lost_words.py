@@ -117,7 +117,7 @@ class LostWords(Struct, frozen=True):
     ) -> Remaining | None:
         """Returns how many other texts have the telling words of a text that a correction only added words to.
 
-        A text may lack one of them: “Allergies: peanuts” says what “Maria is allergic to peanuts” said.
+        A text may lack one of them: “Allergies: peanuts” means the same as “Maria is allergic to peanuts”.
 
         corrected: the number of the fact that was corrected, or the label of the block.
 

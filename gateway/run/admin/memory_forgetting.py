@@ -1,4 +1,4 @@
-"""Forgetting as a person decides it: a number of the preview is confirmed, then what the preview has goes.
+"""Forgetting by a person's decision: a number of the preview is confirmed, then the previewed texts go.
 
 A forgetting is written down before it begins (`storage/sql/forget.py`). If it takes long, it goes on after its request
 was answered. If the process ends before it is done, the next start resumes it.
@@ -49,19 +49,19 @@ class ForgetResult(Struct, frozen=True):
 
     # False: the forgetting goes on by itself, at once or when the store works again.
     done: bool
-    # The database has no old copies of what was forgotten.
+    # True: the database has no old copies of the forgotten texts.
     swept: bool
-    # How many messages went.
+    # The number of messages that went.
     messages: int
     # The command of the `ForgetPreview`, then a line `memory add` for each fact that stays.
     command: str | None
-    # For "texts": how many of them were there.
+    # For "texts": the number of texts that were there.
     texts: int | UnsetType = UNSET
-    # For "texts": how many of each kind were there.
+    # For "texts": the numbers of texts that were there, by kind.
     text_counts: dict[SourceKind | Literal["version"], int] | UnsetType = UNSET
-    # How many facts went with the messages; not set: none, or the whole memory went.
+    # The number of facts that went with the messages; not set: none, or the whole memory went.
     facts: int | UnsetType = UNSET
-    # How many of the newest of these facts were corrections that were true; not set: none.
+    # The number of true corrections among the newest of these facts; not set: none.
     corrections: int | UnsetType = UNSET
     # The numbers of the facts that stay, and rest on no message; not set: none.
     kept: tuple[int, ...] | UnsetType = UNSET

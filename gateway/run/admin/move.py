@@ -44,7 +44,7 @@ class Move:
 
     source: Store
     target: Store
-    # The kinds of jobs that compute what an export leaves out.
+    # The kinds of jobs that compute the data that an export leaves out.
     follow_up_jobs: Sequence[str] = ()
 
     async def run(

@@ -1,4 +1,4 @@
-"""The sentences about what a command is about to do, and about what it has done.
+"""The sentences about an action of the command line, before it and after it.
 
 The parameter `arguments` has the options of the command line that were given, by their names.
 """

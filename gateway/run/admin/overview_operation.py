@@ -1,4 +1,4 @@
-"""The overview: whether all is well; if not, what is wrong and where to look."""
+"""The overview: whether all is well; if not, the problems and their pages."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class OverviewRecord(Struct, frozen=True):
     """How the gateway is."""
 
     state: Literal["well", "degraded", "down"]
-    # "All is well.", or what is wrong, worst first.
+    # "All is well.", or the problems, worst first.
     sentence: str
     problems: tuple[Problem, ...]
     version: str

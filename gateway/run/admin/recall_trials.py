@@ -1,4 +1,4 @@
-"""Trials of recall, which show what a query would recall from a memory."""
+"""Trials of recall, which show the texts that a query would recall from a memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists what remains of a memory after a forgetting: replies that repeat what is erased, other facts and mentions."""
+"""Lists the texts that remain of a memory after a forgetting: replies that repeat erased texts, facts and mentions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from storage.records import Exchange, Fact, Message
 from storage.search.text_words import has_words, list_written_words
 from storage.sql.store import Store
 
-# How many of the newest true facts are compared with the erased texts.
+# The number of the newest true facts that are compared with the erased texts.
 _MAX_COMPARED_FACTS = 200
 # The most facts that are listed.
 _MAX_FACTS = 5
@@ -36,25 +36,25 @@ _MAX_FACTS = 5
 SHOWN_CHARS = 300
 # The most characters of a text in the query for its repetitions.
 _QUERY_CHARS = 120
-# How many of the newest recalls are searched for replies that were made with an erased text.
+# The number of the newest recalls that are searched for replies that were made with an erased text.
 _MAX_RECALLS = 100
 # The most replies that are listed.
 _MAX_REPLIES = 5
 # The most texts of which quotations are looked for. A client's first list may have hundreds of texts.
 _MAX_QUOTED_TEXTS = 8
-# How many of a text's first words its quotations are searched by.
+# The number of a text's first words by which its quotations are searched.
 _QUOTED_WORDS = 8
 # The most found messages that are compared with the text.
 _MAX_COMPARED = 20
 # Quotations of a text with fewer letters are not looked for: a reply may have it by chance.
 _MIN_QUOTED_LETTERS = 12
-# The time of one search for quotations. A text whose search takes longer has none that are known. Not measured: an
+# The milliseconds of one search for quotations. After a longer search a text has no known quotations. Not measured: an
 # operator waits for the searches of all texts.
 _SEARCH_DEADLINE_MS = 50.0
 
 
 class RemainingRecord(Struct, frozen=True):
-    """One thing that remains."""
+    """A text or a fact that remains."""
 
     text: str
     # The page that shows it, relative to /ui/; None: no page does.
@@ -74,11 +74,12 @@ class _QuotableText(NamedTuple):
     # The number of its message or fact.
     seq: int
     text: str
+    # The letters of the text, joined.
     letters: str
 
 
 class RemainingTexts:
-    """Lists what stays of one memory after a forgetting."""
+    """Lists the texts of one memory that stay after a forgetting."""
 
     def __init__(self, store: Store, views: MemoryViews, memory: FoundMemory, words: str) -> None:
         """Reads nothing yet.
@@ -91,7 +92,7 @@ class RemainingTexts:
         self._words = words
 
     async def list_of_memory(self) -> list[RemainingRecord]:
-        """Returns what stays if the whole memory goes."""
+        """Returns the records that stay if the whole memory goes."""
         profiles = await load_other_profiles(self._store, self._memory.scope)
         stays = [
             RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in profiles
@@ -105,7 +106,7 @@ class RemainingTexts:
         return stays
 
     async def list_of_fact(self, page: FactPage) -> list[RemainingRecord]:
-        """Returns what stays if a fact goes: its sources, the facts before and after it, and other messages."""
+        """Returns the texts that stay if a fact goes: its sources, the facts before and after it, other messages."""
         stays = [
             RemainingRecord(
                 f"Message {source.seq}, which it came from. It is not learned again from there:",
@@ -134,7 +135,7 @@ class RemainingTexts:
         texts: Mapping[int, str],
         rest: Sequence[MessageRecord],
     ) -> list[RemainingRecord]:
-        """Returns what stays if one message of an exchange goes, or the whole exchange.
+        """Returns the texts that stay if one message of an exchange goes, or the whole exchange.
 
         seq: the number of the message, or of any message of the exchange that goes.
         texts: the texts that go, by the numbers of their messages.
@@ -152,7 +153,7 @@ class RemainingTexts:
         return stays
 
     async def list_of_texts(self, texts: Sequence[Message], first: str) -> list[RemainingRecord]:
-        """Returns what stays if several messages, facts and passages go. first: the first of all texts that go.
+        """Returns the texts that stay if several messages, facts and passages go. first: the first of these.
 
         Replies that quote the texts are not looked for: they have the same words, by which the texts were found.
         """
@@ -204,7 +205,7 @@ class RemainingTexts:
         return bool(self._words) and has_words(text, self._words)
 
     def make_other_mentions(self, text: str | None) -> RemainingRecord:
-        """Returns the remark that other messages may mention what goes, and where to look for them.
+        """Returns the remark that other messages may mention the forgotten text, with the page that finds them.
 
         text: the text that the page looks for; None: no text yet.
         """
@@ -223,7 +224,8 @@ class RemainingTexts:
     ) -> RemainingRecord:
         """Returns the record of the reply or of the questions that stay, with a link to forget or to see them.
 
-        seq, going_text: the number and the text of the message that goes.
+        seq: the number of the message that goes.
+        going_text: the text of the message that goes.
         rest: the messages that stay.
         """
         last = rest[-1]

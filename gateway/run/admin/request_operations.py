@@ -1,4 +1,4 @@
-"""Explains what a request recalled.
+"""Explains the recall of a request.
 
 The sources are requests of this process in its `RequestLog`, and recalls, which are stored with each turn that searched
 its memory. A recall has the numbers of its hits; their texts are read when they are shown, so that what was forgotten

@@ -100,7 +100,7 @@ class RequestRecord(RequestSummary, frozen=True, kw_only=True):
 
     # How many hits went into the note.
     recalled: int
-    # The first words of what was asked; not set: there are none, or the list has no words.
+    # The first words of the question; not set: there is no question, or the list has no words.
     question: str | UnsetType = UNSET
 
 

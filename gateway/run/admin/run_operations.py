@@ -79,7 +79,7 @@ class StepRecord(Struct, frozen=True):
     output: int
     # Why the run ended with this step; None: the run went on.
     stop: str | None
-    # The class of what went wrong.
+    # The class of the error.
     error: str | None
     calls: tuple[StepCall, ...]
 

@@ -24,7 +24,7 @@ class ImportRequest(Struct, frozen=True):
     source_user: str | None
     # The learner reads the imported messages.
     learns: bool
-    # Nothing is written: the import only counts what it would write.
+    # True: nothing is written, and the import only counts.
     is_preview: bool
 
 

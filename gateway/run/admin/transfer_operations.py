@@ -104,7 +104,7 @@ class TransferOperations:
 
     store: Store
     defaults: Defaults = NO_DEFAULTS
-    # Kinds of the jobs that make again what an export leaves out.
+    # Kinds of the jobs that make again the data that an export leaves out.
     follow_up_jobs: Sequence[str] = ()
 
     async def export(self, raw: RawArguments) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
     forgotten = sum(hit.forgotten for hit in request.chosen)
     # The texts of one memory are numbered in one order. The question itself is one of the request's exchange.
     later = {key for key in added if request.exchange is not None and key[1] >= request.exchange}
-    # A trial has no conversation, so it finds what the request's own one showed: all of it, if nothing was evicted.
+    # A trial has no conversation, so it finds messages that the request's conversation showed: all, if none has left.
     own_path = page_path("m", request.memory or "", "c", request.conversation or "")
     shown = added & _list_left_out(request.left_out, "shown")
     if request.conversation and not request.window.evicted:

@@ -26,14 +26,14 @@ from storage.search.text_words import list_written_words
 
 # The most words that are looked for one by one, each by a search of its own.
 MAX_WORDS_ALONE = 4
-# One word of two says little of what both mean.
+# One word of two shows little of the meaning of both.
 _FEWEST_ALMOST = 3
 # The most texts that are counted.
 _MOST_COUNTED = 20
 
 
 class Remaining(Struct, frozen=True):
-    """How many texts of a memory still have some words."""
+    """The number of texts of a memory that still have some words."""
 
     # Queries for `WordSearches.search`: each of the texts is found by at least one of them.
     queries: tuple[str, ...]
@@ -47,22 +47,22 @@ class Remaining(Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """How many texts were counted."""
+        """The number of the counted texts."""
         return sum(self.counts.values()) + len(self.blocks)
 
 
 class WordCounts(Struct, frozen=True):
     """Counts texts with words. Nothing is written. All methods raise UnknownId and StoreError.
 
-    project: the caller sees the memories of this project; None: the caller sees all.
+    The parameter `project` of its methods is the only project that the caller sees; None: all projects.
     """
 
     views: MemoryViews
 
     async def count_remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
-        """Returns how many texts still have all words of a query.
+        """Returns the number of texts that still have all words of a query.
 
-        None: the query has no words, or the search took too long, or the only texts may be not indexed yet.
+        Returns None if the query has no words, if the search took too long, or if the only texts may be not indexed.
         """
         words = " ".join(list_written_words(query))
         if not words:
@@ -73,9 +73,9 @@ class WordCounts(Struct, frozen=True):
     async def count_alone(
         self, project: str | None, uid: str, words: Sequence[str]
     ) -> list[tuple[str, Remaining | None]]:
-        """Returns each of the first words of a query with how many texts have it.
+        """Returns each of the first words of a query with the number of texts that have it.
 
-        None: a search took too long, or the only texts may be not indexed yet.
+        The number is None if a search took too long, or if the only texts may be not indexed yet.
         """
         agent = await get_agent(self.views.store, project, uid)
         blocks = await self.views.blocks.list_by_row(agent.id)
@@ -84,11 +84,11 @@ class WordCounts(Struct, frozen=True):
     async def count_almost(
         self, project: str | None, uid: str, query: str, found: WordSearch | None = None
     ) -> Remaining | None:
-        """Returns how many texts have all words of a query but one: “the code of my lock” for “bike lock code”.
+        """Returns the number of texts with all words of a query but one: “the code of my lock” for “bike lock code”.
 
-        found: the texts with all words; None: there are none.
+        found: the texts with all words; None: there are no such texts.
 
-        None: the query has fewer than three words, or too many, or as `count_remaining` returns it.
+        Returns None if the query has fewer than three words or too many, and where `count_remaining` returns None.
         """
         words = list_written_words(query)
         if not _FEWEST_ALMOST <= len(words) <= MAX_WORDS_ALONE:
@@ -111,7 +111,7 @@ class WordCounts(Struct, frozen=True):
         *,
         skipped: Collection[int] = (),
     ) -> Remaining | None:
-        """Returns how many texts of a memory are found by any of some queries.
+        """Returns the number of texts of a memory that any of some queries finds.
 
         blocks: all blocks of the memory.
         skipped: the numbers of texts that are not counted.
@@ -154,7 +154,7 @@ class WordCounts(Struct, frozen=True):
 
 
 def list_all_but_one(words: Sequence[str]) -> list[str]:
-    """Returns queries for all of some words but one, each without another word; of one word the word itself."""
+    """Returns queries for all of some words but one, each without another word, or a single word itself."""
     if len(words) < 2:
         return list(words)
     return [" ".join(chosen) for chosen in combinations(words, len(words) - 1)]

@@ -30,7 +30,7 @@ from storage.listing import LAST_NUMBER
 from storage.records import Fact
 from storage.search.text_words import find_spans_with_words, list_written_words
 
-# How long the index may be read. A person waits for it, no reply does.
+# The milliseconds for which the index may be read. A person waits for it, no reply does.
 _DEADLINE_MS = 5_000.0
 # The words in so many first characters of a reply are looked for.
 _REPLY_CHARS = 1_000
@@ -79,7 +79,7 @@ class FoundPeople(Struct, frozen=True):
     items: tuple[FoundPerson, ...]
     # `after` of the next page; None: this is the last one.
     next: str | None
-    # How many people this page has looked through.
+    # The number of people that this page has looked through.
     looked_through: int
     # False: of some of them not all was looked through.
     is_complete: bool
@@ -88,7 +88,7 @@ class FoundPeople(Struct, frozen=True):
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
-    project: the caller sees the memories of this project; None: the caller sees all.
+    The parameter `project` of its methods is the only project that the caller sees; None: all projects.
     """
 
     views: MemoryViews
@@ -109,7 +109,7 @@ class WordSearches(Struct, frozen=True):
     ) -> WordSearch:
         """Returns a page of the texts that have all words of a query, in any of their forms.
 
-        finds_hidden: the texts that no index has are looked through as well.
+        finds_hidden: True: the texts that no index has are looked through, too.
 
         Raises: BadRequest: `after` cannot be read.
         """
@@ -196,7 +196,7 @@ class WordSearches(Struct, frozen=True):
             )
         except TooSlow:
             return None
-        # A search also finds what stands next to a text with the words. In a thread, since a text takes some time.
+        # A search also finds messages next to a text with the words. In a thread, since a text takes some time.
         with_words = await asyncio.to_thread(
             lambda: [each for each in messages if find_spans_with_words(each.text, query)]
         )

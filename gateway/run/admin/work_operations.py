@@ -1,4 +1,4 @@
-"""The work of the background as the page shows it: jobs, batches, and what they have used today."""
+"""The work of the background as the page shows it: jobs, batches, and the tokens that they have used today."""
 
 from __future__ import annotations
 

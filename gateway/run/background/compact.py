@@ -200,8 +200,10 @@ class Compactor:
         max_tokens: the most tokens of the summary.
         admit: the value of `SummaryWriter.admit`.
 
-        Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
-            what `fallback` and `admit` raise.
+        Raises:
+            BadRequest: there is nothing to summarise.
+            UpstreamError, Overloaded: there is no summary.
+            StoreError; the errors of `fallback` and `admit`.
         """
         path = await self._load_whole_path(agent, conversation)
         # A share of the conversation's tokens here; for a job, it is one of the model's window.

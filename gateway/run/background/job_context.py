@@ -1,11 +1,11 @@
-"""A job as its handler has it: what it reads, how it commits, and the errors by which an attempt ends.
+"""A job as its handler has it: its payload, its commits, and the errors by which an attempt ends.
 
 A handler is a coroutine function that takes a `JobContext` and may be ended at any await. What must not be done twice
 is a step of the job:
 
     async def learn(job: JobContext) -> None:
         reply = await job.step("ask", lambda: ask(job.payload))  # journaled: not asked again after a crash
-        await job.finish(make_effect(job.agent_row, reply))  # what is learned and the job's end: one transaction
+        await job.finish(make_effect(job.agent_row, reply))  # the effect and the job's end: one transaction
 
 `ask` returns bytes, and `make_effect` an `Effect`, as `Facts.learn_effect` does.
 """
@@ -48,7 +48,7 @@ class Postponed(JobFailed):
 
 @dataclass(slots=True, eq=False)
 class JobContext:
-    """One attempt of a job: what its handler reads, and the ways in which it commits.
+    """One attempt of a job: the payload for its handler, and the ways in which the handler commits.
 
     Every commit raises Stale once the attempt has lost its lease. A handler does not catch that.
     """

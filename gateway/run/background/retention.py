@@ -1,4 +1,4 @@
-"""Retention: forgets what is older than its project retains it, and goes on with forgettings that were broken off.
+"""Retention: forgets messages that are older than their project allows, and resumes interrupted forgettings.
 
 A process with a database of its own does this every few hours. If processes share a database, one of them does it as a
 job once a day. A forgetting that was broken off goes on within a minute, since no job of its memory begins before.
@@ -28,7 +28,7 @@ _log = logging.getLogger("mnemogate")
 RETENTION = "retention"
 # The key of a job that only goes on with forgettings that were broken off.
 _RESUME = "resume"
-# The period between two searches for what is too old. Retention is counted in days, so hours are enough.
+# The seconds between two searches for old messages. Retention is counted in days, so hours are enough.
 _PERIOD_S = 6 * 3600.0
 # The same period if processes share a database.
 _SHARED_PERIOD_S = DAY_S
@@ -46,7 +46,7 @@ _PAGE_MEMORIES = 64
 
 
 def make_retention(settings: Settings, store: Store, now: Callable[[], float]) -> Retention:
-    """Makes the retention that the settings ask for. now: seconds since the epoch."""
+    """Makes the retention of the settings. now: returns the seconds since the epoch."""
     return Retention(
         store=store,
         retention_days={
@@ -70,11 +70,11 @@ class Retention:
     retention_days: Mapping[str, float]
     # Returns the seconds since the epoch.
     now: Callable[[], float]
-    # How long stored responses are retained that name no user, and conversations without a response.
+    # The days for which stored responses without a user are retained, and conversations without a response.
     unnamed_days: float = 30.0
-    # How long the records of recalls are retained.
+    # The days for which the records of recalls are retained.
     keep_why_days: float = 7.0
-    # How long the records of what operators did are retained.
+    # The days for which the audit is retained.
     audit_days: float = 90.0
     # Returns the seconds since any moment, by a clock that is never set.
     steady_now: Callable[[], float] = read_steady_clock

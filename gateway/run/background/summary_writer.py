@@ -64,7 +64,7 @@ class SummaryWriter(Struct, frozen=True):
     async def write(self, span: SummarySpan) -> WrittenSummary | None:
         """Returns the summary of a span; None: no message of it may be shown to a model.
 
-        Raises: JobFailed: the model wrote no summary; Postponed; what `admit` raises.
+        Raises: JobFailed: the model wrote no summary; Postponed; the errors of `admit`.
         """
         text = "" if span.earlier is None else span.earlier.text
         summarised_lines = 0

@@ -15,7 +15,7 @@ from storage.sql.store import Store
 
 # The pause before a failed step is repeated.
 AFTER_FAULT_S = 30.0
-# The least pause between two steps of a task, so that one step does what falls due shortly after one another. Not
+# The least pause between two steps of a task, so that one step does all work that falls due within it. Not
 # measured.
 MIN_PAUSE_S = 1.0
 # The pause before failed work at the start is repeated. A database in the middle of an upgrade is soon free.
@@ -74,7 +74,7 @@ async def run_at_start(
 
     Returns the task that does the work later, or None if the work is done.
 
-    subject: the name of what the work reads, for the log.
+    subject: the name of the work's subject, for the log.
     """
     if store.health.is_up and await _try_work(work, subject):
         return None

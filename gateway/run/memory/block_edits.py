@@ -44,8 +44,8 @@ class BlockEdits:
     def apply(self, edit: MemoryEdit, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
-        is_read: the model makes the edit, so it may only overwrite what it has seen, and the result shows it the block;
-            False: a program makes the edit, with the current block as its input.
+        is_read: True: the model makes the edit, so it may only overwrite text that it has seen, and the result shows it
+            the block. False: a program makes the edit, with the current block as its input.
         """
         before = next((block for block in self.blocks if block.label == edit.label), None)
         if before is not None and edit.op in REWRITE_OPERATIONS:

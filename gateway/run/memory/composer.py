@@ -1,4 +1,4 @@
-"""Makes the prompt of a request: its memory section, what is added around its messages, its window and its note."""
+"""Makes the prompt of a request: its memory section, the additions around its messages, its window and its note."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Composer(Struct, frozen=True):
         )
         if noted is not None and noted.new_index is not None and noted.new_index in notes:
             if section.changes:
-                # The note stays, and what has changed in the blocks since is appended to it.
+                # The note stays, and the changes of blocks since are appended to it.
                 notes[noted.new_index] += render_changes(
                     context, section, WHOLE_WINDOW.choose_fitting_notes(composition)
                 )

@@ -272,8 +272,8 @@ async def _load_tree(
     key: the client's own name for the conversation.
     loaded: the exchanges that were loaded with less reach.
     """
-    # With a client's id all exchanges are of one conversation, so what is loaded already is loaded only once. The first
-    # exchanges, at depth 0, are loaded again.
+    # With a client's id all exchanges are of one conversation, so loaded exchanges are not loaded again, except for the
+    # first exchanges, at depth 0.
     loaded_before = tuple(loaded) if query.is_named else ()
     probes = make_probes_for_list(
         query,

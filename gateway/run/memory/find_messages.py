@@ -22,7 +22,7 @@ from storage.search_trace import SearchTrace
 _LINE_TOKENS = 40
 # The fewest hits that are read.
 _MIN_HITS = 16
-# For a question about what came next, this many of its hits precede the messages that are found next to them.
+# For a question about the next event, this many of its hits precede the messages that are found next to them.
 _HITS_BEFORE_NEXT = 5
 # For a question about an order, this many hits of the first search precede the hits of both searches in turn. As much
 # is found with 5 and with all.

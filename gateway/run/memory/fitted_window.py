@@ -34,7 +34,7 @@ class FittedWindow(Struct, frozen=True):
     included: tuple[int, ...] | None = None
     # The composition's hidden rounds that go in, by the index of the message they replace; None: all.
     replacements: Mapping[int, list[WireMessage]] | None = None
-    # The text that replaces what was left out, or "".
+    # The text that replaces the messages that were left out, or "".
     summary: str = ""
     summary_id: int = 0
     # The part of the path that has left the window, which the next request leaves out as well.
@@ -75,7 +75,7 @@ class FittedWindow(Struct, frozen=True):
         return notes
 
     def list_shown_blocks(self, composition: Composition) -> Shown:
-        """Returns what the added texts and messages in the window show last of each memory block."""
+        """Returns the last text of each memory block in the added texts and messages of the window."""
         shown = [each.shown for each in self.list_inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
             rounds = composition.replacements.get(index)

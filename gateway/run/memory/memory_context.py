@@ -1,4 +1,4 @@
-"""A request as memory sees it, and its context: the conversation that it continues, and what memory adds."""
+"""A request as memory sees it, and its context: the conversation that it continues, and the additions of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of a memory for the note of one request, and the choice of what the note shows."""
+"""The search of a memory for the note of one request, and the choice of the hits in the note."""
 
 from __future__ import annotations
 

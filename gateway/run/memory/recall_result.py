@@ -19,7 +19,7 @@ class SearchRecord(Struct, frozen=True):
     # "late": the search took longer than recall may take.
     # "failed": the memory could not be read.
     # "all_shown": nothing was searched, since the prompt shows all of the memory.
-    # "": the search ended, and what was found decides.
+    # "": the search ended, and its hits decide.
     outcome: Literal["", "late", "failed", "all_shown"]
     # What was found, best first.
     messages: Sequence[Message]

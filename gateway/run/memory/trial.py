@@ -1,4 +1,4 @@
-"""A trial of recall: what would go into the note for a sentence that opens a conversation now. Nothing is written.
+"""A trial of recall: the hits in the note for a sentence that would open a conversation now. Nothing is written.
 
 It finds and chooses messages as a turn does (`find_messages`, `note_choice.choose_hits`), while nothing is visible yet
 but the standing facts.
@@ -37,7 +37,7 @@ class TrialResult(Struct, frozen=True):
 
     # "": nothing would be recalled.
     note: str
-    # All that was found, and what became of it.
+    # All hits of the search, each with the reason if it stayed out of the note.
     record: SearchRecord
 
 

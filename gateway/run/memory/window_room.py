@@ -212,7 +212,7 @@ class WindowRoom:
         """
         start, newest_cut = summaries[-1] if summaries else (0, None)
         max_tokens = self.make_budget(newest_cut).max_list_tokens
-        # If the window has no limit of tokens, the bounds of messages decide what stays.
+        # If the window has no limit of tokens, the bounds of messages decide which messages stay.
         eviction, bounds = self._eviction, self._eviction.bounds
         retained_tokens = (
             0 if self._context_tokens == ANY_WINDOW else int(max_tokens * eviction.retained_share)

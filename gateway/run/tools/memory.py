@@ -89,7 +89,7 @@ class MemoryTools(Struct, frozen=True):
         """Edits a block as the path sees it.
 
         number: the number of the edit among the edits of its call.
-        is_read: the model makes the edit, so it may only overwrite what it has seen.
+        is_read: True: the model makes the edit, so it may only overwrite lines that it has seen.
         """
         edit = self.block_edits.apply(
             self._make_edit(call_id, operation, label, arguments, number), is_read=is_read

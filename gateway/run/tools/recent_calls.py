@@ -17,7 +17,7 @@ from gateway.core import exact_json
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer
 
-# How long a result answers the same call. Not measured: a longer time answers with what may have changed since.
+# The seconds for which a result answers the same call. Not measured: after a longer time the memory may have changed.
 _RESULT_LIFETIME_S = 60.0
 # The most results at a time. Not measured: a result that is dropped earlier is fetched by a new call.
 MAX_RESULTS = 256

@@ -46,7 +46,7 @@ class ToolAnswer(Struct, frozen=True):
     stderr: str = ""
     # Blocks that code has changed in its copy, each with its new value. The caller of the tool writes them.
     changed_blocks: Sequence[tuple[Block, str]] = ()
-    # A note of what has changed in memory meanwhile, which stands after the content.
+    # A note about changes of memory meanwhile, which stands after the content.
     changes: str = ""
     # What content and changes show of memory blocks.
     shown: Shown = field(default_factory=dict)

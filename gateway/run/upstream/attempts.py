@@ -263,7 +263,7 @@ class Attempts:
         while True:
             outcome = await self._make_attempt(request, source)
             if isinstance(outcome, ModelRequest):
-                # The error has shown what the endpoint refuses. This is the request without it.
+                # The error has shown the content that the endpoint refuses. This is the request without it.
                 request = outcome
                 continue
             if not isinstance(outcome, _FailedAttempt):

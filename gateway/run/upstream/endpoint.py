@@ -1,4 +1,4 @@
-"""Endpoints: what failover chooses from, and the callables that make a request for one."""
+"""Endpoints, among which failover chooses, and the callables that make a request for an endpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Endpoint(Struct):
     has_key: bool = True
     # The failures and limits of late, and the requests under way.
     health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
-    # The upstream's, in the settings.
+    # The kind of the upstream, in the settings.
     kind: str = ""
     # The usage of its streams is asked for, whether their client does or not.
     asks_usage: bool = False
@@ -42,14 +42,14 @@ RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
 
 class RequestMender(Protocol):
-    """Makes the requests of a turn again without what an upstream refuses."""
+    """Makes the requests of a turn again without the content that an upstream refuses."""
 
     async def mend_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint
     ) -> ModelRequest | None:
-        """Returns the request without what the gateway has put into it and the upstream refuses.
+        """Returns the request without the gateway's own content that the upstream refuses.
 
-        None: the gateway has put nothing of that kind into it.
+        Returns None if the gateway has put no such content into the request.
         """
 
     def note_answer(self) -> None:

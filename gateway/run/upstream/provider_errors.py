@@ -1,4 +1,4 @@
-"""The one table of a provider's errors: the error a client gets, the kind in metrics, and what failover makes of it."""
+"""The one table of a provider's errors: the client's error, the kind in metrics, and the failure for failover."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The meter of what requests use, and the limits that it is held to."""
+"""The meter of usage, and the limits of usage."""

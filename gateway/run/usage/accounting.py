@@ -1,4 +1,4 @@
-"""Accounting put together: the meter, which counts what is used, and the limiter, which holds requests to limits."""
+"""Puts the accounting together: the meter, which counts usage, and the limiter, which refuses requests over limits."""
 
 from __future__ import annotations
 

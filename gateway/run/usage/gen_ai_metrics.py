@@ -1,4 +1,4 @@
-"""The metrics of the GenAI conventions: how long calls of models take, what they use, and how long tools run.
+"""The metrics of the GenAI conventions: the times and tokens of calls of models, and the times of tools.
 
 They are read from the receipts of requests and of work, once each has ended.
 """

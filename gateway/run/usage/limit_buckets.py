@@ -1,4 +1,4 @@
-"""The buckets of limits: what was used of each limit, as this process counts it.
+"""The buckets of limits: the used amount of each limit, as this process counts it.
 
 What was used of a day or month is read once, and then this process adds what it uses itself. If gateways share a
 database, it is read again with each write.
@@ -72,7 +72,7 @@ class LimitBuckets:
         return self._buckets.get((limit.id, user if limit.user == EACH_USER else ""))
 
     def replace_limits(self, limits: Mapping[int, UsageLimit], process_count: int) -> None:
-        """Sets the bounds of buckets to changed limits. What was used of each limit stays.
+        """Sets the bounds of buckets to changed limits. The used amount of each limit stays.
 
         limits: all limits as they are now, by their ids.
         process_count: the number of processes that share the limits.

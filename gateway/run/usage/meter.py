@@ -1,4 +1,4 @@
-"""The meter: adds up what requests use, in memory, and writes the sums from time to time.
+"""The meter: adds up the usage of requests in memory, and writes the sums from time to time.
 
 There is never a row for one request. A process that is killed loses what it has counted since its last write; a process
 that stops in order writes all.
@@ -76,7 +76,7 @@ class _BackgroundKey(NamedTuple):
 
 
 class Meter:
-    """Adds up what the requests and the background work of the process use."""
+    """Adds up the usage of the process's requests and background work."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The counters of what was used and is not in the table yet."""
+"""The counters of usage that are not in the table yet."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`/v1/manage/…`: what operators ask of a running gateway."""
+"""`/v1/manage/…`: the operations of operators on a running gateway."""

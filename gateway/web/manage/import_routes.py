@@ -66,7 +66,7 @@ def make_import_routes(
 async def _store_body(body: UploadBody) -> IO[bytes]:
     """Returns a temporary file with a body, which the import closes.
 
-    Raises: GatewayError: the file cannot be written; and what `UploadBody.pieces` raises.
+    Raises: GatewayError: the file cannot be written; the errors of `UploadBody.pieces`.
     """
     try:
         file = tempfile.TemporaryFile()  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""The protocol, by the official SDK at its low level: what is listed, and how a call is read and answered."""
+"""The protocol, by the official SDK at its low level: the list of tools, and the calls with their answers."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self.watch_reader()  # the connection is being closed, and the client still has to read the last bytes
 
-    # -- what the session calls
+    # -- the methods for the session
 
     @property
     def is_full(self) -> bool:
