@@ -70,7 +70,7 @@ class GatewayError(Exception):
 
     # The HTTP status of the reply, as long as its head has not left.
     status: int = 500
-    # Who is at fault, in OpenAI's words.
+    # The party at fault, in OpenAI's words.
     kind: str = "server_error"
     # The error by name, if it has one.
     code: str | None = None

@@ -14,7 +14,7 @@ class Limits(Struct, frozen=True):
     body_timeout_s: float = 30.0
     # A client that reads nothing for a minute has gone without closing its connection.
     send_timeout_s: float = 60.0
-    # How long an idle connection stays open when the gateway stops, to answer a request that is on its way. Requests
+    # The seconds that an idle connection stays open when the gateway stops, to answer a request on its way. Requests
     # take milliseconds; a busy proxy uses each of its connections within a second.
     last_request_s: float = 1.0
     # The interval of an agent stream's pings; Letta's number.
@@ -26,13 +26,14 @@ class Limits(Struct, frozen=True):
     streamed_bytes: int = 128 * 1024 * 1024
     # Upstreams change their lists of models a few times a month, and a list costs them next to nothing. 0: never.
     models_refresh_s: float = 300.0
-    # How long the end of a reply waits for its commit. A commit takes a few milliseconds, a busy disk a hundred.
+    # The most seconds that the end of a reply waits for its commit. A commit takes a few milliseconds, a busy disk a
+    # hundred.
     commit_wait_s: float = 0.25
     # The most seconds that a request waits for its limits and their use. They are read in a millisecond; a reader that
     # is busy with a large list, or a database that hangs, must not hold up chat.
     limit_read_s: float = 0.25
-    # How long an agent waits for another one's answer. Tools of agents take seconds, and a client's own timeout is
-    # often a few minutes.
+    # The most seconds that an agent waits for another one's answer. Tools of agents take seconds, and a client's own
+    # timeout is often a few minutes.
     answer_wait_s: float = 120.0
     # A step of an agent is stored or not answered at all, so its end waits for a disk that has a bad moment.
     step_wait_s: float = 5.0

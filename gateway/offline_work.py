@@ -25,7 +25,7 @@ from gateway.settings import DatabaseSettings, Settings
 
 # The pause between two reports of an import: a progress bar needs no more.
 _REPORT_S = 0.2
-# How long the calls of MCP that an operation has begun may take to end.
+# The most seconds that the calls of MCP which an operation has begun may take to end.
 _DRAIN_S = 5.0
 
 

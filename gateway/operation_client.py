@@ -23,8 +23,8 @@ from storage.sqlite.lock import find_lock_owner
 # Operations that make sense before the first `serve`: they may create the database.
 _CREATES_DATABASE = ("keys-create", "memory-import")
 
-# How long a command waits for a gateway that starts or another command that ends, and how often it looks. A start takes
-# a second, and several on a machine that is busy.
+# The seconds that a command waits for a gateway that starts or another command that ends, and between two looks. A
+# start takes a second, and several on a machine that is busy.
 START_S = 10.0
 START_POLL_S = 0.1
 # Seconds after which a command prints that it waits. Commands and starts take less: it is mostly a gateway that drains.

@@ -13,7 +13,7 @@ from storage.records import Scope
 from storage.task_set import TaskSet
 
 _log = logging.getLogger("mnemogate")
-# How many rounds of the event loop a request waits for the gateway to learn that the client has left the turn before,
+# The rounds of the event loop that a request waits for the gateway to learn that the client has left the turn before,
 # as when a voice agent is interrupted. Measured: the gateway learns it in 2 at most.
 LEAVING_TICKS = 5
 

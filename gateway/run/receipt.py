@@ -47,7 +47,7 @@ class GatewayStep(Struct, frozen=True):
     name: str = ""
     # The reason why a tool failed, from a closed list; "": no failure.
     failure: str = ""
-    # How many hits of a search went into the note.
+    # The number of a search's hits in the note.
     count: int = 0
     # The tokens of that note.
     tokens: int = 0
@@ -116,7 +116,7 @@ class Receipt(Struct, eq=False, weakref=True):
     scope: Scope | None = None
     # The memory mode of the request.
     mode: str = "on"
-    # How many hits went into the note.
+    # The number of hits in the note.
     recalled: int = 0
     # A record of why the hits were recalled is stored with the turn.
     has_recall_record: bool = False

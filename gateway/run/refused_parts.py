@@ -43,7 +43,7 @@ class RefusedParts:
     saves_steps: bool
     # What is removed from each prompt, in this order.
     _removals: tuple[_Removal, ...] = field(default=(), init=False)
-    # How many messages of hidden rounds, from the first on, are sent without their results.
+    # The number of messages of hidden rounds, from the first on, that are sent without their results.
     _stripped_count: int = field(default=0, init=False)
     # The value of `_stripped_count` when the upstream last answered.
     _answered_stripped_count: int = field(default=0, init=False)

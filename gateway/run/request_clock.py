@@ -13,17 +13,17 @@ class RequestClock(Struct, eq=False):
     The gateway's share is the time before an upstream was first called, and the time since the last reply began.
     """
 
-    # When the request arrived, or the work began.
+    # The time at which the request arrived, or the work began.
     started_at: float = field(default_factory=time.perf_counter)
-    # When the request ended, for its trace; 0: it has not ended.
+    # The time at which the request ended, for its trace; 0: it has not ended.
     ended_at: float = 0.0
     # The milliseconds until the reply's head left; None: it has not left.
     first_ms: float | None = None
     # The gateway's share of these milliseconds.
     added_ms: float | None = None
-    # When an upstream was first called; 0: none was.
+    # The time at which an upstream was first called; 0: none was.
     _first_called_at: float = 0.0
-    # When the head of the last reply came; 0: an upstream is being called.
+    # The time at which the head of the last reply came; 0: an upstream is being called.
     _answered_at: float = 0.0
 
     def note_call(self) -> None:

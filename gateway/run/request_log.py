@@ -48,8 +48,9 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     mode: str
     # The status of the reply; None: the request is in flight.
     status: int | None
-    # How long the request took so far, and how much of this time the gateway added.
+    # The milliseconds that the request took so far.
     ms: float
+    # The part of `ms` that the gateway added.
     added_ms: float
     # The time until the first byte was sent; None: no byte was sent yet.
     first_ms: float | None
@@ -57,8 +58,9 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
     upstream: str
     # Each upstream that was asked with its status or failure, as in `x-mnemogate-tries`.
     tries: tuple[str, ...]
-    # How many messages and facts were recalled, and the tokens of their note.
+    # The number of recalled messages and facts.
     recalled: int
+    # The tokens of their note.
     recalled_tokens: int
     # A record of why they were recalled is stored with the turn.
     has_recall_record: bool

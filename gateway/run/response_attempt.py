@@ -56,7 +56,7 @@ FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the respo
 # The pause before a response is tried here again if another gateway may know its model. Not measured: some 600 attempts
 # fit into the time for which it is left to others.
 _ELSEWHERE_POLL_S: Final = 1.0
-# How long a response waits for the commit of its turn: no client waits for it.
+# The most seconds that a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
 _KEY_REFUSED_STATUSES: Final = (401, 403)
 _KEY_GONE_ERROR: Final = (

@@ -26,8 +26,8 @@ from storage.run_records import Run, RunState
 
 # The kind of the job.
 RESPONSE_JOB: Final = "response"
-# How many attempts may end with their process, or by an error of the database: each of them may have asked the model.
-# Chosen, not measured; any value from 2 to 5 behaves alike.
+# The most attempts that may end with their process, or by an error of the database: each of them may have asked the
+# model. Chosen, not measured; any value from 2 to 5 behaves alike.
 MAX_TRIES: Final = 3
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
@@ -48,7 +48,7 @@ class ResponseMaker:
     logs: dict[int, ResponseLog] = field(default_factory=dict, init=False)
     # The responses that were accepted here and that, for all this process knows, have not ended; by the same rows.
     _accepted: dict[int, AcceptedResponse] = field(default_factory=dict, init=False)
-    # When this process first left a response to other gateways, by the same rows.
+    # The time at which this process first left a response to other gateways, by the same rows.
     _left_at: dict[int, float] = field(default_factory=dict, init=False)
 
     def note_accepted(

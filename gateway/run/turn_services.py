@@ -14,7 +14,7 @@ from storage.records import Scope
 class TurnLimits(Struct, frozen=True):
     """The limits of a turn."""
 
-    # How long the end of a reply waits for the commit.
+    # The most seconds that the end of a reply waits for the commit.
     commit_wait_s: float
     # The most hidden tool rounds of a turn whose agent has no tool rules.
     max_hidden_rounds: int

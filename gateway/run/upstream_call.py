@@ -13,7 +13,8 @@ from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, read_fac
 from gateway.core.usage.reported import ReplyUsage, costs_tokens, find_reported_counts
 from storage.run_records import TokenCounts
 
-# How many of a reply's last pieces are held: one has the finish reason, and the usage and end marks may follow it.
+# The number of a reply's last pieces that are held: one has the finish reason, and the usage and end marks may follow
+# it.
 _LAST_PIECES: Final = 4
 
 
@@ -51,9 +52,9 @@ class UpstreamCall(Struct, eq=False):
 
     # The time at which the call began.
     started_at: float
-    # When the first piece of its body came.
+    # The time at which the first piece of its body came.
     first_at: float = 0.0
-    # When the reply ended.
+    # The time at which the reply ended.
     ended_at: float = 0.0
     # The name of the upstream of the last try, and its kind in the settings.
     upstream: str = ""
@@ -84,7 +85,7 @@ class UpstreamCall(Struct, eq=False):
     pending_id: str | None = None
     # The status of the response; 0: there was no response.
     status: int = 0
-    # Why there was no response, or why the reply broke off, by the names of the metrics; "": neither.
+    # The reason why there was no response, or why it broke off, by the names of the metrics; "": neither.
     failure: str = ""
     # The tries that failed before the last one.
     tries: list[FailedTry] = field(default_factory=list)

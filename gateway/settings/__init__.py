@@ -504,7 +504,7 @@ class ProfileSettings(Table, frozen=True):
     # The treatment of messages that the client leaves out: put back ("full"), left out ("client"), or the client sends
     # new messages only ("append").
     history: History | None = None
-    # When the memory section is rendered again: at no cost, or with every request.
+    # The occasions on which the memory section is rendered again: if that costs no cache, or every request.
     rebuild: Literal["free", "always"] = "free"
     # The sentence for the user while tools run; "model": the model writes one.
     filler: Literal["model"] | FillerSettings | None = None

@@ -54,7 +54,7 @@ class Caller(NamedTuple):
     models: tuple[str, ...] | None = None
     # The user to whom the key is bound; None: each request names its user.
     user: str | None = None
-    # When the key expires, in seconds since the epoch; None: never.
+    # The time at which the key expires, in seconds since the epoch; None: never.
     expires_at: float | None = None
 
     def make_context(self, headers: RawHeaders) -> RequestContext:

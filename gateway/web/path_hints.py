@@ -8,7 +8,7 @@ from typing import Final
 
 # Longer than any path that is served. The time of a comparison grows with the square of the length.
 _MAX_CHARACTERS: Final = 200
-# How alike a path and a route must be: two letters of a short path may differ. At 0.75 `/v1/chat` is taken for
+# The least likeness of a path and a route: two letters of a short path may differ. At 0.75 `/v1/chat` is taken for
 # `/v1/health`; 0.8 to 0.9 behave alike.
 _MIN_RATIO: Final = 0.8
 _BASE_URL_HINT: Final = (

@@ -22,7 +22,7 @@ from storage.sql.store import Store
 
 # The actions that make versions of blocks.
 _EDITS = ("edit", "undo", "restore")
-# How many of a memory's last entries are searched for the actor of an action.
+# The number of a memory's last entries that are searched for the actor of an action.
 _NEWEST_ENTRIES = 200
 ACTIONS: tuple[AuditAction, ...] = get_args(AuditAction)
 

@@ -51,7 +51,7 @@ class BranchRecord(Struct, frozen=True):
     """A branch of a conversation, named by the number of its last exchange."""
 
     id: int
-    # How many messages its path has, forgotten ones too.
+    # The number of messages of its path, forgotten ones too.
     messages: int
     # The time of its last turn.
     last_turn: float

@@ -69,7 +69,7 @@ class _Conversation(msgspec.Struct):
     uid: _Uid
     key: str | None
     begun: _Moment
-    # When it last moved.
+    # The time of its last change.
     last_at: _Moment
     # Up to when its pending edits were merged.
     settled_at: _Moment

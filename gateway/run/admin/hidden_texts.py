@@ -19,7 +19,7 @@ from storage.records import Agent, Exchange, Fact, list_lost_lines
 from storage.search.text_words import cut_around_words, has_words, has_words_anywhere
 from storage.sql.store import Store
 
-# How many facts that are no longer true are searched for the words. The page names this number.
+# The number of facts that are no longer true and are searched for the words. The page names this number.
 ENDED_FACTS = 200
 # The characters that are shown of a text, around the words.
 AROUND_CHARS = 300

@@ -43,9 +43,9 @@ _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
 # Stored in place of the time of the last note where an import has stopped.
 _STOPPED_TIME: Final = 0.0
-# How long one call waits for an undoing, which goes on after that.
+# The most seconds that one call waits for an undoing, which goes on after that.
 UNDO_WAIT_S: Final = 20.0
-# How long the command line may ask for a preview after its end.
+# The seconds after its end for which the command line may ask for a preview.
 _PREVIEW_RETENTION_S: Final = 60.0
 
 # Returns the agent of a profile, or None if there is no such profile.

@@ -20,10 +20,10 @@ MAX_WARNINGS: Final = 100
 class ImportCounts(Struct, frozen=True):
     """How many conversations, messages or facts an import has read, and what became of them."""
 
-    # How many the whole file has. When the import has ended, it is the sum of the others.
+    # The number in the whole file. When the import has ended, it is the sum of the others.
     found: int = 0
     new: int = 0
-    # How many the memory had already.
+    # The number that the memory had already.
     known: int = 0
     skipped: int = 0
 
@@ -35,7 +35,7 @@ class ImportCounts(Struct, frozen=True):
 class PartialConversation(Struct, frozen=True):
     """The written part of the conversation that an import is writing."""
 
-    # How many exchanges it has.
+    # The number of its exchanges.
     exchange_count: int = field(default=0, name="exchanges")
     # The messages of these exchanges, counted as in `ImportCounts`.
     new: int = 0
@@ -59,9 +59,9 @@ class ImportProgress(Struct, frozen=True):
     warnings: Sequence[str] = ()
     # The number of all warnings.
     warning_count: int = field(default=0, name="warned")
-    # Why the import failed; None: it did not.
+    # The reason why the import failed; None: it did not.
     error: str | None = None
-    # How many conversations and facts of the file were processed.
+    # The number of the file's conversations and facts that were processed.
     processed: int = field(default=0, name="position")
     # The written part of the next conversation.
     partial: PartialConversation = PartialConversation()

@@ -12,12 +12,12 @@ from msgspec import Struct
 
 T = TypeVar("T")
 
-# How long an import rests after a step, as a multiple of the step's time: in an idle gateway, and in a busy one.
+# The rest of an import after a step, as a multiple of the step's time: in an idle gateway, and in a busy one.
 _LEAST_REST_FACTOR: Final = 3
 _MOST_REST_FACTOR: Final = 4
 # The same after a page of the survey in a busy gateway. The client waits for the survey, so this is less.
 _SURVEY_REST_FACTOR: Final = 1
-# How long an import rests after it has indexed a message, which takes 0.3 ms, in a busy gateway.
+# The seconds that an import rests after it has indexed a message, which takes 0.3 ms, in a busy gateway.
 _INDEX_REST_S: Final = 0.001
 
 

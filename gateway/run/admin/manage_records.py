@@ -150,7 +150,7 @@ class KeyBody(KeyChange, frozen=True, kw_only=True):
 class RotationBody(_Record, frozen=True, kw_only=True):
     """A rotation of a key's secret."""
 
-    # How long the previous secret stays valid.
+    # The seconds for which the previous secret stays valid.
     overlap_s: Annotated[int, Meta(ge=0, le=2_592_000)] = 86_400
 
 

@@ -71,11 +71,13 @@ class FactRecord(Struct, frozen=True):
     text: str
     # The subject of the fact.
     about: str
-    # Since when it is true, and when it was learned.
+    # The time since which it is true.
     since: float
+    # The time at which it was learned.
     learned_at: float
-    # Until when the fact was true, and the number of the fact that is true instead.
+    # The time until which the fact was true; None: it is true.
     until: float | None
+    # The number of the fact that is true instead, if there is one.
     successor: int | None
     # Only lists show the fact; notes, search tools and summaries do not.
     muted: bool

@@ -44,9 +44,9 @@ from storage.sql.store import Store
 _SHOWN_FACTS = 20
 _SHOWN_CONVERSATIONS = 10
 _SHOWN_PASSAGES = 5
-# How many people's ids and blocks are searched for a name, which has no index.
+# The number of people with ids and blocks that are searched for a name, which has no index.
 NAMESAKES_AMONG = 500
-# How many of these people are shown.
+# The most of these people that are shown.
 _SHOWN_PEOPLE = 10
 # The most characters that are shown of the line with the name.
 _LINE_CHARS = 80

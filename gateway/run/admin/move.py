@@ -26,11 +26,11 @@ _FIRST_USAGE_KEY = UsageKey(-1, project="", user="", key=-1, upstream="", model=
 class MoveOutcome:
     """The memories of a move, counted by their outcome."""
 
-    # How many were moved now.
+    # The number of memories that were moved now.
     moved: int = 0
-    # How many were in the target already.
+    # The number of memories that were in the target already.
     already_there: int = 0
-    # Why the other memories, and some shared blocks, were not moved: a sentence for each.
+    # The reasons why other memories, and some shared blocks, were not moved: a sentence for each.
     refused: list[str] = field(default_factory=list)
 
     @property

@@ -9,7 +9,8 @@ from storage.operator_records import ExchangeRef
 from storage.records import Exchange, Message
 
 STATIC = "static/"
-# How many messages of a long exchange are shown from a linked message on. A page of a conversation has room for them.
+# The number of a long exchange's messages that are shown from a linked message on. A page of a conversation has room
+# for them.
 _SHOWN_AFTER = 3
 _ESCAPES = {"~": "~7E", ".": "~2E", "/": "~2F"}
 _ESCAPED_CHARACTER = re.compile("~(7E|2E|2F)")

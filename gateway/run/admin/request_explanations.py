@@ -21,7 +21,7 @@ from storage.recall_record import LEFT_OUT_REASONS, PROMPT_PARTS, RecallOutcome,
 from storage.records import REPLY, Exchange
 from storage.sql.recalls import FirstRecall
 
-# Why a hit was left out, in words.
+# The reasons why a hit was left out, in words.
 _REASON_WORDS = {
     "no_room": "for want of room",
     "weak": "too weak",
@@ -30,7 +30,7 @@ _REASON_WORDS = {
     "muted": "not to be mentioned",
     "superseded": "out of date",
 }
-# Why nothing was recalled, as a clause.
+# The reasons why nothing was recalled, as clauses.
 _OUTCOME_WORDS = {
     "nothing_found": "the search found nothing that answers this",
     "all_shown": "what memory has stands in the conversation already",

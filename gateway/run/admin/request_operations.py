@@ -40,7 +40,7 @@ class ForgottenRequest(Struct, frozen=True):
     memory: str
     # The name of its memory.
     name: str
-    # When the request began.
+    # The time at which the request began.
     at: float
     # The parts of the turn as the audit names them ("message 4"). At least one of them was forgotten.
     parts: frozenset[str]

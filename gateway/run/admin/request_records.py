@@ -34,7 +34,7 @@ class HitRecord(Struct, frozen=True):
     meaning: float | None
     # The estimated tokens of its line in the note.
     tokens: int
-    # Until when the fact was true; not set: the hit is no fact that has ended.
+    # The time until which the fact was true; not set: the hit is no fact that has ended.
     until: float | UnsetType = UNSET
     # The value that `FactRecord` has.
     taken_back: bool | UnsetType = UNSET
@@ -88,8 +88,9 @@ class RequestSummary(Struct, frozen=True, kw_only=True):
     status: int | None
     # True: the client asked for a stream.
     streamed: bool
-    # How long the request took so far, and how much of this time the gateway added.
+    # The milliseconds that the request took so far.
     ms: float
+    # The part of `ms` that the gateway added.
     added_ms: float
     # The tokens of the hits that went into the note.
     recalled_tokens: int
@@ -98,7 +99,7 @@ class RequestSummary(Struct, frozen=True, kw_only=True):
 class RequestRecord(RequestSummary, frozen=True, kw_only=True):
     """A request as lists show it."""
 
-    # How many hits went into the note.
+    # The number of hits in the note.
     recalled: int
     # The first words of the question; not set: there is no question, or the list has no words.
     question: str | UnsetType = UNSET
@@ -134,7 +135,7 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     first_ms: float | None
     # The usage of the upstream's reply; None: not known.
     usage: UsageRecord | None = None
-    # Until when the sources are retained.
+    # The time until which the sources are retained.
     kept_until: float | None = None
     # On the page, if the reply repeats nothing of its prompt: older texts with words of the reply that the prompt does
     # not have. Not set: they were not looked for.

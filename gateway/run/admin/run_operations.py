@@ -37,7 +37,7 @@ class RunSummary(Struct, frozen=True):
     agent: str
     # The state of the run.
     state: RunState
-    # Why the run ended; None: it has not ended.
+    # The reason why the run ended; None: it has not ended.
     stop: str | None
     # The time at which the run was accepted.
     created: float
@@ -77,7 +77,7 @@ class StepRecord(Struct, frozen=True):
     input: int
     # Tokens of the reply.
     output: int
-    # Why the run ended with this step; None: the run went on.
+    # The reason why the run ended with this step; None: the run went on.
     stop: str | None
     # The class of the error.
     error: str | None
@@ -97,7 +97,7 @@ class FoundRun(NamedTuple):
     # The uid of its agent's memory.
     memory_uid: str
     page: RunPage
-    # Why the run failed, in words; None: it did not fail, or the reason is not stored.
+    # The reason why the run failed, in words; None: it did not fail, or the reason is not stored.
     failure: str | None
 
 

@@ -22,7 +22,7 @@ from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar
 
 # The header with the token of a caller.
 ADMIN_HEADER = "x-mnemogate-admin"
-# How long an operation may take to answer. A long operation answers earlier, and is called again.
+# The most seconds that the answer of an operation may take. A long operation answers earlier, and is called again.
 ANSWER_S = 30.0
 # The same for an operation that reads a whole file first. An idle gateway reads the largest, 4 GiB, in two minutes.
 FILE_ANSWER_S = 1_200.0

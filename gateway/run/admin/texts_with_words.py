@@ -15,7 +15,7 @@ from storage.records import MUTED, Agent, Message
 from storage.search.text_words import cut_around_words, has_words
 from storage.sql.store import Store
 
-# How long the index may be read for a page with another subject, which only shows which texts have the words.
+# The milliseconds for which the index may be read for a page with another subject, which only names such texts.
 SHORT_DEADLINE_MS = 250.0
 # The most texts that such a page shows.
 SHOWN_TEXTS = 5
@@ -26,7 +26,7 @@ class TextWithWords(SourceRecord, frozen=True, kw_only=True):
 
     # The fact is not mentioned in replies; not set: the text is no such fact.
     muted: bool | UnsetType = UNSET
-    # Until when the fact was true; not set: the text is no fact that has ended.
+    # The time until which the fact was true; not set: the text is no fact that has ended.
     until: float | UnsetType = UNSET
     # The value that `FactRecord` has.
     taken_back: bool | UnsetType = UNSET

@@ -117,7 +117,7 @@ class _PathEnd(NamedTuple):
     path_hash: bytes = b""
     # The depth of the next exchange.
     depth: int = 0
-    # How many atoms and messages the path has.
+    # The numbers of the path's atoms and messages.
     atom_count: int = 0
     message_count: int = 0
 

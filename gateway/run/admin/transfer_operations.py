@@ -94,7 +94,7 @@ class ImportPosition(Struct, frozen=True):
     is_whole: bool
     # The public id of the exported memory.
     name: str | None
-    # When that memory began, in seconds since the epoch.
+    # The time at which that memory began, in seconds since the epoch.
     created: float
 
 

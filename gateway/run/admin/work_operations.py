@@ -43,7 +43,7 @@ class JobRecord(Struct, frozen=True):
     due: float
     # The attempts that have failed or run.
     tries: int
-    # Why the last attempt failed, without content.
+    # The reason why the last attempt failed, without content.
     error: str | None
     # The name of the memory that the job works on; None: it works on no memory.
     name: str | None

@@ -34,9 +34,9 @@ _EVERY_MESSAGES = 16
 TEXT_CHARS = 800
 # The number of texts in one call. OpenAI takes 2,048.
 BATCH_TEXTS = 64
-# How long no memory is embedded after failures in a row.
+# The seconds for which no memory is embedded after failures in a row.
 PAUSE_S = 30.0
-# How many failures these are. A single failure means nothing: with a pause after each, an embedder that fails one call
+# The number of these failures. A single failure means nothing: with a pause after each, an embedder that fails one call
 # in fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
 
@@ -71,7 +71,7 @@ class EmbeddingService:
         self._count_call = count_call
         # Jobs do not call the embedder before this time.
         self._paused_until = 0.0
-        # How many jobs in a row have failed.
+        # The number of jobs in a row that have failed.
         self._failures = 0
         self.schedule = Schedule(
             "embedding",

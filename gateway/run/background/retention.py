@@ -66,7 +66,7 @@ class Retention:
     """Forgets what is older than its project retains."""
 
     store: Store
-    # How long memories are retained, by project.
+    # The days for which memories are retained, by project.
     retention_days: Mapping[str, float]
     # Returns the seconds since the epoch.
     now: Callable[[], float]

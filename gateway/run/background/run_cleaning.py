@@ -13,8 +13,8 @@ from typing import Any
 from gateway.run.background.tasks import MIN_PAUSE_S, PeriodicTask
 from storage.sql.store import Store
 
-# How long the texts of a run are retained after its end. Not measured: a client can read a run's events for as long,
-# and they take disk for as long.
+# The time for which the texts of a run are retained after its end. Not measured: a client can read a run's events for
+# as long, and they take disk for as long.
 _RETENTION_S = 3 * 3600.0
 # The runs that one step cleans up after. Not measured: a larger step is a longer transaction, and the next step follows
 # after `MIN_PAUSE_S`.

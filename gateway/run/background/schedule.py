@@ -28,7 +28,7 @@ NEVER = 2**62
 class _Activity:
     """The turns of a memory since its last job was enqueued."""
 
-    # When the newest turn ended.
+    # The time at which the newest turn ended.
     turn_at: float
     # The messages of these turns.
     messages: int = 0

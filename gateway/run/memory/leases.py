@@ -18,12 +18,12 @@ from storage.sql.conversation_locks import ConversationLocks
 # The longest time that a request waits for the conversation of a gateway that was killed. Not measured: a shorter lease
 # ends sooner while its gateway is only slow.
 LEASE_S = 15.0
-# How often leases are prolonged. Three attempts fit into a lease, so that one may fail.
+# The seconds between two renewals of a lease. Three attempts fit into a lease, so that one may fail.
 PROLONG_S = LEASE_S / 3
 # The pause between two attempts to take a lock with an ended lease, which no process may take over yet. Chosen, not
 # measured.
 _ASK_AGAIN_S = 1.0
-# How long after the computed end of a lease the lock is asked for again, so that the lease has ended by then.
+# The seconds after the computed end of a lease at which the lock is asked for again, so that the lease has ended.
 _END_MARGIN_S = 0.01
 _log = logging.getLogger("mnemogate")
 

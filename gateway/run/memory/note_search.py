@@ -68,7 +68,7 @@ class NoteSearch(Struct, frozen=True):
     naming_tokens: int
     # The names of the speaker and of the user.
     names: Sequence[str]
-    # When the recall started, by `time.perf_counter`.
+    # The time at which the recall started, by `time.perf_counter`.
     started_at: float
     # Gets the ranking of the last search by words; None: no ranking is recorded.
     trace: SearchTrace | None

@@ -22,7 +22,7 @@ class QueryVectors(Struct):
 
     # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
-    # How long it took to choose standing facts by vectors, a part of the time for recall.
+    # The seconds that the choice of standing facts by vectors took, a part of the time for recall.
     choosing_s: float = 0.0
     # Query -> its vector, or the result of comparing that; None: there is no vector, or none in time.
     _vectors: dict[str, Vector | Near | None] = field(default_factory=dict)

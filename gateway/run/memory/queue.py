@@ -123,7 +123,7 @@ class Queues:
         """
         self._leases = leases
         self._locks: dict[QueueName, asyncio.Lock] = {}
-        # How many requests are in each queue, and how many of those have a limit.
+        # The number of requests in each queue, and the number of those that have a limit.
         self._counts: Counter[QueueName] = Counter()
         self._limited_counts: Counter[QueueName] = Counter()
 

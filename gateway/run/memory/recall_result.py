@@ -25,7 +25,7 @@ class SearchRecord(Struct, frozen=True):
     messages: Sequence[Message]
     # What went into the note, and why the other messages stayed out.
     choice: Choice
-    # Why other messages that were found are not among these, by number.
+    # The reasons why other found messages are not among these, by number.
     ruled_out: Mapping[int, str]
     # The messages show most of the whole memory, and were found without a query.
     is_selection: bool
@@ -42,13 +42,13 @@ class RecallResult(Struct, frozen=True):
     note: str = ""
     # 0: the note has no hits.
     note_tokens: int = 0
-    # How long the search took, in milliseconds; 0: nothing was searched.
+    # The milliseconds that the search took; 0: nothing was searched.
     search_ms: float = 0.0
-    # When the search started, by `time.perf_counter()`.
+    # The time at which the search started, by `time.perf_counter()`.
     started_at: float = 0.0
-    # How many hits went into the note.
+    # The number of hits in the note.
     hit_count: int = 0
-    # Why the search has failed; "": it has not failed.
+    # The reason why the search has failed; "": no failure.
     failure: Literal["", "late", "failed"] = ""
     # None: it is not stored with the turn.
     search: SearchRecord | None = None

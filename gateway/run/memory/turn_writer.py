@@ -32,8 +32,8 @@ from storage.sql.store import Store
 INDEX_EVERY = 16
 # Or when a turn adds this many characters: every query reads them until they are indexed.
 _INDEX_CHARS = 32_000
-# How often memory is read for a turn while something of it is forgotten. A forgetting of some parts changes the memory
-# once for each phase. Not measured: with fewer, a turn fails that a forgetting overtakes several times.
+# The most times that memory is read for a turn while something of it is forgotten. A forgetting of some parts changes
+# the memory once for each phase. Not measured: with fewer, a turn fails that a forgetting overtakes several times.
 STALE_TRIES = 10
 _log = logging.getLogger("mnemogate")
 

@@ -172,7 +172,7 @@ class Attempts:
     call: UpstreamCall = field(init=False)
     # The endpoint's name and the outcome of each attempt.
     _outcomes: list[tuple[str, str]] = field(default_factory=list, init=False)
-    # How often the endpoint has failed in this round.
+    # The number of the endpoint's failures in this round.
     _failure_count: int = field(default=0, init=False)
     # True: an endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)

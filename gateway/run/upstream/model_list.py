@@ -42,7 +42,7 @@ class _CachedAnswer:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # The time from which on the upstream is asked again, by the list's clock.
     valid_until: float = 0.0
-    # How often in a row the upstream gave no list.
+    # The number of times in a row that the upstream gave no list.
     failures: int = 0
     # The last list; None: the upstream has given none, or has refused the key since.
     entries: Entries | None = None

@@ -81,7 +81,7 @@ class StreamedBody(Protocol):
 
     # The announced size in bytes; None: the caller has announced none.
     size: int | None
-    # Why the body ended early; None: it did not.
+    # The error that ended the body early; None: no such error.
     error: Exception | None
 
     def replace_model(self, model: str) -> None:

@@ -40,7 +40,7 @@ class PromptCuts:
     _is_guess: bool = field(default=False, init=False)
     # The tokens of the request that was first refused by an error without a length; 0: there was no such error.
     _refused_tokens: int = field(default=0, init=False)
-    # How many of `_SHARES` were tried.
+    # The number of `_SHARES` that were tried.
     _share_count: int = field(default=0, init=False)
 
     async def shorten(

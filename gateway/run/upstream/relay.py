@@ -33,7 +33,7 @@ _RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
 # Events have some hundred bytes; only an event with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")  # the longest last
-# How the last piece of a whole stream ends.
+# The ends of the last piece of a whole stream.
 _DONE: Final = tuple(done + end for done in (b"data: [DONE]", b"data:[DONE]") for end in _EVENT_ENDS)
 
 

@@ -38,7 +38,7 @@ class LimitBuckets:
         self._buckets: dict[tuple[int, str], Bucket] = {}
         # The number of buckets at which some are dropped the next time.
         self._drops_at = _MAX_BUCKETS
-        # How many processes share the limits.
+        # The number of processes that share the limits.
         self._process_count = 1
         # The tasks that load buckets.
         self._loads: dict[Bucket, asyncio.Task[None]] = {}
