@@ -189,9 +189,10 @@ AND a.id NOT IN (SELECT j.agent FROM jobs j WHERE j.kind = ?1 AND j.state = 'dea
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at > ?2)
 
 -- name: state_of
--- Reads the state of a memory's job of a kind, and when it is due; if there are several, of one that is not dead.
+-- Reads the state of a memory's job of a kind, and when it is due; if there are several, of one that is tried again,
+-- for which the others wait, and else of one that is not dead.
 SELECT state, due FROM jobs
-WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'dead' THEN 1 ELSE 0 END, due LIMIT 1
+WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'retrying' THEN 0 WHEN 'dead' THEN 2 ELSE 1 END, due LIMIT 1
 
 -- name: step
 -- Returns the result of a step.

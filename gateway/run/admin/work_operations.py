@@ -28,9 +28,9 @@ _DEAD_PREFIX = "dead-"
 # The same if the page before ended among the other jobs.
 _OTHER_PREFIX = "job-"
 
-# now: facts are being learned, or will be at once. waiting: the job is not due yet. failed: it has failed for good.
-# idle: there is no job. by_rule: there is no job, and no background model.
-LearningState = Literal["now", "waiting", "failed", "idle", "by_rule"]
+# now: facts are being learned, or will be at once. waiting: the job is not due yet. retrying: its last attempt failed.
+# failed: it has failed for good. idle: there is no job. by_rule: there is no job, and no background model.
+LearningState = Literal["now", "waiting", "retrying", "failed", "idle", "by_rule"]
 
 
 class JobRecord(Struct, frozen=True):
@@ -95,6 +95,8 @@ class WorkOperations(Struct, frozen=True):
             return "idle" if self.has_model else "by_rule"
         if job.state is JobState.DEAD:
             return "failed"
+        if job.state is JobState.RETRYING:
+            return "retrying"
         return "now" if job.state is JobState.RUNNING or job.due <= self.now() else "waiting"
 
     async def show(

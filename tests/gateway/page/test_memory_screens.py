@@ -216,6 +216,17 @@ def test_a_memory_without_facts_says_how_learning_stands(operator: Operator) -> 
     )
     world.gateway.call(add())
     assert "Learning from what was said waits for its turn" in page(operator, f"m/{agent.uid}")
+
+    async def fail() -> None:
+        job = await jobs.leases.claim(["learn"], lease_s=60.0, tries=5)
+        assert job is not None
+        await jobs.fail(job, "it failed", 60.0)
+
+    # "They are being learned now: look again in a minute" stood there for hours while each attempt failed.
+    world.clock.sleep(3_600)
+    world.gateway.call(fail())
+    operator.sign_in()
+    assert "Learning them did not work at the last attempt" in page(operator, f"m/{agent.uid}")
     assert operator.twin(f"m/{agent.uid}").keys() == {
         "memory",
         "blocks",
