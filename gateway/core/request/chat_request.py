@@ -1,4 +1,4 @@
-"""A chat completion request as the rest of the gateway knows it: the client's bytes, and the fields that it acts on."""
+"""A chat completion request as the gateway knows it: the client's bytes, and the fields on which the gateway acts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_TOKENS_FIELDS = (MAX_COMPLETION_TOKENS, "max_tokens")
 
 
 class Reference(Struct, frozen=True):
-    """A reference to what is stored and belongs into the list: a turn's path, one of its messages, or its thoughts."""
+    """A reference to stored messages that belong into the list: a turn's path, one of its messages, or its thoughts."""
 
-    # Index of the message that the stored ones replace, or that the path is inserted before.
+    # The index of the message that the stored messages replace, or before which the path is inserted.
     index: int
     # The id by which the client names the turn.
     id: str
@@ -30,12 +30,12 @@ class Reference(Struct, frozen=True):
     turn: TurnName | None
     # The request's field with the id, for errors.
     param: str
-    # What it stands for.
+    # The content to which the id refers.
     # "path": all messages up to the turn's reply.
     # "message": one message of the turn.
-    # "thoughts": those of the turn's reply, which the message at `index` gets.
+    # "thoughts": the thoughts of the turn's reply, which the message at `index` gets.
     kind: Literal["path", "message", "thoughts"] = "message"
-    # The index in the turn's input of the message that is meant; None: the reply is meant.
+    # The index of the message in the turn's input; None: the id is of the reply.
     input_index: int | None = None
 
 
@@ -50,7 +50,7 @@ class TokenLimit(NamedTuple):
 class MemoryChoice(Struct, frozen=True):
     """The memory of a request that names neither a user nor a conversation, or that asks to be stored."""
 
-    # The client's own id of a conversation, or one that was made for it; None: the memory is a person's.
+    # The client's own id of a conversation, or an id that was made for it; None: the memory is a person's.
     conversation_key: str | None
     # The scope of the memory; None: the memory belongs to that conversation alone.
     scope: Scope | None = None
@@ -60,7 +60,7 @@ class MemoryChoice(Struct, frozen=True):
 
 # Not frozen: a dialect's parser sets fields after the chat completion's, and in a frozen one each costs time.
 class ChatRequest(Struct):
-    """A request as a chat completion, and the fields that the gateway acts on."""
+    """A request as a chat completion, and the fields on which the gateway acts."""
 
     # -- the request as a chat completion
 
@@ -68,49 +68,51 @@ class ChatRequest(Struct):
     raw: bytes
     # The parsed body, which is never changed.
     json: dict[str, Any]
+    # The name of the model.
     model: str
     # The messages of `json` without private fields.
     messages: list[dict[str, Any]]
     # The query of the request's URL.
     query: str = ""
+    # The client wants a stream.
     stream: bool = False
     # The client asked for the usage of a stream.
     wants_usage: bool = False
-    # How many choices are asked for.
+    # The number of choices that the client asks for.
     n: int = 1
-    # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
+    # The names of the client's own tools (legacy `functions` too), without tools that have no readable name.
     tool_names: tuple[str, ...] = ()
     # The client sent tools; also true for tools without a readable name.
     has_tools: bool = False
-    # None: the client sets no limit, or a negative one.
+    # The limit of the completion's tokens; None: the client sets no limit, or a negative one.
     token_limit: TokenLimit | None = None
-    # The fields of `json` that the client has not chosen freely: those of an agent's definition, and those that the
-    # client's dialect demands. One that a model refuses is renamed or left out.
+    # The fields of `json` that the client has not chosen freely: fields of an agent's definition, and fields that the
+    # client's dialect demands. A field that a model refuses is renamed or left out.
     gateway_fields: frozenset[str] = frozenset()
 
-    # -- what its client's dialect adds
+    # -- the additions of the client's dialect
 
-    # The client speaks another dialect, so that it cannot know what a chat completion lacks.
+    # The client speaks another dialect, so it cannot know the gaps of a chat completion.
     is_translated: bool = False
     # The client wants to see thoughts, and names no effort for them.
     wants_thoughts: bool = False
-    # Fields of the dialect in which it came that are read here and have no effect upstream.
+    # The names of fields of its dialect that are read here and have no effect upstream.
     consumed: tuple[str, ...] = ()
-    # Fields of its client's dialect that `json` does not have, or has in another form, for `identity_fields`.
+    # The fields of its client's dialect that `json` lacks, or has in another form, for `identity_fields`.
     dialect_fields: dict[str, Any] | None = None
-    # The name of the side request that its dialect has recognised it as; memory has no part in it then.
+    # The name of the side request that its dialect has recognised, in which memory has no part; None: no side request.
     side_request: str | None = None
-    # The request in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion.
+    # The request in its client's dialect, for an upstream of that dialect; None: it goes as a chat completion.
     native_body: NativeBody | None = None
 
     # -- stored messages
 
-    # What the client names by ids in place of messages.
+    # The references that the client gives in place of messages.
     references: tuple[Reference, ...] = ()
     # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their indexes. Each
-    # reply still has what its model alone reads.
+    # reply still has the fields that its model alone reads.
     reply_models: Mapping[int, str] = {}
-    # The indexes of all messages that the gateway has put there.
+    # The indexes of all messages that the gateway has put into `messages`.
     stored_indexes: frozenset[int] = frozenset()
     # The rows of the memories from which earlier messages of the list were read.
     memories: frozenset[int] = frozenset()
@@ -119,19 +121,19 @@ class ChatRequest(Struct):
 
     # -- memory
 
-    # None: its user and conversation decide, and without both it has no memory.
+    # The memory that was chosen; None: user and conversation decide, and without both the request has no memory.
     memory_choice: MemoryChoice | None = None
-    # The identity, where it was decided when the request came; None: it is still to be decided.
+    # The identity that was decided when the request came; None: the identity is still to be decided.
     identity: Identity | None = None
 
     @property
     def max_tokens(self) -> int | None:
-        """The most tokens of the completion; None: there is no limit."""
+        """The most tokens of the completion; None: no limit."""
         return None if self.token_limit is None else self.token_limit.tokens
 
     @property
     def identity_fields(self) -> dict[str, Any]:
-        """The request's fields as its client sent them, by which user, conversation and its own calls are known."""
+        """The request's fields as its client sent them, which name user, conversation and the client's own calls."""
         return self.json if self.dialect_fields is None else {**self.json, **self.dialect_fields}
 
     def begin_edit(self) -> BodyEdit:
@@ -139,9 +141,9 @@ class ChatRequest(Struct):
 
 
 def find_token_limit(fields: Mapping[str, Any]) -> TokenLimit | None:
-    """Returns the limit of a completion's tokens; None: there is none.
+    """Returns the limit of a completion's tokens; None: no limit.
 
-    A negative number is no limit: LM Studio and llama.cpp take -1 for that.
+    A negative number is no limit: LM Studio and llama.cpp take -1 for no limit.
     """
     field = next((key for key in MAX_TOKENS_FIELDS if fields.get(key) is not None), None)
     tokens = None if field is None else fields[field]
@@ -149,7 +151,7 @@ def find_token_limit(fields: Mapping[str, Any]) -> TokenLimit | None:
 
 
 def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
-    """Returns the request with those fields that it does not set itself.
+    """Returns a copy of the request with the fields that it does not set itself.
 
     fields: the fields of the agent's definition.
     """

@@ -27,8 +27,8 @@ _DROPPED: Final = object()
 class BodyEdit:
     """The edits of one body.
 
-    Indices are those of the client's messages, whatever was edited before. A message that is replaced or dropped is not
-    edited inside.
+    Indices count the client's messages, whatever was edited before. A message that is replaced or dropped is not edited
+    inside.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class BodyEdit:
         """Begins without edits.
 
         raw: the body as it came.
-        json: its value, which is not changed.
+        json: the value of the body, which is not changed.
         list_key: the member that has the messages in the request's dialect.
         text_kind: the type of a part that is text in that dialect.
         """
@@ -68,12 +68,12 @@ class BodyEdit:
             self._members[key] = _DROPPED
 
     def insert_messages(self, index: int, messages: Iterable[Json]) -> None:
-        """Inserts before the message `index`; the number of messages as index means the end."""
+        """Inserts messages. index: the index of the message after them; the number of messages: at the end."""
         if new := [*messages]:
             self._inserted.setdefault(index, []).extend(new)
 
     def replace_message(self, index: int, messages: Iterable[Json]) -> None:
-        """Puts these messages in the place of one."""
+        """Puts other messages in the place of a message."""
         self._replacements[index] = [*messages]
 
     def drop_message(self, index: int) -> None:
@@ -81,7 +81,7 @@ class BodyEdit:
         self._replacements[index] = []
 
     def prefix_text(self, index: int, text: str) -> None:
-        """Puts `text` before the message's own, as `with_text_before` does."""
+        """Puts `text` before the message's own text, as `with_text_before` does."""
         if text:
             self._prefixes[index] = without_surrogates(text)
 
@@ -92,22 +92,22 @@ class BodyEdit:
     def append_system(self, text: str) -> None:
         """Puts `text`, after an empty line, at the end of the leading system (or developer) message.
 
-        It is a part of its own where the content is a list, and a new first message where there is no such message.
+        The text is a part of its own if the content is a list, and a new first message if the list has no such message.
         """
         self._system_texts.append(without_surrogates(text))
 
     def add_tools(self, tools: Iterable[Json], *, are_first: bool = False) -> None:
         """Adds tools after the client's own. Adding none changes nothing: some upstreams refuse an empty `tools`.
 
-        are_first: these and all tools that were added before go before the client's own.
+        are_first: these tools and all tools that were added before go before the client's own.
         """
         self._tools.extend(tools)
         self._are_tools_first = are_first
 
     def render(self) -> bytes:
-        """Returns the body with all edits in it; the same object when there are none.
+        """Returns the body with all edits; the same object if nothing was edited.
 
-        Raises: BadRequest: a member is nested so deep that no edit can be made next to it.
+        Raises: BadRequest: a member is nested too deep for an edit next to it.
         """
         if not (self._edits_messages or self._members or self._tools):
             return self._raw
@@ -129,7 +129,7 @@ class BodyEdit:
         )
 
     def _only_adds_members(self) -> bool:
-        """Returns whether the only edits are new members of an object that has some."""
+        """Returns whether the only edits are new members of an object that is not empty."""
         return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
     def _apply_edits(self, json: Json) -> Json:
@@ -163,7 +163,7 @@ class BodyEdit:
         return edited
 
     def _append_system_texts(self, messages: list[Json]) -> list[Json]:
-        """Appends to the leading system message in place; returns the message that goes before the list without one."""
+        """Appends to the leading system message in place; returns the new first message of a list without one."""
         if messages and messages[0].get("role") in SYSTEM_ROLES:
             extended = with_texts_after(messages[0], self._system_texts, self._text_kind)
             if extended is not None:

@@ -1,7 +1,7 @@
 """The envelope: fields that voice platforms and front ends add for the server of a request. They do not go upstream.
 
 OpenAI refuses fields that it does not know, and these are not meant for a model: they name the user or the
-conversation. Every other field passes. The module also finds what an upstream's API cannot express.
+conversation. Every other field passes. The module also finds the fields that an upstream's API cannot express.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def list_consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tu
 
 
 def list_untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
-    """Returns those of the fields that this request uses and that are lost in a translation.
+    """Returns the fields that this request uses and that are lost in a translation.
 
     fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names are not lost.
     """
@@ -61,7 +61,7 @@ def enables_thinking(body: Mapping[str, Any]) -> bool:
 
 
 def read_thinking_budget(body: Mapping[str, Any]) -> int:
-    """Returns how many tokens a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
+    """Returns the tokens that a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
     budget = as_object(body.get("thinking")).get("budget_tokens")
     return budget if isinstance(budget, int) else 0
 

@@ -1,7 +1,7 @@
 """The identity of a request: the user, agent and conversation that its headers and body name, and its memory mode.
 
 This module trusts that the caller was authenticated (which named the project) and that the body was parsed and checked.
-Headers and fields that it does not act on pass unseen.
+Other headers and fields pass unread.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ INSTALLATION_FIELD: Final = "mnemogate:installation"
 
 HISTORY_HEADER: Final = b"x-mnemogate-history"
 _SIGNED_USER_HEADER: Final = SIGNED_USER.encode()
-# Of OpenAI's SDKs: how often the request was sent before.
+# The header of OpenAI's SDKs with the number of earlier tries of a request.
 RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"
-# The values of both may be percent-encoded, as Open WebUI does.
+# The headers of the user's name. Their values may be percent-encoded, as Open WebUI does.
 USER_NAME_HEADER: Final = b"x-mnemogate-user-name"
 _OPEN_WEBUI_NAME_HEADER: Final = b"x-openwebui-user-name"
 
-# Returns the fields of a body that name model, user and conversation as those of a chat completion do.
+# Returns the fields of a body that name model, user and conversation, under their names in a chat completion.
 ReadNames = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -128,31 +128,34 @@ class IdentityRules:
 
     @cached_property
     def side_requests(self) -> SideRequests:
-        """The side rules, compiled. They remember the last system prompt that they were matched with."""
+        """The side rules, compiled. They cache the match of the last system prompt."""
         return SideRequests(self.side_rules)
 
 
 class Identity(Struct, frozen=True):
     """The user, agent and conversation that a request names, and its memory mode."""
 
+    # The project of the caller's key.
     project: str
     # The profile that the request names, or the default.
     profile: str
     # The agent's name or id in the request; None: the request names no agent.
     agent: str | None
+    # The id of the user; None: the request names no user.
     user: str | None
-    # The client's own id of the conversation, or one that was made for it; None: the request names none.
+    # The client's own id of the conversation, or an id that was made for it; None: the request names no conversation.
     conversation_key: str | None = msgspec.field(name="conversation")  # its name in stored requests
     # The scope of the memory; None: neither a user nor a conversation is named, so nothing is remembered.
     scope: Scope | None
+    # The memory mode.
     mode: Mode
     # The client sends its new message only, without the history.
     sends_new_only: bool = msgspec.field(default=False, name="append")  # its name in stored requests
     # The client's library has sent this request before.
     is_retry: bool = msgspec.field(default=False, name="retry")  # its name in stored requests
-    # The name of the rule that found a side request, and set the mode; None: it is none.
+    # The name of the rule that found a side request, and set the mode; None: this is no side request.
     side_request: str | None = None
-    # No user has sent these words, by a rule or by the form of the request. Nothing of it is stored, since the user's
+    # No user has sent these words, by a rule or by the form of the request. The request is not stored, since the user's
     # own turn may have the same words under another prompt.
     leaves_nothing: bool = False
     # The mode is `read`, and the turn is stored for its id alone: it is neither recalled nor learned from.
@@ -170,25 +173,25 @@ class Identity(Struct, frozen=True):
         return self.scope if is_stored and not self.leaves_nothing else None
 
     def with_turn_apart(self, conversation_key: str | None) -> Identity:
-        """Returns the identity of a turn that leaves nothing, but is stored for its id.
+        """Returns a copy of the identity for a turn that leaves nothing, but is stored for its id.
 
         conversation_key: the key of the turn's own conversation.
         """
         return replace(self, conversation_key=conversation_key, leaves_nothing=False, is_apart=True)
 
     def with_history(self) -> Identity:
-        """Returns the identity for a history that the gateway has: no later list brings back what was not stored."""
+        """Returns a copy of the identity for a history that the gateway has: no later list brings its messages back."""
         if self.mode_with_history is None:
             return self
         return replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
 
     def with_memory(self, conversation_key: str | None, scope: Scope | None) -> Identity:
-        """Returns the identity with the memory of a request that names neither a user nor a conversation.
+        """Returns a copy of the identity with a memory, for a request that names neither a user nor a conversation.
 
         The identity stays without a memory if nothing would be stored, if it names another agent, or if neither a
         conversation nor a scope is given.
 
-        conversation_key: None: the memory belongs to a user.
+        conversation_key: the id of the conversation with the memory; None: the memory belongs to a user.
         scope: the scope of the memory; None: the memory belongs to that conversation alone.
         """
         identity = self.with_history()
@@ -206,7 +209,9 @@ class Identity(Struct, frozen=True):
 def identify(
     headers: RawHeaders, body: Mapping[str, Any], rules: IdentityRules, project: str, now: float = inf
 ) -> Identity:
-    """Returns the identity of a request. now: seconds since the epoch; without it every signed user has expired.
+    """Returns the identity of a request.
+
+    now: the current time, in seconds since the epoch; by default every signed user has expired.
 
     Raises: BadRequest naming the header or field; NotAuthenticated: the user's signature is not valid.
     """
@@ -247,7 +252,7 @@ def identify(
 
 
 def counts_retries(retry_count: bytes) -> bool:
-    """Returns whether an SDK has sent the request before. retry_count: the header's value, "0" at the first attempt."""
+    """Returns whether an SDK has sent the request before. retry_count: the header's value; "0": the first attempt."""
     return retry_count.strip(b"0").isdigit()
 
 
@@ -256,7 +261,7 @@ def find_request_user(
 ) -> str | None:
     """Returns the user of a request without memory; None: the request names no user that can be read.
 
-    body: empty if it is not known, as of an upload.
+    body: the body; b"": the body is not known, as with an upload.
     read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
 
     Raises: NotAllowed: the key belongs to another user.
@@ -300,9 +305,9 @@ def _sends_new_only(headers: Mapping[bytes, bytes], conversation_key: str | None
 def _find_bound_or_default(
     named_user: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules, body: Mapping[str, Any]
 ) -> str | None:
-    """Returns the user that the key is bound to, else the user that the request names, else the default user.
+    """Returns the user to which the key is bound, else the user that the request names, else the default user.
 
-    Raises: NotAllowed: the request names another user than that of its key.
+    Raises: NotAllowed: the request names another user than the user of its key.
     """
     if BOUND_USER_HEADER not in headers:
         return named_user or rules.default_user

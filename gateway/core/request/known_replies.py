@@ -6,7 +6,7 @@ from typing import Protocol
 
 from adapters.types import Json
 
-# The uid of a memory, and its epoch. When that rises, as it does with a forgetting, its replies are looked up again.
+# The uid of a memory, and its epoch. When the epoch rises, as with a forgetting, the replies are looked up again.
 MemoryKey = tuple[str, int]
 
 
@@ -17,4 +17,4 @@ class KnownReplies(Protocol):
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
     def find_reply(self, memory: MemoryKey, id: str) -> Json | None:
-        """Returns the reply that has this id, or has a part with it; None: no known reply has the id."""
+        """Returns the reply with an id, or with a part that has the id; None: no known reply has it."""

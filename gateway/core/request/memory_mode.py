@@ -35,7 +35,7 @@ _TEMPORARY_PREFIXES = (b"temporary:", b"local:")
 
 
 class ModeChoice(NamedTuple):
-    """The memory mode of a request. The fields are those of `Identity`."""
+    """The memory mode of a request. `Identity` documents the fields."""
 
     mode: Mode
     side_request: str | None = None

@@ -15,34 +15,34 @@ from adapters.types import Json
 
 
 class NativeChanges(Struct, frozen=True):
-    """The changes that a prompt makes in a request: what is added, left out and replaced.
+    """The changes that a prompt makes in a request: additions, omissions and replacements.
 
     Messages are named by their index in the chat completion.
     """
 
-    # Texts for the system prompt.
+    # The texts that are added to the system prompt.
     system: Sequence[str] = ()
-    # Texts before the words of these messages.
+    # The notes before the words of messages.
     notes: Mapping[int, str] = {}
-    # Messages that are left out.
+    # The messages that are left out.
     dropped: frozenset[int] = frozenset()
-    # Messages that replace one: a reply as the model wrote it, with its hidden rounds.
+    # The messages that replace a message: a reply as the model wrote it, with its hidden rounds.
     replacements: Mapping[int, Sequence[Json]] = {}
-    # Stored messages that go before the first one that is not a system message, each with its note.
+    # The stored messages that go before the first message that is no system message, each with its note.
     stored_messages: Sequence[tuple[Json, str]] = ()
-    # The gateway's tools.
+    # The gateway's tools that are added.
     tools: Sequence[Json] = ()
     # The messages of this turn's hidden rounds.
     hidden_rounds: Sequence[Json] = ()
-    # The limit of tokens that is left; None: the client's own.
+    # The limit of tokens for this round; None: the client's own limit.
     max_tokens: int | None = None
-    # Fields of a chat completion by which the choice of tools is narrowed.
+    # The fields of a chat completion that narrow the choice of tools.
     tool_choice: Mapping[str, Any] = {}
-    # Something before the conversation's thoughts may differ from the request before.
+    # Messages before the conversation's thoughts may differ from the previous request.
     changes_prefix: bool = False
-    # Something before the messages in `hidden_rounds` may differ.
+    # Messages before `hidden_rounds` may differ from the previous request.
     moves_hidden_rounds: bool = False
-    # The request goes to another model than was asked for, which has no use for the conversation's thoughts.
+    # The request goes to another model than the requested one, which has no use for the conversation's thoughts.
     is_fallback: bool = False
 
 
@@ -53,18 +53,18 @@ class UpstreamBody(Struct, frozen=True):
     """A request for the upstream."""
 
     body: bytes
-    # Values that the header `anthropic-beta` must have besides the client's.
+    # The values that the header `anthropic-beta` must have besides the client's.
     anthropic_betas: Sequence[str] = ()
-    # The index that the first block of its reply has for the client, after those of hidden rounds.
+    # The index of its reply's first block for the client, after the blocks of hidden rounds.
     first_block_index: int = 0
-    # Fields that the model does not take, and that are left out.
+    # The fields that are left out, since the model does not take them.
     consumed: Sequence[str] = ()
 
 
 class MessageThread(Struct, frozen=True):
     """A conversation that the upstream holds for some minutes, so that its client sends the new messages alone."""
 
-    # The reply that the request goes on from, by the upstream's id; None: it begins the thread.
+    # The id that the upstream gave the reply from which the request goes on; None: the request begins the thread.
     previous: str | None = None
 
 
@@ -73,14 +73,14 @@ class NativeBody(Protocol):
 
     @property
     def thread(self) -> MessageThread | None:
-        """The thread that the request belongs to; None: the request has all messages of its conversation."""
+        """The thread to which the request belongs; None: the request has all messages of its conversation."""
 
     @property
     def untranslatable(self) -> Sequence[str]:
-        """The names of what the request needs and no chat completion has, such as Anthropic's web search."""
+        """The names of parts that the request needs and no chat completion has, such as Anthropic's web search."""
 
     def with_messages_before(self, count: int) -> NativeBody:
-        """Returns the body for a chat completion that has `count` messages before those of the request."""
+        """Returns a copy of the body for a chat completion with `count` messages before the request's own."""
 
     @property
     def upstream_path(self) -> str:

@@ -14,7 +14,7 @@ from gateway.errors import BadRequest
 # Headers as ASGI has them: names are in lower case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
-# An upstream may answer a value that it knows with the reply that it gave before.
+# An upstream may answer a value that it knows with its earlier reply.
 _IDEMPOTENCY_KEYS = (b"idempotency-key", b"x-idempotency-key")
 _PASSED_NAMES = frozenset(
     (
@@ -48,10 +48,10 @@ _GATEWAY_HEADERS = [
 ]
 # The values of `Connection` that nearly every client sends; they name no header.
 _USUAL_CONNECTION_VALUES = (b"keep-alive", b"close")
-# The most characters of a name or value that an error quotes, and of a name that is cached. No measurement: the names
-# of headers are shorter.
+# The most characters of a name or value that an error quotes, and of a name that is cached. Not measured: the names of
+# headers are shorter.
 _QUOTED_CHARS = 64
-# Callers choose the names. Real clients send some dozens.
+# The most names that are cached, since callers choose them. Real clients send some dozens.
 _MAX_CACHED_NAMES = 1024
 # Name of a header -> the name as text, or "" if it does not pass. Clients send the same few names with every request.
 _cached_names: dict[bytes, str] = {}
@@ -109,7 +109,10 @@ def list_headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...
 
 
 def number_idempotency_keys(headers: tuple[tuple[str, str], ...], number: int) -> tuple[tuple[str, str], ...]:
-    """Returns the headers of a later request of a turn, with idempotency keys of its own. number: from 2."""
+    """Returns the headers of a later request of a turn, with idempotency keys of its own.
+
+    number: the number of the request in its turn, from 2.
+    """
     return tuple(
         (name, f"{value}-{number}" if name.encode() in _IDEMPOTENCY_KEYS else value)
         for name, value in headers
@@ -123,7 +126,7 @@ def refuse_misspelt(headers: RawHeaders) -> None:
 
 
 def _read_passing_name(raw_name: bytes) -> str:
-    """Returns the name of a header as text; "": it does not go upstream. Raises: BadRequest, as `_check_spelling`."""
+    """Returns the name of a header as text; "": the header does not go upstream. Raises: BadRequest: it is misspelt."""
     _check_spelling(raw_name)
     passes = raw_name in _PASSED_NAMES or raw_name.startswith(_PASSED_PREFIXES)
     name = raw_name.decode("latin-1") if passes else ""

@@ -55,10 +55,11 @@ _WITHHELD_NUMBERS = _WITHHELD_WORDS | {word.translate(_TELEPHONE_KEYS) for word 
 class IdSource(NamedTuple):
     """A field or a header of a request that may have an id."""
 
+    # The name in `USER_ORDER` or `CONVERSATION_ORDER`.
     name: str
-    # None: the id is in the body.
+    # The header with the id; None: the id is in the body.
     header: bytes | None
-    # The keys that lead to it in the body.
+    # The keys that lead to the id in the body; (): the id is in a header.
     keys: tuple[str, ...]
 
 
@@ -75,7 +76,7 @@ def parse_order(order: Iterable[str]) -> tuple[IdSource, ...]:
 def find_id(
     sources: tuple[IdSource, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
 ) -> str | None:
-    """Returns the id of the first source that has one; None: none has. Raises: BadRequest: an id is malformed."""
+    """Returns the id of the first source that has one; None: no source has. Raises: BadRequest: a malformed id."""
     for source in sources:
         if source.header is None:
             id = _read_body_id(body, source)
@@ -94,9 +95,9 @@ def read_header_id(raw: bytes, name: str) -> str | None:
 
 
 def check_id(text: str, name: str) -> str | None:
-    """Returns an id without the blanks around it; None: it is empty.
+    """Returns an id without the blanks around it; None: the id is empty.
 
-    name: the name of its header or field.
+    name: the name of the id's header or field, for the error.
 
     Raises: BadRequest.
     """
@@ -113,7 +114,7 @@ def check_id(text: str, name: str) -> str | None:
 
 
 def _read_body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
-    """Returns the id that a body has at a source; None: it has none there, or the id is a number that was withheld."""
+    """Returns the id that a body has at a source; None: no id, or a number that the caller withholds."""
     if source.keys[0] not in body:
         return None
     member: Any = body

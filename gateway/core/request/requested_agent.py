@@ -17,14 +17,14 @@ _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0
 
 def asks_agent(model: str) -> bool:
     """Returns whether a model's name asks for an agent: `agent/<name or id>`, or an agent's id by itself."""
-    # Nearly all names are those of models, for which the first comparison is enough.
+    # Nearly all names are names of models, for which the first comparison is enough.
     return model.startswith("agent") and (
         model.startswith(AGENT_PREFIX) or _AGENT_ID.fullmatch(model) is not None
     )
 
 
 def read_agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
-    """Returns the name or id of the agent; None: the request names none. Raises: BadRequest."""
+    """Returns the name or id of the agent; None: the request names no agent. Raises: BadRequest."""
     raw = headers.get(AGENT_HEADER)
     header_agent = None if raw is None else read_header_id(raw, "x-mnemogate-agent")
     model = body.get("model")

@@ -1,7 +1,7 @@
 """Requests that an application makes for itself and not for its user: titles, tags, follow-up questions.
 
-They are recognised by rules: those of gateway.core.applications, and the operator's. A single turn with an answer for a
-program is recognised too: it reads memory and leaves nothing in it.
+They are recognised by rules: the rules of gateway.core.applications, and the operator's. A single turn with an answer
+for a program is recognised too: it reads memory and leaves nothing in it.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _MAX_CACHED_CHARS = 32 * 1024
 
 
 class SideRequests:
-    """Rules, compiled once into one pattern for each of the two messages that are looked at."""
+    """Rules, compiled once into one pattern for a user's message and one for a system message."""
 
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
         self._user_pattern, self._system_pattern = self._compile("user"), self._compile("system")
-        # An application sends the same prompt with each request, so the match of the last one is cached. It follows
-        # from the prompt alone, and goes with these rules, when something is forgotten (gateway.run.resolver).
+        # An application sends the same prompt with each request, so the match of the last prompt is cached. It depends
+        # on the prompt alone, and is dropped with these rules after a forgetting (gateway.run.resolver).
         self._last_prompt = ""
         self._last_match = self._system_pattern.match("")
 
     def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:
-        """Returns the rule that recognises a request by its messages, or None."""
+        """Returns the rule that recognises a request by its messages; None: no rule does."""
         if not messages:
             return None
         first, last = messages[0], messages[-1]

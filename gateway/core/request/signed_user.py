@@ -15,25 +15,28 @@ from gateway.core.json_object import parse_object
 from gateway.errors import NotAuthenticated
 
 SIGNED_USER = "x-openwebui-user-jwt"
-# The clocks of two machines may differ by this much. Defaults of JWT libraries lie between 0 and 60.
+# The seconds by which the clocks of two machines may differ. Defaults of JWT libraries lie between 0 and 60.
 _LEEWAY_S = 30.0
 
 
 class SignedUser(NamedTuple):
     """The user of a token."""
 
+    # The id of the user.
     id: str
-    # What people call the user; None: the token names none.
+    # The name of the user for people; None: the token has no name.
     name: str | None
 
 
 def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
-    """Returns the user that a token was made for. now: seconds since the epoch.
+    """Returns the user for whom a token was made.
+
+    now: the current time, in seconds since the epoch.
 
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
     """
     signing_input, _, signature = token.rpartition(b".")
-    # The signature is checked before anything of the token is read, and always as HS256: an attacker chooses the `alg`.
+    # The signature is checked before the token is read, and always as HS256: an attacker chooses the `alg`.
     expected = hmac.digest(secret.encode(), signing_input, "sha256")
     if not hmac.compare_digest(_decode(signature), expected):
         raise _make_refusal("it is not signed with memory.openwebui_jwt_secret")

@@ -16,7 +16,7 @@ from gateway.core.upstream.policy import Target
 GUESSED_SCALE = 2.0
 # A scale above this one would come from a faulty count of an upstream: it is twice `GUESSED_SCALE`.
 _MAX_SCALE = 4.0
-# Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
+# Scales are rounded up to sixteenths: every new scale moves the window's cut, and costs the provider's cache.
 _SCALE_STEPS = 16
 # The part by which an upstream may count more, for its chat template and its form of tools. Not measured: with less the
 # scale follows such differences, with more a prompt near the end of the window is refused.
@@ -28,7 +28,7 @@ MAX_MODELS = 1024
 
 
 class ModelKey(NamedTuple):
-    """A model at an upstream, by the names that `Target` has."""
+    """A model at an upstream, by the names of a `Target`."""
 
     upstream: str
     model: str
@@ -50,13 +50,13 @@ class ContextWindows:
     """The windows of models, learned from replies for the life of the process."""
 
     def __init__(self) -> None:
-        # The least recently changed first.
+        # The figures by model, the least recently changed first.
         self._figures: dict[ModelKey, _Figures] = {}
 
     def find_window(self, key: ModelKey, configured: int | None) -> int | None:
         """Returns a model's window in tokens; None: it is not known. configured: the window of the settings.
 
-        It is smaller than configured if an error has named a smaller one, or if the upstream counts more tokens.
+        It is smaller than configured if an error has named a smaller window, or if the upstream counts more tokens.
         """
         figures = self._figures.get(key)
         if figures is None:
@@ -78,14 +78,14 @@ class ContextWindows:
         self._change_figures(key).reported_window = tokens
 
     def note_count(self, key: ModelKey, estimated: int, actual: int, fitting: int) -> None:
-        """Notes how many tokens an upstream has counted in a prompt.
+        """Notes an upstream's count of a prompt's tokens.
 
         estimated: the tokens of the prompt by the gateway's count.
         actual: the tokens of the prompt by the upstream's count.
         fitting: the most tokens that the prompt could have had, by the gateway's count.
         """
         figures = self._figures.get(key) or _Figures()
-        # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
+        # A first count replaces a guess. Later counts are noted only near the end of the window, where they matter.
         scale = 1.0 if figures.is_guess or figures.scale is None else figures.scale
         is_off = actual > estimated * scale * _TOLERANCE and actual > fitting * scale * _NEARLY_FULL
         if figures.is_guess or is_off:
@@ -104,7 +104,7 @@ class ContextWindows:
     def _change_figures(self, key: ModelKey) -> _Figures:
         """Returns the figures of a model, which the caller changes.
 
-        If there are too many models, the one changed least recently loses its figures.
+        If too many models have figures, the least recently changed model loses its figures.
         """
         figures = self._figures.pop(key, None) or _Figures()
         self._figures[key] = figures

@@ -1,11 +1,11 @@
-"""Failover policy: decides which endpoint is asked, which one follows when it fails, and how long to wait before that.
+"""Failover policy: decides which endpoint is asked, which endpoint follows a failure, and the wait before it.
 
-No clock, no randomness, no IO. The targets of a route have ranks: those of one rank are endpoints of the same model and
-share the load, those of a higher rank are fallbacks. `EndpointHealth` is the state of an endpoint, in two parts. Its
-*circuit breaker* opens after several failures in a row, before a reply or within one. When its time is over, a request
-probes the endpoint, and closes the circuit or opens it again. A *cooldown* is the Retry-After of one model. An endpoint
-with an open circuit or a cooldown is passed over while there is another. If it is the only one, it is tried, because
-the upstream's own answer is more exact than an error of the gateway.
+No clock, no randomness, no IO. The targets of a route have ranks: targets of one rank are endpoints of the same model
+and share the load, targets of a higher rank are fallbacks. `EndpointHealth` is the state of an endpoint, in two parts.
+Its *circuit breaker* opens after several failures in a row, before a reply or within one. When its time is over, a
+request probes the endpoint, and closes the circuit or opens it again. A *cooldown* is the Retry-After of one model. An
+endpoint with an open circuit or a cooldown is passed over while there is another. If it is the only one, it is tried,
+because the upstream's own answer is more exact than an error of the gateway.
 
 A conversation stays at its endpoint, which has the provider's prompt cache, unless another endpoint is clearly less
 busy: rendezvous hashing with bounded load.
@@ -29,10 +29,11 @@ TRANSIENT_STATUSES: Final = frozenset((408, 429, *range(500, 600))) - {501}
 # The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
 # measured.
 _FIRST_BACKOFF_S: Final = 0.1
-# A longer Retry-After is cut to this, so that a wrong one does not take an endpoint out for days. Not measured.
+# The longest cooldown. A longer Retry-After is cut, so that a wrong one does not take an endpoint out for days. Not
+# measured.
 _LONGEST_COOLDOWN_S: Final = 3600.0
-# A conversation stays at its endpoint, for the provider's cache, until that has this many more requests in flight than
-# the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
+# A conversation stays at its endpoint, for the provider's cache, until the endpoint has this many more requests in
+# flight than the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
 _MAX_MORE_IN_FLIGHT: Final = 4
 # The most retries that an endpoint saves up while it needs none. Not measured.
 _MAX_RETRIES_LEFT: Final = 10.0
@@ -47,13 +48,13 @@ class Target(NamedTuple):
     model: str
     # The context window in tokens; None: it is not known.
     context_window: int | None = None
-    # 0 for the model that was asked for, higher for fallbacks.
+    # The rank: 0 for the requested model, higher for fallbacks.
     rank: int = 0
 
     def gets_credential(self, upstream: str) -> bool:
         """Returns whether the target gets the caller's own credential.
 
-        upstream: the one that the credential is meant for. A fallback at another upstream does not get it.
+        upstream: the upstream for which the credential is meant. A fallback at another upstream does not get it.
         """
         return self.rank == 0 or self.upstream == upstream
 
@@ -61,14 +62,15 @@ class Target(NamedTuple):
 class Policy(Struct, frozen=True):
     """The settings of an upstream for retries and its circuit breaker (docs/settings.toml)."""
 
+    # The most retries of one request at one endpoint.
     retries: int = 0
     # The most retries, as a share of requests.
     retry_budget: float = 0.2
-    # The longest wait before a retry.
+    # The longest wait before a retry, in seconds.
     retry_wait_s: float = 2.0
-    # How many failures in a row open the circuit; 0: never.
+    # The number of failures in a row that open the circuit; 0: no number does.
     breaker_failures: int = 5
-    # How long the circuit stays open.
+    # The seconds for which the circuit stays open.
     breaker_s: float = 10.0
 
 
@@ -81,6 +83,7 @@ class Failure(Struct, frozen=True):
     was_sent: bool = True
     # The same endpoint may be asked again. False: the gateway's own deadline has passed.
     is_repeatable: bool = True
+    # The upstream's Retry-After; None: the upstream gave none.
     retry_after_s: float | None = None
     # A limit of the gateway's own: the endpoint was not asked.
     is_own: bool = False
@@ -88,11 +91,11 @@ class Failure(Struct, frozen=True):
 
 @dataclass(slots=True)
 class EndpointHealth:
-    """The state of one endpoint. Times are those of the caller's monotonic clock."""
+    """The state of one endpoint. Times are by the caller's monotonic clock."""
 
-    # Attempts in a row that failed before a reply began.
+    # The number of attempts in a row that failed before a reply began.
     failure_count: int = 0
-    # Replies in a row that broke off. Only a complete reply ends the row.
+    # The number of replies in a row that broke off. Only a complete reply ends the row.
     break_count: int = 0
     # The end of the open circuit.
     open_until: float = -math.inf
@@ -100,8 +103,9 @@ class EndpointHealth:
     cooldowns: dict[str, float] = field(default_factory=dict)
     # The one request that may close the circuit is under way.
     is_probing: bool = False
+    # The number of requests under way.
     in_flight: int = 0
-    # The retry budget: each request adds a share of a retry.
+    # The retries that the budget has left: each request adds a share of a retry.
     retries_left: float = _MAX_RETRIES_LEFT
 
     @property
@@ -185,9 +189,11 @@ class EndpointHealth:
 class RouteMember(Struct, frozen=True):
     """An endpoint as a candidate."""
 
-    # Its hash decides which conversations come to this member of its rank.
+    # The endpoint's name. Its hash decides which conversations come to this member of its rank.
     name: str
+    # The rank of its target.
     rank: int
+    # The state of the endpoint.
     health: EndpointHealth
     # The model that a request names at this endpoint.
     model: str = ""
@@ -201,7 +207,7 @@ class RouteMember(Struct, frozen=True):
 
     @property
     def available_at(self) -> float:
-        """When both the circuit and the cooldown are over; a probe that is under way does not count."""
+        """The time at which both the circuit and the cooldown are over; a probe under way does not count."""
         return max(self.health.open_until, self.cooldown_end)
 
 
@@ -237,7 +243,7 @@ def choose_next(
 
     failure_count: the number of attempts of this request at the endpoint, all of which failed.
     has_peer: the next endpoint has the same rank.
-    has_fallback: there is a next endpoint.
+    has_fallback: the route has a next endpoint.
     may_retry: the retry budget allows a retry.
     chance: a random number from 0 to 1, for the jitter.
     """
@@ -270,7 +276,7 @@ def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -
     Available members come first, by rank. The last resort is the member with the circuit that closes next, unless it
     has a cooldown. If no member is available, only the one that will be available first is tried.
 
-    spread_key: the same for all requests of one conversation.
+    spread_key: a number that is the same for all requests of one conversation.
     """
     order: list[int] = []
     for rank in sorted({member.rank for member in members}):

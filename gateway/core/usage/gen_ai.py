@@ -30,7 +30,7 @@ _PROVIDERS: Final = {
     "mistral": "mistral_ai",
     "xai": "x_ai",
 }
-# Why a call brought no whole reply, as failover names it.
+# The reasons why a call brought no whole reply, by the names of failover.
 _FAILURES: Final = frozenset(("broke", "timeout", "unreachable", CANCELLED_FAILURE))
 _STATUS: Final = re.compile(r"[1-5]\d\d")
 # The finish reasons of the three dialects.
@@ -49,18 +49,18 @@ _MAX_LABELS: Final = 200
 
 
 def name_operation(path: str) -> str:
-    """Returns the name of a call's operation; "": the conventions have none. path: below the upstream's base URL."""
+    """Returns the name of a call's operation; "": it has no name. path: the path below the upstream's base URL."""
     return _OPERATIONS.get(path) or _OPERATIONS.get(path.partition("?")[0], "")
 
 
 def name_provider(kind: str) -> str:
-    """Returns the provider's name. kind: of the upstream, in the settings."""
+    """Returns the provider's name. kind: the kind of the upstream in the settings."""
     return _PROVIDERS.get(kind, kind)
 
 
 @lru_cache(maxsize=256)
 def name_error_type(failure: str, status: int = 0) -> str:
-    """Returns the kind of an error, of a closed list; "": there is none.
+    """Returns the kind of an error, from a closed list; "": no error.
 
     failure: the receipt's name of the failure, or a status as text; "": no failure.
     status: the status of the response; 0: no response.
@@ -74,7 +74,7 @@ class ModelNames:
     """The names of models that metrics and spans may show."""
 
     def __init__(self, configured: Iterable[str]) -> None:
-        """Makes labels that begin with the configured names. configured: the models that the settings name."""
+        """Begins with the configured names as labels. configured: the names of models in the settings."""
         self._configured = frozenset(configured)
         self._labels = {name[:MODEL_CHARS] for name in self._configured}
         self._max_labels = len(self._labels) + _MAX_LABELS

@@ -17,9 +17,9 @@ _HEADER_UNITS: Final = ("requests", "tokens")
 
 
 def make_refusal(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
-    """Returns the error of a request that a bucket has no room for. used: what the request has used so far."""
+    """Returns the error of a request for which a bucket has no room. used: the amount that it has used so far."""
     limit = bucket.limit
-    # When a request under way ends, what it has reserved and not used is free again.
+    # When a request under way ends, the amount that it has reserved and not used is free again.
     is_reserved = limit.unit in MEASURED_UNITS and bucket.used + used < bucket.bound
     is_quota = limit.per in STORED_PERIODS and not is_reserved
     ends_with_request = limit.per is None or is_reserved
@@ -32,7 +32,7 @@ def make_refusal(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
 
 
 def make_rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
-    """Returns the headers of the limits per minute: for each unit, those of the limit with the least left."""
+    """Returns the headers of the limits per minute: for each unit, the headers of the limit with the least left."""
     fullest: dict[str, Bucket] = {}
     for bucket in buckets:
         unit = bucket.limit.unit
@@ -53,7 +53,7 @@ def _render_headers(bucket: Bucket, now: float) -> list[Header]:
 
 
 def _render_refusal(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
-    """Returns the message of a refusal. is_reserved: requests under way have reserved what is left."""
+    """Returns the message of a refusal. is_reserved: requests under way have reserved the rest."""
     amount = f"{limit.most:.15g}"
     plural = "" if limit.most == 1 else "s"
     unit = {"requests": f"request{plural}", "tokens": f"token{plural}", "cost": "of cost"}.get(limit.unit)

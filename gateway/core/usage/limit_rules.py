@@ -1,7 +1,7 @@
-"""The rules of limits: periods, what counts towards which limit, reservations. Pure; the time comes in.
+"""The rules of limits: periods, the amounts that count towards a limit, reservations. Pure; the time comes in.
 
-A request reserves what it may use, and is settled by what it has used. It is let in if its reservation fits. Under a
-limit of tokens or cost it is also let in if nothing else is reserved and anything is left.
+A request reserves the amounts that it may use, and is settled by the amounts that it has used. It is let in if its
+reservation fits. Under a limit of tokens or cost it is also let in if no other amount is reserved and some is left.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 _MINUTE_S: Final = 60
 # A cost is counted in billionths of the currency.
 BILLION: Final = 1_000_000_000
-# Units in which a request may use more than it has reserved, since how much it uses is known only at its end.
+# Units in which a request may use more than it has reserved, since the used amount is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")
 # Periods with stored sums. For a minute, and for requests under way, each process knows only its own part.
 STORED_PERIODS: Final = ("day", "month")
 
 
 class Amounts(NamedTuple):
-    """How much a request uses, or may use, of each thing that limits count."""
+    """The amounts that a request uses, or may use, of each thing that limits count."""
 
-    # The requests that were let in: what a minute counts as requests.
+    # The requests that were let in, which a minute counts as requests.
     let_in: int
-    # The requests that were answered: what a day and a month count as requests.
+    # The requests that were answered, which a day and a month count as requests.
     answered: int
-    # Input and output.
+    # The tokens of input and output.
     tokens: int
     # The cost in billionths of the currency.
     cost: int
@@ -43,12 +43,12 @@ class Amounts(NamedTuple):
 
 
 def estimate_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
-    """Returns what a request may use."""
+    """Returns the amounts that a request may use."""
     return Amounts(let_in=1, answered=1, tokens=tokens, cost=cost, concurrent=1)
 
 
 def count_used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
-    """Returns what a request has used. is_answered: a model has answered, or no model was to be asked."""
+    """Returns the amounts that a request has used. is_answered: a model has answered, or no model was to be asked."""
     return Amounts(let_in=1, answered=int(is_answered), tokens=tokens, cost=cost, concurrent=0)
 
 
@@ -59,7 +59,7 @@ class Period(NamedTuple):
     end: float
 
     def has(self, now: float) -> bool:
-        """Returns whether a time is in the period. (After a clock was ahead, a period may lie in the future.)"""
+        """Returns whether a time is in the period. (If the clock was ahead, a period may lie in the future.)"""
         return self.begin <= now < self.end
 
 
@@ -93,21 +93,24 @@ def convert_amount(limit: UsageLimit, amount: int) -> float:
 class Bucket(Struct, eq=False):
     """The amounts that count towards one limit in one period, for one subject. A cost is in billionths."""
 
+    # The limit for which the bucket counts.
     limit: UsageLimit
     # The amount up to which this process may go.
     bound: int
     # The user, if each user has a bucket; "": no user, or all users.
     user: str
+    # The period of the limit.
     period: Period
-    # The index in `Amounts` of what it counts.
+    # The index in `Amounts` of the counted amount.
     amount_index: int
+    # The amount that requests have used, and the amount that requests under way have reserved.
     used: int = 0
     reserved: int = 0
     # `used` includes what this and other processes have used before the bucket was made.
     is_loaded: bool = False
     # The part of `used` from days that are not read again.
     used_earlier: int = 0
-    # The first day that is read again, in days since the epoch; 0: all days are.
+    # The first day that is read again, in days since the epoch; 0: all days are read again.
     first_reread_day: int = 0
     # A request has asked for the bucket since the usage of other processes was last read.
     was_asked_for: bool = False
@@ -144,17 +147,18 @@ class Bucket(Struct, eq=False):
         return others_reserved <= 0 and self.used + own_used < self.bound
 
     def count_left(self) -> int:
-        """Returns how much may still be reserved, in the units of `used`."""
+        """Returns the amount that may still be reserved, in the units of `used`."""
         return max(0, self.bound - self.used - self.reserved)
 
 
 class LimitReservation(Struct, eq=False):
     """The amounts that a request has reserved, until it is settled."""
 
+    # The reserved amounts by their buckets.
     amounts: dict[Bucket, int] = field(default_factory=dict)
-    # The model that answers in place of the model that was asked; None: the model that was asked answers.
+    # The model that answers in place of the requested model; None: the requested model answers.
     substitute: str | None = None
-    # How much it has used in minutes that were over before it ended, by the ids of their limits.
+    # The amounts that the request has used in minutes that were over before its end, by the ids of their limits.
     counted: dict[int, int] = field(default_factory=dict)
 
     def reserve(self, bucket: Bucket, amount: int) -> None:
@@ -168,11 +172,11 @@ class LimitReservation(Struct, eq=False):
         return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
 
     def count_uncounted(self, used: Amounts, bucket: Bucket) -> int:
-        """Returns the part of what the request has used that counts towards a bucket."""
+        """Returns the part of the used amounts that counts towards a bucket."""
         return used[bucket.amount_index] - self.counted.get(bucket.limit.id, 0)
 
     def count_ended_minutes(self, used: Amounts, now: float) -> None:
-        """Counts what the request has used so far in a minute that is over. What follows counts in a later minute."""
+        """Counts the amounts used so far in a minute that is over. Later amounts count in a later minute."""
         for bucket in [*self.amounts]:
             limit = bucket.limit
             if limit.unit in MEASURED_UNITS and limit.per == "minute" and bucket.period.end <= now:
@@ -219,9 +223,9 @@ def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
 class FullBuckets(NamedTuple):
     """The full buckets that decide about a request."""
 
-    # The first that refuses the request, or None.
+    # The first bucket that refuses the request; None: no bucket does.
     refusing: Bucket | None
-    # The first that sends the request to another model, or None.
+    # The first bucket that sends the request to another model; None: no bucket does.
     substituting: Bucket | None
 
 
@@ -246,7 +250,7 @@ def collect_full_buckets(
 
 @lru_cache(maxsize=64)
 def format_duration(seconds: int) -> str:
-    """Returns a time as OpenAI's headers have it: 37s, 6m0s, 11h2m5s."""
+    """Returns a time in the form of OpenAI's headers: 37s, 6m0s, 11h2m5s."""
     minutes, seconds = divmod(max(1, seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -255,12 +259,12 @@ def format_duration(seconds: int) -> str:
 
 
 def _make_replacement_key(limit: UsageLimit) -> tuple[object, ...]:
-    """Returns the key that two limits share if that of a named user replaces the other."""
+    """Returns the key that two limits share if the limit of a named user replaces the other limit."""
     return limit.unit, limit.per, limit.key_id
 
 
 def _choose_amount_index(limit: UsageLimit) -> int:
-    """Returns the index in `Amounts` of what a limit counts."""
+    """Returns the index in `Amounts` of the amount that a limit counts."""
     if limit.unit == "requests":
         return Amounts._fields.index("let_in" if limit.per == "minute" else "answered")
     return Amounts._fields.index(limit.unit)

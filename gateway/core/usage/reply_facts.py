@@ -1,7 +1,7 @@
 """The facts about a reply that a trace shows: its id, the model that answered, why it ended. None of its content.
 
-They are read from the first and last pieces of a reply that has passed, in any of the dialects. The tokens that it
-reports are read by reported.py, whether the reply is traced or not.
+The facts are read from the first and last pieces of a reply that has passed, in any of the dialects. The reported
+tokens are read by reported.py, whether the reply is traced or not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _END_FIELD: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"'
 
 
 class ReplyFacts(NamedTuple):
-    """The facts of one reply, as far as its upstream named them."""
+    """The facts of one reply, as far as its upstream named them; "" and (): not named."""
 
     id: str = ""
     model: str = ""
@@ -69,7 +69,7 @@ _DECODER: Final = msgspec.json.Decoder(_KnownFields)
 
 
 def read_facts(pieces: Iterable[Piece]) -> ReplyFacts:
-    """Returns the facts in some pieces of a reply. pieces: the first one, then the last ones in their order."""
+    """Returns the facts in some pieces of a reply. pieces: the first piece, then the last pieces in their order."""
     id = model = ""
     reasons: list[str] = []
     for fields in _decode_fields(pieces):
@@ -99,7 +99,7 @@ def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
     is_first = True
     for piece in pieces:
         for data in _list_json_texts(piece):
-            # The first names the id and the model; of the others only those that end the reply are decoded.
+            # The first JSON names the id and the model; of all other JSON only the ends of the reply are decoded.
             if len(data) <= _READ_BYTES and (is_first or _END_FIELD.search(data)):
                 is_first = False
                 try:

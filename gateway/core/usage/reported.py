@@ -1,10 +1,10 @@
-"""The tokens that a reply reports, in whichever dialect it is, and how long its text is.
+"""The tokens that a reply reports, in any dialect, and the length of its text.
 
-A reply that passes in its own bytes is read along here. Its text is counted only if its upstream reports no tokens, so
-the end of a stream is held until then; nothing of a text outlives its reply.
+A reply that passes in its own bytes is read here as it passes. Its text is counted only if the upstream reports no
+tokens, so the end of a stream is held until then; no text outlives its reply.
 
 reply_facts.py reads the same replies for traces: only their first and last pieces, once they have ended and if they are
-traced. What limits have to count is read here of every reply, and of a body that is not held too.
+traced. The tokens for limits are read here, from every reply, also from a body that is not held.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from storage.run_records import TokenCounts
 
 # The largest body that is parsed, if it is no event stream. Chosen: a long completion.
 MAX_PARSED_BYTES: Final = 64 * 1024
-# The first and the last bytes of a larger one, in which its usage is looked for. Chosen: far above what a usage takes.
+# The first and the last bytes of a larger body, in which its usage is looked for. Chosen: far above a usage's size.
 _SEARCHED_BYTES: Final = 4 * 1024
 # The bytes of a stream that are held before its text is counted. Chosen: two hundred events of a token each.
 MAX_HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE_FIELD: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
-# What an event of a response reports: a usage, or that the response is made in the background.
+# The report in an event of a response: a usage, or that the response is made in the background.
 _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 # The statuses of a response that its upstream goes on making.
 PENDING_STATUSES: Final = ("queued", "in_progress")
-# The fields of tokens that were read from a cache, and of those that were written to it.
+# The fields of tokens that were read from a cache, and of tokens that were written to it.
 _CACHE_FIELDS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 # The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context that was
-# full, and the replies of an advisor. Of a fallback that declined nothing is billed.
+# full, and the replies of an advisor. A fallback that declined is not billed.
 # (platform.claude.com/docs/en/build-with-claude/compaction)
 _BILLED_APART: Final = ("compaction", "advisor_message")
 
@@ -59,7 +59,7 @@ _TEXT_FIELD, _DELTA_FIELD = _make_string_pattern("text"), _make_string_pattern("
 
 
 class _TextPatterns(NamedTuple):
-    """The patterns of the text that a model wrote; None: there is no such text, or it is not searched."""
+    """The patterns of the text that a model wrote; None: such text does not exist, or is not searched."""
 
     in_stream: re.Pattern[bytes] | None
     in_body: re.Pattern[bytes] | None
@@ -83,7 +83,7 @@ _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
 
 
 class _Body(Struct):
-    """The fields of a body that its usage is read from."""
+    """The fields of a body from which its usage is read."""
 
     usage: Any = None
     id: Any = None
@@ -95,7 +95,7 @@ _BODY_DECODER: Final = msgspec.json.Decoder(_Body)
 
 
 def costs_tokens(method: str, path: str) -> bool:
-    """Returns whether a call of an upstream has a model work. path: below the base URL, with its query."""
+    """Returns whether a call of an upstream makes a model work. path: the path below the base URL, with its query."""
     return method == "POST" and _choose_pattern_path(path) in _TEXT_PATTERNS
 
 
@@ -105,10 +105,10 @@ def _choose_pattern_path(path: str) -> str:
 
 
 def find_reported_counts(usage: Any) -> TokenCounts | None:
-    """Returns the tokens of a `usage` in any dialect; None: it names none, or nothing but zeros.
+    """Returns the tokens of a `usage` in any dialect; None: it has no tokens, or zeros alone.
 
-    Some upstreams send zeros where they have not counted: no call takes no token at all. Anthropic counts what is read
-    from and written to its cache apart from the input; here both are a part of it.
+    Some upstreams send zeros if they have not counted: each call takes some tokens. Anthropic counts the tokens that
+    are read from its cache and written to it apart from the input; here both are a part of the input.
     (platform.claude.com/docs/en/build-with-claude/prompt-caching)
     """
     counts = _read_counts(usage) if isinstance(usage, dict) else None
@@ -124,7 +124,7 @@ def find_reported_counts(usage: Any) -> TokenCounts | None:
 
 
 def find_usage(chunk: Json) -> Any:
-    """Returns the `usage` of a chunk or of a whole completion, wherever its upstream puts it; None: it has none."""
+    """Returns the `usage` of a chunk or of a whole completion, wherever its upstream puts it; None: no usage."""
     if (usage := chunk.get("usage")) is not None:
         return usage
     # Kimi has it in the choice that ends a stream, and Groq in a field of its own.
@@ -134,7 +134,7 @@ def find_usage(chunk: Json) -> Any:
 
 
 def _read_counts(usage: Json) -> TokenCounts | None:
-    """Returns the tokens of a usage in the form of chat completions, responses or messages; None: it has none."""
+    """Returns the tokens of a usage in the form of chat completions, responses or messages; None: no tokens."""
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return TokenCounts(
@@ -158,41 +158,41 @@ def _read_counts(usage: Json) -> TokenCounts | None:
 
 
 def is_pending(response: Json) -> bool:
-    """Returns whether a response is made after the answer that bears it."""
+    """Returns whether a response is still being made after the answer that has it."""
     return response.get("background") is True and response.get("status") in PENDING_STATUSES
 
 
 class ReplyUsage(Protocol):
     """The usage of one reply, which fills as the reply comes in.
 
-    Only replies that pass in their own bytes may report something before their end, or go on after it.
+    Only replies that pass in their own bytes may report tokens before their end, or go on after it.
     """
 
     __slots__ = ()
 
     @property
     def counts(self) -> TokenCounts | None:
-        """The tokens as reported; None: none are."""
+        """The reported tokens; None: the reply reports no tokens."""
 
     @property
     def prompt_counts(self) -> TokenCounts | None:
-        """The tokens of the prompt as reported before the reply; None: they are not."""
+        """The tokens of the prompt as reported before the reply; None: no such report."""
         return None
 
     @property
     def pending_id(self) -> str | None:
-        """The id of a response that its upstream goes on making after this reply; None: it is none."""
+        """The id of a response that its upstream goes on making after this reply; None: no such response."""
         return None
 
     @property
     def char_count(self) -> int:
-        """The characters of what the model wrote."""
+        """The number of characters that the model wrote."""
 
 
 class UsageReader(ReplyUsage):
-    """Reads one reply along, as it passes.
+    """Reads one reply as it passes.
 
-    It is fed in one of three ways: a stream by `read_events`, a body that is held by `read_body`, another body by
+    A reply is fed in one of three ways: a stream by `read_events`, a body that is held by `read_body`, another body by
     `read_piece`, then `end`.
     """
 
@@ -212,15 +212,15 @@ class UsageReader(ReplyUsage):
     )
 
     def __init__(self, path: str) -> None:
-        """Begins. path: of a call that costs tokens (`costs_tokens`), below the upstream's base URL."""
+        """Begins a reply. path: the path of a call that costs tokens, below the upstream's base URL."""
         path = _choose_pattern_path(path)
         self._stream_texts, self._body_texts = _TEXT_PATTERNS[path]
-        # Finds the events of a stream that report something.
+        # Finds the events of a stream with a report.
         self._report_pattern = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE_FIELD
         self.counts: TokenCounts | None = None
         self.prompt_counts: TokenCounts | None = None
         self.pending_id: str | None = None
-        # The characters of what the model wrote, without those in the events that are held.
+        # The number of characters that the model wrote, without the events that are held.
         self._char_count = 0
         # The events of a stream with text that is not counted yet.
         self._held_events: list[bytes] = []
@@ -253,7 +253,7 @@ class UsageReader(ReplyUsage):
             self.read_piece(body)
             self.end()
         else:
-            # It may be no JSON, as audio, or nested more deeply than msgspec reads.
+            # The body may be no JSON, such as audio, or nested more deeply than msgspec reads.
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 read = _BODY_DECODER.decode(body)
                 self._add_report(read.usage)
@@ -295,7 +295,7 @@ class UsageReader(ReplyUsage):
                 return
 
     def _add_report(self, usage: Any) -> None:
-        """Adds a report, which completes what came before."""
+        """Adds a report, which completes earlier reports."""
         if isinstance(usage, dict):
             self._reported = {
                 **self._reported,
@@ -314,7 +314,7 @@ class UsageReader(ReplyUsage):
 
 
 def _read_object_at(data: bytes, start: int) -> Any:
-    """Returns the JSON object that begins there; None: its end is missing."""
+    """Returns the JSON object that begins at an offset; None: its end is missing."""
     depth = 0
     for string_or_brace in _STRING_OR_BRACE.finditer(data, start):
         depth += {b"{": 1, b"}": -1}.get(string_or_brace[0], 0)
@@ -327,7 +327,7 @@ def _read_object_at(data: bytes, start: int) -> Any:
 
 
 def _count_chars(text: bytes) -> int:
-    """Returns the characters of a string as it stands in JSON, without its quotation marks."""
+    """Returns the number of characters of a string. text: the string in JSON, without its quotation marks."""
     if _BACKSLASH in text:
         try:
             return len(orjson.loads(b'"%b"' % text))

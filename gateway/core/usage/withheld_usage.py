@@ -1,7 +1,7 @@
-"""Removes the usage from a stream for a client that has not asked for it, where the gateway has.
+"""Removes the usage from a stream if the gateway has asked for it and the client has not.
 
 An upstream that is asked for `stream_options.include_usage` adds a last chunk with usage alone, and `"usage": null` to
-each other one. (platform.openai.com/docs/api-reference/chat/create)
+each other chunk. (platform.openai.com/docs/api-reference/chat/create)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def without_null_usage(event: bytes) -> bytes:
 
 
 def without_usage(events: bytes) -> bytes:
-    """Returns events, each of them whole, without what asking for the usage has added."""
+    """Returns whole events without the additions that the request for the usage has caused."""
     if _MARK not in events:
         return events
     events = without_null_usage(events)
@@ -33,7 +33,7 @@ def without_usage(events: bytes) -> bytes:
 
 
 def has_usage_alone(chunk: Json) -> bool:
-    """Returns whether a chunk carries nothing but usage. LiteLLM's has a choice with an empty delta."""
+    """Returns whether a chunk has usage alone. LiteLLM's chunk of this kind has a choice with an empty delta."""
     if not isinstance(chunk.get("usage"), dict):
         return False
     choices = chunk.get("choices") or []
