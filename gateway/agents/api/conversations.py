@@ -295,7 +295,7 @@ class ConversationRoutes:
         source = await find_conversation_row(self._api.store, named)
         return await self._render_conversation(
             await self._conversations.fork(
-                named.agent, source, named.definition, hidden=query.hidden, upto=upto
+                named.agent, source, named.definition, is_hidden=query.hidden, upto=upto
             )
         )
 

@@ -14,7 +14,7 @@ from gateway.agents.runs.run import RunStart
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.faults import make_error_event
 from gateway.agents.wire.message import Showing, render_summary
-from gateway.agents.wire.run_json import end_events, find_failure_message, render_result, render_stop
+from gateway.agents.wire.run_json import find_failure_message, make_end_events, render_result, render_stop
 from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, is_end, make_ping, number_stream
 from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
@@ -112,7 +112,7 @@ class RunEvents(Struct, frozen=True):
             missing.append(render_stop(run.stop or StopReason.ERROR))
             return b"".join(map(encode_event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
         if run.is_over:
-            missing += end_events(run, await load_last_counts(self.store, run))
+            missing += make_end_events(run, await load_last_counts(self.store, run))
         return b"".join(map(encode_event, missing))
 
     async def make_callback_body(self, agent_row: int, run_row: int) -> Json | None:

@@ -21,7 +21,7 @@ from gateway.agents.api.runs import RunStream, render_run_entry, render_run_resu
 from gateway.agents.registry.agent_models import with_conversation, with_overrides
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, read_showing, render_summary
-from gateway.agents.wire.run_json import end_events, render_result
+from gateway.agents.wire.run_json import make_end_events, render_result
 from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.send import ClientTool, Send
 from gateway.agents.wire.send_content import read_send, with_skills
@@ -238,7 +238,7 @@ class SendReply:
             with sink.while_here():
                 shown = await self._render_messages(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM_HEADER])
-            events = [*shown, *end_events(result.run, result.last_counts)]
+            events = [*shown, *make_end_events(result.run, result.last_counts)]
             await sink.write(b"".join(map(encode_event, events)) + DONE_EVENT)
             await sink.end()
 

@@ -1,4 +1,4 @@
-"""The models of agents, as the gateway's settings route them, and what a conversation or a send changes of an agent."""
+"""The models of agents, as the gateway's settings route them, and the settings of conversations and sends."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from storage.definition_records import Definition
 
 
 def with_overrides(settings: Settings, spec: AgentSpec, model: str | None, system: str | None) -> AgentSpec:
-    """Returns an agent with the model and the system prompt of a send; None: the agent's."""
+    """Returns a copy of an agent with the model and the system prompt of a send.
+
+    model, system: the values of the send; None: those of the agent.
+    """
     if model is not None:
         spec = _with_model(settings, spec, model)
     return spec if system is None else replace(spec, system=system)
 
 
 def with_conversation(settings: Settings, spec: AgentSpec, conversation: ConversationDefinition) -> AgentSpec:
-    """Returns an agent with what a conversation sets: another model, window or sampling."""
+    """Returns a copy of an agent with the model, the window and the sampling that a conversation sets."""
     if conversation.model is not None:
         spec = _with_model(settings, spec, conversation.model)
     if conversation.context_window is not None:
@@ -32,19 +35,22 @@ def with_conversation(settings: Settings, spec: AgentSpec, conversation: Convers
 
 
 def _with_model(settings: Settings, spec: AgentSpec, model: str) -> AgentSpec:
-    """Returns an agent with another model. model: `<upstream>/<model>` or `<model>`."""
+    """Returns a copy of an agent with another model. model: the name, as `<upstream>/<model>` or `<model>`."""
     upstream, name = split_model(settings, model)
     return replace(spec, model=name, upstream=upstream, has_callers_model=True)
 
 
 def find_context_window(settings: Settings, definition: Definition) -> int | None:
-    """Returns the tokens of the window that an agent's model has; None where they are not known."""
+    """Returns the size of the context window of an agent's model in tokens; None if the size is not known."""
     own = definition.body.get("context_window")
     return own if isinstance(own, int) else find_model_window(settings, definition.body.get("model"))
 
 
 def find_model_window(settings: Settings, model: str | None) -> int | None:
-    """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
+    """Returns the size of a model's context window in tokens; None if the settings do not have it.
+
+    model: the name that an agent's definition has.
+    """
     try:
         return None if model is None else route_for_agent_model(settings, model).context_window
     except UnknownModel:
@@ -66,6 +72,6 @@ def make_handle(settings: Settings, model: str) -> str:
 
 
 def check_model(settings: Settings, model: str | None) -> None:
-    """Raises: UnknownModel if no upstream would be asked for it."""
+    """Raises: UnknownModel if the settings route a model to no upstream."""
     if model is not None:
         route_for_agent_model(settings, model)

@@ -1,6 +1,6 @@
-"""Resolves the names of agents: the name in a request becomes an `AgentSpec`, as a turn uses it.
+"""Resolves the names of agents: the name in a request becomes the `AgentSpec` of a turn.
 
-Results are cached until a definition changes. An agent with a memory that is gone is not found, whatever is cached.
+Results are cached until a definition changes. An agent whose memory was deleted is not found, even if it is cached.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _RULES = "Rules for your tools:"
 
 
 class AgentResolver(Struct, frozen=True):
-    """Resolves the names of agents in a project. project: the caller's; nothing of another project is found.
+    """Resolves the names of agents.
 
-    Methods raise, besides what they name, Unavailable, as the store does.
+    Each method takes the caller's project, and finds only agents of that project. Besides the errors that a method
+    names, it raises Unavailable.
     """
 
     store: Store
@@ -46,7 +47,7 @@ class AgentResolver(Struct, frozen=True):
     cache: ResolvedAgentCache
 
     async def resolve(self, project: str, name_or_id: str) -> ResolvedAgent | None:
-        """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
+        """Returns the agent with this id or name; None if the project has no such agent. Profiles are not found.
 
         Raises: BadRequest if two agents have the name.
         """
@@ -61,16 +62,16 @@ class AgentResolver(Struct, frozen=True):
         return resolved if await self.store.agents.find(resolved.scope) is not None else None
 
     async def _is_current(self, cached: ResolvedAgent) -> bool:
-        """Returns whether an agent is still as it was read. A file with one writer takes no read."""
+        """Returns whether a cached agent has not changed. Over SQLite, with a single process, this takes no read."""
         if not self.store.database.is_shared:
             return True
         try:
             return await self.store.definitions.are_current(cached.made_of)
         except Unavailable:
-            return True  # without the store a chat goes on by what was read last
+            return True  # without the store a chat goes on with the cached agent
 
     async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
-        """Returns the agent of this public id, a user's memory as well. Raises: NotFound."""
+        """Returns the agent with this uid, even if it is a user's memory. Raises: NotFound."""
         resolved = await self.resolve(project, ids.make_id("agent", uid))
         if resolved is not None:
             return resolved
@@ -82,10 +83,10 @@ class AgentResolver(Struct, frozen=True):
     ) -> ResolvedAgent:
         """Returns an agent with the settings of a send and of the send's conversation. Raises: NotFound.
 
-        uid: the agent's.
-        conversation_name: the conversation's uid, or `DEFAULT_CONVERSATION`.
-        model: the model that the send names; None: the agent's.
-        system: the system prompt of the send; None: the agent's.
+        uid: the uid of the agent.
+        conversation_name: the uid of the conversation, or `DEFAULT_CONVERSATION`.
+        model: the model of the send; None: the agent's model.
+        system: the system prompt of the send; None: the agent's system prompt.
         """
         resolved = await self.resolve_uid(project, uid)
         spec = resolved.spec
@@ -94,21 +95,21 @@ class AgentResolver(Struct, frozen=True):
         return replace(resolved, spec=with_overrides(self.settings, spec, model, system))
 
     async def with_conversation_settings(self, project: str, uid: str, spec: AgentSpec) -> AgentSpec:
-        """Returns an agent with the settings of a conversation, if it has any. uid: the conversation's."""
+        """Returns a copy of an agent with the settings of a conversation. uid: the uid of the conversation."""
         definition = await self.store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
         if definition is None:
             return spec
         return with_conversation(self.settings, spec, ConversationDefinition.of(definition.body))
 
     async def _resolve(self, project: str, name_or_id: str) -> ResolvedAgent | None:
-        """Reads the agent with this id or name. Raises: as `resolve` does."""
+        """Reads the agent with this id or name. Raises: the errors of `resolve`."""
         definitions = self.store.definitions
         uid = ids.parse_uid("agent", name_or_id)
         if uid is not None:
             definition = await definitions.find(project, DefinitionKind.AGENT, uid)
         else:
             same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name_or_id)
-            if len(same_name) > 1:  # two, even if there are more
+            if len(same_name) > 1:  # the store returns at most two
                 both = " and ".join(ids.make_id("agent", namesake.uid) for namesake in same_name)
                 raise BadRequest(
                     f"Two agents are named {name_or_id!r}: {both}. Name one by its id.", param="model"
@@ -117,7 +118,7 @@ class AgentResolver(Struct, frozen=True):
         if definition is None:
             return None
         targets = await self.store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
-        tools = (await self.tools.of({definition.memory_row: targets}))[definition.memory_row]
+        tools = (await self.tools.load_of_agents({definition.memory_row: targets}))[definition.memory_row]
         sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((source.id, source.version) for source in sources)
         scope = make_scope(project, DefinitionKind.AGENT, definition.uid)
@@ -138,7 +139,10 @@ class AgentResolver(Struct, frozen=True):
 
 
 def make_profile_spec(profiles: Mapping[str, AgentSpec], agent: Agent) -> AgentSpec:
-    """Returns the spec of a user's memory: its profile's, or one without settings. profiles: by name."""
+    """Returns the spec of a user's memory: the spec of its profile, or one without settings if the profile is unknown.
+
+    profiles: the profiles of the settings, by name.
+    """
     return profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
 
 

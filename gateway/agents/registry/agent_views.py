@@ -1,4 +1,4 @@
-"""Agents as the agents API shows them: an agent of its own, or the memory of a profile's user."""
+"""Agents as the agents API shows them: agents that were made over REST, and memories of users."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class AgentView(Struct, frozen=True):
     blocks: Sequence[BlockEntry]
     tools: Sequence[ToolView]
     tags: Sequence[str]
-    # The newest run; None: there was none.
+    # The newest run; None: the agent has no run.
     last_run: Run | None
-    # The sleeptime agents that read its messages.
+    # The sleeptime agents that read the agent's messages.
     readers: Sequence[ReaderEntry] = ()
     folders: Sequence[Definition] = ()
     identities: Sequence[Definition] = ()
 
 
 class AgentViews(Struct, frozen=True):
-    """Loads what belongs to agents, for all of a list at once. Raises: Unavailable, as the store does."""
+    """Loads the parts of agents, for all agents of a list at once. Raises: Unavailable."""
 
     store: Store
     tools: ToolRegistry
@@ -46,10 +46,10 @@ class AgentViews(Struct, frozen=True):
     profiles: Mapping[str, AgentSpec]
 
     async def load(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
-        """Returns agents with all that belongs to them, in the order of `entries`."""
+        """Returns agents with all their parts, in the order of `entries`."""
         agents = [entry.agent.id for entry in entries]
         tags = await self.store.defined_agents.load_tags(agents)
-        tools = await self.tools.of(
+        tools = await self.tools.load_of_agents(
             await self.store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
         )
         blocks = await self.store.named_blocks.load_visible(agents)
@@ -62,8 +62,8 @@ class AgentViews(Struct, frozen=True):
             row = entry.agent.id
             definition = entry.definition or self._make_profile(entry)
             view = AgentView(
-                entry.agent, definition, blocks[row], tools[row], tags[row], runs.get(row), readers[row], folders[row],
-                identities[row],
+                agent=entry.agent, definition=definition, blocks=blocks[row], tools=tools[row], tags=tags[row],
+                last_run=runs.get(row), readers=readers[row], folders=folders[row], identities=identities[row],
             )  # fmt: skip
             views.append(view if entry.definition else self._with_profile_parts(view))
         return views
@@ -86,7 +86,7 @@ class AgentViews(Struct, frozen=True):
         }
 
     def _make_profile(self, entry: AgentEntry) -> Definition:
-        """Returns the definition that shows a user's memory: that of its profile."""
+        """Returns a definition that shows a user's memory, made of the settings of its profile."""
         agent = entry.agent
         spec = make_profile_spec(self.profiles, agent)
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
@@ -100,7 +100,7 @@ class AgentViews(Struct, frozen=True):
         )  # fmt: skip
 
     def _with_profile_parts(self, view: AgentView) -> AgentView:
-        """Returns the view of a user's memory with the tools and tags that its profile implies."""
+        """Returns a copy of the view of a user's memory with the tools and tags that its profile implies."""
         scope = view.agent.scope
         names = MEMORY_TOOLS if make_profile_spec(self.profiles, view.agent).offers_tools else ()
         return replace(

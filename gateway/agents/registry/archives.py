@@ -1,4 +1,4 @@
-"""Archives of passages: each agent's own, and shared ones, which like folders can be attached to several agents.
+"""Archives of passages: the own archive of each agent, and shared archives, which can be attached to several agents.
 
 A shared archive is a memory of its own, with its own index and its own forgetting.
 """
@@ -21,9 +21,10 @@ _OWN_ARCHIVE = "This is an agent's own archive: it is called after its agent, an
 
 
 class Archives:
-    """Archives, made, attached and deleted. project: the caller's; an archive of another one is not found.
+    """Makes, attaches and deletes archives.
 
-    Methods raise, besides what they name, NotFound, WriteConflict and Unavailable, as the store does.
+    Each method takes the caller's project, and finds only archives of that project. Besides the errors that a method
+    names, it raises NotFound, WriteConflict and Unavailable.
     """
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
@@ -37,7 +38,7 @@ class Archives:
         return archive
 
     async def get(self, project: str, uid: str) -> Definition:
-        """Returns an archive. Of an agent's own archive nothing is stored but its passages. Raises: NotFound."""
+        """Returns an archive. The definition of an agent's own archive is made here, not stored. Raises: NotFound."""
         archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is not None:
             return archive
@@ -52,16 +53,16 @@ class Archives:
         )  # fmt: skip
 
     async def get_shared(self, project: str, uid: str) -> Definition:
-        """Returns an archive that is no agent's own. Raises: NotFound; Conflict if it is an agent's own."""
+        """Returns a shared archive. Raises: NotFound; Conflict if the archive is an agent's own."""
         archive = await self.get(project, uid)
         if not archive.is_stored:
             raise Conflict(_OWN_ARCHIVE)
         return archive
 
     async def attach(self, agent: Agent, archive: Definition) -> None:
-        """Attaches an archive to an agent, which always has its own.
+        """Attaches an archive to an agent. The agent's own archive needs no attachment.
 
-        Raises: OverLimit; BadRequest if it is another agent's own.
+        Raises: OverLimit; BadRequest if the archive is another agent's own.
         """
         if archive.is_stored:
             await self._store.attached.attach(agent.id, _KIND, archive.memory_row, at=self._now())
@@ -72,9 +73,9 @@ class Archives:
             )
 
     async def detach(self, agent: Agent, archive: Definition) -> None:
-        """Detaches an archive from an agent, if it is attached. Raises: BadRequest for the agent's own.
+        """Detaches an archive from an agent, if it is attached. Raises: BadRequest for the agent's own archive.
 
-        The own archive of another agent is attached to none, so nothing happens.
+        The own archive of another agent is never attached, so nothing happens.
         """
         if archive.memory_row == agent.id:
             raise BadRequest(_OWN_ARCHIVE, param="archive_id")

@@ -21,14 +21,14 @@ from storage.sql.store import Store
 
 
 def read_conversation_definition(entry: ConversationEntry) -> ConversationDefinition:
-    """Returns a conversation's definition over REST."""
+    """Returns the definition of a conversation; the default definition if none is stored."""
     return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
 
 
 async def find_conversation(store: Store, agent: Agent, name: str) -> Conversation | None:
-    """Returns a conversation; None for the agent's own, `default`, that has not begun. Raises: NotFound.
+    """Returns a conversation; None if the name is `default` and the conversation has not begun. Raises: NotFound.
 
-    name: `default` or the client's name, or a uid or public id.
+    name: `default`, the client's name, a uid or a public id.
     """
     try:
         return await store.messages.get_conversation(agent.id, ids.parse_uid("conv", name) or name)
@@ -39,9 +39,9 @@ async def find_conversation(store: Store, agent: Agent, name: str) -> Conversati
 
 
 class AgentConversations:
-    """Conversations of all agents. A parameter `project` is the caller's project.
+    """Makes, forks, changes and deletes conversations of agents.
 
-    Raises besides what the methods name: NotFound, WriteConflict, Stale, Unavailable, as the store does.
+    Besides the errors that a method names, it raises NotFound, WriteConflict, Stale and Unavailable.
     """
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
@@ -59,19 +59,20 @@ class AgentConversations:
         source: int | None,
         definition: ConversationDefinition,
         *,
-        hidden: bool,
+        is_hidden: bool,
         upto: int | None,
     ) -> ConversationEntry:
-        """Creates a conversation that shares the past and the model of another one.
+        """Creates a conversation that shares the past and the model of a source conversation.
 
-        source: the row of the other one; None: the agent's own, which has not begun.
-        definition: the definition of the other one.
-        upto: as in `Forks.create` of the store.
+        source: the row of the source; None: the agent's own conversation, which has not begun.
+        definition: the definition of the source.
+        is_hidden: lists leave the new conversation out.
+        upto: the number of the last shared message; 0: no message is shared; None: all messages before an active run.
 
-        Raises: BadRequest if a fork cannot begin after that message; NotFound if the conversation does not have it.
+        Raises: BadRequest if a fork cannot begin after that message; NotFound if the source does not have it.
         """
         uid, at = ids.new_uid(), self._now()
-        body = replace(definition, summary=None, description=None, archived=None, hidden=hidden).body()
+        body = replace(definition, summary=None, description=None, archived=None, hidden=is_hidden).body()
         if source is None:
             if upto:
                 raise NotFound(f"there is no message {upto} in this conversation")
@@ -84,7 +85,11 @@ class AgentConversations:
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]
     ) -> ConversationEntry:
-        """Changes a conversation's definition as it is now. Raises: Conflict as `create` does."""
+        """Changes a conversation's definition. Raises: Conflict, as `create` does.
+
+        project: the caller's project, to which the conversation belongs.
+        edit: the function that makes the new definition from the present one. It may be called again.
+        """
 
         async def change() -> ConversationEntry:
             entry = await self._store.conversations.get(project, uid)
@@ -105,7 +110,7 @@ class AgentConversations:
 
 
 def _check_may_define(agent: Agent, definition: ConversationDefinition) -> None:
-    """Refuses a profile's memory: its conversations have no model and no settings of their own. Raises: Conflict."""
+    """Raises: Conflict if a definition sets a model or settings for a conversation of a profile's memory."""
     if agent.scope.profile != API_PROFILE and (
         definition.model or definition.context_window or definition.sampling
     ):

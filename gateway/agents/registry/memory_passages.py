@@ -27,30 +27,32 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import Agent, Passage, Vector
 from storage.sql.store import Store
 
-# The most memories that one search asks: the agent's own, then those attached. Not measured: each is a search, and all
-# run at once, for `searches.SEARCH_MS` at most.
+# The most memories that one search asks: the agent's own memory, then attached ones. Not measured: each takes a search,
+# and all run at once, for `searches.SEARCH_MS` at most.
 MAX_MEMORIES_SEARCHED = 8
 
 
 class PassageView(Struct, frozen=True):
-    """A passage, and where it comes from."""
+    """A passage with its origin."""
 
-    # The uid of its memory: an agent's, an archive's or a folder's.
+    # The uid of the agent, the archive or the folder that has the passage.
     uid: str
     passage: Passage
-    # The file that it is a part of; None: it is of no file.
+    # The file of which the passage is a part; None: it is a part of no file.
     file: StoredFile | None = None
 
 
 class MemoryPassages(Struct, frozen=True):
-    """The passages of memories. Raises besides what the methods name: WriteConflict, Unavailable, as the store does."""
+    """Reads, searches and changes passages of memories. Besides the errors that a method names, it raises
+    WriteConflict and Unavailable.
+    """
 
     store: Store
-    # Makes the vector of a question; None: passages are searched by words alone.
+    # Makes the vector of a query; None: passages are searched by words alone.
     embed_query: EmbedQuery | None = None
 
     async def list_page(self, memory: Agent, filter: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
-        """Returns a page of a memory's passages. page: with numbers of passages as cursors."""
+        """Returns a page of a memory's passages. page: the page, with numbers of passages as cursors."""
         return await self._with_files(memory, await self.store.passages.list_page(memory.id, page, filter))
 
     async def list_newest(
@@ -61,10 +63,7 @@ class MemoryPassages(Struct, frozen=True):
         return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
     async def add(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
-        """Saves texts, a long one as several passages: all of them or none.
-
-        Raises: NotAllowed: the memory is paused.
-        """
+        """Saves all texts or none, a long text as several passages. Raises: NotAllowed if the memory is paused."""
         check_not_paused(memory)
         parts = [replace(draft, text=part) for draft in drafts for part in split_passages(draft.text)]
         return [PassageView(memory.uid, each) for each in await self.store.passages.add(memory.id, parts)]
@@ -76,7 +75,7 @@ class MemoryPassages(Struct, frozen=True):
         await self.store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
 
     async def list_searched_memories(self, agent: Agent) -> Sequence[Agent]:
-        """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
+        """Returns the memories that an agent's search asks: its own memory, then attached archives and folders."""
         archives = await self.store.attached.load_targets(agent.id, DefinitionKind.ARCHIVE)
         folders = await self.store.attached.load_targets(agent.id, DefinitionKind.FOLDER)
         memories = await self.store.defined_agents.load_memories(agent.scope.project, [*archives, *folders])
@@ -85,7 +84,7 @@ class MemoryPassages(Struct, frozen=True):
     async def search(
         self, memories: Sequence[Agent], query: str, filter: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
-        """Returns the passages of these memories that answer a query, best first."""
+        """Returns the passages of these memories that match a query, best first."""
         embed = self.embed_query
         rows = [memory.id for memory in memories]
         vector = None if embed is None else await embed(rows, query, searches.SEARCH_MS)
@@ -95,9 +94,9 @@ class MemoryPassages(Struct, frozen=True):
     async def search_memory(
         self, memory: Agent, query: str, filter: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
-        """Returns the passages of one memory that answer a query, best first; the newest where it is blank.
+        """Returns the passages of one memory that match a query, best first; the newest passages if the query is blank.
 
-        vector: of the query, if there is one.
+        vector: the vector of the query; None: the search is by words alone.
         """
         if query.strip():
             views = await self._search_memory(memory, query, filter, limit, vector)
@@ -117,7 +116,7 @@ class MemoryPassages(Struct, frozen=True):
         return await self._with_files(memory, hits)
 
     async def _with_files(self, memory: Agent, passages: Sequence[Passage]) -> Sequence[PassageView]:
-        """Returns passages with the files that they are parts of, but for those of a file that is being deleted."""
+        """Returns passages with their files. Passages of a file that is being deleted are left out."""
         rows = sorted({passage.file for passage in passages if passage.file is not None})
         files = await self.store.files.find_by_ids(rows) if rows else {}
         return [

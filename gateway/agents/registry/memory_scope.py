@@ -1,4 +1,4 @@
-"""The memories of what is made over REST: of agents, of archives and of folders."""
+"""The memories of agents, archives and folders that are made over REST."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def make_scope(project: str, kind: DefinitionKind, uid: str) -> Scope:
 
 
 def draft_memory(store: Store, project: str, kind: DefinitionKind) -> Agent:
-    """Returns the memory of a new agent, archive or folder. It has a new uid, and is not stored yet."""
+    """Returns the memory of a new agent, archive or folder, with a new uid. The memory is not stored yet."""
     uid = ids.new_uid()
     return replace(store.agents.get_draft(make_scope(project, kind, uid)), uid=uid)

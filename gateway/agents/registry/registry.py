@@ -1,6 +1,6 @@
 """The registry of agents that are made over REST, with their blocks, tools and tags; users' memories are agents too.
 
-The blocks, passages and messages of a user's memory are its own; its configuration is the profile's, which the settings
+A user's memory has blocks, passages and messages of its own. Its configuration is the profile's, which the settings
 file declares.
 """
 
@@ -43,14 +43,14 @@ from storage.sql.store import Store
 
 
 class AgentParts(Struct, frozen=True, kw_only=True):
-    """The name of an agent and what is attached to it, by public ids.
+    """The name of an agent, and the uids of the parts to attach to it.
 
-    None leaves a part of an agent as it is; a new agent begins without it.
+    None leaves a part of an agent as it is; a new agent begins without the part.
     """
 
-    # The name; None: it stays. A new agent without a name gets one that is made of its uid.
+    # The name; None: the name stays, or a new agent gets one that is made of its uid.
     name: str | None = None
-    # The attached blocks. Each list here replaces the agent's present list.
+    # The uids of blocks, and so on. Each of these lists replaces the agent's present list.
     blocks: Sequence[str] | None = None
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
@@ -68,25 +68,26 @@ class NewAgent(AgentParts, frozen=True):
     definition: AgentDefinition
     # New blocks, each with the body of its definition.
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
-    # The names of tools, which come before `tools`.
+    # The names of further tools, which come before `tools`.
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
     base_tools: bool = True
-    # The agent has rules for its built-in tools; None: if its kind has such rules.
+    # The agent has rules for its built-in tools; None: it has them if its kind has.
     base_rules: bool | None = None
 
 
 class AgentEdit(AgentParts, frozen=True):
     """A change of an agent."""
 
-    # Returns the changed definition; it is called again if another change comes first.
+    # Returns the changed definition for the present one. It is called again if another change comes first.
     edit: Callable[[AgentDefinition], AgentDefinition] | None = None
 
 
 class Registry:
-    """Agents and tools of all projects. project: of the caller; nothing of another project is found.
+    """Makes, reads, changes and deletes agents.
 
-    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    Each method takes the caller's project, and finds only agents of that project. Besides the errors that a method
+    names, it raises NotFound, WriteConflict, OverLimit and Unavailable.
     """
 
     def __init__(
@@ -105,14 +106,14 @@ class Registry:
         store.database.add_recovery_listener(self._cache.clear)
 
     def clear_cache(self) -> None:
-        """Clears the cache of resolved names. To be called after a definition was changed."""
+        """Clears the cache of resolved names. Called after each change of a definition."""
         self._cache.clear()
 
     async def create(self, project: str, new: NewAgent) -> AgentView:
         """Makes an agent.
 
-        Raises: Conflict for the name of a profile; NotFound for a tool or block that is not there; BadRequest for the
-            name of no tool; UnknownModel.
+        Raises: Conflict for the name of a profile; NotFound for an unknown uid; BadRequest for an unknown name of a
+            tool; UnknownModel.
         """
         now = self._now()
         check_model(self._settings, new.definition.model)
@@ -138,7 +139,7 @@ class Registry:
         return await self.get(project, memory.uid)
 
     async def _load_tools(self, project: str, new: NewAgent) -> Sequence[ToolView]:
-        """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""
+        """Returns the tools of a new agent, each once. Raises: NotFound, BadRequest."""
         names = [
             *new.tool_names,
             *(choose_kind(new.definition.kind).tools if new.base_tools else ()),
@@ -149,12 +150,12 @@ class Registry:
         return tuple({tool.uid: tool for tool in tools}.values())
 
     async def get(self, project: str, uid: str) -> AgentView:
-        """Returns an agent with all that belongs to it."""
+        """Returns an agent with all its parts."""
         (view,) = await self._views.load([await self._store.defined_agents.get(project, uid)])
         return view
 
     async def list(self, project: str, filter: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
-        """Returns a page of agents. page: with uids as cursors."""
+        """Returns a page of agents. page: the page, with uids as cursors."""
         return await self._views.load(await self._store.defined_agents.list(project, filter, page))
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
@@ -172,13 +173,11 @@ class Registry:
         tools: Sequence[int] | None = None
         if edit.tools is not None:
             tools = [number_tool(await self.tools.get(project, uid)) for uid in edit.tools]
-        folders, identities = [
-            None if uids is None else await self._load_rows(project, kind, uids)
-            for kind, uids in (
-                (DefinitionKind.FOLDER, edit.folders),
-                (DefinitionKind.IDENTITY, edit.identities),
-            )
-        ]
+        folders = identities = None
+        if edit.folders is not None:
+            folders = await self._load_rows(project, DefinitionKind.FOLDER, edit.folders)
+        if edit.identities is not None:
+            identities = await self._load_rows(project, DefinitionKind.IDENTITY, edit.identities)
 
         async def change() -> AgentEntry:
             entry = await self._store.defined_agents.get(project, uid)
@@ -199,7 +198,7 @@ class Registry:
         return await self.get(project, uid)
 
     def _edit_body(self, definition: Definition, edit: AgentEdit) -> dict[str, Any] | None:
-        """Returns an agent's definition after an edit; None if it stays as it is. Raises: UnknownModel."""
+        """Returns the body of an agent's definition after an edit; None if the edit leaves it. Raises: UnknownModel."""
         if edit.edit is None:
             return None
         before = AgentDefinition.of(definition.body)
@@ -210,7 +209,7 @@ class Registry:
         return after.body()
 
     async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
-        """Gives an agent a sleeptime agent, or takes it away."""
+        """Gives an agent a sleeptime agent, or deletes its sleeptime agents."""
         if not is_on:
             await self.sleepers.turn_off(entry)
             return
@@ -234,7 +233,7 @@ class Registry:
         return list(dict.fromkeys([*tools, *numbers]))
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes an agent. Callers do not find it any more at once; its memory is forgotten after that."""
+        """Deletes an agent. At once no caller finds it any more, and then its memory is forgotten."""
         entry = await self._store.defined_agents.get(project, uid)
         for primary in await self._store.defined_agents.load_entries(
             await self._store.readers.load_read_by(entry.agent.id)
@@ -245,7 +244,7 @@ class Registry:
         await self._store.forgetting.finish(begun)
 
     def check_name(self, name: str) -> None:
-        """Raises: Conflict if a name of an agent is that of a profile."""
+        """Raises: Conflict if the name of an agent is the name of a profile."""
         if name in self._profiles:
             raise Conflict(
                 f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"
@@ -261,12 +260,12 @@ class Registry:
         return entry.definition
 
     async def _load_rows(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
-        """Returns the rows under which definitions with these uids are attached. Raises: NotFound."""
+        """Returns the rows by which definitions with these uids are attached. Raises: NotFound."""
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
         return [definition.memory_row or definition.id for definition in definitions]
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
-        """Attaches a tool; if it is attached already, its position stays. Raises: Conflict for a profile's memory."""
+        """Attaches a tool. An attached tool stays at its position. Raises: Conflict for a profile's memory."""
         return await self._change_tools(project, uid, tool_uid, self._store.attached.attach)
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
@@ -276,10 +275,8 @@ class Registry:
     async def _change_tools(
         self, project: str, uid: str, tool_uid: str, write: Callable[..., Awaitable[object]]
     ) -> AgentView:
-        entry, tool = (
-            await self._store.defined_agents.get(project, uid),
-            await self.tools.get(project, tool_uid),
-        )
+        entry = await self._store.defined_agents.get(project, uid)
+        tool = await self.tools.get(project, tool_uid)
         self.require_definition(entry)
         await write(entry.agent.id, DefinitionKind.TOOL, number_tool(tool), at=self._now())
         self._cache.clear()
@@ -287,9 +284,8 @@ class Registry:
 
 
 def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
-    """Returns the definition of a new agent with the defaults of its kind. tools: the agent's tools."""
-    definition = new.definition
-    kind = choose_kind(new.definition.kind)
+    """Returns a copy of the definition of a new agent with the defaults of its kind. tools: the agent's tools."""
+    definition, kind = new.definition, choose_kind(new.definition.kind)
     rules = definition.rules
     has_rules = kind.has_rules if new.base_rules is None else new.base_rules
     if has_rules:
@@ -305,6 +301,9 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
 
 
 def _choose_least(kind: AgentKind, most_messages: int | None) -> int | None:
-    """Returns the least messages that a kind's window retains. most_messages: the agent's own limit."""
+    """Returns the least messages that the window of a kind retains; None: no bound.
+
+    most_messages: the agent's own limit of the window; None: the agent has none.
+    """
     least = kind.least_messages
     return least if least is None or most_messages is None else min(least, most_messages // 2)

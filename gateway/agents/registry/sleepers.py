@@ -20,16 +20,19 @@ _SUFFIX = "-sleeptime"
 
 
 def find_sleeptime(defined: AgentDefinition) -> Sleeptime | None:
-    """Returns when sleepers read an agent's messages; None: never. Those of a voice agent are read when it rests."""
+    """Returns the rule by which sleepers read an agent's messages; None: no sleepers do.
+
+    The messages of a voice agent are read when the agent rests.
+    """
     is_voice = defined.kind == VOICE_KIND
     return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
 
 
 class SleeperRegistry:
-    """Sleeptime agents of all projects.
+    """Makes, attaches and deletes sleeptime agents.
 
-    model: for the agents that read users' memories, as a definition names it; None: none.
-    now: seconds since the epoch.
+    model: the model of agents that read users' memories, by the name that a definition has; None: no model.
+    now: the clock, in seconds since the epoch.
     """
 
     def __init__(self, store: Store, model: str | None, now: Callable[[], float]) -> None:
@@ -38,7 +41,7 @@ class SleeperRegistry:
         self._now = now
 
     async def turn_on(self, entry: AgentEntry) -> None:
-        """Makes a sleeptime agent for an agent, unless it has one. Raises: Overtaken."""
+        """Makes a sleeptime agent for an agent, unless the agent has one. Raises: Overtaken."""
 
         async def turn_on() -> None:
             current = await self._reload(entry)
@@ -57,7 +60,7 @@ class SleeperRegistry:
         await retry_overtaken(turn_on)
 
     async def _adopt(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
-        """Registers the readers that an imported memory's definition names. Returns whether there are any."""
+        """Registers the readers that an imported memory's definition names. Returns whether a reader was registered."""
         project, has_adopted = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
             sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
@@ -75,7 +78,7 @@ class SleeperRegistry:
     async def detach(self, entry: AgentEntry, uid: str) -> None:
         """Stops a sleeptime agent from reading an agent's memory. Both agents stay. Raises: Overtaken.
 
-        uid: of the sleeptime agent.
+        uid: the uid of the sleeptime agent.
         """
 
         async def detach() -> None:
@@ -103,7 +106,7 @@ class SleeperRegistry:
             name=f"{entry.name}{_SUFFIX}",
             body=definition.body(),
             own=[(PERSONA, {})],
-            # The store numbers the built-in tools below zero: they have no rows.
+            # Built-in tools have no rows, so the store numbers them below zero.
             tools=[-1 - index_built_in(name) for name in tools],
         )
 

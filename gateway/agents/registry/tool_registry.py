@@ -1,7 +1,7 @@
 """Tools of a project: built-in tools, and tools that were made over REST.
 
-A built-in tool has no row. A list sorts it, and an agent's attachment names it, by a negative number that comes from
-its place in `BUILT_IN_TOOLS`.
+A built-in tool has no row. A list sorts the tool, and an agent's attachment names it, by a negative number that is made
+of its index in `BUILT_IN_TOOLS`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ class ToolView(Struct, frozen=True):
     """A tool as lists show it."""
 
     name: str
-    # Its public id, a constant for a built-in tool.
+    # The uid, a constant for a built-in tool.
     uid: str
-    # None: it is built in.
+    # The stored definition; None: the tool is built in.
     definition: Definition | None = None
 
 
 class ToolRegistry:
-    """Finds, lists and changes tools. project: the caller's; a tool of another one is not found.
+    """Finds, lists and changes tools.
 
-    Methods raise, besides what they name, NotFound, WriteConflict and Unavailable, as the store does.
+    Each method takes the caller's project, and finds only tools of that project. Besides the errors that a method
+    names, it raises NotFound, WriteConflict and Unavailable.
     """
 
     def __init__(self, store: Store, cache: ResolvedAgentCache, now: Callable[[], float]) -> None:
@@ -51,7 +52,7 @@ class ToolRegistry:
         self._now = now
 
     async def get(self, project: str, uid: str) -> ToolView:
-        """Returns the tool with this public id."""
+        """Returns the tool with this uid."""
         name = find_built_in(uid)
         if name is not None:
             return make_built_in(name)
@@ -60,16 +61,16 @@ class ToolRegistry:
     async def select(
         self, project: str, page: Page[str], *, name: str | None = None, name_part: str | None = None
     ) -> AsyncIterator[ToolView]:
-        """Yields tools. Built-in ones count as older than all others.
+        """Yields tools. Built-in tools count as older than all others.
 
-        page: with public ids as cursors; its limit does not count.
-        name: of the only tool that is wanted; None for all.
-        name_part: a text that the names have; None for all.
+        page: the page, with uids as cursors; its limit is ignored.
+        name: the name of the only tool to yield; None: tools of any name.
+        name_part: a text in the names of the tools to yield; None: tools of any name.
         """
         newest_first = page.newest_first
         first, last = page.ends
-        low = -LAST_NUMBER if first is None else await self._sort_key(project, first)
-        high = LAST_NUMBER if last is None else await self._sort_key(project, last)
+        low = -LAST_NUMBER if first is None else await self._get_sort_key(project, first)
+        high = LAST_NUMBER if last is None else await self._get_sort_key(project, last)
         built_in = [
             make_built_in(built_in_name)
             for built_in_name in BUILT_IN_TOOLS
@@ -91,11 +92,7 @@ class ToolRegistry:
     async def _select_defined(
         self, project: str, page: Page[int], name: str | None, name_part: str | None
     ) -> AsyncIterator[ToolView]:
-        """Yields the tools that were made over REST, from a first page on.
-
-        name: of the only tool that is wanted; None for all.
-        name_part: a text that the names have; None for all.
-        """
+        """Yields the tools that were made over REST. page: the first page. name, name_part: as in `select`."""
         while True:
             rows = await self._store.definitions.list(
                 project, DefinitionKind.TOOL, page, name=name, name_part=name_part
@@ -115,9 +112,9 @@ class ToolRegistry:
     async def change(
         self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]
     ) -> ToolView:
-        """Changes a tool. Raises: Conflict if it is built in, or a built-in tool has the new name.
+        """Changes a tool. Raises: Conflict if the tool is built in, or a built-in tool has the new name.
 
-        edit: makes of the present definition the new name, or None to keep the name, and the new definition.
+        edit: the function that returns the new name (None: the name stays) and the new definition for the present one.
         """
 
         async def change() -> Definition:
@@ -140,9 +137,9 @@ class ToolRegistry:
         definition: ToolDefinition,
         merge: Callable[[ToolDefinition], ToolDefinition] | None = None,
     ) -> ToolView:
-        """Makes a tool, or changes the tool that has its name.
+        """Makes a tool, or changes the tool that has this name.
 
-        merge: makes of the present definition of that tool the new one; without it `definition` is the new one.
+        merge: the function that makes the new definition from the present one; None: `definition` is the new one.
         """
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         if not same_name:
@@ -157,7 +154,7 @@ class ToolRegistry:
         )
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes a tool and detaches it from all agents. Raises: Conflict if it is built in."""
+        """Deletes a tool and detaches it from all agents. Raises: Conflict if the tool is built in."""
         tool = await self.get(project, uid)
         if tool.definition is None:
             raise Conflict("This is a tool of the gateway's own, which cannot be deleted.")
@@ -165,14 +162,14 @@ class ToolRegistry:
         self._cache.clear()
 
     async def find_named(self, project: str, name: str) -> ToolView | None:
-        """Returns the tool of this name; None if there is none."""
+        """Returns the tool of this name; None if the project has no such tool."""
         if name in BUILT_IN_TOOLS:
             return make_built_in(name)
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         return _make_view(same_name[0]) if same_name else None
 
     async def get_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
-        """Returns the tools with these names. Raises: BadRequest, which lists the names that no tool has."""
+        """Returns the tools with these names. Raises: BadRequest, which lists the names without a tool."""
         by_name = {name: await self.find_named(project, name) for name in names}
         missing = [name for name, tool in by_name.items() if tool is None]
         if missing:
@@ -182,10 +179,10 @@ class ToolRegistry:
             raise BadRequest(" ".join(sentences), param="tools")
         return [tool for tool in by_name.values() if tool is not None]
 
-    async def of(self, attached: Mapping[int, Sequence[int]]) -> dict[int, Sequence[ToolView]]:
-        """Returns the tools of each agent; one that was deleted meanwhile is left out.
+    async def load_of_agents(self, attached: Mapping[int, Sequence[int]]) -> dict[int, Sequence[ToolView]]:
+        """Returns the tools of each agent. A tool that was deleted meanwhile is left out.
 
-        attached: the attachment numbers of its tools, by agent.
+        attached: the attachment numbers of an agent's tools, by the rows of agents.
         """
         rows = sorted({number for numbers in attached.values() for number in numbers if number > 0})
         definitions = await self._store.definitions.find_by_ids(rows) if rows else {}
@@ -196,7 +193,7 @@ class ToolRegistry:
             for agent_row, numbers in attached.items()
         }
 
-    async def _sort_key(self, project: str, uid: str) -> int:
+    async def _get_sort_key(self, project: str, uid: str) -> int:
         tool = await self.get(project, uid)
         return _make_sort_key(tool.name) if tool.definition is None else tool.definition.id
 
@@ -207,7 +204,7 @@ def make_built_in(name: str) -> ToolView:
 
 
 def number_tool(tool: ToolView) -> int:
-    """Returns the number that an agent's attachment names a tool by: its row, or a negative number."""
+    """Returns the number of a tool in agents' attachments: its row, or a negative number for a built-in tool."""
     return -1 - index_built_in(tool.name) if tool.definition is None else tool.definition.id
 
 
@@ -217,7 +214,7 @@ def number_file_tools() -> list[int]:
 
 
 def _make_sort_key(name: str) -> int:
-    """Returns the number that sorts a built-in tool in lists: before every row, in the order of their table."""
+    """Returns the number that sorts a built-in tool in lists: before every row, in the order of `BUILT_IN_TOOLS`."""
     return index_built_in(name) - len(BUILT_IN_TOOLS)
 
 

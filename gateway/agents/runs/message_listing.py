@@ -93,10 +93,8 @@ class AgentMessages:
     async def list_all(self, project: str, page: Page[ObjectRef]) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began."""
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
-        low = (-1, -1, 0) if older_end is None else await self._sort_key_in_project(project, older_end)
-        high = (
-            (LAST_NUMBER, 0, 0) if newer_end is None else await self._sort_key_in_project(project, newer_end)
-        )
+        low = (-1, -1, 0) if older_end is None else await self._get_sort_key(project, older_end)
+        high = (LAST_NUMBER, 0, 0) if newer_end is None else await self._get_sort_key(project, newer_end)
         entries: list[tuple[Agent, MessageView]] = []
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(entries) < page.limit:
@@ -114,7 +112,7 @@ class AgentMessages:
             begin = rows[-1][1].exchange.id
         return entries[: page.limit]
 
-    async def _sort_key_in_project(self, project: str, ref: ObjectRef) -> tuple[int, int, int]:
+    async def _get_sort_key(self, project: str, ref: ObjectRef) -> tuple[int, int, int]:
         """Returns a message's key in the order of all agents' messages: its exchange's row, and its key in it."""
         row = await self._store.messages.get_exchange_row(project, ref.uid, ref.seq)
         return row, *make_message_sort_key(ref.seq, ref.hidden)

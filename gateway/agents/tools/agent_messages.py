@@ -20,13 +20,15 @@ from gateway.run.tools.toolbox import ToolAnswer, cut_result
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 _SEND_ASYNC: Final = "send_message_to_agent_async"
-_MIN_ANSWER_CHARS = 200  # of an answer in JSON that is cut, however many agents have answered
-_NAME_CHARS = 80  # of an agent's name; a longer one is cut
+# The least characters of an answer in JSON that is cut, however many agents have answered.
+_MIN_ANSWER_CHARS = 200
+# The most characters of an agent's name; a longer name is cut.
+_NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
 
 class AnswerFailure(StrEnum):
-    """Why there is no answer. The model that has asked reads the reason as the answer's `type`."""
+    """The reason why there is no answer. The model that has asked reads it as the answer's `type`."""
 
     # There is no such agent.
     MISSING = "missing"
@@ -46,15 +48,14 @@ class AnswerFailure(StrEnum):
 class AgentAnswer(Struct, frozen=True):
     """The answer of an agent to another agent's message."""
 
-    # The agent's public id.
+    # The public id and the name of the agent.
     id: str
-    # Its name.
     name: str
     # The text of the answer.
     text: str = ""
-    # Why there is no answer, in words; "" if there is an answer.
+    # The reason why there is no answer, as text; "": there is an answer.
     error: str = ""
-    # The kind of the reason; None if there is an answer.
+    # The kind of the reason; None: there is an answer.
     failure: AnswerFailure | None = None
 
 
@@ -62,22 +63,26 @@ class AgentMessenger(Protocol):
     """Sends messages of one turn of an agent. Failures are answers as well: nothing is raised for them."""
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
-        """Returns the answer of an agent to a message. agent: its id, or its name."""
+        """Returns the answer of an agent to a message. agent: the id or the name of the agent."""
 
     async def ask_tagged(
         self, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
-        """Returns an answer of each agent that has all tags of `match_all`, and a tag of `match_some` if it has any."""
+        """Returns the answers of all agents with these tags.
+
+        match_all: the tags that an agent must have.
+        match_some: the tags of which an agent must have one; empty: none is required.
+        """
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
-        """Has a message delivered, and does not wait for its run. The answer has no text."""
+        """Has a message delivered, and does not wait for its run. Returns an answer without text."""
 
 
 async def perform_call(messenger: AgentMessenger, call: RunTool, max_chars: int) -> ToolAnswer:
     """Returns the result of a call of one of these tools.
 
-    max_chars: the most characters of the result. It has more if the answers are so many that each is cut to
-        `_MIN_ANSWER_CHARS`, and a single answer that is cut has a line about that after them, as `cut_result` has.
+    max_chars: the most characters of the result. A result has more if so many agents have answered that each answer is
+        cut to `_MIN_ANSWER_CHARS`. A single answer that is cut has the line of `cut_result` in addition.
     """
     text = str(call.arguments["message"])
     if call.name == ASK_TAGGED:
@@ -106,7 +111,7 @@ def _render_answers(answers: Sequence[AgentAnswer], max_chars: int) -> str:
 
 
 def _make_entry(answer: AgentAnswer, text: str) -> Json:
-    """Returns an answer as the model reads it. text: of the answer, or of the reason why there is none."""
+    """Returns an answer as the model reads it. text: the text of the answer, or the reason why there is none."""
     entry: Json = {"agent_id": answer.id, "agent_name": answer.name[:_NAME_CHARS]}
     return entry | ({"error": text, "type": answer.failure} if answer.error else {"response": text})
 

@@ -1,4 +1,4 @@
-"""The tools of an agent that was made over REST: the gateway's own, by their names, and those that were defined."""
+"""The tools of an agent that was made over REST: built-in tools, and tools that callers have defined."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class AgentTools:
 
     # Edits and searches the agent's memory.
     memory: MemoryTools
-    # Calls the tools that users have defined.
+    # Calls the tools that callers have defined.
     defined_tools: DefinedTools
     spec: AgentSpec
-    # Names of the client's tools, which take precedence over the agent's.
+    # The names of the client's tools, which take precedence over the agent's tools.
     client_tools: Collection[str] = ()
-    # The model's context window in tokens; None: unknown.
+    # The size of the model's context window in tokens; None: the size is not known.
     window: int | None = None
-    # The uid of the run that makes the calls. None: a chat completion makes them, and its turn is written as a whole,
+    # The uid of the run that makes the calls; None: a chat completion makes them, and its turn is written as a whole,
     # with its edits of blocks.
     run_uid: str | None = None
-    # The stored step that made the calls. None in a chat completion, and in an item of a batch, which stores its step
-    # after the calls.
+    # The stored step that made the calls; None: a chat completion makes the calls, or an item of a batch, which stores
+    # its step after the calls.
     step: Exchange | None = None
     # Sends messages to other agents; None: the tools are described and never called.
     agent_sender: AgentMessenger | None = None
@@ -105,19 +105,19 @@ class AgentTools:
     async def _perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Performs a call that leaves the gateway, or returns its recorded answer.
 
-        perform: performs the call, and returns the answer as the model reads it.
+        perform: the function that performs the call, and returns the answer as the model reads it.
         """
         return await (perform() if self.call_record is None else self.call_record.perform_once(call, perform))
 
     async def _ask_agent(self, call: RunTool) -> ToolAnswer:
-        assert self.agent_sender is not None  # these tools are offered only with it
+        assert self.agent_sender is not None  # without it the tools are only described
         max_chars = max_result_chars(RESULT_CHARS, self.window)
         return _sanitize(await perform_call(self.agent_sender, call, max_chars))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.
 
-        What code changes in its copy of the blocks is written, unless the turn is written as a whole.
+        Changes that code has made in its copy of the blocks are written, unless the turn is written as a whole.
         """
         blocks = await self._load_blocks() if tool.source_type == "python" else []
         answer = _sanitize(await self.defined_tools.run(tool, self._make_foreign_call(call, blocks)))
@@ -156,7 +156,7 @@ class AgentTools:
         return edited_before | {edit.label for edit in block_edits.edits}
 
     def _make_foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
-        """Returns a call as tools outside of the gateway get it. The key is unique to a call of a step."""
+        """Returns a call for a tool outside of the gateway. The key is unique to a call of a step."""
         uid, run = self.spec.uid, self.run_uid
         step = "" if self.step is None else ids.make_id_with_seq("step", uid, self.step.seq)
         return ForeignCall(
@@ -173,7 +173,7 @@ class AgentTools:
         )
 
     async def _run_built_in(self, call: RunTool) -> ToolAnswer:
-        """Performs a call of one of the gateway's own tools, except for those that send messages."""
+        """Performs a call of a built-in tool that sends no message."""
         name, arguments, memory, search = call.name, call.arguments, self.memory, self.memory.searches
         match BUILT_IN_TOOLS[name].use:
             case ToolUse.EDIT:
@@ -218,12 +218,12 @@ class AgentTools:
 
 
 def _sanitize(answer: ToolAnswer) -> ToolAnswer:
-    """Returns an answer from outside of the gateway without U+0000 and tags that could pass for the gateway's."""
+    """Returns an answer from outside of the gateway without U+0000, and without tags that look like the gateway's."""
     return replace(answer, content=escape_tags(without_nul(answer.content)))
 
 
 def read_asides(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
-    """Returns the arguments that the gateway adds to an agent's tools, and those that have its words to the user."""
+    """Returns the arguments that the gateway adds to an agent's tools, and those that are spoken to the user."""
     return _read_asides(spec, _make_entries(spec, client_tools).values())
 
 
@@ -273,9 +273,9 @@ def _make_entry(tool: AgentTool) -> dict[str, Any] | None:
 
 
 def _make_parameters(schema: Json | None) -> Json:
-    """Returns a schema of arguments as every provider takes it.
+    """Returns a schema of arguments in a form that every provider takes.
 
-    Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.
+    The schema of an MCP tool without arguments is often {"type": "object"}, but OpenAI requires properties.
     """
     fields = {name: value for name, value in (schema or {}).items() if value is not None}
     return {**fields, "type": fields.get("type", "object"), "properties": fields.get("properties", {})}

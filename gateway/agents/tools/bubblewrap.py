@@ -8,13 +8,13 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.agents.tools.syscall_filter import filter_program
+from gateway.agents.tools.syscall_filter import make_filter
 
 # The user of the processes in the sandbox.
 NOBODY = 65534
 # The most bytes of files in /tmp.
 TMP_BYTES = 64 * 1024 * 1024
-# The time in which the interpreter has to print where its files are. Not measured: it prints two lines.
+# The seconds in which the interpreter has to print the folders of its files. Not measured: it prints two lines.
 _INTERPRETER_S = 10.0
 # The kernel does not count root's processes, so limits would not hold for code that root has started, even though the
 # sandbox gives it another user.
@@ -29,7 +29,7 @@ _FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; un
 
 
 async def find_prefixes(python: str) -> Sequence[str]:
-    """Returns the folders in which an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
+    """Returns the folders of an interpreter's files. Raises: OSError, TimeoutError, ValueError."""
     process = await asyncio.create_subprocess_exec(
         *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
         stdin=DEVNULL,
@@ -50,7 +50,12 @@ async def find_prefixes(python: str) -> Sequence[str]:
 
 
 def build_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
-    """Returns the command that sets up the sandbox for `python`; the filter of system calls and the program follow."""
+    """Returns the command that sets up the sandbox for `python`. The caller adds the filter and the program.
+
+    bwrap: the path of bubblewrap.
+    python: the path of the interpreter.
+    prefixes: the folders of the interpreter's files.
+    """
     options = [
         *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
         *("--clearenv", "--cap-drop", "ALL", "--hostname", "tool"),
@@ -58,7 +63,7 @@ def build_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[
         *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
     ]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
-        # On most systems these are links into /usr.
+        # On most systems these folders are links into /usr.
         if os.path.islink(name):
             options += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):
@@ -67,8 +72,8 @@ def build_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[
         if not Path(prefix).is_relative_to("/usr"):
             options += ["--ro-bind", prefix, prefix]
     options += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
-    # /dev/full reads as zeros as well. A mapping of the real /dev/zero is shared memory, which no limit of a process
-    # counts.
+    # A mapping of the real /dev/zero is shared memory, which no limit of a process counts. /dev/full reads as zeros,
+    # too.
     options += ["--dev-bind", "/dev/full", "/dev/zero"]
     # A file in /dev or / would lie in memory without a bound.
     options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
@@ -81,7 +86,7 @@ def build_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[
 
 def open_filter() -> int:
     """Returns the reading end of a pipe that holds the filter of system calls."""
-    program = filter_program()
+    program = make_filter()
     assert program is not None  # without a filter no sandbox is started
     receive, send = os.pipe()
     with os.fdopen(send, "wb") as out:

@@ -1,8 +1,8 @@
-"""The program of a child process: it answers each line of JSON on stdin with one on stdout.
+"""The program of a child process: it answers each line of JSON on stdin with a line on stdout.
 
-Its arguments, which `children.py` gives it:
+The arguments that `children.py` gives it:
 
-    argv[1]   the paths to import from; `children._PROGRAM` sets them before it imports this module
+    argv[1]   the paths of `sys.path`; `children._PROGRAM` sets them before it imports this module
     argv[2]   the function that makes the answers, `module:name`
     argv[3]   the limits of the process, {name: value}
 """
@@ -24,7 +24,7 @@ def main() -> None:
         try:
             resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (value, value))
         except (ValueError, OSError):
-            # macOS refuses some of these limits. Elsewhere nothing is done without its bounds.
+            # macOS refuses some of these limits. On other systems no work begins without its limits.
             if sys.platform != "darwin":
                 raise
     out = sys.stdout.buffer

@@ -1,8 +1,8 @@
 """Child processes for work on untrusted input, which decides how much time and memory the work takes.
 
-A pattern or a schema of a few hundred bytes can take hours and gigabytes, also in a library that blocks all threads
-meanwhile. The kernel limits a child process, which is killed when its time is over. It is no sandbox: only code of the
-gateway runs in it.
+A pattern or a schema of a few hundred bytes can take hours and gigabytes, even in a library that blocks all threads
+meanwhile. The kernel limits a child process, which is killed when its time is over. A child process is no sandbox: only
+code of the gateway runs in it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gateway.agents.tools.child import READY
 from gateway.core import exact_json
 
 _log = logging.getLogger("mnemogate")
-# Chosen, not measured; any value from the number of processors to twice that behaves alike.
+# The most child processes at a time. Not measured: any value from the number of processors to twice that behaves alike.
 MAX_CHILDREN_AT_ONCE = 4
-# How long a child may take to start, the wait for others to end included. It takes 0.03 s on an idle machine.
+# The most seconds to start a child, with the wait for a slot. Starting takes 0.03 s on an idle machine.
 START_S = 10.0
 # The address space of a child. An interpreter with a library takes 60 MB.
 MEMORY_BYTES = 320 * 1024 * 1024
@@ -37,7 +37,7 @@ main()
 
 
 class OutOfBounds(Exception):
-    """The work took more time or memory than it may, or there was no room to begin it."""
+    """The work exceeded its time or memory, or no child process was free for it."""
 
 
 class Children:
@@ -50,7 +50,7 @@ class Children:
     async def start(self, function: str, limit_s: float) -> AsyncIterator[Child]:
         """Starts a child process that ends with the block.
 
-        function: `module:name`; it takes JSON and returns JSON.
+        function: the name of the function that answers, as `module:name`. It takes JSON and returns JSON.
         limit_s: the seconds that all questions together may take.
 
         Raises: OutOfBounds.
@@ -85,9 +85,9 @@ class Child:
     remaining_s: float
 
     async def ask(self, question: Any) -> Any:
-        """Returns the answer to a question. Both are JSON. Raises: OutOfBounds, after which it answers no more."""
+        """Returns the answer to a question. Both are JSON. Raises: OutOfBounds, after which no question is answered."""
         stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None  # both are pipes
+        assert stdin is not None  # the process was started with pipes
         assert stdout is not None
         loop = asyncio.get_running_loop()
         began_at = loop.time()

@@ -20,9 +20,9 @@ _PARAMETER = re.compile(r"\*{0,2}(\w++)\s*+(?:\([^)]*\)\s*+)?:\s*(.*)")
 
 
 class Docstring(NamedTuple):
-    """A docstring, read."""
+    """The parts of a docstring."""
 
-    # The description, examples included.
+    # The description, with the examples.
     description: str
     # The descriptions of parameters, by name.
     parameters: dict[str, str]
@@ -32,7 +32,7 @@ def read_docstring(text: str) -> Docstring:
     """Returns the parts of a docstring."""
     beginning = current = list[str]()
     sections: dict[str, list[str]] = {}
-    fields: dict[str, list[str]] = {}  # of Sphinx, by the parameters that they describe
+    fields: dict[str, list[str]] = {}  # the lines of Sphinx's fields, by parameter
     is_numpy = False
     lines = cleandoc(text).splitlines()
     for line, next_line in zip(lines, (*lines[1:], ""), strict=False):
@@ -55,7 +55,7 @@ def read_docstring(text: str) -> Docstring:
 
 
 def _read_title(line: str, next_line: str) -> str | None:
-    """Returns the section that a line begins: `args`, `examples`, or the title of another; None if it begins none.
+    """Returns the section that a line begins: `args`, `examples` or another title; None if the line begins no section.
 
     next_line: the next line, which may underline the title.
     """
@@ -76,7 +76,7 @@ class _Field(NamedTuple):
 
 
 def _read_field(line: str) -> _Field | None:
-    """Returns the field that a line has; None if it has none."""
+    """Returns Sphinx's field in a line; None if the line has no field."""
     words, colon, text = line[1:].partition(":")
     kind, *names = words.split() or [""]
     if line[:1] not in (":", "@") or not colon or kind not in (*_FIELDS, *_OTHER_FIELDS):
@@ -90,9 +90,9 @@ def _is_rule(line: str) -> bool:
 
 
 def _read_arguments(lines: Sequence[str], *, is_numpy: bool) -> dict[str, str]:
-    """Returns the parameters' descriptions: `name (type): text`, its further lines deeper than the first.
+    """Returns the descriptions of parameters, read from lines `name (type): text` and deeper lines after each.
 
-    is_numpy: these lines are `name : type`, and the text is in the further ones.
+    is_numpy: the lines are `name : type`, and the text is in the deeper lines.
     """
     depth = next((len(text_line) - len(text_line.lstrip()) for text_line in lines if text_line.strip()), 0)
     descriptions: dict[str, str] = {}

@@ -19,7 +19,7 @@ from storage.listing import PassageFilter
 from storage.records import Agent, Passage, Vector
 from storage.sql.store import Store
 
-# The deadline of one call of `grep_files`. Chosen, not measured, nor for the limits below.
+# The most seconds of one call of `grep_files`. This value and the limits below are not measured.
 _GREP_S = 1.0
 # The longest pattern.
 _PATTERN_CHARS = 300
@@ -38,7 +38,7 @@ _FILE_TOO_LONG = (
 class _Match(Struct, frozen=True):
     """A line that a pattern matches."""
 
-    # The names of folder and file: `<folder>/<file>`.
+    # The names of the folder and the file: `<folder>/<file>`.
     path: str
     # The number of the line, from 1 on.
     number: int
@@ -51,13 +51,13 @@ class FileTools(Struct, frozen=True):
 
     store: Store
     agent: Agent
-    # Processes that match patterns.
+    # The processes that match patterns.
     children: Children
-    # None: files are searched by words alone.
+    # Makes the vector of a query; None: files are searched by words alone.
     embed_query: EmbedQuery | None = None
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Runs a call. arguments: valid by the schema of the tool."""
+        """Runs a call. arguments: the arguments, which fit the schema of the tool."""
         try:
             folders = await self._load_folder_names()
             if name == "semantic_search_files":
@@ -136,8 +136,9 @@ class FileTools(Struct, frozen=True):
     ) -> str:
         """Finds the first lines that match a pattern. Returns the error of an invalid pattern; "" if it is valid.
 
-        files: by their paths.
-        matches: receives the matches, at most `max_count`. If the time ends before the last file, it has those so far.
+        files: the files to search, by their paths.
+        max_count: the largest number of matches.
+        matches: the list to which the matches are added, even if the time ends before the last file.
 
         Raises: OutOfBounds.
         """
@@ -160,7 +161,10 @@ def _is_named(path: str, file: StoredFile, include: str) -> bool:
 
 
 def _render(matches: Sequence[_Match], skip: int, context_lines: int | None) -> str:
-    """Returns a page of matches as the model reads it. context_lines: before and after each match; None: one."""
+    """Returns a page of matches as the model reads it.
+
+    context_lines: the number of lines to show before and after each match; None: one.
+    """
     page = matches[skip : skip + _MATCHES]
     if not page:
         return "Nothing was found."

@@ -1,6 +1,6 @@
 """The hosts that tools may connect to: the settings name them, and their addresses must be public.
 
-The author of a tool names a URL, and by it the gateway could reach what the author cannot: the operator's network. So a
+The author of a tool names a URL, by which the gateway could reach the operator's network, which the author cannot. So a
 host name is resolved once, all its addresses are checked, and the connection goes to a checked address, with the name
 in SNI and `Host`. No redirect is followed, no proxy of the environment used, and no header of a caller sent.
 """
@@ -22,12 +22,12 @@ from yarl import URL
 
 from gateway.settings import HostRule, ToolSettings
 
-# Seconds to resolve a name, and again to connect. Not measured: the model waits for as long for a host that does not
-# answer.
+# The most seconds to resolve a name, and again to connect. Not measured: the model waits for as long for a host that
+# does not answer.
 _CONNECT_S = 10.0
 _READ_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-# Resolvers read a last label such as these as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
+# A last label that resolvers read as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
 _NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 
 # Returns the addresses of a host, given its name and a port. Raises: OSError.
@@ -39,7 +39,7 @@ class HostError(Exception):
 
 
 class ReplyFault(HostError):
-    """A request was sent, and has no reply that can be read: what it asks for may have been done."""
+    """A request was sent, and has no readable reply: the host may have performed it."""
 
 
 class StatusFault(HostError):
@@ -54,7 +54,7 @@ class HostReply(Struct, frozen=True):
     headers: Mapping[str, str]
     _content: aiohttp.StreamReader
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def read_chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives. Raises: ReplyFault if it breaks off."""
         try:
             async for chunk in self._content.iter_chunked(_READ_BYTES):
@@ -69,7 +69,7 @@ class HostReply(Struct, frozen=True):
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the body. Raises: ReplyFault if it breaks off, or is longer than the limit."""
         body = bytearray()
-        async for chunk in self.chunks():
+        async for chunk in self.read_chunks():
             body += chunk
             if len(body) > limit_bytes:
                 raise ReplyFault(f"its reply has more than {limit_bytes:,} bytes")
@@ -79,15 +79,15 @@ class HostReply(Struct, frozen=True):
 class ToolHosts:
     """Sends requests to the hosts that the settings name. Each request has its own check and its own connection.
 
-    resolve: the system's resolver unless it is given.
-    tls: TLS with the system's certificates unless it is given.
+    resolve: the function that resolves names; None: the system's resolver.
+    tls: the TLS context of connections; None: TLS with the system's certificates.
     """
 
     def __init__(
         self, settings: ToolSettings, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
-        self._private = _rules(settings.private_hosts)
-        self._rules = (*_rules(settings.hosts), *self._private)
+        self._private = _parse_rules(settings.private_hosts)
+        self._rules = (*_parse_rules(settings.hosts), *self._private)
         self._resolve = resolve or _resolve
         self._tls = tls
 
@@ -101,12 +101,13 @@ class ToolHosts:
     ) -> AsyncIterator[HostReply]:
         """Sends a request. Only connecting has a timeout; the caller sets one for the reply.
 
-        headers: all of them but `Host` and `Content-Length`.
+        headers: the headers of the request, without `Host` and `Content-Length`.
+        body: the body of the request; None: it has no body.
 
         Raises: HostError; ReplyFault once the request was sent.
         """
         parsed = self._parse_allowed_url(url)
-        addresses = await self._checked_addresses(parsed)
+        addresses = await self._resolve_checked(parsed)
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(addresses), use_dns_cache=False, force_close=True
         )
@@ -122,7 +123,7 @@ class ToolHosts:
                 response = await session.request(
                     method,
                     parsed,
-                    # The limit of a reply's size would not hold for a compressed one.
+                    # The limit of a reply's size would not hold for a compressed reply.
                     headers={"User-Agent": "mnemogate", "Accept-Encoding": "identity", **headers},
                     data=body,
                     allow_redirects=False,
@@ -163,8 +164,8 @@ class ToolHosts:
             raise HostError(f"the setting tools.hosts does not name {url.scheme}://{host}:{port}")
         return url
 
-    async def _checked_addresses(self, url: URL) -> Sequence[str]:
-        """Returns the addresses of a host. Raises: HostError if one of them is not allowed, or there is none."""
+    async def _resolve_checked(self, url: URL) -> Sequence[str]:
+        """Returns the addresses of a host. Raises: HostError if one of them is not allowed, or the host has none."""
         host, port = _read_host(url), url.port or 0
         if _read_ip(host) is not None:
             addresses: Sequence[str] = [host]
@@ -209,12 +210,12 @@ class _CheckedResolver(AbstractResolver):
         """Has nothing to close."""
 
 
-def _rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
+def _parse_rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
     return tuple(rule for entry in entries if (rule := HostRule.parse(entry)) is not None)
 
 
 def _read_host(url: URL) -> str:
-    """Returns the host of a URL as the settings and the address checks compare it."""
+    """Returns the host of a URL in the form that the settings and the address checks compare."""
     return (url.raw_host or "").lower().removesuffix(".")
 
 
@@ -226,7 +227,7 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 # -- public addresses
 
 
-# Networks that are not public, although `ipaddress` says so, in this or in an older version of Python.
+# The networks that are not public, although `ipaddress` of some version of Python takes them for public.
 _NOT_PUBLIC_IPV4 = tuple(
     map(
         IPv4Network,
@@ -237,7 +238,8 @@ _NOT_PUBLIC_IPV4 = tuple(
         ),
     )
 )
-_GLOBAL = IPv6Network("2000::/3")  # all that is given out (iana.org/assignments/ipv6-address-space)
+# All addresses that IANA has allocated (iana.org/assignments/ipv6-address-space).
+_GLOBAL = IPv6Network("2000::/3")
 _NOT_PUBLIC_IPV6 = tuple(
     map(
         IPv6Network,
@@ -275,7 +277,7 @@ def _find_embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
 
 
 def _read_ip(host: str) -> IPv4Address | IPv6Address | None:
-    """Returns the address that a host is written as; None if it is a name."""
+    """Returns the address of a host that is written as an address; None if the host is a name."""
     try:
         return ip_address(host)
     except ValueError:

@@ -1,7 +1,7 @@
 """Tools of MCP servers: over HTTP, or over stdio of a program that the settings allow.
 
 Each call has a session of its own, so that it leaves nothing for another agent's call, and does not fail because the
-server of an earlier one has died. OAuth is not supported.
+server of an earlier call has died. OAuth is not supported.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from gateway.settings import ToolHeader, ToolSettings
 if TYPE_CHECKING:
     from mcp import Client
 
-# Seconds of one call, from connecting to closing. Not measured: the model and its user wait for as long.
+# The most seconds of one call, from connecting to closing. Not measured: the model and its user wait for as long.
 TIMEOUT_S = 30.0
-# The most tools of one server that can be called, and of those that cannot.
+# The most tools of one server that can be called, and the most that cannot be called.
 MAX_TOOLS = 500
-# The most pages of a server's tools: a server could have an endless list. Not measured: far more than `MAX_TOOLS` tools
-# need.
+# The most pages of a server's tools, since a server could have an endless list. Not measured: far more than `MAX_TOOLS`
+# tools need.
 _MAX_PAGES = 100
 MISSING_EXTRA = (
     "the extra `mcp` is not installed on the gateway's machine: in the clone run pip install -e '.[mcp]', or "
     "uv sync --extra mcp"
 )
 NO_SECRETS = McpSecrets()
-# The characters of a server's error that are shown: enough for a sentence.
+# The most characters of a server's error that are shown: enough for a sentence.
 _MAX_ERROR_CHARS = 200
-# The length of a word that is masked; chosen, not measured, as any value from 6 to 12 behaves alike.
+# The least length of a word that is masked. Not measured: any value from 6 to 12 behaves alike.
 _MIN_SECRET_CHARS = 8
 # Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
 # arguments of a tool (jsonrpc.org/specification, "Error object"; the MCP specification, "Tools", "Error handling").
 _REFUSALS = (-32601, -32602)
-# The messages of the errors of the package `mcp` where it knows no more than the status.
+# The messages of errors of the package `mcp` that tell no more than the status.
 _STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
 
@@ -62,7 +62,7 @@ class McpRefusal(McpFault):
 
 
 class ListedTool(Struct, frozen=True):
-    """A tool as its server lists it."""
+    """A tool in the list of its server."""
 
     name: str
     description: str
@@ -80,7 +80,7 @@ class McpServers:
         self._variables = frozenset(settings.mcp_stdio_env)
 
     def check(self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS) -> None:
-        """Refuses a server that no setting allows, without asking it. Raises: McpFault."""
+        """Checks that the settings allow a server, without asking it. Raises: McpFault."""
         if server.command:
             if list(server.command) not in self._commands:
                 raise McpFault(
@@ -99,7 +99,7 @@ class McpServers:
     async def list_tools(
         self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
     ) -> Sequence[ListedTool]:
-        """Returns a server's tools. secrets: the headers and variables that it gets. Raises: McpFault."""
+        """Returns a server's tools. secrets: the headers and variables that the server gets. Raises: McpFault."""
         tools: list[ListedTool] = []
         async with self._open_session(server, secrets) as (session, report):
             cursor = None
@@ -140,7 +140,7 @@ class McpServers:
     async def _open_session(
         self, server: McpServerDefinition, secrets: McpSecrets
     ) -> AsyncIterator[tuple[Client, SessionReport]]:
-        """Opens a session, which may take TIMEOUT_S from here to its end. Raises: McpFault, also within."""
+        """Opens a session, which may take TIMEOUT_S to its end. Raises: McpFault, even in the block."""
         self.check(server, secrets)
         report = SessionReport()
         try:
@@ -148,11 +148,11 @@ class McpServers:
                 # The package `mcp` takes half a second to load, which must not block the loop.
                 sessions = await asyncio.to_thread(_load_sessions)
                 if server.command:
-                    opened = sessions.stdio_session(server.command, secrets.variables, report)
+                    opened = sessions.open_stdio_session(server.command, secrets.variables, report)
                 else:
                     headers = self._make_headers(server, secrets)
                     is_sse = server.transport == "sse"
-                    open_session = sessions.sse_session if is_sse else sessions.http_session
+                    open_session = sessions.open_sse_session if is_sse else sessions.open_http_session
                     opened = open_session(self._hosts, server.url, headers, report)
                 async with opened as session:
                     yield session, report
@@ -201,7 +201,7 @@ def _load_sessions() -> ModuleType:
 
 
 def _make_stored_schema(schema: Any) -> Json | None:
-    """Returns a schema as it is stored; None if it is too large, or no JSON."""
+    """Returns a schema as it is stored; None if the schema is too large, or no JSON."""
     try:
         data = json.dumps(schema, ensure_ascii=False, allow_nan=False).encode(errors="replace")
     except ValueError:  # the package `mcp` reads NaN and Infinity
@@ -223,14 +223,18 @@ def _read_text(block: Any) -> str:
 
 
 def _unwrap_error(error: BaseException) -> BaseException:
-    """Returns why a session failed. The package `mcp` raises what its parts raise, in groups of groups."""
+    """Returns the error with which a session failed. The package `mcp` raises errors of its parts in nested groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def _render_error(error: BaseException, host_errors: Sequence[HostError], mask: Callable[[str], str]) -> str:
-    """Returns why a session failed, for the user who named the server. mask: removes the secrets from a text."""
+    """Returns the error of a session as text, for the user who named the server.
+
+    host_errors: the errors of the host, which the package `mcp` hides.
+    mask: the function that removes the server's secrets from a text.
+    """
     text = mask(" ".join(str(error).split()))[:_MAX_ERROR_CHARS]
     for host_error in host_errors:
         # A status alone says less than the server's own message.

@@ -1,4 +1,4 @@
-"""A session with an MCP server, by the `mcp` package. It is loaded with the first call, and needs the extra `mcp`.
+"""A session with an MCP server, by the `mcp` package. The first call loads this module, which needs the extra `mcp`.
 
 HTTP goes through `ToolHosts`, not through the package's own connections.
 """
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 # The most bytes of one reply. Not measured: it bounds the memory that a faulty server can take.
 LIMIT_BYTES = 1_000_000
 _REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
-# Seconds for the request that ends a session, which some servers never answer. Not measured: the results of the call
-# wait for it.
+# The most seconds of the request that ends a session, which some servers never answer. Not measured: the results of the
+# call wait for it.
 END_S = 2.0
 _SELF = Implementation(name="mnemogate", version=version("mnemogate"))
-# These log whole messages. What goes wrong is in the error that the caller gets.
+# These packages log whole messages. The error that the caller gets has the fault.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
-# The parts of a result that the package knows.
+# The types of parts of a result that the package knows.
 _BLOCK_TYPES = frozenset(("text", "image", "audio", "resource", "resource_link"))
 # Headers that the connection to the host sets itself.
 _OWN_HEADERS = ("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie")
 
 
 @asynccontextmanager
-async def http_session(
+async def open_http_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
-    """Speaks streamable HTTP. headers: of each request."""
+    """Opens a session over streamable HTTP. headers: the headers of each request."""
     transport = _HostTransport(hosts, url, headers, report.host_errors)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
@@ -59,10 +59,13 @@ async def http_session(
 
 
 @asynccontextmanager
-async def sse_session(
+async def open_sse_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
-    """Speaks HTTP with server-sent events, as servers did before 2025. headers: of each request."""
+    """Opens a session over HTTP with server-sent events, the transport of MCP before 2025.
+
+    headers: the headers of each request.
+    """
     transport = _HostTransport(hosts, url, headers, report.host_errors, has_events=True)
 
     def client(
@@ -78,13 +81,13 @@ async def sse_session(
 
 
 @asynccontextmanager
-async def stdio_session(
+async def open_stdio_session(
     command: Sequence[str], variables: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
-    """Starts a program and speaks over its pipes; it ends with the session.
+    """Opens a session over the pipes of a program, which starts and ends with the session.
 
     command: the program and its arguments.
-    variables: of the program, besides the few that each has.
+    variables: the program's environment variables, besides the few that the package sets.
     """
     program, *arguments = command
     parameters = StdioServerParameters(
@@ -104,12 +107,15 @@ async def stdio_session(
                 yield session
 
 
-# Ends the session of this task, after a reply that is too long.
+# The function that ends the session of this task after a reply that is too long.
 _end_session: ContextVar[Callable[[], None]] = ContextVar("end_session")
 
 
 class _BoundedDecoder(utf_8.IncrementalDecoder):
-    """Decodes the output of a program. The package reads a line whole, however long, and copies it with each piece."""
+    """Decodes the output of a program, with a limit for lines.
+
+    The package reads a line of any length as a whole, and copies it with each piece.
+    """
 
     _line_bytes = 0
 
@@ -118,11 +124,11 @@ class _BoundedDecoder(utf_8.IncrementalDecoder):
         self._line_bytes = len(last) + (0 if ended else self._line_bytes)
         if self._line_bytes > LIMIT_BYTES:
             _end_session.get()()
-            raise BrokenResourceError  # then the package drops what follows
+            raise BrokenResourceError  # the package then drops the rest of the output
         return super().decode(data, final)
 
 
-# The package has no limit for a line, but reads a program in any encoding that Python knows.
+# The package has no limit for a line, but reads a program in any registered encoding.
 _BOUNDED_UTF8 = "mnemogate_bounded_utf_8"
 _CODEC = codecs.CodecInfo(utf_8.encode, utf_8.decode, incrementaldecoder=_BoundedDecoder, name=_BOUNDED_UTF8)
 codecs.register(lambda name: _CODEC if name == _BOUNDED_UTF8 else None)
@@ -132,7 +138,7 @@ class _Client(Client):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         # After each call the package asks for the list of tools, to check the result by a schema that is left out
-        # here. Where that fails, what the call has done would be lost.
+        # here. If that request failed, the result of the call would be lost.
         self.session.validate_tool_result = _accept_result  # type: ignore[method-assign]
         return self
 
@@ -143,13 +149,13 @@ async def _accept_result(name: str, result: CallToolResult) -> None:
 
 @asynccontextmanager
 async def _with_lenient_stream(streams: Any, report: SessionReport) -> AsyncIterator[Any]:
-    """Opens the two streams of a transport; the one that is read leaves out what the package does not take."""
+    """Opens the two streams of a transport, of which the incoming one is lenient."""
     async with streams as (incoming, outgoing):
         yield _LenientStream(incoming, report), outgoing
 
 
 class _LenientStream:
-    """A stream of a server's messages without what the package would refuse a whole message for.
+    """A stream of a server's messages, without the parts for which the package would refuse a whole message.
 
     Tools that cannot be called are left out of their list, and reported. A part of a result with an unknown type
     becomes a text that names the type.
@@ -184,12 +190,12 @@ class _LenientStream:
         return message
 
     def _read_tool(self, tool: dict[str, Any]) -> dict[str, Any] | None:
-        """Returns what is read of a tool; None if it cannot be called."""
+        """Returns the fields of a tool that the gateway reads; None if the tool cannot be called."""
         name, schema = tool.get("name"), tool.get("inputSchema", {})
         if not isinstance(name, str):
             return None
         if isinstance(schema, dict):
-            # Without a type a schema may be what others take for any arguments, or alternatives.
+            # A schema without a type may allow any arguments, or be a list of alternatives.
             schema = {"type": "object", **schema}
         if not isinstance(schema, dict) or not _takes_arguments(schema):
             self._report.uncallable.append(name)
@@ -206,7 +212,7 @@ def _read_block(block: Any) -> Any:
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:
-    """Returns whether a schema is one of arguments by name."""
+    """Returns whether a schema describes arguments by name."""
     properties, required = schema.get("properties") or {}, schema.get("required") or []
     return (
         schema["type"] == "object"
@@ -218,7 +224,7 @@ def _takes_arguments(schema: dict[str, Any]) -> bool:
 
 
 class _HostTransport(httpx2.AsyncBaseTransport):
-    """Sends requests by way of `ToolHosts`, to one server alone: the headers are for no other.
+    """Sends requests through `ToolHosts` to one server alone, since the headers are for no other server.
 
     has_events: the server answers each message by an event of the stream that the first GET opened.
     """
@@ -269,12 +275,12 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         """Notes an answer with an error status."""
         message = f"its server answered with the status {reply.status}"
         if method == "POST":
-            # An answer shows that the errors of earlier answers are over.
+            # The answer to a later message replaces the errors of earlier answers.
             self._errors[:] = [error for error in self._errors if not isinstance(error, StatusFault)]
             if reply.status >= 400:
                 self._errors.append(HostError(message) if self._has_events else StatusFault(message))
                 if self._events is not None:
-                    # The package would wait on for an event that answers the message.
+                    # Otherwise the package would wait for an event that answers the message.
                     self._events.break_off()
         elif self._has_events:
             if reply.status != 200:
@@ -295,7 +301,7 @@ class _Body(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         try:
-            async for chunk in self._reply.chunks():
+            async for chunk in self._reply.read_chunks():
                 size += len(chunk)
                 if size > LIMIT_BYTES:
                     raise HostError(_REPLY_TOO_LONG)

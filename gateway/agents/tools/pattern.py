@@ -1,4 +1,4 @@
-"""Finds the lines of a text that a regular expression is in. It is run in a child process."""
+"""Finds the lines of a text that a regular expression matches. A child process runs this module."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def find(work: dict[str, Any]) -> dict[str, Any]:
-    """Returns {"found": numbers of lines, from 1 on}, or {"wrong": what is wrong with the pattern}.
+    """Returns {"found": the numbers of lines, from 1 on}, or {"wrong": the error in the pattern}.
 
-    work: "pattern", "text", and "most": how many lines are looked for.
+    work: "pattern", "text", and "most", the largest number of lines to find.
     """
     try:
         pattern = re.compile(work["pattern"], re.IGNORECASE)

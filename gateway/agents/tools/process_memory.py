@@ -1,4 +1,4 @@
-"""The memory of a process with all that it has started, as Linux counts it (proc(5))."""
+"""Measures the memory of a process and its descendants, as Linux counts it (proc(5))."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# What a file in memory takes besides its content: an inode, its name, and the kernel's own bookkeeping.
+# The bytes of a file in memory besides its content: an inode, its name, and the kernel's own bookkeeping.
 _FILE_BYTES = 2048
-# Pages of files on a disk are not counted, since they can be read again. Page tables are: those of a process that takes
-# a page here and a page there are larger than its pages.
+# Pages of files on a disk are not counted, since they can be read again. Page tables are counted: if a process takes
+# scattered pages, its page tables are larger than these.
 _COUNTED_FIELDS = ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 
 
@@ -21,7 +21,7 @@ def can_be_counted() -> bool:
 def measure_memory(pid: int, folder: str, folder_bytes: int) -> int:
     """Returns the bytes that a process and its descendants take at this moment.
 
-    folder: where its descendants have a file system in memory. Its files count as well.
+    folder: the folder in which the descendants have a file system in memory, of which the files count as well.
     folder_bytes: the size of that file system.
     """
     used_bytes = _measure_process(pid)
@@ -55,7 +55,7 @@ def _measure_process(pid: int) -> int:
 
 
 def _measure_files(pid: int, folder: str, size: int) -> int:
-    """Returns the bytes of the files in a folder of a process; 0 if it is no file system of this size."""
+    """Returns the bytes of the files in a folder of a process; 0 if the folder is no file system of this size."""
     try:
         file_system = os.statvfs(f"/proc/{pid}/root{folder}")
     except (FileNotFoundError, ProcessLookupError):

@@ -1,8 +1,9 @@
-"""Tools that are written in Python, each call in a sandbox of its own: bubblewrap, or nothing.
+"""Tools that are written in Python, each call in a sandbox of its own. The sandbox needs bubblewrap.
 
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
-variables, no keys and no rights, and system calls that reach around these are refused. Limits of the kernel bound the
-processor time and memory of each process, and their number; the gateway bounds the whole memory, time and output.
+variables, no keys and no rights, and system calls that reach around these bounds are refused. Limits of the kernel
+bound the processor time and memory of each process, and the number of processes; the gateway bounds the whole memory,
+time and output.
 Some memory is not counted (pipes and sockets), so the kernel is set to end calls first when the machine runs out of
 memory. Before the first call a probe tries to get out of the sandbox. If the probe gets out, or cannot run, no tool
 written in Python runs.
@@ -33,26 +34,29 @@ from gateway.agents.tools import sandbox_program
 from gateway.agents.tools.bubblewrap import NOBODY, TMP_BYTES, build_command, find_prefixes, open_filter
 from gateway.agents.tools.process_memory import can_be_counted, measure_memory
 from gateway.agents.tools.sandbox_probe import PROBE
-from gateway.agents.tools.syscall_filter import filter_program
+from gateway.agents.tools.syscall_filter import make_filter
 from gateway.core import exact_json
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 
-OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
+# The most bytes of stdout, stderr and the result of a call together.
+OUTPUT_BYTES = 256 * 1024
 _MB = 1024 * 1024
-# Against two bounds: the standard library's larger modules load, and four calls at these limits leave room for the
-# gateway. No further measurement.
+# The limits of one process. Chosen between two bounds: the standard library's larger modules load, and four calls at
+# these limits leave room for the gateway. No further measurement.
 _LIMITS = {"AS": 256 * _MB, "FSIZE": TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
-# The most memory of all processes of one call together, with their files in /tmp. The limits above hold for one process
+# The most bytes of all processes of one call together, with their files in /tmp. The limits above hold for one process
 # each, so the sum is measured at intervals, and a quick call may exceed it for a moment.
 _CALL_BYTES = 384 * _MB
 _WATCH_EVERY_S = 0.05
 _MAX_CALLS_AT_ONCE = 4
-_STORED_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
+# The most characters of stdout, and of stderr, which are stored and not shown to a model.
+_STORED_CHARS = 10_000
 _READ_BYTES = 64 * 1024
-# How long a probe that has failed holds: the machine may have been too busy for it, or be mended meanwhile. Not
-# measured.
+# The seconds between a failed probe and the next: the machine may have been too busy for it, or be repaired meanwhile.
+# Not measured.
 _REFUSED_S = 60.0
-_START_S = 10.0  # of the probe, of the end of what was killed
+# The seconds for the probe, and for the end of a killed process.
+_START_S = 10.0
 _MISSING_PROGRAM = (
     "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
     "gateway's machine. Or make it a webhook."
@@ -67,7 +71,11 @@ _UNUSABLE_SANDBOX = (
 
 
 class Sandbox:
-    """Runs functions. python: an interpreter of another environment; None: the gateway's own, without its packages."""
+    """Runs functions of tools.
+
+    python: the path of another environment's interpreter; None: the gateway's own interpreter, without its packages.
+    timeout_s: the seconds that a call may take.
+    """
 
     def __init__(self, python: str | None, timeout_s: float) -> None:
         self._python = python or str(getattr(sys, "_base_executable", sys.executable))
@@ -77,7 +85,7 @@ class Sandbox:
         self._lock = asyncio.Lock()
         self._command: Sequence[str] = ()
         self._refusal: str | None = None
-        # When the next probe is due, by the clock of the loop.
+        # The time of the next probe, by the clock of the loop.
         self._probe_due_s = 0.0
 
     async def explain_refusal(self) -> str | None:
@@ -89,11 +97,11 @@ class Sandbox:
             return self._refusal
 
     async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
-        """Calls the last function of the source. Returns the function's result as text, with what it printed."""
+        """Calls the last function of the source. Returns the function's result as text, with its stdout and stderr."""
         refusal = await self.explain_refusal()
         if refusal is not None:
             return ToolAnswer.failed(f"Error: {call.tool} cannot be run. {refusal}")
-        work = {"source": source, "arguments": call.arguments, "agent": _agent_state(call)}
+        work = {"source": source, "arguments": call.arguments, "agent": _make_agent_state(call)}
         async with self._slots:
             ended = await self._perform(work, self._timeout_s)
         if ended.failure:
@@ -114,7 +122,7 @@ class Sandbox:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return _MISSING_PROGRAM
-        if filter_program() is None or not can_be_counted():
+        if make_filter() is None or not can_be_counted():
             return _UNUSABLE_SANDBOX.format(why=_OLD_INTERPRETER)
         try:
             self._command = build_command(bwrap, self._python, await find_prefixes(self._python))
@@ -125,8 +133,8 @@ class Sandbox:
         if result == "[]":
             return None
         lines = ended.stderr.strip().splitlines()
-        why = ended.failure or ended.answer.error or f"a probe got out of it: {result}"
-        return _UNUSABLE_SANDBOX.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
+        reason = ended.failure or ended.answer.error or f"a probe got out of it: {result}"
+        return _UNUSABLE_SANDBOX.format(why=f"{reason}{': ' + lines[-1] if lines else ''}")
 
     async def _try_to_get_out(self) -> _CallOutcome:
         """Runs the probe, with a file, a port and a socket outside that it must not reach."""
@@ -150,7 +158,7 @@ class Sandbox:
     # -- one call
 
     async def _perform(self, work: Json, timeout_s: float) -> _CallOutcome:
-        """Runs a function in a sandbox of its own. Returns how it ended."""
+        """Runs a function in a sandbox of its own. Returns the outcome of the call."""
         try:
             process, receive = await self._start(timeout_s)
         except OSError as error:
@@ -158,15 +166,15 @@ class Sandbox:
         output = _Output()
         failure = ""
         try:
-            with _reading(receive) as result:
+            with _open_reader(receive) as result:
                 async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
                     assert process.stdin is not None
                     assert process.stdout is not None
                     assert process.stderr is not None
                     tasks.create_task(output.read(process.stdout, "stdout"))
                     tasks.create_task(output.read(process.stderr, "stderr"))
-                    # Once it is ready the sandbox is set up, and the kernel ends it with the gateway. A program that
-                    # had the work before would do it alone if the gateway were killed meanwhile.
+                    # Once the program is ready, the sandbox is set up, and the kernel ends it with the gateway. If the
+                    # program had the work earlier, it would do the work even if the gateway were killed meanwhile.
                     await result.read(len(sandbox_program.READY))
                     watch = tasks.create_task(_watch_memory(process.pid))
                     tasks.create_task(_watch_to_end(process, watch))
@@ -183,10 +191,13 @@ class Sandbox:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.shield(_drain(process))
-        return output.outcome(process.returncode or 0, failure)
+        return output.make_outcome(process.returncode or 0, failure)
 
     async def _start(self, timeout_s: float) -> tuple[asyncio.subprocess.Process, int]:
-        """Starts the program of a call. Returns it and the pipe with its result, to be closed. Raises: OSError."""
+        """Starts the program of a call. Returns the process, and the pipe with its result. Raises: OSError.
+
+        The caller closes the pipe.
+        """
         limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
         opened: list[int] = []
         try:
@@ -211,8 +222,8 @@ class Sandbox:
                 os.close(descriptor)
 
 
-def _agent_state(call: ForeignCall) -> Json:
-    """Returns the agent as the code within sees it."""
+def _make_agent_state(call: ForeignCall) -> Json:
+    """Returns the JSON of the agent for the code in the sandbox."""
     blocks = [
         {"label": block.label, "value": block.value, "description": block.description, "limit": block.limit}
         for block in call.blocks
@@ -221,7 +232,7 @@ def _agent_state(call: ForeignCall) -> Json:
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):
-    """The answer of the program within. The tool's code can write one, too, and then nothing else is taken."""
+    """The answer of the program in the sandbox, which the tool's code can write as well. Other JSON is refused."""
 
     result: str = ""
     error: str | None = None
@@ -234,17 +245,17 @@ class _CallOutcome(Struct, frozen=True):
     answer: _Answer = msgspec.field(default_factory=_Answer)
     stdout: str = ""
     stderr: str = ""
-    # Why there is no answer; "": there is one.
+    # The reason why there is no answer; "": there is an answer.
     failure: str = ""
 
 
 class _OverLimit(Exception):
-    """The code takes more than it may. The message names the limit."""
+    """The code has exceeded a limit. The message names the limit."""
 
 
 @dataclass(slots=True)
 class _Output:
-    """The output of a call that was read so far."""
+    """The output of a call so far."""
 
     parts: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     bytes_left: int = OUTPUT_BYTES
@@ -256,18 +267,19 @@ class _Output:
                 raise _OverLimit(f"printed more than {OUTPUT_BYTES:,} bytes")
             self.parts[name] += chunk
 
-    def outcome(self, code: int, failure: str) -> _CallOutcome:
+    def make_outcome(self, code: int, failure: str) -> _CallOutcome:
         """Returns the outcome of the call. code: the exit status of its program."""
         answer = _Answer()
         if not failure:
             try:
                 answer = msgspec.json.decode(self.parts["result"], type=_Answer)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                # A signal within is 128 and more outside; the kernel kills with 9 a process that takes too much memory.
+                # A process that a signal has ended has a status of 128 and more; the kernel kills with 9 a process that
+                # takes too much memory.
                 failure = f"ended without a result (exit status {code})"
-        return _CallOutcome(answer, self._text("stdout"), self._text("stderr"), failure)
+        return _CallOutcome(answer, self._read_text("stdout"), self._read_text("stderr"), failure)
 
-    def _text(self, name: str) -> str:
+    def _read_text(self, name: str) -> str:
         return self.parts[name].decode("utf-8", "replace")[:_STORED_CHARS]
 
 
@@ -286,7 +298,7 @@ async def _watch_to_end(process: asyncio.subprocess.Process, watch: asyncio.Task
 
 async def _send(stream: asyncio.StreamWriter, data: bytes) -> None:
     """Sends the work, and closes the stream."""
-    # Code that ended early reads nothing; nor does a sandbox that could not be set up and may have ended already.
+    # Code that has ended reads nothing, nor does a sandbox that could not be set up.
     with suppress(BrokenPipeError, ConnectionResetError):
         if not stream.is_closing():
             stream.write(data)
@@ -305,7 +317,7 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
 
 
 @contextmanager
-def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
+def _open_reader(descriptor: int) -> Iterator[asyncio.StreamReader]:
     """Reads a pipe, and closes it.
 
     Not by a transport of the loop: uvloop's closes the pipe if the wait for it is cancelled, and then the file object

@@ -1,4 +1,4 @@
-"""Source of the function that the gateway runs in a sandbox to see that nothing gets out."""
+"""The source of the function that the gateway runs in a sandbox to test that the sandbox holds."""
 
 # Returns the names of the attempts that succeed. `folder` is on the outside and has a file that all may read.
 PROBE = """

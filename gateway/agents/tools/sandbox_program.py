@@ -1,8 +1,8 @@
 """The program within the sandbox: it lays limits on itself, runs a tool's function, and writes its result to a pipe.
 
-Another interpreter gets it as text, so it imports the standard library alone and needs Python 3.8. It reports to the
-pipe that it has started, and then the work comes on stdin as JSON: source, arguments, agent. Arguments of the program:
-the number of the pipe, and the limits by name.
+Another interpreter gets the program as text, so it imports the standard library alone and needs Python 3.8. It reports
+to the pipe that it has started, and then the work comes on stdin as JSON: source, arguments, agent. Arguments of the
+program: the number of the pipe, and the limits by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ READY = b"\n"
 # While 60 processes of four calls compute, a chat takes 129 ms in the median: 114 with 19, 326 with 10, 481 with
 # its caller's priority (all in one control group, as in a container or a unit).
 _NICE = 15
-# A source may name these, and all that is in `typing`, without an import, as on Letta's server.
+# The modules that a source may name without an import, besides all names of `typing`, as on Letta's server.
 _MODULES = ("base64", "hashlib", "pickle", "struct", "sys")
 
 
@@ -41,11 +41,11 @@ def main() -> None:
     os.set_inheritable(pipe, False)
     os.write(pipe, READY)
     try:
-        answer = _answer(json.loads(sys.stdin.buffer.read()))
+        answer = _make_answer(json.loads(sys.stdin.buffer.read()))
     except BaseException as error:
         with suppress(Exception):
             traceback.print_exc()
-        answer = {"error": _error_message(error)}
+        answer = {"error": _render_error(error)}
     for stream in (sys.stdout, sys.stderr):
         # The tool may have closed or replaced the stream.
         with suppress(Exception):
@@ -57,11 +57,11 @@ def main() -> None:
     os._exit(0)
 
 
-def _answer(work: Any) -> Any:
-    """Returns what the function returned, and which blocks it has changed: label -> value."""
+def _make_answer(work: Any) -> Any:
+    """Returns the result of the function, and the blocks that it has changed: label -> value."""
     agent = work["agent"]
     blocks = {block["label"]: SimpleNamespace(**block) for block in agent.get("blocks", ())}
-    result = _text(_call(work, _agent(agent, blocks)))
+    result = _render_text(_perform_call(work, _make_agent(agent, blocks)))
     changed = {}
     for block in agent.get("blocks", ()):
         label, value = block["label"], blocks[block["label"]].value
@@ -72,7 +72,7 @@ def _answer(work: Any) -> Any:
     return {"result": result, "blocks": changed} if changed else {"result": result}
 
 
-def _call(work: Any, agent: SimpleNamespace) -> Any:
+def _perform_call(work: Any, agent: SimpleNamespace) -> Any:
     tree = ast.parse(work["source"], TOOL)
     function = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
     # A registered module, since dataclasses look their module up by name.
@@ -80,14 +80,14 @@ def _call(work: Any, agent: SimpleNamespace) -> Any:
     module.__dict__.update({name: getattr(typing, name) for name in typing.__all__})
     for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}.intersection(_MODULES):
         module.__dict__[name] = __import__(name)
-    arguments = _arguments(function, work["arguments"], agent)
+    arguments = _prepare_arguments(function, work["arguments"], agent)
     exec(compile(tree, TOOL, "exec", dont_inherit=True), module.__dict__)
     result = getattr(module, function.name)(**arguments)
     return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
-def _arguments(function: Any, arguments: Any, agent: SimpleNamespace) -> Any:
-    """Returns the arguments of a function. Annotations with classes are removed: the source may lack the classes."""
+def _prepare_arguments(function: Any, arguments: Any, agent: SimpleNamespace) -> Any:
+    """Returns the arguments of a function. Removes annotations with classes, since the source may lack the classes."""
     injected = {"agent_state": agent, "self": None}
     for parameter in (*function.args.args, *function.args.kwonlyargs):
         if parameter.arg in injected:
@@ -95,14 +95,14 @@ def _arguments(function: Any, arguments: Any, agent: SimpleNamespace) -> Any:
         elif _has_class(parameter.annotation):
             parameter.annotation = None
             if parameter.arg in arguments:
-                arguments[parameter.arg] = _fields(arguments[parameter.arg])
+                arguments[parameter.arg] = _make_fields(arguments[parameter.arg])
     if _has_class(function.returns):
         function.returns = None
     return arguments
 
 
 def _has_class(annotation: Any) -> bool:
-    """Returns whether a type is, or holds, one that is neither Python's nor of `typing`."""
+    """Returns whether a type has a name that is neither built in nor of `typing`."""
     for node in ast.walk(annotation) if annotation is not None else ():
         if isinstance(node, ast.Name) and not hasattr(builtins, node.id) and not hasattr(typing, node.id):
             return True
@@ -114,7 +114,7 @@ def _has_class(annotation: Any) -> bool:
 
 
 class _Fields(dict):  # type: ignore[type-arg]
-    """An object of a class that its source may lack: its fields are attributes, as a model's, and keys, as a dict's."""
+    """An object of a class that the source may lack. Its fields are attributes, as a model's, and keys, as a dict's."""
 
     def __getattribute__(self, name: str) -> Any:
         return self[name] if name in self else super().__getattribute__(name)
@@ -126,16 +126,18 @@ class _Fields(dict):  # type: ignore[type-arg]
         return self
 
 
-def _fields(value: Any) -> Any:
+def _make_fields(value: Any) -> Any:
     if isinstance(value, list):
-        return [*map(_fields, value)]
-    return _Fields({key: _fields(item) for key, item in value.items()}) if isinstance(value, dict) else value
+        return [*map(_make_fields, value)]
+    if isinstance(value, dict):
+        return _Fields({key: _make_fields(item) for key, item in value.items()})
+    return value
 
 
-def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
-    """Returns a copy of the agent, with `agent_state.memory.get_block("human").value`.
+def _make_agent(agent: Any, blocks: Any) -> SimpleNamespace:
+    """Returns the agent as the tool's code gets it, with `agent_state.memory.get_block("human").value`.
 
-    blocks: its blocks by label.
+    blocks: the agent's blocks by label.
     """
 
     def update_block_value(label: str, value: str) -> None:
@@ -151,28 +153,28 @@ def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
     return SimpleNamespace(id=agent.get("id"), name=agent.get("name"), memory=memory, blocks=memory.blocks)
 
 
-def _text(result: Any) -> str:
+def _render_text(result: Any) -> str:
     if isinstance(result, str):
         return result
     try:
-        return json.dumps(_plain(result), ensure_ascii=False, default=str)
+        return json.dumps(_make_plain(result), ensure_ascii=False, default=str)
     except (TypeError, ValueError, RecursionError):
         # Keys that JSON does not have, or a list that contains itself.
         return str(result)
 
 
-def _plain(value: Any) -> Any:
+def _make_plain(value: Any) -> Any:
     """Returns a result with plain dicts in place of objects, as JSON needs them."""
     if isinstance(value, (list, tuple)):
-        return [*map(_plain, value)]
-    return {name: _plain(item) for name, item in dict.items(value)} if isinstance(value, dict) else value
+        return [*map(_make_plain, value)]
+    return {name: _make_plain(item) for name, item in dict.items(value)} if isinstance(value, dict) else value
 
 
-def _error_message(error: BaseException) -> str:
+def _render_error(error: BaseException) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TOOL]
     suffix = f" (line {lines[-1]})" if lines else ""
-    text = "<exception str() failed>"  # as `traceback` has it
-    with suppress(BaseException):  # its `__str__` may be the tool's
+    text = "<exception str() failed>"  # the text of `traceback`
+    with suppress(BaseException):  # the tool may have written the error's `__str__`
         text = str(error)
     return f"{type(error).__name__}: {text}{suffix}"
 

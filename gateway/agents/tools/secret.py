@@ -1,8 +1,8 @@
 """Encrypts the secrets of definitions, by the key that the operator gives the gateway.
 
-AES-256-GCM with a random nonce for each value. The associated data names the project, the server and the field, so a
-value that is moved to another field cannot be decrypted there. `cryptography` comes with the extra `mcp`, and is loaded
-with the first secret.
+The cipher is AES-256-GCM with a random nonce for each value. The associated data names the project, the server and the
+field, so a value that is moved to another field cannot be decrypted there. `cryptography` comes with the extra `mcp`,
+and is loaded with the first secret.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _NO_KEY = (
     "(`openssl rand -base64 32` makes one), or name an entry of the setting tools.headers in `auth_header`"
 )
 _NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
-_FORM = "1:"  # begins each stored value, so that another form can follow
+# The beginning of each stored value, so that a later form of values can be distinguished.
+_FORM = "1:"
 
 
 class SecretFault(Exception):
@@ -37,17 +38,21 @@ class SecretFault(Exception):
 
 
 class SecretCipher:
-    """Encrypts and decrypts. key: 32 bytes in base64, as the settings have checked it; None: there is none."""
+    """Encrypts and decrypts secrets.
+
+    key: 32 bytes in base64, as the settings have checked; None: no key is set.
+    """
 
     def __init__(self, key: str | None) -> None:
         self._key = None if key is None else b64decode(key)
         self._aes: AESGCM | None = None
 
     async def encrypt(self, project: str, uid: str, values: Mapping[str, str]) -> dict[str, str]:
-        """Returns secrets as they are stored.
+        """Returns secrets as they are stored, by their fields.
 
-        project, uid: of the server.
-        values: in plain text, by their fields.
+        project: the project of the MCP server.
+        uid: the uid of the MCP server.
+        values: the secrets in plain text, by their fields.
 
         Raises: SecretFault if there is no key, or `cryptography` is not installed.
         """
@@ -55,19 +60,19 @@ class SecretCipher:
             return {}
         if self._key is None:
             raise SecretFault(_NO_KEY)
-        aes = await self._cipher(self._key)
+        aes = await self._get_cipher(self._key)
         encrypted = {}
         for name, value in values.items():
             nonce = os.urandom(_NONCE_BYTES)
-            data = aes.encrypt(nonce, value.encode(), _associated_data(project, uid, name))
+            data = aes.encrypt(nonce, value.encode(), _make_associated_data(project, uid, name))
             encrypted[name] = _FORM + b64encode(nonce + data).decode()
         return encrypted
 
     async def decrypt(self, server: Definition, values: Mapping[str, str]) -> dict[str, str]:
-        """Returns secrets in plain text.
+        """Returns secrets in plain text, by their fields.
 
         server: the MCP server of the secrets.
-        values: as they are stored, by their fields.
+        values: the secrets as they are stored, by their fields.
 
         Raises: SecretFault, which names the server, the field and the variable with the key.
         """
@@ -78,15 +83,15 @@ class SecretCipher:
                 f"the secrets of the MCP server {server.name!r} ({', '.join(sorted(values))}) cannot be decrypted: "
                 f"{_KEY_VARIABLE} is not set"
             )
-        aes = await self._cipher(self._key)
-        return {name: _decrypted(aes, server, name, value) for name, value in values.items()}
+        aes = await self._get_cipher(self._key)
+        return {name: _decrypt_value(aes, server, name, value) for name, value in values.items()}
 
     async def decrypt_all(self, server: Definition) -> McpSecrets:
         """Returns the secrets of a server as they are sent. Raises: SecretFault."""
         definition = McpServerDefinition.of(server.body)
         return make_secrets(definition, await self.decrypt(server, definition.secrets))
 
-    async def _cipher(self, key: bytes) -> AESGCM:
+    async def _get_cipher(self, key: bytes) -> AESGCM:
         if self._aes is None:
             # Loading takes a tenth of a second, too long for the event loop.
             self._aes = await asyncio.to_thread(_load, key)
@@ -101,14 +106,14 @@ def _load(key: bytes) -> AESGCM:
     return AESGCM(key)
 
 
-def _decrypted(aes: AESGCM, server: Definition, name: str, value: str) -> str:
+def _decrypt_value(aes: AESGCM, server: Definition, name: str, value: str) -> str:
     from cryptography.exceptions import InvalidTag
 
     try:
         if not value.startswith(_FORM):
             raise ValueError("another form")
         data = b64decode(value.removeprefix(_FORM), validate=True)
-        owner = _associated_data(server.project, server.uid, name)
+        owner = _make_associated_data(server.project, server.uid, name)
         return aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], owner).decode()
     except (InvalidTag, ValueError) as error:
         raise SecretFault(
@@ -117,5 +122,5 @@ def _decrypted(aes: AESGCM, server: Definition, name: str, value: str) -> str:
         ) from error
 
 
-def _associated_data(project: str, uid: str, name: str) -> bytes:
+def _make_associated_data(project: str, uid: str, name: str) -> bytes:
     return orjson.dumps(["mcp", project, uid, name])

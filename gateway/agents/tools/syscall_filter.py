@@ -1,8 +1,8 @@
-"""The filter of system calls that a sandbox is given (docs.kernel.org, seccomp_filter).
+"""The filter of system calls in a sandbox (docs.kernel.org, seccomp_filter).
 
-Namespaces and limits do not reach all of the kernel: a namespace keeps no keys apart (keyrings(7)), memory that lies in
-an anonymous file, a segment or a pipe belongs to no process, AF_VSOCK knows no network namespace. What reaches these is
-refused, and so is what only debuggers, containers and databases need.
+Namespaces and limits do not reach all of the kernel: a namespace does not separate keys (keyrings(7)), memory in an
+anonymous file, a segment or a pipe belongs to no process, AF_VSOCK knows no network namespace. The filter refuses the
+calls that reach these, and calls that only debuggers, containers and databases need.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _EQUAL, _AT_LEAST = 0x15, 0x35
 # first and fourth argument, as little endian architectures have them; all below are.
 _OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARG0, _OFFSET_ARG3 = 0, 4, 16, 40
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-# The highest number in Linux 6.10. Later calls are refused unseen, and so are x32's: their numbers have bit 30 set.
+# The highest number in Linux 6.10. Later calls are refused, and so are the calls of x32, whose numbers have bit 30 set.
 _NEWEST: Final = 462
 
 
 class _Architecture(NamedTuple):
-    audit: int  # linux/audit.h
-    column: int  # of the tables below
+    audit: int  # the number in linux/audit.h
+    column: int  # the index of the architecture's column in the tables below
 
 
 _ARCHITECTURES: Final[Mapping[str, _Architecture]] = {
@@ -107,13 +107,13 @@ _SHARED_FLAGS: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 _Instruction = tuple[int, int, int, int]
 
 
-def filter_program() -> bytes | None:
+def make_filter() -> bytes | None:
     """Returns the filter for this machine; None for an unknown architecture, which can have no sandbox."""
     architecture = _ARCHITECTURES.get(platform.machine())
     if architecture is None:
         return None
     column = architecture.column
-    # A kernel without the call gives this error, and libraries then do without it.
+    # A kernel without the call gives this error, so libraries go on without the call.
     refuse = _fail(errno.ENOSYS)
     program = [
         _load(_OFFSET_ARCH),
@@ -130,7 +130,9 @@ def filter_program() -> bytes | None:
             _EQUAL,
             _SOCKETPAIR[column],
             _load(_OFFSET_ARG0),
-            *_unless(_EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)),  # as a kernel without the family
+            *_unless(
+                _EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)
+            ),  # the error of a kernel without the family
             (_RETURN, 0, 0, _ALLOW),
         ),
         *_if(

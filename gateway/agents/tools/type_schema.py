@@ -13,7 +13,7 @@ import orjson
 
 from gateway.errors import BadRequest
 
-# The characters of fields of classes, counted wherever a class is used: few classes may use one another very often.
+# The most characters of the fields of classes, counted at each use of a class: few classes may use one another often.
 _MAX_FIELD_CHARS = 100_000
 _PLAIN_TYPES: Final[Mapping[str, str]] = {
     "str": "string",
@@ -43,18 +43,18 @@ class TypeSchemas:
         self._classes = classes
         # The offsets of the source's lines.
         self._line_offsets = line_offsets
-        # Annotated fields of the classes read so far, by class.
+        # The annotated fields of the classes that were read so far, by class.
         self._fields: dict[str, dict[str, ast.AnnAssign]] = {}
         # The classes that are being written out, outermost first.
         self._open_classes: list[str] = []
-        # How many characters of fields may still be written out. A class is written out at each use, since not every
-        # provider follows references.
+        # The number of characters of fields that may still be written out. A class is written out at each use, since
+        # not every provider follows references.
         self._remaining_chars = _MAX_FIELD_CHARS
 
     def make_schema(self, node: ast.expr) -> dict[str, Any]:
-        """Returns the schema of a type. Raises: BadRequest if it has none."""
+        """Returns the schema of a type. Raises: BadRequest if the type has no schema."""
         if _find_members(node) is not None:
-            # Deduplicated by their text, which is quick for thousands of them.
+            # Deduplicated by their text, which is quick for thousands of schemas.
             schemas = list({repr(schema): schema for schema in self._list_alternatives(node)}.values())
             return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         if isinstance(node, ast.Constant) and node.value is None:
@@ -74,7 +74,7 @@ class TypeSchemas:
         return self._make_class_schema(node, name)
 
     def _make_generic_schema(self, node: ast.Subscript) -> dict[str, Any]:
-        """Returns the schema of a type with arguments, as `list[str]`. Raises: BadRequest if it has none."""
+        """Returns the schema of a type with arguments, such as `list[str]`. Raises: BadRequest if it has no schema."""
         name, arguments = _take_last_name(node.value), _list_arguments(node)
         if name in _LISTS and len(arguments) == 1:
             return {"type": "array", "items": self.make_schema(arguments[0])}
@@ -88,7 +88,7 @@ class TypeSchemas:
             return {"type": "array", "prefixItems": parts, "minItems": size, "maxItems": size}
         if name == "Literal":
             return _make_literal_schema(node, arguments)
-        raise _unknown_type(node)
+        raise _make_type_error(node)
 
     def _list_alternatives(self, node: ast.expr) -> Iterator[dict[str, Any]]:
         """Yields the schemas of the types that a value may have."""
@@ -100,17 +100,20 @@ class TypeSchemas:
                 yield from self._list_alternatives(member)
 
     def _make_class_schema(self, node: ast.expr, name: str) -> dict[str, Any]:
-        """Returns the schema of a class of the source. Raises: BadRequest if it is missing or contains itself."""
+        """Returns the schema of a class of the source.
+
+        Raises: BadRequest if the source lacks the class, or the class contains itself.
+        """
         fields = self._find_fields(name)
         if not fields or name in self._open_classes:
-            raise _unknown_type(node)
+            raise _make_type_error(node)
         properties: dict[str, Any] = {}
         required = []
         self._open_classes.append(name)
         for field_name, annotated in fields.items():
             self._remaining_chars -= self._measure_field(annotated)
             if self._remaining_chars < 0:
-                raise refusal_of(
+                raise make_error(
                     node,
                     f"the fields of its classes have more than {_MAX_FIELD_CHARS:,} characters, counted wherever one "
                     "is used",
@@ -127,7 +130,7 @@ class TypeSchemas:
         return {"type": "object", "properties": properties, "required": required}
 
     def _find_fields(self, name: str) -> dict[str, ast.AnnAssign]:
-        """Returns the annotated fields of a class by name, also those of its base classes in the source."""
+        """Returns the annotated fields of a class and of its base classes in the source, by name."""
         if name not in self._classes or name in self._fields:
             return self._fields.get(name, {})
         fields = self._fields[name] = {}
@@ -157,7 +160,7 @@ def _find_members(node: ast.expr) -> Sequence[ast.expr] | None:
         try:
             quoted = ast.parse(node.value, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise _unknown_type(node) from None
+            raise _make_type_error(node) from None
         return [ast.copy_location(quoted, node)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return [node.left, node.right]
@@ -173,16 +176,16 @@ def _find_members(node: ast.expr) -> Sequence[ast.expr] | None:
 
 
 def _list_arguments(node: ast.Subscript) -> Sequence[ast.expr]:
-    """Returns the arguments of a type, as `str` of `list[str]`."""
+    """Returns the arguments of a type, such as `str` of `list[str]`."""
     return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
 
 
 def _make_literal_schema(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
-    """Returns the schema of these values. Raises: BadRequest if JSON does not have one of them."""
+    """Returns the schema of a `Literal`. Raises: BadRequest if JSON lacks one of its values."""
     values = [constant.value for constant in nodes if isinstance(constant, ast.Constant)]
     kinds = {type(value).__name__.replace("NoneType", "None") for value in values}
     if not values or len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
-        raise _unknown_type(node)
+        raise _make_type_error(node)
     names = sorted(_PLAIN_TYPES[kind] for kind in kinds)
     return {"type": names[0] if len(names) == 1 else names, "enum": values}
 
@@ -195,7 +198,7 @@ def _take_last_name(node: ast.expr) -> str:
 
 
 def _read_field(value: ast.expr | None) -> _Field:
-    """Returns a field of a class. value: what the source assigns to it."""
+    """Returns a field of a class. value: the expression that the source assigns to the field; None: it assigns none."""
     if not isinstance(value, ast.Call) or _take_last_name(value.func) not in ("Field", "field"):
         return _Field(_drop_ellipsis(value), None)
     named = {keyword.arg: keyword.value for keyword in value.keywords}
@@ -215,7 +218,7 @@ def _is_ellipsis(node: ast.expr) -> bool:
 
 
 def read_default(default: ast.expr) -> dict[str, Any]:
-    """Returns the `default` of a schema; nothing for a default that JSON cannot express."""
+    """Returns the `default` of a schema; {} for a default that JSON cannot express."""
     try:
         value = ast.literal_eval(default)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -235,7 +238,7 @@ def _is_json(value: object) -> bool:
 
 
 def _is_writable(value: object) -> bool:
-    """Returns whether a value goes into JSON as it is stored: without surrogates, with numbers of 64 bits."""
+    """Returns whether a value can be stored as JSON: it has no surrogates, and numbers of at most 64 bits."""
     try:
         orjson.dumps(value)
     except TypeError:
@@ -243,9 +246,9 @@ def _is_writable(value: object) -> bool:
     return True
 
 
-def _unknown_type(node: ast.expr) -> BadRequest:
-    """Returns the refusal of a type."""
-    return refusal_of(
+def _make_type_error(node: ast.expr) -> BadRequest:
+    """Returns the error about a type without a schema."""
+    return make_error(
         node,
         f"the type `{ast.unparse(node)[:80]}` has no JSON schema that can be read off the source; "
         "use str, int, float, bool, list, dict, Optional, Union, Literal or a class of the source that has annotated "
@@ -253,11 +256,11 @@ def _unknown_type(node: ast.expr) -> BadRequest:
     )
 
 
-def refusal_of(node: ast.expr | ast.arg | ToolFunction, message: str) -> BadRequest:
-    """Returns the refusal of a source. node: names the line."""
-    return refusal_at(node.lineno, message)
+def make_error(node: ast.expr | ast.arg | ToolFunction, message: str) -> BadRequest:
+    """Returns the error about a source. node: the part of the source whose line the error names."""
+    return error_at(node.lineno, message)
 
 
-def refusal_at(line: int, message: str) -> BadRequest:
-    """Returns the refusal of a source for what is in a line."""
+def error_at(line: int, message: str) -> BadRequest:
+    """Returns the error about a line of a source."""
     return BadRequest(f"Line {line}: {message}.", param="source_code")

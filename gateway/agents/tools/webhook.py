@@ -1,4 +1,4 @@
-"""Webhook tools: each call is a POST to the URL that the tool's author named, signed as Standard Webhooks specifies.
+"""Webhook tools: each call is a POST to the URL that the tool's author has set, signed as Standard Webhooks specifies.
 
 The signature is over id, time and body (github.com/standard-webhooks/standard-webhooks, spec, "Signature scheme"), so
 that a receiver can distinguish the gateway's calls from others, and a replay from a call. No call is retried.
@@ -17,18 +17,19 @@ from gateway.core import exact_json
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import SECRET_PREFIX
 
-# Seconds of a call with its reply. Not measured: the model and its user wait for as long.
+# The most seconds of a call with its reply. Not measured: the model and its user wait for as long.
 TIMEOUT_S = 30.0
 # The most bytes of a reply. Not measured: it bounds the memory that a faulty server can take.
 LIMIT_BYTES = 1_000_000
-SHOWN_CHARS = 500  # of an error reply, to the model: enough for its message
+# The most characters of an error reply that the model reads: enough for its message.
+SHOWN_CHARS = 500
 
 
 class Webhooks:
     """Calls webhook tools, and posts other signed messages.
 
-    secret: `whsec_` and base64; None: requests are not signed.
-    now: seconds since the epoch.
+    secret: the key of signatures, as `whsec_` and base64; None: requests are not signed.
+    now: the clock, in seconds since the epoch.
     """
 
     def __init__(self, hosts: ToolHosts, secret: str | None, now: Callable[[], float]) -> None:
@@ -67,7 +68,7 @@ class Webhooks:
     async def post(self, url: str, key: str, body: bytes) -> int:
         """Posts JSON, signed like a call. Returns the status of the reply.
 
-        key: names the message, so that a receiver recognises a message that is sent twice.
+        key: the id of the message, by which a receiver recognises a message that is sent twice.
 
         Raises: HostError, TimeoutError.
         """

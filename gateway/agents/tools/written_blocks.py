@@ -1,4 +1,4 @@
-"""Writes the memory blocks that a tool's code has changed in its copy of an agent. Knows nothing of what ran the code.
+"""Writes the memory blocks that a tool's code has changed in its copy of an agent.
 
 If the turn is written as a whole, the changes become edits of the turn: they wait until the turn is confirmed, and are
 forgotten with it.
@@ -31,9 +31,12 @@ async def write_blocks(
 ) -> ToolAnswer:
     """Writes the blocks that code has changed. Returns the code's answer, with an error for each block not written.
 
-    exchange_row: the row of the exchange with the call. When it is forgotten, the written values are forgotten, too.
-    edited: labels of blocks that are not written, since the store does not have all their edits yet.
-    by: the agent that called the code, as its turn has read it.
+    at: the time of the write, in seconds since the epoch.
+    origin: the origin that the new revisions get.
+    exchange_row: the row of the exchange with the call, with which the written values are forgotten; None: the call is
+        in no exchange.
+    edited: the labels of blocks that are not written, since the store does not have all their edits yet.
+    by: the agent that called the code, as its turn has read it; None: a person called it.
     """
     errors = []
     for block, value in answer.changed_blocks:
@@ -60,9 +63,9 @@ async def write_blocks(
 
 
 def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAnswer:
-    """Makes code's changes of blocks edits of the turn. Returns the code's answer, as `write_blocks` does.
+    """Turns the changes of blocks by code into edits of the turn. Returns the code's answer, as `write_blocks` does.
 
-    A stored answer may be given again in a turn with other blocks: a block that the turn lacks is an error.
+    A stored answer may come back in a turn with other blocks. A changed block that the turn lacks is an error.
     """
     errors = []
     for n, (block, value) in enumerate(answer.changed_blocks):

@@ -1,6 +1,6 @@
 """The form of an error in the agents API: `detail` is a sentence or, with status 422, a list that names the fields.
 
-(fastapi.tiangolo.com/tutorial/handling-errors; what `letta-client` 1.12 reads)
+(fastapi.tiangolo.com/tutorial/handling-errors; `letta-client` 1.12 reads this form.)
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from gateway.checked import Fault, list_literal_values
 from gateway.dialects.event_stream import encode_event
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
-_MAX_SHOWN_CHARS = 200  # of a value or a name that an error repeats
-_MAX_SENTENCE_CHARS = 1000  # of an error's sentence, which may list the values that a field takes
+# The most characters of a value or a name that an error repeats.
+_MAX_SHOWN_CHARS = 200
+# The most characters of an error's sentence, which may list the values that a field takes.
+_MAX_SENTENCE_CHARS = 1000
 
 
 def render_fault(fault: Fault) -> dict[str, Any]:
-    """Returns a fault as pydantic writes its errors, which the client's users know."""
+    """Returns a fault in the form of pydantic's errors, which the client's users know."""
     return {
         "type": fault.kind,
         "loc": [_truncate(key) if isinstance(key, str) else key for key in fault.path],
@@ -30,7 +32,7 @@ def render_fault(fault: Fault) -> dict[str, Any]:
 
 
 def phrase_fault(fault: Fault) -> Fault:
-    """Returns a fault with pydantic's sentence for its kind. A fault of another kind retains msgspec's sentence."""
+    """Returns a copy of a fault with pydantic's sentence for its kind, or the fault itself if pydantic has none."""
     if fault.kind == "missing":
         return replace(fault, message="Field required")
     if fault.kind == "extra_forbidden":
@@ -48,7 +50,7 @@ def name_type(value: Any) -> str:
 
 
 def _join_values(values: Sequence[str]) -> str:
-    """Returns the values in words: 'a', 'b' or 'c'."""
+    """Returns values as text: 'a', 'b' or 'c'."""
     *first, last = map(repr, values)
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -58,7 +60,7 @@ def _truncate(text: str, max_chars: int = _MAX_SHOWN_CHARS) -> str:
 
 
 def _shorten_value(value: Any) -> Any:
-    """Returns a value as an error repeats it: a long text truncated, a long list or object as the name of its type."""
+    """Returns a value for an error: a long text is truncated, a long list or object becomes the name of its type."""
     if isinstance(value, str):
         return _truncate(value)
     if isinstance(value, dict | list):
@@ -98,7 +100,10 @@ def _render_detail(error: GatewayError) -> Any:
 
 
 def make_error_event(error: GatewayError, run_id: str | None = None) -> bytes:
-    """Returns the event that ends a stream. The client raises it as an error, so nothing may follow."""
+    """Returns the event that ends a stream. The client raises it as an error, so no event may follow.
+
+    run_id: the public id of the run; None: the stream is of no run.
+    """
     data = {
         "message_type": "error_message",
         "run_id": run_id,
@@ -110,5 +115,5 @@ def make_error_event(error: GatewayError, run_id: str | None = None) -> bytes:
 
 
 def make_refused_event(body: bytes) -> bytes:
-    """Returns the event with the same error as the body of a refusal."""
+    """Returns the event with the error of a refusal. body: the body of the refusal."""
     return make_error_event(UpstreamError(str(orjson.loads(body)["detail"])))

@@ -1,7 +1,7 @@
-"""Stored messages as the agents API shows them. One stored message may be shown as several messages with one id.
+"""The JSON of stored messages in the agents API. One stored message may be shown as several messages with one id.
 
 A reply is shown as its thoughts, its text and its calls, in this order. A call by which the agent speaks
-(`send_message`) is shown as the text that it speaks.
+(`send_message`) is shown as the spoken text.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from storage.run_records import WaitKind
 class Showing(Struct, frozen=True):
     """The way in which a caller wants messages to be shown."""
 
-    # The message types that are shown; None: all.
+    # The message types that are shown; None: all types.
     types: frozenset[str] | None = None
-    # Calls of this tool are shown as the text in their argument `argument`; None: as calls.
+    # The tool of which calls are shown as the text in their argument `argument`; None: all calls are shown as calls.
     speaks: str | None = "send_message"
     argument: str = "message"
     # Summaries of the conversation are shown as well.
@@ -47,11 +47,12 @@ class Origin(Struct, frozen=True):
 
     # The public id of the message.
     id: str
-    # Seconds since the epoch.
+    # The time of the message, in seconds since the epoch.
     at: float
+    # The public ids of the run and the step; None: no run made the message.
     run_id: str | None = None
     step_id: str | None = None
-    # The id of the conversation, if a list may hold messages of several conversations.
+    # The public id of the conversation; None: all messages of the list are of one conversation.
     conversation_id: str | None = None
 
 
@@ -77,12 +78,12 @@ def render_messages(
     first: int = 0,
     results: Sequence[WireMessage] = (),
 ) -> list[dict[str, Any]]:
-    """Returns the messages that show a stored message.
+    """Returns the JSON of the messages that show a stored message.
 
-    waiting: call id -> who must answer the call first, if the stored message is a reply that waits.
+    waiting: call id -> the kind of answer for which the call waits, if the stored message is a reply that waits.
     names: call id -> tool, if the stored message has results.
-    first: how many messages have shown the stored message before these.
-    results: the results that are shown as a part of it.
+    first: the number of messages that have shown parts of the stored message already.
+    results: the results that are shown as a part of the stored message.
     """
     message = drop_mistyped(message)
     stored = (message, *map(drop_mistyped, results))
@@ -100,7 +101,7 @@ def render_messages(
     return messages
 
 
-# The types of fields that are read here. Clients and providers may send other types, which are stored as they came.
+# The types of fields that this module reads. Clients and providers may send other types, which are stored as they came.
 _TYPES = {
     "name": str, "tool_call_id": str, "refusal": str, "reasoning_content": str, "reasoning": str,
     "reasoning_details": list, "thinking_blocks": list, "tool_calls": list,
@@ -108,7 +109,7 @@ _TYPES = {
 
 
 def drop_mistyped(message: WireMessage) -> WireMessage:
-    """Returns a message without the fields that have a type other than the API's."""
+    """Returns a copy of a message without the fields that have another type than in `_TYPES`."""
     typed: WireMessage = {
         key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
     }
@@ -118,7 +119,7 @@ def drop_mistyped(message: WireMessage) -> WireMessage:
 
 
 def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
-    """Returns a call as a function call, the only kind of this API. A custom tool's input becomes its arguments."""
+    """Returns a call as a function call, the only kind in this API. A custom tool's input becomes the arguments."""
     function = find_callee(call) or {}
     named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
@@ -129,7 +130,10 @@ def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_part(message_type: str, origin: Origin, index: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one of the messages that show a stored message. index: among the messages with one id."""
+    """Returns the JSON of one of the messages that show a stored message.
+
+    index: the number of the message among the messages with one id, from 0.
+    """
     return {
         "id": origin.id,
         "date": render_time(origin.at),
@@ -146,9 +150,9 @@ def render_part(message_type: str, origin: Origin, index: int, fields: Mapping[s
 
 
 def render_summary(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
-    """Returns a summary as it is shown: after the last message that it covers, and under that message's id.
+    """Returns the JSON of a summary, under the id of the last message that it covers; [] if it is not shown.
 
-    uid: of the memory.
+    uid: the uid of the agent.
     """
     if not showing.summaries:
         return []
@@ -188,14 +192,14 @@ def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dic
     }
 
 
-# A message of the API: its type, and the fields that messages of this type have.
+# A message of the API: its type, and the fields that only messages of this type have.
 _Part = tuple[str, dict[str, Any]]
 
 
 def _render_parts(
     message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind], names: Mapping[str, str]
 ) -> Iterator[_Part]:
-    """Yields the messages of the API that a stored one is shown as."""
+    """Yields the messages of the API that show a stored message."""
     role, private = message.get("role"), read_private(message)
     if role == "tool":
         if private.get("approval") is not None:
@@ -211,7 +215,7 @@ def _render_parts(
 
 
 def _render_decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
-    """Returns the message that shows what a person decided about a call."""
+    """Returns the message that shows a person's decision about a call."""
     approve = private["approval"] == "approved"
     decision = {
         "type": "approval",
@@ -268,13 +272,16 @@ def _render_reply(message: WireMessage, showing: Showing, waiting: Mapping[str, 
 def pop_asides(
     calls: Sequence[dict[str, Any]], asides: Mapping[str, Sequence[str]]
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Returns the thoughts among the arguments of calls, and the calls as their tools get them."""
+    """Returns the thoughts in the arguments of calls, and copies of the calls with the arguments that their tools get.
+
+    asides: the names of the arguments that the gateway has added, by tool.
+    """
     thoughts, calls_without = [], []
     for call in calls:
         function = call.get("function") or {}
         names = asides.get(function.get("name", ""))
         arguments = read_arguments(function.get("arguments") or "") if names else None
-        # JSON that is nested too deeply is not written again: no tool gets it, and the call stays as it came.
+        # JSON that is nested too deeply cannot be written again: no tool gets it, and the call stays as it came.
         if names and arguments is not None and not is_too_deep(arguments):
             thoughts.append(arguments.get(THINKING) if THINKING in names else None)
             tool_arguments = {name: value for name, value in arguments.items() if name not in names}
@@ -285,7 +292,7 @@ def pop_asides(
 
 
 def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
-    """Yields the readable thoughts of a reply, or a part that says that only the provider can read its thoughts."""
+    """Yields the readable thoughts of a reply, or a part that stands for thoughts that only the provider can read."""
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     if readable := read_thoughts(message):
         signature = next((block.get("signature") for block in blocks if block.get("signature")), None)
@@ -300,13 +307,13 @@ def _render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
 
 
 def _render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns calls as the fields of a message: the first one by itself, and all."""
+    """Returns the fields of a message with calls: the first call, and all calls."""
     shown = [render_call(call) for call in calls]
     return {"tool_call": shown[0], "tool_calls": shown}
 
 
 def render_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a stored call as messages show it."""
+    """Returns the JSON of a stored call."""
     function = call.get("function") or {}
     return {
         "name": function.get("name") or "",
@@ -316,7 +323,7 @@ def render_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_spoken(call: Mapping[str, Any], showing: Showing) -> str | None:
-    """Returns the text that a call speaks; None for a call that is shown as a call."""
+    """Returns the text of a call by which the agent speaks; None for a call that is shown as a call."""
     function = call.get("function") or {}
     if showing.speaks is None or function.get("name") != showing.speaks:
         return None
@@ -336,18 +343,18 @@ def _render_content(content: Any) -> Any:
 
 
 def render_content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
-    """Returns the parts of a message's content as they are shown."""
+    """Returns the JSON of the parts of a message's content."""
     return [_render_content_part(part) for part in content if isinstance(part, dict)]
 
 
 def _render_content_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a part of a content as the API has it."""
+    """Returns the JSON of a part of a message's content."""
     if part.get("type") == "image_url":
         image = part.get("image_url") or {}
         url = image.get("url") if isinstance(image, dict) else image
         return {"type": "image", "source": _render_source(url if isinstance(url, str) else "")}
     text = part.get("text", part.get("refusal"))
-    # Sounds and files have no form in this API; only their presence is shown.
+    # Sounds and files have no form in this API, so only their presence is shown.
     return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}
 
 

@@ -1,4 +1,4 @@
-"""Runs and steps, as the agents API shows them."""
+"""The JSON of runs and steps in the agents API."""
 
 from __future__ import annotations
 
@@ -36,24 +36,20 @@ class StreamRun(Body):
 
 
 _NO_TOKENS = TokenCounts()
-_FAILED_STOPS = frozenset(
-    {
-        StopReason.ERROR,
-        StopReason.UPSTREAM_ERROR,
-        StopReason.BAD_REPLY,
-        StopReason.BAD_TOOL_CALL,
-        StopReason.NO_TOOL_CALL,
-    }
-)
+# The stop reasons of a step that has failed.
+_FAILED_STOPS = frozenset((
+    StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL,
+    StopReason.NO_TOOL_CALL,
+))  # fmt: skip
 
 
 def render_run(
     run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None
 ) -> Json:
-    """Returns a run.
+    """Returns the JSON of a run.
 
-    conversation_id: the public id of its conversation; "default": the agent's own.
-    error_message: of the error that ended it.
+    conversation_id: the public id of the run's conversation; "default": the agent's own conversation.
+    error_message: the message of the error that ended the run; None: no message is stored.
     """
     message = error_message or find_failure_message(run)
     return {
@@ -83,12 +79,12 @@ def render_run_states(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def find_failure_message(run: Run) -> str | None:
-    """Returns the message of a failed run for a stop reason that explains the failure, else None."""
+    """Returns the message for the stop reason of a failed run; None if the reason has no message."""
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 
 def render_callback(report: Mapping[str, Any]) -> Json:
-    """Returns the fields of a run that say how its client was called back."""
+    """Returns the fields of a run about its callback. report: the stored report of the last attempt."""
     return {
         "callback_url": report["url"],
         "callback_sent_at": render_time(report["at"]),
@@ -98,7 +94,7 @@ def render_callback(report: Mapping[str, Any]) -> Json:
 
 
 def render_step(entry: StepEntry, error_message: str | None = None) -> Json:
-    """Returns a step. error_message: of the error that ended it."""
+    """Returns the JSON of a step. error_message: the message of the error that ended it; None: no message is stored."""
     step, model = entry.step, entry.model
     if error_message is None and step.error is not None:
         error_message = STOP_MESSAGES.get(step.stop or "")
@@ -134,7 +130,7 @@ def render_step(entry: StepEntry, error_message: str | None = None) -> Json:
 
 
 def render_run_metrics(entry: RunEntry, tools: Sequence[str]) -> Json:
-    """Returns how long a run took. tools: the uids of the tools that it called."""
+    """Returns the JSON of the times of a run. tools: the uids of the tools that the run has called."""
     run = entry.run
     return {
         "id": ids.make_id("run", run.uid),
@@ -151,7 +147,7 @@ def render_run_metrics(entry: RunEntry, tools: Sequence[str]) -> Json:
 
 
 def render_step_metrics(entry: StepEntry) -> Json:
-    """Returns how long a step took. The model and the tools are not timed apart."""
+    """Returns the JSON of the times of a step. The times of the model and of the tools are not measured separately."""
     step = entry.step
     return {
         "id": ids.make_id_with_seq("step", entry.agent_uid, entry.seq),
@@ -180,11 +176,12 @@ def _choose_status(step: RunStep) -> str:
 def render_usage(
     counts: TokenCounts, steps: int, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> Json:
-    """Returns what a run has used.
+    """Returns the usage of a run.
 
-    counts: of all its steps.
-    started_run_uids: uids of the runs that its end has started.
-    last: of its last step; its prompt and reply are the present context. Zeros if they are not known.
+    counts: the tokens of all steps.
+    steps: the number of steps.
+    started_run_uids: the uids of the runs that the end of this run has started.
+    last: the tokens of the last step, whose prompt and reply are the present context; zeros: not known.
     """
     return {
         "message_type": "usage_statistics",
@@ -211,9 +208,10 @@ def render_result(
 ) -> Json:
     """Returns the whole reply to a send.
 
-    run: has ended.
-    started_run_uids: uids of the runs that its end has started.
-    last: the tokens of its last step; zeros if they are not known.
+    messages: the JSON of the messages of the reply.
+    run: the run of the send, which has ended.
+    started_run_uids: the uids of the runs that the end of this run has started.
+    last: the tokens of the last step; zeros: not known.
     """
     return {
         "messages": messages,
@@ -222,11 +220,15 @@ def render_result(
     }
 
 
-def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[Json]:
-    """Returns the last events of a stream. run: has ended. last: the tokens of its last step; zeros: not known."""
+def make_end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[Json]:
+    """Returns the last events of a stream.
+
+    run: the run of the stream, which has ended.
+    last: the tokens of the run's last step; zeros: not known.
+    """
     return [render_stop(run.stop or StopReason.END_TURN), render_usage(run.counts, run.steps, last=last)]
 
 
 def render_stop(stop: str) -> Json:
-    """Returns the message that shows why a run has ended."""
+    """Returns the message with the stop reason of a run."""
     return {"message_type": "stop_reason", "stop_reason": stop}

@@ -1,8 +1,8 @@
-"""A run under way as its client sees it: events of the agents API, made of what the turn machine shows.
+"""The view of a run for its client: events of the agents API, made of the events of the turn machine.
 
-Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave
-whole, since their asides do not concern the reader. A result leaves when it is stored, under its stored number. Only
-errors have an event name: the client drops other named events.
+Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave as
+whole messages, without their asides, which are not for the client. A result leaves when it is stored, under its stored
+number. Only errors have an event name, since the client drops other named events.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def number_stream(data: bytes, first: int) -> list[bytes]:
 
 
 def is_end(event: bytes) -> bool:
-    """Returns whether an event is the last one of a run."""
+    """Returns whether an event is the last event of a run."""
     return event.startswith(b"event: error") or b'"message_type":"usage_statistics"' in event
 
 
 @dataclass(slots=True)
 class RunNumbers:
-    """The ids and numbers with which a run's messages are shown. Those of the step change with each step."""
+    """The ids and numbers with which a run's messages are shown. `first_seq` to `step_count` change with each step."""
 
     agent_uid: str
     # The public id of the run.
@@ -72,9 +72,9 @@ class RunNumbers:
     step_count: int = 1
     # Call id -> tool, for calls of an earlier run that this run answers.
     tool_names: Mapping[str, str] = field(default_factory=dict)
-    # The uids of sleeptime runs that the end of this run makes due; empty until then.
+    # The uids of sleeptime runs that the end of this run makes due; empty until the end.
     started_run_uids: Sequence[str] = ()
-    # The number of a reply of which an earlier attempt may have shown a part; None: no reply.
+    # The number of a reply of which an earlier attempt may have shown a part; None: there is no such reply.
     shown_in_part: int | None = None
     # The number of this attempt.
     attempt: int = 1
@@ -96,9 +96,9 @@ class StepViewFactory(Struct, frozen=True):
     by_token: bool
     # Returns seconds since the epoch.
     now: Callable[[], float]
-    # Messages that are shown before the first reply.
+    # The messages to show before the first reply.
     before: Sequence[Json] = ()
-    # The usage that earlier steps of the run have counted.
+    # The tokens of the earlier steps of the run.
     counts: TokenCounts = msgspec.field(default_factory=TokenCounts)
     speaks_chat: bool = False
 
@@ -129,19 +129,19 @@ class StepView(ClientView):
     showing: Showing
     by_token: bool
     now: Callable[[], float]
-    # The usage that the steps before this one have counted.
+    # The tokens of the earlier steps of the run.
     counts: TokenCounts
-    # The events of the messages that are shown before the first reply.
+    # The events of the messages to show before the first reply.
     before: list[bytes]
     asides: Asides
     _step_counts: TokenCounts = field(default_factory=TokenCounts, init=False)
     _events: list[bytes] = field(default_factory=list, init=False)
     _unshown: _UnshownReply = field(default_factory=_UnshownReply, init=False)
-    # The messages of the reply that have begun, by a key each (`_add_piece`), whose index is their number.
+    # The keys (`_add_piece`) of the messages of the reply that have begun. The index of a key is the message's number.
     _message_keys: list[str] = field(default_factory=list, init=False)
     # The tools of calls that were shown, by call id.
     _tool_names: dict[str, str] = field(default_factory=dict, init=False)
-    # The waiting calls with their stored ids, and who must answer each, by call id.
+    # The waiting calls with their stored ids, and the kind of answer for which each waits, by call id.
     _waiting_calls: list[Json] = field(default_factory=list, init=False)
     _waiting: Mapping[str, WaitKind] = field(default_factory=dict, init=False)
     _stop: StopReason = field(default=StopReason.END_TURN, init=False)
@@ -154,7 +154,7 @@ class StepView(ClientView):
     # -- a stream
 
     def begin(self, first: Json) -> None:
-        """Shows what comes before the first reply. Ids and times are the gateway's, not those of `first`."""
+        """Shows the messages before the first reply. Ids and times are the gateway's, so `first` is ignored."""
         self._events += self.before
         self.before.clear()
 
@@ -184,7 +184,7 @@ class StepView(ClientView):
             self._unshown.text.append(text)
 
     def add_spoken_text(self, text: str, between: str, call_index: int) -> None:
-        # Only the call that this client sees as text is shown as it is written.
+        # Only a call that is shown to this client as text is shown while it is written.
         if self.asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
             return
         if self.by_token:
@@ -208,7 +208,7 @@ class StepView(ClientView):
         self._end_reply()
         if self._waiting_calls:
             self._show_calls(self._waiting_calls)
-        numbers, counts = self.numbers, self._counts_with_step()
+        numbers, counts = self.numbers, self._sum_counts()
         usage = render_usage(counts, numbers.step_count, numbers.started_run_uids, self._step_counts)
         self._events += [encode_event(render_stop(self._stop)), encode_event(usage), DONE_EVENT]
 
@@ -232,7 +232,7 @@ class StepView(ClientView):
     def begin_step(self, first_seq: int, reply_seq: int) -> None:
         self.numbers.first_seq, self.numbers.reply_seq = first_seq, reply_seq
         self._message_keys.clear()
-        self.counts, self._step_counts = self._counts_with_step(), TokenCounts()
+        self.counts, self._step_counts = self._sum_counts(), TokenCounts()
         self.numbers.step_count += 1
 
     def note_stop(
@@ -257,18 +257,22 @@ class StepView(ClientView):
         raise AssertionError("a run is shown as events")
 
     def render_error_body(self, status: int, body: bytes) -> bytes:
-        from_upstream = UpstreamError(_error_message(body) or f"The upstream answered {status}.")
+        from_upstream = UpstreamError(_read_error_message(body) or f"The upstream answered {status}.")
         return LettaErrors().render_body(from_upstream)
 
-    def _counts_with_step(self) -> TokenCounts:
+    def _sum_counts(self) -> TokenCounts:
         """Returns the tokens of all steps so far."""
         return TokenCounts(*map(sum, zip(self.counts, self._step_counts, strict=True)))
 
-    # -- how it is shown
+    # -- the events
 
-    def _add_piece(self, kind: str, fields: dict[str, Any], which: str = "") -> None:
-        """Shows a piece of a message. Its pieces have the same id and otid. which: distinguishes messages of a kind."""
-        key = f"{kind} {which}"
+    def _add_piece(self, kind: str, fields: dict[str, Any], name: str = "") -> None:
+        """Shows a piece of a message. All pieces of a message have the same id and otid.
+
+        kind: the type of the message.
+        name: a text that distinguishes messages of one kind.
+        """
+        key = f"{kind} {name}"
         if key not in self._message_keys:
             self._message_keys.append(key)
         if not self.showing.shows(kind):
@@ -277,7 +281,7 @@ class StepView(ClientView):
         self._events.append(encode_event(render_part(kind, origin, self._message_keys.index(key), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
-        """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
+        """Shows calls without the arguments of the gateway, whose thoughts and spoken texts are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
         _, cleaned = pop_asides(calls, self.asides.map_asides(names))
         unspoken = [
@@ -288,7 +292,7 @@ class StepView(ClientView):
         self._add_message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)
 
     def _end_reply(self) -> None:
-        """Shows the rest of the reply as whole messages: thoughts, text, then text of its speaking calls."""
+        """Shows the rest of the reply as whole messages: thoughts, text, then the texts of speaking calls."""
         unshown, self._unshown = self._unshown, _UnshownReply()
         thoughts, text = "".join(unshown.thoughts), "".join(unshown.text)
         if thoughts or text:
@@ -300,9 +304,9 @@ class StepView(ClientView):
             self._add_message({"role": "assistant", "content": spoken_text}, self.numbers.reply_seq)
 
     def _add_message(self, message: Json, seq: int) -> None:
-        """Adds the events of a message. seq: its number."""
+        """Adds the events of a message. seq: the number of the message."""
         origin = self.numbers.make_origin(seq, self.now())
-        # The messages of one reply are numbered as they will be in lists, those that are not shown as well.
+        # The messages of one reply are numbered as in lists, in which messages that are not shown have numbers, too.
         first = len(self._message_keys) if seq == self.numbers.reply_seq else 0
         messages = render_messages(
             message,
@@ -319,8 +323,8 @@ class StepView(ClientView):
         ]
 
 
-def _error_message(body: bytes) -> str | None:
-    """Returns the message of an upstream's error, in any of the forms that are usual."""
+def _read_error_message(body: bytes) -> str | None:
+    """Returns the message of an upstream's error, in any of the usual forms; None if the body has no message."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, refused
 
-# The steps of one send, at most. Not measured: it bounds the calls of a model that goes on without end.
+# The most steps of one send. Not measured: it bounds the calls of a model that goes on without end.
 MaxSteps = Annotated[int, Meta(ge=1, le=200)]
 
 _GROUP = refused("Send to an agent; the agents of its group read the messages that it gets.")
@@ -51,7 +51,7 @@ class ImagePart(Body, tag_field="type", tag="image"):
 
 Parts = list[TextPart | ImagePart]
 
-# -- what a send may hold
+# -- messages, answers and tools of a send
 
 
 class PlainMessage(Body, tag_field="type", tag="message"):

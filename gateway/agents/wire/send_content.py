@@ -1,7 +1,7 @@
-"""Reads the content of a send as the gateway stores it.
+"""Reads the content of a send into the messages that the gateway stores.
 
-The messages of a send are of two kinds, which are separated here: plain messages, and answers to calls that a paused
-run waits for (approvals, and results of the client's tools).
+The messages of a send are of two kinds, which this module separates: plain messages, and answers to the waiting calls
+of a paused run (approvals, and results of the client's tools).
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _STRUCTS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = 
 class SendContent(Struct, frozen=True):
     """The content of a send."""
 
-    # New messages, as they are stored.
+    # The new messages, as they are stored.
     messages: tuple[WireMessage, ...] = ()
     # Answers to waiting calls, which come before the messages.
     answers: tuple[CallDecision, ...] = ()
-    # The client's id of the send, by which it is recognised when it is sent again.
+    # The client's id of the send, by which a resent send is recognised; None: the client gives no id.
     otid: str | None = None
 
 
@@ -63,7 +63,7 @@ def read_initial_messages(sent: Sequence[dict[str, Any]]) -> tuple[WireMessage, 
 
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
-    """Returns a system prompt that lists the client's skills at its end."""
+    """Returns a copy of a system prompt that lists the client's skills at its end."""
     lines = [" ".join(f"- {skill.name} ({skill.location}): {skill.description}".split()) for skill in skills]
     listed = "\n".join(("<available_skills>", *lines, "</available_skills>"))
     return f"{system}\n\n{listed}" if system else listed
@@ -127,7 +127,7 @@ def _read_plain(sent: dict[str, Any], path: Path) -> PlainMessage:
     return convert(_with_part_types({**sent, "type": "message"}), PlainMessage, path)
 
 
-# The type of a part that names none, by the first of these fields that it has.
+# The type of a part without a type, by the first of these fields that the part has.
 _TYPE_BY_FIELD = (
     ("text", "text"), ("source", "image"), ("tool_return", "tool"), ("approve", "approval"), ("url", "url"),
     ("data", "base64"),
@@ -135,9 +135,9 @@ _TYPE_BY_FIELD = (
 
 
 def _with_part_types(sent: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with the types that its parts lack, since clients may leave them out.
+    """Returns a copy of a message with a type in each of its parts, since clients may leave types out.
 
-    Letta 0.6 named a message's content `text`.
+    Letta 0.6 names the content of a message `text`.
     """
     if "text" in sent and "content" not in sent:
         sent = {("content" if key == "text" else key): value for key, value in sent.items()}
@@ -149,7 +149,7 @@ def _with_part_types(sent: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_type(part: Any) -> Any:
-    """Returns a part that names its type, as do the source of an image and the parts of a tool's result in it."""
+    """Returns a copy of a part with a type, and with types in the source of an image and in the parts of a result."""
     if not isinstance(part, dict):
         return part
     if isinstance(returned := part.get("tool_return"), list):
@@ -166,12 +166,12 @@ def _read_content(content: str | Parts) -> Any:
     if isinstance(content, str):
         return content
     parts = [_read_part(part) for part in content]
-    # Most lists are one text, and every provider takes that as a string.
+    # Most lists have one text, and every provider takes a text as a string.
     return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
 
 
 def _read_part(part: TextPart | ImagePart) -> dict[str, Any]:
-    """Returns a part of a content as it is stored."""
+    """Returns a part of a message's content as it is stored."""
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     source = part.source
@@ -197,14 +197,14 @@ def _read_message(plain: PlainMessage) -> WireMessage:
 
 
 def _read_text(content: str | Parts | list[TextPart]) -> str:
-    """Returns the text of a content. Each part is a line."""
+    """Returns the text of a message's content, with each part on its own line."""
     if isinstance(content, str):
         return content
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
 def _read_decisions(message: Approvals | ToolReturns, path: Path) -> list[CallDecision]:
-    """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
+    """Returns the answers in a message. Raises: Unprocessable if it has none, which must not count as a denial."""
     if isinstance(message, ToolReturns):
         field, decisions = "tool_returns", [*map(_read_tool_decision, message.tool_returns)]
     elif message.approvals or (approve := find_sent(message.approve)) is None:
@@ -226,7 +226,7 @@ def _read_decision(answer: Decision | ToolReturn) -> CallDecision:
 def _read_result_text(content: str | Parts) -> str:
     """Returns the text of a result.
 
-    In chat completions the message of a tool has no images, so a text in their place states how many there were.
+    In chat completions the message of a tool has no images, so a text replaces them that states their number.
     """
     text = _read_text(content)
     images = 0 if isinstance(content, str) else sum(isinstance(part, ImagePart) for part in content)

@@ -20,5 +20,5 @@ def get_sent_or(value: Maybe[T], default: T) -> T:
 
 
 def get_sent_fields(body: Struct) -> dict[str, Any]:
-    """Returns the fields that were sent, by name: where a null means something else than a field that was left out."""
+    """Returns the fields that were sent, by name, for callers to whom a null differs from a field that was left out."""
     return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}

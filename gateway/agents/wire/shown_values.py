@@ -1,17 +1,17 @@
-"""Values as the JSON of the agents API shows them: times, durations, lines of output."""
+"""Values in the JSON of the agents API: times, durations, lines of output."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-# Fields that only Letta's hosted product fills.
+# The fields that only Letta's hosted product fills.
 NO_AUTHORS = dict.fromkeys(("created_by_id", "last_updated_by_id"))
 NO_TEMPLATE = dict.fromkeys(("project_id", "template_id", "base_template_id", "deployment_id"))
 
 
 def render_time(at: float | None) -> str | None:
-    """Returns a time in ISO 8601, in UTC with microseconds. at: seconds since the epoch."""
+    """Returns a time in ISO 8601, in UTC with microseconds. at: the time in seconds since the epoch; None: no time."""
     if at is None:
         return None
     try:
@@ -23,10 +23,13 @@ def render_time(at: float | None) -> str | None:
 
 
 def measure_ns(began_at: float | None, ended_at: float | None) -> int | None:
-    """Returns how long something took; None if it has not begun, or not ended. A clock may have been put back."""
+    """Returns the nanoseconds between two times; None if one of them is None.
+
+    began_at, ended_at: the times in seconds since the epoch. The clock may have been put back between them.
+    """
     return None if began_at is None or ended_at is None else max(0, int((ended_at - began_at) * 1e9))
 
 
 def split_lines(output: Any) -> list[str] | None:
-    """Returns the output of a tool's code line by line; None if there is none."""
+    """Returns the output of a tool's code line by line; None if the output is empty."""
     return output.splitlines() if isinstance(output, str) and output else None

@@ -1,8 +1,8 @@
 """Reads the bodies of the agents API into structs, which also describe them in `/openapi.json`.
 
-Each field has a verdict. Most fields are honoured. `NoEffect` ones are stored and given back, without effect here; of
-objects that are `partly_honoured`, so are the other fields; the reply's `x-mnemogate-kept` names those that were sent.
-`refused` ones are answered with a 400 that says why. A field that no struct has is a 422.
+Each field has a verdict. Most fields are honoured. A field that is `NoEffect` is stored and returned, without effect
+here, and so are the other fields of an object that is `partly_honoured`; the reply's `x-mnemogate-kept` names such
+fields that were sent. A field that is `refused` gets a 400 with the reason. A field that no struct has gets a 422.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _VERDICT = "x-verdict"
 _HONOURED: Final = "x-honoured"
 _NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MAX_REPORTED_NAMES: Final = 50
-# The most bytes of a JSON object with names that its sender chooses, such as `metadata`. It is read and written with
-# each row that has it: 300,000 names block the loop for 0.2 s each time, and as many names as fit here for 0.02 s.
+# The most bytes of a JSON object with names that its sender chooses, such as `metadata`. The object is read and written
+# with its row: 300,000 names block the loop for 0.2 s each time, and as many names as fit here for 0.02 s.
 MAX_OBJECT_BYTES: Final = 256 * 1024
 # The most entries of a list of names or ids. A definition is written in one transaction, and other writes wait for it.
 # Not measured: a prompt has room for some hundred blocks or tools.
@@ -41,21 +41,21 @@ Names: TypeAlias = Annotated[list[Name], BOUNDED_LIST]
 T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
 Maybe: TypeAlias = T | UnsetType | None
-# The same of a field that is stored and has no effect.
+# The type of such a field that is stored and has no effect.
 NoEffect: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "no effect"})] | UnsetType
 
 
 def partly_honoured(*fields: str) -> Meta:
-    """Returns the annotation of an object of which these fields have effect; the rest are stored."""
+    """Returns the annotation of an object of which only these fields have an effect. Its other fields are stored."""
     return Meta(extra_json_schema={_VERDICT: "partly honoured", _HONOURED: fields})
 
 
-def refused(why: str) -> Meta:
-    """Returns what stands in the annotation of a field that is refused. why: a sentence for the caller."""
-    return Meta(extra_json_schema={_VERDICT: "refused", "description": why})
+def refused(reason: str) -> Meta:
+    """Returns the annotation of a field that is refused. reason: a sentence for the caller."""
+    return Meta(extra_json_schema={_VERDICT: "refused", "description": reason})
 
 
-# What several bodies and queries refuse.
+# The annotations of fields that several bodies and queries refuse.
 HOSTED = refused("It belongs to Letta's hosted product.")
 NO_SECRETS = refused("Definitions hold no secrets; the gateway's settings do (tools.headers).")
 NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
@@ -83,12 +83,12 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 
 def read_body(data: bytes, struct_type: type[B]) -> B:
-    """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused; BodyTooLarge."""
+    """Reads a body. Raises: Unprocessable, with the field; BadRequest for a refused field; BodyTooLarge."""
     return convert(parse(data or b"{}"), struct_type, ("body",))
 
 
 def parse(data: bytes, path: Path = ("body",)) -> Any:
-    """Parses JSON that can be stored. path: of the JSON in the request. Raises: Unprocessable, BodyTooLarge."""
+    """Parses JSON that can be stored. path: its path in the request. Raises: Unprocessable, BodyTooLarge."""
     check_values(data)
     try:
         json = orjson.loads(data)
@@ -102,7 +102,7 @@ def parse(data: bytes, path: Path = ("body",)) -> Any:
 
 
 def read_texts(data: bytes) -> dict[str, str]:
-    """Reads a body that has a text for each name. Raises: Unprocessable, naming the field; BodyTooLarge."""
+    """Reads a body that has a text for each name. Raises: Unprocessable, with the field; BodyTooLarge."""
     check_values(data)
     try:
         texts = msgspec.json.decode(data or b"{}", type=dict[str, str])
@@ -116,10 +116,10 @@ def read_texts(data: bytes) -> dict[str, str]:
 def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -> B:
     """Makes a struct of parsed JSON, or of the parameters of a query.
 
-    path: where the JSON is in the request, for errors.
-    lax: numbers come as text, as in a query.
+    path: the path of the JSON in the request, for errors.
+    lax: numbers may be text, as in a query.
 
-    Raises: as `read_body`.
+    Raises: the errors of `read_body`.
     """
     if not isinstance(json, dict):
         raise Unprocessable(Fault(path, f"Input should be an object, not {name_type(json)}", "model_type"))
@@ -141,24 +141,27 @@ def _check_sizes(body: msgspec.Struct, path: Path) -> None:
 
 
 def check_size(value: dict[str, Any] | list[Any], path: Path) -> None:
-    """Raises: Unprocessable if an object or a list of entries is too large to be stored. path: of it in the request."""
+    """Raises: Unprocessable if an object or a list of entries is too large to be stored.
+
+    path: the path of the value in the request.
+    """
     if (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES:
         message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
         raise Unprocessable(Fault(path, message))
 
 
 def _check_refused(body: msgspec.Struct) -> None:
-    """Raises: BadRequest if a field was sent that is refused, in the body or in a struct in it."""
+    """Raises: BadRequest if a refused field was sent, in the body or in a struct in it."""
     for path, struct in _walk_structs(body):
-        for name, why in _list_refusals(type(struct)).items():
+        for name, reason in _list_refusals(type(struct)).items():
             value = getattr(struct, name)
-            # Null, false and empty are what the client's own defaults send: they ask for nothing.
+            # A client's own defaults send null, false and empty values, which ask for no effect.
             if value is not UNSET and value:
-                raise BadRequest(f"{_join_path(path, name)}: {why}", param=_join_path(path, name))
+                raise BadRequest(f"{_join_path(path, name)}: {reason}", param=_join_path(path, name))
 
 
 def list_ignored_fields(body: msgspec.Struct) -> list[str]:
-    """Returns the names of the fields that were sent and have no effect here; those of an entry as `blocks.hidden`."""
+    """Returns the names of the fields that were sent and have no effect here, such as `hidden` or `blocks.hidden`."""
     names: dict[str, None] = {}
     for path, struct in _walk_structs(body):
         for name, honoured in _list_ignored(type(struct)).items():
@@ -169,14 +172,14 @@ def list_ignored_fields(body: msgspec.Struct) -> list[str]:
                 names[dotted] = None
             elif isinstance(value, dict):
                 names |= {f"{dotted}.{key}": None for key in value if value[key] and key not in honoured}
-    # They are named in a header.
+    # The names become a header, which not every name fits.
     return [name for name in names if _NAME.fullmatch(name)][:_MAX_REPORTED_NAMES]
 
 
 def _walk_structs(body: msgspec.Struct, path: Path = ()) -> Iterator[tuple[Path, msgspec.Struct]]:
     """Yields a body and the structs in it, each with its path: names of fields and indices in lists.
 
-    A key of an object is left out of paths: its sender has chosen it.
+    The keys of objects are left out of paths, since senders choose them.
     """
     yield path, body
     for name in _list_struct_fields(type(body)):
@@ -208,7 +211,7 @@ def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
 # -- verdicts
 
 
-def _verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _list_verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, hint in checked.list_field_types(struct_type).items():
         for meta in list_metas(hint):
             extra = meta.extra_json_schema or {}
@@ -219,15 +222,19 @@ def _verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str
 @cache
 def _list_refusals(struct_type: type[msgspec.Struct]) -> dict[str, str]:
     return {
-        name: extra["description"] for name, extra in _verdicts(struct_type) if extra[_VERDICT] == "refused"
+        name: extra["description"]
+        for name, extra in _list_verdicts(struct_type)
+        if extra[_VERDICT] == "refused"
     }
 
 
 @cache
 def _list_ignored(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
-    """Returns the fields that are retained, each with the names honoured inside it, if any."""
+    """Returns the fields that are only stored, each with the names that are honoured in it; None: no name is."""
     return {
-        name: extra.get(_HONOURED) for name, extra in _verdicts(struct_type) if extra[_VERDICT] != "refused"
+        name: extra.get(_HONOURED)
+        for name, extra in _list_verdicts(struct_type)
+        if extra[_VERDICT] != "refused"
     }
 
 
