@@ -16,7 +16,7 @@ class Rules(Struct, frozen=True):
 
     # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
-    messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
+    list_messages: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
     # Returns the result of pending edits on the blocks as they are now.
     make_block_merge: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
     # Returns whether a note or hidden round may quote erased content.
@@ -25,9 +25,9 @@ class Rules(Struct, frozen=True):
     # oldest first, and its pending edits.
     rebuild_block: Callable[[Block, Sequence[Revised], Sequence[MemoryEdit]], Rebuilt]
     # Returns the names of the tools that an exchange has called, also in hidden rounds.
-    tools_used: Callable[[Exchange], Sequence[str]]
+    list_tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step without the results that may quote erased content. Its arguments: the step with the results, the
     # step with their calls, the marks of the erased content.
-    without_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
+    drop_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
     # Returns whether an exchange has calls without results.
     has_open_calls: Callable[[Exchange], bool]

@@ -179,4 +179,4 @@ def _remove_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone
     }
     full_reply = None if gone.may_be_used_by(exchange, rules) else exchange.full_reply
     emptied = replace(exchange, notes=notes, full_reply=full_reply, has_full_reply=full_reply is not None)
-    return emptied if calling_step is None else rules.without_quotations(emptied, calling_step, gone.erased)
+    return emptied if calling_step is None else rules.drop_quotations(emptied, calling_step, gone.erased)

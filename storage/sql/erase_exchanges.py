@@ -294,7 +294,7 @@ def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: R
         return True
     content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
     words = _fold("\n".join(_list_strings(content)))
-    messages = rules.messages_of(exchange, False, None, None if seq is None else (seq,))
+    messages = rules.list_messages(exchange, False, None, None if seq is None else (seq,))
     return any(has_whole_words(words, _fold(message.text)) for message in messages)
 
 

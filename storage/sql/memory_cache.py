@@ -179,7 +179,7 @@ class CachedMemory:
             connection, self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS
         )
         messages = [
-            message for row in rows if _is_recallable(row[0]) for message in rules.messages_of(*row, None)
+            message for row in rows if _is_recallable(row[0]) for message in rules.list_messages(*row, None)
         ]
         following = [exchange for exchange, _, _ in rows if exchange.seq >= start]
         gapless_end = start
@@ -258,7 +258,7 @@ class CachedMemory:
             if self._is_full:
                 return
             self._unindexed_exchanges += 1
-            for message in rules.messages_of(exchange, False, None, None):
+            for message in rules.list_messages(exchange, False, None, None):
                 self.unindexed[message.seq] = message
                 self.uncounted.append(message)
                 self._unindexed_bytes += _measure_message(message)

@@ -206,7 +206,7 @@ async def read_messages(
     messages = {
         message.seq: message
         for exchange, is_shared, _ in await load_shown_at(connection, agent_row, seqs)
-        for message in rules.messages_of(exchange, is_shared, None, seq_set)
+        for message in rules.list_messages(exchange, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):
         passages_and_facts = await load_passages_and_facts_at(connection, agent_row, seqs)

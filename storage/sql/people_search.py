@@ -167,7 +167,7 @@ class PeopleSearch(StoreGroup):
         unread: defaultdict[int, list[Message]] = defaultdict(list)
         for row in await connection.fetch_rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
-                unread[row[0]] += self._rules.messages_of(*shown, None)
+                unread[row[0]] += self._rules.list_messages(*shown, None)
         for row in await connection.fetch_rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
             unread[row[0]] += make_passages_and_facts([row[1:]])
         return unread

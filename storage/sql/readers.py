@@ -178,12 +178,12 @@ class _UnreadBatch:
         full_reply: the turn as the model had it.
         is_repeat: all that was read before is read again.
         """
-        new = self.rules.messages_of(exchange, is_shared, None, None)
+        new = self.rules.list_messages(exchange, is_shared, None, None)
         self._chars += sum(min(len(message.text), self.message_chars) for message in new)
         if self.messages and self._chars > self.limit_chars and not is_repeat:
             return False
         self.messages += new
-        if tools := self.rules.tools_used(replace(exchange, full_reply=full_reply)):
+        if tools := self.rules.list_tools_used(replace(exchange, full_reply=full_reply)):
             self.tools_used[exchange.id] = tools
         return True
 

@@ -57,7 +57,7 @@ async def read_remaining(
     return {
         exchange.id: [
             message.text
-            for message in rules.messages_of(exchange, is_shared, previous, None)
+            for message in rules.list_messages(exchange, is_shared, previous, None)
             if message.role == "user" and message.seq not in going_seqs
         ]
         for exchange, is_shared, previous in make_shown_exchanges(rows)

@@ -1,7 +1,7 @@
 """Recall: searches the packed index of one agent, and the messages that it lacks.
 
 Cost and order depend on this agent's rows alone. The rules decide which messages an exchange has and who may know them
-(`Rules.messages_of`). Superseded and forgotten turns are left out here, by their rows.
+(`Rules.list_messages`). Superseded and forgotten turns are left out here, by their rows.
 """
 
 from __future__ import annotations
@@ -387,7 +387,7 @@ class Recall(StoreGroup):
         return [
             message
             for exchange, is_shared, _ in await load_shown_recent(connection, agent.id, limit)
-            for message in self._rules.messages_of(exchange, is_shared, None, None)
+            for message in self._rules.list_messages(exchange, is_shared, None, None)
         ]
 
 

@@ -183,7 +183,7 @@ class SearchIndex(GrowingGroup):
             make_document(message)
             for shown_exchange in shown
             if shown_exchange.exchange.active and shown_exchange.exchange.state == "finished"
-            for message in self._rules.messages_of(
+            for message in self._rules.list_messages(
                 shown_exchange.exchange, False, shown_exchange.previous_seq, None
             )
         ]

@@ -271,7 +271,7 @@ class Vectors(StoreGroup):
             message
             for exchange in shown
             if exchange.seq <= upto
-            for message in self._rules.messages_of(exchange, False, None, None)
+            for message in self._rules.list_messages(exchange, False, None, None)
         ]
         messages += [message for message in passages_and_facts if message.seq <= upto]
         embedded: set[int] = set()

@@ -46,7 +46,7 @@ def may_quote(text: str, erased: Erased) -> bool:
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
-def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -> Exchange:
+def drop_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -> Exchange:
     """Returns a step without search hits and block changes in its results that may quote erased messages.
 
     Results of calls that were erased themselves go as a whole.

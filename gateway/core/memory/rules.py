@@ -6,16 +6,16 @@ from typing import Final
 
 from gateway.core.conversation.stored_messages import has_open_calls
 from gateway.core.memory.edits import make_block_merge
-from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
+from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, rebuild_block
 from gateway.core.memory.visibility import list_recallable_messages, list_tools_used
 from storage.store_rules import Rules
 
 RULES: Final = Rules(
-    messages_of=list_recallable_messages,
+    list_messages=list_recallable_messages,
     make_block_merge=make_block_merge,
     may_quote=may_quote,
     rebuild_block=rebuild_block,
-    tools_used=list_tools_used,
-    without_quotations=without_quotations,
+    list_tools_used=list_tools_used,
+    drop_quotations=drop_quotations,
     has_open_calls=has_open_calls,
 )

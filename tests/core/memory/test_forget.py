@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.private import with_private
-from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
+from gateway.core.memory.forgetting_rules import drop_quotations, may_quote, rebuild_block
 from gateway.core.prompt.note_text import Recalled, render_note
 from storage.forget_commands import Erased, Revised
 from storage.records import Block, Exchange, MemoryEdit, Message, State
@@ -69,13 +69,13 @@ def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None
         (Erased(frozenset({DAY - 5}), has_blocks=True), {2: "Done."}),
         (Erased(frozenset({DAY - 5})), {}),
     ):
-        left = orjson.loads(without_quotations(step, above, erased).input or b"")
+        left = orjson.loads(drop_quotations(step, above, erased).input or b"")
         assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
     for gone in (
         replace(above, shown_reply=None, state=State.FORGOTTEN),
         replace(above, redactions=frozenset({-1})),
     ):
-        left = orjson.loads(without_quotations(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
+        left = orjson.loads(drop_quotations(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
         assert [m["content"] for m in left] == ["(forgotten)"] * 3 + [hit]
 
 
