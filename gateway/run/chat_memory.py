@@ -93,7 +93,6 @@ class ChatMemory:
         # A store that cannot be written may still be read, but then the turn would not be stored.
         if needs_memory and not (health := self.keeper.store.health).ok:
             raise MemoryUnavailable.since(health.status)
-        await self.turns.wait_written(identity.scope)
         read = partial(
             self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
         )
@@ -148,18 +147,22 @@ class ChatMemory:
         needs_memory: True: a fallback that has no room for memory is passed over.
         """
         keeper, request = self.keeper, call.request
-        memory_context = await keeper.begin(
-            MemoryRequest(
-                chat=request,
-                identity=call.identity,
-                spec=call.spec,
-                now=keeper.now(),
-                target=attempts.target,
-                kind=call.kind,
-                ticket=ticket,
-            ),
-            opens=opens,
+        memory_request = MemoryRequest(
+            chat=request,
+            identity=call.identity,
+            spec=call.spec,
+            now=keeper.now(),
+            target=attempts.target,
+            kind=call.kind,
+            ticket=ticket,
         )
+        if opens:
+            # Before the wait below, since a later request may have less to wait for.
+            await keeper.enter_queue(memory_request)
+        assert call.identity.scope is not None  # `begin` reads no memory without it
+        await self.turns.wait_written(call.identity.scope)
+        # The time is taken again, because the turns that this request waited for were written meanwhile.
+        memory_context = await keeper.begin(replace(memory_request, now=keeper.now()))
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
         toolbox = self.agents.make_toolbox(call, memory_context, block_edits)

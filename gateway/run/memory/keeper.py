@@ -95,11 +95,8 @@ class MemoryKeeper:
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 
-    async def begin(self, request: MemoryRequest, *, opens: bool = True) -> MemoryContext:
-        """Reads the context of a request. opens: True: a turn follows.
-
-        In append mode the turns of one conversation queue: each waits until the previous turn has left the queue. A
-        request that is read again does not wait again.
+    async def begin(self, request: MemoryRequest) -> MemoryContext:
+        """Reads the context of a request.
 
         Raises:
             HistoryForgotten: a memory from which earlier messages of the request were read is gone. Its words would
@@ -107,10 +104,6 @@ class MemoryKeeper:
             StoreError: memory cannot be read.
         """
         self.writer.cache_all()
-        if opens and request.kind is ConversationKind.APPENDED and not request.ticket.is_first:
-            await self._wait_in_queue(request)
-            # The time is taken again, because the turn that this request waited for was written meanwhile.
-            request = replace(request, now=self.now())
         context = await read_context(self.store, self.resent, request, self.settings.idle_s)
         await self.check_history(request.chat.memories, context.agent.id)
         return context
@@ -127,8 +120,13 @@ class MemoryKeeper:
             if agent_row != read_row and not await self.store.agents.exists(agent_row):
                 raise HistoryForgotten
 
-    async def _wait_in_queue(self, request: MemoryRequest) -> None:
-        """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""
+    async def enter_queue(self, request: MemoryRequest) -> None:
+        """Waits in append mode until the requests of its conversation before this one have left the queue.
+
+        A request that is read again does not wait again. Raises: TooSlow: longer than the ticket allows; StoreError.
+        """
+        if request.kind is not ConversationKind.APPENDED or request.ticket.is_first:
+            return
         key = request.identity.conversation_key
         assert key is not None  # append mode needs a named conversation
         agent = await find_or_draft_agent(self.store, request)

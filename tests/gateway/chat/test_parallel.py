@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import becomes
 
 pytestmark = pytest.mark.both
 
@@ -125,6 +127,26 @@ async def test_a_queued_send_whose_client_leaves_lets_the_next_one_go_on(world: 
     assert await third == "Ok."
     # It was said, and is held as the message of any cancelled request.
     assert [m["content"] for m in world.upstream.last.messages] == ["first", "One.", "second", "third"]
+
+
+async def test_a_message_has_its_place_while_it_waits_for_what_was_cancelled(world: World) -> None:
+    """Else a message that comes at the end of this wait is answered before it."""
+    services, gate = world.gateway.app.services.chat, Gate()
+    scope = Scope("default", "default", "user:alice")
+
+    async def begin_write() -> None:
+        services.turns.pending.add(gate.wait(timeout_s=None), "A cancelled turn", scope)
+
+    world.gateway.call(begin_write())
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    asked = asyncio.create_task(
+        ask(world, [{"role": "user", "content": "Hi"}], user="alice", extra_headers=headers)
+    )
+    try:
+        await asyncio.to_thread(becomes, lambda: len(services.keeper.queues) == 1)
+    finally:
+        gate.open()
+    assert await asked == "Ok."
 
 
 def _until_queued(world: World, count: int) -> None:
