@@ -14,7 +14,7 @@ class AgentTool(Struct, frozen=True):
     """A tool of an agent."""
 
     name: str
-    # None: the tool is built in, and known by its name.
+    # The definition of the tool; None: the tool is built in, and known by its name.
     definition: ToolDefinition | None = None
 
 
@@ -25,7 +25,9 @@ FILLER_AFTER_MS: Final = 1000.0
 class FixedFiller(Struct, frozen=True):
     """A sentence for the user when a tool takes longer than `after_ms`."""
 
+    # The delay in milliseconds.
     after_ms: float
+    # The sentence.
     say: str
 
 
@@ -47,8 +49,8 @@ def render_filler(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
     return filler or "none"
 
 
-# How an agent speaks. reply: by its text, and the turn goes on after any call. message: by a tool, and the turn goes on
-# only after calls that ask for it.
+# The way in which an agent speaks. reply: by its text, and the turn goes on after any call. message: by a tool, and the
+# turn goes on only after calls that ask for it.
 SpeakingStyle = Literal["reply", "message"]
 
 
@@ -75,13 +77,13 @@ class AgentSpec(Struct, frozen=True):
     name: str
     # The agent's own prompt, which stands before the memory blocks.
     system: str = ""
-    # The model that answers to `agent/<name>`; None: the request names one.
+    # The model that answers to `agent/<name>`; None: the request names the model.
     model: str | None = None
-    # The upstream of that model.
+    # The upstream of that model; None: the model's name decides.
     upstream: str | None = None
     # A caller named the model, not the settings: a closed list of models holds for it.
     has_callers_model: bool = False
-    # The context window of its model in tokens; None: as the upstream's settings say.
+    # The context window of its model in tokens; None: the window of the upstream's settings.
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
@@ -92,13 +94,13 @@ class AgentSpec(Struct, frozen=True):
     rebuilds_section: bool = False
     # Messages that leave the window are summarised.
     summarises: bool = True
-    # The memory blocks a new user begins with, in the order in which they stand in the prompt.
+    # The memory blocks with which a new user begins, in the order in which they stand in the prompt.
     blocks: tuple[Block, ...] = ()
     # Labels of the blocks that all users of the agent see.
     shared_labels: frozenset[str] = frozenset()
-    # What the user hears while a gateway tool runs.
+    # The filler that the user hears while a gateway tool runs.
     filler: Filler = None
-    # The sleeptime agents that read its turns; None: there are none.
+    # The sleeptime agents that read its turns; None: no agents do.
     sleeptime: Sleeptime | None = None
     # The public id of an agent that was made over REST; "": a profile. A profile has no value in the fields below.
     uid: str = ""
@@ -111,7 +113,7 @@ class AgentSpec(Struct, frozen=True):
 
     @property
     def is_profile(self) -> bool:
-        """The agent is a profile, with a memory for each user; an agent that was made over REST has one memory."""
+        """True if the agent is a profile, with a memory for each user; an agent made over REST has one memory."""
         return not self.uid
 
     @property

@@ -1,8 +1,8 @@
 """Signatures of well-known applications and frameworks, read from `gateway/data/applications.toml`.
 
-With them the gateway separates a person's words from what an application writes in the place of a person or of the
-system. The file describes its tables; `seen` is the version, or the month, in which the words were seen. An operator
-can add side requests in the settings.
+With them the gateway separates a person's words from texts that an application writes in the place of a person or of
+the system. The file describes its tables; `seen` is the version, or the month, in which the words were seen. An
+operator can add side requests in the settings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     seen: str
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...]  # alternatives, matched at the start of the message
     where: Literal["user", "system"] = "user"
     memory: Literal["off", "read"] = "off"
     is_passing: bool = False  # written in the user's place, and in no later list
@@ -42,8 +42,8 @@ class AddedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     application: str
     seen: str
-    begin: str
-    end: str
+    begin: str  # the tag before the text
+    end: str  # the tag after it
 
 
 class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,14 +60,14 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     application: str
     seen: str
     begin: str  # the message begins with this
-    before: str
-    after: str
+    before: str  # the text before the question
+    after: str  # the text after the question
     # The template ends the message: the question follows the last `before`, and a message that goes on after `after`
     # only quotes the template. Otherwise the question follows the first `before`.
     is_last: bool = True
 
     def read_question(self, text: str) -> str:
-        """Returns the question in a text, without surrounding white space; "" if there is none."""
+        """Returns the question in a text, without surrounding white space; "": no question."""
         if not self.is_last:
             question, is_there, _ = text.partition(self.before)[2].partition(self.after)
         elif text.endswith(self.after):
@@ -78,7 +78,7 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fixed text that a framework appends to a person's words. What follows it is the framework's, too."""
+    """A fixed text that a framework appends to a person's words. All text after it is the framework's, too."""
 
     application: str
     seen: str
@@ -102,4 +102,4 @@ def _read() -> Applications:
 
 APPLICATIONS: Final = _read()
 IN_PLACE: Final = re.compile("|".join(each.pattern for each in APPLICATIONS.in_place))
-"""Matches what an application writes in the user's place, at the start of a message."""
+"""Matches a text that an application writes in the user's place, at the start of a message."""

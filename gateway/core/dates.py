@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, tzinfo
 from functools import lru_cache
 
 DAY_S = 86_400
-# A longer text than this has a time as well.
+# The characters of a day. A longer text has a time as well.
 _DAY_CHARS = len("2026-03-01")
 # The years 1 and 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
 BEGIN_OF_DATES_S = -62_135_596_800.0
@@ -15,14 +15,14 @@ END_OF_DATES_S = 253_402_300_800.0
 
 
 def render_day(at: float) -> str:
-    """Returns the date and the day of the week. at: seconds since the epoch."""
+    """Returns the date and the day of the week. at: the time in seconds since the epoch."""
     return render_day_number(int(at // DAY_S)) if math.isfinite(at) else "undated"
 
 
 # A note has a date in each line, and most lines of a memory fall on few days.
 @lru_cache(maxsize=512)
 def render_day_number(day: int) -> str:
-    """Returns the date and the day of the week. day: days since the epoch."""
+    """Returns the date and the day of the week. day: the day in days since the epoch."""
     try:
         return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y-%m-%d %a")
     except (OverflowError, OSError, ValueError):
@@ -30,14 +30,14 @@ def render_day_number(day: int) -> str:
 
 
 def render_iso(at: float) -> str:
-    """Returns a time in ISO 8601, UTC, to the second. at: seconds since the epoch."""
+    """Returns a time in ISO 8601, UTC, to the second. at: the time in seconds since the epoch."""
     return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
 
 
 def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> float:
     """Returns a date or time in ISO 8601 as seconds since the epoch.
 
-    zone: the zone of a text that names none.
+    zone: the zone of a text that names no zone.
     is_end: a day without a time means its last microsecond; otherwise its first.
 
     Raises: ValueError.
@@ -51,12 +51,12 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
 def _parse_seconds(moment: datetime) -> float:
     """Returns a time as seconds since the epoch; without a zone it is in UTC.
 
-    A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest one in them.
+    A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest time in them.
     """
     at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     return min(max(at, BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))
 
 
 def render_minute(at: float) -> str:
-    """Returns the date and the time of day, to the minute. at: seconds since the epoch."""
+    """Returns the date and the time of day, to the minute. at: the time in seconds since the epoch."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")

@@ -36,29 +36,32 @@ class Sleeptime(_Stored, frozen=True):
 
     # The public ids of these agents.
     agents: tuple[str, ...] = ()
-    # The number of turns after which a run is due; None: each turn makes one due.
+    # The number of turns after which a run is due; None: each turn makes a run due.
     frequency: int | None = SLEEP_EVERY
     # A run is due when the conversation rests, whatever the number of turns.
     at_rest: bool = False
 
     @property
     def every(self) -> int:
-        """The number of turns after which a run is due; 0: turns make none due."""
+        """The number of turns after which a run is due; 0: turns make no run due."""
         return 0 if self.at_rest else self.frequency or 1
 
 
 class AgentDefinition(_Stored, frozen=True):
     """The configuration of one agent."""
 
-    # The kind of its loop: how it speaks, and with which tools and rules it begins (gateway.core.memory.builtin).
+    # The kind of its loop, which decides the way it speaks and its first tools and rules (gateway.core.memory.builtin).
     kind: str
+    # The agent's own prompt.
     system: str = ""
+    # A text for people, and the application's own fields.
     description: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    # Lists leave the agent out.
     hidden: bool = False
     # `<upstream>/<model>` or `<model>`; None: the gateway's first model.
     model: str | None = None
-    # The agent's context window in tokens; None: the model's.
+    # The agent's context window in tokens; None: the model's window.
     context_window: int | None = None
     # Fields that are added to each of its requests (temperature, max_tokens, response_format, …).
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -68,13 +71,13 @@ class AgentDefinition(_Stored, frozen=True):
     thinks_aloud: bool | None = None
     # The most messages in its window; None: tokens alone limit it.
     most_messages: int | None = None
-    # The least messages that stay in the window when it is cut; None: half of the most.
+    # The fewest messages that stay in the window when it is cut; None: half of the most.
     least_messages: int | None = None
     # Each turn of the user begins with an empty window.
     clears: bool = False
     # The IANA time zone of the dates that the model reads.
     timezone: str = "UTC"
-    # Its terms for summaries: mode, model, prompt, sliding_window_percentage, clip_chars, each optional.
+    # The terms for its summaries: mode, model, prompt, sliding_window_percentage, clip_chars, each optional.
     compaction: dict[str, Any] = field(default_factory=dict)
     # Chat messages with which a conversation begins.
     initial_messages: tuple[dict[str, Any], ...] = ()
@@ -86,25 +89,26 @@ class AgentDefinition(_Stored, frozen=True):
     learns: bool = False
     # The filler before a tool runs: "model", {"after_ms", "say"} or "none"; None: the default of its kind.
     filler: Literal["model", "none"] | dict[str, Any] | None = None
-    # The sleeptime agents that read its turns; None: there are none.
+    # The sleeptime agents that read its turns; None: no agents do.
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")
 
 
-# The definition of a profile, which has none: no field has an effect.
+# The definition of a profile, in which no field has an effect.
 NO_DEFINITION: Final = AgentDefinition("")
 
 
 class ToolDefinition(_Stored, frozen=True):
     """A tool that was made over REST. Its name is that of the record that stores the definition."""
 
-    # {"name", "description", "parameters"} as a model gets it.
+    # The tool as a model gets it: {"name", "description", "parameters"}.
     schema: dict[str, Any]
-    # The kind of source. The gateway runs no "json" (declared only) and no "typescript" (from agent files).
+    # The kind of the source. The gateway runs no "json" (declared only) and no "typescript" (from agent files).
     source_type: Literal["python", "typescript", "webhook", "json", "mcp"] = "python"
     # Program text, a webhook's URL, or `<uid of an MCP server>/<name of the tool there>` (`McpToolSource`).
     source: str = ""
+    # A text for people.
     description: str | None = None
     # A person must approve each call.
     needs_approval: bool = False
@@ -124,7 +128,7 @@ class McpServerDefinition(_Stored, frozen=True):
     url: str = ""
     # The command that starts a server over stdio; empty: the server has a URL.
     command: tuple[str, ...] = ()
-    # The entry of the setting tools.headers that is sent to the server, or None.
+    # The entry of the setting tools.headers that is sent to the server; None: no entry is sent.
     header: str | None = None
     # The tools in its last list that cannot be called.
     left_out: tuple[str, ...] = ()
@@ -145,18 +149,18 @@ class IdentityDefinition(_Stored, frozen=True):
     # The name that people read.
     name: str
     type: Literal["org", "user", "other"] = "user"
-    # Each {"key", "value", "type"}.
+    # The properties, each {"key", "value", "type"}.
     properties: tuple[dict[str, Any], ...] = ()
 
 
 class ConversationDefinition(_Stored, frozen=True):
-    """A conversation, as it was described over REST, and the model that it goes on with."""
+    """A conversation as it was described over REST, and the model with which it goes on."""
 
     # A text for people, as `description`.
     summary: str | None = None
     description: str | None = None
     hidden: bool = False
-    # When it was archived, in seconds since the epoch; None: it is not.
+    # The time at which it was archived, in seconds since the epoch; None: it is not archived.
     archived: float | None = None
     # The model, in place of the agent's, like the two fields after it.
     model: str | None = None

@@ -22,12 +22,12 @@ def loads(text: str) -> Any:
         return value
     try:
         return standard_json.loads(text)
-    except RecursionError:  # nested so deeply that no one uses it
+    except RecursionError:  # nested so deeply that no tool uses it
         return value
 
 
 def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
-    """Returns JSON. value: of at most `json_limits.MAX_LEVELS` levels."""
+    """Returns the JSON of a value. value: a value of at most `json_limits.MAX_LEVELS` levels."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except orjson.JSONEncodeError:

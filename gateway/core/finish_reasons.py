@@ -7,10 +7,10 @@ from typing import Any, Final
 
 # An upstream gave up in the middle of a reply: OpenAI's dialect has no reason for it.
 BROKE: Final = "error"
-# After these a reply may lack its end.
+# The reasons after which a reply may lack its end.
 CUT_REASONS: Final = ("length", "content_filter", BROKE)
-# Other makers' words by OpenAI's. They are those of Gemini, Mistral, Cohere, Bedrock, DeepSeek, GLM, OpenRouter, vLLM,
-# SGLang, TGI, and of proxies that hand on Claude's reasons.
+# Other makers' words by OpenAI's words: of Gemini, Mistral, Cohere, Bedrock, DeepSeek, GLM, OpenRouter, vLLM, SGLang,
+# TGI, and of proxies that pass Claude's reasons.
 _WORDS: Final = {
     "length": """
         max_tokens max_output_tokens max_new_tokens max_length token_limit model_length context_length
@@ -31,12 +31,12 @@ _REASONS: Final = {word: reason for reason, words in _WORDS.items() for word in 
 
 
 def read_finish_reason(reason: Any) -> str:
-    """Returns why a reply ended: "stop", "tool_calls", or one of `CUT_REASONS`. Words of no known upstream: "stop"."""
+    """Returns the reason for a reply's end: "stop", "tool_calls", or one of `CUT_REASONS`; "stop" for unknown words."""
     return _read_words(reason) if isinstance(reason, str) else "stop"
 
 
-@lru_cache(maxsize=64)  # upstreams have few of them, and each reply's is read several times
+@lru_cache(maxsize=64)  # upstreams have few reasons, and the reason of a reply is read several times
 def _read_words(reason: str) -> str:
     words = reason.lower().replace("-", "_").split(":")
-    # Gemini's have two words: "content_filter: PROHIBITED_CONTENT". The second one is the more exact.
+    # Gemini's reasons have two words: "content_filter: PROHIBITED_CONTENT". The second word is the more exact.
     return next((_REASONS[word] for each in reversed(words) if (word := each.strip()) in _REASONS), "stop")

@@ -1,4 +1,4 @@
-"""The fields of a chat completion by which local servers (vLLM, llama.cpp) take a schema or a grammar of the answer."""
+"""The fields of a chat completion in which local servers (vLLM, llama.cpp) take a schema or a grammar of the answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Public ids of the agents API: made and parsed here alone.
 
-Agents, blocks and other objects have a random uid: `agent-<uid>`. Messages, passages and steps are many; they have the
-number that their memory gave them, so that no column stores their ids: `message-<uid of the memory>-<seq>`. A message
+Agents, blocks and other objects have a random uid: `agent-<uid>`. Messages, passages and steps are many; their ids have
+the number that their memory gave them, so that no column stores the ids: `message-<uid of the memory>-<seq>`. A message
 of a hidden round has the id `<id of its reply>-h<n>`. If the model was called again after a crash, the id of the reply
 ends in `-<attempt>`, which look-ups ignore.
 
@@ -38,7 +38,7 @@ WITH_SEQ = frozenset({"message", "passage", "step"})
 
 _UID_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
 _DASHED_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
-# With 18 digits a number fits into 64 bits, as those of rows do.
+# With 18 digits a number fits into 64 bits, like the numbers of rows.
 _SEQ_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
 
 
@@ -49,7 +49,7 @@ class ObjectRef(Struct, frozen=True):
     uid: str
     # The number of the object in its memory.
     seq: int
-    # The number of a message within a hidden round; None: it is in none.
+    # The number of a message within a hidden round; None: the message is in no hidden round.
     hidden: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""Bounds of JSON: the most values that are read, and the deepest nesting of what is written again."""
+"""Bounds of JSON: the most values that are read, and the deepest nesting of JSON that is written again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def can_be_written(json: Any) -> bool:
 
 def check_values(*texts: bytes) -> None:
     """Refuses JSON of very many values in all before it is read. Raises: BodyTooLarge."""
-    # Three upper bounds of the number of values. Each is closer than the one before, and takes longer.
+    # Three upper bounds of the number of values. Each is closer than the bound before, and takes longer.
     for bound in (len, _count_signs, _count_values):
         if sum(map(bound, texts)) <= MAX_VALUES:
             return
@@ -64,7 +64,7 @@ def _count_signs(text: bytes) -> int:
 
 
 def _count_values(text: bytes) -> int:
-    # Signs within texts do not count. Of two texts at least one is a value; the other may be its name.
+    # Signs within texts do not count. At least every second text is a value; the others may be names.
     plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
     if plain.count(b'"') > 4 * MAX_VALUES:
         return MAX_VALUES + 1

@@ -1,4 +1,4 @@
-"""Objects of JSON, which are read strictly. (What upstreams send is read leniently: adapters.json_escapes.)"""
+"""Objects of JSON, which are read strictly. (Upstreams' JSON is read leniently: adapters.json_escapes.)"""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from adapters.types import Json
 
 
 def decode_object(data: bytes | str) -> Json:
-    """Returns the object that this JSON is; {}: it is no object."""
+    """Returns the object that JSON is; {}: the JSON is no object."""
     return as_object(_decode(data))
 
 
 def decode_list(data: bytes | str) -> list[Any]:
-    """Returns the list that this JSON is; []: it is no list."""
+    """Returns the list that JSON is; []: the JSON is no list."""
     return as_list(_decode(data))
 
 

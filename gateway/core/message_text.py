@@ -8,13 +8,13 @@ from adapters.types import Json
 
 
 def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
-    """Returns a message with `text` before its own text.
+    """Returns a copy of a message with `text` before its own text.
 
     The text goes into a string, or into the first part of a list if that part is text; before another part it becomes a
     part of its own. So the model reads the same text in both forms: some clients send the newest message as a list, to
     mark it for the cache, and later as a string. A message with content of any other form is returned as it is.
 
-    text_kind: the `type` of text parts in the dialect.
+    text_kind: the `type` of text parts in the message's dialect.
     """
     if not text:
         return message
@@ -32,7 +32,7 @@ def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
 
 
 def without_text_before(message: Json, text: str) -> Json:
-    """Returns a message without the text that `with_text_before` put there, if it begins with that text."""
+    """Returns a message without the text that `with_text_before` put before its own, if it begins with that text."""
     content = message.get("content")
     if isinstance(content, str) and content.startswith(text):
         return {**message, "content": content[len(text) :]}
@@ -47,9 +47,9 @@ def without_text_before(message: Json, text: str) -> Json:
 
 
 def with_texts_after(message: Json, texts: Sequence[str], text_kind: str = "text") -> Json | None:
-    """Returns a message with texts after its own, or None if its content has another form than a string or a list.
+    """Returns a copy of a message with texts after its own; None: its content is neither a string nor a list.
 
-    In a string an empty line separates the texts; in a list each is a part of its own.
+    In a string an empty line separates the texts; in a list each text is a part of its own.
     """
     content = message.get("content")
     if not isinstance(content, str | list | None):

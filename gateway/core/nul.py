@@ -13,7 +13,7 @@ NUL = b"\\u0000"
 
 
 def without_nul(value: _Value) -> _Value:
-    """Returns parsed JSON, or one text, without U+0000, in names as in values."""
+    """Returns parsed JSON, or one text, without U+0000 in names and values."""
     if isinstance(value, str):
         return value.replace("\0", "")  # type: ignore[return-value]
     if isinstance(value, list):
@@ -24,7 +24,7 @@ def without_nul(value: _Value) -> _Value:
 
 
 def check_no_nul(fields: Mapping[str, Any]) -> None:
-    """Checks that no text among the fields has U+0000: PostgreSQL would find what has the text without it.
+    """Checks that no text among the fields has U+0000: PostgreSQL would find records with the text without U+0000.
 
     Raises: BadRequest.
     """

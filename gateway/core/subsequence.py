@@ -9,15 +9,17 @@ from storage.records import Atom
 # The most atoms of each side that one table compares, about 32 turns with tools.
 LCS_ATOMS = 160
 
-# Indices in the list and in the path.
+# Pairs of an index in the list and an index in the path.
 Pairs = list[tuple[int, int]]
 
 
 def pair_lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs:
     """Returns the pairs of a longest common subsequence, as late as possible in both, the last pair first.
 
-    Common ends are paired directly. Of the rest the last atoms are compared in a table, then those before them in the
-    same way, which bounds the cost; atoms before the last table stay unpaired.
+    Common ends are paired directly. Then the last atoms of the rest are compared in a table, and the atoms before these
+    in the same way, which bounds the cost; atoms before the last table stay unpaired.
+
+    max_tables: the most tables.
     """
     pairing = _Pairing(a, b)
     pairing.pair_common_end()
@@ -30,7 +32,7 @@ def pair_lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs
 
 
 def count_common_beginning(a: Sequence[object], b: Sequence[object]) -> int:
-    """Returns how many items two sequences have in common from the first one on."""
+    """Returns the number of items that two sequences have in common from the first item on."""
     pairs = zip(a, b, strict=False)
     return next((n for n, (left, right) in enumerate(pairs) if left != right), min(len(a), len(b)))
 
@@ -49,7 +51,7 @@ class _Pairing:
         return not (self._n and self._m)
 
     def pair_common_end(self) -> None:
-        """Pairs the atoms with which both end alike."""
+        """Pairs the atoms of the common end of both."""
         a, b, n, m = self._a, self._b, self._n, self._m
         while n and m and a[n - 1] == b[m - 1]:
             n, m = n - 1, m - 1

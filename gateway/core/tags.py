@@ -1,7 +1,7 @@
 """The tags of the gateway's own texts, and the mark that only its notes and summaries bear.
 
-Text from elsewhere must not pass for the gateway's. Where the gateway renders such text itself, it escapes the tags in
-it (`escape_tags`). A client's own messages are sent as they came; the model distinguishes the gateway's notes from them
+Text from elsewhere must not pass for the gateway's. If the gateway renders such text itself, it escapes the tags in it
+(`escape_tags`). A client's own messages are sent as they came; the model distinguishes the gateway's notes from them
 by a mark that the client cannot know. The memory section, or else the first note, shows the mark to the model.
 """
 
@@ -25,7 +25,7 @@ _MARKED_TAG = re.compile(f"<memory {MARK_PATTERN}>")
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Replaces the first character of a tag.
 _ESCAPED_BRACKET = "‹"
-# "<", with the forms of it that compatibility folds and those that look the same.
+# "<", with its forms that compatibility folds, and characters that look the same.
 _LESS = "<﹤＜˂ᐸ⟨〈〈❬❮\U000e003c"
 _SLASHES = r"/\\⁄∕⧸／＼" + "\U000e002f"
 # Characters that a reader does not see between two letters: white space, control and format characters, variation
@@ -128,5 +128,5 @@ def with_mark(note: str, mark: str) -> str:
 
 @lru_cache(maxsize=64)  # a turn asks three times
 def mark_of(secret: bytes) -> str:
-    """Returns the mark of a memory's notes and summaries. secret: the memory's."""
+    """Returns the mark of a memory's notes and summaries. secret: the secret of the memory."""
     return b32encode(blake2b(b"mark", key=secret, digest_size=_MARK_BYTES).digest()).decode().lower()

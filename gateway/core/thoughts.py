@@ -8,14 +8,14 @@ from typing import Any
 
 from adapters.types import READABLE_THOUGHT_FIELDS
 
-# They stand at the beginning of a reply, or of several rounds of one. One that was cut has no end.
+# Thoughts at the beginning of a reply, or of several rounds of one reply. A thought that was cut has no end.
 _AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
 # Templates that open the thought themselves (DeepSeek R1, QwQ) leave its end alone in the reply, on a line of its own.
 _END = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
 
 
 def read_thoughts(message: Mapping[str, Any]) -> str:
-    """Returns the readable thoughts of a reply, or of a delta of one; "": it has none."""
+    """Returns the readable thoughts of a reply or a delta; "": it has no such thoughts."""
     for field in READABLE_THOUGHT_FIELDS:
         thoughts = message.get(field)
         if isinstance(thoughts, str) and thoughts:

@@ -1,4 +1,4 @@
-"""Tool rules of an agent as values, read from its definition. `gateway.agents.core.tool_rules` decides by them."""
+"""Tool rules of an agent as values, read from its definition. `gateway.agents.core.tool_rules` applies the rules."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class ToolRule(Struct, frozen=True):
     children: tuple[str, ...] = ()  # tools that may or must follow (CHILDREN, PARENT_LAST)
     outcomes: tuple[tuple[str, str], ...] = ()  # (result, tool that follows it) (CONDITIONAL)
     default: str | None = None  # the tool that follows any other result (CONDITIONAL)
-    # Without a default, no tool may follow any other result; if this is false, every tool may (CONDITIONAL).
+    # Without a default, no tool may follow any other result; False: every tool may (CONDITIONAL).
     is_strict: bool = False
-    max_calls: int = 0  # how often the tool may run (AT_MOST)
+    max_calls: int = 0  # the most runs of the tool (AT_MOST)
     # tool -> arguments that the gateway sets (RUN_FIRST, CHILDREN)
     arguments: dict[str, dict[str, object]] = {}
 
     @property
     def max_calls_text(self) -> str:
-        """How often the tool may run, in words (AT_MOST)."""
+        """The most runs of the tool, in words (AT_MOST)."""
         return "once" if self.max_calls == 1 else f"{self.max_calls} times"
 
 
 class RawRule(Struct, frozen=True):
-    """A rule as a definition has it, in the field names of the agents API."""
+    """A rule in a definition, under the field names of the agents API (`ToolRule` has the meanings)."""
 
     type: RuleKind
     tool_name: str

@@ -1,4 +1,4 @@
-"""W3C's trace context: what a caller's headers say of its trace, and the header for an upstream.
+"""W3C's trace context: the trace that a caller's headers name, and the header for an upstream.
 
 Pure: ids come in. (w3.org/TR/trace-context)
 """
@@ -23,12 +23,13 @@ _STATE_CHARS: Final = 512
 
 
 class CallerTrace(NamedTuple):
-    """The trace that a caller's request belongs to."""
+    """The trace to which a caller's request belongs."""
 
     trace_id: int
     # The caller's span.
     span_id: int
     is_sampled: bool
+    # The caller's `tracestate`; "": none, or too long.
     state: str
 
 
@@ -48,21 +49,21 @@ class TraceContext(Struct, frozen=True):
         return f"{self.trace_id:032x}"
 
     def make_call_id(self, number: int) -> int:
-        """Returns the id of the span of a call. number: among the request's calls, from 1."""
+        """Returns the id of the span of a call. number: the number of the call in its request, from 1."""
         return self.span_id + number
 
     def make_step_id(self, number: int) -> int:
-        """Returns the id of the span of a step. number: among the request's steps, from 1."""
+        """Returns the id of the span of a step. number: the number of the step in its request, from 1."""
         return self.span_id - number
 
     def make_own_headers(self) -> list[tuple[bytes, bytes]]:
-        """Returns the headers of a request below the request's own span, as ASGI has them."""
+        """Returns the headers of a request below the request's own span, in the form of ASGI."""
         return [(name.encode(), value.encode("latin-1")) for name, value in self.make_headers(0)]
 
     def make_headers(self, number: int) -> tuple[tuple[str, str], ...]:
         """Returns the headers for the upstream of a call.
 
-        number: the number of the call, as in `call_id`; 0: the request's own span is the parent.
+        number: the number of the call, as in `make_call_id`; 0: the request's own span is the parent.
         """
         parent = f"00-{self.trace_id:032x}-{self.make_call_id(number):016x}-01"
         if not self.state:
@@ -71,7 +72,7 @@ class TraceContext(Struct, frozen=True):
 
 
 def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
-    """Returns the trace that a request names in a valid form, or None. headers: as ASGI has them."""
+    """Returns the trace that a request names; None: no valid trace. headers: the headers in the form of ASGI."""
     traceparent: bytes | None = None
     states: list[bytes] = []
     for name, value in headers:
@@ -96,5 +97,5 @@ def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | N
 
 
 def without_trace(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Returns headers without those of a trace."""
+    """Returns headers without the headers of a trace."""
     return tuple(each for each in headers if each[0] not in (TRACEPARENT, _TRACESTATE))

@@ -32,5 +32,5 @@ class TurnName(NamedTuple):
 
     @classmethod
     def decode(cls, stored: bytes) -> TurnName:
-        """Returns the name that `encode` has made these bytes of."""
+        """Returns the name from the bytes of `encode`."""
         return cls.from_tag(stored.hex())

@@ -1,11 +1,11 @@
-"""The words of a text, in the forms in which they are searched, distinguished, and compared with what was heard.
+"""The words of a text, in the forms in which they are searched, distinguished, and compared with heard words.
 
 | form | for |
 |---|---|
-| `list_folded_words`, `stem` | whether two texts have a subject in common: notes, excerpts, facts, what is forgotten |
+| `list_folded_words`, `stem` | whether two texts have a subject in common: notes, excerpts, facts, forgetting |
 | `list_words_with_signs`, `blank_non_words` | whether two texts say the same: "C" and "C++" do not |
 | `list_lower_words`, `list_transcript_words` | speech that grows while it is transcribed, or breaks off |
-| `join_letters`, `join_heard_letters` | a reply and what was spoken of it, whatever stands between the words |
+| `join_letters`, `join_heard_letters` | a reply and its spoken part, whatever stands between the words |
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _RUN_TABLE_ASCII = bytes(code if _RUN.match(chr(code)) else _SPACE for code in r
 # Unicode categories (their first letters) and signs that are parts of words, as currencies and other symbols are (Sc,
 # So): a vowel sign of Hindi or Thai, an emoji or "C++" distinguishes one word from another; a quotation mark does not.
 _WORD_CATEGORIES, _WORD_SIGNS = frozenset("LMN"), frozenset("_#%+")
-# A bound of `_WordTable`: more characters than the languages of most users have. All of Unicode would take 77 MB.
+# The most characters of a `_WordTable`: more than the languages of most users have. All of Unicode would take 77 MB.
 _MAX_CACHED_CHARACTERS = 1 << 14
 _NO_WORD = re.compile(r"\W*+")
-# "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
+# The brackets of "[interrupted]", "(laughs)" and "*sighs*" at the end of a spoken text.
 _OPENING, _CLOSING = "[(*<", "])*>"
-# Two hours of speech, the words of which are counted in some milliseconds.
+# The most characters of a transcript: two hours of speech, with words that are counted in some milliseconds.
 _MAX_TRANSCRIPT_CHARS = 100_000
-# The last character of a question, in most scripts.
+# The characters that end a question, in most scripts.
 QUESTION_MARKS = ("?", "？", "؟")
-# Fewer letters may be the beginning of a text by chance.
+# The fewest letters that show the beginning of a text. Fewer may be a beginning by chance.
 MIN_HEARD_LETTERS = 4
 
 
@@ -67,7 +67,7 @@ def blank_non_words(line: str) -> str:
 
 
 def stem(word: str) -> str:
-    """Returns the word without what may be an ending: enough to find "walk" in "walking", in most languages."""
+    """Returns the word without a possible ending: enough to find "walk" in "walking", in most languages."""
     return word[: max(4, len(word) - 2)]
 
 
@@ -77,7 +77,7 @@ def list_lower_words(text: str) -> list[str]:
 
 
 def list_transcript_words(text: str) -> list[str]:
-    """Returns the words of a text, in lower case, if it may be a transcript; none if it is too long for one."""
+    """Returns the words of a text, in lower case; []: the text is too long for a transcript."""
     return list_lower_words(text) if len(text) <= _MAX_TRANSCRIPT_CHARS else []
 
 
@@ -95,29 +95,30 @@ def is_grown_transcript(new: str, old: str) -> bool:
 
 
 def join_letters(text: str) -> str:
-    """Returns the letters and digits of a text, in lower case, without what is between its words."""
+    """Returns the letters and digits of a text, in lower case, without the signs between its words."""
     return "".join(list_lower_words(text))
 
 
 def join_heard_letters(text: str) -> str:
-    """Returns the letters of what was spoken of a reply, as its client reports it (`cut_remark`)."""
+    """Returns the letters of a reply's spoken part, as the client reports it, without a remark (`cut_remark`)."""
     return join_letters(cut_remark(text))
 
 
 def is_beginning(heard: str, whole: str, min_letters: int = MIN_HEARD_LETTERS) -> bool:
-    """Returns whether letters are the beginning of others, with at least `min_letters` of them, or all of them.
+    """Returns whether letters are the beginning of a whole text's letters, or all of them.
 
     heard, whole: the letters of two texts, from `join_letters`.
+    min_letters: the fewest letters that count as a beginning.
     """
     return bool(heard) and (heard == whole or (len(heard) >= min_letters and whole.startswith(heard)))
 
 
 def cut_remark(text: str) -> str:
-    """Returns what was spoken of a reply, without a bracketed remark at its end.
+    """Returns the spoken part of a reply, without a bracketed remark at its end.
 
-    Of "Hi (Bob). I [laughs]." it is "Hi (Bob). I ": the words end with "laughs", the last bracket closed before that is
-    the one after "Bob", and the remark begins with the first bracket opened after it. Of "Hi. *sighs*" it is "Hi. ": an
-    asterisk closes and opens, so the last one before the end of the words is itself the beginning of the remark.
+    For "Hi (Bob). I [laughs]." it is "Hi (Bob). I ": the words end with "laughs", the last bracket closed before that
+    is the bracket after "Bob", and the remark begins with the first bracket opened after it. For "Hi. *sighs*" it is
+    "Hi. ": an asterisk closes and opens, so the last asterisk before the end of the words begins the remark.
 
     A regular expression for this would try each bracket to the end of the text, so it is searched from the end.
     """
@@ -126,9 +127,9 @@ def cut_remark(text: str) -> str:
     end = len(text) - (after_words.end() if after_words else 0)
     if not any(char in text[end:] for char in _CLOSING):
         return text
-    # The remark begins after the last bracket that closes something before its words; -1: none does.
+    # The remark begins after the last bracket that is closed before its words; -1: no bracket is.
     closed = max(text.rfind(char, 0, end) for char in _CLOSING)
-    # An asterisk there may also be the one that opens it.
+    # An asterisk there may also open the remark.
     begin = closed if text[closed : closed + 1] == "*" else closed + 1
     opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
     return text[: min(opened, default=end)]

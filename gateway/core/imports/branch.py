@@ -8,7 +8,7 @@ from gateway.core.imports.records import WrongForm
 
 
 def list_branch(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
-    """Returns the ids from the root to a node. Raises: WrongForm: the nodes form a circle."""
+    """Returns the ids from the root to a node. parent_of: returns a node's parent. Raises: WrongForm: a circle."""
     path: list[str] = []
     seen: set[str] = set()
     node: str | None = leaf
@@ -24,7 +24,10 @@ def list_branch(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
 def get_newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
     """Returns the leaf with the latest time. If several leaves have this time, it is the last of them.
 
-    Raises: WrongForm: there is no leaf.
+    parents: the parent of each node by its id; None: the node is a root.
+    times: the time of each node in seconds since the epoch; None: the node has no date.
+
+    Raises: WrongForm: no node is a leaf.
     """
     inner = set(parents.values())
     leaves = [id for id in parents if id not in inner]

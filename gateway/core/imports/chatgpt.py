@@ -69,7 +69,7 @@ def _read_message_time(node: dict[str, Any]) -> float | None:
 
 
 def _read_message(message: Any) -> SourceMessage | None:
-    """Returns a message that a person has written or read; None for instructions and for tools' and empty messages."""
+    """Returns a message that a person has written or read; None: instructions, or a tool's or an empty message."""
     if message is None:
         return None
     fields = as_object(message)

@@ -53,7 +53,7 @@ def _list_newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_message(item: dict[str, Any]) -> SourceMessage | None:
-    """Returns a message; None if it is empty, or written by neither a person nor the model."""
+    """Returns a message; None: it is empty, or neither a person nor the model wrote it."""
     role = _ROLES.get(str(item.get("sender")))
     if role is None:
         return None

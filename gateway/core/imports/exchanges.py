@@ -1,8 +1,8 @@
-"""An imported conversation as exchanges, and which of them are new to a memory.
+"""An imported conversation as exchanges, and the choice of the exchanges that are new to a memory.
 
 A conversation is recognised by its source's id and by its path. The stored part of the path stays as it is. The rest is
-added to the conversation that was imported under that id, else to a live one that ends where the path goes on, else to
-a new one. A message that was forgotten comes as a tombstone.
+added to the conversation that was imported under that id, else to a live conversation that ends where the path goes on,
+else to a new one. A message that was forgotten comes as a tombstone.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ from storage.records import REPLY, Agent, Atom, Exchange, State, make_message_ke
 
 # The beginning of the key of an imported conversation.
 KEY: Final = "import:"
-# The most messages of a conversation, which is in memory as a whole. Chosen: far above what people write in one.
+# The most messages of a conversation, which is in memory as a whole. Chosen: far above the length of real ones.
 MAX_MESSAGES: Final = 50_000
-# The seconds between two messages if neither they nor their conversation have a date.
+# The seconds between two messages if neither the messages nor their conversation have a date.
 _STEP_S: Final = 1.0
 
 
 class ImportDraft(Struct, frozen=True):
-    """A conversation as it would be written if nothing of it were stored."""
+    """A conversation as it would be written if no part of it were stored."""
 
-    # Oldest first. They get their places in a tree when they are written.
+    # The exchanges, oldest first. They get their positions in a tree when they are written.
     exchanges: Sequence[Exchange]
-    # For each exchange, how many of the source's messages it has.
+    # For each exchange, the number of the source's messages in it.
     counts: Sequence[int]
     # The key of the conversation; None: the source gave it no id.
     key: str | None
+    # The time of the first message, in seconds since the epoch.
     first_at: float
-    # The characters of its messages.
+    # The number of characters of the messages.
     char_count: int
-    # The hashes of its questions and of its messages, and the hashes by which its prefix is recognised.
+    # The hashes of the questions, the hashes of all messages, and the hashes by which the prefix is recognised.
     questions: Sequence[bytes]
     atoms: Sequence[bytes]
     prefixes: Sequence[bytes]
@@ -59,23 +60,25 @@ class _Turn:
 
     @property
     def message_count(self) -> int:
-        """The number of its messages, the reply included."""
+        """The number of the turn's messages, the reply included."""
         return len(self.inputs) + len(self.reply)
 
 
 class _StoredPart(Struct, frozen=True):
     """The exchanges of a draft that are stored already, from the first one on."""
 
+    # The number of these exchanges.
     count: int = 0
-    # The last of them as it is stored; None: they are not stored, or the conversation does not go on from them.
+    # The last of them as it is stored; None: no exchange is stored, or the conversation does not go on from them.
     last: Exchange | None = None
 
 
 def draft_import(
     source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
 ) -> ImportDraft | Unreadable:
-    """Makes the exchanges of a conversation.
+    """Returns the exchanges of a conversation, or the reason why it is left out.
 
+    format: the name of the file's format.
     now: the time of the import, in seconds since the epoch.
     oldest: a time in seconds since the epoch; exchanges that ended before it become tombstones.
     """
@@ -122,6 +125,7 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
 
     row: the row of the import.
     uid: the public id of the conversation, if it is new.
+    learns: facts are learned from the conversation.
     """
     return ImportWrite(
         agent=agent,
@@ -139,7 +143,7 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
 
 
 def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
-    """Returns the changes that a conversation makes to a memory. pool: what is stored of it."""
+    """Returns the changes that a conversation makes to a memory. pool: the stored part of it."""
     stored = _match_stored(draft, pool)
     stored_count, last_stored = stored.count, stored.last
     conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
@@ -183,8 +187,8 @@ def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
     for end in range(len(draft.exchanges), 0, -1):
         matches = by_path_hash.get(draft.exchanges[end - 1].path_hash, ())
         imported = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
-        # A live conversation that ends here may go on with the rest. A conversation of another import, or one that has
-        # gone on, has to have the whole path: else it may only begin with the same greeting.
+        # A live conversation that ends here may go on with the rest. A conversation of another import, or a
+        # conversation that has gone on, has to have the whole path: else it may only begin with the same greeting.
         continuable = [
             match
             for match in matches
@@ -199,7 +203,7 @@ def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
 def _refill_stubs(
     draft: ImportDraft, pool: ImportPool, stored_count: int, conversation_row: int | None
 ) -> dict[int, Exchange]:
-    """Returns the exchanges of which an undone import has left a stub, with their words again, by their position.
+    """Returns the exchanges of which an undone import has left stubs, with their words again, by their positions.
 
     stored_count: the number of exchanges that are stored, from the first on.
     """
@@ -251,7 +255,7 @@ def _is_forgotten(atoms: Sequence[Atom], forgotten_hashes: frozenset[bytes]) -> 
 
 
 def _group_turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
-    """Returns the turns of a conversation; []: it has no message of the user.
+    """Returns the turns of a conversation; []: the conversation has no message of the user.
 
     Messages of an assistant before the first question are inputs of the first turn.
     """
@@ -319,14 +323,14 @@ def _make_exchange(
 
 
 def _count_greetings(turn: _Turn) -> int:
-    """Returns how many messages an assistant has written before the first question."""
+    """Returns the number of messages that an assistant has written before the first question."""
     return next(i for i, message in enumerate(turn.inputs) if message.role == "user")
 
 
 def _date_messages(source: SourceConversation, now: float) -> list[float]:
     """Returns the time of each message: its own date, or the date of the conversation.
 
-    Without either, the messages get times before now, one after the other.
+    If both are missing, the messages get times before now, one after the other.
     """
     count = len(source.messages)
     return [

@@ -10,9 +10,9 @@ from msgspec import Struct
 from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S, parse_moment
 
 Role = Literal["user", "assistant"]
-# The roles of messages that are read; those of tools and systems are left out.
+# The roles of messages that are read; messages of tools and systems are left out.
 ROLES: Final = ("user", "assistant")
-# The most characters of a message. Chosen, not measured: far above what people and models write.
+# The most characters of a message. Chosen, not measured: far above the length of real messages.
 _MAX_TEXT_CHARS: Final = 10_000_000
 # The most characters of a source's id, which becomes a part of the conversation's client id. Chosen: with its prefix
 # the client id has fewer than 256 characters, the limit of the ids in requests.
@@ -24,19 +24,20 @@ class SourceMessage(Struct, frozen=True):
 
     role: Role
     text: str
-    # Seconds since the epoch; None: the file has no date for it.
+    # The time of the message, in seconds since the epoch; None: the file has no date.
     at: float | None = None
 
 
 class SourceConversation(Struct, frozen=True):
     """A conversation, on its newest branch."""
 
-    # The id that the source gave it; None: it has none.
+    # The id that the source gave the conversation; None: no id.
     id: str | None
+    # The messages, oldest first.
     messages: Sequence[SourceMessage]
-    # Seconds since the epoch, for messages without a date of their own; None: the file has no date for it.
+    # The beginning, in seconds since the epoch, for messages without a date; None: the file has no date.
     begun_at: float | None = None
-    # How many messages of the source are left out: those of other branches, tools and thoughts, and empty ones.
+    # The number of the source's messages that are left out: of other branches, of tools, thoughts, and empty ones.
     skipped_count: int = 0
 
 
@@ -44,18 +45,18 @@ class SourceFact(Struct, frozen=True):
     """A sentence about a person."""
 
     text: str
-    # Seconds since the epoch; None: the file has no date for it.
+    # The time of the fact, in seconds since the epoch; None: the file has no date.
     at: float | None = None
-    # The user that the source names; None: it names none.
+    # The user that the source names; None: it names no user.
     user: str | None = None
 
 
 class Unreadable(Struct, frozen=True):
     """A conversation or a fact that is left out."""
 
-    # It quotes nothing of the file.
+    # The reason, which quotes nothing of the file.
     reason: str
-    # How many messages the conversation has; 0: it is a fact, or they cannot be counted.
+    # The number of the conversation's messages; 0: a fact is left out, or the messages cannot be counted.
     message_count: int = 0
 
 
@@ -64,7 +65,7 @@ class WrongForm(Exception):
 
 
 def read_time(value: object) -> float | None:
-    """Reads a date: seconds since the epoch, or ISO 8601 (in UTC if it names no zone). Other values give None."""
+    """Returns the time of a date: seconds since the epoch, or ISO 8601 (by default in UTC); None: no date."""
     if isinstance(value, str):
         try:
             at = parse_moment(value.strip())
@@ -74,7 +75,7 @@ def read_time(value: object) -> float | None:
         at = value
     else:
         return None
-    # Programs write 0 where they know no date.
+    # Programs write 0 for an unknown date.
     return float(at) if at and BEGIN_OF_DATES_S <= at < END_OF_DATES_S else None
 
 

@@ -25,7 +25,7 @@ _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
 
 
 def read_message(value: Any) -> SourceMessage | None:
-    """Reads `{"role", "content", "at"}`; None if it has no text. Raises: WrongForm."""
+    """Returns the message in `{"role", "content", "at"}`; None: it has no text. Raises: WrongForm."""
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise WrongForm("a message has no role")
     if value["role"] not in ROLES:
@@ -37,7 +37,7 @@ def read_message(value: Any) -> SourceMessage | None:
 
 
 def read_content_text(content: Any) -> str:
-    """Returns the text of a message's content: text, parts, or an object with `parts`. Raises: WrongForm."""
+    """Returns the text of a message's content: a text, parts, or an object with `parts`. Raises: WrongForm."""
     if isinstance(content, dict):
         content = content.get("parts", content.get("content"))
     if isinstance(content, str):
@@ -59,7 +59,7 @@ def read_conversation(value: Any) -> SourceConversation:
 
 
 def make_conversation(id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
-    """Makes a conversation of messages in order. Raises: WrongForm."""
+    """Returns the conversation of messages, in their order. Raises: WrongForm."""
     messages = [message for message in map(read_message, items) if message is not None]
     return SourceConversation(
         id=read_id(id), messages=messages, begun_at=read_time(date), skipped_count=len(items) - len(messages)
@@ -67,7 +67,7 @@ def make_conversation(id: Any, items: Sequence[Any], date: Any = None) -> Source
 
 
 def read_fact(line: str) -> SourceFact | None:
-    """Returns the fact in a line of a list; None for a blank line, a heading or a fence. Raises: WrongForm."""
+    """Returns the fact in a line of a list; None: a blank line, a heading or a fence. Raises: WrongForm."""
     text = line.strip()
     if not text or text.startswith(("```", "~~~")) or _HEADING.match(text):
         return None
@@ -82,7 +82,7 @@ def read_fact(line: str) -> SourceFact | None:
 
 
 def read_memory(value: Any) -> SourceFact | None:
-    """Reads mem0's `{"memory", "created_at", "user_id"}`; None if it has no text. Raises: WrongForm."""
+    """Returns the fact in mem0's `{"memory", "created_at", "user_id"}`; None: it has no text. Raises: WrongForm."""
     text = value.get("memory") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise WrongForm("it has no memory")
