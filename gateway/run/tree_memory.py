@@ -48,10 +48,11 @@ class TreeMemory:
         self.context = self.context.answered_by(prompt.target)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        context, block_edits, keeper = self.context, self.block_edits, self.keeper
+        """Reads the blocks again, and adds a note about their changes to the last answer."""
+        context = self.context
         try:
             snapshot = (
-                await keeper.store.turns.find_snapshot(context.agent, key=None, path_hash=None)
+                await self.keeper.store.turns.find_snapshot(context.agent, key=None, path_hash=None)
                 if context.agent.is_stored
                 else None
             )
@@ -66,12 +67,12 @@ class TreeMemory:
             # Another writer has changed the blocks meanwhile, so the turn's edits are applied to the new values.
             read = replace(read, blocks=snapshot.blocks, edits=snapshot.edits)
             self.context = context = replace(context, snapshot=read)
-            block_edits.reapply(read_blocks_on_path(context.request.spec, snapshot, context.path))
-        texts, shown = block_edits.describe_changes(answers[n].shown for n in sorted(answers))
+            self.block_edits.reapply(read_blocks_on_path(context.request.spec, snapshot, context.path))
+        texts, shown = self.block_edits.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)
             note = render_note(
-                (), texts, keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
+                (), texts, self.keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
             ).rstrip()
             last = max(answers)
             answers[last] = replace(answers[last], changes=note, shown=shown)

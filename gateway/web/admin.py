@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -29,20 +30,24 @@ def make_admin_routes(operations: OperationTable, token: str) -> list[Route]:
         presented_token = request.headers.get(ADMIN_HEADER, "")
         if not hmac.compare_digest(presented_token.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
-        name = request.path_params["operation"]
-        # The limit of a chat's body does not hold here: only the operator calls this route.
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > _MAX_ARGUMENT_BYTES:
-                raise BodyTooLarge(f"The arguments have more than {_MAX_ARGUMENT_BYTES} bytes.")
-        try:
-            arguments = orjson.loads(body)
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise BadRequest("The arguments must be a JSON object.")
-        result = await operations.perform(name, arguments)
-        return JsonResponse(result)
+        arguments = await _read_arguments(request)
+        return JsonResponse(await operations.perform(request.path_params["operation"], arguments))
 
     return [Route(ADMIN_PREFIX + "{operation}", perform, methods=["POST"])]
+
+
+async def _read_arguments(request: Request) -> dict[str, Any]:
+    """Returns the arguments of an operation. Raises: BodyTooLarge; BadRequest: the body is no JSON object."""
+    # The limit of a chat's body does not hold here: only the operator calls this route.
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MAX_ARGUMENT_BYTES:
+            raise BodyTooLarge(f"The arguments have more than {_MAX_ARGUMENT_BYTES} bytes.")
+    try:
+        arguments = orjson.loads(body)
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise BadRequest("The arguments must be a JSON object.")
+    return arguments

@@ -35,6 +35,7 @@ class InputTokensRoute(ResponseCallRoute):
     """Counts the tokens of a request without memory: of its messages, of the messages before them, and of its tools."""
 
     async def respond(self, call: ResponseCall) -> None:
+        """Answers with the number of tokens."""
         info = call.incoming.info
         info.memory = "off"
         request_context = info.caller.make_context(without_memory(call.headers))
@@ -115,7 +116,10 @@ async def answer_with_summary(
 
 
 async def _send_upstream_error(reply: Sink, error: HeldSink) -> None:
-    """Sends an upstream's error in the form of the Responses API. error: has the gateway's headers as well."""
+    """Sends an upstream's error in the form of the Responses API.
+
+    error: the upstream's reply, with the gateway's headers.
+    """
     headers = with_content_type(error.headers, JSON_TYPE)
     await reply.send_body(error.status, headers, render_upstream_error(error.status, bytes(error.body)))
 

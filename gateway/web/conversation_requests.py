@@ -43,12 +43,13 @@ class ConversationRequests:
     """Answers the requests for conversations that the gateway itself stores."""
 
     conversations: ResponseConversations
+    # Reads bodies within their limits.
     bodies: BodyReader
     # Returns the owner for whom a request asks.
     read_owner: Callable[[Scope], ResponseOwner]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
-        """Returns the answer. Raises: GatewayError, HTTPException."""
+        """Returns the answer to a request. Raises: GatewayError, HTTPException."""
         # The segments of "/v1/conversations/conv_1/items" are "conv_1" and "items".
         segments = scope["path"].removeprefix(CONVERSATIONS_PATH).split("/")[1:]
         method: str = scope["method"]
@@ -59,23 +60,13 @@ class ConversationRequests:
         owner = self.read_owner(scope)
         query = scope["query_string"].decode("latin-1")
         if not segments:  # the route of this path takes no other method than POST
-            items = _read_new_items(body)
-            return _render_conversation(
-                await self.conversations.create(owner.project, read_metadata(body), items)
-            )
+            return await self._create(owner, body)
         conversation = await self.conversations.get(owner, segments[0])
         match method, segments[1:]:
             case "GET", []:
                 return _render_conversation(conversation)
             case "POST", []:
-                if "metadata" not in body:
-                    raise make_missing_field_error("metadata")
-                metadata = read_metadata(body)
-                return _render_conversation(
-                    await self.conversations.change(
-                        conversation, lambda stored_body: {**stored_body, "metadata": metadata}
-                    )
-                )
+                return await self._change_metadata(conversation, body)
             case "DELETE", []:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
@@ -91,6 +82,24 @@ class ConversationRequests:
             case _, [] | ["items"] | ["items", _]:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
+
+    async def _create(self, owner: ResponseOwner, body: Json) -> Json:
+        """Creates a conversation with the items of a request, and returns it."""
+        items = _read_new_items(body)
+        return _render_conversation(
+            await self.conversations.create(owner.project, read_metadata(body), items)
+        )
+
+    async def _change_metadata(self, conversation: ResponseConversation, body: Json) -> Json:
+        """Changes the metadata of a conversation, and returns it."""
+        if "metadata" not in body:
+            raise make_missing_field_error("metadata")
+        metadata = read_metadata(body)
+        return _render_conversation(
+            await self.conversations.change(
+                conversation, lambda stored_body: {**stored_body, "metadata": metadata}
+            )
+        )
 
     async def _group_items(self, conversation: ResponseConversation, query: str) -> list[ItemGroup]:
         """Returns the items of a conversation: the items of its turns, and the items that wait.
@@ -123,6 +132,7 @@ class ConversationRequests:
         items = _read_new_items(body)
 
         def add(current_body: Json) -> Json:
+            """Returns the stored body with the new items."""
             waiting = [*(current_body.get("items") or ()), *items]
             if len(waiting) > MAX_WAITING_ITEMS:
                 raise BadRequest(

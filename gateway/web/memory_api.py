@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from msgspec.structs import replace
@@ -28,36 +29,51 @@ def make_memory_routes(
     ui: UiSettings,
     owner_of: Callable[[Scope], ResponseOwner],
 ) -> list[Route]:
-    """Returns the routes. A caller sees the requests of its key's project.
+    """Returns the routes. The parameters are the fields of `_MemoryHandlers`."""
+    handlers = _MemoryHandlers(requests, links, bodies, ui, owner_of)
+    return [
+        Route("/v1/memory/requests/{id:path}", handlers.explain, methods=["GET"]),
+        Route("/v1/memory/links", handlers.create_link, methods=["POST"]),
+    ]
 
-    owner_of: returns the project and the user of a request. A caller that names a user sees only this user's requests.
-    """
 
-    async def explain(request: Request) -> Response:
+@dataclass(eq=False)
+class _MemoryHandlers:
+    """Answers applications about the memories of their users. A caller sees the requests of its key's project."""
+
+    # Explains requests.
+    requests: RequestOperations
+    # Creates links to memories.
+    links: LinkOperations
+    # Reads bodies within their limits.
+    bodies: BodyReader
+    # The table [ui] of the settings.
+    ui: UiSettings
+    # Returns the project and the user of a request. A caller that names a user sees only this user's requests.
+    owner_of: Callable[[Scope], ResponseOwner]
+
+    async def explain(self, request: Request) -> Response:
+        """Returns the sources of a reply, by the id of its request."""
         info = get_request_info(request.scope)
         info.route = "memory"
-        owner = owner_of(request.scope)
+        owner = self.owner_of(request.scope)
         with map_store_errors():
-            explained = await requests.explain(request.path_params["id"], owner.project, owner.user)
+            explained = await self.requests.explain(request.path_params["id"], owner.project, owner.user)
         return Response(msgspec.json.encode(explained), media_type="application/json")
 
-    async def create_link(request: Request) -> Response:
+    async def create_link(self, request: Request) -> Response:
+        """Creates a link by which a user opens their memory, and returns its URL."""
         info = get_request_info(request.scope)
         info.route = "memory"
-        if not ui.enabled:
+        if not self.ui.enabled:
             raise UnknownPath("A link would open nothing: ui.enabled is false.")
-        async with bodies.read(request.scope, request.receive) as raw:
+        async with self.bodies.read(request.scope, request.receive) as raw:
             body = await parse_json_body(bytes(raw))
         with map_store_errors():
             caller = info.caller
-            made_link = await links.create(
+            made_link = await self.links.create(
                 body, caller.project, caller.key_id, caller.key_name, caller.expires_at
             )
-        scheme = "https" if ui.https else request.url.scheme
+        scheme = "https" if self.ui.https else request.url.scheme
         url = f"{scheme}://{request.url.netloc}{made_link.url}"
         return Response(msgspec.json.encode(replace(made_link, url=url)), media_type="application/json")
-
-    return [
-        Route("/v1/memory/requests/{id:path}", explain, methods=["GET"]),
-        Route("/v1/memory/links", create_link, methods=["POST"]),
-    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -28,26 +29,35 @@ from storage.listing import NamedAgent
 # The most agents in a list. Not measured: clients read the list as a whole, and older agents are not in it.
 _MAX_LISTED_AGENTS = 1000
 
-# Returns the newest agents of a project, so many at most. Raises: StoreError.
+# Returns the newest agents of a project, at most as many as the second argument says. Raises: StoreError.
 AgentLister = Callable[[str, int], Awaitable[Sequence[NamedAgent]]]
 
 
 def make_model_routes(models: ModelList, list_agents: AgentLister | None) -> list[Route]:
     """Returns the routes. list_agents: lists the agents that were made over REST; None: no agents are listed."""
+    handlers = _ModelHandlers(models, list_agents)
+    return [
+        Route("/v1/models", handlers.list_models),
+        Route("/v1/models/{name:path}", handlers.show_model),
+    ]
 
-    async def list_agent_entries(info: RequestInfo) -> list[dict[str, Any]]:
-        # The agents are their project's, so a key of one user's does not open them.
-        if list_agents is None or info.caller.user is not None:
-            return []
-        return await _make_agent_entries(list_agents, info.caller.project)
 
-    async def list_models(request: Request) -> Response:
+@dataclass(eq=False)
+class _ModelHandlers:
+    """Answers the requests for models."""
+
+    models: ModelList
+    # Lists the agents that were made over REST; None: no agents are listed.
+    list_agents: AgentLister | None
+
+    async def list_models(self, request: Request) -> Response:
+        """Returns all models that the caller may ask for."""
         info = get_request_info(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
-        agent_entries = await list_agent_entries(info)
+        agent_entries = await self._list_agent_entries(info)
         # If the caller has agents, they are listed even if an upstream fails.
-        upstream_entries = await models.list_entries_for(
+        upstream_entries = await self.models.list_entries_for(
             info.caller.credential, upstream, has_others=bool(agent_entries)
         )
         entries = (*agent_entries, *upstream_entries)
@@ -56,24 +66,30 @@ def make_model_routes(models: ModelList, list_agents: AgentLister | None) -> lis
             return JsonResponse(render_page(allowed_entries, request.query_params))
         return JsonResponse({"object": "list", "data": allowed_entries})
 
-    async def show_model(request: Request) -> Response:
+    async def show_model(self, request: Request) -> Response:
+        """Returns one model, by its name."""
         info = get_request_info(request.scope)
         info.route = "models"
         name = request.path_params["name"]
         info.caller.check_model(name)
         entry = None
         if asks_agent(name):
-            agent_entries = await list_agent_entries(info)
+            agent_entries = await self._list_agent_entries(info)
             entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
         if entry is None:
-            entry = await models.get(name, info.caller.credential)
+            entry = await self.models.get(name, info.caller.credential)
         return JsonResponse(render_model(entry) if is_anthropic_client(request.scope) else entry)
 
-    return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
+    async def _list_agent_entries(self, info: RequestInfo) -> list[dict[str, Any]]:
+        """Returns the caller's agents as models."""
+        # The agents belong to their project, so a key of one user does not open them.
+        if self.list_agents is None or info.caller.user is not None:
+            return []
+        return await _make_agent_entries(self.list_agents, info.caller.project)
 
 
 async def _make_agent_entries(list_agents: AgentLister, project: str) -> list[dict[str, Any]]:
-    """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
+    """Returns the newest agents as models: by their names, or by their ids if two have the same name."""
     try:
         named_agents = await list_agents(project, _MAX_LISTED_AGENTS)
     except StoreError:

@@ -49,11 +49,13 @@ _CONVERSATION_HEADER: Final = b"x-mnemogate-conversation"
 class ResponseCall:
     """A request that was read, which is answered by way of chat completions."""
 
+    # The request as it was parsed.
     request: ResponsesRequest
-    # The conversation, stored by the gateway, that the request continues; None: it continues no such conversation.
+    # The conversation, stored by the gateway, that the request continues; None: the request continues none.
     conversation: ResponseConversation | None
     # The request's headers, with one for the conversation that its body names.
     headers: RawHeaders
+    # The request as it came, and its client.
     incoming: Incoming
 
 
@@ -64,7 +66,7 @@ class ResponseCallRoute(ForwardedRoute):
     chat_route: ChatRoute
     # Answers for the responses and conversations that the gateway itself stores.
     gateway_responses: GatewayResponses
-    # A request without input is refused.
+    # True: a request without input is refused.
     needs_input: ClassVar[bool] = False
 
     @property
@@ -85,6 +87,7 @@ class ResponseCallRoute(ForwardedRoute):
     async def answer_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
     ) -> None:
+        """Answers a request by way of chat completions, or sends it upstream."""
         if self._is_answered_by_chat(head, request_body, incoming.scope):
             incoming.info.memory = None  # "off" holds for a forwarded request only
             with QueueTicket() as ticket:
@@ -157,7 +160,7 @@ class ResponseCallRoute(ForwardedRoute):
     def _choose_memory(
         self, request: ResponsesRequest, conversation: ResponseConversation | None, scope: Scope
     ) -> MemoryChoice | None:
-        """Returns the conversation in which the turn is stored; None: the headers decide. Raises: UnknownId."""
+        """Returns the conversation in which the turn is stored, or None if the headers decide. Raises: UnknownId."""
         if conversation is not None:
             return MemoryChoice(conversation.id, conversation.scope)
         id = request.conversation_id
@@ -218,12 +221,12 @@ class ResponseCallRoute(ForwardedRoute):
 
 
 def without_memory(headers: RawHeaders) -> RawHeaders:
-    """Returns a request's headers with memory off."""
+    """Returns a copy of a request's headers with memory off."""
     return [*(each for each in headers if each[0] != MEMORY_HEADER), (MEMORY_HEADER, b"off")]
 
 
 def with_conversation_header(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:
-    """Returns a request's headers with the conversation that its body names, in append mode. Raises: BadRequest."""
+    """Returns a copy of a request's headers with the conversation of its body, in append mode. Raises: BadRequest."""
     if conversation_id is None:
         return headers
     value_in_body = conversation_id.encode()

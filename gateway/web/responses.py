@@ -42,6 +42,7 @@ class ResponsesRoute(ResponseCallRoute):
     async def forward_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
     ) -> None:
+        """Sends a request to an upstream that answers in this dialect, with memory if the request has any."""
         native = await self._read_native(head, request_body, incoming.scope)
         if native is None:
             await super().forward_with_body(incoming, head, request_body)
@@ -61,6 +62,7 @@ class ResponsesRoute(ResponseCallRoute):
         return await self.chat.conversations.reserve(owner, id, ticket)
 
     async def respond(self, call: ResponseCall) -> None:
+        """Answers a request by way of chat completions: with a response, a response in the background or a summary."""
         request = call.request
         if request.wants_compaction:
             await answer_with_summary(call, self.chat_route, partial(_render_compaction, request))

@@ -42,12 +42,12 @@ class _StoredPath(NamedTuple):
     kind: str
     # The id of a response or conversation; "": the path has none.
     id: str
-    # What follows the id, such as "input_items".
+    # The part after the id, such as "input_items".
     subpath: str
 
     @classmethod
     def parse(cls, path: str) -> _StoredPath:
-        """Returns the parts of a path. path: begins with "/", and may have a query."""
+        """Returns the parts of a path. path: the path from its first "/" on, perhaps with a query."""
         kind, _, rest = path.partition("?")[0][1:].partition("/")
         id, _, subpath = rest.partition("/")
         return cls(kind, id, subpath)
@@ -98,7 +98,12 @@ class StoredRoute(ForwardedRoute):
             change = background_end = BackgroundEnd(change)
             incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
         await forward_without_memory(
-            self.parts.forwarder, incoming, route, outgoing, self.parts.limits.send_timeout_s, change
+            self.parts.forwarder,
+            incoming,
+            route,
+            outgoing,
+            send_timeout_s=self.parts.limits.send_timeout_s,
+            change=change,
         )
 
     def _creates_here(self, path: str) -> bool:
@@ -110,6 +115,7 @@ class StoredRoute(ForwardedRoute):
         reply_head: Message | None = None
 
         async def send_after_forgetting(message: Message) -> None:
+            """Sends a message. The head of the reply waits until the response is forgotten."""
             nonlocal reply_head
             if "status" in message:
                 reply_head = message  # the head waits, since an error of the store has a status of its own
@@ -135,7 +141,7 @@ class StoredRoute(ForwardedRoute):
         return send_after_saving
 
     def _find_reply_change(self, method: str, stored_path: _StoredPath) -> ReplyChange | None:
-        """Returns the change of the reply to a request; None: the reply passes as it comes."""
+        """Returns the change of the reply to a request, or None if the reply passes unchanged."""
         if method not in ("GET", "POST"):
             return None
         if stored_path.lists_items:

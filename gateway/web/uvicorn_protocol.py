@@ -78,9 +78,9 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
-    last_request_s = 1.0  # how long an idle connection stays open when the server stops
+    last_request_s = 1.0  # the seconds that an idle connection stays open when the server stops
     # Connections with this descriptor or a higher one are refused. The system gives the lowest one that is free, so few
-    # are left then. None: there is no limit.
+    # are left then. None: no limit.
     descriptor_limit: int | None = None
     is_refused = False
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
@@ -161,6 +161,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
+        """Parses bytes of the client, and refuses a head, trailer or chunk extension that is too large."""
         if self._is_ending:
             return
         self._bytes_since_part += len(data)
@@ -175,6 +176,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         self._bound_arrival()
 
     def on_headers_complete(self) -> None:
+        """Begins a request. Raises: HttpParserError: too many requests wait."""
         self._bytes_since_part = 0
         if self.parser.should_upgrade():
             return  # `_parse` decides
@@ -246,7 +248,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _parse(self, data: bytes) -> bytes:
-        """Parses what was read. Returns the bytes to parse instead, if any. Raises: HttpParserError."""
+        """Parses bytes of the client. Returns the bytes to parse instead, if any. Raises: HttpParserError."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:

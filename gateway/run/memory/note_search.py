@@ -148,6 +148,7 @@ class NoteSearch(Struct, frozen=True):
     # -- the methods of `MemorySearch`
 
     async def search(self, query: str) -> list[Message]:
+        """Searches the memory without the messages that the prompt shows, in the time that is left."""
         context, visible = self.context, self.visible
         # A vector that does not come in time leaves time for a search by words.
         wait_ms = self._measure_remaining_ms() - self.limit_ms / WORDS_TIME_PARTS
@@ -167,6 +168,7 @@ class NoteSearch(Struct, frozen=True):
         )
 
     async def select(self, query: str) -> list[Message]:
+        """Returns the messages that show most of the whole memory, unless a note of the conversation has them."""
         context, visible = self.context, self.visible
         if note_text.has_selection(visible.notes):
             return []

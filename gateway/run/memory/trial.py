@@ -55,7 +55,7 @@ class TrialRunner(Struct, frozen=True):
     async def try_sentence(self, agent: Agent, text: str, max_left_out: int) -> TrialResult:
         """Returns what would be recalled.
 
-        max_left_out: so many hits outside of the note are recorded at most.
+        max_left_out: the most hits outside of the note that are recorded.
 
         Raises: StoreError.
         """
@@ -89,13 +89,17 @@ class _TrialSearch(Struct, frozen=True):
     store: Store
     # The tokens that the note may take.
     recall_tokens: int
+    # The memory that is searched.
     agent: Agent
+    # Gets the ranking of the search by words.
     trace: SearchTrace
+    # The vectors of queries, each made once.
     vectors: QueryVectors
     # The standing facts that the memory section shows.
     standing_count: int
 
     async def search(self, query: str) -> list[Message]:
+        """Searches the whole memory, with as much time as a trial has."""
         vector = await self.vectors.find_vector(self.agent, query, _DEADLINE_MS)
         return await self.store.recall.search(
             self.agent,

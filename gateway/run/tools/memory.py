@@ -59,6 +59,7 @@ class MemoryTools(Struct, frozen=True):
         return "edits" if tool is not None and tool.is_serial else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
+        """Runs a memory tool. An error of the call is its answer."""
         name = self.context.offered[call.name]
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:

@@ -23,11 +23,12 @@ class UnbegunStream(WrappedStream):
     """A stream that fails over until its first event: its client has comments alone, and sees one reply."""
 
     def __init__(self, reply: ModelReply, replace: Callable[[Failure], Awaitable[ModelReply | None]]) -> None:
-        """Wraps a stream. replace: returns the reply in its place; None: there is none, and its failure stays."""
+        """Wraps a stream. replace: returns the reply in its place, or None if its failure is the answer."""
         super().__init__(reply)
         self._replace = replace
 
     async def events(self) -> AsyncIterator[list[Event]]:
+        """Yields the events of the stream, or of the reply in its place if it fails before its first event."""
         # The rest passes as it comes from the first event on, or after another reply was asked for.
         failure: Failure | None = None
         last_read: list[Event] | ProviderError = []
@@ -49,7 +50,7 @@ class UnbegunStream(WrappedStream):
         self._passes_rest = True
         if failure is None:
             return
-        # What failed must hold no connection while another try waits, nor be in the way of closing the other reply.
+        # A failed reply must hold no connection while another try waits, nor be in the way of closing the other reply.
         await self._reply.aclose()
         other = await self._replace(failure)
         if other is not None:

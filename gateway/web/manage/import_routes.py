@@ -29,9 +29,14 @@ _FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": F
 def make_import_routes(
     operations: ImportOperations, managed: ManagedRoutes, limit_bytes: int, timeout_s: float
 ) -> list[Route]:
-    """Returns the routes of imports. limit_bytes, timeout_s: the bounds of a file that is sent."""
+    """Returns the routes of imports.
+
+    limit_bytes: the most bytes of a file.
+    timeout_s: the seconds that its bytes may take, as for `UploadBody`.
+    """
 
     async def begin(request: Request) -> Response:
+        """Begins the import of the body, or returns the preview of it."""
         get_request_info(request.scope).route = "manage"
         query = read_query(request.scope)
         manager = await managed.access.admit(request, writes=True)

@@ -44,6 +44,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         self.app_state = {**self.app_state, "connection": self}
 
     def data_received(self, data: bytes) -> None:
+        """Parses bytes of the client in parts, and ends the connection if too many are in memory."""
         for start in range(0, len(data), _BYTES_PARSED_AT_ONCE):
             if self.transport.is_closing():
                 return
