@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote
 
 from msgspec import Meta
@@ -40,10 +40,13 @@ class PeopleWordsQuery(
 
 
 class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The query of a list of memories. q: the beginning of their names."""
+    """The query of a list of memories."""
 
+    # The beginning of their names.
     q: str = ""
     kind: MemoryKind = "user"
+    # Those with the most messages come first; None: those with the newest turns.
+    order: Literal["messages"] | None = None
 
 
 async def load_namesakes(
@@ -63,7 +66,12 @@ async def load_namesakes(
 def make_screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: PeopleQuery) -> Answer:
         page = await operations.memories.list_page(
-            request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
+            request.visitor.project,
+            query.kind,
+            query.q,
+            by_messages=query.order is not None,
+            after=query.after,
+            limit=query.limit,
         )
         # A program gets the list that it asked for: no namesakes, and no redirect to another search.
         if request.is_twin:
@@ -77,6 +85,7 @@ def make_screens(operations: PageOperations) -> list[Screen | Action]:
         context = {
             "kind": query.kind,
             "q": query.q,
+            "order": query.order,
             "tabs": _HEADINGS,
             "namesakes": namesakes,
             "namesakes_among": NAMESAKES_AMONG,

@@ -86,7 +86,7 @@ class _RequestScreens(Struct, frozen=True):
             page = replace(page, items=tuple(_with_question(each, questions) for each in page.items))
         context = {
             "memory": query.memory,
-            "only": query.only,
+            "selection": query.only,
             "memory_name": memory_name,
             "paused": paused,
             "questions": questions,

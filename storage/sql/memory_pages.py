@@ -81,14 +81,18 @@ class MemoryPages(StoreGroup):
         *,
         before: PageEnd = FIRST_PAGE,
         limit: int = 50,
+        by_messages: bool = False,
     ) -> list[SizedMemory]:
         """Returns a page of memories.
 
         project: the project of the memories; None: any.
         prefix: the beginning of their subjects, at least the kind with its colon; the case of ASCII letters is ignored.
+        before: the end of the page before: `SizedMemory.end`, or with `by_messages` a number of messages and a row.
+        by_messages: False: the newest turns come first; True: the most messages, for which all memories are sorted.
         """
         values = (project, *_prefix_bounds(prefix), *before, limit)
-        return [_make_memory(row) for row in await connection.fetch_rows(SQL["memories"], values)]
+        statement = SQL["memories_by_messages" if by_messages else "memories"]
+        return [_make_memory(row) for row in await connection.fetch_rows(statement, values)]
 
     @long_reads
     async def list_agents_named(

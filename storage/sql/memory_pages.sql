@@ -28,6 +28,16 @@ SELECT {sized} JOIN (
     ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?6
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
+-- name: memories_by_messages
+-- Reads a page as `memories` does; those with the most messages come first. No index has this order.
+SELECT {sized} JOIN (
+    SELECT a.id AS id, a.messages AS messages FROM agents a
+    WHERE substr(a.subject, 1, 4) = substr(CAST(?2 AS TEXT), 1, 4)
+    AND lower(a.subject) >= ?2 AND lower(a.subject) < ?3 AND {of_project}
+    AND (a.messages < CAST(?4 AS DOUBLE PRECISION) OR (a.messages = CAST(?4 AS DOUBLE PRECISION) AND a.id < ?5))
+    ORDER BY messages DESC, id DESC LIMIT ?6
+) most ON most.id = a.id ORDER BY most.messages DESC, most.id DESC
+
 -- piece: words_of_subject
 -- The words of a person's subject without its kind, in small letters, each after a space.
 replace(replace(replace(replace(replace(lower(substr(a.subject, 5)), ':', ' '), '.', ' '), '-', ' '), '_', ' '), '@', ' ')

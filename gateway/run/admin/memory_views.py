@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 from msgspec import UNSET, Struct
 
-from gateway.errors import MemoryNotFound
+from gateway.errors import BadRequest, MemoryNotFound
 from gateway.run.admin.block_views import BlockViews
 from gateway.run.admin.conversation_views import (
     ConversationRecord,
@@ -109,16 +109,20 @@ class MemoryViews:
         kind: MemoryKind = "user",
         q: str = "",
         *,
+        by_messages: bool = False,
         after: str | None = None,
         limit: int = PAGE_LIMIT,
     ) -> ListPage[MemoryRecord]:
         """Returns a page of memories, those with the newest turns first.
 
         q: the beginning of the names of memories; for agents also of their ids.
+        by_messages: those with the most messages come first. Agents are not listed so.
 
-        Raises: BadRequest: `after` cannot be read.
+        Raises: BadRequest: `after` cannot be read, or agents are to be listed by messages.
         """
         before = parse_page_end(after)
+        if by_messages:
+            return await self._list_by_messages(project, kind, q, before, limit)
         if kind == "agent":
             memories = await self._list_agents(project, q, before, limit + 1)
         else:
@@ -126,6 +130,19 @@ class MemoryViews:
             memories = await pages.list_memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
         items = tuple(map(make_memory_record, memories[:limit]))
         return ListPage(items, make_next_cursor(memories, limit, lambda last: format_page_end(last.end)))
+
+    async def _list_by_messages(
+        self, project: str | None, kind: MemoryKind, q: str, before: PageEnd, limit: int
+    ) -> ListPage[MemoryRecord]:
+        """Returns a page of memories, those with the most messages first. Raises: BadRequest: `kind` is "agent"."""
+        if kind == "agent":
+            raise BadRequest("Agents are listed by their newest turns alone.", param="order")
+        memories = await self.store.memory_pages.list_memories(
+            project, f"{kind}:{q}", before=before, limit=limit + 1, by_messages=True
+        )
+        items = tuple(map(make_memory_record, memories[:limit]))
+        next_page = make_next_cursor(memories, limit, lambda last: format_page_end((last.messages, last.id)))
+        return ListPage(items, next_page)
 
     async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
         """Returns the memories with a name in their id or a block, among the `NAMESAKES_AMONG` with the newest turns.

@@ -354,6 +354,28 @@ def test_people_are_listed_by_their_last_turn_whatever_its_hour(operator: Operat
 
 
 @pytest.mark.both
+def test_people_are_listed_by_their_messages(operator: Operator) -> None:
+    """To see of whom most is remembered, all pages of the list had to be read."""
+    for user, count in (("ann", 2), ("bob", 3), ("Anton", 1), ("carl", 3)):
+        speak(operator.world, *(f"Hello {n}." for n in range(count)), user=user)
+    shown = page(operator, "people")
+    assert "Those who spoke last come first." in shown
+    (link,) = re.findall(r'<a href="([^"]*)">Most messages first<', shown)
+    found, path = [], f"people{unescape(link)}&limit=2"
+    while path:
+        assert "Those with the most messages come first." in page(operator, path)
+        listed = operator.twin(path)
+        found += [(each["name"], each["messages"]) for each in listed["items"]]
+        path = listed["next"] and f"people?order=messages&limit=2&after={listed['next']}"
+    assert found == [("carl", 6), ("bob", 6), ("ann", 4), ("Anton", 2)]
+    named = operator.twin("people?order=messages&q=an")["items"]
+    assert [each["name"] for each in named] == ["ann", "Anton"]
+    assert operator_of(operator.world, "shop").twin("people?order=messages")["items"] == []
+    assert operator.get("people?order=messages&kind=agent").status == 400
+    assert operator.get("people?order=size").status == 400
+
+
+@pytest.mark.both
 def test_a_person_is_found_by_what_a_block_calls_them(operator: Operator) -> None:
     """Whoever looked for Maria by that name found nobody: an application names her u-1047."""
     world = operator.world
