@@ -18,6 +18,7 @@ session: aiohttp.ClientSession | None = None
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Passes each request to the upstream, and its reply back piece by piece."""
     global session
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":

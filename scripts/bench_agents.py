@@ -61,6 +61,7 @@ class Upstream(Mock):
     """Streams a reply at once, or slowly where the newest message asks for it; first calls a memory tool for a note."""
 
     def serve(self, head: bytes, body: bytes) -> None:
+        """Answers a request of an agent: by calls of tools, then by text."""
         newest = body[max(0, body.rfind(b'"role":"user"')) :]
         if b"chat/completions" not in head.split(b"\r\n", 1)[0] or SLOWLY.encode() in newest:
             super().serve(head, body)
@@ -134,14 +135,14 @@ def about(text: str) -> str:
     return " ".join([text, *(f"topic{n}" for n in _random.sample(range(TOPICS), 3))])
 
 
-def to_agent(agent: str, text: str, *, stream: bool = False) -> bytes:
+def to_agent(agent: str, text: str, *, is_streamed: bool = False) -> bytes:
     """Returns a message to an agent, with words of its own."""
-    return send_text(agent, about(text), stream=stream)
+    return send_text(agent, about(text), is_streamed=is_streamed)
 
 
-def send_text(agent: str, text: str, *, stream: bool = False) -> bytes:
+def send_text(agent: str, text: str, *, is_streamed: bool = False) -> bytes:
     """Returns a message to an agent, with this text alone."""
-    options = {"streaming": True, "stream_tokens": True} if stream else {}
+    options = {"streaming": True, "stream_tokens": True} if is_streamed else {}
     return post(f"/v1/agents/{agent}/messages", {"messages": [{"role": "user", "content": text}], **options})
 
 
@@ -244,7 +245,7 @@ async def measure_streams(
     """Measures streams of sends and of chats at once, each of one half of the agents. The halves change each turn."""
     direct_ms = await figures.first_text(figures.mock_port, [chat(SLOWLY)], count)
     send_half, chat_half = (slice(turn % 2, None, 2), slice(1 - turn % 2, None, 2))
-    sends = [to_agent(agent, SLOWLY, stream=True) for agent in agents[send_half]]
+    sends = [to_agent(agent, SLOWLY, is_streamed=True) for agent in agents[send_half]]
     chats = [chat(SLOWLY, f"agent/{agent}", TO_DEFAULT) for agent in names[chat_half]]
     # Streams of the two kinds never begin at the same time, since one would wait for the work of the other. Which kind
     # begins changes every two turns.
@@ -281,6 +282,11 @@ async def measure_steps(figures: Figures, long_agent: str, short_agent: str, arc
 
 
 async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
+    """Measures sends to agents and chat completions, in rounds.
+
+    count: the number of messages of a round.
+    steps: the number of steps of the agent with a long conversation.
+    """
     names = [f"helper{n}" for n in range(2 * STREAMS_AT_ONCE)]
     agents = [await figures.make(name) for name in names]
     await figures.drive(
@@ -335,6 +341,7 @@ def count_statements() -> StatementCounts:
 
 
 def render_figures(figures: Figures, steps: int) -> str:
+    """Returns the figures as a table, with the goals and Letta's figures."""
     statements = count_statements()
     short_ms, archive_ms, long_ms = (figures.median(name) for name in ("few", "knowing", "many"))
     agent_ms, chat_ms = figures.median("first text, agent"), figures.median("first text, chat")
@@ -358,6 +365,7 @@ def render_figures(figures: Figures, steps: int) -> str:
 
 
 def main() -> None:
+    """Starts a mock upstream and a gateway, measures, and prints the table."""
     parser = argparse.ArgumentParser(prog="scripts/bench agents", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and messages; rough figures")
     parser.add_argument("--steps", type=int, help="of the agent that has many")

@@ -43,6 +43,7 @@ def chat_events() -> list[bytes]:
 
 
 def message_events() -> list[bytes]:
+    """Returns the events of a stream in Anthropic's dialect."""
     message = b'{"id":"msg_bench","type":"message","role":"assistant","model":"claude-bench","content":[],'
     message += b'"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":25,"output_tokens":1}}'
     delta = b'"index":0,"delta":{"type":"text_delta","text":"%b"}'
@@ -100,6 +101,11 @@ async def measure(port: int, pid: int, count: int, model: str, headers: bytes) -
 
 
 async def bench(port: int, pid: int, rounds: int, count: int) -> None:
+    """Measures all cells of the table in rounds, and prints the table.
+
+    rounds: the number of rounds that count.
+    count: the number of streams of a cell in a round.
+    """
     memories = {"off": load.MEMORY_OFF_HEADER, "on": b""}
     cells = list(itertools.product(memories, ARRIVALS, MODELS))
     spent = dict.fromkeys(cells, 0.0)

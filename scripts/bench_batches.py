@@ -58,6 +58,7 @@ def peak_mb(process: Process) -> float:
 
 
 def main() -> None:
+    """Performs a batch of agents with long conversations, and prints its time and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", type=int, default=1000)
     count = parser.parse_args().agents

@@ -120,6 +120,7 @@ class Talks:
     turn: int = 0
 
     def next_request(self, worker: int) -> bytes | None:
+        """Returns the next turn of the present conversation, or the first turn of the next one."""
         if self.turn % (WARM_TURNS + MEASURED_TURNS) == 0:
             if self.turn == self.count * (WARM_TURNS + MEASURED_TURNS):
                 return None
@@ -166,6 +167,12 @@ async def measure(port: int, dialect: Dialect, count: int, *, is_direct: bool, h
 
 
 async def bench(port: int, mock: int, rounds: int, count: int) -> int:
+    """Measures all dialects in rounds, and prints the table. Returns the exit code.
+
+    mock: the port of the mock upstream.
+    rounds: the number of rounds that count.
+    count: the number of conversations of a cell in a round.
+    """
     memories = {"off": load.MEMORY_OFF_HEADER, "on": b""}
     added: dict[tuple[str, str], list[float]] = {}
     for number in range(-1, rounds):  # the first round, which imports modules, does not count

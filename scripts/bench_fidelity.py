@@ -37,6 +37,7 @@ def in_ms(times: list[float]) -> str:
 
 
 def main() -> int:
+    """Performs the checks in all ways, and prints both tables. Returns the exit code."""
     argparse.ArgumentParser(prog="scripts/bench fidelity", description=__doc__).parse_args()
     variants = list(WAYS)
     results = [measure(name) for name in variants]

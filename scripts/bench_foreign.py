@@ -70,6 +70,7 @@ async def measure(store: Store, agent: Agent) -> list[float]:
 
 
 async def main() -> None:
+    """Searches the memory of one agent next to few and to many messages of others, and prints the times."""
     parser = argparse.ArgumentParser(prog="scripts/bench foreign", description=__doc__)
     parser.add_argument("--others", type=int, default=1000, help="agents with 1,000 messages each")
     other_agents = parser.parse_args().others

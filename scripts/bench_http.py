@@ -59,6 +59,7 @@ async def cpu_ms(call: Call, body: bytes, requests: int, at_once: int) -> float:
 
 
 async def measure(url: str, rounds: int) -> None:
+    """Prints the CPU time of a request, whole and streamed, by aiohttp and by httpx."""
     requests_by_kind = {"whole": (BODY, 1000, 20), "streamed": (STREAMED, 100, 50)}
     figures: dict[tuple[str, str], list[float]] = {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)

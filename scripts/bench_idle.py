@@ -50,6 +50,7 @@ def come_to_rest(port: int) -> None:
 
 
 def main() -> int:
+    """Prints the CPU time of a gateway without requests. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/bench idle", description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long it is watched (30)")
     options = parser.parse_args()

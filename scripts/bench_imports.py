@@ -174,6 +174,10 @@ def measure(messages: int, preview_mb: int) -> dict[str, Any]:
 
 
 def print_results(results: dict[str, Any], preview_mb: int) -> None:
+    """Prints the figures of imports, of a preview and of turns during an import.
+
+    preview_mb: the size of the previewed file.
+    """
     for title, key in (("import by the command", "command"), (f"preview of {preview_mb} MB", "preview")):
         if key in results:
             figures = results[key]

@@ -54,22 +54,22 @@ async def drive(port: int, flow: load.RequestFlow) -> None:
     await asyncio.sleep(0.5)  # the work after a reply counts too
 
 
-async def count_same_request(port: int, pid: int, headers: bytes, *, stream: bool = False) -> float:
+async def count_same_request(port: int, pid: int, headers: bytes, *, is_streamed: bool = False) -> float:
     """Returns the million instructions of `load.SameRequest`, which is not remembered."""
     millions: list[float] = []
-    await drive(port, load.SameRequest(REQUESTS, headers=headers, stream=stream))
+    await drive(port, load.SameRequest(REQUESTS, headers=headers, is_streamed=is_streamed))
     with count_instructions(pid, REQUESTS, millions):
-        await drive(port, load.SameRequest(REQUESTS, headers=headers, stream=stream))
+        await drive(port, load.SameRequest(REQUESTS, headers=headers, is_streamed=is_streamed))
     return millions[0]
 
 
 async def count_turn(
-    port: int, pid: int, name: str, earlier: tuple[int, ...], *, stream: bool = False
+    port: int, pid: int, name: str, earlier: tuple[int, ...], *, is_streamed: bool = False
 ) -> float:
     """Returns the million instructions of a turn with memory.
 
     earlier: the turns of each earlier conversation of its user.
-    stream: the turns that are counted are streamed.
+    is_streamed: True: the counted turns are streamed.
     """
     millions: list[float] = []
     talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
@@ -78,11 +78,12 @@ async def count_turn(
             talk.begin_conversation()
         await drive(port, load.Talks(talks, turns))
     with count_instructions(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
-        await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS, stream=stream))
+        await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS, is_streamed=is_streamed))
     return millions[0]
 
 
 async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Prints the instructions of requests and of turns, for the bare parts and for the gateway."""
     mock_port = stack.enter_context(load.run_mock(folder / "log"))
     log, port = folder / "bare", load.find_free_port()
     command = [
@@ -104,15 +105,15 @@ async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
         "memory off": await count_same_request(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER),
     }
     streamed = {
-        "bare parts, streamed": await count_same_request(port, running.pid, b"", stream=True),
+        "bare parts, streamed": await count_same_request(port, running.pid, b"", is_streamed=True),
         "memory off, streamed": await count_same_request(
-            gateway.port, gateway.pid, load.MEMORY_OFF_HEADER, stream=True
+            gateway.port, gateway.pid, load.MEMORY_OFF_HEADER, is_streamed=True
         ),
     }
     # From here on the indexing of memories is counted as well.
     whole["memory on"] = await count_turn(gateway.port, gateway.pid, "known", earlier)
     streamed["memory on, streamed"] = await count_turn(
-        gateway.port, gateway.pid, "streamed", earlier, stream=True
+        gateway.port, gateway.pid, "streamed", earlier, is_streamed=True
     )
     whole["memory on, more known"] = await count_turn(gateway.port, gateway.pid, "well-known", many_earlier)
     table = [["", "million instructions", "times bare parts"]]
@@ -123,6 +124,7 @@ async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
 
 
 async def bench_dialect_requests(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Prints the instructions of a turn in each dialect, with memory off and on."""
     mock_port = stack.enter_context(load.run_mock(folder / "log", bench_dialects.__file__, "--mock"))
     gateway = stack.enter_context(load.serve_gateway(folder, bench_dialects.settings(mock_port), *CALLGRIND))
     requests = TALKS * (bench_dialects.WARM_TURNS + bench_dialects.MEASURED_TURNS)

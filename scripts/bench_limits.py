@@ -205,6 +205,7 @@ def fresh_world() -> Iterator[World]:
 
 
 def main() -> int:
+    """Measures the cost of limits, and checks that they hold in storms of requests. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="requests of a storm")
     parser.add_argument("--runs", type=int, default=40, help="of which the least time counts")

@@ -87,11 +87,11 @@ http {{
 
 
 class TraceExport(NamedTuple):
-    """How a gateway exports traces."""
+    """The export of traces by a gateway."""
 
     # The share of requests that are traced.
     share: float
-    # The collector takes the traces and never answers.
+    # True: the collector takes the traces and never answers.
     collector_hangs: bool = False
 
 
@@ -102,13 +102,13 @@ TRACES = {
     "traces 100 %": TraceExport(1),
     "it hangs": TraceExport(1, collector_hangs=True),
 }
-# The variant that stores no reason why a turn recalled what it did.
+# The variant that stores no record of a turn's recall.
 NO_RECALLS = "no recalls"
 # The variant with three limits, which are never reached.
 LIMITED = "limits"
 VARIANTS = (NO_RECALLS, LIMITED, *TRACES)
 
-# A program that takes what time is left of a core.
+# A program that takes the rest of a core's time.
 _IDLER = """
 import os
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -122,7 +122,7 @@ BLOCKS = 10
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """The sizes of a measurement."""
 
     rounds: int
     # Requests of one connection in a round.
@@ -149,11 +149,13 @@ class Target:
     port: int
     # Headers of the request that `load.SameRequest` repeats.
     headers: bytes = b""
-    # It is measured with growing conversations.
+    # True: it is measured with growing conversations.
     is_memory: bool = False
-    # CPU time is counted of this process; None: it is not counted.
+    # The process of which CPU time is counted; None: none is counted.
     pid: int | None = None
+    # The values of each figure by its name, one for each round.
     figures: dict[str, list[float]] = field(default_factory=dict)
+    # The errors of all its measurements.
     errors: list[str] = field(default_factory=list)
 
     def note(self, name: str, value: float) -> None:
@@ -172,7 +174,7 @@ class Target:
         return Measurement(result, (cpu_after_s - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
 
     async def talk_before(self, talks: list[load.Talk], turns: Sequence[int], workers: int) -> None:
-        """Has each user talk in one new conversation after the other. turns: of each conversation."""
+        """Has each user talk in one new conversation after the other. turns: the number of turns of each."""
         for turns_of_conversation in turns:
             for talk in talks:
                 talk.begin_conversation()
@@ -190,15 +192,15 @@ _users = count()
 
 
 async def measure(
-    target: Target, requests: int, workers: int, *, stream: bool = False, spread_s: float = 0
+    target: Target, requests: int, workers: int, *, is_streamed: bool = False, spread_s: float = 0
 ) -> Measurement:
     """Measures a number of requests; where memory is on, the 4th to 6th turn of conversations."""
-    flow: load.RequestFlow = load.SameRequest(requests, stream=stream, headers=target.headers)
+    flow: load.RequestFlow = load.SameRequest(requests, is_streamed=is_streamed, headers=target.headers)
     if target.is_memory:
         turns = min(MEASURED_TURNS, max(1, requests // workers))
         talks = [load.Talk(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))]
         await target.talk_before(talks, (EARLIER_TURNS, WARM_TURNS), min(16, workers))
-        flow = load.Talks(talks, turns, stream=stream)
+        flow = load.Talks(talks, turns, is_streamed=is_streamed)
     return await target.drive(flow, workers, spread_s)
 
 
@@ -207,9 +209,10 @@ def quantile(values: list[float], share: float = 0.5) -> float:
 
 
 async def run_rounds(targets: list[Target], sizes: Sizes, *, is_alone: bool) -> None:
+    """Measures all targets in each round. is_alone: True: only one connection is measured."""
     for target in targets:  # the first requests take longer: they open connections and import modules
         await measure(target, 50, 4)
-        await measure(target, 4, 4, stream=True)
+        await measure(target, 4, 4, is_streamed=True)
     for number in range(sizes.rounds):
         order = targets[number % len(targets) :] + targets[: number % len(targets)]
         await measure_alone(order, sizes)
@@ -243,7 +246,9 @@ async def measure_crowds(targets: list[Target], sizes: Sizes) -> None:
             target.note("CPU ms, 4 at once", (await measure(target, sizes.crowd // 4, 4)).cpu_ms)
     for workers in (20, 200):
         streams = {
-            target.name: await measure(target, workers * sizes.streams, workers, stream=True, spread_s=0.5)
+            target.name: await measure(
+                target, workers * sizes.streams, workers, is_streamed=True, spread_s=0.5
+            )
             for target in targets
         }
         direct_ms = quantile(streams["direct"].result.first_ms)
@@ -264,7 +269,7 @@ async def open_conversations(target: Target, users: int) -> None:
 
 
 async def search_each_turn(target: Target) -> None:
-    """Measures the turns that `measure` does, of users with larger memories."""
+    """Measures the same turns as `measure`, of users with larger memories."""
     talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
     await target.talk_before(talks, (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS), 16)
     measurement = await target.drive(load.Talks(talks, MEASURED_TURNS), 16)
@@ -274,7 +279,7 @@ async def search_each_turn(target: Target) -> None:
 async def is_remembering(port: int, mock_port: int) -> bool:
     """Returns whether a fact of one conversation reaches the upstream in the same user's next one."""
     for words in ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?"):
-        body = load.render_body([load.render_message("user", words)], "bench-proof", stream=False)
+        body = load.render_body([load.render_message("user", words)], "bench-proof", is_streamed=False)
         await asyncio.to_thread(load.fetch, port, "/v1/chat/completions", body)
     return b"Lisbon" in await asyncio.to_thread(load.fetch, mock_port, "/last")
 
@@ -301,7 +306,7 @@ def export_traces(export: TraceExport | None, stack: contextlib.ExitStack) -> It
 
 @contextlib.contextmanager
 def run_collector(*, hangs: bool) -> Iterator[int]:
-    """Runs a collector in a thread and yields its port. hangs: it never answers."""
+    """Runs a collector in a thread and yields its port. hangs: True: the collector never answers."""
     is_over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -341,7 +346,7 @@ def set_limits(port: int, folder: Path) -> None:
 def start_targets(
     mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str]
 ) -> list[Target]:
-    """Starts everything that is measured. variants: of the gateway with memory on."""
+    """Starts all servers that are measured. variants: the variants of the gateway with memory on."""
     targets = [Target("direct", mock_port)]
 
     def serve(name: str, path: str, port: int, *command: object) -> None:
@@ -375,6 +380,7 @@ def start_targets(
 
 
 def render_figures(targets: list[Target]) -> str:
+    """Returns the medians of the figures as a table, with the goals."""
     rows = [["", *(target.name for target in targets), "goals (off / on)"]]
     for name, goals in GOALS.items():
         cells = []
@@ -387,7 +393,7 @@ def render_figures(targets: list[Target]) -> str:
 async def bench(
     sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str], *, is_alone: bool
 ) -> int:
-    """Measures, prints a table, and returns the exit code. is_alone: only one connection is measured."""
+    """Measures, prints a table, and returns the exit code. is_alone: True: only one connection is measured."""
     mock_port = stack.enter_context(load.run_mock(folder / "log"))
     targets = start_targets(mock_port, folder, stack, variants)
     memory = targets[-1]
@@ -439,6 +445,7 @@ def _read_complaints(folder: Path) -> list[str]:
 
 
 def main() -> int:
+    """Starts the servers, measures them, and prints the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/bench load", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run: half a minute")
     parser.add_argument("--rounds", type=int, help="fewer or more of them (a full run has 5, in 7 minutes)")

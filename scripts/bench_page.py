@@ -1,4 +1,4 @@
-"""Measures the page with a large memory, during the load of applications: server time, size, and what the load notices.
+"""Measures the page with a large memory, during the load of applications: times, sizes, and the delay of the load.
 
 A database of 1,000,000 messages, of which one memory has 900,000, is written once into `--folder` and used again by
 later runs. With `--postgres` a server gets a copy of it. Then conversations of known users continue at a gateway over
@@ -59,7 +59,7 @@ GOAL_MS, GOAL_BYTES, GOAL_MOVE = 100.0, 100_000, 0.05
 LONGEST, LONG, CONVERSATIONS = 10_000, 200, 2_200
 # Of the other memories: how many, and the turns of each.
 OTHERS, SHORT = 10_000, 5
-# What the large memory has besides messages, and the entries of the audit.
+# The numbers of the large memory's records besides messages, and of the entries of the audit.
 FACTS, VERSIONS, PASSAGES, AUDIT, RECALLS = 5_000, 300, 2_000, 50_000, 20_000
 SETTINGS = """\
 {database}
@@ -68,7 +68,7 @@ SETTINGS = """\
 name = "mock"
 base_url = "http://127.0.0.1:{port}/v1"
 """
-# What the gateway does with a database that it has just opened is done by then.
+# The seconds in which the gateway does its work on a database that it has just opened.
 SETTLES_S = 6.0
 # How often the rounds are resampled, for the range in which another run may be.
 DRAWS = 200
@@ -88,7 +88,7 @@ class FilledDatabase:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """The sizes of a measurement."""
 
     # The part of the full database that is filled.
     share: float
@@ -96,13 +96,13 @@ class Sizes:
     rounds: int
     # The turns of the load in one measurement.
     turns: int
-    # How often each screen is read, at least.
+    # The least number of reads of each screen.
     reads: int
 
 
 @dataclass(slots=True)
 class Screen:
-    """One URL of the page, with what was measured of it."""
+    """One URL of the page, with its times and its size."""
 
     path: str
     ms: list[float] = field(default_factory=list)
@@ -126,17 +126,27 @@ class Words:
     def most_common(self) -> str:
         return self._words[0]
 
-    def sentence(self, number: int) -> str:
+    def render_sentence(self, number: int) -> str:
+        """Returns the sentence of a number."""
         rng = random.Random(number)
         return f"({number}) {' '.join(rng.choices(self._words, cum_weights=self._weights, k=14))}."
 
-    def conversation(self, at: float, first: int, turns: int) -> Iterator[tuple[float, str, str]]:
+    def make_turns(self, at: float, first: int, turns: int) -> Iterator[tuple[float, str, str]]:
+        """Returns the turns of a conversation: their times, questions and answers.
+
+        at: the time of the first turn, in seconds since the epoch.
+        first: the number of the first turn.
+        turns: the number of turns.
+        """
         numbers = range(first, first + turns)
-        return ((at + n * 60, self.sentence(2 * k), self.sentence(2 * k + 1)) for n, k in enumerate(numbers))
+        return (
+            (at + n * 60, self.render_sentence(2 * k), self.render_sentence(2 * k + 1))
+            for n, k in enumerate(numbers)
+        )
 
 
 WORDS = Words()
-sentence = WORDS.sentence
+sentence = WORDS.render_sentence
 
 
 async def fill(file: Path, share: float) -> FilledDatabase:
@@ -148,19 +158,19 @@ async def fill(file: Path, share: float) -> FilledDatabase:
         agent = await new_agent(store, "alice")
         started, first_number = now - 900 * DAY_S, 0
         for number in range(max(1, int(CONVERSATIONS * share))):
-            turns = WORDS.conversation(started + number * 8 * 3_600, first_number, LONG)
+            turns = WORDS.make_turns(started + number * 8 * 3_600, first_number, LONG)
             await write_conversation(store, agent, f"talk-{number}", turns)
             first_number += LONG
         longest = max(LONG, int(LONGEST * share))
         await write_conversation(
-            store, agent, "longest", WORDS.conversation(now - 10 * DAY_S, first_number, longest)
+            store, agent, "longest", WORDS.make_turns(now - 10 * DAY_S, first_number, longest)
         )
         await fill_lists(store, agent, now, share)
         for number in range(max(1, int(OTHERS * share))):
             other_agent = await new_agent(store, f"person-{number}")
             started_at = started + number * 3_600
             await write_conversation(
-                store, other_agent, f"short-{number}", WORDS.conversation(started_at, number, SHORT)
+                store, other_agent, f"short-{number}", WORDS.make_turns(started_at, number, SHORT)
             )
         while await store.search_index.advance(agent.id):
             pass
@@ -172,7 +182,7 @@ async def fill(file: Path, share: float) -> FilledDatabase:
 
 
 async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> None:
-    """Writes what the large memory has besides messages, the audit, and why its last turns recalled what they did."""
+    """Writes the large memory's records besides messages, the audit, and the recalls of its last turns."""
     newest = make_statement(
         "newest", "SELECT id, seq FROM exchanges WHERE agent = ? ORDER BY id DESC LIMIT ?"
     )
@@ -207,7 +217,7 @@ def scale(count: int, share: float) -> int:
 async def write_recalls(
     connection: Connection, agent_row: int, exchange_rows: Sequence[int], newest_seq: int, now: float
 ) -> None:
-    """Notes for each exchange what its turn recalled. exchange_rows: the newest first."""
+    """Notes the recall of each exchange's turn. exchange_rows: the rows of the exchanges, the newest first."""
     entries = tuple(
         RecalledEntry(
             "message",
@@ -270,7 +280,7 @@ class Session:
     cookie: str
 
     def read(self, path: str) -> Reading:
-        """Reads a screen. path: below /ui/. Raises: SystemExit: the answer is an error."""
+        """Reads a screen. path: the path below /ui/. Raises: SystemExit: the answer is an error."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", f"/ui/{path}", headers={"cookie": self.cookie})
@@ -283,6 +293,7 @@ class Session:
 
 
 def sign_in(port: int, key: str) -> Session:
+    """Signs an operator in at the page, and returns the session."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {
         "content-type": "application/x-www-form-urlencoded",
@@ -301,7 +312,7 @@ def twin_of(path: str) -> str:
 
 
 def list_paths(session: Session, filled: FilledDatabase) -> list[str]:
-    """Returns the path of each screen, of lists also that of a later page; then the paths of their twins, in order."""
+    """Returns the paths of all screens, of lists also of a later page, then the paths of their twins, in order."""
 
     def read_twin(path: str) -> Any:
         return json.loads(session.read(twin_of(path)).body)
@@ -413,7 +424,7 @@ class Load:
         self._talks = itertools.cycle([load.Talk(f"person-{n}") for n in range(users)])
 
     def play(self, turns: int) -> list[float]:
-        """Continues conversations. Returns how long each turn took in milliseconds."""
+        """Continues conversations. Returns the milliseconds of each turn."""
         talks = list(itertools.islice(self._talks, max(1, turns // 3)))
         for talk in talks:
             talk.begin_conversation()
@@ -425,7 +436,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How long turns took in milliseconds, one list for each measurement."""
+    """The times of turns in milliseconds, one list for each measurement."""
 
     # At the mock, without a gateway.
     direct: list[list[float]] = field(default_factory=list)
@@ -449,12 +460,12 @@ class Turns:
 
     @property
     def moves(self) -> float:
-        """How far the page moves the added p99, as a share of it."""
+        """The share by which the page moves the added p99."""
         return self.added_p99(self.with_page) / self.without - 1
 
     @property
     def chance(self) -> float:
-        """How far two measurements of the same are apart, as a share. They have half the turns of `moves`."""
+        """The share by which two measurements of the same differ. They have half the turns of `moves`."""
         return abs(self.added_p99(self.second_without) / self.added_p99(self.first_without) - 1)
 
     def resampled(self, random_: random.Random) -> Turns:
@@ -557,6 +568,7 @@ def report(screens: Sequence[Screen], turns: Turns, memory: str) -> bool:
 
 
 def main() -> int:
+    """Writes the database if it is missing, measures the page, and prints the figures. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/bench page", description=__doc__)
     default = Path(tempfile.gettempdir()) / "mnemogate-bench-page"
     parser.add_argument("--folder", type=Path, default=default, help=f"of the database ({default})")

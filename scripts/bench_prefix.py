@@ -132,6 +132,7 @@ def _summary(number: int) -> Reply:
 
 
 def main() -> int:
+    """Prints the stability of the prefix for each variant. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/bench prefix", description=__doc__)
     parser.add_argument("--turns", type=int, default=60)
     turns = parser.parse_args().turns

@@ -1,4 +1,4 @@
-"""Measures how much of what a question needs reaches the note: `scripts/bench recall`.
+"""Measures the share of a question's evidence that reaches the note: `scripts/bench recall`.
 
 A memory is written, a question is asked, and the share of its evidence turns in the note is printed for several token
 budgets. The sets (scripts/talk/sets.py) are LongMemEval's oracle questions in large and in small histories, with short
@@ -14,9 +14,9 @@ once into `.cache/`; nothing else uses the network.
 
 These print something else instead:
 --table: a row for each set.
---rules: how the figures change without each rule of recall (scripts/talk/rules.py).
+--rules: the changes of the figures without each rule of recall (scripts/talk/rules.py).
 --size 10000: the time of a question in one memory of so many messages, made of many sessions in a row.
---whole: how much of a set's evidence is in the note for "Who am I?", and the tokens of the note.
+--whole: the share of a set's evidence in the note for "Who am I?", and the tokens of the note.
 """
 
 from __future__ import annotations
@@ -183,7 +183,12 @@ async def serve_memory(memory: MemoryCase, embedder: Embedder | None) -> AsyncIt
             )
             keeper = keeper_of(budget)
             request = MemoryRequest(
-                parse(body), identity, AgentSpec("default"), memory.asked_at, TARGET, ConversationKind.CLIENT
+                chat=parse(body),
+                identity=identity,
+                spec=AgentSpec("default"),
+                now=memory.asked_at,
+                target=TARGET,
+                kind=ConversationKind.CLIENT,
             )
             return await keeper.composer.make_prompt(await keeper.begin(request), EndpointForm(), ())
 
@@ -230,7 +235,7 @@ async def _write_memory(path: Path, memory: MemoryCase, embedder: MeteredEmbedde
 
 
 def _count_present(texts: Iterable[str], note: str, section: str) -> int:
-    """Returns how many of the texts are in a note or a memory section, as a whole or as a part.
+    """Returns the number of texts that are in a note or a memory section, as a whole or as a part.
 
     A part of a text is in a line that was cut, or is a fact: a fact is a sentence of a text.
     """
@@ -273,12 +278,12 @@ class EvidenceShares:
             self.shares[kind, budget].append(_count_present(texts, note, section) / len(texts))
 
     def mean(self, kind: str) -> float | None:
-        """Returns the mean share of a kind within the first budget, in percent; None: no question is of this kind."""
+        """Returns the mean share of a kind within the first budget, in percent, or None without such questions."""
         shares = self.shares.get((kind, BUDGETS[0]))
         return 100 * statistics.mean(shares) if shares else None
 
-    def needless(self) -> float | None:
-        """Returns the percentage of the messages in `NEEDLESS` that have a note; None: there are no such messages."""
+    def measure_needless(self) -> float | None:
+        """Returns the percentage of the messages in `NEEDLESS` that have a note, or None without such messages."""
         kinds = [f"{kind}{WITH_NOTE}" for kind in NEEDLESS]
         shares = [share for kind in kinds for share in self.shares.get((kind, BUDGETS[0]), ())]
         return 100 * statistics.mean(shares) if shares else None
@@ -295,10 +300,10 @@ class SetResult:
     """The evidence that was found for one set, by halves, and the tokens and times of its notes."""
 
     def __init__(self) -> None:
-        # With the gateway's recall, and with a plain BM25, each of the two halves.
+        # The shares of the two halves, with the gateway's recall and with a plain BM25.
         self.shares = (EvidenceShares(), EvidenceShares())
         self.plain_shares = (EvidenceShares(), EvidenceShares())
-        # By budget: the tokens of each note, and of each memory section.
+        # The tokens of each note, and of each memory section, by budget.
         self.note_tokens: dict[int, list[int]] = defaultdict(list)
         self.section_tokens: dict[int, list[int]] = defaultdict(list)
         self.times_ms: list[float] = []
@@ -312,7 +317,7 @@ class SetResult:
         self.section_tokens[budget].append(note_text.estimate_tokens(prompt.system))
         self.times_ms.append(prompt.recall.search_ms)
 
-    def both(self) -> EvidenceShares:
+    def join_halves(self) -> EvidenceShares:
         """Returns the shares of both halves together."""
         total = EvidenceShares()
         for shares_of_half in self.shares:
@@ -323,7 +328,7 @@ class SetResult:
     def print(self, name: str, budgets: Sequence[int]) -> None:
         """Prints the share of the evidence, of the halves and by kinds of questions."""
         print(f"\n{name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in budgets))
-        total = self.both()
+        total = self.join_halves()
         for kind in sorted({kind for kind, _ in total.shares} - {"all"}):
             total.print("  " + kind, budgets, kind)
         total.print("all", budgets)
@@ -337,12 +342,17 @@ class SetResult:
         print(_describe_times(self.times_ms))
 
 
-async def measure(set_: Set, embedder: Embedder | None, budgets: Sequence[int], *, plain: bool) -> SetResult:
-    """Asks the questions of a set. plain: asks a plain BM25 as well, about memories with several questions."""
+async def measure(
+    set_: Set, embedder: Embedder | None, budgets: Sequence[int], *, asks_plain: bool
+) -> SetResult:
+    """Asks the questions of a set.
+
+    asks_plain: True: a plain BM25 is asked as well, about memories with several questions.
+    """
     measured = SetResult()
     for half in (0, 1):
         for memory in set_.half(half):
-            search = PlainSearch(memory.history) if plain and len(memory.questions) > 1 else None
+            search = PlainSearch(memory.history) if asks_plain and len(memory.questions) > 1 else None
             async with serve_memory(memory, embedder) as ask:
                 for asked, budget in itertools.product(memory.questions, budgets):
                     prompt, note = await _ask_question(asked.text, ask, budget)
@@ -359,12 +369,14 @@ class HalvesTable:
     """
 
     def __init__(self) -> None:
-        # By set: by words, and with vectors.
+        # The results of each set: by words, and with vectors.
         self.measured: dict[str, list[SetResult]] = defaultdict(list)
 
     async def ask(self, set_: Set, embedder: Embedder | None) -> None:
         """Asks a set."""
-        self.measured[set_.name].append(await measure(set_, embedder, BUDGETS[:1], plain=embedder is None))
+        self.measured[set_.name].append(
+            await measure(set_, embedder, BUDGETS[:1], asks_plain=embedder is None)
+        )
 
     def print(self) -> None:
         """Prints a row for each set: developing half and half held out, with a stroke between them."""
@@ -374,7 +386,9 @@ class HalvesTable:
             asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].shares)
             plain = _render_halves([half.mean("all") for half in measured[0].plain_shares])
             shares = [_render_halves([half.mean("all") for half in each.shares]) for each in measured]
-            noise = ", ".join(_render_halves([half.needless() for half in each.shares]) for each in measured)
+            noise = ", ".join(
+                _render_halves([half.measure_needless() for half in each.shares]) for each in measured
+            )
             tokens = ", ".join(f"{statistics.mean(each.note_tokens[BUDGETS[0]]):.0f}" for each in measured)
             local = shares[-1] if shares[1:] else ""
             print(f"| {name} | {asked} | {plain} | {shares[0]} | {local} | {noise} | {tokens} |")
@@ -402,7 +416,7 @@ class RuleTable:
     """The worth of each rule of recall: the sets asked without it, within the first of the budgets."""
 
     def __init__(self) -> None:
-        # By set, and by rule; "" has all rules.
+        # The results by set, and by rule; "" has all rules.
         self.measured: dict[str, dict[str, SetResult]] = defaultdict(lambda: defaultdict(SetResult))
 
     async def ask(self, set_: Set, embedder: Embedder | None) -> None:
@@ -433,15 +447,17 @@ class RuleTable:
 
 
 def _render_cell(measured: SetResult, base: SetResult | None = None) -> str:
-    """Returns evidence, needless notes and tokens; with `base` the differences from those of `base`."""
-    own_shares, tokens = measured.both(), statistics.mean(measured.note_tokens[BUDGETS[0]])
-    shares = own_shares.mean("all"), own_shares.needless()
+    """Returns evidence, needless notes and tokens, or with `base` their differences from the result `base`."""
+    own_shares, tokens = measured.join_halves(), statistics.mean(measured.note_tokens[BUDGETS[0]])
+    shares = own_shares.mean("all"), own_shares.measure_needless()
     if base is None:
         return " / ".join([*(f"{share:.1f}" for share in shares if share is not None), f"{tokens:.0f}"])
-    base_shares, base_tokens = base.both(), statistics.mean(base.note_tokens[BUDGETS[0]])
+    base_shares, base_tokens = base.join_halves(), statistics.mean(base.note_tokens[BUDGETS[0]])
     parts = [
         f"{share - other:+.1f}" if abs(share - other) >= 0.05 else "."
-        for share, other in zip(shares, (base_shares.mean("all"), base_shares.needless()), strict=True)
+        for share, other in zip(
+            shares, (base_shares.mean("all"), base_shares.measure_needless()), strict=True
+        )
         if share is not None and other is not None
     ]
     change = 100 * (tokens / base_tokens - 1) if base_tokens else 0.0
@@ -459,7 +475,7 @@ def _describe_times(times_ms: Sequence[float]) -> str:
 async def time_large_memory(
     questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None
 ) -> None:
-    """Prints how long a question takes in a memory of so many messages."""
+    """Prints the times of questions in a memory of `size` messages."""
     sessions = [(at, session) for question in questions for _, at, session in sessions_of(question)]
     sessions.sort(key=lambda dated_session: dated_session[0])
     lengths = itertools.accumulate(len(session) for _, session in itertools.cycle(sessions))
@@ -481,7 +497,7 @@ async def time_large_memory(
 
 
 async def measure_whole_memory(set_: Set) -> None:
-    """Prints how much of the evidence is in the note for "Who am I?", and the tokens of the note."""
+    """Prints the share of the evidence in the note for "Who am I?", and the tokens of the note."""
     lines, answering_lines, shares, tokens = 0, 0, list[float](), list[int]()
     for memory in itertools.chain(set_.half(0), set_.half(1)):
         evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
@@ -520,6 +536,7 @@ def _is_part_of(line: str, text: str) -> bool:
 
 
 def main() -> None:
+    """Asks the sets of the command line's options, and prints the shares of evidence."""
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many of LongMemEval (0: all)")
     parser.add_argument(
@@ -554,7 +571,7 @@ def main() -> None:
 
 
 async def _ask_sets(options: argparse.Namespace) -> None:
-    """Performs what the options ask for, and prints it."""
+    """Performs the measurements of the options, and prints them."""
     questions = fetch_questions()
     sets = select_sets([*make_sets(questions, options.questions)], options.set)
     if options.memories:
@@ -597,7 +614,7 @@ async def _ask_with(
     else:
         budgets = BUDGETS[:1] if options.quick else BUDGETS
         for set_ in sets:
-            (await measure(set_, embedder, budgets, plain=True)).print(set_.name, budgets)
+            (await measure(set_, embedder, budgets, asks_plain=True)).print(set_.name, budgets)
 
 
 def select_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:

@@ -114,7 +114,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> T
     """Performs the memory's part of one turn, without an upstream. messages: of its conversation; two are added."""
     user = user_of(number // MEASURED_TURNS)
     messages.append(load.render_question(user, CONVERSATIONS * TURNS + number))
-    body = load.render_body(messages, user, stream=False)
+    body = load.render_body(messages, user, is_streamed=False)
     identity = identify([], {"user": user}, IdentityRules("default"), "default")
     receipt = Receipt(f"req_{number:024x}")
     at = STARTED_AT + 100_000 + number
@@ -181,6 +181,7 @@ async def postgres_table_size(url: str) -> TableSize:
 
 
 def main() -> int:
+    """Prints the time and the size of recall records. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/bench recalls", description=__doc__)
     parser.add_argument("--turns", type=int, default=4_000, help="of each (4000)")
     parser.add_argument("--postgres", action="store_true", help="over PostgreSQL")

@@ -79,6 +79,7 @@ def long_conversation(turns: int) -> Iterator[Conversation]:
 
 
 def chats(turns: int) -> Iterator[Conversation]:
+    """Yields generated conversations until they have a number of turns."""
     remaining = turns
     for number in range(turns):
         for _, session in make_dialogue(f"size-{number}", 0, SENTENCES).sessions:
@@ -191,6 +192,7 @@ KINDS: dict[str, Callable[[int], Iterator[Conversation]]] = {
 
 
 def main() -> None:
+    """Prints the bytes on disk of a turn, for each kind of conversation."""
     parser = argparse.ArgumentParser(prog="scripts/bench size", description=__doc__)
     parser.add_argument("--turns", type=int, default=1000, help="of each kind (1000)")
     parser.add_argument(

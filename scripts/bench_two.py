@@ -46,7 +46,7 @@ SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """The sizes of a measurement."""
 
     # Users who talk before the first round.
     users: int
@@ -76,6 +76,7 @@ class Setup:
     gateways: list[load.ServedGateway]
     # Returns the processor time of the database so far, in seconds.
     database_cpu_s: Callable[[], float]
+    # The values of each figure by its name, one for each round.
     figures: dict[str, list[float]] = field(default_factory=dict)
 
     def cpu_times(self) -> CpuTimes:
@@ -211,7 +212,9 @@ class Questions:
             return None
         number = next(_numbers)
         words = " ".join(random.Random(number).choices(self._words[50:3000], k=6))
-        body = load.render_body([load.render_message("user", f"What of {words}?")], self._user, stream=False)
+        body = load.render_body(
+            [load.render_message("user", f"What of {words}?")], self._user, is_streamed=False
+        )
         return load.chat_request(
             body, b"x-mnemogate-memory: read\r\nx-mnemogate-conversation: question-%d\r\n" % number
         )
@@ -303,6 +306,7 @@ async def read_sizes(database: str) -> dict[str, int]:
 
 
 async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None:
+    """Starts the gateways and databases, measures them in rounds, and prints the figures."""
     upstream = stack.enter_context(load.run_mock(folder / "log"))
     url, postmaster = stack.enter_context(server())
 

@@ -42,6 +42,7 @@ def make_rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
 
 
 async def fill(target: Path | str, users: int, models: int) -> None:
+    """Writes rows of usage into a database. target: the SQLite file, or the URL of a PostgreSQL."""
     columns = [*UsageKey._fields, *COUNTERS]
     if isinstance(target, Path):
         insert = f"INSERT INTO usage ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
@@ -82,6 +83,7 @@ async def measure(target: Path | str, count: int, users: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Prints the times of reads of usage, with many users and with few."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")

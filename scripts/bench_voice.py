@@ -54,6 +54,7 @@ class Upstream(Mock):
     """Streams a reply at once; where the newest message asks to look something up, first a call with a filler."""
 
     def serve(self, head: bytes, body: bytes) -> None:
+        """Answers a request of a voice agent: by a call of a tool, or by text."""
         if b"chat/completions" not in head.split(b"\r\n", 1)[0]:
             super().serve(head, body)
             return
@@ -236,6 +237,7 @@ async def bench(figures: Figures, rounds: int, count: int) -> None:
 
 
 def render_figures(figures: Figures) -> str:
+    """Returns the figures as a table, with the goals."""
     agent_overhead_ms = figures.median("agent") - figures.median("plain")
     rows = [
         ("", "measured", "goal"),
@@ -268,6 +270,7 @@ def render_figures(figures: Figures) -> str:
 
 
 def main() -> None:
+    """Starts a mock upstream and a gateway, measures calls, and prints the table."""
     parser = argparse.ArgumentParser(prog="scripts/bench voice", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and calls; rough figures")
     options = parser.parse_args()

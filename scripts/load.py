@@ -1,4 +1,4 @@
-"""What the benches share: a load generator, and servers that run as processes. Everything stays on 127.0.0.1."""
+"""The common parts of the benches: a load generator, and servers that run as processes, all on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RequestFlow(Protocol):
     """The requests of one measurement, which its connections share."""
 
     def next_request(self, worker: int) -> bytes | None:
-        """Returns the next request of a connection as it is sent; None: there is none left."""
+        """Returns the next request of a connection as it is sent, or None if none is left."""
 
     def take_reply(self, worker: int, body: bytes) -> None:
         """Takes the body of a complete reply. The time that this takes is not measured."""
@@ -46,10 +46,11 @@ class RequestFlow(Protocol):
 class LoadResult:
     """The latencies of one measurement, a value for each reply, and its errors."""
 
-    # To the end of the reply.
+    # The times to the end of each reply.
     total_ms: list[float] = field(default_factory=list)
-    # To the first text of the reply.
+    # The times to the first text of each reply.
     first_ms: list[float] = field(default_factory=list)
+    # The errors, at most one for each request.
     errors: list[str] = field(default_factory=list)
     # `time.perf_counter()` at the first request, and at the end of the last reply.
     began: float = 0.0
@@ -85,6 +86,7 @@ class LoadConnection(asyncio.Protocol):
             self.finished.set_result(None)
 
     def send(self) -> None:
+        """Sends the next request, or closes the connection if none is left."""
         request = self.flow.next_request(self.worker) if len(self.result.errors) <= MAX_ERRORS else None
         if request is None:
             if not self.finished.done():
@@ -96,6 +98,7 @@ class LoadConnection(asyncio.Protocol):
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
+        """Notes the first text and the end of a reply. After the end the next request is sent."""
         now = time.perf_counter()
         self.buffer = self.buffer + data if self.buffer else data
         if not self.body_start:
@@ -118,6 +121,7 @@ class LoadConnection(asyncio.Protocol):
             self.send()
 
     def record_reply(self, status: bytes, body: bytes, is_chunked: bool) -> None:
+        """Notes the error of a reply, and hands its body to the flow."""
         if status != b"200":
             self.result.errors.append(f"{status.decode()}: {body[:200]!r}")
         elif is_chunked and b"data: [DONE]" not in body:
@@ -177,10 +181,13 @@ async def drive(
 class Figures:
     """The measurements of a gateway: a list of values for each name."""
 
+    # The port of the gateway.
     port: int
+    # The id of the gateway's process.
     pid: int
-    # The port of its upstream.
+    # The port of the gateway's upstream.
     mock_port: int
+    # The values of each figure by its name, one for each measurement.
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, name: str, value: float) -> None:
@@ -202,6 +209,7 @@ FACTS = (
 
 
 def chat_request(body: bytes, headers: bytes = b"") -> bytes:
+    """Returns a request for a chat completion as it is sent. headers: further lines of its head."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     head += b"authorization: Bearer sk-bench\r\n" + headers + b"content-length: %d\r\n\r\n" % len(body)
     return head + body
@@ -212,25 +220,27 @@ def render_message(role: str, text: str) -> bytes:
 
 
 def render_question(who: str, turn: int) -> bytes:
+    """Returns the question of a user's turn, as JSON."""
     fact = FACTS[turn % 3]
     text = f"({who}, {turn}) I wanted to say that {fact}. What do you think about it, number {turn}?"
     return render_message("user", text)
 
 
-def render_body(messages: list[bytes], user: str | None, stream: bool) -> bytes:
-    tail = (b',"user":"%b"' % user.encode() if user else b"") + (b',"stream":true' if stream else b"")
+def render_body(messages: list[bytes], user: str | None, is_streamed: bool) -> bytes:
+    """Returns the body of a request for a chat completion. user: None: the request names no user."""
+    tail = (b',"user":"%b"' % user.encode() if user else b"") + (b',"stream":true' if is_streamed else b"")
     return b'{"model":"bench","messages":[' + b",".join(messages) + b"]" + tail + b"}"
 
 
 class SameRequest:
     """The flow of the same request, a number of times: ten messages without a user."""
 
-    def __init__(self, requests: int, *, stream: bool = False, headers: bytes = b"") -> None:
+    def __init__(self, requests: int, *, is_streamed: bool = False, headers: bytes = b"") -> None:
         messages = [SYSTEM]
         for turn in range(4):
             messages += [render_question("static", turn), render_message("assistant", "Indeed. " * 90)]
         self.request = chat_request(
-            render_body([*messages, render_question("static", 4)], None, stream), headers
+            render_body([*messages, render_question("static", 4)], None, is_streamed), headers
         )
         self.remaining = requests
 
@@ -247,7 +257,7 @@ class Talk:
     """One user's conversation as its client has it."""
 
     user: str
-    # As JSON, from the system message on.
+    # The messages as JSON, from the system message on.
     messages: list[bytes] = field(default_factory=lambda: [SYSTEM])
     # The number of the next turn, counted over all conversations of the user.
     turn: int = 0
@@ -255,17 +265,20 @@ class Talk:
     def begin_conversation(self) -> None:
         self.messages = [SYSTEM]
 
-    def request(self, stream: bool) -> bytes:
+    def request(self, is_streamed: bool) -> bytes:
         self.messages.append(render_question(self.user, self.turn))
         self.turn += 1
-        return chat_request(render_body(self.messages, self.user, stream))
+        return chat_request(render_body(self.messages, self.user, is_streamed))
 
-    def add_reply(self, body: bytes, stream: bool) -> None:
-        text = read_stream_text(body) if stream else orjson.loads(body)["choices"][0]["message"]["content"]
+    def add_reply(self, body: bytes, is_streamed: bool) -> None:
+        text = (
+            read_stream_text(body) if is_streamed else orjson.loads(body)["choices"][0]["message"]["content"]
+        )
         self.messages.append(render_message("assistant", text))
 
 
 def read_stream_text(body: bytes) -> str:
+    """Returns the text of a stream."""
     texts = []
     for line in body.split(b"\n"):
         if line.startswith(b"data: {"):
@@ -281,11 +294,11 @@ class Talks:
     """
 
     def __init__(
-        self, talks: list[Talk], turns: int, *, stream: bool = False, opens_each_turn: bool = False
+        self, talks: list[Talk], turns: int, *, is_streamed: bool = False, opens_each_turn: bool = False
     ) -> None:
         self.waiting = iter(talks)
-        self.turns, self.stream, self.opens_each_turn = turns, stream, opens_each_turn
-        # By the connection: its conversation, and how many more turns it has.
+        self.turns, self.is_streamed, self.opens_each_turn = turns, is_streamed, opens_each_turn
+        # The conversation of each connection, and the number of its further turns.
         self.current: dict[int, tuple[Talk, int]] = {}
 
     def next_request(self, worker: int) -> bytes | None:
@@ -297,18 +310,18 @@ class Talks:
         self.current[worker] = (talk, turns_left - 1)
         if self.opens_each_turn:
             talk.begin_conversation()
-        return talk.request(self.stream)
+        return talk.request(self.is_streamed)
 
     def take_reply(self, worker: int, body: bytes) -> None:
         with contextlib.suppress(ValueError, LookupError):  # `record_reply` notes a reply that is an error
-            self.current[worker][0].add_reply(body, self.stream)
+            self.current[worker][0].add_reply(body, self.is_streamed)
 
 
 # --- the servers
 
 
 def render_table(rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.rjust) -> str:
-    """Returns the rows as a table in Markdown. The first one is its head. align: pads a cell to a width."""
+    """Returns the rows as a table in Markdown. The first row is the head. align: pads a cell to a width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *body_rows = rows
     return "\n".join(
@@ -337,6 +350,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def run_process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command during the block, and ends it afterwards. log: the file that gets its stderr."""
     with log.open("ab") as sink:
         running = subprocess.Popen(command, stderr=sink, start_new_session=True, **options)
     try:
@@ -403,6 +417,7 @@ def serve_gateway(folder: Path, settings: str, *under: str) -> Iterator[ServedGa
 
 
 def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
+    """Returns the body of a reply. data: the body of the request; None: a GET."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"}
     )

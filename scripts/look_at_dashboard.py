@@ -255,6 +255,7 @@ def query_panel(panel: dict[str, Any], port: int, period: Period) -> list[FoundS
 
 
 def main() -> int:
+    """Uses a gateway for some time, and queries all panels of the dashboard. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="for how long the gateway is used")
     parser.add_argument("--picture", type=Path, help="the PNG into which the panels are drawn")

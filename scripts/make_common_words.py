@@ -126,6 +126,7 @@ def download_wheel(package: str) -> Iterator[zipfile.ZipFile]:
 
 
 def main() -> None:
+    """Writes the lists of common words and pairs of all languages."""
     with download_wheel(PACKAGE) as wheel:
         shares = {each: shares_of(words_of_source(wheel, each)) for each in LANGUAGES.split()}
         pairs = [

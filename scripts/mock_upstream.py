@@ -75,6 +75,7 @@ class Mock(asyncio.Protocol):
             self.timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Answers each complete request."""
         self.buffer = self.buffer + data if self.buffer else data
         head_end = self.buffer.find(b"\r\n\r\n")
         if head_end < 0:

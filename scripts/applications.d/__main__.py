@@ -575,6 +575,7 @@ def make_key(folder: Path, memory: str) -> str:
 
 
 def main() -> int:
+    """Plays the scene with the applications of the command line, and prints a row for each. Returns the exit code."""
     all_applications = list_applications()
     names = [app.driver.stem for app in all_applications]
     parser = argparse.ArgumentParser(prog="scripts/applications", description=__doc__.splitlines()[0])
@@ -611,6 +612,7 @@ def main() -> int:
 
 
 def print_row(row: Row) -> None:
+    """Prints a row of the table."""
     texts = (
         row.title,
         row.version,

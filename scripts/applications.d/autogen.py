@@ -23,6 +23,7 @@ def agent(**more):
 
 
 async def main():
+    """Plays the scene."""
     first = agent()
     for text in (scene["SAY"], scene["MORE"]):
         print((await first.run(task=text)).messages[-1].content)

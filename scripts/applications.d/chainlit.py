@@ -38,6 +38,7 @@ subprocess.Popen(["chainlit", "run", "app.py", "--headless", "--port", port])
 
 
 async def send(*texts, edited=""):
+    """Sends texts in one session. edited: a new text in place of the last one; "": the last one stays."""
     client, ended = socketio.AsyncClient(), asyncio.Queue()
     client.on("task_end", lambda *_: ended.put_nowait(None))
     auth = {"sessionId": str(uuid.uuid4()), "clientType": "webapp"}

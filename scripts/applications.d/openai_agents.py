@@ -25,6 +25,7 @@ def get_weather(city: str) -> str:
 
 
 async def main():
+    """Plays the scene."""
     agent = Agent(name="Helper", instructions="Be kind.", model=model)
     session = SQLiteSession("one")
     for text in (scene["SAY"], scene["MORE"]):

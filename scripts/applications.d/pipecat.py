@@ -31,6 +31,7 @@ class Ends(FrameProcessor):
 
 
 async def talk(*texts):
+    """Has a pipeline answer texts of one conversation, and prints the answers."""
     llm = OpenAILLMService(
         base_url=scene["URL"],
         api_key=scene["KEY"],

@@ -19,6 +19,7 @@ class Weather:
 
 
 async def main():
+    """Plays the scene."""
     service = OpenAIChatCompletion(ai_model_id=scene["MODEL"], async_client=client)
     agent = ChatCompletionAgent(service=service, name="Helper", instructions="Be kind.")
     thread = None

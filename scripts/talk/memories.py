@@ -16,7 +16,9 @@ Session = tuple[float, list[Turn]]
 class AskedMessage:
     """A question, or another first message."""
 
+    # The kind of the message, under which its result is printed.
     kind: str
+    # The message.
     text: str
     # The numbers of the turns that hold the answer; empty: nothing answers it, and any note is noise.
     evidence: frozenset[int]
@@ -28,7 +30,9 @@ class AskedMessage:
 class MemoryCase:
     """A case of the bench: one person's history, and what is asked about it at the end."""
 
+    # The messages of the memory, oldest first.
     history: list[Document]
+    # The messages that are asked at the end.
     questions: list[AskedMessage]
     # In seconds since the epoch.
     asked_at: float
