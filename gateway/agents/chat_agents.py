@@ -12,7 +12,7 @@ from gateway.agents.runs.agent_messaging import Sender
 from gateway.agents.runs.agent_runs import AgentRuns, RunOutput
 from gateway.agents.runs.calls.called_tools import list_prompt_calls
 from gateway.agents.runs.replay import replay
-from gateway.agents.runs.run import RoutedSend, from_client, make_sampling
+from gateway.agents.runs.run import RoutedSend, clean_message, make_sampling
 from gateway.agents.runs.stored_conversation import without_spoken_messages
 from gateway.agents.runs.turn_guide import make_guide
 from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
@@ -88,7 +88,7 @@ class ChatAgents(Struct, frozen=True):
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         window = self.context_windows.with_known_window(call.route.first).context_window
-        messages = tuple(from_client(message, window) for message in find_new_messages(request.messages))
+        messages = tuple(clean_message(message, window) for message in find_new_messages(request.messages))
         spoken_count = len(request.messages) - count_leading_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
         if not messages:

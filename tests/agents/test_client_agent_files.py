@@ -647,7 +647,7 @@ def test_what_a_killed_gateway_was_importing_is_forgotten(
 
     with monkeypatch.context() as patch:
         patch.setattr(ImportWriter, "finish", dies)
-        patch.setattr(AgentImport, "_take_back", dies)
+        patch.setattr(AgentImport, "_roll_back", dies)
         with pytest.raises(APIStatusError):
             bring_in(world, file)
     left = counts(world)

@@ -283,7 +283,7 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
             await (written(self, *what) if next(count, None) is not None else dies())
 
         patch.setattr(ImportWriter, "write", write)
-        patch.setattr(AgentImport, "_take_back", nothing)
+        patch.setattr(AgentImport, "_roll_back", nothing)
         assert move(world, source, "--agent", COOK) == 1
     assert list(world.letta.archives.list()) == []
     assert move(world, source, "--agent", COOK) == 0
@@ -313,7 +313,7 @@ def test_a_folder_that_was_half_there_when_the_gateway_died_comes_whole(
             return await added(self, draft, renames=renames)
 
         patch.setattr(Files, "add", add)
-        patch.setattr(AgentImport, "_take_back", nothing)
+        patch.setattr(AgentImport, "_roll_back", nothing)
         assert move(world, source, "--agent", GARDENER) == 1
     assert "plans" not in {folder.name for folder in world.letta.folders.list()}
     assert move(world, source, "--agent", GARDENER) == 0
@@ -612,7 +612,7 @@ def test_an_agent_whose_gateway_died_before_it_had_a_sleeptime_agent_gets_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(AgentImport, "_turn_sleeptime_on", dies)
-        patch.setattr(AgentImport, "_take_back", nothing)
+        patch.setattr(AgentImport, "_roll_back", nothing)
         assert move(world, source, "--agent", GARDENER) == 1
     capsys.readouterr()
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The fields of an agent file that have the same names in the API, by the record that has them."""
+"""The fields of an agent file that have the same names in the API, by kind of record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 # The key of this gateway's own fields: in the `metadata` of a file, and in the state of an agent.
 EXTENSION = "mnemogate"
 
-# The fields of a created agent that an AgentState has under the same name.
+# The fields of an agent, a block, a file and a source in a file that the API's JSON has under the same name.
 AGENT = (
     "name", "tags", "system", "agent_type", "description", "metadata", "llm_config", "embedding_config",
     "embedding", "model_settings", "compaction_settings", "context_window_limit", "message_buffer_autoclear",
@@ -26,5 +26,5 @@ SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
 def select_fields(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Returns the values of these names, None for those that are missing."""
+    """Returns the values of these names, and None for a missing name."""
     return {name: values.get(name) for name in names}

@@ -1,8 +1,8 @@
 """Messages of an agent file: converted from their stored form to Letta's, and back.
 
 Some facts are in the private fields of a stored message (`core.conversation.private`). A system message is stored as a
-user message that is shown as the system's. The private length of a tool's result says where the tool's own text ends
-and a note about changed blocks begins.
+user message that is shown as the system's. The private length of a tool's result is the length of the tool's own text,
+before a note about changed blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.thoughts import read_thoughts
 from gateway.core.turn.call_ids import make_valid_tool_name
 
-# A call of `send_message` is shown as text.
+# The way of showing messages in which a call of `send_message` is text.
 _DEFAULT_SHOWING = Showing()
 # Letta packs a tool's result as an object with exactly these fields. A tool's own JSON may have them among others.
 _PACKED_RESULT_FIELDS = {"status", "message", "time"}
@@ -40,7 +40,7 @@ _STATUSES = {"OK": "success", "Failed": "error"}
 _PACKED_STATUSES = {status: packed for packed, status in _STATUSES.items()}
 # The types of system events, which Letta's older agents got as user messages.
 _EVENT_TYPES = ("heartbeat", "login")
-# The roles that are known. Of a `prompt` no message is made (`older.py`).
+# The known roles. A `prompt` (`older.py`) becomes no message.
 FILE_ROLES = frozenset({"user", "summary", "system", "approval", "assistant", "tool", "prompt"})
 
 
@@ -74,10 +74,10 @@ class FileMessage(msgspec.Struct, kw_only=True):
 
     id: str
     role: str
-    # Parts; in older files also a text.
+    # The content as parts, or in older files as a text.
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
-    # The id that the client gave it ("offline threading id").
+    # The id that the client gave the message ("offline threading id").
     otid: str | None = None
     sender_id: str | None = None
     model: str | None = None
@@ -92,11 +92,11 @@ class FileMessage(msgspec.Struct, kw_only=True):
 # -- stored -> file
 
 
-def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[str, Any]:
+def render_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in Letta's form."""
     message, private = drop_mistyped(portable.message), read_private(portable.message)
     if (length := find_own_length(portable.message)) is not None:
-        # A note about changed blocks follows the tool's own text; it is no part of the result.
+        # The note about changed blocks after the tool's own text is no part of the result.
         message = {**message, "content": read_text(message)[:length]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[s
     else:
         content = [*_render_thoughts(message), *_render_parts(message)]
         if not content and role != "assistant":
-            # Letta's server 0.16.8 lists no message of an agent with an empty text in one of these.
+            # Letta's server 0.16.8 lists no message of an agent that has a message without a text.
             content = [_render_text("")]
     return {
         "type": "message",
@@ -178,7 +178,7 @@ def _render_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _render_return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
-    """Returns a result, packed as Letta's server demands: with any other text it refuses to list the messages."""
+    """Returns a result in the packed form, without which Letta's server refuses to list the agent's messages."""
     status = private.get("status") or "success"
     packed = {
         "status": _PACKED_STATUSES.get(status, "Failed"),
@@ -197,12 +197,12 @@ def _render_return(message: Mapping[str, Any], private: Mapping[str, Any], at: f
 # -- file -> stored
 
 
-def from_file_message(
+def read_file_message(
     message: FileMessage, at: float, *, is_text_thought: bool = False
 ) -> list[PortableMessage]:
     """Returns the messages to store for a message of a file: one for each tool result, none for an approval's answer.
 
-    at: the time of a message that has none.
+    at: the time of a message without a time, in seconds since the epoch.
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
     """
     timestamp = _parse_time(message.created_at, at)
@@ -262,14 +262,14 @@ def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any
 
 
 def _read_function(function: Function) -> dict[str, Any]:
-    """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
+    """Returns a call that can be sent again, since strict servers check its name and parse its arguments."""
     is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
     arguments = function.arguments if is_sound else "{}"
     return {"name": make_valid_tool_name(function.name), "arguments": arguments}
 
 
 def _read_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the block of a thought; None if the part is no thought."""
+    """Returns the thinking block of a part; None if the part is no thought."""
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
         signed = {"signature": signature} if isinstance(signature, str) and signature else {}
@@ -308,7 +308,7 @@ def _read_results(message: FileMessage) -> list[dict[str, Any]]:
 
 
 def _unpack_result(text: str) -> tuple[str, str | None]:
-    """Returns a result and its status: unpacked where Letta's server packed it, else as it is, with None.
+    """Returns a result and its status, unpacked if Letta's server has packed it; otherwise the text and None.
 
     A packed result other than text is returned as JSON.
     """
@@ -347,7 +347,7 @@ def _read_system_text(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def _unpack_user_text(text: str) -> str:
-    """Returns the text of a user message, unpacked where an older agent type packed it."""
+    """Returns the text of a user message, unpacked if an older agent type has packed it."""
     packed = _find_packed_object(text)
     return packed["message"] if packed.get("type") == "user_message" else text
 
@@ -368,7 +368,7 @@ def _find_packed_object(text: str) -> dict[str, Any]:
 
 
 def _parse_object(text: str) -> dict[str, Any]:
-    """Returns the JSON object that a text is; {} for any other text."""
+    """Parses a text that is a JSON object; {} for any other text."""
     return (read_arguments(text) if text.startswith("{") else None) or {}
 
 

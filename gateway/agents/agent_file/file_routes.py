@@ -32,8 +32,8 @@ from storage.file_records import MAX_FOLDER_FILES, FileState
 from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION
 
-# The most characters of the header that names what is left out: servers before the gateway refuse long ones, nginx
-# all beyond 4 or 8 KB together.
+# The most characters of the header with the names of parts that are left out. Proxies before the gateway refuse long
+# headers, nginx all beyond 4 or 8 KB together.
 _MAX_HEADER_CHARS = 2000
 
 
@@ -83,7 +83,7 @@ class AgentFileRoutes:
             passages=await self._export.load_passages(view.agent),
             archives=await self._export.load_archives(view.agent),
         )
-        # In a thread, since it may have thousands of messages.
+        # In a thread, since an agent may have thousands of messages.
         data = await asyncio.to_thread(write_agent_file, exported, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
@@ -92,13 +92,13 @@ class AgentFileRoutes:
         page: Page[int] = Page(limit=MAX_FOLDER_FILES, newest_first=False)
         files = await self._api.store.files.list(folder.memory_row, page)
         completed = [file for file in files if file.state is FileState.COMPLETED]
-        views = await self._contents.view(folder, completed, with_content=True)
+        views = await self._contents.load_views(folder, completed, includes_content=True)
         return ExportedFolder(render_folder(folder), [render_file(folder, view) for view in views])
 
     async def import_agents(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
         """Make the agents of a file, with the tools, folders and archives that it has."""
         assert request.file is not None  # the body is an `ImportForm`
-        # In a thread, since it may have thousands of blocks and messages, each of which is checked.
+        # In a thread, since a file may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())
         agents = []
         for agent in file.agents:

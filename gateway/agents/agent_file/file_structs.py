@@ -1,6 +1,6 @@
-"""The form of an agent file (Letta's `.af`), as far as it is read, and the form fields sent with it.
+"""The parts of an agent file (Letta's `.af`) that the gateway reads, and the form fields that are sent with a file.
 
-The names of the fields are the file's own.
+The structs have the names of the file's fields.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from gateway.agents.wire.struct_fields import (
     Strings,
 )
 
-# Where the file and its extension are in the request, for errors.
+# The paths of the file and its extension in the request, for errors.
 FILE_FIELD = ("body", "file")
 EXTENSION_FIELD = (*FILE_FIELD, "metadata", EXTENSION)
-# Databases index tags. A user's memory has one with the user's id, which is longer than others may be.
+# Databases index tags. A user's memory has a tag with the user's id, which may be longer than other tags.
 _Tag = Annotated[str, Meta(max_length=300)]
 # The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
 _MAX_FILE_PARTS = Meta(max_length=10_000)
@@ -118,8 +118,9 @@ class FileConversation(msgspec.Struct):
 
 
 class FileSleeptime(msgspec.Struct):
-    """An agent is read by a sleeptime agent. frequency: after so many turns; None for each."""
+    """The rule by which sleeptime agents read an agent."""
 
+    # The turns between two readings; None: they read after each turn.
     frequency: Count | None = None
 
 
@@ -135,7 +136,7 @@ class FileGroup(msgspec.Struct):
 
 
 class FileIdentity(CreateIdentity, kw_only=True):
-    """An identity that an agent has."""
+    """An identity of an agent."""
 
     id: str
 
@@ -153,7 +154,7 @@ class AgentExtension(msgspec.Struct):
 
 
 class FileExtension(msgspec.Struct):
-    """The parts that Letta's form has no place for."""
+    """The parts of a file that Letta's form lacks."""
 
     # The agents by their ids.
     agents: dict[str, AgentExtension] = {}
@@ -165,7 +166,7 @@ _Raw = Annotated[list[msgspec.Raw], _MAX_FILE_PARTS] | None
 
 
 class FileLists(msgspec.Struct):
-    """The lists of a file with their entries unparsed, so that their lengths are checked before they are read."""
+    """The lists of a file with unparsed entries, by which the lengths are checked before the entries are parsed."""
 
     blocks: _Raw = None
     tools: _Raw = None
@@ -177,8 +178,9 @@ class FileLists(msgspec.Struct):
 
 
 class FileMetadata(msgspec.Struct, frozen=True):
-    """The metadata of a file. mnemogate: the JSON of a `FileExtension`."""
+    """The metadata of a file."""
 
+    # The JSON of a `FileExtension`; None: the file is of another program.
     mnemogate: str | None = None
 
 

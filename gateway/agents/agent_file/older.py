@@ -3,7 +3,7 @@
     {"agent_type": …, "core_memory": [block, …], "tools": [...], "messages": [...], "tags": [{"tag": "shop"}], …,
      "version": "0.6.47"}
 
-It has one agent and no ids. (letta/serialize_schemas/pydantic_agent_schema.py of letta-ai/letta)
+Such a file has one agent and no ids. (letta/serialize_schemas/pydantic_agent_schema.py of letta-ai/letta)
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def is_older(json: Mapping[str, Any]) -> bool:
 
 
 def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Returns an older file in the present form. path: where the file is in the request. Raises: Unprocessable."""
+    """Returns an older file in the present form. path: the path of the file in the request. Raises: Unprocessable."""
     file = convert(json, _OlderFile, path)
     blocks = _with_ids("block", file.core_memory)
     tools = _with_ids("tool", file.tools)
@@ -75,9 +75,9 @@ def _with_ids(kind: str, records: Sequence[Mapping[str, Any]]) -> _Records:
 
 
 def _translate_messages(messages: Sequence[Mapping[str, Any]]) -> _Records:
-    """Returns messages with ids.
+    """Returns copies of messages with ids.
 
-    The compiled system prompts among them get a role that no message has, so that the import skips them.
+    Compiled system prompts get a role that no message has, so that the import skips them.
     """
     return [
         {**fields, "role": "prompt"}

@@ -1,9 +1,8 @@
-"""Reads an agent file in the form of Letta 0.16, or in an older one (`older.py`).
+"""Reads an agent file in the form of Letta 0.16, or in an older form (`older.py`).
 
-Unknown fields are ignored.
-
-Parts that the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
-export wipes) are left out, and their names are returned. Any other fault is an Unprocessable that names the field.
+Unknown fields are ignored. Parts that the gateway cannot store (tools of Letta's that it lacks, groups, MCP servers,
+values of secrets that an export wipes) are left out, and their names are returned. Any other fault is an Unprocessable
+that names the field.
 """
 
 from __future__ import annotations
@@ -64,9 +63,9 @@ from storage.listing import PassageDraft
 
 
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
-    """Returns the content of a file. now: the time of messages that have none.
+    """Returns the contents of a file. now: the time of messages without a time, in seconds since the epoch.
 
-    Raises: Unprocessable; BadRequest if it has secrets.
+    Raises: Unprocessable; BadRequest if the file has secrets.
     """
     json = _parse_file(data)
     if is_older(json):
@@ -77,7 +76,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
 
 
 class _FileReader:
-    """Reads a file after its lists and ids are checked: first what its agents share, then the agents."""
+    """Reads a file after its lists and ids are checked: first the parts that its agents share, then the agents."""
 
     def __init__(self, file: File, form: ImportForm, now: float) -> None:
         self._file = file
@@ -96,7 +95,7 @@ class _FileReader:
         self._folders = read_folders(file, self._retained_uids)
         # The archives of the agents that have been read, by key.
         self._archives: dict[str, PortableArchive] = {}
-        # The names of the parts of the file that cannot be taken over.
+        # The names of the parts of the file that are left out.
         self._left_out = [
             *self._groups.left_out,
             *(f"mcp_servers.{n}" for n in range(len(file.mcp_servers))),
@@ -105,7 +104,7 @@ class _FileReader:
         ]
 
     def read(self) -> AgentFile:
-        """Returns the content of the file. Raises: Unprocessable; BadRequest if an agent has secrets."""
+        """Returns the contents of the file. Raises: Unprocessable; BadRequest if an agent has secrets."""
         agents = []
         for n, raw in enumerate(self._file.agents):
             agent = convert(raw, FileAgent, (*FILE_FIELD, "agents", n))
@@ -130,7 +129,7 @@ class _FileReader:
         sleeptime = self._groups.sleeptimes.get(agent.id) or agent_extension.sleeptime
         tools = check_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
         portable = PortableAgent(
-            self._name_of(agent),
+            self._choose_name(agent),
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
             tags=agent.tags or (),
             blocks=self._read_blocks(agent, path),
@@ -159,8 +158,8 @@ class _FileReader:
             ],
         )
 
-    def _name_of(self, agent: FileAgent) -> str:
-        """Returns an agent's name here. The form's name is for a file with one agent."""
+    def _choose_name(self, agent: FileAgent) -> str:
+        """Returns the name of an imported agent. The form's name is for a file with one agent."""
         form = self._form
         is_only = len(self._file.agents) - len(self._groups.sleeper_ids) == 1
         name = agent.name or agent.id
@@ -180,7 +179,7 @@ class _FileReader:
     def _read_attached_folders(
         self, agent: FileAgent, agent_extension: AgentExtension, path: Path
     ) -> list[str]:
-        """Returns the keys of as many of an agent's folders as it may have. Raises: Unprocessable."""
+        """Returns the keys of an agent's folders, as many as an agent may have. Raises: Unprocessable."""
         keys = check_references(agent.source_ids, self._folders, (*path, "source_ids"))
         # A search asks the agent's own archive as well.
         room = MAX_MEMORIES_SEARCHED - 1 - len(agent_extension.archives)
@@ -188,7 +187,7 @@ class _FileReader:
         return keys[:room]
 
     def _read_archives(self, agent_extension: AgentExtension) -> list[str]:
-        """Adds an agent's archives to those of the file. Returns their keys. Raises: Unprocessable."""
+        """Adds an agent's archives to `_archives`. Returns their keys. Raises: Unprocessable."""
         keys = []
         for archive in agent_extension.archives:
             key = f"archive-{len(self._archives)}"
@@ -213,7 +212,11 @@ class _FileReader:
     def _read_conversation(
         self, conversation: FileConversation, path: str, *, is_text_thought: bool
     ) -> PortableConversation:
-        """Returns a conversation other than `default`. path: begins the names of its messages that are left out."""
+        """Returns a conversation other than `default`.
+
+        path: the beginning of the names of messages that are left out.
+        is_text_thought: text next to calls is a thought, as with Letta's older agents.
+        """
         model = conversation.model if self._form.model is UNSET else None
         fields = {
             "summary": conversation.summary,
@@ -231,7 +234,11 @@ class _FileReader:
     def _read_messages(
         self, listed: Sequence[FileMessage], path: str, *, is_text_thought: bool
     ) -> list[PortableMessage]:
-        """Returns the messages of a list as they are stored. path: begins the names of messages that are left out."""
+        """Returns the messages of a list as they are stored.
+
+        path: the beginning of the names of messages that are left out.
+        is_text_thought: text next to calls is a thought, as with Letta's older agents.
+        """
         messages, indices_left_out = read_messages(listed, self._now, is_text_thought=is_text_thought)
         self._left_out += [f"{path}.{index}" for index in indices_left_out]
         return messages
@@ -243,12 +250,12 @@ class _FileReader:
 
 
 def _parse_file(data: bytes) -> dict[str, Any]:
-    """Returns the object that a file holds. Raises: Unprocessable."""
+    """Returns the JSON object in a file. Raises: Unprocessable."""
     data = data.removeprefix(BOM_UTF8)  # editors on Windows begin files with it
     _check_lists(data)
     json = parse(data, FILE_FIELD)
     if isinstance(json, str):
-        # Programs that save what the client returns as JSON have the file as one text.
+        # Programs that save the client's answer as JSON write the file as one text.
         json = parse(json.encode(), FILE_FIELD)
     if not isinstance(json, dict):
         raise Unprocessable(Fault(FILE_FIELD, "Input should be an object", "model_type"))
@@ -268,7 +275,7 @@ def _check_lists(data: bytes) -> None:
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
-    """Raises: Unprocessable if an id is missing, or there twice."""
+    """Raises: Unprocessable if an id is missing, or occurs twice."""
     for part in ("agents", "blocks", "tools", "sources", "files"):
         known_ids: set[str] = set()
         for n, record in enumerate(json.get(part) or ()):
@@ -280,7 +287,7 @@ def _check_ids(json: Mapping[str, Any]) -> None:
 
 
 def _read_secrets(agent: FileAgent) -> Iterable[str]:
-    """Yields the names of secrets; an export wipes their values. Raises: BadRequest if a value is there."""
+    """Yields the names of secrets, whose values an export wipes. Raises: BadRequest if a secret has a value."""
     for key in ("tool_exec_environment_variables", "secrets"):
         values: dict[str, str | None] = getattr(agent, key) or {}
         if any(values.values()):

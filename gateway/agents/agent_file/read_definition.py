@@ -12,7 +12,7 @@ from gateway.checked import Path
 from gateway.core.definition import AgentDefinition
 from gateway.core.json_object import without_none
 
-# Fields of an agent in a file that mean the same when an agent is created.
+# The fields of an agent in a file that have the same meaning in a request that creates an agent.
 _FIELDS = (
     "agent_type", "description", "metadata", "hidden", "system", "llm_config", "model_settings", "context_window_limit",
     "max_tokens", "response_format", "parallel_tool_calls", "tool_rules", "message_buffer_autoclear", "timezone",
@@ -27,9 +27,10 @@ def read_definition(
 ) -> AgentDefinition:
     """Returns the definition of an agent.
 
-    raw: the agent in the file.
+    raw: the JSON of the agent in the file.
     extension: the fields of the file that Letta's form lacks; None: Mnemogate did not write the file.
-    path: of the agent in the request.
+    form: the fields that were sent with the file.
+    path: the path of the agent in the request, for errors.
 
     Raises: Unprocessable.
     """
@@ -37,10 +38,10 @@ def read_definition(
     if extension is not None:
         fields |= _read_extension_fields(extension)
         config = fields.get("llm_config")
-        # Without `context_window_limit` the number in `llm_config` is only the model's own, and sets nothing.
+        # Without `context_window_limit` the number in `llm_config` is the model's own size, which sets nothing.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: value for name, value in config.items() if name != "context_window"}
-    # The last one that is sent holds: `model` and `embedding` rather than their older names.
+    # `model` and `embedding` override their older names.
     for model in (form.override_model_handle, form.model):
         if isinstance(model, str):
             fields["model"] = model
@@ -51,7 +52,7 @@ def read_definition(
 
 
 def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of Letta's form as they are sent to create an agent."""
+    """Returns the fields of Letta's form as a request to create an agent has them."""
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     if isinstance(rules := fields.get("tool_rules"), list):
         fields["tool_rules"] = list(map(_read_rule, rules))
@@ -66,7 +67,7 @@ def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_extension_fields(extension: AgentExtension) -> dict[str, Any]:
-    """Returns the fields that only Mnemogate's files have as they are sent to create an agent."""
+    """Returns the fields of Mnemogate's own files as a request to create an agent has them."""
     limits = {
         "message_buffer_limit": extension.message_buffer_limit,
         "message_buffer_min": extension.message_buffer_min,
@@ -77,14 +78,14 @@ def _read_extension_fields(extension: AgentExtension) -> dict[str, Any]:
 
 
 def _read_rule(rule: Any) -> Any:
-    """Returns a tool rule without its words for prompts, and without what is null."""
+    """Returns a copy of a tool rule without its prompt template, and without null fields."""
     if not isinstance(rule, dict):
         return rule
     return {name: value for name, value in rule.items() if value is not None and name != "prompt_template"}
 
 
 def _read_compaction(settings: Any) -> Any:
-    """Returns the settings of compaction that the gateway knows. A mode that it does not have is left out."""
+    """Returns the settings of compaction that the gateway knows. A mode that the gateway lacks is left out."""
     if not isinstance(settings, dict):
         return settings
     names = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_messages import FILE_ROLES, FileCall, FileMessage, from_file_message
+from gateway.agents.agent_file.file_messages import FILE_ROLES, FileCall, FileMessage, read_file_message
 from gateway.agents.core.agent_file import PortableMessage
 
 
 def read_messages(
     listed: Sequence[FileMessage], now: float, *, is_text_thought: bool
 ) -> tuple[list[PortableMessage], list[int]]:
-    """Returns the messages of a list as they are stored, and the indices of those of which something is left out.
+    """Returns the messages of a list as they are stored, and the indices of messages with parts that are left out.
 
     Results without calls are left out, since no provider accepts them, and messages of unknown roles. The compiled
     prompt is ignored, since it is compiled again.
 
-    now: the time of messages that have none.
+    now: the time of messages without a time, in seconds since the epoch.
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
     """
     begins_with_prompt = bool(listed) and listed[0].role == "system"
@@ -26,7 +26,7 @@ def read_messages(
     stored = [
         (index, stored_message)
         for index, message in _join_approval_requests(messages)
-        for stored_message in from_file_message(message, now, is_text_thought=is_text_thought)
+        for stored_message in read_file_message(message, now, is_text_thought=is_text_thought)
     ]
     accepted: list[PortableMessage] = []
     left_out = {index for index, message in messages if message.role not in FILE_ROLES}
@@ -58,9 +58,9 @@ def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iter
 
 
 def _are_accepted(messages: Iterable[PortableMessage]) -> Iterator[bool]:
-    """Yields a flag for each message: a provider accepts it. A call is followed by at most one result.
+    """Yields for each message whether a provider accepts it. At most one result may follow a call.
 
-    Where a summary replaced calls on Letta's server, their results are left without calls.
+    If a summary has replaced calls on Letta's server, their results have no calls.
     """
     waiting: set[str] = set()
     for portable in messages:

@@ -1,4 +1,4 @@
-"""Reads what the agents of a file share: its groups, blocks and folders, and the uids that they retain."""
+"""Reads the parts that the agents of a file share: groups, blocks and folders, and the uids that stay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadat
 
 
 def read_retained_uids(file: File) -> dict[str, str]:
-    """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
+    """Returns the uids of a moved file's agents, blocks and folders, by their ids. Raises: Unprocessable."""
     parts = {
         "agents": [str(agent.get("id")) for agent in file.agents],
         "blocks": [str(block.get("id")) for block in file.blocks],
@@ -37,7 +37,7 @@ def read_retained_uids(file: File) -> dict[str, str]:
 
 
 def read_uid(id: str, path: Path) -> str:
-    """Returns the uid of an id that stays. Raises: Unprocessable."""
+    """Returns the uid in an id that stays. path: the path of the id in the request. Raises: Unprocessable."""
     uid = ids.parse_uid(id.partition("-")[0], id)
     if uid is None:
         raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100]))
@@ -45,7 +45,11 @@ def read_uid(id: str, path: Path) -> str:
 
 
 def check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
-    """Returns ids of parts of the file, each once. Raises: Unprocessable if one names nothing in the file."""
+    """Returns ids of parts of the file, each once. Raises: Unprocessable if the file lacks a part with such an id.
+
+    parts: the parts of the file, by id.
+    path: the path of the ids in the request, for errors.
+    """
     for n, id in enumerate(ids or ()):
         if id not in parts:
             raise Unprocessable(Fault((*path, n), "This names nothing in the file", value=id[:100]))
@@ -55,16 +59,16 @@ def check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: 
 class FileGroups(Struct, frozen=True):
     """The groups of a file."""
 
-    # How sleeptime agents read an agent, by the agent's id.
+    # The rules by which sleeptime agents read agents, by the ids of the read agents.
     sleeptimes: Mapping[str, FileSleeptime]
-    # The ids of those sleeptime agents.
+    # The ids of the sleeptime agents.
     sleeper_ids: Set[str]
-    # The names of other groups.
+    # The names of groups of other kinds, which are left out.
     left_out: Sequence[str]
 
 
 def read_groups(file: File) -> FileGroups:
-    """Returns the groups of a file. Those of sleeptime agents alone are known here."""
+    """Returns the groups of a file, of which the gateway has only those of sleeptime agents."""
     agent_ids = {str(agent.get("id")) for agent in file.agents}
     sleeptimes: dict[str, FileSleeptime] = {}
     sleeper_ids: set[str] = set()
@@ -84,7 +88,7 @@ def read_groups(file: File) -> FileGroups:
 def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
     """Returns the block with the index n in the file, and its details. Raises: Unprocessable."""
     fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
-    # A file holds all of a block: a block without a description gets no default one.
+    # A file has all of a block, so a block without a description gets no default description.
     fields.setdefault("description", "")
     block, details = make_block(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
@@ -92,7 +96,10 @@ def read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
 
 
 def read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:
-    """Returns the folders of a file, by their ids in it, with the texts of their files. Raises: Unprocessable."""
+    """Returns the folders of a file, by their ids in the file, with the texts of their files. Raises: Unprocessable.
+
+    retained_uids: the uids that stay, by ids in the file.
+    """
     files: dict[str, list[PortableFile]] = {source.id: [] for source in file.sources}
     for n, entry in enumerate(file.files):
         check_references([entry.source_id], files, (*FILE_FIELD, "files", n, "source_id"))

@@ -17,7 +17,7 @@ from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.turn.asides import HEARTBEAT
 
-# Fields of a tool in a file that mean the same when a tool is created.
+# The fields of a tool in a file that have the same meaning in a request that creates a tool.
 _FIELDS = (
     "source_code", "source_type", "json_schema", "description", "tags", "return_char_limit",
     "default_requires_approval", "enable_parallel_execution", "metadata_",
@@ -31,19 +31,19 @@ class ToolsOfFile(Struct, frozen=True):
     definitions: Mapping[str, ToolDefinition]
     # The names of all tools by their ids in the file; None: the gateway has no such tool.
     names: Mapping[str, str | None]
-    # The names of what is not imported.
+    # The names of the parts that are left out.
     left_out: Sequence[str]
 
 
 def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
-    """Returns the tools of a file. is_own: Mnemogate wrote it. Raises: Unprocessable."""
+    """Returns the tools of a file. is_own: Mnemogate wrote the file. Raises: Unprocessable."""
     definitions: dict[str, ToolDefinition] = {}
     names: dict[str, str | None] = {}
     left_out: list[str] = []
     for index, raw in enumerate(tools):
         path = (*FILE_FIELD, "tools", index)
         tool = convert(raw, FileTool, path)
-        # Of other tools the file has only names: those of the gateway, or of the project's MCP servers.
+        # The file has only the names of other tools, which are the gateway's or of the project's MCP servers.
         is_file_tool = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
         if is_file_tool and tool.tool_type != "custom":
             names[tool.id] = None
@@ -71,9 +71,9 @@ def _make_definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_o
 
 
 def _without_heartbeat(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a schema without the argument that Letta's older agents added to each tool.
+    """Returns a copy of a schema without the argument that Letta's older agents added to each tool.
 
-    The gateway passes it to no tool.
+    The gateway passes that argument to no tool.
     """
     parameters = schema["parameters"]
     properties = dict(parameters.get("properties", {}))

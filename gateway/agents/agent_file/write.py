@@ -3,8 +3,8 @@
     {"agents": [...], "groups": [], "blocks": [...], "files": [...], "sources": [...], "tools": [...],
      "mcp_servers": [], "metadata": {"mnemogate": "{...}"}, "created_at": "..."}
 
-Ids are counted within the file. Letta refuses unknown fields but takes any text in `metadata`, so the fields that only
-this gateway has are there, as JSON in one text. (letta/schemas/agent_file.py of letta-ai/letta 0.16)
+Ids are counted within the file. Letta refuses unknown fields but takes any text in `metadata`, so `metadata` has the
+fields that only this gateway has, as JSON in one text. (letta/schemas/agent_file.py of letta-ai/letta 0.16)
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from msgspec import Struct
 
 from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
-from gateway.agents.agent_file.file_messages import to_file_message
+from gateway.agents.agent_file.file_messages import render_file_message
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
 from gateway.agents.wire.shown_values import render_time
 from gateway.core.definition import Sleeptime
 from gateway.core.json_object import without_none
 from storage.listing import PassageDraft
 
-_AGENT_ID = "agent-0"  # a file has one agent
-_REVISION = "0"  # of Letta's database, which the gateway does not have
+# The id of the agent, the only one in a file.
+_AGENT_ID = "agent-0"
+# The revision of Letta's database, which the gateway does not have.
+_REVISION = "0"
 
 _NULL_FIELDS = (
     "folder_ids", "model", "embedding_chunk_size", "max_tokens", "max_reasoning_tokens", "reasoning",
@@ -39,7 +41,7 @@ _FALSE_FIELDS = (
 
 
 class ExportedFolder(NamedTuple):
-    """A folder and its files, each as the API returns it."""
+    """The API's JSON of a folder and its files."""
 
     folder: Mapping[str, Any]
     files: Sequence[Mapping[str, Any]]
@@ -48,22 +50,23 @@ class ExportedFolder(NamedTuple):
 class ExportedAgent(Struct, frozen=True):
     """All parts of an agent that an export contains."""
 
-    # The agent as the API returns it.
+    # The API's JSON of the agent.
     state: Mapping[str, Any]
-    # The sleeptime agents that read its messages; None: it has none.
+    # The rule by which sleeptime agents read the agent's messages; None: no sleeptime agent does.
     sleeptime: Sleeptime | None = None
-    # Messages with which each conversation begins.
+    # The messages with which each conversation begins.
     initial: Sequence[Mapping[str, Any]] = ()
+    # The messages of the exported conversation.
     messages: Sequence[PortableMessage] = ()
     folders: Sequence[ExportedFolder] = ()
-    # The passages of its own archive.
+    # The passages of the agent's own archive.
     passages: Sequence[PassageDraft] = ()
-    # The archives that are attached to it.
+    # The archives that are attached to the agent.
     archives: Sequence[PortableArchive] = ()
 
 
 def write_agent_file(exported: ExportedAgent, now: float) -> bytes:
-    """Returns an agent file that is made now."""
+    """Returns an agent file. now: the time of the export, in seconds since the epoch."""
     state = exported.state
     sources = [
         {**select_fields(exported_folder.folder, file_fields.SOURCE), "id": f"source-{n}"}
@@ -93,12 +96,12 @@ def write_agent_file(exported: ExportedAgent, now: float) -> bytes:
 
 
 def _render_agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
-    """Returns the agent as a file has it, with the messages of the export."""
+    """Returns the file's JSON of the agent, with the messages of the export."""
     state = exported.state
     # Each list of Letta's begins with the system message.
     system = PortableMessage({"role": "system", "content": state["system"]}, now)
     messages = [
-        to_file_message(message, f"message-{n}", _AGENT_ID)
+        render_file_message(message, f"message-{n}", _AGENT_ID)
         for n, message in enumerate([system, *exported.messages])
     ]
     # Letta's server refuses a setting that is null.
@@ -124,7 +127,7 @@ def _render_agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
 
 
 def _render_extension(exported: ExportedAgent) -> dict[str, Any]:
-    """Returns what an agent has here beyond Letta's form."""
+    """Returns the fields of an agent that Letta's form lacks."""
     return {
         file_fields.EXTENSION: exported.state[file_fields.EXTENSION],
         "sleeptime": None if exported.sleeptime is None else {"frequency": exported.sleeptime.frequency},
@@ -139,13 +142,13 @@ def _render_extension(exported: ExportedAgent) -> dict[str, Any]:
 
 
 def _render_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a tool as a file has it. tool: as the API returns it."""
+    """Returns the file's JSON of a tool. tool: the API's JSON of the tool."""
     return {name: value for name, value in tool.items() if name not in ("created_at", "updated_at")}
 
 
 def _render_initial_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a message with which each conversation begins, as a file has it."""
-    file_message = to_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
+    """Returns the file's JSON of a message with which each conversation begins."""
+    file_message = render_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
     # An empty reply has no parts.
     file_message["content"] = file_message["content"] or ""
     return {key: file_message[key] for key in ("role", "content", "name") if file_message[key] is not None}

@@ -136,7 +136,7 @@ class FolderFileRoutes:
         upload = SentFile(name, file.type, file.data)
         stored, is_new = await self._contents.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
-        (view,) = await self._contents.view(folder, [stored])
+        (view,) = await self._contents.load_views(folder, [stored])
         return render_file(folder, view)
 
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
@@ -144,14 +144,14 @@ class FolderFileRoutes:
         folder = await self.get_folder(request)
         page = await read_page(query, partial(self._get_file_row, folder))
         files = await self._api.store.files.list(folder.memory_row, page)
-        views = await self._contents.view(folder, files, with_content=query.include_content)
+        views = await self._contents.load_views(folder, files, includes_content=query.include_content)
         return [render_file(folder, view) for view in views]
 
     async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
         """Return a file."""
         folder = await self.get_folder(request)
         file = await self._get_file(folder, request.read_uid("file", "file_id"))
-        (view,) = await self._contents.view(folder, [file], with_content=query.include_content)
+        (view,) = await self._contents.load_views(folder, [file], includes_content=query.include_content)
         return render_file(folder, view)
 
     async def delete_file(self, request: ApiRequest) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from storage.listing import Page, PassageDraft
 from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, Exchange
 from storage.sql.store import Store
 
-# Rows that are read at once.
+# The most exchanges, and the most passages, that one read returns.
 _EXCHANGES = 50
 _PASSAGES = 500
 
 
 class AgentExport:
-    """Reads the parts of agents for their files. Raises: NotFound, Unavailable, as the store does."""
+    """Reads the parts of agents for their files. Each method raises NotFound and Unavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class AgentExport:
     async def load_messages(
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[PortableMessage]:
-        """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
+        """Returns the messages of a conversation, oldest first, with the messages of hidden rounds."""
         try:
             stored = await self._store.messages.get_conversation(agent.id, conversation_name)
         except NotFound:
@@ -61,7 +61,7 @@ class AgentExport:
             after = page[-1].seq
 
     async def load_archives(self, agent: Agent) -> Sequence[PortableArchive]:
-        """Returns the archives that an agent has attached."""
+        """Returns the archives that are attached to an agent."""
         rows = await self._store.attached.load_targets(agent.id, DefinitionKind.ARCHIVE)
         definitions = await self._store.definitions.find_by_memories(DefinitionKind.ARCHIVE, rows)
         memories = await self._store.defined_agents.load_memories(agent.scope.project, rows)

@@ -1,7 +1,7 @@
 """The import of an agent file into the store.
 
-An agent that is imported is made as a hidden memory (storage.sql.transfer_import), and takes its place when all of
-the file is there. Whatever goes wrong before that, nothing of the file is left.
+An imported agent is made as a hidden memory (storage.sql.transfer_import), and becomes visible once the whole file is
+stored. If the import fails before that, all parts that it has made are deleted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ImportServices(Struct, frozen=True):
 class AgentImport:
     """One import of an agent file into a project.
 
-    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    Besides the errors that a method names, it raises NotFound, WriteConflict, OverLimit and Unavailable.
     """
 
     def __init__(self, services: ImportServices, project: str, file: AgentFile) -> None:
@@ -64,21 +64,21 @@ class AgentImport:
         self._now = services.now
         self._project = project
         self._file = file
-        # The tools that are there by now, made or found, by their names.
+        # The tools that were made or found so far, by their names.
         self._tools: dict[str, ToolView] = {}
-        # The public ids of folders, archives and blocks that are there by now, by their keys in the file.
+        # The uids of the folders, archives and blocks that were made or found so far, by their keys in the file.
         self._folders: dict[str, str] = {}
         self._archives: dict[str, str] = {}
         self._blocks: dict[str, str] = {}
-        # Each takes back what the import has made, the last first.
+        # The functions that delete the parts that the import has made, in the order in which these were made.
         self._undo: list[Callable[[], Awaitable[object]]] = []
         # The names of the parts of the file that are left out.
         self.left_out = list(file.left_out)
 
     async def run(self, *, overrides_tools: bool) -> Sequence[str]:
-        """Makes the agents of the file. Returns their public ids. Raises: Conflict.
+        """Makes the agents of the file. Returns their uids. Raises: Conflict.
 
-        overrides_tools: the file's tools take the place of those with their names.
+        overrides_tools: the file's tools replace existing tools of the same names.
         """
         for agent in self._file.agents:
             self._registry.check_name(agent.name)
@@ -94,14 +94,14 @@ class AgentImport:
                 if agent.definition.sleeptime is not None:
                     await self._turn_sleeptime_on(memory)
         except BaseException:
-            await asyncio.shield(self._take_back())
+            await asyncio.shield(self._roll_back())
             raise
         finally:
             self._registry.clear_cache()
         return [_read_uid(memory) for memory, _ in memories]
 
-    async def _take_back(self) -> None:
-        """Takes back what was made, the last first. What cannot be taken back is logged, without its content."""
+    async def _roll_back(self) -> None:
+        """Deletes the parts that were made, the last first. Logs a part that cannot be deleted, without its content."""
         for undo in reversed(self._undo):
             try:
                 await undo()
@@ -112,16 +112,16 @@ class AgentImport:
                     type(error).__name__,
                 )
 
-    # -- what agents share
+    # -- parts that agents share
 
     async def _make_tools(self, *, overrides: bool) -> None:
-        """Makes the tools of the file. overrides: they take the place of those with their names."""
+        """Makes the tools of the file. overrides: they replace existing tools of the same names."""
         project = self._project
         registry = self._registry.tools
         for name, definition in self._file.tools.items():
             existing = await registry.find_named(project, name)
             can_run = await self._defined_tools.explain_refusal(definition) is None
-            # A tool that cannot run here replaces no tool. It is stored, so that it can be changed into one that can.
+            # A tool that cannot run here replaces no tool. It is stored, so that callers can make it usable.
             if existing is not None and not (can_run and overrides):
                 self._tools[name] = existing
                 continue
@@ -153,13 +153,13 @@ class AgentImport:
             self._archives[key] = existing or await self._make_archive(archive)
 
     async def _find_uid(self, kind: DefinitionKind, uid: str | None) -> str | None:
-        """Returns the uid if the project has a folder or an archive with this uid, else None."""
+        """Returns the uid if the project has a folder or an archive with this uid, or None."""
         if uid is None or await self._store.definitions.find(self._project, kind, uid) is None:
             return None
         return uid
 
     async def _make_folder(self, folder: PortableFolder) -> str:
-        """Makes a folder, which stays hidden until it is complete. Returns its public id."""
+        """Makes a folder, which stays hidden until it is complete. Returns its uid."""
         uid = folder.uid or ids.new_uid()
         namesakes = await self._store.definitions.find_by_name(
             self._project, DefinitionKind.FOLDER, folder.name
@@ -168,7 +168,7 @@ class AgentImport:
         line = _make_definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
         memory = await self._make_memory(DefinitionKind.FOLDER, uid, [line], 1)
         for file in folder.files:
-            # Letta's server reads PDFs and the like: what it carries is their text.
+            # Letta's server reads PDFs and the like, and the file has only their text.
             sent = SentFile(file.name, file.mime_type, file.text.encode())
             await self._contents.save(memory.id, sent, file.text, "suffix")
         next_seq = 1 + await asyncio.to_thread(_count_passages, folder)
@@ -176,7 +176,7 @@ class AgentImport:
         return uid
 
     async def _make_archive(self, archive: PortableArchive) -> str:
-        """Makes an archive, which stays hidden until it is complete. Returns its public id."""
+        """Makes an archive, which stays hidden until it is complete. Returns its uid."""
         uid = archive.uid or ids.new_uid()
         passages = await asyncio.to_thread(_split_passages, archive.passages)
         lines = [
@@ -212,7 +212,7 @@ class AgentImport:
     async def _make_memory(
         self, kind: DefinitionKind, uid: str, lines: Iterable[dict[str, Any]], next_seq: int
     ) -> Agent:
-        """Makes a memory of the lines of an export. It stays hidden until its transfer ends."""
+        """Makes a memory of the lines of an export. The memory stays hidden until its transfer ends."""
         writer = self._store.import_writer
         memory = await writer.begin(self._store.agents.make_draft(make_scope(self._project, kind, uid)))
         self._undo.append(partial(self._store.forgetting.wipe, memory.id))
@@ -244,7 +244,7 @@ class AgentImport:
             }}  # fmt: skip
 
     async def _make_attachment_lines(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
-        """Yields what an agent has attached, without its blocks."""
+        """Yields the lines of an agent's attachments other than blocks."""
         names = [*agent.tools, *(FILE_TOOLS if agent.folders else ())]
         for name in dict.fromkeys(names):
             tool = self._tools.get(name) or await self._registry.tools.find_named(self._project, name)
@@ -274,18 +274,18 @@ class AgentImport:
         async def turn_off() -> None:
             await sleepers.turn_off(await load_entry())
 
-        # Before the sleeptime agent is made: turning off does nothing if there is none.
+        # Before the sleeptime agent is made, since `turn_off` does nothing if there is none.
         self._undo.append(turn_off)
         await sleepers.turn_on(await load_entry())
 
 
 def _split_passages(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
-    """Returns passages in parts of a length that can be searched."""
+    """Returns passages, with long ones in parts of a length that can be searched."""
     return [replace(passage, text=part) for passage in passages for part in split_passages(passage.text)]
 
 
 def _count_passages(folder: PortableFolder) -> int:
-    """Returns how many passages the texts of a folder make."""
+    """Returns the number of passages into which the texts of a folder are split."""
     return sum(1 for file in folder.files for _ in split_text(file.text))
 
 
@@ -307,7 +307,11 @@ def _make_message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int
 def _make_definition_line(
     kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created_at: float | None = None
 ) -> dict[str, Any]:
-    """Returns the line of a memory's definition. created_at: in seconds since the epoch; None: `now`."""
+    """Returns the line of a memory's definition.
+
+    now: the time of the import, in seconds since the epoch.
+    created_at: the time when the memory was made, in seconds since the epoch; None: `now`.
+    """
     return {"definition": {
         "kind": kind, "uid": "", "name": name, "created": now if created_at is None else created_at,
         "updated": now, "body": body,
@@ -315,7 +319,7 @@ def _make_definition_line(
 
 
 def _make_passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
-    """Yields the lines of passages. first: the number of the first one."""
+    """Yields the lines of passages. first: the number of the first passage."""
     for n, passage in enumerate(passages, first):
         yield {"passage": {
             "seq": n, "at": passage.at, "exchange": None, "sources": [], "text": passage.text,
@@ -324,5 +328,5 @@ def _make_passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterato
 
 
 def _read_uid(memory: Agent) -> str:
-    """Returns the public id of the agent that has this memory."""
+    """Returns the uid of the agent that has a memory."""
     return memory.scope.subject.rpartition(":")[2]

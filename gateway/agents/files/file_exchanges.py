@@ -1,7 +1,7 @@
 """Turns the messages of an agent file into the exchanges of a stored conversation, as lines of an export.
 
-An exchange is a reply and the messages since the reply before it. Where a run ended after its tools, no reply follows
-their results: these belong to the exchange of the reply that made the calls.
+An exchange is a reply and the messages since the previous reply. If a run ended after its tools, no reply follows their
+results, which then belong to the exchange of the reply that made the calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.wire_message import read_text, without_space
 
-# The upstream of imported replies. No upstream has this name, so none gets what only the original provider can read.
+# The upstream of imported replies. No upstream has this name, so fields that only the original provider can read go to
+# none.
 _IMPORT_UPSTREAM = "import"
 
 
@@ -26,17 +27,18 @@ def make_conversation_lines(
     began_at: float | None = None,
     first: int = 1,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of a conversation, and the number after that of its last message.
+    """Returns the lines of a conversation, and the number after the number of its last message.
 
-    uid: its public id.
-    key: its caller's name for it.
-    began_at: when it began; None: with its first message, and without messages it has no lines.
+    uid: the uid of the conversation.
+    key: the caller's name for the conversation; None: it has none.
+    began_at: the time when the conversation began, in seconds since the epoch; None: it began with its first message,
+        and without messages it has no lines.
     first: the number of its first message.
     """
     lines: list[dict[str, Any]] = []
     seq, parent, prior = first, None, None
     for inputs, reply in group_exchanges(messages):
-        line = _exchange_line(uid, seq, parent, prior, inputs, reply)
+        line = _make_exchange_line(uid, seq, parent, prior, inputs, reply)
         lines.append({"exchange": line})
         prior = seq if line["full"] is not None else prior
         seq, parent = seq + len(inputs) + 1, seq
@@ -77,7 +79,7 @@ def group_exchanges(
 
 
 def _find_unanswered(messages: Sequence[PortableMessage]) -> Sequence[bool]:
-    """Returns a flag for each message. For a tool result: no reply follows it and the results after it."""
+    """Returns for each message whether it is unanswered: a tool result is if no reply follows it and later results."""
     flags: list[bool] = []
     is_unanswered = True
     for message in reversed(messages):
@@ -87,7 +89,7 @@ def _find_unanswered(messages: Sequence[PortableMessage]) -> Sequence[bool]:
     return flags[::-1]
 
 
-def _exchange_line(
+def _make_exchange_line(
     uid: str,
     seq: int,
     parent: int | None,

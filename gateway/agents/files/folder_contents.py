@@ -1,4 +1,4 @@
-"""The files in folders: the text of each is saved in passages."""
+"""The files in folders. The text of a file is saved in passages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from storage.file_records import FileState, OnTakenName, StoredFile
 from storage.forget_commands import ForgetTarget
 from storage.sql.store import Store
 
-# The size of a file, at most.
+# The most bytes of a file.
 MAX_BYTES = 10_000_000
-# Parts of a file that one transaction writes.
+# The most parts of a file that one transaction writes.
 _PARTS_WRITTEN = 64
 
-# What becomes of a file with a name that is taken.
+# The way of handling a file with a name that is taken.
 Handling = Literal["skip", "error", "suffix", "replace"]
 _ON_TAKEN_NAME: Mapping[Handling, OnTakenName] = {
     "skip": "refuse", "error": "refuse", "suffix": "rename", "replace": "replace"
@@ -34,7 +34,7 @@ class SentFile(Struct, frozen=True):
     """An uploaded file. Raises: BodyTooLarge."""
 
     name: str
-    # The media type, as the client named it.
+    # The media type that the client has sent.
     type: str
     data: bytes
 
@@ -47,14 +47,17 @@ class FileView(Struct, frozen=True):
     """A file as lists show it."""
 
     file: StoredFile
-    # The number of passages that hold its text.
+    # The number of passages with the text of the file.
     parts: int
-    # Its text; None: it was not asked for.
+    # The text of the file; None: the text was not read.
     content: str | None = None
 
 
 class FolderContents(Struct, frozen=True):
-    """Saves, shows and forgets the files in folders. Raises besides what the methods name: as `Folders` does."""
+    """Saves, shows and forgets the files in folders.
+
+    Besides the errors that a method names, it raises the errors of `Folders`.
+    """
 
     store: Store
     now: Callable[[], float]
@@ -62,9 +65,11 @@ class FolderContents(Struct, frozen=True):
     async def upload(
         self, folder: Definition, upload: SentFile, handling: Handling
     ) -> tuple[StoredFile, bool]:
-        """Saves a file. handling: of a name that is taken. Returns the file, and whether it is a new one.
+        """Saves a file. Returns the stored file, and whether it is new.
 
-        Raises: UnsupportedFile if it is no text; Conflict if the name is taken.
+        handling: the way of handling a name that is taken.
+
+        Raises: UnsupportedFile if the file is no text; Conflict if the name is taken.
         """
         text = decode_text(upload.data, upload.type)
         if text is None:
@@ -99,28 +104,30 @@ class FolderContents(Struct, frozen=True):
                 await self.store.files.add_parts(file, some_parts)
             file = await self.store.files.complete(file)
         except BaseException:
-            # What cannot be forgotten now is forgotten at the next start.
+            # A file that cannot be forgotten now is forgotten at the next start.
             with suppress(StoreError):
                 await self.remove(file)
             raise
         if handling == "replace":
-            # Only now, so that the earlier file or the new one is there whatever goes wrong.
+            # Only now, so that the folder has the earlier file or the new file even after a fault.
             for earlier in await self.store.files.find_replaced(file):
                 await self.remove(earlier)
         return file, True
 
-    async def view(
-        self, folder: Definition, files: Sequence[StoredFile], *, with_content: bool = False
+    async def load_views(
+        self, folder: Definition, files: Sequence[StoredFile], *, includes_content: bool = False
     ) -> Sequence[FileView]:
-        """Returns files of a folder as lists show them."""
+        """Returns files of a folder as lists show them. includes_content: the texts of the files are read, too."""
         counts = await self.store.files.count_parts(folder.memory_row, [file.id for file in files])
         return [
             FileView(
-                file, counts.get(file.id, 0), await self.store.files.load_text(file) if with_content else None
+                file,
+                counts.get(file.id, 0),
+                await self.store.files.load_text(file) if includes_content else None,
             )
             for file in files
         ]
 
     async def remove(self, file: StoredFile) -> None:
-        """Forgets a file; it is not found any more at once."""
+        """Forgets a file. At once no caller finds it any more."""
         await self.store.forgetting.forget(file.memory_row, ForgetTarget(files=[file.id]))

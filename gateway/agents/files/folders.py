@@ -1,7 +1,4 @@
-"""Folders: memories that hold the text of files.
-
-Agents search the folders that are attached to them by special tools.
-"""
+"""Folders: memories with the texts of files. Agents search the folders that are attached to them by special tools."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ _KIND = DefinitionKind.FOLDER
 
 
 class Folders:
-    """Folders, and the agents that have them attached. `FolderContents` has their files.
+    """Makes, changes, attaches and deletes folders. `FolderContents` has their files.
 
-    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    Besides the errors that a method names, it raises NotFound, WriteConflict, OverLimit and Unavailable.
     """
 
     def __init__(self, store: Store, registry: Registry, now: Callable[[], float]) -> None:
@@ -42,7 +39,11 @@ class Folders:
         return folder
 
     async def change(self, folder: Definition, name: str | None, body: dict[str, Any]) -> Definition:
-        """Changes a folder. name: None: it stays. Raises: Conflict if another folder has that name."""
+        """Changes a folder. Raises: Conflict if another folder has the name.
+
+        name: the new name; None: the name stays.
+        body: the new body of the definition.
+        """
         if name is not None and name != folder.name:
             await self._check_name_is_free(folder.project, name)
         return await self._store.definitions.change(folder, body, at=self._now(), name=name)
@@ -52,39 +53,39 @@ class Folders:
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
 
     async def delete(self, folder: Definition) -> None:
-        """Deletes a folder with its files; agents lose it."""
+        """Deletes a folder with its files, and detaches it from all agents."""
         agents = await self.list_agent_rows(folder)
         await self._attached.detach(agents, folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
     async def load_memory(self, folder: Definition) -> Agent:
-        """Returns the memory that holds the texts of a folder's files. Raises: NotFound if the folder is deleted."""
+        """Returns the memory with the texts of a folder's files. Raises: NotFound if the folder is deleted."""
         memories = await self._store.defined_agents.load_memories(folder.project, [folder.memory_row])
         if not memories:  # deleted meanwhile
             raise NotFound(f"there is no folder {folder.uid!r}")
         return memories[0]
 
     async def list_agent_rows(self, folder: Definition) -> Sequence[int]:
-        """Returns the agents that have a folder attached, by the rows of their memories."""
+        """Returns the rows of the agents to which a folder is attached."""
         return await self._store.attached.load_agents_with(folder.project, _KIND, folder.memory_row)
 
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Attaches a folder to an agent, and the tools that read files.
 
-        Raises: OverLimit if it has too many; Conflict for a profile's memory.
+        Raises: OverLimit if the agent has too many folders; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
         await self._attached.attach(entry.agent.id, folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
-        """Detaches a folder from an agent, and with the last one the tools that read files."""
+        """Detaches a folder from an agent, and with the last folder the tools that read files."""
         await self._attached.detach([entry.agent.id], folder.memory_row, number_file_tools(), at=self._now())
         self._registry.clear_cache()
 
     async def load_attached(self, agent: Agent) -> Sequence[Definition]:
-        """Returns the folders that an agent has attached, in order."""
+        """Returns the folders that are attached to an agent, in the order of their attachment."""
         rows = await self._store.attached.load_targets(agent.id, _KIND)
         folders = await self._store.definitions.find_by_memories(_KIND, rows)
         return [folders[row] for row in rows if row in folders]

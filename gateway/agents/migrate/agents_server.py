@@ -19,33 +19,34 @@ from gateway.errors import GatewayError
 
 _PAGE_SIZE = 100
 _TIMEOUT_S = 120.0
-_MAX_BYTES = 1 << 29  # of an answer
+# The most bytes of an answer.
+_MAX_BYTES = 1 << 29
 
 
 class RequestFailed(GatewayError):
-    """A server refuses a request, does not answer, or answers with what cannot be read."""
+    """A server refuses a request, does not answer, or gives an answer that cannot be read."""
 
     def __init__(self, message: str, reply_status: int = 0) -> None:
         super().__init__(message)
-        # The HTTP status of a refusal; 0: there is none.
+        # The HTTP status of a refusal; 0: the server has given no status.
         self.reply_status = reply_status
 
 
 class Server(Struct, frozen=True):
     """A server with the agents API."""
 
-    # Its address, without a path.
+    # The address of the server, without a path.
     url: str
-    # The key or the password that it asks for; None: it asks for none.
+    # The key or the password of the server; None: it requires none.
     key: str | None = None
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
-        """Returns what a path answers, as JSON. Raises: RequestFailed."""
+        """Returns the JSON at a path. Raises: RequestFailed."""
         query_string = "?" + urlencode(query, doseq=True) if query else ""
         return self._ask(urllib.request.Request(f"{self._base}{path}{query_string}"))
 
     def list_if_served(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
-        """Yields the elements of a list; none if the server lacks it (archives: 0.11.7). Raises: RequestFailed."""
+        """Yields the elements of a list; none if the server lacks it (0.11.7 lacks archives). Raises: RequestFailed."""
         try:
             yield from self.list_all(path, query)
         except RequestFailed as error:
@@ -53,10 +54,10 @@ class Server(Struct, frozen=True):
                 raise
 
     def list_all(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
-        """Yields the elements of a list, of which it gets page after page. Raises: RequestFailed."""
+        """Yields the elements of a list, read page by page. Raises: RequestFailed."""
         cursor: Json = {}
         ends: set[str] = set()
-        # The limit counts stored messages, and a page lists some of them as several messages or as none. So only an
+        # The limit counts stored messages, and a page lists a stored message as several messages or as none. So only an
         # empty page is the end.
         while page := _check_page(self.get(path, {**query, "limit": _PAGE_SIZE, **cursor})):
             end = page[-1]["id"]
@@ -75,7 +76,11 @@ class Server(Struct, frozen=True):
         self._ask(urllib.request.Request(url, json.dumps(fields).encode(), headers, method="PATCH"))
 
     def send_file(self, path: str, name: str, data: bytes, fields: Mapping[str, str]) -> Any:
-        """Sends a form with a file in `file`. Returns what is answered, as JSON. Raises: RequestFailed."""
+        """Sends a form with a file in `file`. Returns the JSON of the answer. Raises: RequestFailed.
+
+        name: the file name of the file.
+        fields: the other fields of the form.
+        """
         boundary = uuid4().hex
         parts = [f'name="{key}"\r\n\r\n{value}'.encode() for key, value in fields.items()]
         parts.append(
@@ -88,7 +93,7 @@ class Server(Struct, frozen=True):
 
     @contextmanager
     def expect_form(self, form: str) -> Iterator[None]:
-        """Turns the errors of reading an answer that has another form into RequestFailed."""
+        """Turns errors of reading an answer of another form into RequestFailed. form: the name of the expected form."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -100,7 +105,7 @@ class Server(Struct, frozen=True):
         return self.url.rstrip("/")
 
     def _ask(self, request: urllib.request.Request) -> Any:
-        """Sends a request. Returns what is answered, as JSON. Raises: RequestFailed."""
+        """Sends a request. Returns the JSON of the answer. Raises: RequestFailed."""
         if self.key is not None:
             # Unredirected: a redirect must not carry the key to another server.
             request.add_unredirected_header("authorization", f"Bearer {self.key}")
@@ -137,7 +142,7 @@ def _check_page(page: Any) -> list[Json]:
 
 
 def _open(request: urllib.request.Request) -> Any:
-    """Returns the server's reply, also if it is an error."""
+    """Returns the server's reply, even if it is an error."""
     try:
         return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:

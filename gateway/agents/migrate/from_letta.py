@@ -1,8 +1,8 @@
-"""Moves the agents of a Letta server to a gateway, over REST: imports there what `letta_source.py` reads.
+"""Moves agents of a Letta server to a gateway over REST: the gateway imports the agents that `letta_source.py` reads.
 
 Agents keep their ids, so that programs find them, and so do blocks, folders, conversations and shared archives. An
-agent that the gateway has already is skipped, so a move that was broken off can simply be run again. Nothing
-changes on Letta's server.
+agent that the gateway has already is skipped, so a move that was broken off can simply be run again. Nothing changes
+on Letta's server.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class LettaMove:
     ) -> LettaMoveOutcome:
         """Moves the agents.
 
-        agent_ids: of the agents to move; empty for all.
-        report: is called with a line of what became of each agent.
-        progress: is called with how many agents are done, and how many there are.
+        agent_ids: the ids of the agents to move; empty: all agents.
+        report: the function to call with a line about the outcome of each agent.
+        progress: the function to call with the number of agents that are done, and the number of all agents.
 
         Raises: RequestFailed if a server cannot be reached, or lists no agents.
         """
@@ -65,7 +65,7 @@ class LettaMove:
         return self._outcome
 
     def _move_if_missing(self, agent: ListedAgent) -> str:
-        """Moves an agent. Returns a line of what became of it.
+        """Moves an agent. Returns a line about the outcome.
 
         Raises: RequestFailed if the gateway does not answer, or refuses the key.
         """
@@ -89,7 +89,7 @@ class LettaMove:
         return line
 
     def _find_in_target(self, agent_id: str) -> Any:
-        """Returns an agent as the gateway shows it; None if it is not there. Raises: RequestFailed."""
+        """Returns the gateway's JSON of an agent; None if the gateway lacks the agent. Raises: RequestFailed."""
         try:
             return self._target.get(f"/v1/agents/{quote(agent_id, safe='')}")
         except RequestFailed as error:
@@ -98,9 +98,11 @@ class LettaMove:
             raise
 
     def _ensure_sleeptime_agent(self, existing: Mapping[str, Any]) -> str:
-        """Has the gateway make the sleeptime agent that an import which was killed did not make.
+        """Has the gateway make the sleeptime agent that a killed import has not made.
 
-        Returns a clause for the report; "" if nothing was missing.
+        existing: the gateway's JSON of the agent.
+
+        Returns a clause for the report; "" if the sleeptime agent was not missing.
         """
         with self._target.expect_form("Mnemogate"):
             group = existing.get("managed_group")
@@ -110,7 +112,10 @@ class LettaMove:
         return ", and has its sleeptime agent now"
 
     def _move(self, listed: ListedAgent) -> str:
-        """Moves an agent. Returns a line of what was moved and what was not. Raises: RequestFailed."""
+        """Moves an agent. Returns a line about the parts that were moved and the parts that were not.
+
+        Raises: RequestFailed.
+        """
         with self._source.server.expect_form(LETTA_FORM):
             agent = self._source.read_agent(listed)
             counts = describe_counts(agent)
@@ -127,7 +132,7 @@ class LettaMove:
 
         Raises: RequestFailed.
         """
-        # What is here already stays, as with blocks: it may have been corrected.
+        # The gateway's existing tools stay, as its blocks do, since they may have been corrected.
         fields = {"append_copy_suffix": "false", "override_existing_tools": "false"}
         if self._model is not None:
             fields["model"] = self._model

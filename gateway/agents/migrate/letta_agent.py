@@ -1,8 +1,8 @@
 """Makes an agent file of an agent on a Letta server, without loss.
 
 The server's own export has only the messages of the window, no passages and no conversations, and fails for some
-agents (seen of 0.16.8). The file made here has the server's ids, and an import keeps them: so several agents share
-blocks, folders and archives in the gateway as they did on the server.
+agents (observed with 0.16.8). The file made here has the server's ids, which an import retains. So several agents share
+blocks, folders and archives in the gateway as they do on the server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
 from gateway.agents.migrate.letta_messages import convert_messages
 
-# Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
+# The defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
 _LETTA_PROMPTS = (
     "The following messages are being evicted", "The previous messages are being evicted",
     "Your task is to create a detailed summary of the conversation so far",
@@ -26,7 +26,8 @@ _LETTA_PROMPTS = (
 _LETTA_MODELS = (
     "anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "google_ai/gemini-2.5-flash", "letta/auto",
 )  # fmt: skip
-_MAX_NAME_CHARS = 200  # of a name in the gateway
+# The most characters of a name in the gateway.
+_MAX_NAME_CHARS = 200
 _TOOL_FIELDS = (
     "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
     "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
@@ -38,30 +39,31 @@ _CONVERSATION_FIELDS = ("id", "created_at", "summary", "model", "model_settings"
 class LettaConversation(Struct, frozen=True):
     """A conversation other than `default`."""
 
-    # The conversation as the server returns it.
+    # The server's JSON of the conversation.
     record: Mapping[str, Any]
-    # Its messages as the server lists them, oldest first.
+    # The server's JSON of the messages, oldest first.
     messages: Sequence[Json]
 
 
 class LettaAgent(Struct, frozen=True):
-    """All that a Letta server returns about an agent."""
+    """All parts of an agent on a Letta server, as the server's JSON."""
 
-    # The agent as the server returns it, with its blocks, tools and sources.
+    # The agent, with its blocks, tools and sources.
     state: Mapping[str, Any]
     # The messages of the conversation `default`, oldest first.
     messages: Sequence[Json] = ()
+    # The other conversations.
     conversations: Sequence[LettaConversation] = ()
-    # The passages of its archives, oldest first.
+    # The passages of the agent's archive, oldest first.
     passages: Sequence[Json] = ()
-    # The files of its sources, with their content.
+    # The files of the agent's sources, with their content.
     files: Sequence[Json] = ()
-    # The archive that holds the passages, if other agents have it attached as well; None if it is the agent's own.
+    # The archive with the passages, if it is attached to other agents as well; None: the archive is the agent's own.
     shared_archive: Mapping[str, Any] | None = None
 
 
 def make_agent_file(agent: LettaAgent) -> bytes:
-    """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is created again."""
+    """Returns the file of an agent, without its sleeptime agent, which the import creates again."""
     state = agent.state
     extension = {"is_moved": True, "agents": {state["id"]: _convert_extension(agent)}}
     return orjson.dumps(
@@ -87,7 +89,7 @@ def make_agent_file(agent: LettaAgent) -> bytes:
 
 
 def upgrade_state(shown: Mapping[str, Any]) -> Json:
-    """Returns an agent as 0.16 shows it. In 0.11.7 its blocks lie in `memory`, and its secrets have a longer name."""
+    """Returns an agent in the form of 0.16. In 0.11.7 `memory` has the blocks, and the secrets have a longer name."""
     blocks = shown.get("blocks") or (shown.get("memory") or {}).get("blocks") or []
     secrets = shown.get("secrets") or shown.get("tool_exec_environment_variables") or []
     return {**shown, "blocks": blocks, "secrets": secrets}
@@ -100,7 +102,7 @@ def list_readers(state: Mapping[str, Any]) -> Sequence[str]:
 
 
 def find_mcp_servers(state: Mapping[str, Any]) -> Mapping[str, str]:
-    """Returns {name of a tool in a file: name of its MCP server} of an agent's tools that are an MCP server's."""
+    """Returns the names of the MCP servers of an agent's tools, by the names of the tools in a file."""
     return {
         f"tools.{tool['name']}": str((((tool.get("metadata_") or {}).get("mcp")) or {}).get("server_name"))
         for tool in state.get("tools") or ()
@@ -117,10 +119,10 @@ def list_named_models(agent: LettaAgent) -> set[str]:
 
 
 def _convert_agent(agent: LettaAgent) -> Json:
-    """Returns an agent as its file has it."""
+    """Returns the file's JSON of an agent."""
     state = agent.state
     return {
-        # `llm_config` and `model_settings` both describe the model; the older one is complete.
+        # `llm_config` and `model_settings` both describe the model, and the older `llm_config` is complete.
         **select_fields(state, [name for name in file_fields.AGENT if name != "model_settings"]),
         "name": _cut_name(state),
         "compaction_settings": _drop_default_compaction(state.get("compaction_settings")),
@@ -134,8 +136,8 @@ def _convert_agent(agent: LettaAgent) -> Json:
 
 
 def _convert_extension(agent: LettaAgent) -> Json:
-    """Returns what an agent has in the file beyond Letta's form."""
-    # Letta's server stores empty passages as well; the gateway has none.
+    """Returns the fields of an agent in the file that Letta's form lacks."""
+    # Letta's server stores empty passages as well, which the gateway does not.
     passages = [_convert_passage(passage) for passage in agent.passages if passage["text"]]
     extension: Json = {
         "created_at": agent.state.get("created_at"),
@@ -158,7 +160,7 @@ def _convert_extension(agent: LettaAgent) -> Json:
 
 
 def _convert_passage(passage: Json) -> Json:
-    """Returns a passage as a file has it."""
+    """Returns the file's JSON of a passage."""
     return {
         "text": passage["text"],
         "tags": passage.get("tags") or [],
@@ -168,7 +170,7 @@ def _convert_passage(passage: Json) -> Json:
 
 
 def _convert_groups(state: Mapping[str, Any]) -> list[Json]:
-    """Returns the group of an agent as a file has it, in a list; an empty list if the agent has none."""
+    """Returns a list with the file's JSON of an agent's group; an empty list if the agent has no group."""
     group = state.get("multi_agent_group")
     if group is None:
         return []
@@ -178,7 +180,7 @@ def _convert_groups(state: Mapping[str, Any]) -> list[Json]:
 
 
 def _drop_default_compaction(settings: Any) -> Any:
-    """Returns settings of a compaction without the server's defaults, which it shows as if a user had set them."""
+    """Returns the settings of a compaction without defaults of the server, which it shows like a user's settings."""
     if not isinstance(settings, dict):
         return settings
     is_default = {
@@ -189,6 +191,6 @@ def _drop_default_compaction(settings: Any) -> Any:
 
 
 def _cut_name(record: Mapping[str, Any]) -> str:
-    """Returns a name that the gateway takes: not empty, and not too long."""
+    """Returns the name of a record, which is not empty, and cut to the length that the gateway takes."""
     name: str = record.get("name") or record["id"]
     return name[:_MAX_NAME_CHARS]

@@ -1,6 +1,6 @@
 """Makes messages of an agent file from the lists of Letta's server.
 
-The server lists a message as several parts with one id: its thoughts, its text and its calls are a part each.
+The server lists a message as several parts with one id, one each for its thoughts, its text and its calls.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import orjson
 
 from adapters.types import Json
 
-# Types of parts that the gateway makes itself: summaries, approvals that the results show.
+# The types of parts that the gateway makes itself: summaries, and approvals, which the results have as well.
 _RECREATED_TYPES = frozenset({"summary_message", "event_message", "approval_response_message"})
 
 
 def convert_messages(listed: Iterable[Json]) -> list[Json]:
     """Returns the messages of a list, without those that the gateway makes itself.
 
-    The first one is the compiled prompt, as in the server's own files. Clients have sent the later system messages.
+    The first message is the compiled prompt, as in the server's own files. Clients have sent the later system messages.
     """
     return [*_join_parts(part for part in listed if not _is_recreated(part))]
 
@@ -35,7 +35,7 @@ def _is_recreated(part: Json) -> bool:
 
 
 def _is_summary(part: Json) -> bool:
-    """Returns whether this is a summary that Letta's server put into the window in the user's name."""
+    """Returns whether a part is a summary that Letta's server has put into the window as a user message."""
     content = part.get("content")
     if part["message_type"] != "user_message" or not isinstance(content, str) or not content.startswith("{"):
         return False
@@ -50,7 +50,7 @@ def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:
     """Joins neighbouring parts with the same id. Yields the messages."""
     message: Json | None = None
     for part in parts:
-        fields = _fields_of(part)
+        fields = _read_fields(part)
         if message is not None and message["id"] == part["id"]:
             message["content"] += fields.pop("content", [])
             message.update(fields)
@@ -62,8 +62,8 @@ def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:
         yield message
 
 
-def _fields_of(part: Json) -> Json:
-    """Returns what a part adds to its message. Raises: ValueError if its type is not known."""
+def _read_fields(part: Json) -> Json:
+    """Returns the fields that a part adds to its message. Raises: ValueError if the type of the part is unknown."""
     match part["message_type"]:
         case "user_message" | "system_message" as kind:
             sender = {name: part.get(name) for name in ("name", "otid", "sender_id")}
@@ -96,7 +96,7 @@ def _fields_of(part: Json) -> Json:
 
 
 def _list_parts(part: Json) -> list[Json]:
-    """Returns the content of a part as a list, as a file has it."""
+    """Returns the content of a part as the list that a file has."""
     content = part.get("content")
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
@@ -104,7 +104,7 @@ def _list_parts(part: Json) -> list[Json]:
 
 
 def _convert_call(call: Json) -> Json:
-    """Returns a call of a tool as a file has it."""
+    """Returns the file's JSON of a call of a tool."""
     return {
         "id": call.get("tool_call_id") or "",
         "function": {"name": call.get("name") or "", "arguments": call.get("arguments") or ""},
@@ -112,7 +112,7 @@ def _convert_call(call: Json) -> Json:
 
 
 def _convert_return(listed: Json) -> Json:
-    """Returns the result of a call as a file has it."""
+    """Returns the file's JSON of the result of a call."""
     result = listed.get("tool_return")
     return {
         "tool_call_id": listed.get("tool_call_id"),

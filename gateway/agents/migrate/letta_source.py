@@ -1,4 +1,4 @@
-"""Reads agents, and all that belongs to them, from a Letta server."""
+"""Reads agents with all their parts from a Letta server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ListedAgent(Struct, frozen=True):
     state: Json
     # The agent's archive if other agents share it; None: its archive is its own.
     shared_archive: Json | None
-    # The error of the list of its archives; None: they are known.
+    # The error of the request for the agent's archives; None: its archives are known.
     archives_error: RequestFailed | None
 
 
@@ -39,7 +39,10 @@ class LettaSource(Struct, frozen=True):
     server: Server
 
     def select_agents(self, agent_ids: Sequence[str]) -> list[ListedAgent]:
-        """Returns the agents to move. agent_ids: of these agents; empty for all. Raises: RequestFailed."""
+        """Returns the agents to move. Raises: RequestFailed.
+
+        agent_ids: the ids of the agents to move; empty: all agents but sleeptime agents.
+        """
         with self.server.expect_form(LETTA_FORM):
             states = list(map(upgrade_state, self.server.list_all("/v1/agents/", _WHOLE_AGENTS)))
             readers = {id for state in states for id in list_readers(state)}
@@ -53,7 +56,7 @@ class LettaSource(Struct, frozen=True):
         if missing_ids := {*agent_ids} - {state["id"] for state in states}:
             raise RequestFailed(f"{self.server.url} has no agent {', '.join(sorted(missing_ids))}.", 404)
         agent_counts = Counter(archive["id"] for found in archives.values() for archive in found)
-        # An agent whose archives are not known may share any of them.
+        # An agent whose archives are not known may share any archive.
         shared_archives = {
             id: next((archive for archive in found if agent_counts[archive["id"]] + len(errors) > 1), None)
             for id, found in archives.items()
@@ -66,7 +69,7 @@ class LettaSource(Struct, frozen=True):
         ]
 
     def read_agent(self, listed: ListedAgent) -> LettaAgent:
-        """Reads all that belongs to an agent. Raises: RequestFailed."""
+        """Reads all parts of an agent. Raises: RequestFailed."""
         if listed.archives_error is not None:
             raise listed.archives_error
         server, state = self.server, listed.state

@@ -1,4 +1,4 @@
-"""The words of the report on a moved agent: what it has, and what the gateway leaves out of it."""
+"""The text of the report on a moved agent: the numbers of its parts, and the parts that the gateway leaves out."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from gateway.agents.migrate.letta_agent import LettaAgent
 from gateway.agents.migrate.letta_messages import count_messages
 
-# The name by which an import reports a tool that it has made and the gateway cannot run as it is.
+# The name by which an import reports a tool that it has made and that the gateway cannot run.
 _UNRUNNABLE_TOOL = re.compile(r"tools\.(.+)\.(python|typescript|webhook)")
 
 
 def describe_losses(left_out: Sequence[str], servers: Mapping[str, str]) -> str:
-    """Returns which parts of an agent the gateway leaves out or cannot run, to be added to a line; "": none.
+    """Returns the end of a line that names the parts of an agent that the gateway leaves out or cannot run; "": none.
 
-    servers: the MCP servers of the agent's tools, by the tool's name.
+    left_out: the names of the parts, as the import reports them.
+    servers: the names of the MCP servers of the agent's tools, by the names of the tools.
     """
     unrunnable = [
         _UNRUNNABLE_TOOL.sub(r"\1 (\2)", tool) for tool in left_out if _UNRUNNABLE_TOOL.fullmatch(tool)
@@ -29,7 +30,7 @@ def describe_losses(left_out: Sequence[str], servers: Mapping[str, str]) -> str:
 
 
 def describe_counts(agent: LettaAgent) -> str:
-    """Returns how many messages and other parts an agent has, in words."""
+    """Returns the numbers of an agent's messages and other parts as text."""
     counts = (
         (count_messages(agent.messages), "message"),
         (len(agent.conversations), "further conversation"),

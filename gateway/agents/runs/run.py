@@ -197,7 +197,7 @@ def make_sampling(
     return fields
 
 
-def from_client(message: WireMessage, window: int | None) -> WireMessage:
+def clean_message(message: WireMessage, window: int | None) -> WireMessage:
     """Returns a message of a chat completion as it is stored: private fields come from the gateway alone.
 
     window: the size of the model's context window in tokens, to which a result is cut; None: the size is not known.
