@@ -214,7 +214,7 @@ def find_around(
     index: Index,
     seq: int,
     *,
-    before: bool = False,
+    looks_back: bool = False,
     tail: Tail | None = None,
     skip: range = range(0),
     limit: int = 10,
@@ -233,17 +233,17 @@ def find_around(
         return []
     row = first.start
     # The message itself stands for its own conversation, of which it is the newest row then.
-    newest_of = {layout.earlier[row]: row} if before and layout.earlier[row] >= 0 else {}
+    newest_of = {layout.earlier[row]: row} if looks_back and layout.earlier[row] >= 0 else {}
     rows = (
         range(max(row - _TELLING_ROWS, 0), row)
-        if before
+        if looks_back
         else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
     )
     statements = _group_by_conversation(layout, rows, layout.make_row_range(skip), newest_of).statements
-    own_conversation = row if before else newest_of.get(row)
+    own_conversation = row if looks_back else newest_of.get(row)
     if own_conversation in statements:
-        statements[own_conversation].sort(reverse=before)
-    nearest = sorted(statements.values(), key=(lambda group: -max(group)) if before else min)
+        statements[own_conversation].sort(reverse=looks_back)
+    nearest = sorted(statements.values(), key=(lambda group: -max(group)) if looks_back else min)
     return list_seqs(interleave(nearest)[:limit], layout.chunks)
 
 

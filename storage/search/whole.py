@@ -47,15 +47,15 @@ class _Table(NamedTuple):
     all_greeting: frozenset[str]
 
 
-def asks_for_whole(text: str, *, opens: bool) -> bool:
+def asks_for_whole(text: str, *, is_opening: bool) -> bool:
     """Returns whether a text asks for the memory as a whole: "Who am I?", or "Hello!" as the first of a conversation.
 
-    opens: no message of the person's comes before it. Later on only a question asks.
+    is_opening: True if no message of the person comes before the text. A later text must be a question.
     """
-    if not opens and _QUESTION_MARKS.isdisjoint(text):
+    if not is_opening and _QUESTION_MARKS.isdisjoint(text):
         return False
     words, table = _split_words(text[:_MAX_CHARS]), _load_table()
-    if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
+    if is_opening and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
     return any(language_words.are_in(words) for language_words in table.languages) and names_nothing(text)
 

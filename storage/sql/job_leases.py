@@ -1,4 +1,4 @@
-"""The leases of jobs: a worker claims one, and renews it while the job runs; one that has expired is taken over.
+"""The leases of jobs: a worker claims a lease, and renews it while the job runs; an expired lease is taken over.
 
 A job's row has its lease, and the clock by which the lease is measured. Processes that share a database go by the
 database's clock. A process that owns its file goes by a monotonic clock of its own, so it can claim at once the jobs
@@ -27,7 +27,7 @@ _LONGEST_WAIT_S = 60.0
 
 
 class JobLeases(StoreGroup):
-    """The leases that this process holds, and those that it may claim."""
+    """The leases of this process: claims, renews and releases them."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class JobLeases(StoreGroup):
         """Makes the group.
 
         now, tick: the clocks, as in `Jobs`.
-        wake_here: wakes the workers of this process.
+        wake_here: a function that wakes the workers of this process.
         """
         super().__init__(database)
         self._now = now
         self._tick = tick
         self._wake_here = wake_here
-        # The name of the clock that leases are measured by.
+        # The name of the clock by which leases are measured.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
         # Attempts to be released: (job, attempt) -> the end of the lease, or None. An attempt that ended while the
         # database was out of reach has None. An attempt that got no answer to its claim has the end of its lease, since
@@ -79,7 +79,7 @@ class JobLeases(StoreGroup):
         self._may_claim = False
 
     @contextmanager
-    def awaiting(self, kind: str, agent_row: int) -> Iterator[None]:
+    def mark_awaited(self, kind: str, agent_row: int) -> Iterator[None]:
         """Marks an agent's jobs of a kind as awaited by a request of this process."""
         self._awaited[kind, agent_row] += 1
         if not self._may_claim:
@@ -106,8 +106,8 @@ class JobLeases(StoreGroup):
         A job with an expired lease is taken over, but not right after an outage, during which no process could renew
         its lease (`Database.is_settled`).
 
-        tries: the most attempts of a job that never come to an end; after them it is dead.
-        running: jobs that the caller runs itself, which are not taken over even if their leases have expired.
+        tries: the most attempts at a job that never come to an end; after these the job is dead.
+        running: the ids of jobs that the caller runs itself, which are not taken over even after their leases.
         """
         released = dict(self._released)
         claimed: dict[tuple[int, int], float | None] = {}

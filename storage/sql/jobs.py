@@ -9,7 +9,7 @@ waits to be tried again. When it has ended, the schema makes the next job the fi
 once, however many follow. Among jobs that belong to no memory each key has a serial group of its own.
 
 Every commit of a job checks in its transaction that this attempt still runs and that the agent's epoch has not changed
-since the job was made: what was forgotten meanwhile does not come back through work in flight.
+since the job was made: content that was forgotten meanwhile does not come back through work in flight.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class JobStatus(NamedTuple):
     """The state of a job, and when the job is due."""
 
     state: JobState
-    # Seconds since the epoch.
+    # When the job may begin, in seconds since the epoch.
     due: float
 
 
@@ -85,8 +85,8 @@ class Jobs(StoreGroup):
     ) -> None:
         """Makes the group.
 
-        now: seconds since the epoch, for due jobs; returns None if the database's own clock counts.
-        tick: a clock that never jumps, for leases; returns None as `now` does.
+        now: a clock, in seconds since the epoch, for due jobs; it returns None if the database's own clock counts.
+        tick: a clock that never jumps, for leases; it returns None if the database's own clock counts.
         """
         super().__init__(database)
         self._now = now
@@ -174,11 +174,11 @@ class Jobs(StoreGroup):
 
     @reads
     async def find_step(self, connection: Connection, job: Job, name: str) -> bytes | None:
-        """Returns the result of a step that this attempt or an earlier attempt has performed, or None."""
+        """Returns the result of a step; None: no attempt at the job has performed the step."""
         return await connection.fetch_value(SQL["step"], (job.id, name))
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
-        """Writes step and effect in one transaction. Returns the result, or the one that was journaled before.
+        """Writes step and effect in one transaction. Returns the result, or the result that was journaled before.
 
         Raises: Stale if this attempt no longer holds the job; the errors of the effect.
         """
@@ -220,15 +220,15 @@ class Jobs(StoreGroup):
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> JobOutcome:
         """Has the job tried again later. Its serial group waits meanwhile. Returns the outcome.
 
-        error: the reason, which never has content.
-        retry_in_s: None if it is not tried again, but becomes a dead letter.
+        error: the reason, without any content.
+        retry_in_s: the seconds until the next attempt; None: the job becomes a dead letter.
         """
         return await self._end_attempt(job, error, retry_in_s, job.tries)
 
     async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> JobOutcome:
         """Gives the job back as if this attempt had not been made. Returns the outcome.
 
-        reason: why it waits; None if its last error stays.
+        reason: the reason for which the job waits; None: its last error stays.
         """
         return await self._end_attempt(job, reason or job.error, delay_s, job.tries - 1)
 
@@ -255,9 +255,9 @@ class Jobs(StoreGroup):
     ) -> builtins.list[JobEntry]:
         """Returns a page of jobs, newest first.
 
-        is_dead: list the jobs that have failed for good; otherwise all others.
+        is_dead: True for the jobs that have failed for good; False for all others.
         before: the number of the last job on the previous page.
-        project: list this project's jobs; None for all jobs, including those that belong to no memory.
+        project: the project of the jobs; None: all projects, and the jobs that belong to no memory.
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
         rows = await connection.fetch_rows(statement, (before, project, limit))
@@ -331,7 +331,7 @@ class Jobs(StoreGroup):
     async def write_enqueuing(self, operation: Operation[T]) -> T:
         """Writes a transaction that also enqueues jobs (`enqueue_in`), and calls the watchers.
 
-        Unlike that of `enqueue`, it does not give way to turns.
+        Unlike the transaction of `enqueue`, this one does not give way to turns.
         """
         return await self._await_write(self._database.write(operation), self.wake)
 

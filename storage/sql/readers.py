@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from storage.database import BACKGROUND_READ_MS, Connection, Database
+from storage.database import BACKGROUND_READ_MS, Connection, Database, Row
 from storage.listing import ReaderEntry
 from storage.reader_commands import Unread
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
@@ -25,7 +25,7 @@ SQL = load("readers.sql")
 
 # The exchanges that one statement reads. Not measured: a reader asks again while there are more.
 _BATCH_EXCHANGES = 32
-# How long an exchange may wait for its reply; later it will not get one. Not measured: the messages of a turn without
+# The seconds that an exchange may wait for its reply; later it gets none. Not measured: the messages of a turn without
 # an end are read this much later.
 _OPEN_S = 3_600.0
 # Unread turns are counted up to this number.
@@ -69,13 +69,13 @@ class Readers(StoreGroup):
         message_chars: int,
         upto: int | None = None,
     ) -> Unread | None:
-        """Returns the next settled messages that a reader has not read; None if the memory is gone.
+        """Returns the next settled messages that a reader has not read; None: the memory is gone.
 
-        now: seconds since the epoch.
+        now: the present time, in seconds since the epoch.
         idle_s: the time after which an exchange that no turn follows is settled.
         limit_chars: the most characters of messages in one batch, which has one exchange at least.
-        message_chars: a longer message counts as so many towards `limit_chars`.
-        upto: repeats an earlier read, up to the same exchange and without asking what is settled; None: a new read.
+        message_chars: the characters that a longer message counts towards `limit_chars`.
+        upto: the last exchange of an earlier read, which is repeated without asking what is settled; None: a new read.
         """
 
         async def read(connection: Connection) -> Unread | None:
@@ -87,30 +87,18 @@ class Readers(StoreGroup):
             rows = await connection.fetch_rows(
                 SQL["unread"], (USER_ATOM, memory_row, cursor, last, _BATCH_EXCHANGES)
             )
-            batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
-            is_more = len(rows) == _BATCH_EXCHANGES
-            is_waiting = False
-            for row, (exchange, is_shared, _) in zip(rows, make_shown_exchanges(rows), strict=True):
-                is_left = row[_RUN_STATE] == "left"
-                is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)
-                if upto is None and (row[_RUN_STATE] == "running" or not is_settled):
-                    is_more, is_waiting = False, True
-                    break
-                is_shown = is_left or (exchange.active and exchange.state is State.FINISHED)
-                if is_shown and not batch.add(
-                    exchange, row[_FULL], is_shared=is_shared, is_repeat=upto is not None
-                ):
-                    is_more = True
-                    break
-                batch.end = exchange.seq
+            batch = _UnreadBatch(
+                self._rules, limit_chars, message_chars, is_repeat=upto is not None, end=cursor
+            )
+            batch.add_rows(rows, now, idle_s)
             return Unread(
                 agent,
                 cursor,
                 upto=batch.end,
                 messages=batch.messages,
                 tools_used=batch.tools_used,
-                is_more=is_more,
-                is_waiting=is_waiting,
+                is_more=batch.is_more,
+                is_waiting=batch.is_waiting,
             )
 
         return await self._database.long_read(read, deadline_ms=BACKGROUND_READ_MS)
@@ -165,22 +153,41 @@ class _UnreadBatch:
     # The two limits of `Readers.find_unread`.
     limit_chars: int
     message_chars: int
-    # The last exchange that was read.
+    # An earlier read is repeated: its messages have room, and are settled.
+    is_repeat: bool
+    # The number of the last exchange that was read.
     end: int
     messages: list[Message] = field(default_factory=list)
     # The gateway tools that an exchange's turn has used, by the exchange.
     tools_used: dict[int, Sequence[str]] = field(default_factory=dict)
+    # As in `Unread`.
+    is_more: bool = False
+    is_waiting: bool = False
     _chars: int = field(default=0, init=False)
 
-    def add(self, exchange: Exchange, full_reply: bytes | None, *, is_shared: bool, is_repeat: bool) -> bool:
-        """Adds the messages of an exchange. Returns False where they have no room.
+    def add_rows(self, rows: Sequence[Row], now: float, idle_s: float) -> None:
+        """Adds the messages of the rows of `unread`, up to the first exchange that is not settled or has no room."""
+        self.is_more = len(rows) == _BATCH_EXCHANGES
+        for row, (exchange, is_shared, _) in zip(rows, make_shown_exchanges(rows), strict=True):
+            is_left = row[_RUN_STATE] == "left"
+            is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)
+            if not self.is_repeat and (row[_RUN_STATE] == "running" or not is_settled):
+                self.is_more, self.is_waiting = False, True
+                return
+            is_shown = is_left or (exchange.active and exchange.state is State.FINISHED)
+            if is_shown and not self._add(exchange, row[_FULL], is_shared=is_shared):
+                self.is_more = True
+                return
+            self.end = exchange.seq
 
-        full_reply: the turn as the model had it.
-        is_repeat: all that was read before is read again.
+    def _add(self, exchange: Exchange, full_reply: bytes | None, *, is_shared: bool) -> bool:
+        """Adds the messages of an exchange. Returns False if they have no room.
+
+        full_reply: all messages of the reply, as `Exchange.full_reply`.
         """
         new = self.rules.list_messages(exchange, is_shared, None, None)
         self._chars += sum(min(len(message.text), self.message_chars) for message in new)
-        if self.messages and self._chars > self.limit_chars and not is_repeat:
+        if self.messages and self._chars > self.limit_chars and not self.is_repeat:
             return False
         self.messages += new
         if tools := self.rules.list_tools_used(replace(exchange, full_reply=full_reply)):

@@ -36,7 +36,11 @@ async def load_erased(connection: Connection, exchange_rows: Iterable[int]) -> s
 
 
 def list_origins(exchange_row: int | None, sources: bytes) -> set[int]:
-    """Returns the exchanges that something came from."""
+    """Returns the rows of the exchanges that a value came from.
+
+    exchange_row: the exchange in which the value was written; None: it was written in no exchange.
+    sources: the other exchanges, as JSON.
+    """
     return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
 
 
@@ -65,7 +69,7 @@ async def read_remaining(
 
 
 class EditKey(NamedTuple):
-    """Identifies an edit: by its exchange, and its call there."""
+    """The key of an edit: its exchange, and its call in the exchange."""
 
     exchange_row: int
     call_id: str
@@ -79,9 +83,9 @@ class BlockVersion(Struct, frozen=True):
     restores: int | None
     at: float
     origin: str
-    # The row of the exchange in which it was written.
+    # The row of the exchange in which the value was written; None: it was written in no exchange.
     exchange_row: int | None
-    # The rows of the exchanges that it came from, as JSON.
+    # The rows of the other exchanges that the value came from, as JSON.
     sources: bytes
     value: str
 
@@ -91,7 +95,7 @@ class BlockVersion(Struct, frozen=True):
 
     @property
     def edit(self) -> EditKey | None:
-        """The edit that wrote it; None: no edit of an exchange did."""
+        """The edit that wrote the version; None: no edit of an exchange did."""
         call = parse_call_origin(self.origin)
         return None if call is None or self.exchange_row is None else EditKey(self.exchange_row, call.call)
 
@@ -107,7 +111,7 @@ async def load_versions(connection: Connection, block_row: int) -> list[BlockVer
 
 
 def collect_origins(versions: Iterable[BlockVersion], erased: Collection[int]) -> set[int]:
-    """Returns all exchanges that those versions came from of which one of the exchanges is erased."""
+    """Returns all exchanges, erased or not, of the versions that came from an erased exchange among others."""
     return {row for version in versions if not version.origins.isdisjoint(erased) for row in version.origins}
 
 
@@ -258,8 +262,8 @@ def _list_dropped(
 ) -> set[int]:
     """Returns the numbers of the later versions of which nothing is left.
 
-    base: the value before them.
-    values: the new value of each.
+    base: the value before the later versions.
+    values: the new value of each later version.
     """
     return {
         version.number
@@ -271,9 +275,9 @@ def _list_dropped(
 class _RemadeVersions(NamedTuple):
     """The later versions of a block that are not dropped."""
 
-    # In the rows that they had.
+    # The versions that stay in their rows.
     staying: list[_RemadeVersion]
-    # To be written again, as new versions: from the first version on that has no room in its row for its new value.
+    # The versions to be written again, as new versions: from the first one on whose row has no room for its new value.
     following: list[_RemadeVersion]
 
 
@@ -309,11 +313,11 @@ async def _rewrite_rows(
 class BlockPreview(NamedTuple):
     """A block as a forgetting would leave it."""
 
-    # The block's text.
+    # The value that the block would have.
     value: str
-    # How many versions that came from erased content would not stay.
+    # The number of versions that came from erased content and would not stay.
     gone: int
-    # How many versions would stay with another text.
+    # The number of versions that would stay with another value.
     remade: int
 
 
@@ -329,7 +333,7 @@ async def preview_block(
     """Returns the value that a block would have after a forgetting. Nothing is written.
 
     versions: all versions of the block, oldest first.
-    erased: the exchanges that would go.
+    erased: the rows of the exchanges that would be erased.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
     remaining: exchange -> the texts of the user's messages that stay, as `read_remaining` returns them.
     """
@@ -420,16 +424,16 @@ class _Division:
     ) -> None:
         """Begins without a version.
 
-        erased: the exchanges that are gone.
-        turnless: the numbers of the versions that are gone though they came from no exchange.
+        erased: the rows of the erased exchanges.
+        turnless: the numbers of the versions that are erased though they came from no exchange.
         texts: texts in small letters. Lines that have one of them as whole words are dropped.
         remaining: exchange -> the texts of the user's messages that stay, as `read_remaining` returns them.
         """
-        # The versions before that version.
+        # The versions before the first version with erased content.
         self.clean: list[BlockVersion] = []
-        # That version and all later versions, each of which may hold erased words.
+        # That first version and all later versions, each of which may hold erased words.
         self.later: list[tuple[BlockVersion, Revised]] = []
-        # The edits that brought it into versions.
+        # The edits that brought erased content into versions.
         self.edits: list[EditKey] = []
         self._erased, self._turnless, self._texts, self._remaining = erased, turnless, texts, remaining
         # The values of clean versions, and the indexes of later ones, by the number that `restores` names.

@@ -95,14 +95,15 @@ class Recall(StoreGroup):
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
 
-        numbers: the agent's, as they were just read; None: they are read.
-        skip: numbers that the request shows already.
-        room: tokens that the messages are to fill. If they are short, more than `limit` are returned.
-        takes: selects the wanted messages; the others are passed over.
-        vector: the query's, which is compared with those of the same model; or what `compare` returned for it.
-        trace: is filled.
+        numbers: the agent's numbers, if the caller has just read them; None: they are read here.
+        skip: the numbers of messages that the request shows already.
+        room: the tokens that the messages are to fill. If the messages are short, more than `limit` are returned.
+        only_strong: True for a search that no caller asked for, as in `rank.rank`.
+        takes: a function that returns whether a message is wanted; None: all messages are.
+        vector: the query's vector, or the result of `compare` for it; None: the search goes by words alone.
+        trace: the trace that is filled; None: none is wanted.
 
-        Raises: TooSlow, Unavailable; Corrupt where something of this memory is damaged.
+        Raises: TooSlow, Unavailable; Corrupt: the index or a row of this memory is damaged.
         """
         loaded = await self._loader.find_searchable(
             agent, query, numbers, skip, deadline_ms, only_strong=only_strong
@@ -111,11 +112,8 @@ class Recall(StoreGroup):
             return []
         memory, buckets = loaded
         assert memory.numbers is not None, "a loaded memory was read"
-        near = (
-            await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
-            if isinstance(vector, Vector)
-            else vector
-        )
+        if isinstance(vector, Vector):
+            vector = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
         limit = min(limit, rank.MAX_HITS)
         hits = rank.rank(
             memory.index,
@@ -126,7 +124,7 @@ class Recall(StoreGroup):
             limit=limit if takes is None else _MAX_CANDIDATES,
             room=room,
             only_strong=only_strong,
-            near=near,
+            near=vector,
             trace=trace,
             postings=buckets.read_all(),
         )  # fmt: skip
@@ -140,21 +138,21 @@ class Recall(StoreGroup):
         agent: Agent,
         query: str,
         *,
-        opens: bool,
+        is_opening: bool,
         numbers: AgentNumbers | None = None,
         skip: range = range(0),
         limit: int = 16,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
-        """Returns the messages that show most of a memory as a whole, if the query asks for that; else none.
+        """Returns the messages that show most of a memory as a whole, if the query asks for the whole; else none.
 
-        opens: no message of the person's comes before the query.
-        numbers: the agent's, as they were just read; None: they are read.
-        skip: numbers of messages that the request shows already.
+        is_opening: True if no message of the person comes before the query.
+        numbers: the agent's numbers, if the caller has just read them; None: they are read here.
+        skip: the numbers of messages that the request shows already.
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        if not asks_for_whole(query, opens=opens):
+        if not asks_for_whole(query, is_opening=is_opening):
             return []
         memory = await self._loader.load(agent, numbers, skip, deadline_ms)
         if memory is None:
@@ -168,16 +166,17 @@ class Recall(StoreGroup):
         agent: Agent,
         seq: int,
         *,
-        before: bool,
+        looks_back: bool,
         numbers: AgentNumbers | None = None,
         skip: range = range(0),
         limit: int = 10,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
-        """Returns statements of the agent's user after a message, or before it, as `rank.find_around` does.
+        """Returns the statements of the agent's user around a message, as `rank.find_around`.
 
-        numbers: the agent's, as they were just read; None: they are read.
-        skip: numbers of messages that the request shows already.
+        looks_back: True for statements before the message; False for those after it.
+        numbers: the agent's numbers, if the caller has just read them; None: they are read here.
+        skip: the numbers of messages that the request shows already.
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
@@ -185,7 +184,7 @@ class Recall(StoreGroup):
         if memory is None:
             return []
         hits = rank.find_around(
-            memory.index, seq, before=before, tail=memory.extend_tail(skip), skip=skip, limit=limit
+            memory.index, seq, looks_back=looks_back, tail=memory.extend_tail(skip), skip=skip, limit=limit
         )
         return await self._load_unmuted(agent.id, memory, hits, deadline_ms)
 
@@ -203,7 +202,7 @@ class Recall(StoreGroup):
 
         A query without words finds nothing.
 
-        before: only messages with lower numbers are looked for. For the next page it is `next` of the page before.
+        before: the number below which messages are looked for. For the next page it is `next` of the page before.
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
@@ -245,9 +244,9 @@ class Recall(StoreGroup):
     ) -> Near | None:
         """Returns how near to a vector the messages, passages and facts of this agent are.
 
-        Returns None if none of them has a vector of the same model, or if their vectors are not read in time.
+        Returns None if none of these texts has a vector of the same model, or if their vectors are not read in time.
 
-        numbers: the agent's, as they were just read.
+        numbers: the agent's numbers, which the caller has just read.
 
         Raises: Unavailable, Corrupt.
         """
@@ -269,12 +268,12 @@ class Recall(StoreGroup):
             return None
 
     def find_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
-        """Returns all messages that a search can find, if the cache has them all; else None.
+        """Returns all messages that a search can find; None: the cache lacks some of them.
 
-        The cache can have all of them only of a memory that is not indexed yet.
+        The cache can have all messages only of a memory that is not indexed yet.
 
-        numbers: the agent's, as they were just read.
-        skip: numbers of messages that the request shows already.
+        numbers: the agent's numbers, which the caller has just read.
+        skip: the numbers of messages that the request shows already.
         """
         memory = self._memories.get(agent.id)
         return None if memory is None else memory.list_all_messages(numbers, skip)
@@ -353,7 +352,7 @@ class Recall(StoreGroup):
             ),
             deadline_ms=deadline_ms,
         )
-        # Messages are ranked too, and then passed over, so that the weights of words are those of the whole memory.
+        # Messages are ranked, too, and then passed over, so that words have the weights of the whole memory.
         hits = rank.rank(
             memory.index,
             query,

@@ -128,6 +128,19 @@ class Store:
             rules=rules,
             usage=self.usage,
         )
+        self.facts = Facts(database, self.growth)
+        self.readers = Readers(database, rules)
+        self.recalls = Recalls(database)
+        self.summaries = Summaries(database)
+        self._add_operator_groups(database, rules)
+        self._add_agents_api(database, rules)
+        database.add_change_listener(snapshots.apply_changes)
+        # While the database was out of reach, other processes may have written, and jobs have become due.
+        for callback in (self.agents.clear, snapshots.clear, memories.clear, self.jobs.wake):
+            database.add_recovery_listener(callback)
+
+    def _add_operator_groups(self, database: Database, rules: Rules) -> None:
+        """Adds the groups of the page and of the command line: previews, lists, exports, imports and moves."""
         self.forget_targets = ForgetTargets(database)
         self.forget_previews = ForgetPreviews(database, rules)
         self.export_reader = ExportReader(database)
@@ -135,20 +148,11 @@ class Store:
         self.imports = Imports(database)
         self.move_source = MoveSource(database)
         self.move_target = MoveTarget(database)
-        self.facts = Facts(database, self.growth)
-        self.readers = Readers(database, rules)
         self.overview = Overview(database)
         self.memory_pages = MemoryPages(database)
         self.people_search = PeopleSearch(database, rules, self.memory_pages, self.recall)
-        self.recalls = Recalls(database)
         self.audit = Audit(database)
         self.links = Links(database)
-        self.summaries = Summaries(database)
-        self._add_agents_api(database, rules)
-        database.add_change_listener(snapshots.apply_changes)
-        # While the database was out of reach, other processes may have written, and jobs have become due.
-        for callback in (self.agents.clear, snapshots.clear, memories.clear, self.jobs.wake):
-            database.add_recovery_listener(callback)
 
     def _add_agents_api(self, database: Database, rules: Rules) -> None:
         """Adds the groups of the agents API and of the Responses API."""
@@ -167,7 +171,7 @@ class Store:
         self.sleepers = Sleepers(database, self.jobs)
 
     def begin_work(self) -> None:
-        """As `storage.database.begin_work`, for a request, or a step of a periodic task."""
+        """Begins the work of a request, or of a step of a periodic task, as `storage.database.begin_work`."""
         begin_work(self.database)
 
     def read_shared_clock(self) -> float:

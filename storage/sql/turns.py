@@ -80,7 +80,7 @@ class Turns(StoreGroup):
     ) -> MemorySnapshot | None:
         """Returns the snapshot of a request's memory, from the cache or the database.
 
-        key: the client's own conversation id.
+        key: the client's own conversation id; None: the request has none.
         path_hash: the hash of the client's list up to its last assistant message; None: the list has none.
 
         Returns None if the agent is not stored any more.
@@ -111,7 +111,7 @@ class Turns(StoreGroup):
         return snapshot
 
     def find_openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the cached openings of a memory; None if none are cached for the numbers that its snapshot has."""
+        """Returns the cached openings of a memory; None: none are cached for the numbers of its snapshot."""
         return self._cache.find_openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
@@ -139,7 +139,7 @@ class Turns(StoreGroup):
     async def find_conversation_uid(
         self, connection: Connection, agent: Agent, conversation_row: int
     ) -> str | None:
-        """Returns the public id of a conversation; None where it is gone."""
+        """Returns the public id of a conversation; None: the conversation is gone."""
         return await exchanges.find_conversation_uid(connection, agent.id, conversation_row)
 
     @reads
@@ -200,15 +200,15 @@ class Turns(StoreGroup):
     ) -> None:
         """Confirms the memory edits of a conversation, if it did not move since `last_at`.
 
-        decide: given the conversation's exchanges, returns the exchanges with confirmed edits.
+        decide: a function that returns the change for the conversation's exchanges: those with confirmed edits.
         """
         # A `last_at` in the future was written before the clock was put back.
         at = min(last_at, now)
         await connection.lock_sharers(agent_row)
         if await find_agent_by_id(connection, agent_row) is None:
-            return  # it is being forgotten
+            return  # the memory is being forgotten
         if await connection.fetch_row(SQL["unmerged"], (conversation_row, agent_row)) is not None:
-            # The rules that confirm look up no key and no tombstone: the conversation is all that they need.
+            # The rules that confirm look up no key and no tombstone: they need the conversation alone.
             pool = Pool(
                 await exchanges.load_pool(connection, agent_row, Probes(None), conversation_row), None
             )

@@ -178,7 +178,7 @@ async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest
         reads.append(id)
         return replace(one if id == 1 else two, state=RunState.COMPLETED if id in over else RunState.RUNNING)
 
-    store = MagicMock()  # `jobs.leases.awaiting` is a context
+    store = MagicMock()  # `jobs.leases.mark_awaited` is a context
     store.runs.find_run = load
     made = ends.RunEnds(store)
     waiting = [asyncio.ensure_future(made.wait_for(run)) for run in (one, two)]

@@ -55,8 +55,8 @@ def found(seq: int, indexed: int = 0, **options: Any) -> list[int]:
 def test_the_nearest_conversation_comes_first(indexed: int) -> None:
     assert found(3, indexed) == [5, 7, 9]
     assert found(3, indexed, limit=2) == [5, 7]
-    assert found(7, indexed, before=True) == [3, 1, 5]
-    assert found(5, indexed, before=True) == [3, 1]
+    assert found(7, indexed, looks_back=True) == [3, 1, 5]
+    assert found(5, indexed, looks_back=True) == [3, 1]
     assert found(3, indexed, skip=range(7, 8)) == [5, 9]
 
 
@@ -65,11 +65,11 @@ def test_of_its_own_conversation_the_nearest_comes_first() -> None:
         said(n, f"Step {n} took {'very ' * n}long.", previous=n - 1 if n > 1 else None) for n in range(1, 8)
     ]
     assert find_around(Index(()), 4, tail=Tail(one)) == [5, 6, 7]
-    assert find_around(Index(()), 4, tail=Tail(one), before=True) == [3, 2, 1]
+    assert find_around(Index(()), 4, tail=Tail(one), looks_back=True) == [3, 2, 1]
 
 
 def test_there_is_nothing_around_a_message_that_is_unknown() -> None:
-    assert found(99) == found(99, 9) == found(0, before=True) == []
+    assert found(99) == found(99, 9) == found(0, looks_back=True) == []
     assert find_around(Index(()), 1) == []
 
 
@@ -78,13 +78,13 @@ async def alice(store: Store) -> Speaker:
     return Speaker(store, ALICE, Clock())
 
 
-async def texts(store: Store, speaker: Speaker, event: str, *, before: bool = False) -> list[str]:
+async def texts(store: Store, speaker: Speaker, event: str, *, looks_back: bool = False) -> list[str]:
     [seq] = [
         m.seq
         for m in await store.recall.search(speaker.agent, event, deadline_ms=10_000.0)
         if m.text == event
     ]
-    near = await store.recall.find_around(speaker.agent, seq, before=before, deadline_ms=10_000.0)
+    near = await store.recall.find_around(speaker.agent, seq, looks_back=looks_back, deadline_ms=10_000.0)
     return [m.text for m in near]
 
 
@@ -97,7 +97,7 @@ async def test_a_store_knows_what_one_user_said_next(store: Store, alice: Speake
         while is_indexed and await store.search_index.advance(alice.agent.id):
             pass
     assert await texts(store, alice, ROT) == [JOINER, FLOOR]
-    assert await texts(store, alice, ROT, before=True) == [PLAN]
+    assert await texts(store, alice, ROT, looks_back=True) == [PLAN]
     gone = next(e for e in await alice.rows() if b"joiner" in (e.input or b""))
     await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
     assert await texts(store, alice, ROT) == [FLOOR]

@@ -614,9 +614,9 @@ async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
             case "search":
                 return await recall.search(agent, query, deadline_ms=10_000.0)
             case "most_telling":
-                return await recall.find_most_telling(agent, "What do you know about me?", opens=True)
+                return await recall.find_most_telling(agent, "What do you know about me?", is_opening=True)
             case "around":
-                return await recall.find_around(agent, 2, before=True)
+                return await recall.find_around(agent, 2, looks_back=True)
         return await recall.search_passages(agent, query, PassageFilter(), limit=5)
 
     with pytest.raises(Corrupt):

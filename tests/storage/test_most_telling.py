@@ -67,20 +67,20 @@ SMALL_TALK = (
 @each_row("text", ABOUT_ONESELF)
 def test_questions_about_oneself_name_nothing_and_ask_for_the_whole_memory(text: str) -> None:
     assert names_nothing(text)
-    assert asks_for_whole(text, opens=True)
+    assert asks_for_whole(text, is_opening=True)
     is_question = text[-1] in "?？؟"
-    assert asks_for_whole(text, opens=False) == is_question
+    assert asks_for_whole(text, is_opening=False) == is_question
 
 
 @each_row("text", GREETINGS)
 def test_a_greeting_asks_for_the_whole_memory_where_it_opens_a_conversation(text: str) -> None:
-    assert asks_for_whole(text, opens=True)
-    assert not asks_for_whole(text, opens=False)
+    assert asks_for_whole(text, is_opening=True)
+    assert not asks_for_whole(text, is_opening=False)
 
 
 @each_row("text", SMALL_TALK)
 def test_other_small_talk_does_not(text: str) -> None:
-    assert not asks_for_whole(text, opens=True)
+    assert not asks_for_whole(text, is_opening=True)
 
 
 @each_row(
@@ -156,7 +156,7 @@ async def alice(store: Store) -> Speaker:
 
 
 async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
-    found = await store.recall.find_most_telling(speaker.agent, query, opens=True, deadline_ms=10_000.0)
+    found = await store.recall.find_most_telling(speaker.agent, query, is_opening=True, deadline_ms=10_000.0)
     return [m.text for m in found]
 
 

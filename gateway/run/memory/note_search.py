@@ -175,7 +175,7 @@ class NoteSearch(Struct, frozen=True):
         return await self.store.recall.find_most_telling(
             context.agent,
             query,
-            opens=_opens_conversation(context),
+            is_opening=_opens_conversation(context),
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
             limit=choose_selection_limit(len(self.standing)),
@@ -187,7 +187,7 @@ class NoteSearch(Struct, frozen=True):
         return await self.store.recall.find_around(
             context.agent,
             message.seq,
-            before=before,
+            looks_back=before,
             numbers=context.snapshot.numbers,
             skip=self.visible.verbatim_seqs,
             limit=choose_hit_limit(self.budget),

@@ -116,7 +116,7 @@ class _TrialSearch(Struct, frozen=True):
         return await self.store.recall.find_most_telling(
             self.agent,
             query,
-            opens=True,
+            is_opening=True,
             limit=choose_selection_limit(self.standing_count),
             deadline_ms=_DEADLINE_MS,
         )
@@ -125,7 +125,7 @@ class _TrialSearch(Struct, frozen=True):
         return await self.store.recall.find_around(
             self.agent,
             message.seq,
-            before=before,
+            looks_back=before,
             limit=choose_hit_limit(self.recall_tokens),
             deadline_ms=_DEADLINE_MS,
         )

@@ -54,7 +54,7 @@ class RunEnds:
 
     def awaiting(self, run: Run) -> AbstractContextManager[None]:
         """Marks a run as one that a request waits for: a gateway that stops performs it nevertheless."""
-        return self._store.jobs.leases.awaiting(RUN_JOB, run.agent_row)
+        return self._store.jobs.leases.mark_awaited(RUN_JOB, run.agent_row)
 
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns the run as it is then. Raises: StoreError."""
