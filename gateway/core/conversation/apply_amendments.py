@@ -81,7 +81,6 @@ def _amend_reply(
 
 def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
     """Renews the offsets and path hashes of an exchange with a changed form, and of the loaded exchanges below it."""
-    hasher = plan.query.listing.hasher
     pending = [exchange]
     while pending:
         exchange = pending.pop()
@@ -89,7 +88,7 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
         if (parent := tree.find_parent(exchange)) is not None:
             offset, prior = count_atoms_to_end(parent), tree.find_prior(exchange)
         if exchange.reply is not None:
-            path_hash = hash_path_to(tree, exchange, hasher)
+            path_hash = hash_path_to(tree, exchange, plan.query.listing.hasher)
         exchange = tree.change(exchange.id, offset=offset, prior=prior, path_hash=path_hash)
         pending += tree.list_children(exchange)
 

@@ -317,14 +317,13 @@ class ExactSearch:
 
     def _leads_elsewhere(self, best: _Candidate) -> bool:
         """Returns whether the list begins word for word with the path of an exchange that is not on the best path."""
-        listing = self._query.listing
         own_path_hashes = {element.exchange.path_hash for element in best.elements}
         for _, occurrences in self._find_occurrences():
             before = [each for each in occurrences if each.end < best.span.first]
             listed_path_hashes = {
                 each.exchange.path_hash
                 for each in before
-                if each.exchange.path_hash == listing.hash_path(each.end + 1)
+                if each.exchange.path_hash == self._query.listing.hash_path(each.end + 1)
             }
             if listed_path_hashes:
                 return not listed_path_hashes & own_path_hashes

@@ -152,7 +152,6 @@ def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange 
     Returns None where a stored exchange may matter: then the tree has to be loaded. The exchange equals the one that
     `settle.finish` makes in an empty tree.
     """
-    query = plan.query
     matters = (
         tree.by_id
         or plan.is_off_record
@@ -161,7 +160,7 @@ def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange 
         or plan.follows_head
         or plan.conversation_row is not None
     )
-    if matters or query.listing.answered_count:
+    if matters or plan.query.listing.answered_count:
         return None
     exchange = finish_plain(plan, request_end)
     return replace(

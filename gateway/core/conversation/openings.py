@@ -49,10 +49,9 @@ def digest_opening(plan: Plan, at: float) -> Opening | None:
 
     at: the time at which the turn is written, in seconds since the epoch.
     """
-    exchange, messages = plan.exchange, plan.messages
-    if plan.match.match_point is not None or plan.query.is_named or not messages:
+    if plan.match.match_point is not None or plan.query.is_named or not plan.messages:
         return None
-    return _digest_exchange(exchange, messages[-1], at)
+    return _digest_exchange(plan.exchange, plan.messages[-1], at)
 
 
 def digest_openings(tree: Tree) -> list[Opening]:

@@ -105,13 +105,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     messages = [*pending, *(listing.messages[i] for i in continuation.new_indices)]
     exchange = draft_exchange(query, match_point, pending, continuation.new_indices)
     tree.contents.provide_messages(0, messages)
-    if match_point is not None:
-        conversation_row: int | None = match_point.conversation_row
-    elif query.is_named:
-        conversation_row = query.conversation_row
-    else:
-        opening = find_opening(tree, exchange, query)
-        conversation_row = opening.conversation_row if opening else None
+    conversation_row = _find_conversation_row(tree, query, exchange, match_point)
     rivals = find_rivals(tree, match_point, conversation_row)
     is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
@@ -131,6 +125,18 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         or repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )
+
+
+def _find_conversation_row(
+    tree: Tree, query: Query, exchange: Exchange, match_point: Exchange | None
+) -> int | None:
+    """Returns the row of the conversation that an exchange belongs to; None: it begins one."""
+    if match_point is not None:
+        return match_point.conversation_row
+    if query.is_named:
+        return query.conversation_row
+    opening = find_opening(tree, exchange, query)
+    return opening.conversation_row if opening else None
 
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:

@@ -125,7 +125,6 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     other exchange has (a caller typed and spoke at once). Their replies are not in the list, but their messages count.
     """
     chain = tree.list_path(tree.get(plan.exchange.parent))
-    listing = plan.query.listing
     heard_rows = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
     unanswered = [each for each in chain if _is_cancelled(each) and each.id not in heard_rows]
     siblings = [
@@ -135,7 +134,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
         if _is_cancelled(other) and not is_tombstone(other) and not other.redactions
     ]
     if siblings:
-        listed_atoms = set(listing.atoms)
+        listed_atoms = set(plan.query.listing.atoms)
         stored_atoms = {
             atoms
             for each in (plan.exchange, *unanswered, *(each for each in tree if each.ended is not None))

@@ -6,7 +6,7 @@ whole reply, a cut one or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import orjson
 from msgspec.structs import replace
@@ -54,35 +54,17 @@ def plan_step(
     """
     new_indices = tuple(range(len(query.listing)))
     exchange = draft_exchange(query, last_exchange, pending, new_indices)
-    length = len(exchange.inputs) + 1
+    exchange = replace(exchange, length=len(exchange.inputs) + 1)
     if last_exchange is not None:
         # The numbers go on without a gap, unless another conversation takes the next ones; the store checks that.
-        seq, prior = (
-            last_exchange.next_seq,
-            last_exchange.id if last_exchange.has_additions else last_exchange.prior,
-        )
         exchange = replace(
             exchange,
-            seq=seq,
+            seq=last_exchange.next_seq,
             gapless_from=last_exchange.gapless_from,
-            prior=prior,
-            length=last_exchange.length + length,
+            prior=last_exchange.id if last_exchange.has_additions else last_exchange.prior,
+            length=last_exchange.length + exchange.length,
         )
-    else:
-        exchange = replace(exchange, length=length)
     refused = find_refused_ids(tree.list_path(last_exchange))
-    omitted: Iterable[PathElement] = [
-        element
-        for element in tree.list_path_elements(last_exchange)
-        if element.exchange.id not in refused or is_result(element.atoms)
-    ]
-    if evicted is not None:
-        # The offset alone is not enough: an element without atoms has the same one as the element after it.
-        omitted = [
-            element
-            for element in omitted
-            if element.exchange.depth >= evicted.depth and element.offset >= evicted.offset
-        ]
     return Plan(
         query=query,
         match=Match(last_exchange),
@@ -90,10 +72,27 @@ def plan_step(
         conversation_row=conversation_row,
         exchange=replace(exchange, id=-1, conversation_row=conversation_row or 0),
         messages=[*pending, *query.listing.messages],
-        omitted=tuple(omitted),
+        omitted=tuple(_list_window(tree, last_exchange, refused, evicted)),
         pending=tuple(pending),
         refused_results=frozenset(refused),
     )
+
+
+def _list_window(
+    tree: Tree, last_exchange: Exchange | None, refused: Container[int], evicted: Evicted | None
+) -> Iterator[PathElement]:
+    """Yields the elements of a path that go upstream: refused exchanges have only their results.
+
+    refused: the ids of the exchanges that the upstream would refuse again.
+    evicted: the part of the path that has left the window.
+    """
+    for element in tree.list_path_elements(last_exchange):
+        # The offset alone is not enough: an element without atoms has the same one as the element after it.
+        is_in_window = evicted is None or (
+            element.exchange.depth >= evicted.depth and element.offset >= evicted.offset
+        )
+        if is_in_window and (element.exchange.id not in refused or is_result(element.atoms)):
+            yield element
 
 
 def find_refused_ids(path: Sequence[Exchange]) -> set[int]:

@@ -89,22 +89,9 @@ def draft_import(
     if not turns:
         return Unreadable("it has no message of the user", message_count)
     times = _date_messages(source, now)
-    exchanges: list[Exchange] = []
-    path_hash = b""
-    start = 0
-    for turn in turns:
-        end = start + turn.message_count
-        exchange = _make_exchange(
-            turn, times[start:end], hasher, path_hash, exchanges[-1] if exchanges else None
-        )
-        is_retained = (exchange.ended or exchange.begun) >= oldest
-        exchanges.append(exchange if is_retained else make_tombstone(exchange))
-        path_hash = exchange.path_hash
-        start = end
+    exchanges = _make_exchanges(turns, times, hasher, oldest)
     if all(exchange.state is State.FORGOTTEN for exchange in exchanges):
         return Unreadable("it is older than what is retained", message_count)
-    # Only the last exchange may be superseded by a later turn.
-    exchanges[-1] = replace(exchanges[-1], continued=False)
     messages = [
         atoms for exchange in exchanges for atoms in (*exchange.inputs, exchange.reply or ()) if atoms
     ]
@@ -272,6 +259,30 @@ def _group_turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
                 turn = _Turn()
             turn.inputs.append(message)
     return [*turns, turn] if has_question else []
+
+
+def _make_exchanges(
+    turns: Sequence[_Turn], times: Sequence[float], hasher: MessageHasher, oldest: float
+) -> list[Exchange]:
+    """Returns the exchanges of a conversation's turns; those that ended before `oldest` are tombstones.
+
+    times: the times of the messages, in seconds since the epoch.
+    """
+    exchanges: list[Exchange] = []
+    path_hash = b""
+    start = 0
+    for turn in turns:
+        end = start + turn.message_count
+        exchange = _make_exchange(
+            turn, times[start:end], hasher, path_hash, exchanges[-1] if exchanges else None
+        )
+        is_retained = (exchange.ended or exchange.begun) >= oldest
+        exchanges.append(exchange if is_retained else make_tombstone(exchange))
+        path_hash = exchange.path_hash
+        start = end
+    # Only the last exchange may be superseded by a later turn.
+    exchanges[-1] = replace(exchanges[-1], continued=False)
+    return exchanges
 
 
 def _make_exchange(

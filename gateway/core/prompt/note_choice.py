@@ -264,6 +264,16 @@ class _Draft:
     def has_room(self) -> bool:
         return self._room_tokens >= _MIN_LINE_TOKENS
 
+    @property
+    def _max_chars(self) -> int:
+        """The most characters of the next line.
+
+        Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
+        (Not for the order of events, where each event counts alike.)
+        """
+        is_shorter = self._room_tokens <= self._half_tokens and not self._is_order
+        return self._cut_chars // 2 if is_shorter else self._cut_chars
+
     def add(self, line: _Line) -> None:
         """Adds a line, or the best part of a long one, if it is new and has room."""
         message, text, folded = line
@@ -271,10 +281,7 @@ class _Draft:
             self.repeats.append(message.seq)
             return
         self._tried.add(folded)
-        # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
-        # (Not for the order of events, where each event counts alike.)
-        is_shorter = self._room_tokens <= self._half_tokens and not self._is_order
-        max_chars = self._cut_chars // 2 if is_shorter else self._cut_chars
+        max_chars = self._max_chars
         # Most candidates have no room any more, so their best part need not be found.
         if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _MAX_CHARS_PER_TOKEN * self._room_tokens:
             return

@@ -52,16 +52,17 @@ class OutcomeMaker(NamedTuple):
         client_finish_reason: the client's finish_reason; None: the upstream's.
         waiting: the calls that wait for an answer, as in `TurnOutcome`.
         """
-        draft, earlier = self.last_round.draft, self.earlier
+        finish_reason = self.last_round.draft.finish_reason
         # A call that was cut may be broken, and where steps are saved a client call could not be repaired.
-        is_cut = read_finish_reason(draft.finish_reason) in CUT_REASONS
+        is_cut = read_finish_reason(finish_reason) in CUT_REASONS
         client_calls = [] if self.terms.saves_steps and is_cut else self.last_round.client_calls
         shown_reply = self.last_round.make_shown_reply(client_calls)
         last_messages = self._list_last_messages(shown_reply, client_calls)
-        joined_reply = earlier.join_reply(shown_reply) if earlier.messages else shown_reply
-        full_reply = (*earlier.messages, *last_messages)
-        finish_reason = client_finish_reason or draft.finish_reason
-        outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish_reason, waiting)
+        joined_reply = self.earlier.join_reply(shown_reply) if self.earlier.messages else shown_reply
+        full_reply = (*self.earlier.messages, *last_messages)
+        outcome = self._make_outcome(
+            FINISHED, reason, full_reply, joined_reply, client_finish_reason or finish_reason, waiting
+        )
         if not self.terms.saves_steps:
             return FinishedTurn(outcome, outcome)
         return FinishedTurn(outcome, self._as_last_step(outcome, shown_reply, last_messages))

@@ -176,10 +176,10 @@ class NativeMessages(Struct, frozen=True):
             edited_message = _edit_message(message, dropped_results, notes.get(index))
             if edited_message is None:
                 continue
-            last_message = upstream_messages[-1] if ends_with_added and upstream_messages else None
-            if last_message is not None and last_message["role"] == edited_message.get("role") == "user":
+            added_message = upstream_messages[-1] if ends_with_added and upstream_messages else None
+            if added_message is not None and added_message["role"] == edited_message.get("role") == "user":
                 # The results of the gateway's tools and of the client's tools are one message, the gateway's first.
-                content = _join_results_first([last_message, edited_message])
+                content = _join_results_first([added_message, edited_message])
                 upstream_messages[-1] = {"role": "user", "content": content}
             else:
                 upstream_messages.append(edited_message)

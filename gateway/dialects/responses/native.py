@@ -131,9 +131,9 @@ class NativeResponsesRequest(Struct, frozen=True):
 
     def _with_named_replies(self, known_replies: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
         """Returns the input's messages with the replies that it only names; unknown replies are left out."""
-        input_start = self._first_input_index
         named_replies = {
-            each.index - input_start: known_replies.find_reply(memory, each.id) for each in self.references
+            each.index - self._first_input_index: known_replies.find_reply(memory, each.id)
+            for each in self.references
         }
         return [
             each._replace(message=message)
