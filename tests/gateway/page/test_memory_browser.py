@@ -254,6 +254,10 @@ def test_a_sentence_is_tried_and_a_reply_leads_to_its_words(browser: Browser, op
         page.get_by_role("searchbox", name="Try a sentence").fill("When does my train to Lyon leave?")
         page.get_by_role("button", name="Search memory").click()
         recalled = page.get_by_role("table", name="Recalled")
+        # The links of a row are as high as a finger needs them, as in the other lists.
+        box = recalled.get_by_role("link", name="Forget").first.bounding_box()
+        assert box is not None
+        assert box["height"] >= 24
         # As on the page of a request.
         assert "not to be mentioned" in page.get_by_role("table", name="Left out").inner_text()
         page.locator("summary", has_text="Scores").click()
