@@ -22,10 +22,10 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    seen: str
+    seen: str  # the application's version, or the month, in which the words were seen
     patterns: tuple[str, ...]  # alternatives, matched at the start of the message
-    where: Literal["user", "system"] = "user"
-    memory: Literal["off", "read"] = "off"
+    where: Literal["user", "system"] = "user"  # the role of the message with the words
+    memory: Literal["off", "read"] = "off"  # the request's use of memory
     is_passing: bool = False  # written in the user's place, and in no later list
 
     @property
@@ -88,11 +88,11 @@ class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Applications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All signatures, in the order in which they are tried."""
 
-    side_requests: tuple[KnownSideRequest, ...]
-    added: tuple[AddedText, ...]
-    in_place: tuple[TextInPlace, ...]
-    templates: tuple[QuestionTemplate, ...]
-    appended: tuple[AppendedText, ...]
+    side_requests: tuple[KnownSideRequest, ...]  # requests that applications make for themselves
+    added: tuple[AddedText, ...]  # texts next to a person's words
+    in_place: tuple[TextInPlace, ...]  # messages in the place of a person's message
+    templates: tuple[QuestionTemplate, ...]  # templates around a person's question
+    appended: tuple[AppendedText, ...]  # texts after a person's words
 
 
 def _read() -> Applications:

@@ -32,7 +32,7 @@ def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
 
 
 def without_text_before(message: Json, text: str) -> Json:
-    """Returns a message without the text that `with_text_before` put before its own, if it begins with that text."""
+    """Returns a copy of a message without the text that `with_text_before` put before its own, if it begins with it."""
     content = message.get("content")
     if isinstance(content, str) and content.startswith(text):
         return {**message, "content": content[len(text) :]}

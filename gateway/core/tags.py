@@ -122,7 +122,7 @@ def quote_name(name: str) -> str:
 
 
 def with_mark(note: str, mark: str) -> str:
-    """Returns a note with its mark replaced."""
+    """Returns a copy of a note with another mark. mark: the new mark."""
     return _MARKED_TAG.sub(f"<memory {mark}>", note)
 
 

@@ -97,5 +97,5 @@ def find_caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | N
 
 
 def without_trace(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Returns headers without the headers of a trace."""
+    """Returns a copy of headers without the headers of a trace."""
     return tuple(each for each in headers if each[0] not in (TRACEPARENT, _TRACESTATE))

@@ -34,12 +34,12 @@ def read_filler_spans(message: Mapping[str, Any]) -> list[FillerSpan]:
 
 
 def with_filler_spans(message: WireMessage, spans: Iterable[FillerSpan]) -> WireMessage:
-    """Returns the reply with a private field that has the spans of its fillers."""
+    """Returns a copy of the reply with a private field that has the spans of its fillers."""
     return with_private(message, fillers=[list(span) for span in spans] or None)
 
 
 def without_fillers(message: WireMessage) -> WireMessage:
-    """Returns the reply without its fillers."""
+    """Returns a copy of the reply without its fillers; the same message if it has no fillers."""
     if PRIVATE not in message or not (spans := read_filler_spans(message)):
         return message
     text = read_text(message)
@@ -51,7 +51,7 @@ def without_fillers(message: WireMessage) -> WireMessage:
 
 
 def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
-    """Returns a reply without fillers and thoughts. Other messages stay."""
+    """Returns a copy of a reply without fillers and thoughts. Another message is returned as it is."""
     if message.get("role") != "assistant":
         return message
     bare = without_fillers(message)
@@ -61,7 +61,7 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
 
 
 def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
-    """Returns the client's copy of a reply with the fillers of the stored reply, as far as both texts agree.
+    """Returns the client's reply with the fillers of the stored reply, as far as both texts agree.
 
     White space, punctuation and case make no difference: a spoken reply comes back as a transcript.
     """

@@ -66,13 +66,13 @@ class FullReply(Struct, frozen=True):
         return [call for call in calls if _read_text_arguments(call) is not None]
 
     def with_reply(self, message: WireMessage) -> FullReply:
-        """Returns the reply with another message of the model, which alone has text then."""
+        """Returns a copy of the reply with another message of the model, which alone has text then."""
         return self._with_messages(
             [message, *self.messages[1:]] if self.is_step else [*self.hidden_messages, message]
         )
 
     def with_text(self, text: str) -> FullReply:
-        """Returns the reply with the text in the model's message alone."""
+        """Returns a copy of the reply with the text in the model's message alone."""
         if self._ends_with_round:
             return self._with_messages(self.hidden_messages)
         return self.with_reply(_replace_message_text(self.reply, self.text_calls, text))
@@ -97,7 +97,7 @@ def _replace_message_text(
 
 
 def _with_argument(call: dict[str, Any], text: str) -> dict[str, Any]:
-    """Returns a call that sends another text."""
+    """Returns a copy of a call that sends another text."""
     arguments = {**(_read_text_arguments(call) or {}), _TEXT_ARGUMENT: text}
     return {**call, "function": {**call["function"], "arguments": orjson.dumps(arguments).decode()}}
 

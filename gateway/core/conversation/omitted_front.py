@@ -28,7 +28,7 @@ def find_omitted_front(
 def with_amendments(
     elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
-    """Returns a path with its replies, also cancelled ones, in the form in which they came back."""
+    """Returns a copy of a path with its replies, also cancelled ones, in the form in which they came back."""
     replies = {a.exchange_row: range(*a.reply) for a in amendments if a.reply}
     path: list[PathElement] = []
     for element in elements:

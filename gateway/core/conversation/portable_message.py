@@ -59,7 +59,7 @@ def is_empty_reply(message: Mapping[str, Any]) -> bool:
 
 
 def with_placeholder_text(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored message as every upstream takes it: an empty reply has a text that stands for it."""
+    """Returns a stored message; for an empty reply a copy with a text in its place, which each upstream takes."""
     return {**message, "content": NO_REPLY} if is_empty_reply(message) else message
 
 

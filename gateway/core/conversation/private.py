@@ -77,7 +77,7 @@ def with_private(message: WireMessage, **fields: Any) -> WireMessage:
 
 
 def with_transcript(reply: WireMessage) -> WireMessage:
-    """Returns a reply as it is stored: the text of a spoken reply is its transcript.
+    """Returns a copy of a spoken reply with its transcript as its text, as it is stored; another reply as it is.
 
     The sound is not stored. Its provider knows the sound by an id for an hour.
     """
@@ -90,14 +90,14 @@ def with_transcript(reply: WireMessage) -> WireMessage:
 
 
 def without_private(message: WireMessage) -> WireMessage:
-    """Returns the message as it goes upstream."""
+    """Returns a copy of the message without its private fields; the same message if it has no such fields."""
     if PRIVATE not in message:
         return message
     return {key: value for key, value in message.items() if key != PRIVATE}
 
 
 def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
-    """Returns a copy of the message without these private fields."""
+    """Returns a copy of the message without some of its private fields. names: the fields to leave out."""
     remaining = {name: value for name, value in read_private(message).items() if name not in names}
     bare = without_private(message)
     return {**bare, PRIVATE: remaining} if remaining else bare
@@ -110,7 +110,7 @@ def read_private(message: Mapping[str, Any]) -> PrivateFields:
 
 
 def with_response_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
-    """Returns the client's copy of a reply with the fields of the stored reply that belong to its id."""
+    """Returns a copy of the client's reply with the fields of the stored reply that belong to its id."""
     private: Mapping[str, Any] = read_private(stored)
     return with_private(message, **{name: private.get(name) for name in _RESPONSE_FIELDS})
 

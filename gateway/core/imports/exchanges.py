@@ -216,7 +216,7 @@ def _refill_stubs(
 
 
 def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -> Exchange:
-    """Returns an exchange without the messages that were forgotten, and without the answers to them."""
+    """Returns a copy of an exchange without the forgotten messages, and without the answers to them."""
     if not forgotten_hashes or exchange.state is State.FORGOTTEN:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")

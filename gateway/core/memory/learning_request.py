@@ -57,7 +57,7 @@ for something to be remembered as a rule, note that the user said so ("User said
 
 
 def with_human(blocks: Sequence[Block]) -> list[Block]:
-    """Returns a list of the blocks with the block `human`, which is stored when it is first written to."""
+    """Returns a copy of the blocks that has the block `human`, which is stored when it is first written to."""
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 

@@ -74,7 +74,7 @@ class Composition(Struct):
     shown: dict[int, Shown] = msgspec.field(default_factory=dict)
 
     def without_notes(self) -> Composition:
-        """Returns the composition without its notes."""
+        """Returns a copy of the composition without its notes."""
         inserted = [
             replace(each, message=without_text_before(each.message, each.note), note="")
             if each.note
@@ -84,7 +84,7 @@ class Composition(Struct):
         return replace(self, inserted=inserted, notes={}, note_tokens=0)
 
     def without_results(self, *, is_after_last_reply: bool) -> Composition:
-        """Returns the composition without the results of tools before its last reply; itself if it has none.
+        """Returns a copy without the results of tools before the last reply; itself if it has no such results.
 
         is_after_last_reply: the results after the last reply are left out instead.
         """

@@ -119,7 +119,7 @@ def _make_missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMes
 
 
 def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
-    """Returns a reply with more calls, and with readable arguments if it is stored. late: the additional calls."""
+    """Returns a copy of a reply with more calls; a stored reply has readable arguments. late: the additional calls."""
     if reply.list_index is not None and not late:
         return reply
     message = reply.content.message

@@ -233,7 +233,7 @@ def _render_or_keep(
 
 
 def _with_changes(sent: SentSection, parts: SectionParts, shown_after: Shown, *, takes_note: bool) -> Section:
-    """Returns a section with the changes of blocks that the request's note has to state."""
+    """Returns the section as it was sent, with the changes of blocks that the request's note has to state."""
     shown = combine_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
     changes: tuple[str, ...] = ()
     if takes_note:

@@ -20,12 +20,12 @@ _MARK: Final = b'"usage"'
 
 
 def without_null_usage(event: bytes) -> bytes:
-    """Returns an event without a usage that is null."""
+    """Returns a copy of an event without a usage that is null; the same bytes if it has no such usage."""
     return _NO_USAGE.sub(b"", event) if _MARK in event else event
 
 
 def without_usage(events: bytes) -> bytes:
-    """Returns whole events without the additions that the request for the usage has caused."""
+    """Returns a copy of whole events without the additions that the request for the usage has caused."""
     if _MARK not in events:
         return events
     events = without_null_usage(events)

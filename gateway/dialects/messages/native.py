@@ -28,9 +28,9 @@ from gateway.dialects.messages.content import THOUGHT_TYPES
 from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.native_thoughts import (
     allow_other_prefix,
+    drop_refused_thinking,
     drop_thoughts,
     has_thoughts,
-    without_refused_thinking,
 )
 
 _CHOICE_TYPES: Final = {"none": "none", "auto": "auto", "required": "any"}
@@ -85,7 +85,7 @@ class NativeMessages(Struct, frozen=True):
         betas: Sequence[str] = ()
         consumed: Sequence[str] = ()
         if changes.is_fallback:
-            change = without_refused_thinking(self.json, model)
+            change = drop_refused_thinking(self.json, model)
             members |= change.members
             consumed = change.left_out
             if has_thoughts(messages):

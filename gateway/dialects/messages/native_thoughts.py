@@ -43,7 +43,7 @@ def drop_thoughts(body: Json, messages: Sequence[Json]) -> Json:
     return members
 
 
-def without_refused_thinking(body: Json, model: str) -> ThinkingChange:
+def drop_refused_thinking(body: Json, model: str) -> ThinkingChange:
     """Returns the change that leaves out the settings of thinking that a model refuses."""
     members: Json = {}
     left_out: list[str] = []
