@@ -36,7 +36,7 @@ class Definition(Struct, frozen=True):
     # The row in `agents` that the definition has or belongs to; 0: none.
     memory_row: int
     name: str
-    # Rises with every change.
+    # A number that rises with every change.
     version: int
     created: float
     updated: float

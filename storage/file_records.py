@@ -28,8 +28,10 @@ class StoredFile(Struct, frozen=True):
     uid: str
     memory_row: int
     state: FileState
-    # How long the file was; its text lies in passages.
+    # The size of the file; its text lies in passages.
     bytes: int
+    # When the file was uploaded, in seconds since the epoch.
     created: float
+    # The media type.
     type: str
     name: str

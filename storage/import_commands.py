@@ -24,7 +24,7 @@ class MatchedExchange(Struct, frozen=True):
 
 
 class ImportPool(Struct, frozen=True):
-    """All that is stored and may matter to an imported conversation."""
+    """The stored exchanges that may matter to an imported conversation."""
 
     # The conversation that was imported under the same id; None: no conversation was.
     conversation_row: int | None = None
@@ -36,7 +36,7 @@ class ImportPool(Struct, frozen=True):
 
 
 class MessageCounts(NamedTuple):
-    """How many of an import's messages are new to a memory, stored there already, and left out."""
+    """The numbers of an import's messages that are new to a memory, stored there already, and left out."""
 
     new: int
     known: int
@@ -58,7 +58,7 @@ class ImportChange(Struct, frozen=True):
     conversation_row: int | None = None
     # Exchanges of an undone import that have their words again, by their position in the conversation.
     fill: Mapping[int, Exchange] = {}
-    # Exchanges that the first of the added ones replaces.
+    # Exchanges that the first of the added exchanges replaces.
     superseded: Sequence[Exchange] = ()
 
 
@@ -68,7 +68,7 @@ class ImportWrite(Struct, frozen=True):
     agent: Agent
     # The import's row.
     row: int
-    # The conversation's messages are learned from.
+    # Facts and blocks are learned from the conversation's messages.
     learns: bool
     # The conversation's id in its source, which becomes the client's id; None: the conversation has none.
     key: str | None

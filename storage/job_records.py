@@ -35,11 +35,13 @@ class Job(Struct, frozen=True):
     # The agent's epoch when the job was made; on another epoch it commits nothing.
     epoch: int
     state: JobState
-    # Rises with every claim, and only the newest attempt can commit.
+    # The number of the present attempt, which rises with every claim. Only the newest attempt can commit.
     attempt: int
     # The attempts that count towards the dead letter.
     tries: int
+    # When the job may begin, in seconds since the epoch.
     due: float
+    # When the job was made, in seconds since the epoch.
     created: float
     # The reason why the last attempt failed, without content.
     error: str | None = None
@@ -48,8 +50,10 @@ class Job(Struct, frozen=True):
 class JobStep(Struct, frozen=True):
     """A step that a job has performed."""
 
+    # The id of the job.
     job: int
     name: str
+    # When the step was performed.
     at: float
-    # The bytes of its result.
+    # The bytes of the step's result.
     size: int

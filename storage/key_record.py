@@ -14,26 +14,26 @@ class Key(Struct, frozen=True):
     """A gateway key. Only its SHA-256 is stored."""
 
     id: int
-    # "" of an operator's key: all projects.
+    # The project of the key; "": an operator's key, for all projects.
     project: str
     name: str
     # The beginning of the secret, which `keys list` shows.
     prefix: str
     created: float
     revoked: float | None = None
-    # The mode of its requests that ask for none; None: as the settings say.
+    # The mode of memory for requests that ask for none; None: the mode of the settings.
     memory: str | None = None
-    # All that it opens: "metrics", OPERATOR, OPERATOR_READ; None: the API.
+    # The part of the gateway that the key opens: "metrics", OPERATOR, OPERATOR_READ; None: the API.
     opens: str | None = None
-    # When it was last presented, to within an hour; None: never.
+    # When the key was last presented, to within an hour; None: never.
     used: float | None = None
     # The time from which on the key opens nothing; None: the key does not expire.
     expires: float | None = None
-    # Patterns of the model names that it may ask for; None: all.
+    # Patterns of the model names that the key may ask for; None: all.
     models: tuple[str, ...] | None = None
-    # The user of all its requests; None: each request names its own.
+    # The user of all requests with the key; None: each request names its own user.
     user: str | None = None
-    # Until then the secret before its last rotation is valid.
+    # The time until which the secret before the last rotation is valid; None: the key was not rotated.
     rotated_until: float | None = None
 
     @property

@@ -12,8 +12,9 @@ class FoundLink(Struct, frozen=True):
 
     memory_uid: str
     scope: Scope
-    # Seconds since the epoch.
+    # When the link ends, in seconds since the epoch.
     expires_at: float
+    # The names of the rights that the link gives.
     rights: tuple[str, ...]
     # Since when the memory is paused, in seconds since the epoch; None: it is not paused.
     paused_at: float | None

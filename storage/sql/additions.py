@@ -1,6 +1,6 @@
 """Erases additions of the gateway to turns that may quote forgotten content: notes, hidden rounds, results of calls.
 
-It knows when and where something is gone; whether a text quotes it, the store's `Rules` say.
+This module knows when and where content was erased; the store's `Rules` decide whether a text quotes it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Gone(Struct, frozen=True):
     """The part of a memory that is being forgotten, as the table `marks` has it."""
 
     erased: Erased
-    # The lowest message number (`seq`) of the erased exchanges; 0: no exchange was, only passages, facts or blocks, of
-    # which any exchange of the memory may have known.
+    # The lowest message number (`seq`) of the erased exchanges; 0: only passages, facts or blocks were erased, which
+    # any exchange of the memory may have known.
     first_seq: int
-    # When the earliest of them began, in seconds since the epoch.
+    # When the earliest of the erased exchanges began, in seconds since the epoch.
     begun_at: float
-    # The lowest erased number in each conversation; for a fork it may be one in the past that it shares.
+    # The lowest erased number in each conversation; a fork's may be in the past that it shares.
     lowest_by_conversation: Mapping[int, int]
     # The exchanges are of other agents, which know this memory only from shared blocks.
     is_foreign: bool = False
@@ -140,7 +140,7 @@ async def _erase_quotes(
 
 
 async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
-    """Returns the part of a memory that is being forgotten; None if nothing of it can be quoted."""
+    """Returns the part of a memory that is being forgotten; None: the part has nothing that can be quoted."""
     erased = [_ErasedExchange(*row) for row in await connection.fetch_rows(SQL["touched"], (agent_row,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
     days = {int(day) for (day,) in await connection.fetch_rows(SQL["gone_days"], (agent_row,))}

@@ -32,13 +32,13 @@ AGENT_COLUMNS = 11
 
 
 def make_agent_record(row: Row) -> Agent:
-    """Makes the record of a row of the piece `agent`."""
+    """Returns the record of a row of the piece `agent`."""
     id, uid, project, profile, subject, *rest = row
     return Agent(id, uid, Scope(project, profile, subject), *rest)
 
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
-    """Returns the agent of a scope, with its present numbers; None where it is not stored."""
+    """Returns the agent of a scope, with its present numbers; None: the agent is not stored."""
     row = await connection.fetch_row(SQL["agent_find"], scope)
     return None if row is None else make_agent_record(row)
 
@@ -50,13 +50,13 @@ async def find_agent_by_id(connection: Connection, id: int) -> Agent | None:
 
 
 async def find_numbers(connection: Connection, id: int) -> AgentNumbers | None:
-    """Returns an agent's numbers; None where it is gone."""
+    """Returns an agent's numbers; None: the agent is gone."""
     row = await connection.fetch_row(SQL["agent_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
 
 async def find_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers | None:
-    """Returns an agent's present numbers; None if it is gone.
+    """Returns an agent's present numbers; None: the agent is gone.
 
     After a copy was restored into the database its row may be that of another agent.
     """
@@ -65,7 +65,7 @@ async def find_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers 
 
 
 async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
-    """Returns an agent's numbers, which only this transaction can raise until it ends; None if the agent is gone."""
+    """Returns an agent's numbers, which only this transaction can raise until it ends; None: the agent is gone."""
     row = await connection.fetch_row(SQL["lock_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
@@ -73,13 +73,13 @@ async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
 async def pause_agent(connection: Connection, agent_row: int, since: float | None) -> bool:
     """Pauses a memory since a time, or resumes it (None).
 
-    Returns False if that changes nothing: it is paused, or not paused, already, or the memory is gone.
+    Returns False if nothing changes: the memory is paused, or not paused, already, or is gone.
     """
     return await connection.run(SQL["pause"], (agent_row, since)) > 0
 
 
 async def find_or_create_agent(connection: Connection, draft: Agent) -> Agent:
-    """Returns the agent that a scope has already, or else stores a draft of it. The two have different secrets.
+    """Returns the stored agent of a scope, or else stores the draft. The two have different secrets.
 
     Raises: WriteConflict: the public id is taken.
     """
@@ -91,7 +91,7 @@ async def find_or_create_agent(connection: Connection, draft: Agent) -> Agent:
         return replace(draft, id=row[0])
     existing = await find_agent(connection, scope)
     if existing is None:
-        # Only a uid can have collided, and those are random.
+        # Only a uid can have collided, and uids are random.
         raise WriteConflict(f"agent uid {draft.uid} is taken")
     return existing
 
@@ -103,7 +103,7 @@ async def find_or_create_with_blocks(
     shared_blocks: Iterable[Block],
     at: float,
 ) -> Agent:
-    """Returns the agent that a scope has already, or else stores a draft of it with its blocks."""
+    """Returns the stored agent of a scope, or else stores the draft with its blocks."""
     agent = await find_or_create_agent(connection, draft)
     if agent.secret == draft.secret:
         await ensure_blocks(connection, agent.id, own_blocks, at)
@@ -112,7 +112,7 @@ async def find_or_create_with_blocks(
 
 
 async def take_seq(connection: Connection, agent_row: int) -> int:
-    """Returns the next number of the agent's order, which is then used. Raises: NotFound."""
+    """Takes the next number of a memory, and returns it. Raises: NotFound."""
     seq = await connection.fetch_value(SQL["agent_take_seq"], (agent_row,))
     if seq is None:
         raise NotFound(f"there is no agent {agent_row}")
@@ -120,7 +120,7 @@ async def take_seq(connection: Connection, agent_row: int) -> int:
 
 
 async def set_indexed(connection: Connection, agent_row: int, seq: int) -> None:
-    """Notes that the search index has come up to and including this number."""
+    """Notes the last number that the search index has."""
     await connection.run(SQL["agent_indexed"], (seq, agent_row))
 
 
@@ -168,7 +168,7 @@ class Agents:
         return agent
 
     async def find_by_uid(self, uid: str) -> Agent | None:
-        """Returns the agent with a public id, with its present numbers; None where there is none."""
+        """Returns the agent with a public id, with its present numbers; None: there is no such agent."""
 
         async def read(connection: Connection) -> Agent | None:
             id = await connection.fetch_value(SQL["agent_of_uid"], (uid,))
@@ -181,7 +181,7 @@ class Agents:
         return await self._database.read(lambda connection: find_agent_by_id(connection, id))
 
     async def exists(self, id: int) -> bool:
-        """Returns whether there is an agent of a row: it was not forgotten."""
+        """Returns whether the agent of a row is stored, and was not forgotten."""
         return await self.find_by_id(id) is not None
 
     def make_draft(self, scope: Scope) -> Agent:
@@ -203,7 +203,7 @@ class Agents:
     async def find_or_draft(self, scope: Scope, *, must_exist: bool = False) -> Agent:
         """Returns the scope's agent, or a draft of the agent that begins with its first turn.
 
-        must_exist: the agent was made over REST, so that no turn may begin it.
+        must_exist: True if the agent was made over REST, so that no turn may begin it.
 
         Raises: NotFound if it must exist and does not.
         """

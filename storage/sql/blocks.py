@@ -34,14 +34,14 @@ class RestoredVersion(NamedTuple):
 
     version: int
     value: str
-    # A JSON list of the rows of exchanges.
+    # The rows of the exchanges that the value came from, as a JSON list.
     sources: bytes
 
 
 class OwnedBlock(NamedTuple):
     """A block that an agent may see, and its owner."""
 
-    # 0: the agent's own; 1: its profile's; from 2 on: the position of an attached block.
+    # The owner: 0: the agent; 1: its profile; from 2 on: another owner, by the position among the attached blocks.
     owner: int
     block: Block
 
@@ -102,8 +102,8 @@ async def insert_version(
 ) -> int:
     """Adds a version to a block's history. Returns its row, which the block does not point to yet.
 
-    sources: the exchanges that the value came from, as JSON.
-    restores: the version that this one restores.
+    sources: the rows of the exchanges that the value came from, as JSON.
+    restores: the earlier version that this version restores; None: it restores none.
     """
     values = (block_row, version, restores, at, origin, exchange_row, sources, value)
     return int(await connection.fetch_value(SQL["block_history_insert"], values))
@@ -126,8 +126,8 @@ async def write_block(
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
 
-    is_bounded: the value may not be longer than the block's limit.
-    room: bytes that are reserved for sources, if they are added later: then the row must not grow.
+    is_bounded: True if the value may not be longer than the block's limit.
+    room: the bytes that are reserved for sources which are added later, when the row must not grow.
     by: the agent that writes, as it was read. If something of its memory was forgotten since, which the value may
         quote, the write is a conflict.
     """
@@ -187,7 +187,7 @@ async def undo_block(
 ) -> Block:
     """Brings back the value before the last change; a second undo brings back the value before that.
 
-    version: the version that the caller read, or None for any.
+    version: the version that the caller read; None: any.
 
     Raises: NotFound, WriteConflict, BlockOverLimit.
 
@@ -258,7 +258,7 @@ class Blocks(StoreGroup):
 
 
 def make_revision(row: Row) -> Revision:
-    """Makes the record of a row of the table `block_history`."""
+    """Returns the record of a row of the table `block_history`."""
     version, restores, at, origin, exchange_row, sources, value = row
     return Revision(
         version=version,

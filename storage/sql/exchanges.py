@@ -102,8 +102,8 @@ async def find_snapshot(
 def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: Row, at: float | None) -> None:
     """Adds a row of a kind that the statements `memory_snapshot` and `head` (stored_paths.sql) have in common.
 
-    blocks: is added to, for `complete_snapshot`.
-    at: the row's time.
+    blocks: the blocks so far, for `complete_snapshot`; a block is added.
+    at: the time in the row; None: rows of this kind have none.
     """
     match row[0]:
         case "section":
@@ -135,7 +135,7 @@ def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> Non
 
 
 async def find_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
-    """Returns an agent's numbers; None where its snapshots are not cached: it is gone, or its profile shares blocks."""
+    """Returns an agent's numbers; None: its snapshots are not cached, as it is gone or its profile shares blocks."""
     scope = agent.scope
     row = await connection.fetch_row(
         SQL["cacheable_numbers"], (agent.id, scope.project, scope.profile, scope.subject)
@@ -150,13 +150,13 @@ async def load_pool(
     conversation_row: int | None,
     since: int | None = None,
 ) -> list[Exchange]:
-    """Returns all exchanges that may matter, parents before their children.
+    """Returns all exchanges that may matter to a request, parents before their children.
 
     They are skeletons, except for the last messages, unless the probes ask for contents.
 
     conversation_row: the row of the only conversation that matters; None: it is not known. If the probes name a
         conversation, no other matters, even if it is unknown.
-    since: the first exchanges of conversations matter, too, if their number is at least this; None: they do not.
+    since: the number from which on first exchanges of conversations matter, too; None: no further ones matter.
     """
     if probes.key is not None or conversation_row is not None:
         rows = []
@@ -173,29 +173,29 @@ async def load_pool(
 
 
 async def find_exchange(connection: Connection, agent_row: int, id: int) -> Exchange | None:
-    """Returns an exchange with all its content; None: the agent has none with this id."""
+    """Returns an exchange with all its content; None: the agent has no exchange with this id."""
     row = await connection.fetch_row(SQL["exchange_get"], (id, agent_row))
     return None if row is None else make_exchange_with_content(row)
 
 
 class KeyedConversation(NamedTuple):
-    """A conversation that a client's id has led to."""
+    """A conversation that was found by the client's id."""
 
     conversation_row: int
-    # When it last moved, in seconds since the epoch.
+    # When the conversation last moved, in seconds since the epoch.
     last_at: float
 
 
 async def find_keyed_conversation(
     connection: Connection, agent_row: int, key: str
 ) -> KeyedConversation | None:
-    """Returns the conversation with this id of the client's."""
+    """Returns the conversation with this id of the client's; None: there is none."""
     row = await connection.fetch_row(SQL["conversation_of"], (agent_row, key))
     return None if row is None else KeyedConversation(*row)
 
 
 async def find_conversation_uid(connection: Connection, agent_row: int, conversation_row: int) -> str | None:
-    """Returns the public id of a conversation; None where it is gone."""
+    """Returns the public id of a conversation; None: the conversation is gone."""
     return await connection.fetch_value(SQL["conversation_uid"], (conversation_row, agent_row))
 
 
@@ -293,7 +293,7 @@ async def add_exchange(
         SQL["exchange_add"],
         (*make_row_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
     )
-    assert row is not None  # it is inserted, or an error is raised
+    assert row is not None  # the row is inserted, or an error is raised
     return AddedExchange(*row)
 
 

@@ -39,13 +39,13 @@ _MAX_NAMING_FACTS = 1_000
 
 
 async def _find_fact(connection: Connection, agent_row: int, seq: int) -> Fact | None:
-    """Returns the fact with this number, true or not; None where there is none."""
+    """Returns the fact with this number, true or not; None: there is no such fact."""
     row = await connection.fetch_row(SQL["at"], (agent_row, seq))
     return None if row is None else _make_fact(row)
 
 
 class Facts(GrowingGroup):
-    """Facts that were learned."""
+    """Reads and writes of facts."""
 
     find = reads(as_method(_find_fact))
 
@@ -62,8 +62,8 @@ class Facts(GrowingGroup):
     ) -> list[Fact]:
         """Returns a page of facts, newest first.
 
-        is_all: include facts that are no longer true.
-        as_of: return the facts that were true at this time.
+        is_all: True to include facts that are no longer true.
+        as_of: the time at which the facts were true; None: now.
         before: the number of the last fact on the previous page.
         """
         if as_of is not None:
@@ -110,9 +110,9 @@ class Facts(GrowingGroup):
     async def find_existing(
         self, connection: Connection, facts: Collection[tuple[str, int]]
     ) -> set[tuple[str, int]]:
-        """Returns those of some facts that are there, true or not.
+        """Returns the facts among these that are stored, true or not.
 
-        facts: the uid of the memory and the number of each.
+        facts: the uid of the memory and the number of the fact, for each fact.
         """
         wanted = sorted(facts)
         existing: set[tuple[str, int]] = set()
@@ -132,7 +132,7 @@ class Facts(GrowingGroup):
     async def mute(
         self, connection: Connection, agent_row: int, seq: int, at: float, *, is_muted: bool
     ) -> Fact:
-        """Mutes a fact, which then stays in lists and reaches no model, or unmutes it. Raises: NotFound."""
+        """Mutes or unmutes a fact. A muted fact stays in lists and reaches no model. Raises: NotFound."""
         await connection.lock(agent_row)
         if is_muted:
             await mute_fact(connection, agent_row, seq, at)

@@ -5,8 +5,8 @@ The database holds all of this. An agent's numbers (`AgentNumbers`) show which p
 date, also after writes of other processes. When a number has risen, so much is read again:
 
     epoch        everything: something was forgotten, or the memory was paused or resumed
-    indexed_seq  chunks of the index written since; everything, if one of these chunks was in a segment
-    stamp        the same chunks, and all messages that are not indexed; those that queries have read are dropped
+    indexed_seq  chunks of the index written since; everything, if a chunk of a segment was written
+    stamp        the same chunks, and all messages that are not indexed; messages read by queries are dropped
     next_seq     messages written since, unless the query leaves them out anyway
 
 `stamp` rises with changes of searchable texts that take no new number: an exchange that is replaced, a fact that
@@ -45,7 +45,7 @@ from storage.store_rules import Rules
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
 # that are not indexed, 13 kB; of two, 5 kB. A process with its cached snapshots and lists then takes some 150 MB.
 CACHE_BYTES = 21 << 20
-# Besides, those that have segments in their indexes: one of a million messages takes 18 MB.
+# The bytes of memories with segments in their indexes, besides: a memory of a million messages takes 18 MB.
 LARGE_BYTES = 40 << 20
 # The bytes that the messages read by queries may take in one memory.
 _READ_BYTES = 2 << 20
@@ -67,7 +67,7 @@ class MemoryChanges(Struct, frozen=True):
     terms: Sequence[Row]
     # Messages, passages and facts that are not indexed.
     unindexed: Sequence[Message] = ()
-    # The segments of the index by number. The first reading alone has them.
+    # The segments of the index by number. Only the first read has them.
     segments: Mapping[int, StampedDocuments] = {}
 
 
@@ -92,11 +92,11 @@ class CachedMemory:
 
     agent_row: int
     index: Index = field(default_factory=Index)
-    # The agent's numbers for which all of this is right; None: nothing was read yet.
+    # The agent's numbers for which all fields are right; None: nothing was read yet.
     numbers: AgentNumbers | None = None
     # From this number on nothing is read.
     unread_from: int = 0
-    # Messages, passages and facts that are not indexed, by seq.
+    # Messages, passages and facts that are not indexed, by their numbers.
     unindexed: dict[int, Message] = field(default_factory=dict)
     # The messages of `unindexed` with counted terms.
     tail: Tail = field(default_factory=Tail)
@@ -124,7 +124,7 @@ class CachedMemory:
     def needs_no_read(self, current: AgentNumbers, skip: range) -> bool:
         """Returns whether nothing has to be read before a query.
 
-        current: the agent's numbers as they are now.
+        current: the agent's present numbers.
         skip: numbers of messages that the query leaves out.
 
         Nothing has to be read into a full memory either, which lacks the newest messages until they are indexed.
@@ -140,7 +140,7 @@ class CachedMemory:
     def list_all_messages(self, current: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all messages but those in `skip`; None: some of them would have to be read.
 
-        current: the agent's numbers as they are now.
+        current: the agent's present numbers.
         """
         if current.indexed_seq or self._is_full or not self.needs_no_read(current, skip):
             return None
@@ -173,7 +173,7 @@ class CachedMemory:
     ) -> _Unindexed:
         """Returns the messages, passages and facts that are not indexed.
 
-        start: exchanges are read from this number on, and earlier ones if they were changed since.
+        start: the number from which on exchanges are read; earlier exchanges are read if they were changed since.
         """
         rows = await load_shown_unread(
             connection, self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS
@@ -188,7 +188,7 @@ class CachedMemory:
                 gapless_end = exchange.next_seq
         is_full_page = len(following) == _MAX_UNINDEXED_ROWS
         end = following[-1].next_seq if is_full_page else max(current.next_seq, gapless_end)
-        # Numbers that no exchange has are those of passages and facts.
+        # Numbers that no exchange has belong to passages and facts.
         if gapless_end < current.next_seq:
             passages_and_facts = await load_passages_and_facts_since(
                 connection, self.agent_row, start, _MAX_UNINDEXED_ROWS
@@ -201,7 +201,7 @@ class CachedMemory:
         return _Unindexed(min([end, *open_seqs]), messages)
 
     def is_outdated_by(self, changes: MemoryChanges) -> bool:
-        """Returns whether all has to be read again: a segment is gone."""
+        """Returns whether the whole memory has to be read again, since a segment is gone."""
         return self.index.is_outdated_by(chunk for chunk, _, _ in changes.terms)
 
     def apply(self, changes: MemoryChanges) -> bool:
@@ -243,9 +243,9 @@ class CachedMemory:
         self.tail, self.uncounted = Tail(), list(self.unindexed.values())
 
     def add_exchange(self, exchange: Exchange, rules: Rules) -> None:
-        """Adds an exchange that was just committed, or does nothing if the exchange has to be read from the database.
+        """Adds an exchange that was just committed; does nothing if the exchange has to be read from the database.
 
-        That is so if the exchange does not follow the cached ones, is open, or brings messages made elsewhere.
+        An exchange has to be read if it does not follow the cached exchanges, is open, or has messages made elsewhere.
         """
         if (
             self.numbers is None
@@ -291,7 +291,7 @@ class CachedMemory:
         return CachedMessages(messages, unread)
 
     def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
-        """Caches messages that were read because a query found them; a hidden one is None."""
+        """Caches messages that were read because a query found them; None: the message is hidden."""
         self.has_grown = True
         for seq, message in messages.items():
             if seq in self.read_messages:
@@ -302,14 +302,14 @@ class CachedMemory:
             self._read_bytes -= _measure_message(self.read_messages.pop(next(iter(self.read_messages))))
 
     def _as_read(self, message: Message) -> Message:
-        """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""
+        """Returns a message as it is read by its number: without a `previous` of another exchange."""
         before = None if message.previous is None else self.unindexed.get(message.previous)
         is_known = before is not None and before.exchange_row == message.exchange_row
         return message if is_known else replace(message, previous=None)
 
 
 class _SizedCache:
-    """The memories used last, up to a limit in bytes. The newest stays even if it alone is over the limit."""
+    """The memories used last, up to a limit in bytes. The newest memory stays even if it is over the limit alone."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -402,7 +402,7 @@ class MemoryCache:
         self._drop_memory(agent_row)
 
     def clear(self) -> None:
-        """Drops all, and the words of messages as well."""
+        """Drops all memories, and the cached words of messages as well."""
         clear_words()
         self.vectors.clear()
         self.drop_count += 1

@@ -1,6 +1,6 @@
-"""Loads memories into the cache for searches: their indexes, their newest messages, and the messages that were found.
+"""Loads memories into the cache for searches: their indexes, their newest messages, and the messages of hits.
 
-A load reads the agent's numbers first, then what has changed since the cached numbers (storage/sql/memory_cache.py).
+A load reads the agent's numbers first, then the changes since the cached numbers (storage/sql/memory_cache.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_READS = 3
 
 @asynccontextmanager
 async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
-    """Ends what runs in it at the deadline. Raises: TooSlow."""
+    """Ends the code within the context at the deadline. Raises: TooSlow."""
     try:
         async with asyncio.timeout(deadline_ms / 1000):
             yield
@@ -64,9 +64,9 @@ class MemoryLoader:
     async def load(
         self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float
     ) -> CachedMemory | None:
-        """Returns the memory as it is now; None if it is gone.
+        """Returns the memory as it is now; None: the memory is gone.
 
-        numbers: the agent's numbers, if they were read just now; None: `load` reads them.
+        numbers: the agent's numbers, if the caller has just read them; None: `load` reads them.
         skip: numbers of messages that the query leaves out.
         """
         read_numbers = partial(find_numbers_of, agent=agent)
@@ -89,7 +89,7 @@ class MemoryLoader:
                     continue  # another search has updated the memory meanwhile
             if memory is None:
                 return None
-            # A memory that was read before a forgetting may hold what was forgotten, so it is not cached.
+            # A memory that was read before a forgetting may hold forgotten content, so it is not cached.
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
             # A read that another search began may lack the newest messages. Then the memory is read again.
@@ -128,8 +128,8 @@ class MemoryLoader:
 
         The read goes on after its callers have given up. Otherwise the next search would be too slow as well.
 
-        key: names what is read.
-        cache: is called with the result in any case; left out if `read` itself caches the result.
+        key: the key of the read: reads of the same content have the same key.
+        cache: a function that caches the result, called in any case; left out if `read` itself caches the result.
         """
         task = self._long_reads.get(key)
         if task is None:
@@ -153,11 +153,11 @@ class MemoryLoader:
         *,
         only_strong: bool = False,
     ) -> SearchableMemory | None:
-        """Returns what a search for a query reads; None if the memory is gone.
+        """Returns the memory and the buckets that a search for a query needs; None: the memory is gone.
 
-        numbers: the agent's numbers, if they were read just now; None: they are read.
+        numbers: the agent's numbers, if the caller has just read them; None: they are read here.
         skip: numbers of messages that the query leaves out.
-        only_strong: the search finds nothing by common words alone.
+        only_strong: True if the search finds nothing by common words alone.
         """
         for _ in range(_MAX_READS):
             memory = await self.load(agent, numbers, skip, deadline_ms)

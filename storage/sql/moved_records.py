@@ -1,4 +1,4 @@
-"""The values, besides memories, that move from one store to another."""
+"""The records, besides memories, that move from one store to another."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ class MovedKey(NamedTuple):
     prefix: str
     created_at: float
     revoked_at: float | None
+    # The fields of `Key` with these names.
     memory: str | None
     opens: str | None
+    # When the key was last used, and when it ends, as in `Key`.
     used_at: float | None
     expires_at: float | None
-    # Patterns of models, as JSON; None: it may ask for every model.
+    # Patterns of models, as JSON; None: the key may ask for every model.
     models: str | None
     user: str | None
-    # The SHA-256 of the secret before the last rotation, valid until `old_expires_at`; None: it was not rotated.
+    # The SHA-256 of the secret before the last rotation, valid until `old_expires_at`; None: the key was not rotated.
     old_digest: bytes | None
     old_expires_at: float | None
-    installed: bool
+    # The SHA-256 with which the settings have installed the key (`Keys.install`); None: the gateway has made the key.
+    installed: bytes | None
 
 
 class MovedDefinition(NamedTuple):
@@ -49,9 +52,9 @@ class MovedDefinition(NamedTuple):
 
 
 class ExchangeAddress(Struct, frozen=True):
-    """Identifies an exchange in every store, where its row differs."""
+    """The address of an exchange, which is the same in every store; its row is not."""
 
-    # The scope of its memory.
+    # The scope of the exchange's memory.
     scope: Scope
     # The exchange's number in that memory.
     seq: int
@@ -61,7 +64,7 @@ class MovedVersion(Struct, frozen=True):
     """A value that a block had, with the exchanges that it came from, as far as they exist."""
 
     version: int
-    # The version that this one restored; None: it restored none.
+    # The earlier version that this version restored; None: it restored none.
     restores: int | None
     at: float
     origin: str
@@ -76,16 +79,16 @@ class MovedBlock(Struct, frozen=True):
     # The row of the block in the source.
     id: int
     project: str
-    # The profile of the users that share it, or "".
+    # The profile of the users that share the block; "": no profile shares it.
     profile: str
     label: str
     description: str
     limit: int
     read_only: bool
     uid: str
-    # The body of its definition; empty: it has none.
+    # The body of the block's definition; empty: the block has none.
     details: dict[str, Any]
-    # The values that it had, oldest first.
+    # The values that the block had, oldest first.
     versions: Sequence[MovedVersion]
 
 
@@ -93,9 +96,9 @@ class MovedReader(NamedTuple):
     """A sleeptime agent that reads a memory."""
 
     scope: Scope
-    # The number of the last message that it has read.
+    # The number of the last message that the agent has read.
     seq: int
-    # When it read that message.
+    # When the agent read that message.
     at: float
 
 

@@ -1,8 +1,8 @@
 """Finds the people who have some words in their memories.
 
 The index of a memory has hashes that are keyed with the memory's own secret, so no statement can look for a word in
-all of them. Memories are looked through a page at a time, those with the newest turns first. What a page needs of them
-is read in a few statements; a memory with a long index is searched alone.
+all of them. Memories are looked through a page at a time, those with the newest turns first. The texts of a page
+are read in a few statements; a memory with a long index is searched alone.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _DEADLINE_MS = 1_000.0
 
 
 class _ReadMemory(Struct, frozen=True):
-    """A memory with what is searched of it."""
+    """A memory with its texts and index blobs for a search."""
 
     memory: SizedMemory
     agent: Agent
@@ -70,16 +70,16 @@ class _Candidate(NamedTuple):
     """A text of a memory that may have the words."""
 
     seq: int
-    # None: the text is not loaded.
+    # The text; None: it is not loaded.
     message: Message | None
 
 
 class _CheckedMemory(NamedTuple):
     """The result of checking the texts of a memory for words."""
 
-    # The newest text that has the words; None: none was found.
+    # The newest text that has the words; None: no text has them.
     message: Message | None
-    # All texts were checked, unless one was found.
+    # All texts were checked, unless a text with the words was found.
     is_complete: bool
 
 
@@ -139,7 +139,7 @@ class PeopleSearch(StoreGroup):
     async def _read_memories(
         self, connection: Connection, people: Sequence[SizedMemory]
     ) -> list[_ReadMemory]:
-        """Returns the first of some memories, as many as a page affords, with what is searched of them."""
+        """Returns the first memories, as many as a page affords, with their texts and index blobs."""
         rows = await connection.fetch_rows(SQL["agents"], ([person.id for person in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
         index_sizes = {
@@ -163,7 +163,7 @@ class PeopleSearch(StoreGroup):
     async def _load_unread(
         self, connection: Connection, ids: Sequence[int]
     ) -> defaultdict[int, list[Message]]:
-        """Returns the texts that the indexes of some memories lack, by memory, without long ones."""
+        """Returns the texts that the indexes of some memories lack, by memory, without long texts."""
         unread: defaultdict[int, list[Message]] = defaultdict(list)
         for row in await connection.fetch_rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
@@ -177,7 +177,7 @@ class PeopleSearch(StoreGroup):
     ) -> _CheckedMemory:
         """Looks for the newest text of a memory that has the words.
 
-        candidates: the newest first; None: the memory is to be searched alone.
+        candidates: the texts that may have the words, newest first; None: the memory is to be searched alone.
 
         Raises: TooSlow, Corrupt, Unavailable.
         """

@@ -58,7 +58,7 @@ class _PathEnd:
     has_rivals: bool
     additions: Additions
     section: SentSection | None
-    # The bytes of all this, as `SnapshotCache.bytes` counts them.
+    # The bytes of these fields, as `SnapshotCache.bytes` counts them.
     bytes: int = 0
 
 
@@ -68,7 +68,7 @@ class _CachedMemory:
 
     # The agent's numbers as they were last read or notified.
     current_numbers: AgentNumbers
-    # The version for which the fields below are right. They are out of date if `current_numbers` has another version.
+    # The version for which the fields below are right. The fields are out of date if `current_numbers` has another one.
     version: MemoryVersion
     has_tombstones: bool
     blocks: list[Block]
@@ -78,14 +78,14 @@ class _CachedMemory:
     bytes: int
     # The ends of the memory's paths, the newest entry last.
     path_ends: dict[_PathKey, _PathEnd] = field(default_factory=dict)
-    # All openings that a client's list may repeat or extend, the newest last; None: they were not read. There may be
-    # some among them that no list can repeat or extend any more.
+    # All openings that a client's list may repeat or extend, the newest last; None: the openings were not read. Some of
+    # these may be too old to be repeated or extended.
     openings: list[Opening] | None = None
     opening_bytes: int = 0
 
 
 class SnapshotCache:
-    """The memories with the snapshots that were used last. Only the event loop's thread uses it."""
+    """A cache of the snapshots that were used last. Only the event loop's thread uses it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -119,7 +119,7 @@ class SnapshotCache:
                 self.drop(agent_row)
 
     def find(self, agent_row: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
-        """Returns a snapshot as it would be read now; None if the cache has no snapshot that is up to date.
+        """Returns a snapshot as it would be read now; None: the cache has no snapshot that is up to date.
 
         Its lists (`blocks`, `edits`, `standing`) are the cache's own: callers do not change them.
 
@@ -158,7 +158,7 @@ class SnapshotCache:
     def put(self, agent_row: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
         """Caches a snapshot that was read: the fields that all snapshots of the memory share, and the end of its path.
 
-        One with shared blocks is not cached: other agents may change the blocks.
+        A snapshot with shared blocks is not cached: other agents may change the blocks.
         """
         if snapshot.shares_blocks:
             self.drop(agent_row)
@@ -194,7 +194,7 @@ class SnapshotCache:
         self._shrink()
 
     def find_openings(self, agent_row: int, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns all openings of a memory, if they are cached for the version of this snapshot; else None."""
+        """Returns all openings of a memory; None: they are not cached for the version of this snapshot."""
         memory = self._memories.get(agent_row)
         if memory is None or memory.version != snapshot.numbers.version:
             return None
@@ -219,7 +219,7 @@ class SnapshotCache:
             return
         epoch, rev, next_seq = memory.version
         if epoch == committed.agent.epoch and 0 < committed.seq < next_seq:
-            return  # it was read after this turn
+            return  # the memory was read after this turn
         # An edit raises `rev`. If another writer has taken a number, or this turn has taken none, the cached version is
         # not the one before the turn.
         if write.edits or epoch != committed.agent.epoch or committed.seq != next_seq:

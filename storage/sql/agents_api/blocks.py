@@ -1,6 +1,6 @@
 """Blocks as the agents API knows them: by public ids, created without an agent, attached to several agents.
 
-A block has an owner, and is deleted with it; or a profile, and all users of the profile share the block; or neither.
+A block has an owner, and is deleted with the owner; or a profile, whose users all share the block; or neither.
 The table `attached` has the other agents that see the block. An agent sees at most one block of a label: a write that
 would show it a second one is a WriteConflict.
 """
@@ -53,7 +53,7 @@ async def add_block(
     origin: str,
     owner: int | None = None,
 ) -> BlockEntry:
-    """Makes a block; its id does not count. owner: the agent with which it ends; None: it has none.
+    """Stores a new block; the id of `block` is ignored. owner: the row of the agent that owns the block; None: none.
 
     Raises: BlockOverLimit, WriteConflict.
     """
@@ -73,7 +73,7 @@ async def add_block(
 
 
 async def get_block_entry(connection: Connection, project: str, uid: str) -> BlockEntry:
-    """Returns the block with this public id. Raises: NotFound, also for one of another project."""
+    """Returns the block with this public id. Raises: NotFound, also for a block of another project."""
     row = await connection.fetch_row(SQL["find"], (uid, project))
     if row is None:
         raise NotFound(f"there is no block {uid!r}")
@@ -129,7 +129,7 @@ async def detach_copies(connection: Connection, project: str, memory_row: int, s
 
 
 async def _attach_to_sleepers(connection: Connection, memory_row: int, block_row: int, label: str) -> None:
-    """Attaches a block to those sleeptime agents of a memory that have no block with this label."""
+    """Attaches a block to the sleeptime agents of a memory that have no block with this label."""
     for sleeper in await load_sleepers(connection, memory_row):
         if await connection.fetch_row(SQL["labelled"], (label, block_row, sleeper)) is None:
             await attach(connection, sleeper, DefinitionKind.BLOCK, block_row)
@@ -158,7 +158,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
             own = {row[0] for row in await load_rows(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
-                sources = remaining.ljust(len(listed))  # its row keeps its length
+                sources = remaining.ljust(len(listed))  # the row keeps its length
                 source = None if exchange_row in own else exchange_row
                 await write_version_sources(connection, block_row, version, source, sources)
     await connection.run(SQL["hand_over"], (agent_row,))
@@ -167,7 +167,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
 async def write_version_sources(
     connection: Connection, block_row: int, version: int, exchange_row: int | None, sources: bytes
 ) -> None:
-    """Writes the exchange that has made a version of a block; None: it is gone.
+    """Writes the row of the exchange in which a version of a block was written; None: the exchange is gone.
 
     sources: all exchanges that the version came from, in as many bytes of the row as before.
     """

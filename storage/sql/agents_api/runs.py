@@ -2,8 +2,8 @@
 
     created -> running -> completed | failed | cancelled
 
-States move by compare-and-set: the second writer reads what the first one wrote. A step is stored in one transaction
-with its exchange; a trigger adds its tokens to its run, and ends the run if the step has a stop reason.
+States move by compare-and-set: the second writer reads the state that the first one wrote. A step is stored in one
+transaction with its exchange; a trigger adds its tokens to its run, and ends the run if the step has a stop reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def find_or_create_run(connection: Connection, draft: Run, *, replaces: in
     """Returns the run of an agent that has a draft's otid, or else stores the draft and returns it.
 
     draft: the run; its id is ignored.
-    replaces: the row of a run that has ended. This one takes over its otid.
+    replaces: the row of a run that has ended and gives its otid to the draft; None: no run does.
 
     Raises: WriteConflict if the run's public id is taken.
     """
@@ -58,7 +58,7 @@ async def find_or_create_run(connection: Connection, draft: Run, *, replaces: in
 async def begin_conversation(
     connection: Connection, agent_row: int, key: str | None, uid: str, at: float
 ) -> int | None:
-    """Begins a stored conversation. Returns its row; None if another has its key or public id."""
+    """Begins a stored conversation. Returns its row; None: another conversation has the key or the public id."""
     return await connection.fetch_value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
 
 
@@ -111,13 +111,13 @@ async def find_run(connection: Connection, agent_row: int, run_row: int) -> Run 
 
 
 async def find_run_by_otid(connection: Connection, agent_row: int, otid: bytes | None) -> Run | None:
-    """Returns the run of the send with this digest of its otid, or None."""
+    """Returns the run of the send with this digest of its otid; None: there is no such run."""
     row = await connection.fetch_row(SQL["by_otid"], (agent_row, otid))
     return None if row is None else make_run(row)
 
 
 async def find_newest_run(connection: Connection, agent_row: int, conversation_row: int) -> Run | None:
-    """Returns the newest run of a conversation, or None."""
+    """Returns the newest run of a conversation; None: it has no run."""
     row = await connection.fetch_row(SQL["newest_of_conversation"], (agent_row, conversation_row))
     return None if row is None else make_run(row)
 
@@ -134,7 +134,7 @@ async def find_newest_waiting_run(
 
 
 async def begin_run(connection: Connection, agent_row: int, run_row: int, at: float) -> Run:
-    """Begins a run if it was only created. Returns it as it is now: ended if another writer was faster.
+    """Begins a run if it was only created. Returns the run as it is now: another writer may have ended it.
 
     Raises: NotFound.
     """
@@ -151,7 +151,7 @@ async def note_first_exchange(connection: Connection, agent_row: int, run_row: i
 async def end_if_open(
     connection: Connection, agent_row: int, run_row: int, state: RunState, stop: str, at: float
 ) -> bool:
-    """Ends a run. Returns False if another writer has ended it, or it is gone."""
+    """Ends a run. Returns False if another writer has ended the run, or the run is gone."""
     return await connection.run(SQL["end"], (state, stop, at, run_row, agent_row)) > 0
 
 
@@ -167,7 +167,7 @@ async def end_run(
     error_status: int = 0,
     job: Job | None = None,
 ) -> Run:
-    """Ends a run without a step. Returns it as it is now: as another writer has ended it if that one was faster.
+    """Ends a run without a step. Returns the run as it is now: another writer may have ended it in another way.
 
     error_message: the message of the error that ended the run, without any content; "": the run has not failed.
     error_status: the HTTP status of that error; 0: the error has none.
@@ -200,7 +200,7 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
 
 
 async def find_waiting_step(connection: Connection, agent_row: int, conversation_row: int) -> RunStep | None:
-    """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
+    """Returns the last step of a stored conversation, if calls of the step wait for answers; None: no call waits."""
     row = await connection.fetch_row(SQL["waiting"], (conversation_row, agent_row))
     return None if row is None else _make_step(row)
 
@@ -225,14 +225,14 @@ class BackgroundRun(NamedTuple):
 
 
 class Runs(StoreGroup):
-    """Runs, for callers without a transaction of their own. A run's project is that of its agent."""
+    """Reads and writes of runs, each in a transaction of its own. A run belongs to the project of its agent."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
         super().__init__(database)
         self._jobs = jobs
 
     async def accept_run(self, command: RunAccept) -> Run:
-        """Accepts a run that goes on without its client. Raises: Unavailable; as the function of this name."""
+        """Accepts a run that goes on without its client. Raises: Unavailable; the errors of `accept_run` above."""
         return await self._jobs.write_enqueuing(
             lambda connection: accept_run(connection, self._jobs, command)
         )
@@ -268,7 +268,7 @@ class Runs(StoreGroup):
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> RunEntry:
-        """Returns the run with this public id, of a project or (None) of any. Raises: NotFound."""
+        """Returns the run with this public id. project: its project; None: any project. Raises: NotFound."""
         row = await connection.fetch_row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")
@@ -308,7 +308,7 @@ class Runs(StoreGroup):
     ) -> list[Run]:
         """Returns the open runs of a conversation that jobs perform, oldest first.
 
-        conversation_name: its key or uid.
+        conversation_name: the key or the uid of the conversation.
         """
         return [
             make_run(row)
@@ -400,7 +400,7 @@ async def get_run(connection: Connection, agent_row: int, run_row: int) -> Run:
 
 
 def make_run(row: Row) -> Run:
-    """Makes the record of a row of `{run}`."""
+    """Returns the record of a row of `{run}`."""
     (
         id, uid, agent_row, conversation_row, state, created, parent, depth, batch, background, stop, steps,
         prompt, completion, cached, written, reasoning, begun, ended, otid,
