@@ -41,7 +41,7 @@ _PROVIDERS_FAULTS: Final = ("server_error", "vector_store_timeout")
 # The bytes that are read of an error, since some repeat the whole request.
 ERROR_BYTES: Final = 64 * 1024
 # A chunk or a completion has it, and errors do not.
-_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*[^\]\s]')
+_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 # Codes that are no error's, in bodies that have a code whatever they are.
 _SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
 # MiniMax's codes by the status that they mean; any other is a 500. (platform.minimax.io/docs/api-reference/errorcode)

@@ -92,6 +92,7 @@ EMPTY = [
     (b"null", "application/json"),
     (b"{}", "application/json"),
     (b'{"id":"1","object":"chat.completion","choices":[]}', "application/json"),
+    (b'{"id":"1","object":"chat.completion","choices":[null]}', "application/json"),
 ]
 
 
