@@ -206,7 +206,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     values = dict(zip(_ROW_FIELDS, columns, strict=True))
     if max(ranks) > _MAX_BYTE:
         values["rank"] = tuple(min(rank, _MAX_BYTE) for rank in ranks)
-    packed = [column.struct.pack(*values[column.name]) for column in _columns(flags, len(rows))]
+    packed = [column.struct.pack(*values[column.name]) for column in _list_columns(flags, len(rows))]
     return b"".join((head, _make_numbers_struct(flags).pack(*numbers), *packed))
 
 
@@ -252,7 +252,7 @@ def _unpack_head(data: bytes) -> Sequence[int]:
 
 
 def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry, ...]:
-    columns = _columns(flags, count)
+    columns = _list_columns(flags, count)
     values = {column.name: column.struct.unpack_from(data, column.start) for column in columns}
     rows = zip(*(values.get(name, (0,) * count) for name in _ROW_FIELDS), strict=True)
     has_scores, has_meaning = not flags & _IS_SELECTION, bool(flags & _HAS_MEANING)
@@ -268,7 +268,7 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     """
     entries = unpack(data).entries
     _, flags, *_ = _unpack_head(data)
-    columns = _columns(flags, len(entries))
+    columns = _list_columns(flags, len(entries))
     out = bytearray(data)
     for n, entry in enumerate(entries):
         if not entry.is_forgotten and not exists(entry.kind, entry.seq):
@@ -287,7 +287,7 @@ def read_note_seqs(data: bytes) -> Sequence[int]:
         _, flags, _, count, *_ = _unpack_head(data)
         values = {
             column.name: column.struct.unpack_from(data, column.start)
-            for column in _columns(flags, count)
+            for column in _list_columns(flags, count)
             if column.name in ("code", "seq")
         }
     except struct.error:
@@ -328,7 +328,7 @@ class _Column(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _columns(flags: int, count: int) -> list[_Column]:
+def _list_columns(flags: int, count: int) -> list[_Column]:
     """Returns the columns of a record in their order. count: the number of its entries."""
     formats = {"code": "B", "rank": "B"}
     if not flags & _IS_SELECTION:

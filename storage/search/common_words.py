@@ -50,11 +50,11 @@ def list_general_shares(words: Sequence[str], terms: Sequence[str]) -> list[floa
         return [1.0] * len(terms)
     degrees, language = load_degrees(), detect_language(words)
 
-    def share_of(term: str) -> float:
+    def get_share(term: str) -> float:
         return _SHARES[unpack_degree(degrees.get(term, 0), language)]
 
     return [
-        share_of(term) or (share_of(term[0]) * share_of(term[1]) * _SIDE_BY_SIDE if is_pair(term) else 0.0)
+        get_share(term) or (get_share(term[0]) * get_share(term[1]) * _SIDE_BY_SIDE if is_pair(term) else 0.0)
         for term in terms
     ]
 

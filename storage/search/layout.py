@@ -196,7 +196,7 @@ class IndexLayout:
             return
         self.tail, self.left_out = tail, left_out
         is_linked = True
-        for message, document in zip(tail.documents[row_count:], tail.rows_from(row_count), strict=True):
+        for message, document in zip(tail.documents[row_count:], tail.iterate_rows(row_count), strict=True):
             seq = message.seq
             if seq in skip:
                 self.tail_rows.append(-1)

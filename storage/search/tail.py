@@ -69,14 +69,14 @@ class Tail:
         for term, counted_term in counted.terms.items():
             terms[term] = _append(terms.get(term, ()), row | counted_term)
 
-    def rows_from(self, start: int) -> Iterator[DocumentRow]:
+    def iterate_rows(self, start: int) -> Iterator[DocumentRow]:
         """Yields the rows of its messages from this index on."""
         numbers = iter(self._row_numbers[4 * start :])
         return map(DocumentRow, numbers, numbers, numbers, numbers)
 
     def list_counted_documents(self) -> list[CountedDocument]:
         """Returns its messages as they were counted."""
-        documents = [CountedDocument(row, {}) for row in self.rows_from(0)]
+        documents = [CountedDocument(row, {}) for row in self.iterate_rows(0)]
         for term, hits in self.terms.items():
             for hit in hits:
                 documents[hit >> ROW_SHIFT].terms[term] = hit & COUNTED_TERM

@@ -44,7 +44,7 @@ async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
 
 
 async def find_agent_by_id(connection: Connection, id: int) -> Agent | None:
-    """Returns an agent with its present numbers; None where it is gone."""
+    """Returns an agent with its present numbers; None: the agent is gone."""
     row = await connection.fetch_row(SQL["agent_by_id"], (id,))
     return None if row is None else make_agent_record(row)
 
@@ -177,7 +177,7 @@ class Agents:
         return await self._database.read(read)
 
     async def find_by_id(self, id: int) -> Agent | None:
-        """Returns an agent with its present numbers; None where it is gone."""
+        """Returns an agent with its present numbers; None: the agent is gone."""
         return await self._database.read(lambda connection: find_agent_by_id(connection, id))
 
     async def exists(self, id: int) -> bool:
@@ -192,7 +192,7 @@ class Agents:
         return Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), epoch, created=self._now())
 
     def get_draft(self, scope: Scope) -> Agent:
-        """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
+        """Returns an agent that is not stored yet (id 0): all requests of the scope get the same draft."""
         # Concurrent requests get the same draft, so that they agree on hashes.
         draft = self._drafts.get(scope)
         if draft is None:

@@ -67,7 +67,7 @@ class DefaultBlocks(StoreGroup):
 
     @reads
     async def find_followed_digest(self, connection: Connection) -> bytes | None:
-        """Returns the digest of the settings that the stored blocks follow; None if it is not stored."""
+        """Returns the digest of the settings that the stored blocks follow; None: no digest is stored."""
         return await connection.fetch_value(SQL["followed"])
 
     @writes

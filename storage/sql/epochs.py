@@ -31,12 +31,12 @@ def has_risen(epoch: int) -> bool:
 
 
 async def find_epoch(connection: Connection, agent_row: int) -> int | None:
-    """Returns the epoch of an agent's memory; None where it is gone."""
+    """Returns the epoch of an agent's memory; None: the memory is gone."""
     return await connection.fetch_value(SQL["epoch"], (agent_row,))
 
 
 async def lock_epoch(connection: Connection, agent_row: int) -> int | None:
-    """Returns the epoch that an agent's memory has until the transaction ends; None where it is gone."""
+    """Returns the epoch that an agent's memory has until the transaction ends; None: the memory is gone."""
     return await connection.fetch_value(SQL["lock_epoch"], (agent_row,))
 
 

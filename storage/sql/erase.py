@@ -17,7 +17,7 @@ A forgetting that leaves facts and passages of a conversation (`ForgetTarget.kee
     passages*  passages that are too old, came from an erased exchange, or belong to an erased file
     facts*     facts, likewise
     additions  notes and hidden rounds that may quote erased content
-    foreign*   those in which other agents were shown a block that they share with the memory and that lost something
+    foreign*   notes and rounds that showed other agents a shared block of the memory that lost something
     recalls    hits in the records of recalls that are erased
     released   rows of an undone import that nothing follows
     end        the marks and the intention are deleted
@@ -102,7 +102,7 @@ class _SourcedRow(NamedTuple):
     exchange_row: int | None
     # The exchanges that it came from, as JSON.
     sources: bytes
-    # The file that a passage is a part of; None if it is of no file.
+    # The file that a passage is a part of; None: it is a part of no file.
     file: int | None
 
 
@@ -139,7 +139,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
             await connection.run(SQL[statement], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
     if erased:
-        # A turn that has recalled one of these facts must not commit. A memory section may show one, too.
+        # A turn that has recalled one of these facts must not commit. A memory section may show such a fact, too.
         await raise_epoch(connection, work.agent_row)
         await empty_sections(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
@@ -354,7 +354,7 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
 
 
 async def _release_page(connection: Connection, agent_row: int, conversation_row: int, undone: int) -> bool:
-    """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
+    """Releases the deepest rows of a conversation that the import has added. Returns True at the end."""
     rows = await connection.fetch_rows(SQL["deepest"], (agent_row, conversation_row, undone, PAGE_ROWS))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
     await run_for_list(connection, SQL["release"], ids, agent_row)

@@ -319,7 +319,7 @@ async def update_exchange(
 async def add_conversation(
     connection: Connection, agent_row: int, uid: str, key: str | None, now: float
 ) -> Conversation:
-    """Begins a conversation. If the public id is taken, another one is drawn."""
+    """Begins a conversation. If the public id is taken, another id is drawn."""
     id = await connection.fetch_value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     if id is None:
         uid = uuid.uuid4().hex

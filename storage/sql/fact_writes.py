@@ -116,7 +116,7 @@ async def detach_facts(connection: Connection, agent_row: int, seqs: Sequence[in
 
     They are not learned again from the sources that stay, even once they are corrected or forgotten themselves.
 
-    Raises: WriteConflict: one of them is gone or no longer true.
+    Raises: WriteConflict: one of the facts is gone or no longer true.
     """
     for seq in seqs:
         row = await connection.fetch_row(SQL["learned_from"], (agent_row, seq))

@@ -31,7 +31,7 @@ from storage.sql.statements import load, load_rows
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# Standing facts that are read at once. Not measured: older ones are shown in no prompt.
+# The most standing facts that are read. Not measured: older standing facts are shown in no prompt.
 _MAX_STANDING_FACTS = 100
 # The last facts that are looked through for a person's name. Not measured: a name that only an older fact has
 # is not known.
@@ -243,7 +243,7 @@ class Facts(GrowingGroup):
 
     @reads
     async def load_blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
-        """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
+        """Returns an agent's blocks. Shared blocks are read-only here: one user's words are not for the others."""
         return await load_blocks(connection, agent_row, makes_shared_read_only=True)
 
     @long_reads
@@ -315,7 +315,7 @@ async def _get_fact(connection: Connection, agent_row: int, seq: int) -> Fact:
 
 
 async def _get_true_fact(connection: Connection, agent_row: int, seq: int) -> Fact:
-    """Returns the fact with this number. Raises: NotFound; WriteConflict: it is no longer true."""
+    """Returns the fact with this number. Raises: NotFound; WriteConflict: the fact is no longer true."""
     fact = await _get_fact(connection, agent_row, seq)
     if fact.ended_at is not None:
         raise WriteConflict(f"fact {seq} is no longer true: fact {fact.successor} took its place")

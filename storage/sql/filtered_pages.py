@@ -30,7 +30,7 @@ async def fill_page(
 
     low, high: the ends of the page.
     read: reads so many rows between two ends, in the page's order. Returns what is not left out, and where the last row
-        stands; None: it has read fewer rows, so that no more follow.
+        stands; None: fewer rows were read, so that no more follow.
     min_rows: the fewest that are read at once.
     """
     found: list[T] = []

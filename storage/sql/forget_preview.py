@@ -112,7 +112,7 @@ class _Content(NamedTuple):
     erased: _Target
     # The texts of facts that the target names.
     texts: Sequence[str]
-    # The numbers of the messages that go; empty: those of whole exchanges.
+    # The numbers of the messages that go; empty: whole exchanges go.
     seqs: Collection[int]
     # As in `ForgetTarget`.
     versions: Sequence[tuple[int, int]]

@@ -46,5 +46,5 @@ class GrowingGroup(StoreGroup):
         self._growth = growth
 
     async def _grow(self, agent_row: int, added: int, write: Future[T]) -> T:
-        """Returns the result of a write by which a memory grows, and reports the write, even one that has failed."""
+        """Returns the result of a write by which a memory grows, and reports the write, even if it has failed."""
         return await self._await_write(write, lambda: self._growth.report(agent_row, added))

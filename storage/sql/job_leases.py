@@ -95,7 +95,7 @@ class JobLeases(StoreGroup):
         return [awaited for awaited in self._awaited if awaited[0] in kinds]
 
     def begin_attempts(self) -> None:
-        """As `storage.database.begin_work`, for the jobs that this task claims next."""
+        """Begins the work of the jobs that this task claims next, as `storage.database.begin_work`."""
         begin_work(self._database)
 
     async def claim(

@@ -265,7 +265,7 @@ class Jobs(StoreGroup):
 
     @reads
     async def find(self, connection: Connection, id: int) -> Job | None:
-        """Returns a job by its number; None: it is gone."""
+        """Returns a job by its number; None: the job is gone."""
         row = await connection.fetch_row(SQL["find"], (id,))
         return None if row is None else make_job(row)
 
@@ -286,7 +286,7 @@ class Jobs(StoreGroup):
     async def find_status(self, connection: Connection, agent_row: int, kind: str) -> JobStatus | None:
         """Returns the status of a memory's job of a kind.
 
-        Prefers a job that is tried again, then one that is not dead. Returns None if there is no job.
+        Prefers a job that is tried again, then a job that is not dead. Returns None if there is no job.
         """
         row = await connection.fetch_row(SQL["state_of"], (agent_row, kind))
         return None if row is None else JobStatus(JobState(row[0]), row[1])

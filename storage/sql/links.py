@@ -47,7 +47,7 @@ class Links(StoreGroup):
 
     @reads
     async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
-        """Returns the link of a token; None if there is none, it has ended, or its key was revoked."""
+        """Returns the link of a token; None: there is no such link, it has ended, or its key was revoked."""
         row = await connection.fetch_row(SQL["link_find"], (digest_secret(token), now))
         if row is None:
             return None

@@ -42,7 +42,7 @@ _SIGNS_OF_ID = re.compile("[:.@_-]")
 _MIN_PART_CHARS = 4
 # Conversations of a list that one statement takes.
 _CONVERSATIONS_PER_READ = 64
-# Branches that end further up in a conversation are not found, nor its exchanges there: they are not counted.
+# Branches that end further up in a conversation, and the exchanges there, are not found and not counted.
 _DEEPEST = 2_000
 # Texts that no index has are looked for among so many numbers of messages, the newest.
 _NEWEST_SEQS = 4_000
@@ -90,7 +90,7 @@ class MemoryPages(StoreGroup):
         before: the end of the page before: `SizedMemory.end`, or with `by_messages` a number of messages and a row.
         by_messages: False: the newest turns come first; True: the most messages, for which all memories are sorted.
         """
-        values = (project, *_prefix_bounds(prefix), *before, limit)
+        values = (project, *_make_prefix_bounds(prefix), *before, limit)
         statement = SQL["memories_by_messages" if by_messages else "memories"]
         return [_make_memory(row) for row in await connection.fetch_rows(statement, values)]
 
@@ -105,7 +105,7 @@ class MemoryPages(StoreGroup):
         limit: int = 50,
     ) -> list[SizedMemory]:
         """Returns a page of the memories of agents by a prefix of their names; ASCII letters count alike."""
-        values = (project, *_prefix_bounds(prefix), *before, limit)
+        values = (project, *_make_prefix_bounds(prefix), *before, limit)
         return [_make_memory(row) for row in await connection.fetch_rows(SQL["agents_named"], values)]
 
     @long_reads
@@ -120,7 +120,7 @@ class MemoryPages(StoreGroup):
         among: the number of memories that are looked at: those with the newest turns.
         """
         word = lower_ascii(name)
-        # Signs alone are no words: they are looked for as they are, and an id has none between its words.
+        # Signs alone are no words: they are looked for unchanged, and an id has no signs between its words.
         id_words = " ".join(_SIGNS_OF_ID.sub(" ", word).split()) or word
         if len(id_words) < _MIN_PART_CHARS:
             id_words = f" {id_words}"
@@ -132,7 +132,7 @@ class MemoryPages(StoreGroup):
 
     @reads
     async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
-        """Returns the memory with a public id; None if there is none, or it is another project's."""
+        """Returns the memory with a public id; None: there is no such memory in the project."""
         row = await connection.fetch_row(SQL["memory"], (project, uid))
         if row is None:
             return None
@@ -335,7 +335,7 @@ class MemoryPages(StoreGroup):
     async def load_versions_at(
         self, connection: Connection, block_rows: Sequence[int], at: float
     ) -> dict[int, Revision]:
-        """Returns the versions that some blocks had at a time, without those that are forgotten."""
+        """Returns the versions that some blocks had at a time, without forgotten versions."""
         rows = await load_rows(connection, SQL["versions_at"], block_rows, at)
         return {row[0]: make_revision(row[1:]) for row in rows}
 
@@ -356,7 +356,7 @@ def _choose_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
     return chosen
 
 
-def _prefix_bounds(prefix: str) -> tuple[str, str]:
+def _make_prefix_bounds(prefix: str) -> tuple[str, str]:
     """Returns the texts between which all texts with a prefix stand, in small letters."""
     folded = lower_ascii(prefix)
     return folded, folded + LAST_CHARACTER

@@ -67,7 +67,7 @@ class MoveSource(StoreGroup):
 
     @reads
     async def compute_state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
-        """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
+        """Returns a digest that differs after each change of a memory and in each store; None: the memory is gone."""
         memory, numbers = (
             await find_agent_by_id(connection, agent_row),
             await find_numbers(connection, agent_row),
@@ -147,6 +147,6 @@ async def _make_moved_version(connection: Connection, version: BlockVersion) -> 
 
 
 async def _find_address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
-    """Returns the address of the exchange of a row; None if it is gone."""
+    """Returns the address of the exchange of a row; None: the exchange is gone."""
     row = await connection.fetch_row(SQL["exchange_address"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])

@@ -1,4 +1,4 @@
-"""Writes into the store to which another one is moved (move_source.py).
+"""Writes into the store to which another store is moved (move_source.py).
 
 Whatever this store has already stays as it is, so a move that was killed can be run again.
 """
@@ -39,7 +39,7 @@ SQL = load("moving.sql")
 
 
 class MoveTarget(StoreGroup):
-    """The store into which another one is moved."""
+    """The store into which another store is moved."""
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:
@@ -51,7 +51,7 @@ class MoveTarget(StoreGroup):
 
     @reads
     async def find_moved_digest(self, connection: Connection, agent_row: int) -> bytes | None:
-        """Returns the digest that a memory had in its source when it was moved here; None if it was not moved."""
+        """Returns the digest that a memory had in its source when it was moved here; None: it was not moved."""
         digest = await connection.fetch_value(SQL["mark_of"], (agent_row, MarkKind.MOVED))
         return None if digest is None else bytes(digest)
 
@@ -90,7 +90,7 @@ class MoveTarget(StoreGroup):
     ) -> None:
         """Adds the limits that are missing here. Where one has another amount here, that stays.
 
-        keys: the numbers of gateway keys here, by those in the source.
+        keys: number of a gateway key in the source -> its number here.
         """
         present = {tuple(row) for row in await connection.fetch_rows(SQL["limit_bounds"])}
         for limit in limits:
@@ -180,7 +180,7 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
 
 
 async def _find_exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
-    """Returns the row of an exchange in this store; None if it was not moved."""
+    """Returns the row of an exchange in this store; None: the exchange was not moved."""
     agent_row = await connection.fetch_value(SQL["memory_at"], address.scope)
     exchange = (
         None

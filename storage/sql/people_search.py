@@ -216,7 +216,7 @@ def _count_unread(agent: Agent) -> int:
 def _choose_affordable(
     people: Sequence[tuple[SizedMemory, Agent]], index_sizes: Mapping[int, int]
 ) -> Iterator[tuple[SizedMemory, Agent]]:
-    """Yields the first memories that one page can read together, the first one in any case.
+    """Yields the first memories that one page can read together, and the very first in any case.
 
     index_sizes: the bytes of the indexes, by the memories' rows.
     """

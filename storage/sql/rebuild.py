@@ -180,7 +180,7 @@ class LostLines(NamedTuple):
     """The lines of earlier versions that a block no longer has."""
 
     lines: frozenset[str]
-    # The versions from the first on that has one of them, oldest first.
+    # The versions from the first on that has one of the lines, oldest first.
     later: list[BlockVersion]
 
     @property
@@ -190,7 +190,7 @@ class LostLines(NamedTuple):
 
     @property
     def later_without(self) -> list[BlockVersion]:
-        """The later versions without the lines, and without their edits: one that took a line out names it, too."""
+        """The later versions without the lines and without their edits: an edit that removed a line names it, too."""
         return [
             replace(
                 version,
@@ -461,7 +461,7 @@ class _Division:
             return
         edit = version.edit
         if edit is not None and brings_erased:
-            # The exchange may stay: that of an edit with one of the texts, or a sleeptime agent's.
+            # The exchange may stay: the exchange of an edit with one of the texts, or of a sleeptime agent.
             self.edits.append(edit)
         if not is_erased and version.restores in self._clean_values:
             # An undo restored a clean value, from which the later versions follow.

@@ -49,7 +49,7 @@ class StoredRecall(Struct, frozen=True):
 class FirstRecall(NamedTuple):
     """The recall of the first of several requests with a question."""
 
-    # The id of its request; None if it was too long to be stored.
+    # The id of the recall's request; None: the id was too long to be stored.
     request: str | None
     # The record of the recall, packed (storage/recall_record.py).
     data: bytes
@@ -58,7 +58,7 @@ class FirstRecall(NamedTuple):
 async def note_recall(
     connection: Connection, agent_row: int, exchange_row: int, at: float, recall: RecallRow
 ) -> None:
-    """Stores the recall of a turn, once its exchange is stored. An earlier one of the exchange stays."""
+    """Stores the recall of a turn, once its exchange is stored. An earlier recall of the exchange stays."""
     await connection.run(SQL["recall_add"], (exchange_row, agent_row, at, recall.request, recall.data))
 
 
@@ -101,7 +101,7 @@ class Recalls(StoreGroup):
     async def find_first_of_question(
         self, connection: Connection, agent_row: int, exchange_row: int, since: float
     ) -> FirstRecall | None:
-        """Returns the recall for the question of an exchange; None: it is not known.
+        """Returns the recall for the question of an exchange; None: the recall is not known.
 
         The same question may have been asked again, with another reply.
         """

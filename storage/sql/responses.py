@@ -1,4 +1,4 @@
-"""Responses that outlive their requests: those made in the background, and those that an upstream makes.
+"""Responses that outlive their requests: responses in the background, and responses that an upstream makes.
 
 Each is a run of no conversation. Its texts are its request, how it is shown, its events, and the names of the turns
 that attempts at it have begun.
@@ -180,7 +180,7 @@ class Responses(StoreGroup):
     ) -> None:
         """Drops the events of an attempt that was broken off.
 
-        job: the one that goes on with the run; None: any process may drop them.
+        job: the attempt that goes on with the run; None: any process may drop the texts.
 
         Raises: Stale if another attempt goes on with it.
         """

@@ -1,4 +1,4 @@
-"""Memory sections as they were sent in system prompts. An emptied one is rendered again with the next request."""
+"""Memory sections as they were sent in system prompts. An emptied section is rendered again for the next request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SQL = load("sections.sql")
 
 
 async def find_section(connection: Connection, agent_row: int, section_row: int) -> SentSection | None:
-    """Returns a section as it was sent; None where it is gone."""
+    """Returns a section as it was sent; None: the section is gone."""
     row = await connection.fetch_row(SQL["get"], (section_row, agent_row))
     return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
 

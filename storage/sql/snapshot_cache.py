@@ -265,7 +265,7 @@ class SnapshotCache:
         self.bytes = 0
 
     def _pop_parent_end(self, memory: _CachedMemory, exchange: Exchange) -> _PathEnd | None:
-        """Drops the path ends of a plain turn's conversation, and returns the one that the turn continues."""
+        """Drops the path ends of a plain turn's conversation, and returns the path end that the turn continues."""
         parent_end = None
         for key, end in list(memory.path_ends.items()):
             if end.exchange.conversation_row == exchange.conversation_row:

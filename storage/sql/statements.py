@@ -174,7 +174,7 @@ def _translate_for_postgres(text: str) -> str:
 async def run_for_list(
     connection: Connection, statement: Statement, values: Sequence[object], *parameters: object
 ) -> None:
-    """Runs a statement for a list of any length. The parameters are those of `load_rows`."""
+    """Runs a statement for a list of any length. The parameters are as in `load_rows`."""
     (size,) = statement.sizes.values()
     for start in range(0, len(values), size):
         await connection.run(statement, (*parameters, values[start : start + size]))

@@ -109,7 +109,7 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 
 async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Rules) -> None:
-    """Turns a client conversation into a stored one with this path. Raises: WriteConflict if it was moved."""
+    """Turns a client conversation into a stored conversation with this path. Raises: WriteConflict if it was moved."""
     agent_row, exchange = write.agent.id, write.exchange
     if not await connection.run(
         SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent_row, write.rev)
@@ -121,7 +121,7 @@ async def _adopt_conversation(connection: Connection, write: StepOpen, rules: Ru
 async def continue_exchanges(
     connection: Connection, agent_row: int, exchange_rows: Sequence[int], rules: Rules, at: float
 ) -> None:
-    """Marks exchanges that a stored conversation goes on from: they are not superseded, and their edits are merged."""
+    """Marks exchanges that a stored conversation continues as not superseded, and merges their edits."""
     for exchange_row in exchange_rows:
         await connection.run(SQL["continue"], (exchange_row, agent_row))
     await merge_edits(connection, agent_row, exchange_rows, rules, at)
@@ -151,7 +151,7 @@ async def write_edits(
     now: float,
     reading: ReadSpan | None = None,
 ) -> None:
-    """Writes the edits of a written exchange, and what they change. The other parameters are those of `write_merge`.
+    """Writes the edits of a written exchange, and their results. The other parameters are as in `write_merge`.
 
     Raises: WriteConflict.
     """

@@ -70,7 +70,7 @@ from storage.sql.vectors import Vectors
 from storage.store_rules import Rules
 
 
-def _database_clock() -> None:
+def _read_no_clock() -> None:
     """A clock that returns None: the statement then reads the database's clock itself."""
 
 
@@ -110,8 +110,8 @@ class Store:
         self.search_index = SearchIndex(database, self.growth, memories, rules)
         self.recall = Recall(database, memories, rules, self.search_index)
         self.vectors = Vectors(database, rules)
-        statement_now = now or (_database_clock if database.is_shared else time.time)
-        statement_tick = tick or (_database_clock if database.is_shared else time.monotonic)
+        statement_now = now or (_read_no_clock if database.is_shared else time.time)
+        statement_tick = tick or (_read_no_clock if database.is_shared else time.monotonic)
         self.jobs = Jobs(database, statement_now, statement_tick)
         self.conversation_locks = ConversationLocks(database, statement_now)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)

@@ -96,7 +96,7 @@ async def _read_head(
 ) -> _PathHead | None:
     """Returns what a send needs before the exchanges; None where the agent is not stored any more.
 
-    The parameters are those of `_read_path`.
+    The parameters are as in `_read_path`.
     """
     scope = agent.scope
     values = (
@@ -152,7 +152,7 @@ class StoredPaths(StoreGroup):
     async def find_conversation(
         self, connection: Connection, agent: Agent, conversation_name: str
     ) -> Conversation | None:
-        """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or it is gone."""
+        """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or is gone."""
         row = await connection.fetch_row(
             SQL["conversation_named"], (agent.id, *_split_key_and_uid(conversation_name))
         )

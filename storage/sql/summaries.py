@@ -1,4 +1,4 @@
-"""Summaries. Triggers of the schema erase those of a path of which something is forgotten."""
+"""Summaries. If something of a path is forgotten, triggers of the schema erase the path's summaries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Summaries(StoreGroup):
     async def list_of_conversation(
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int = 16
     ) -> list[Summary]:
-        """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
+        """Returns the summaries of a conversation on any branch, the summaries of the deepest exchanges first."""
         return [
             _make_summary(row)
             for row in await connection.fetch_rows(

@@ -45,7 +45,7 @@ class ApiSubject(NamedTuple):
 
 
 def parse_api_subject(agent: Agent) -> ApiSubject | None:
-    """Returns the parts of a memory's subject; None if it was not made over REST."""
+    """Returns the parts of a memory's subject; None: the memory was not made over REST."""
     if agent.scope.profile != API_PROFILE:
         return None
     kind, _, uid = agent.scope.subject.removeprefix(IMPORTING_PREFIX).partition(":")
@@ -166,7 +166,7 @@ async def _find_or_make_block(
 async def _find_or_make_definition(
     connection: Connection, project: str, kind: DefinitionKind, record: Mapping[str, Any], at: float
 ) -> int:
-    """Returns the row of a tool or an identity: the one with this uid, else the one with this name, else a new one.
+    """Returns the row of a tool or an identity with this uid, else with this name, else of a new definition.
 
     If another project has the uid, a new tool or identity gets another uid.
     """

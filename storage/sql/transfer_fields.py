@@ -41,7 +41,7 @@ REFERENCES = ("conversation", "run", "file", "import")
 
 
 class FieldKind(NamedTuple):
-    """How a field is converted between its row and a record."""
+    """The conversion of a field between its row and a record."""
 
     # The JSON where the column has none; None: the field is no JSON.
     json_default: bytes | str | None = None

@@ -152,7 +152,7 @@ class ImportWriter(GrowingGroup):
 
 
 async def _choose_published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
-    """Returns the public id of an imported memory: its former one if that is free, else the one that it has now."""
+    """Returns the public id of an imported memory: the former id if that is free, else the present id."""
     subject = parse_api_subject(agent)
     wanted_uid = former_uid if subject is None else subject.uid
     if wanted_uid is None or await connection.fetch_row(SQL["agent_taken"], (wanted_uid,)) is not None:

@@ -38,7 +38,7 @@ class Usage(StoreGroup):
 
     @bulk_writes
     async def add(self, connection: Connection, part: UsagePart) -> None:
-        """Adds counters to those of their keys, unless that was done before: it may be called again after an error."""
+        """Adds a part's counters to the stored sums, unless the part was added before: a call may be repeated."""
         if await connection.fetch_value(SQL["part"], (part.process, part.number, part.at)) is None:
             return
         if part.number == 1:
@@ -140,7 +140,7 @@ async def anonymize_user_rows(connection: Connection, project: str, user: str) -
 
 
 async def _add_anonymously(connection: Connection, rows: Sequence[Row]) -> int:
-    """Adds the counters of removed rows to those of forgotten users. Returns how many rows there were."""
+    """Adds the counters of removed rows to the counters of forgotten users. Returns the number of rows."""
     anonymous = (
         (UsageKey(*row[:_KEY_COLUMNS])._replace(user=FORGOTTEN_USER), row[_KEY_COLUMNS:]) for row in rows
     )

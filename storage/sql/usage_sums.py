@@ -22,7 +22,7 @@ async def read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]
     """Returns the sums that a query asks for, in the order of its `by`."""
     end = await _find_page_end(connection, query)
     names, days = _list_condition_names(query), range(query.first_day, query.last_day + 1)
-    # The counters of one user are looked up day by day, instead of among those of all.
+    # The counters of one user are looked up day by day, instead of among the counters of all users.
     lists_days = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
     statement = _make_sums_statement(
         query.by,
@@ -41,7 +41,7 @@ async def read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]
 
 
 async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:
-    """Returns values of `by` up to which a page of a long query is full; None if they are not known.
+    """Returns values of `by` up to which a page of a long query is full; None: such values are not known.
 
     Most of the time of a long query goes into sums that the page does not show. Where a single day has a page of groups
     up to some values, all days together have at least as many, so the page ends at these values or before.
@@ -71,7 +71,7 @@ def _list_condition_values(query: UsageQuery) -> list[object]:
 def _make_sums_statement(
     by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool, has_end: bool, listed_days: int
 ) -> Statement:
-    """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
+    """Returns the statement for sums by some columns, which have the names of `UsageKey`'s fields.
 
     has_start: True if the page begins after some values of `by`.
     has_end: True if the page ends with some values of `by`.

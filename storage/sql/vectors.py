@@ -42,7 +42,7 @@ CACHE_BYTES = 64 << 20
 
 
 class _Progress(NamedTuple):
-    """How far a memory has been embedded: its row in `embedded`."""
+    """The progress of the embedding of a memory: its row in `embedded`."""
 
     model: str
     # 0: not known yet.
@@ -73,7 +73,7 @@ class _CachedVectors(Struct, frozen=True):
     joined: vector_blobs.JoinedVectors
 
     def find_chunk(self, number: int, stamp: int) -> vector_blobs.VectorRows | None:
-        """Returns a chunk as it was last written with this stamp; None where it is not cached."""
+        """Returns a chunk as it was last written with this stamp; None: the chunk is not cached."""
         cached = self.chunks.get(number)
         if cached is None or cached.stamp != stamp:
             return None
@@ -128,7 +128,7 @@ class VectorCache:
 async def find_joined(
     connection: Connection, cache: VectorCache, agent_row: int, model: str
 ) -> vector_blobs.JoinedVectors | None:
-    """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
+    """Returns the agent's vectors of a model, from the cache if that is up to date; None: there are no vectors."""
     since = cache.clear_count
     progress = await _find_progress(connection, agent_row)
     if progress is None or progress.model != model:
@@ -143,7 +143,7 @@ async def find_joined(
 
 
 async def find_near(connection: Connection, cache: VectorCache, agent_row: int, query: Vector) -> Near | None:
-    """Returns how far the agent's messages stand out; None where none has a vector of this model."""
+    """Returns how far the agent's messages stand out; None: no message has a vector of this model."""
     joined = await find_joined(connection, cache, agent_row, query.model)
     return None if joined is None else vector_blobs.compare(joined, query)
 
@@ -174,7 +174,7 @@ async def _find_vectors(
 async def _read_chunk(
     connection: Connection, agent_row: int, number: int, model: str
 ) -> vector_blobs.VectorRows | None:
-    """Returns a chunk; None where there is none, or it is damaged: its next write mends it."""
+    """Returns a chunk; None: there is no chunk, or it is damaged, and its next write mends it."""
     row = await connection.fetch_row(SQL["get"], (agent_row, number, model))
     try:
         return None if row is None else vector_blobs.read_vectors(row[0])

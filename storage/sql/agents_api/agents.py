@@ -47,7 +47,7 @@ _COUNT_PAGE_AGENTS = 1000
 
 
 async def _get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
-    """Returns the agent with this public id: one that is defined, or a person's memory. Raises: NotFound."""
+    """Returns the agent with this public id: a defined agent, or a person's memory. Raises: NotFound."""
     row = await connection.fetch_row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no agent {uid!r}")

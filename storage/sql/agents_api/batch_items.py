@@ -156,7 +156,7 @@ class BatchItems(StoreGroup):
 
     @reads
     async def find_exchange(self, connection: Connection, run: Run) -> int | None:
-        """Returns the row of the exchange that an item's run became; None: it has become none yet."""
+        """Returns the row of the exchange that an item's run became; None: the run has become no exchange yet."""
         return await connection.fetch_value(SQL["find_exchange"], (run.id, run.agent_row))
 
     # -- items go on
@@ -165,7 +165,7 @@ class BatchItems(StoreGroup):
     async def assign_effect(
         self, connection: Connection, part: int, items: Sequence[AssignedItem], at: float
     ) -> None:
-        """Returns the effect that puts items into a part, and closes those that have ended."""
+        """Returns the effect that puts items into a part, and closes items that have ended."""
         await connection.lock(*(item.agent_row for item in items))
         for item in items:
             if await find_epoch_of_open_run(connection, item.agent_row, item.run_row) is None:

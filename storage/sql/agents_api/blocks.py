@@ -2,7 +2,7 @@
 
 A block has an owner, and is deleted with the owner; or a profile, whose users all share the block; or neither.
 The table `attached` has the other agents that see the block. An agent sees at most one block of a label: a write that
-would show it a second one is a WriteConflict.
+would show the agent a second block of the label is a WriteConflict.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class NamedBlocks(StoreGroup):
         origin: str,
         version: int | None = None,
     ) -> BlockEntry:
-        """Changes a block for all agents that see it. version: the one that the caller read; None: any.
+        """Changes a block for all agents that see it. version: the block's version that the caller read; None: any.
 
         Raises: NotFound; BlockOverLimit; WriteConflict for a label that a sharer has already, another version.
         """

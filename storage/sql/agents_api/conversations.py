@@ -31,7 +31,7 @@ from storage.sql.statements import load
 
 SQL = load("agents_api/conversations.sql")
 
-# The columns of a conversation, before those of its agent.
+# The number of columns of a conversation, which are before the columns of its agent.
 _CONVERSATION_COLUMNS = 7
 
 
@@ -142,7 +142,7 @@ async def _load_rows(
     limit: int,
     direction: str,
 ) -> list[Row]:
-    """Returns the rows of conversations between two positions of an order, those that do not match among them.
+    """Returns the rows of conversations between two positions of an order, also rows that do not match the filter.
 
     direction: the end of the statement's name, as `Page.direction`.
     """

@@ -57,7 +57,7 @@ async def insert_definition(
 ) -> int | None:
     """Adds a definition with its first text. Returns its row.
 
-    Returns None if its public id is taken, or its name, where names of its kind are unique.
+    Returns None if the public id is taken, or the name, for kinds with unique names.
     """
     values = (draft.uid, draft.project, draft.kind, draft.memory_row, created, updated, draft.name)
     id: int | None = await connection.fetch_value(SQL["insert"], values)
@@ -106,7 +106,7 @@ async def change_definition(
     at: float,
     name: str | None = None,
 ) -> Definition:
-    """Changes a definition if it is still at the version that was found. name: the new one; None if it stays.
+    """Changes a definition if it is still at the version that was found. name: the new name; None: the name stays.
 
     Raises: Overtaken if it was changed since; WriteConflict if the name is taken; NotFound.
     """
@@ -127,7 +127,7 @@ async def change_definition(
 
 
 async def put_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
-    """Adds a definition, or changes the one that has its public id."""
+    """Adds a definition, or changes the stored definition with its public id."""
     definition = await find_definition(connection, draft.project, draft.kind, draft.uid)
     if definition is None:
         return await add_definition(connection, draft, at=at)

@@ -36,7 +36,7 @@ class FileRows(NamedTuple):
 
 
 class _FolderSize(NamedTuple):
-    """How many files a folder has, and their bytes together."""
+    """The number of files in a folder, and their bytes together."""
 
     files: int
     bytes: int
@@ -47,7 +47,7 @@ async def add_file(
 ) -> StoredFile:
     """Adds a file without its text, which is written later.
 
-    A file that is to be replaced does not count for the limits. The caller removes it when the new one is complete.
+    A file that is to be replaced does not count for the limits. The caller removes it when the new file is complete.
 
     Raises: WriteConflict if the name is taken and to be refused; OverLimit; NotFound if there is no such folder.
     """
@@ -137,7 +137,7 @@ class Files(GrowingGroup):
 
     @reads
     async def find_by_name(self, connection: Connection, memory_row: int, name: str) -> StoredFile | None:
-        """Returns the file with this name, None if there is none; the oldest while another one is to replace it."""
+        """Returns the file with this name, the oldest while a new file is to replace it; None: no file has the name."""
         row = await connection.fetch_row(SQL["find_by_name"], (memory_row, name))
         return None if row is None else _make_file(row)
 
@@ -177,7 +177,7 @@ class Files(GrowingGroup):
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
-        """Returns those of some files that are there, by their rows."""
+        """Returns the files of these rows that are stored, by their rows."""
         return {row[0]: _make_file(row) for row in await load_rows(connection, SQL["find_by_ids"], ids)}
 
     @reads

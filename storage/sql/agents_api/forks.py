@@ -27,14 +27,14 @@ from storage.store_rules import Rules
 
 SQL = load("agents_api/forks.sql")
 
-# The columns of the content in `exchange`. The next one is whether a run is active; those of `{skeleton}` follow.
+# The columns of the content in `exchange`. The next column says whether a run is active; `{skeleton}` follows.
 _CONTENT_COLUMNS = 3
 
 
 async def note_fork(connection: Connection, agent_row: int, conversation_row: int, parent: int) -> None:
     """Stores which conversations the past of a conversation is in.
 
-    parent: the row of the exchange that its first exchange follows; one of the same conversation changes nothing.
+    parent: the row of the exchange that the fork's first exchange follows; in the same conversation nothing changes.
     """
     await connection.run(SQL["fork_note"], (agent_row, conversation_row, parent))
 
@@ -103,7 +103,7 @@ class Forks(StoreGroup):
     async def _find_last(
         self, connection: Connection, agent_row: int, last_row: int | None
     ) -> Exchange | None:
-        """Returns the last exchange of a path after which a fork can begin; None if there is none."""
+        """Returns the last exchange of a path after which a fork can begin; None: there is no such exchange."""
         while last_row is not None:
             point = await self._get_point(connection, agent_row, last_row)
             if point.can_fork:

@@ -37,7 +37,7 @@ class OwnedConversation(NamedTuple):
     """A conversation, and the memory that has it."""
 
     agent: Agent
-    # The client's own id of the conversation; None: it has none.
+    # The client's own id of the conversation; None: the conversation has none.
     key: str | None
 
 
@@ -151,7 +151,7 @@ class Messages(StoreGroup):
     async def load_exchanges(
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ListedExchange]:
-        """Returns exchanges by their rows, also those that are not active. ids: the rows."""
+        """Returns exchanges by their rows, also inactive exchanges. ids: the rows."""
         records = map(_make_record, await load_rows(connection, SQL["of_rows"], ids, agent_row))
         return {record.exchange.id: record for record in records}
 

@@ -60,7 +60,7 @@ async def add_events(
     """Adds events to a run. Returns False, and adds none, if the memory's epoch has risen or the attempt was replaced.
 
     epoch: the memory's epoch when the events were made. They may quote content that was forgotten since.
-    job: the attempt that made the events. They must not come between those of the attempt that performs the run now.
+    job: the attempt that made the events, which must not come between the events of a later attempt; None: no job.
     """
     if await find_epoch(connection, agent_row) != epoch:
         return False

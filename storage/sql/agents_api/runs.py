@@ -1,4 +1,4 @@
-"""Runs of agents: one for each send to a stored conversation, with its steps. Its texts are in `run_texts.py`.
+"""Runs of agents: one run for each send to a stored conversation, with its steps. `run_texts.py` has its texts.
 
     created -> running -> completed | failed | cancelled
 
