@@ -46,7 +46,7 @@ class ChatAgents(Struct, frozen=True):
     # The known context windows of models.
     context_windows: ContextWindows
 
-    # The methods are described in `StoredAgents`.
+    # `StoredAgents` documents the methods.
 
     async def find(self, project: str, name: str) -> FoundAgent | None:
         resolved = await self.registry.resolver.resolve(project, name)

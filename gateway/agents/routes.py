@@ -44,7 +44,10 @@ _PREFIXES: Final = (
 
 
 class _HasRoutes(Protocol):
-    def list_routes(self) -> list[AgentsRoute]: ...
+    """A class with the routes of one kind of resource, and the handlers that answer them."""
+
+    def list_routes(self) -> list[AgentsRoute]:
+        """Returns the routes of the resource, in the order in which paths are matched."""
 
 
 def list_error_forms() -> dict[str, ErrorForm]:

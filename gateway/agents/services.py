@@ -99,8 +99,8 @@ class AgentServices:
             agent_runs.end_abandoned_runs,
             store,
             CallbackJobs(store, agent_runs.defined_tools.webhooks, run_events.make_callback_body, now),
-            count_attempt,
-            lambda: agent_runs.messaging.released_slots,
+            count_outcome=count_attempt,
+            count_waiting=lambda: agent_runs.messaging.released_slots,
         )
 
     def make_routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:

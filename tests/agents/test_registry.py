@@ -132,19 +132,19 @@ async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registr
         ("core_memory_append", "continue_loop"),
         ("core_memory_replace", "continue_loop"),
     ]
-    bare = await registry.create(PROJECT, new("bob", "memgpt_agent", base_tools=False))
+    bare = await registry.create(PROJECT, new("bob", "memgpt_agent", has_base_tools=False))
     assert (names(bare), bare.definition.body["rules"]) == ([], [])
-    ruled = await registry.create(PROJECT, new("cara", base_rules=True))
+    ruled = await registry.create(PROJECT, new("cara", has_base_rules=True))
     assert [r["type"] for r in ruled.definition.body["rules"]] == ["continue_loop"] * 3
-    dora = await registry.create(PROJECT, new("dora", "react_agent", multi_agent_tools=True))
+    dora = await registry.create(PROJECT, new("dora", "react_agent", has_multi_agent_tools=True))
     assert names(dora) == [*MULTI_AGENT_TOOLS]
-    without = await registry.change(PROJECT, dora.agent.uid, AgentEdit(multi_agent_tools=False))
+    without = await registry.change(PROJECT, dora.agent.uid, AgentEdit(has_multi_agent_tools=False))
     assert names(without) == []
     memory = [hash_built_in("memory")]
-    both = AgentEdit(tools=memory, multi_agent_tools=True)
+    both = AgentEdit(tools=memory, has_multi_agent_tools=True)
     for _ in range(2):
         assert names(await registry.change(PROJECT, dora.agent.uid, both)) == ["memory", *MULTI_AGENT_TOOLS]
-    added = await registry.change(PROJECT, bare.agent.uid, AgentEdit(multi_agent_tools=True))
+    added = await registry.change(PROJECT, bare.agent.uid, AgentEdit(has_multi_agent_tools=True))
     assert names(added) == [*MULTI_AGENT_TOOLS]
     voice = await registry.create(PROJECT, new("dan", "voice_convo_agent", most_messages=7))
     assert (voice.definition.body["most_messages"], voice.definition.body["least_messages"]) == (7, 3)

@@ -52,19 +52,26 @@ class ImportForm(Form):
 
 
 class FileAgent(msgspec.Struct):
+    """The parts of an agent that are not fields of its definition, which `read_definition` reads from the JSON."""
+
     id: str
     name: Name | None = None
     agent_type: str | None = None
+    # The ids of tools, blocks and folders in the file.
     tool_ids: Strings | None = None
     block_ids: Strings | None = None
     source_ids: Strings | None = None
     tags: Annotated[list[_Tag], BOUNDED_LIST] | None = None
+    # The messages of the conversation `default`.
     messages: list[FileMessage] | None = None
+    # Secrets by name, of which an export wipes the values. The first is the older name of the second.
     tool_exec_environment_variables: dict[str, str | None] | None = None
     secrets: dict[str, str | None] | None = None
 
 
 class FileTool(msgspec.Struct):
+    """A tool. `read_tools` reads the other fields of a custom tool from the JSON."""
+
     id: str
     name: Name
     tool_type: str = "custom"
@@ -77,6 +84,8 @@ class FileSkill(msgspec.Struct):
 
 
 class FileSource(msgspec.Struct):
+    """A folder, which Letta's form calls a source."""
+
     id: str
     name: Name
     description: str | None = None
@@ -86,29 +95,45 @@ class FileSource(msgspec.Struct):
 
 
 class FileOfSource(msgspec.Struct):
+    """A file in a folder."""
+
     id: str
+    # The id of the folder in the agent file.
     source_id: str
+    # The name with the folder's name before it.
     file_name: str | None = None
+    # The name in the folder.
     original_file_name: str | None = None
+    # The MIME type.
     file_type: str | None = None
+    # The text; None: the file was not read.
     content: str | None = None
 
 
 class FilePassage(msgspec.Struct):
+    """A passage of an archive."""
+
     text: Annotated[str, Meta(min_length=1)]
     tags: Strings = []
     metadata: dict[str, Any] = {}
+    # The time in ISO 8601; None: the time of the import.
     created_at: str | None = None
 
 
 class FileArchive(msgspec.Struct):
+    """An archive that is attached to an agent, other than its own."""
+
     name: Name
+    # The id that stays; None: a new id is made.
     id: str | None = None
     description: str | None = None
     passages: list[FilePassage] = []
 
 
 class FileConversation(msgspec.Struct):
+    """A conversation other than `default`."""
+
+    # The id, which stays.
     id: str
     created_at: str | None = None
     summary: str | None = None
@@ -125,12 +150,16 @@ class FileSleeptime(msgspec.Struct):
 
 
 class FileGroupConfig(msgspec.Struct):
+    """The kind of a group, and the agent that its other agents serve."""
+
     manager_type: str | None = None
     manager_agent_id: str | None = None
     sleeptime_agent_frequency: Count | None = None
 
 
 class FileGroup(msgspec.Struct):
+    """A group of agents, by their ids in the file."""
+
     agent_ids: list[str] = []
     manager_config: FileGroupConfig | None = None
 
@@ -142,11 +171,18 @@ class FileIdentity(CreateIdentity, kw_only=True):
 
 
 class AgentExtension(msgspec.Struct):
+    """The parts of an agent that Letta's form lacks."""
+
+    # The fields of `agent_bodies.Own`.
     mnemogate: dict[str, Any] = {}
+    # The time when the agent was made, in ISO 8601; None: it is made by the import.
     created_at: str | None = None
+    # The rule by which sleeptime agents read the agent; None: the agent has no sleeptime agent.
     sleeptime: FileSleeptime | None = None
+    # The bounds of the window, in messages.
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None
+    # The passages of the agent's own archive.
     passages: list[FilePassage] = []
     archives: Annotated[list[FileArchive], Meta(max_length=MAX_MEMORIES_SEARCHED - 1)] = []
     identities: Annotated[list[FileIdentity], BOUNDED_LIST] = []
@@ -190,6 +226,7 @@ class File(msgspec.Struct):
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
     blocks: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
     tools: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
+    # The folders, and the files of all folders.
     sources: Annotated[list[FileSource], _MAX_FILE_PARTS] = []
     files: Annotated[list[FileOfSource], _MAX_FILE_PARTS] = []
     groups: Annotated[list[FileGroup], _MAX_FILE_PARTS] = []

@@ -30,6 +30,9 @@ class _Variable(msgspec.Struct):
 
 
 class _OlderFile(msgspec.Struct):
+    """The fields of an older file that the present form has under another name or in another shape."""
+
+    # The blocks.
     core_memory: _Records
     tools: _Records = []
     messages: _Records = []

@@ -50,7 +50,7 @@ class MessageRenderer(Struct, frozen=True):
         self, views: Sequence[MessageView]
     ) -> dict[tuple[int, int], list[dict[str, Any]]]:
         """Returns the JSON of the summaries to be shown, by the sort key of the message that each follows."""
-        if not self.showing.summaries:
+        if not self.showing.shows_summaries:
             return {}
         exchanges = {view.listed.exchange.id: view.listed.exchange for view in views}
         last_keys = {id: list_messages(exchange)[-1].sort_key for id, exchange in exchanges.items()}
@@ -81,7 +81,7 @@ class MessageRenderer(Struct, frozen=True):
         """Returns the JSON of a run's output: the waiting calls if a run without steps waits for answers."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
             return await self._render_waiting_calls(run)
-        return await self.render_run(run, steps, with_input=False)
+        return await self.render_run(run, steps, has_input=False)
 
     async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the JSON of the calls that still wait after a run without steps has answered others of their step."""
@@ -90,15 +90,15 @@ class MessageRenderer(Struct, frozen=True):
         if step is None or step.run_row > run.id:
             return []
         exchange = await self.store.turns.find_exchange(self.agent, step.exchange_row)
-        messages = [] if exchange is None else await self.render_run(run, [exchange], with_input=False)
+        messages = [] if exchange is None else await self.render_run(run, [exchange], has_input=False)
         return [message for message in messages if message["message_type"] == "approval_request_message"]
 
     async def render_run(
-        self, run: Run, steps: Sequence[Exchange], *, with_input: bool
+        self, run: Run, steps: Sequence[Exchange], *, has_input: bool
     ) -> list[dict[str, Any]]:
         """Returns the JSON of the messages of a run's steps.
 
-        with_input: the messages that were sent to the run are returned, too.
+        has_input: the messages that were sent to the run are returned, too.
         """
         if not steps:
             return []
@@ -110,7 +110,7 @@ class MessageRenderer(Struct, frozen=True):
             # A result belongs to the step that made the call.
             called = before if before is not None and before.id == exchange.parent else exchange
             for listed in list_messages(exchange):
-                if with_input or listed.is_reply or listed.is_result:
+                if has_input or listed.is_reply or listed.is_result:
                     owner = called if listed.is_result else exchange
                     messages += self._render_run_message(
                         listed, owner.seq, run, waiting if exchange is steps[-1] else {}, names

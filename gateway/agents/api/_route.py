@@ -242,12 +242,12 @@ def _read_request(
         struct_fields.read_body(data, Body)
     if row.query is not None or http.scope["query_string"]:
         kind = row.query or UrlQuery
-        query = struct_fields.convert(_read_query(kind, http), kind, ("query",), lax=True)
+        query = struct_fields.convert(_read_query(kind, http), kind, ("query",), is_lax=True)
     without_effect = [
         name for part in (body, query) if part is not None for name in struct_fields.list_ignored_fields(part)
     ]
     headers = {"x-mnemogate-kept": ",".join(without_effect)} if without_effect else {}
-    return ApiRequest(project, http.path_params, http, headers, data, file), query, body
+    return ApiRequest(project, http.path_params, http, headers, data=data, file=file), query, body
 
 
 def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, FormPart]:
@@ -262,7 +262,7 @@ def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, Form
     if file is None:
         raise Unprocessable(Fault(("body", "file"), "Field required", "missing"))
     fields = {part.name: part.data.decode("utf-8", "replace") for part in parts if part is not file}
-    return struct_fields.convert(without_nul(fields), kind, ("body",), lax=True), file
+    return struct_fields.convert(without_nul(fields), kind, ("body",), is_lax=True), file
 
 
 def _read_query(kind: type[UrlQuery], http: Request) -> dict[str, Any]:

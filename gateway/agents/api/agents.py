@@ -67,8 +67,8 @@ class AgentRoutes:
             definition,
             own=[make_block(block) for block in sent.get("memory_blocks") or ()],
             tool_names=sent.get("tools") or (),
-            base_tools=sent.get("include_base_tools") is not False,
-            base_rules=sent.get("include_base_tool_rules"),
+            has_base_tools=sent.get("include_base_tools") is not False,
+            has_base_rules=sent.get("include_base_tool_rules"),
             **asdict(_load_parts(sent)),
         )
         return await self._api.agents.render(await self._api.registry.create(request.project, new))
@@ -148,8 +148,8 @@ def _load_parts(sent: Mapping[str, Any]) -> AgentParts:
         tags=sent.get("tags"),
         folders=_read_folders(sent),
         identities=_read_uids("identity", sent.get("identity_ids")),
-        multi_agent_tools=sent.get("include_multi_agent_tools"),
-        sleeptime=sent.get("enable_sleeptime"),
+        has_multi_agent_tools=sent.get("include_multi_agent_tools"),
+        has_sleeptime=sent.get("enable_sleeptime"),
     )
 
 

@@ -272,7 +272,7 @@ class BatchRoutes:
         exchange = await store.turns.find_exchange(agent, number)
         if exchange is None:
             return []
-        shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
+        shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], has_input=True)
         return [{**message, "agent_id": ids.make_id("agent", agent.uid)} for message in shown]
 
     async def _render(self, batch: Batch) -> dict[str, Any]:

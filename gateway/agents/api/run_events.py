@@ -32,7 +32,7 @@ _TEXTS = ("content", "reasoning")
 def dump_showing(showing: Showing, *, by_token: bool) -> Json:
     """Returns the JSON in which the way of showing a run is stored."""
     types = None if showing.types is None else sorted(showing.types)
-    fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
+    fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.shows_summaries}
     return {"types": types, **fields, "by_token": by_token}
 
 
@@ -71,7 +71,7 @@ def make_factory(
         step_count=step_count, tool_names=start.tool_names, started_run_uids=start.started_run_uids,
         shown_in_part=shown_in_part, attempt=start.attempt,
     )  # fmt: skip
-    return StepViewFactory(numbers, showing, by_token, now, before, start.counts)
+    return StepViewFactory(numbers, showing, by_token, now, before=before, counts=start.counts)
 
 
 class RunEvents(Struct, frozen=True):

@@ -251,7 +251,7 @@ async def _list_messages(
         raise UnknownId("The agent of this run is deleted.")
     exchanges = await load_exchanges_of_run(store, agent, entry.run)
     showing = await read_run_showing(store, entry.run) if step is None else Showing()
-    shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
+    shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, has_input=True)
     if step is not None:
         id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
         shown = [message for message in shown if message["step_id"] == id]
@@ -268,8 +268,8 @@ def stream_run(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -
     """Returns the reply that follows a run in the background. Raises: BadRequest if another run has not ended."""
     if not run.background and not run.is_over:
         raise BadRequest("This run streams to its client alone: it is not in the background.")
-    include_pings = body.include_pings is not False
-    return RunStream(api, run, body.starting_after, include_pings=include_pings, headers=request.headers)
+    sends_pings = body.include_pings is not False
+    return RunStream(api, run, body.starting_after, sends_pings=sends_pings, headers=request.headers)
 
 
 async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
@@ -296,7 +296,7 @@ class RunStream:
     # The number of the last event that the client has; 0: it has none.
     after: int = 0
     # Pings are sent while the run has no event.
-    include_pings: bool = True
+    sends_pings: bool = True
     # The headers of the reply.
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -306,7 +306,7 @@ class RunStream:
         info.is_streamed = True
         info.memory = "on"
         ping = make_ping(self.run.uid, api.now())
-        interval_s = api.ping_s if self.include_pings else 0.0
+        interval_s = api.ping_s if self.sends_pings else 0.0
         with (
             ClientReply(scope, receive, send, api.send_timeout_s) as reply,
             PingingSink(reply, interval_s, ping) as sink,

@@ -67,7 +67,7 @@ class Sends:
             )
         run = await self.accept(request, body, run_request, by_token=is_stream and body.stream_tokens)
         if is_stream:
-            return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
+            return RunStream(self._api, run, sends_pings=body.include_pings, headers=request.headers)
         run = await self._api.background_runs.follower.wait_for_end(run)
         return await render_run_result(self._api, run, read_showing(body))
 
@@ -192,8 +192,11 @@ class SendReply:
 
     api: AgentsApi
     request: ApiRequest
+    # The options of the reply: its form, and the messages that it shows.
     body: Send
+    # The run to perform.
     run_request: RunRequest
+    # The reply is a stream of events; False: one body.
     is_stream: bool
     # The JSON of the summary with which the run begins, shown before the first reply. `_begin_view` sets it.
     _summary_messages: Sequence[dict[str, Any]] = field(default=(), init=False)

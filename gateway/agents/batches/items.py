@@ -86,7 +86,9 @@ class ItemTurns:
     keeper: MemoryKeeper
     resolver: AgentResolver
     toolboxes: Toolboxes
+    # The upstreams, of which only the endpoints and the context windows are read.
     failover: Failover
+    # Bounds the tools of all items that run at once.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PARALLEL), init=False)
     # Not the services of the process, since a replay is not counted or awaited as a turn of the process.
     _turns: TurnServices = field(
@@ -213,7 +215,7 @@ class ItemTurns:
             spec, resolved.scope, item.conversation_name, fields=spec.definition.sampling
         )
         memory_request = MemoryRequest(
-            chat=make_chat_request(run_request, stream=False), identity=make_identity(run_request), spec=spec,
+            chat=make_chat_request(run_request, is_streamed=False), identity=make_identity(run_request), spec=spec,
             now=self.keeper.now(), target=target, kind=ConversationKind.AGENT,
         )  # fmt: skip
         return memory_request, route

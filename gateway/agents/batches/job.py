@@ -137,10 +137,13 @@ class BatchJobs:
 class _Attempt:
     """One attempt of one batch's job."""
 
+    # The jobs of all batches, with the services that attempts use.
     jobs: BatchJobs
     job: JobContext
+    # The batch as it was before the attempt.
     batch: Batch
     parts: PartJournal
+    # Writes the outcomes of items, which `results` makes of the providers' results.
     outcomes: ItemOutcomes
     results: PartResults
     submitter: PartSubmitter

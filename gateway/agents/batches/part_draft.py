@@ -17,7 +17,9 @@ class PartDraft:
 
     upstream: str
     model: str
+    # The items in the order of their requests in the file.
     items: list[AssignedItem] = field(default_factory=list)
+    # The size of the file in bytes.
     size: int = 0
     _file: BinaryIO | None = field(default=None, init=False)
 

@@ -44,8 +44,11 @@ class PartResults:
     """Records results for the items of one batch, in one attempt of its job."""
 
     store: Store
+    # Feeds replies to the turns of items.
     turns: ItemTurns
+    # The batch as it was before the attempt.
     batch: Batch
+    # Writes the outcomes.
     outcomes: ItemOutcomes
 
     async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:

@@ -45,8 +45,11 @@ class ImportServices(Struct, frozen=True):
 
     store: Store
     registry: Registry
+    # Saves the files of folders.
     contents: FolderContents
+    # Tells which tools can run here.
     defined_tools: DefinedTools
+    # Returns seconds since the epoch.
     now: Callable[[], float]
 
 

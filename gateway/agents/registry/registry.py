@@ -57,9 +57,9 @@ class AgentParts(Struct, frozen=True, kw_only=True):
     folders: Sequence[str] | None = None
     identities: Sequence[str] | None = None
     # The agent has the tools that speak to other agents.
-    multi_agent_tools: bool | None = None
+    has_multi_agent_tools: bool | None = None
     # A sleeptime agent reads the agent's messages.
-    sleeptime: bool | None = None
+    has_sleeptime: bool | None = None
 
 
 class NewAgent(AgentParts, frozen=True):
@@ -71,9 +71,9 @@ class NewAgent(AgentParts, frozen=True):
     # The names of further tools, which come before `tools`.
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
-    base_tools: bool = True
+    has_base_tools: bool = True
     # The agent has rules for its built-in tools; None: it has them if its kind has.
-    base_rules: bool | None = None
+    has_base_rules: bool | None = None
 
 
 class AgentEdit(AgentParts, frozen=True):
@@ -133,7 +133,7 @@ class Registry:
         )  # fmt: skip
         entry = await self._store.defined_agents.create(agent_draft, at=now)
         self._store.agents.cache(entry.agent)
-        if new.sleeptime:
+        if new.has_sleeptime:
             await self.sleepers.turn_on(entry)
         self._cache.clear()
         return await self.get(project, memory.uid)
@@ -142,8 +142,8 @@ class Registry:
         """Returns the tools of a new agent, each once. Raises: NotFound, BadRequest."""
         names = [
             *new.tool_names,
-            *(choose_kind(new.definition.kind).tools if new.base_tools else ()),
-            *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
+            *(choose_kind(new.definition.kind).tools if new.has_base_tools else ()),
+            *(MULTI_AGENT_TOOLS if new.has_multi_agent_tools else ()),
         ]
         tools = [*await self.tools.get_named(project, names)]
         tools += [await self.tools.get(project, uid) for uid in new.tools or ()]
@@ -183,7 +183,7 @@ class Registry:
             entry = await self._store.defined_agents.get(project, uid)
             definition = self.require_definition(entry)
             attached = tools
-            if edit.multi_agent_tools is not None:
+            if edit.has_multi_agent_tools is not None:
                 attached = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
             change = AgentChange(
                 name=edit.name, body=self._edit_body(definition, edit), blocks=edit.blocks, tools=attached,
@@ -192,8 +192,8 @@ class Registry:
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
         changed = await retry_overtaken(change)
-        if edit.sleeptime is not None:
-            await self._turn_sleeptime(changed, is_on=edit.sleeptime)
+        if edit.has_sleeptime is not None:
+            await self._turn_sleeptime(changed, is_on=edit.has_sleeptime)
         self._cache.clear()
         return await self.get(project, uid)
 
@@ -228,7 +228,7 @@ class Registry:
         if tools is None:
             tools = await self._store.attached.load_targets(agent_row, DefinitionKind.TOOL)
         numbers = [number_tool(make_built_in(name)) for name in MULTI_AGENT_TOOLS]
-        if not edit.multi_agent_tools:
+        if not edit.has_multi_agent_tools:
             return [number for number in tools if number not in numbers]
         return list(dict.fromkeys([*tools, *numbers]))
 
@@ -287,7 +287,7 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
     """Returns a copy of the definition of a new agent with the defaults of its kind. tools: the agent's tools."""
     definition, kind = new.definition, choose_kind(new.definition.kind)
     rules = definition.rules
-    has_rules = kind.has_rules if new.base_rules is None else new.base_rules
+    has_rules = kind.has_rules if new.has_base_rules is None else new.has_base_rules
     if has_rules:
         built_in = [tool.name for tool in tools if tool.definition is None]
         rules = (*rules, *make_base_rules(built_in, rules))

@@ -57,8 +57,11 @@ class ReadingServices(Struct, frozen=True):
     """The services that runs of sleeptime agents use."""
 
     keeper: MemoryKeeper
+    # Performs the runs.
     agent_runs: AgentRuns
+    # The daily budget of background calls of models.
     budget: DailyBudget
+    # The models that are asked outside of runs, to test whether one answers.
     models: BackgroundModels
 
 

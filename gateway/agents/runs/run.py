@@ -161,7 +161,7 @@ def make_identity(run_request: RunRequest) -> Identity:
     )  # fmt: skip
 
 
-def make_chat_request(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
+def make_chat_request(run_request: RunRequest, *, is_streamed: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages, which come from the path."""
     tools = [*run_request.client_tools]
     sampling = make_sampling(
@@ -170,13 +170,13 @@ def make_chat_request(run_request: RunRequest, *, stream: bool = True) -> ChatRe
     body: dict[str, Any] = {
         "model": run_request.spec.model or "",
         "messages": [],
-        **({"stream": True} if stream else {}),
+        **({"stream": True} if is_streamed else {}),
         **sampling,
     }
     if tools:
         body["tools"] = tools
     return ChatRequest(
-        raw=orjson.dumps(body), json=body, model=body["model"], messages=[], stream=stream, wants_usage=False,
+        raw=orjson.dumps(body), json=body, model=body["model"], messages=[], stream=is_streamed, wants_usage=False,
         tool_names=tuple(str(tool["function"]["name"]) for tool in tools), has_tools=bool(tools), n=1,
         token_limit=find_token_limit(body), gateway_fields=frozenset(sampling),
     )  # fmt: skip

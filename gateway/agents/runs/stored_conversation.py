@@ -80,12 +80,12 @@ async def read_stored_context(
     tree = Tree(path)
     uid = make_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(
-        request,
-        agent,
-        stored_path.snapshot,
-        plan_step(tree, _make_query(request, agent, idle_s), None, None),
-        tree,
-        tuple(path),
+        request=request,
+        agent=agent,
+        snapshot=stored_path.snapshot,
+        plan=plan_step(tree, _make_query(request, agent, idle_s), None, None),
+        tree=tree,
+        path=tuple(path),
         is_plain=False,
         conversation_uid=uid,
         summaries=stored_path.summaries,

@@ -18,6 +18,7 @@ READY = b"\n"
 
 
 def main() -> None:
+    """Sets the limits of the process, reports that it is ready, and answers each line until stdin ends."""
     module, _, name = sys.argv[2].partition(":")
     perform = getattr(importlib.import_module(module), name)
     for limit, value in json.loads(sys.argv[3]).items():

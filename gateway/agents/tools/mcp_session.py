@@ -246,6 +246,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         self._events: HostReply | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Sends a request through `ToolHosts`. Raises: the errors of httpx, with the cause noted in `host_errors`."""
         if _read_origin(request.url) != self._origin:
             self._errors.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")

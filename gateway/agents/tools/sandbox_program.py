@@ -31,6 +31,7 @@ _MODULES = ("base64", "hashlib", "pickle", "struct", "sys")
 
 
 def main() -> None:
+    """Sets the limits of the process, reads the work, runs the function, writes its answer to the pipe, and exits."""
     pipe, limits = int(sys.argv[1]), json.loads(sys.argv[2])
     # No other descriptor should be open: the code could get out of the sandbox by one.
     os.closerange(3, pipe)

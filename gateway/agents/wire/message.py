@@ -35,7 +35,7 @@ class Showing(Struct, frozen=True):
     speaks: str | None = "send_message"
     argument: str = "message"
     # Summaries of the conversation are shown as well.
-    summaries: bool = False
+    shows_summaries: bool = False
 
     def shows(self, message_type: str) -> bool:
         """Returns whether messages of a type are shown."""
@@ -154,7 +154,7 @@ def render_summary(summary: Summary, uid: str, showing: Showing) -> list[dict[st
 
     uid: the uid of the agent.
     """
-    if not showing.summaries:
+    if not showing.shows_summaries:
         return []
     exchange = summary.exchange
     seq = exchange.reply_seq - (1 if exchange.reply is None else 0)

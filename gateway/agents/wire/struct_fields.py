@@ -113,18 +113,18 @@ def read_texts(data: bytes) -> dict[str, str]:
         raise Unprocessable(Fault(("body",), f"JSON decode error: {error}", "json_invalid")) from error
 
 
-def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -> B:
+def convert(json: Any, struct_type: type[B], path: Path, *, is_lax: bool = False) -> B:
     """Makes a struct of parsed JSON, or of the parameters of a query.
 
     path: the path of the JSON in the request, for errors.
-    lax: numbers may be text, as in a query.
+    is_lax: numbers may be text, as in a query.
 
     Raises: the errors of `read_body`.
     """
     if not isinstance(json, dict):
         raise Unprocessable(Fault(path, f"Input should be an object, not {name_type(json)}", "model_type"))
     try:
-        body = checked.convert(json, struct_type, path, strict=not lax)
+        body = checked.convert(json, struct_type, path, strict=not is_lax)
     except checked.InvalidValue as error:
         raise Unprocessable(phrase_fault(error.fault)) from error
     _check_refused(body)

@@ -28,7 +28,9 @@ class RunAcceptance:
 
     agent_runs: AgentRuns
     keeper: MemoryKeeper
+    # The open runs of the process, to which accepted runs are added.
     open_runs: OpenRuns
+    # The event logs of the process's runs.
     logs: RunLogs
 
     async def accept(

@@ -56,10 +56,14 @@ class _RunAttempt(Struct, frozen=True):
     """One attempt to perform a run that holds its conversation's ticket."""
 
     agent: Agent
+    # The run as it was before the attempt.
     run: Run
     conversation_name: str
+    # The run's entry among the open runs of this process.
     open_run: OpenRun
+    # The ticket in the queue of the conversation.
     ticket: QueueTicket
+    # The attempt of the run's job.
     job: Job
 
 
@@ -117,7 +121,7 @@ class BackgroundRuns:
         # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
         queue = (agent.uid, entry.conversation_name)
         open_run = waiting or self._open.add(run.uid, queue, phase=RunPhase.PERFORMED)
-        attempt = _RunAttempt(agent, run, entry.conversation_name, open_run, QueueTicket(), job)
+        attempt = _RunAttempt(agent, run, entry.conversation_name, open_run, QueueTicket(), job=job)
         if run.is_over and waiting is None:
             # A process that died had ended the run. The work after the end needs no ticket.
             try:
@@ -203,7 +207,7 @@ class BackgroundRuns:
             )
             run_request = stored.make_run_request(resolved, conversation_name, attempt.open_run.forwarded)
             replaced = await self._store.runs.find_run(agent.id, stored.replaces) if stored.replaces else None
-            accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
+            accepted = AcceptedRun(run, stored.encode(includes_messages=False), attempt.job, replaced)
             await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, choose_view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _GONE, attempt.job)

@@ -145,14 +145,14 @@ class OpenRuns:
         if run.phase is RunPhase.ENDED:
             return
         if run.phase in _WITH_TICKET:
-            self._pop_ticket(run.queue, newest=True).drop()
+            self._pop_ticket(run.queue, takes_newest=True).drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.ended.set()
 
-    def _pop_ticket(self, queue: QueueName, *, newest: bool = False) -> Reservation:
+    def _pop_ticket(self, queue: QueueName, *, takes_newest: bool = False) -> Reservation:
         tickets = self._tickets[queue]
-        ticket = tickets.pop() if newest else tickets.popleft()
+        ticket = tickets.pop() if takes_newest else tickets.popleft()
         if not tickets:
             del self._tickets[queue]
         return ticket

@@ -24,8 +24,11 @@ class RunRecovery(Struct, frozen=True):
     """Opens the stored runs after a restart, and closes open runs that no job performs."""
 
     keeper: MemoryKeeper
+    # The open background runs of this process.
     open_runs: OpenRuns
+    # Cancels runs, and stops those that this process performs.
     live_runs: LiveRuns
+    # The event logs of this process's runs.
     logs: RunLogs
 
     async def reserve_tickets(self) -> None:

@@ -71,9 +71,9 @@ class StoredRequest(Struct, frozen=True):
         """Decodes a stored request. Empty data, as of a run that has ended, gives a request without messages."""
         return msgspec.json.decode(data or b"{}", type=StoredRequest)
 
-    def encode(self, *, with_messages: bool = True) -> bytes:
-        """Encodes a request for the store. with_messages: the messages and decisions are encoded, too."""
-        return msgspec.json.encode(self if with_messages else replace(self, messages=(), decisions=()))
+    def encode(self, *, includes_messages: bool = True) -> bytes:
+        """Encodes a request for the store. includes_messages: the messages and decisions are encoded, too."""
+        return msgspec.json.encode(self if includes_messages else replace(self, messages=(), decisions=()))
 
     def make_run_request(
         self, resolved: ResolvedAgent, conversation_name: str, forwarded: Forwarded
