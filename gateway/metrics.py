@@ -101,7 +101,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def add_counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        """Adds a counter. labels: their names."""
+        """Adds a counter. labels: the names of its labels."""
         counter = Counter(labels)
         self._add_metric(CounterMetricFamily, name, documentation, labels, lambda: counter.values)
         return counter
@@ -113,7 +113,7 @@ class Metrics(Collector):
     def add_histogram(
         self, name: str, documentation: str, bounds: Sequence[float], *labels: str
     ) -> Histogram:
-        """Adds a histogram. bounds: of its buckets, in the unit of its values."""
+        """Adds a histogram. bounds: the upper bounds of its buckets, in the unit of its values."""
         histogram = Histogram(bounds, labels)
 
         def make_family() -> Metric:

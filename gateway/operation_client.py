@@ -99,7 +99,7 @@ class OperationClient:
         return answer
 
     def find_process(self, until: float | None = None) -> ServingProcess | None:
-        """Returns the process that serves this database; None: there is none.
+        """Returns the process that serves this database, if any.
 
         The database's lock decides whether there is one: a process that was killed leaves its file, and another program
         may have its port by now. A process that starts takes the lock before it writes its file, so the file is waited
@@ -128,7 +128,7 @@ class OperationClient:
     def read_pages(
         self, operation: str, arguments: _Arguments, cursor: Literal["from", "after"] = "from"
     ) -> Iterator[Any]:
-        """Yields the answers of an operation that answers page by page. cursor: its argument that takes `next`."""
+        """Yields the answers of an operation that answers page by page. cursor: the name of the argument for `next`."""
         page = self.perform(operation, arguments)
         yield page
         while page["next"] is not None:

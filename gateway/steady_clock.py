@@ -20,7 +20,7 @@ class SteadyClock:
     """Returns the time in seconds since the epoch, each time a later one."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Makes a clock that follows another one. now: that clock, which may be set back."""
+        """Makes a clock that follows another one. now: the other clock, which may be set back."""
         self._now = now
         self._last_time = 0.0
 

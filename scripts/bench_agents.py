@@ -83,7 +83,7 @@ class Upstream(Mock):
 
 
 def _call_delta(number: int, name: str, arguments: dict[str, Any]) -> bytes:
-    """Returns a delta with a call of a tool. number: that of the reply, in the id of the call."""
+    """Returns a delta with a call of a tool. number: the number of the reply, for the id of the call."""
     function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
     call = {"index": 0, "id": f"call_{number:08}", "type": "function", "function": function}
     return orjson.dumps({"role": "assistant", "tool_calls": [call]})

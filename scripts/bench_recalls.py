@@ -111,7 +111,7 @@ def user_of(number: int) -> str:
 
 
 async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> TurnCost:
-    """Performs the memory's part of one turn, without an upstream. messages: of its conversation; two are added."""
+    """Performs the memory's part of one turn, without an upstream. messages: the conversation, which gets two."""
     user = user_of(number // MEASURED_TURNS)
     messages.append(load.render_question(user, CONVERSATIONS * TURNS + number))
     body = load.render_body(messages, user, is_streamed=False)

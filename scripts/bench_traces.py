@@ -52,7 +52,7 @@ EXPORT_S = 20.0
 
 
 def do_request(receipts: Receipts, headers: list[tuple[bytes, bytes]]) -> None:
-    """Does one request's work on its receipt. headers: those of the request."""
+    """Does one request's work on its receipt. headers: the headers of the request."""
     receipt = Receipt("req_0123456789abcdef01234567")
     if receipts.tracer is not None:
         receipt.trace = receipts.tracer.begin(headers)

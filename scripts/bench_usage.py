@@ -58,7 +58,7 @@ async def fill(target: Path | str, users: int, models: int) -> None:
 
 
 async def measure(target: Path | str, count: int, users: int) -> dict[str, Any]:
-    """Returns the best time of each question, in milliseconds. count: of rows, about."""
+    """Returns the best time of each question, in milliseconds. count: the approximate number of rows."""
     models = max(1, count // DAYS // users)
     store = await open_store(target, rules=RULES)  # makes the tables
     await store.close()

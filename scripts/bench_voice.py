@@ -156,7 +156,7 @@ _numbers = itertools.count(1)
 
 
 def make_calls(count: int, text: str, **fields: Any) -> list[PhoneCall]:
-    """Returns calls, each a conversation of its own. fields: of their requests."""
+    """Returns calls, each a conversation of its own. fields: further fields of their requests."""
     headers = (b"x-mnemogate-conversation: call-%d\r\n" % next(_numbers) for _ in range(count))
     return [PhoneCall(fields, header, text) for header in headers]
 

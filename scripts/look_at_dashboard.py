@@ -183,7 +183,7 @@ def prometheus(folder: Path, port: int) -> Iterator[int]:
 
 
 def find_series(port: int, expression: str, period: Period) -> FoundSeries:
-    """Returns the series that a query finds. port: of Prometheus."""
+    """Returns the series that a query finds. port: the port of Prometheus."""
     promql = expression.replace("$__rate_interval", RATE_INTERVAL)
     query = urllib.parse.urlencode({"query": promql, "start": period.start, "end": period.end, "step": 1})
     reply = json.loads(fetch(port, f"/api/v1/query_range?{query}"))
@@ -244,7 +244,7 @@ def use_gateway(port: int, seconds: float) -> Period:
 
 
 def query_panel(panel: dict[str, Any], port: int, period: Period) -> list[FoundSeries]:
-    """Asks the queries of a panel, and prints what they find. port: of Prometheus."""
+    """Asks the queries of a panel, and prints their series. port: the port of Prometheus."""
     found = []
     for target in panel["targets"]:
         series = find_series(port, target["expr"], period)

@@ -160,7 +160,7 @@ class BackgroundResponses:
         return accepted.tag
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
-        """Returns the run of a response in the background; None: there is none that this owner may read."""
+        """Returns the run of a response in the background, or None if this owner may read no such run."""
         with map_store_errors():
             found = await self.store.responses.find(owner.project, tag)
         return found.run if found is not None and owner.may_read(found.agent) else None

@@ -36,7 +36,7 @@ class EventDialect(Protocol):
     """The dialect of a log's events, which are server-sent events in all dialects."""
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
-        """Returns the events of a piece of a stream one by one, each with its number. first: of the first one."""
+        """Returns the events of a piece of a stream, each with its number. first: the number of the first event."""
 
 
 class NumberedEvent(NamedTuple):

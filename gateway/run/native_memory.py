@@ -76,7 +76,7 @@ class NativeMemory(TreeMemory):
     deferred: DeferredReplies
     # Writes the turn of a deferred reply that has ended.
     save_ended: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
-    # The write of the turn without its reply, which the upstream makes in the background; None: there was none.
+    # The write of the turn without its reply, which the upstream makes in the background; None: no such write.
     deferring: asyncio.Task[None] | None = field(default=None, init=False)
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:

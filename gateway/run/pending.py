@@ -110,7 +110,7 @@ class PendingWrites:
 
 
 async def _log_failure(work: Awaitable[object], subject: str) -> None:
-    """Waits for work, and logs why it failed if it does. subject: as in `PendingWrites.add`."""
+    """Waits for work, and logs its error if it fails. subject: the name of the work, for the log."""
     try:
         await work
     except StoreError as error:

@@ -67,7 +67,7 @@ class RefusedParts:
         return name
 
     def _remove_next(self, refused: RefusedContent, prompt: Prompt, *, has_rounds: bool) -> str | None:
-        """Adds the next removal that finds something in the prompt. Returns the part's name; None: there is none."""
+        """Adds the next removal that finds something in the prompt. Returns the name of the part, or None."""
         prompt = self.without(prompt)
         is_run = self.saves_steps and refused is RefusedContent.FILTERED
         for name, remove in _RUN_REMOVALS if is_run else _REMOVALS[refused]:

@@ -17,7 +17,7 @@ class RequestClock(Struct, eq=False):
     started_at: float = field(default_factory=time.perf_counter)
     # The time at which the request ended, for its trace; 0: it has not ended.
     ended_at: float = 0.0
-    # The milliseconds until the reply's head left; None: it has not left.
+    # The milliseconds until the reply's head left; None: the head has not left.
     first_ms: float | None = None
     # The gateway's share of these milliseconds.
     added_ms: float | None = None

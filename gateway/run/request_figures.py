@@ -27,7 +27,7 @@ class RequestFigures(Struct, frozen=True):
     failed: int
     # The requests by the mode of memory, as in `x-mnemogate-memory`; `strict` counts as `on`.
     modes: dict[str, int]
-    # The latency that the gateway added, in milliseconds, to within 5 %; None: there was no request.
+    # The latency that the gateway added, in milliseconds, to within 5 %; None: no request came.
     added_p50: float | None
     added_p99: float | None
 

@@ -1,4 +1,4 @@
-"""The requests of this process: those in flight, and the last ones that have ended. It holds no content."""
+"""The requests of this process, in flight or lately ended. The log holds no content."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class LoggedRequest(BegunRequest, frozen=True, kw_only=True):
 
     # The id of the request.
     id: str
-    # The scope of the request's memory; None: it has no memory.
+    # The scope of the request's memory; None: the request has no memory.
     scope: Scope | None
-    # The public id of its memory; None: it has no memory.
+    # The public id of its memory; None: the request has no memory.
     memory_uid: str | None
-    # The public id of its conversation; None: it has no conversation.
+    # The public id of its conversation; None: the request has no conversation.
     conversation_uid: str | None
     # The memory mode, as in `x-mnemogate-memory`; "": it is not known yet.
     mode: str
@@ -112,7 +112,7 @@ class RequestLog:
     def find(
         self, request_id: str, project: str | None = None, user: str | None = None
     ) -> LoggedRequest | None:
-        """Returns the ended request with this id; None: there is none. If several have the id, the last to begin.
+        """Returns the ended request with this id, if there is one. If several have the id, the last to begin.
 
         project: only requests of this project are searched; None: of all projects.
         user: only requests that read this user's memory are searched; None: any user's.

@@ -50,7 +50,7 @@ class ResponseLog(EventLog):
     first_number: int = field(default=0, init=False)
     # The events from the end of the response on. They are not added before the end is on disk.
     last_events: bytes = field(default=b"", init=False)
-    # The response as it ended; None: it has not ended.
+    # The response as it ended; None: the response has not ended.
     final: Json | None = field(default=None, init=False)
     # None: no upstream has answered with an error.
     error_reply: UpstreamErrorReply | None = field(default=None, init=False)

@@ -41,7 +41,7 @@ class BackgroundRequest(Protocol):
         """The ids of the items of the conversation that the response has before its own input."""
 
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
-        """Returns the request with only those items of its conversation that still wait. ids: of these items."""
+        """Returns the request with the items of its conversation that still wait. ids: the ids of these items."""
 
     def make_view_factory(
         self,
@@ -66,7 +66,11 @@ class ResponsesDialect(EventDialect, Protocol):
     """The dialect of the responses. A response is JSON as its client sees it, and its events are bytes."""
 
     def restore(self, stored: bytes, tag: str, created_at: float) -> BackgroundRequest:
-        """Returns a stored request. tag: that of the response's ids. created_at: seconds since the epoch."""
+        """Returns a stored request.
+
+        tag: the tag of the response's ids.
+        created_at: the time of its creation, in seconds since the epoch.
+        """
 
     def find_ended_response(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with one."""
@@ -78,13 +82,13 @@ class ResponsesDialect(EventDialect, Protocol):
         """Returns a response as it is shown after its client has cancelled it. output: what came until then."""
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
-        """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
+        """Returns the response of a stored reply, or None if the reply is of no response. tag: the tag of its ids."""
 
     def render_last_events(self, response: Json, number: int) -> bytes:
-        """Returns the last events of a response without a turn. number: that of the first."""
+        """Returns the last events of a response without a turn. number: the number of the first event."""
 
     def render_whole_events(self, response: Json, number: int = 0) -> bytes:
-        """Returns all events of a response, with each item whole. number: that of the first."""
+        """Returns all events of a response, with each item whole. number: the number of the first event."""
 
 
 class NewResponse(Struct, frozen=True):

@@ -36,7 +36,7 @@ class StoredAgents(Protocol):
     """The agents that were made over REST, as chat completions use them."""
 
     async def find(self, project: str, name: str) -> FoundAgent | None:
-        """Returns the agent with this id or name; None: there is none.
+        """Returns the agent with this id or name, if there is one.
 
         Raises: BadRequest: two agents have the name; StoreError.
         """

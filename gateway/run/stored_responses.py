@@ -1,4 +1,4 @@
-"""Stored responses: those that the gateway itself has answered, found by their ids in the exchanges of memory.
+"""Stored responses of the gateway itself, found by their ids in the exchanges of memory.
 
 A project's key is always needed. A request that names a user finds that user's responses alone; for one that names no
 user the id is enough, since a client's GET cannot name any.
@@ -55,7 +55,7 @@ class StoredResponses:
     turns: TurnServices
 
     async def find(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
-        """Returns where a turn is stored; None: there is none that its owner may read. Raises: MemoryUnavailable."""
+        """Returns the location of a turn, or None if its owner may read no such turn. Raises: MemoryUnavailable."""
         with map_store_errors():
             location = await find_turn(self.store, owner.project, name)
             if location is None or location.exchange.state is State.OPEN:

@@ -1,4 +1,4 @@
-"""Saves turns: those of the turn machine, and those of an upstream that is called in its own dialect.
+"""Saves turns: of the turn machine, and of an upstream that is called in its own dialect.
 
 The end of a reply waits for the commit, up to a limit. A turn that was cut or failed is written without a wait.
 """
@@ -167,7 +167,7 @@ class TurnSaving:
         return self._note_not_durable(started_at, loss, is_late=is_late)
 
     def _note_durable(self, result: object, started_at: float) -> events.Saved:
-        """Notes that the turn is on disk. result: that of `TurnMemory.write`."""
+        """Notes that the turn is on disk. result: the result of `TurnMemory.write`."""
         if isinstance(result, Committed):
             self.call.receipt.exchange_row = result.exchange_row
         self.call.receipt.note_write(started_at)
@@ -176,7 +176,7 @@ class TurnSaving:
     def _note_not_durable(self, started_at: float, loss: str | None, *, is_late: bool) -> events.Saved:
         """Notes that the reply leaves although the turn is not on disk.
 
-        loss: the reason why the turn will never be on disk; None: it may still get there.
+        loss: the reason why the turn will never be on disk; None: the write may still succeed.
         """
         self.call.receipt.note_write(started_at, is_durable=False)
         self.services.metrics.not_durable.inc()

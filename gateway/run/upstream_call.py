@@ -77,7 +77,7 @@ class UpstreamCall(Struct, eq=False):
     prompt: PromptFacts = NO_PROMPT
     # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
     received_chars: int = 0
-    # The tokens that the upstream reported at the end of the reply; None: it reported none.
+    # The tokens that the upstream reported at the end of the reply; None: no tokens were reported.
     counts: TokenCounts | None = None
     # Where `counts` is None: the prompt's tokens that the upstream reported at the reply's beginning, if it did.
     prompt_counts: TokenCounts | None = None

@@ -263,7 +263,7 @@ class ToolSettings(Table, frozen=True):
     hosts: tuple[Text, ...] = ()
     # The hosts that may have addresses of this machine or its network.
     private_hosts: tuple[Text, ...] = ()
-    # The key that signs calls of webhooks: SECRET_PREFIX and base64; None: they are not signed.
+    # The key that signs calls of webhooks: SECRET_PREFIX and base64; None: calls are not signed.
     webhook_secret: Secret | None = None
     # 32 bytes in base64; None: no secrets are stored.
     secrets_key: Secret | None = None

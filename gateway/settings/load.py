@@ -298,7 +298,7 @@ def _not_from_file() -> Iterator[None]:
 
 
 def find_settings_file(config: str | None) -> Path | None:
-    """Returns the file that `load_settings` reads; None: there is none."""
+    """Returns the file that `load_settings` reads, if there is one."""
     file = Path(config or os.environ.get("MNEMOGATE_CONFIG", "").strip() or _DEFAULT_CONFIG)
     return file.absolute() if file.exists() else None
 

@@ -42,7 +42,7 @@ class Caller(NamedTuple):
     credential: str | None = None
     # The memory mode of requests that name none, where the key defines it.
     memory: str | None = None
-    # The only path that the key opens: METRICS_PATH, or PAGE_PATH for an operator; None: it is not limited to one path.
+    # The only path that the key opens: METRICS_PATH, or PAGE_PATH for an operator; None: no such limit.
     only_path: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None

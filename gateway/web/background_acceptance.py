@@ -71,7 +71,7 @@ def _make_new_response(
     digest: bytes,
     created_at: float,
 ) -> NewResponse:
-    """Returns the response as it is stored until its job makes it. digest: of the request."""
+    """Returns the response as it is stored until its job makes it. digest: the digest of the request."""
     request, conversation = call.request, call.conversation
     stored_request = StoredResponseRequest(
         body=request.body.decode(),
@@ -89,7 +89,7 @@ def _make_new_response(
 
 
 def _make_response_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
-    """Returns the id of a new response in the background, without its prefix. secret: that of the response's memory."""
+    """Returns the id of a new response in the background, without its prefix. secret: the secret of the memory."""
     if not has_idempotency_key(scope):
         return make_tag(None)
     # The same request has the same id in any process, and no one can guess it without the secret.

@@ -55,7 +55,7 @@ class ResponseFinder:
         return LocatedResponse(id, location, run)
 
     async def find_turn(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
-        """Returns the turn of a response; None: there is no such turn, or its reply was not shown as a response.
+        """Returns the turn of a response, or None if there is no such turn or its reply was not shown as a response.
 
         Raises: MemoryUnavailable.
         """

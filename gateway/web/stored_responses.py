@@ -37,7 +37,7 @@ class ShownResponse(NamedTuple):
     """A response as it is shown now."""
 
     json: Json
-    # The run in the background that makes the response, or has made it; None: there is none.
+    # The run in the background that makes the response, or has made it; None: the response has no run.
     run: Run | None
 
 

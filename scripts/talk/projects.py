@@ -155,7 +155,7 @@ def make_project_memories(
 
 
 def _mark(project: Project, index: int, step: int) -> int:
-    """Returns the mark of a turn with a step. index: of the project."""
+    """Returns the mark of a turn with a step. index: the index of the project."""
     return index * len(project.steps) + step
 
 

@@ -38,7 +38,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True)
 class Set:
-    """Memories of one kind. half: 0: those for developing; 1: those held out."""
+    """Memories of one kind. The argument of `half` is 0 for the memories to develop on, 1 for those held out."""
 
     name: str
     half: Callable[[int], Iterable[MemoryCase]]
@@ -171,7 +171,7 @@ def _render_notes(sessions: Sequence[Session], seed: str) -> Iterator[str]:
 
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
-    """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
+    """Makes all sets, one after the other. limit: the most questions of LongMemEval; 0: all."""
     sentences = sentences_of(questions)
     others = [
         (at, _make_turns(session, "")) for question in questions for _, at, session in sessions_of(question)

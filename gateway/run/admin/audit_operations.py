@@ -87,7 +87,7 @@ class AuditOperations(Struct, frozen=True):
     ) -> ListPage[AuditRecord]:
         """Returns a page of the audit, the newest entries first.
 
-        project: only the entries of this project's memories are listed; None: those of all projects.
+        project: the only project with memories of which entries are listed; None: all projects.
         after: `next` of the page before.
 
         Raises:
@@ -116,7 +116,7 @@ class AuditOperations(Struct, frozen=True):
         return ListPage(items, make_next_cursor(entries, limit, lambda entry: str(entry.id)))
 
     async def _has_entries(self, memory: str) -> bool:
-        """Returns whether the audit has entries of a memory, which may be gone. memory: its uid."""
+        """Returns whether the audit has entries of a memory, which may be gone. memory: the uid."""
         return bool(await self.store.audit.list(before=LAST_NUMBER, memory=memory, limit=1))
 
     async def load_editors(self, uid: str, label: str) -> dict[int, str]:
@@ -132,7 +132,7 @@ class AuditOperations(Struct, frozen=True):
         return {part.version: actor for part, actor in versions if part is not None and part.label == label}
 
     async def list_forgettings(self, uid: str) -> Sequence[AuditRecord]:
-        """Returns the last forgettings of parts of a memory, the oldest first. uid: of the memory."""
+        """Returns the last forgettings of parts of a memory, the oldest first. uid: the uid of the memory."""
         entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
         return [_make_record(entry) for entry in reversed(entries)]
 
@@ -141,7 +141,7 @@ class AuditOperations(Struct, frozen=True):
         return {uid: name_of(scope) for uid, scope in (await self.store.overview.load_scopes(uids)).items()}
 
     async def find_facts(self, facts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Returns those of some facts that are there, true or not. facts: by the uid of the memory, and the number."""
+        """Returns the existing facts among some, true or not. facts: pairs of a memory's uid and a fact's number."""
         return await self.store.facts.find_existing(facts) if facts else set()
 
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
@@ -163,7 +163,13 @@ class AuditOperations(Struct, frozen=True):
 
 
 def _parse_bound(name: str, text: str, *, is_end: bool = False) -> float:
-    """Returns seconds since the epoch. name: of the field. is_end: a day means its end. Raises: BadRequest."""
+    """Returns the time of a field, in seconds since the epoch.
+
+    name: the name of the field.
+    is_end: True: a day means its end.
+
+    Raises: BadRequest.
+    """
     try:
         return parse_moment(text, is_end=is_end)
     except ValueError as error:

@@ -26,7 +26,7 @@ class AuditedFact(Struct, frozen=True):
     """A fact that was added, changed or forgotten. Its `str` is as "fact 4 as 7, back to fact 2"."""
 
     seq: int
-    # The number of the fact that replaces it; None: it was not replaced.
+    # The number of the fact that replaces it; None: the fact was not replaced.
     new_seq: int | None = None
     # The number of the older fact with the text of the new one; None: its text is new.
     restored_seq: int | None = None
@@ -65,7 +65,7 @@ class AuditedVersion(Struct, frozen=True):
 
     label: str
     version: int
-    # The older version with the same value, which was brought back; None: it was written anew.
+    # The older version with the same value, which was brought back; None: the value was written anew.
     restored: int | None = None
 
     @classmethod

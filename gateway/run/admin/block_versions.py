@@ -100,7 +100,7 @@ class BlockVersions(Struct, frozen=True):
         return EarlierVersion(block, revision.version, revision.value)
 
     async def compare(self, block_row: int, from_: int | None, to: int | None) -> BlockDiff | None:
-        """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
+        """Returns the difference of two versions, or None without a version before `to`. Raises: BadRequest."""
         newer: Revision | None
         older: Revision | None
         if to is None:

@@ -32,5 +32,5 @@ async def note_edit(
     uid: str,
     what: str | AuditedFact | AuditedVersion,
 ) -> None:
-    """Notes a change in the audit. uid: of the memory."""
+    """Notes a change in the audit. uid: the uid of the memory."""
     await store.audit.add(at, editor.actor, action, uid, str(what))

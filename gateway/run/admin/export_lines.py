@@ -431,7 +431,7 @@ def _check_definition(values: Mapping[str, Any]) -> None:
 
 
 def _check(path: str, values: Any, value_type: Any) -> None:
-    """Checks values of a line. path: to them, for errors. Raises: MalformedLine: they are not of this type."""
+    """Checks values of a line. path: the path to the values, for errors. Raises: MalformedLine: a wrong type."""
     try:
         convert(values, value_type, str_keys=True)
     except InvalidValue as error:

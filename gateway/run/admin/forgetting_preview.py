@@ -79,7 +79,7 @@ class ForgetPreview(Struct, frozen=True):
     stays: tuple[RemainingRecord, ...]
     # The number of messages, or of the texts, which has to be typed to confirm; None: nothing has to be typed.
     confirm: str | None
-    # The command lines that do the same; None: there are none, or the visitor is a person, who has no command line.
+    # The command lines that do the same; None: no command does, or the visitor is a person without a command line.
     command: str | None
     # The number of facts that go with messages, besides a fact that is itself the target; 0 if the whole memory goes.
     more_facts: int

@@ -1,4 +1,4 @@
-"""Finds the texts with some words that no reply finds: those in no index, and facts that are no longer true."""
+"""Finds the texts with some words that no reply finds: unindexed texts, and facts that are no longer true."""
 
 from __future__ import annotations
 

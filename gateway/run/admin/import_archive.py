@@ -38,7 +38,7 @@ _JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
 
 
 def is_archive(head: bytes) -> bool:
-    """Returns whether a file is a ZIP. head: its first bytes, at least four."""
+    """Returns whether a file is a ZIP. head: the first bytes of the file, at least four."""
     return head.startswith((_ZIP, _ZIP_END))
 
 

@@ -59,7 +59,7 @@ class ImportProgress(Struct, frozen=True):
     warnings: Sequence[str] = ()
     # The number of all warnings.
     warning_count: int = field(default=0, name="warned")
-    # The reason why the import failed; None: it did not.
+    # The reason why the import failed; None: the import did not fail.
     error: str | None = None
     # The number of the file's conversations and facts that were processed.
     processed: int = field(default=0, name="position")

@@ -30,7 +30,7 @@ class PreparedItem(NamedTuple):
     """An item of the file."""
 
     item: Source
-    # The exchanges that are made of it; None: it is no conversation.
+    # The exchanges that are made of it; None: the item is no conversation.
     draft: ImportDraft | None
 
 
@@ -111,13 +111,13 @@ class _SurveyCounts:
     """Counts the content of a file, item by item."""
 
     def __init__(self, format: str, now: float) -> None:
-        """Begins with nothing counted. now: in seconds since the epoch; a later time counts as now."""
+        """Begins with nothing counted. now: the present time in seconds since the epoch; a later time counts as now."""
         self.format = format
         self._now = now
         self._conversations = self._messages = self._facts = 0
         # The users that the facts name.
         self._users: set[str | None] = set()
-        # The first and the last time in the file; None: it has no time.
+        # The first and the last time in the file; None: the file has no time.
         self._first_at: float | None = None
         self._last_at: float | None = None
 

@@ -133,7 +133,7 @@ class KeyReport(Struct, frozen=True):
     async def show(self, key: Key, user: str) -> dict[str, Any]:
         """Returns a key with its limits and its usage. Raises: StoreError.
 
-        user: only the limits and the usage of this user count; "": those of all users.
+        user: the only user with limits and usage that count; "": all users.
         """
         await self.meter.flush()
         today = int(self.now() // DAY_S)

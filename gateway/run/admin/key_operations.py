@@ -57,7 +57,7 @@ class KeyOperations(Struct, frozen=True):
         return [asdict(key) for key in await self.keys.list()]
 
     async def revoke(self, raw: RawArguments) -> dict[str, Any]:
-        """Revokes a key. key: its number or its name."""
+        """Revokes a key. The argument `key` is its number or its name."""
         try:
             return asdict(await self.keys.revoke(Arguments(raw).read_text("key")))
         except (NotFound, WriteConflict) as error:

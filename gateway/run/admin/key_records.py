@@ -36,7 +36,7 @@ class KeyRecord(Struct, frozen=True):
     memory: str | None
     # The time at which it was made, in seconds since the epoch.
     created: float
-    # The time at which it was revoked; None: it is in use.
+    # The time at which it was revoked; None: the key is in use.
     revoked: float | None
 
 

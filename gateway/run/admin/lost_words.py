@@ -65,7 +65,7 @@ class LostWords(Struct, frozen=True):
     async def collect_from(
         self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
     ) -> str:
-        """Returns what `collect` does, for a text that replaced others. old_texts: as of `count_remaining`."""
+        """Returns the result of `collect` for a text that replaced others. old_texts: as for `count_remaining`."""
         agent = await get_agent(self._views.store, project, uid)
         lost = await self._list_lost(agent, old_texts, new_text)
         return " ".join(lost[0]) if lost else ""

@@ -246,7 +246,7 @@ def make_mcp_scope(caller: McpCaller, user: str) -> Scope:
 
 
 def _make_found_text(hit: Message, refs: Mapping[int, ExchangeRef]) -> FoundText:
-    """Returns a hit as a tool shows it. refs: those of the messages' exchanges, by the rows of the exchanges."""
+    """Returns a hit as a tool shows it. refs: the references of exchanges, by the rows of the exchanges."""
     kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
     ref = refs.get(hit.exchange_row)

@@ -167,7 +167,7 @@ class MemoryForgetting:
 
 
 def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
-    """Raises: Conflict: the number to confirm is another one. confirm: as the person typed it; None: not at all."""
+    """Checks the number that confirms. Raises: Conflict: it is wrong. confirm: the typed text; None: no text."""
     typed = (confirm or "").strip()
     if preview.confirm is not None and typed != preview.confirm:
         noun = "texts" if preview.target.kind == "texts" else "messages"
@@ -177,7 +177,7 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
 
 
 def _name_in_audit(kind: TargetKind, id: str) -> str:
-    """Returns the part as the audit names it. id: as in `TargetRecord`."""
+    """Returns the audit's name of the part. id: the value of `TargetRecord.id`."""
     if kind == "version":
         return str(AuditedVersion(*VersionId.parse(id)))
     return "all" if kind == "all" else render_audited_part(kind, id)

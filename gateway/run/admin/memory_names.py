@@ -29,7 +29,7 @@ _NAME_SENTENCE = re.compile(
 
 
 class MemoryOwner(Struct, frozen=True):
-    """The memories that an operation is about: those of a project with the profile and the subject that are named."""
+    """The memories of an operation: the memories of a project with a named profile and subject."""
 
     project: str
     # None: any profile.

@@ -75,7 +75,7 @@ class FactRecord(Struct, frozen=True):
     since: float
     # The time at which it was learned.
     learned_at: float
-    # The time until which the fact was true; None: it is true.
+    # The time until which the fact was true; None: the fact is true.
     until: float | None
     # The number of the fact that is true instead, if there is one.
     successor: int | None

@@ -116,7 +116,7 @@ class MemoryViews:
         """Returns a page of memories, those with the newest turns first.
 
         q: the beginning of the names of memories; for agents also of their ids.
-        by_messages: those with the most messages come first. Agents are not listed so.
+        by_messages: True: memories with the most messages come first. Agents are not listed so.
 
         Raises: BadRequest: `after` cannot be read, or agents are to be listed by messages.
         """

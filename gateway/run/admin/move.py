@@ -74,7 +74,7 @@ class Move:
             after = definitions[-1].id
 
     async def _move_memories(self, report: Callable[[MoveOutcome, int], None]) -> MoveOutcome:
-        """Moves all memories, and returns how they are counted. report: as in `run`."""
+        """Moves all memories, and returns their counts. report: the value for `run`."""
         count = await self.source.move_source.count()
         outcome = MoveOutcome()
         after = 0

@@ -52,7 +52,7 @@ class MemoryCounts(Struct, frozen=True):
 
 
 class AddedTime(Struct, frozen=True):
-    """The time that the gateway added to the requests of the last hour, in milliseconds; None: there was none."""
+    """The milliseconds that the gateway added to the requests of the last hour; None: no request came."""
 
     p50: float | None
     p99: float | None
@@ -86,9 +86,9 @@ class OverviewRecord(Struct, frozen=True):
     added_ms: AddedTime
     upstreams: tuple[UpstreamRecord, ...]
     jobs: JobCounts
-    # The last requests, and the memories with the newest turns.
+    # The last requests.
     replies: tuple[RequestRecord, ...]
-    # None: they could not be read.
+    # The memories with the newest turns; None: the store could not be read.
     people: tuple[MemoryRecord, ...] | None
 
 

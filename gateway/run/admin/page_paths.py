@@ -58,7 +58,10 @@ def make_passage_href(uid: str, seq: int) -> str:
 
 
 def make_text_href(uid: str, message: Message, ref: ExchangeRef | None) -> str | None:
-    """Returns the address of a text, relative to /ui/; None: no page shows it. ref: of a message's exchange."""
+    """Returns the address of a text, relative to /ui/, or None if no page shows it.
+
+    ref: the reference of a message's exchange.
+    """
     match message.source:
         case "fact" | "muted":
             return make_fact_href(uid, message.seq)

@@ -100,7 +100,7 @@ def explain_logged(
     """Explains a request of which no recall is stored.
 
     conversation: the conversation in which the request can be read; None: no conversation has it.
-    paused_since: the time since which the memory was paused when the request came; None: it was not paused.
+    paused_since: the time since which the memory was paused when the request came; None: the memory was not paused.
     exchange: the exchange of the request's turn, with content; None: an unknown exchange, or one without words.
     first: the recall of the request that searched memory for the same question; None: not known.
     """

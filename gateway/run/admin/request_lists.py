@@ -1,4 +1,4 @@
-"""Lists of requests: those of the log, and for one memory also older ones, of which the store has the recalls."""
+"""Lists of the requests of the log, and for one memory also of older requests with stored recalls."""
 
 from __future__ import annotations
 

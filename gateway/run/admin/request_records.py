@@ -54,10 +54,12 @@ class PartTokens(Struct, frozen=True):
 
 
 class WindowRecord(Struct, frozen=True):
-    """The use of a model's window. context: its tokens. evicted: the tokens that no longer fitted."""
+    """The use of a model's window."""
 
     parts: tuple[PartTokens, ...]
+    # The tokens of the window; None: not known.
     context: int | None
+    # The tokens that no longer fitted.
     evicted: int
 
 

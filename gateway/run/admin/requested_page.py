@@ -35,7 +35,7 @@ class RequestedPage(Struct, frozen=True):
 
     # The project of the records that are shown; None: all projects.
     project: str | None
-    # The number after which the page begins; None: it is the first page.
+    # The number after which the page begins; None: the page is the first one.
     after: int | None
     limit: int
 

@@ -37,7 +37,7 @@ class RunSummary(Struct, frozen=True):
     agent: str
     # The state of the run.
     state: RunState
-    # The reason why the run ended; None: it has not ended.
+    # The reason why the run ended; None: the run has not ended.
     stop: str | None
     # The time at which the run was accepted.
     created: float
@@ -59,7 +59,7 @@ class StepCall(Struct, frozen=True):
     # None: the tool has not answered yet, or the answer is forgotten.
     result: str | None
     state: _CallState
-    # What it waits for; None: it does not wait.
+    # The event for which it waits; None: it does not wait.
     waiting: WaitKind | None
 
 
@@ -97,7 +97,7 @@ class FoundRun(NamedTuple):
     # The uid of its agent's memory.
     memory_uid: str
     page: RunPage
-    # The reason why the run failed, in words; None: it did not fail, or the reason is not stored.
+    # The reason why the run failed, in words; None: the run did not fail, or the reason is not stored.
     failure: str | None
 
 
@@ -149,7 +149,7 @@ class RunOperations(Struct, frozen=True):
         return tuple(map(_make_run_summary, runs))
 
     async def _find_failure(self, run: Run) -> str | None:
-        """Returns why a run failed, in words; None: it did not fail, or the reason is not stored."""
+        """Returns the reason why a run failed, in words, or None if it did not fail or the reason is not stored."""
         if run.state is not RunState.FAILED:
             return None
         messages = await self.store.run_texts.load_error_messages([run.id])
@@ -158,7 +158,7 @@ class RunOperations(Struct, frozen=True):
     async def _make_step_record(
         self, agent: Agent, entry: StepEntry, next_exchange: int | None
     ) -> StepRecord:
-        """Returns a step. next_exchange: the row of the exchange with the results of its calls; None: there is none."""
+        """Returns a step. next_exchange: the row of the exchange with the results of its calls, if any."""
         step, turns = entry.step, self.store.turns
         exchange = await turns.find_exchange(agent, step.exchange_row)
         answered_by = None if next_exchange is None else await turns.find_exchange(agent, next_exchange)

@@ -70,7 +70,7 @@ class ServingProcess(NamedTuple):
 
     @classmethod
     def find(cls, database: str) -> Self | None:
-        """Returns the process that left its file next to a database; None: there is no readable file."""
+        """Returns the process that left its file next to a database, or None without a readable file."""
         try:
             with os.fdopen(open_sidecar(resolve_path(database), ADMIN, os.O_RDONLY), "rb") as file:
                 values = json.loads(file.read(_FILE_BYTES))

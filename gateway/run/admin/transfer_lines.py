@@ -106,7 +106,7 @@ class _Hashes(NamedTuple):
     inputs: tuple[tuple[Atom, ...], ...]
     # The media of each message.
     media: tuple[bytes, ...]
-    # The atoms of the reply; None: it has none.
+    # The atoms of the reply; None: the exchange has no reply.
     reply: tuple[Atom, ...] | None
 
 

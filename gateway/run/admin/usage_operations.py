@@ -69,7 +69,7 @@ class UsageOperations(Struct, frozen=True):
 
 
 def _read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
-    """Reads the fields of a query, each a text or None. today: in days since the epoch. Raises: BadRequest."""
+    """Reads the fields of a query, each a text or None. today: the days since the epoch. Raises: BadRequest."""
     fields = {name: value for name, value in raw.items() if value is not None}
     for name in fields:
         if name not in _NAMES:

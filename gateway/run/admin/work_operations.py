@@ -45,7 +45,7 @@ class JobRecord(Struct, frozen=True):
     tries: int
     # The reason why the last attempt failed, without content.
     error: str | None
-    # The name of the memory that the job works on; None: it works on no memory.
+    # The name of the memory that the job works on; None: the job works on no memory.
     name: str | None
 
 

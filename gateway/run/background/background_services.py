@@ -96,7 +96,7 @@ class BackgroundServices:
         )
         self.models = BackgroundModels(settings, make_provider, self.budget, limits.background_calls)
         route = find_background_route(settings)
-        # The background model of the settings; None: there is none.
+        # The background model of the settings; None: no such model.
         self.model = None if route is None else self.models.get_model(route)
         # Both are None if there is no model for embeddings, and memory is searched by words alone.
         self.embedding: EmbeddingService | None = None
@@ -117,7 +117,7 @@ class BackgroundServices:
             )
             self.handlers[EMBED_JOB] = self.embedding.run_job
             self._schedules.append(self.embedding.schedule)
-        # The schedule of the agents that read memories after their turns (`add_sleeptime`); None: there are none.
+        # The schedule of the agents that read memories after their turns (`add_sleeptime`); None: no such agents.
         self.sleeptime: Schedule | None = None
         # The service that learns facts; None: the settings switch learning off.
         self.learning: LearningService | None = None

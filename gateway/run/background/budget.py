@@ -50,7 +50,7 @@ class DailyBudget:
         *,
         outcome: CallOutcome = "ok",
     ) -> None:
-        """Counts a call that was answered, and its tokens. agent_row: of the memory for which the call was made."""
+        """Counts a call that was answered, and its tokens. agent_row: the row of the memory of the call."""
         tokens = used.prompt + used.completion
         self.count_call(outcome, tokens)
         if tokens:

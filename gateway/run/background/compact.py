@@ -171,7 +171,7 @@ class Compactor:
         )
 
     def find_model(self, terms: SummaryTerms) -> BackgroundModel | None:
-        """Returns the model that writes an agent's summaries; None: there is no such model.
+        """Returns the model that writes an agent's summaries, if there is one.
 
         Raises: JobFailed: the agent names an unknown model.
         """

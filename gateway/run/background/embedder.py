@@ -61,7 +61,7 @@ class MeteredEmbedder:
         self.name = embedder.name
         self.is_local = embedder.is_local
         self.upstream, _, self.model = embedder.name.partition("/")
-        # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: they are still to be made.
+        # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: not made yet.
         self.baseline: Sequence[bytes] | None = None
 
     async def warm(self) -> None:

@@ -22,7 +22,7 @@ from storage.sql.jobs import Jobs
 
 
 class JobFailed(Exception):
-    """An attempt failed. message: for the database and the operator, so it has no content of conversations."""
+    """An attempt failed. message: the reason for the database and the operator, without content of conversations."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -82,7 +82,7 @@ class LearningService:
     ) -> None:
         """Makes the service; its schedule starts it.
 
-        background: the model that reads messages; None: they are read by rules alone.
+        background: the model that reads messages; None: messages are read by rules alone.
         now: returns the seconds since the epoch, by the clock that dates turns.
         excluded_profiles: the profiles with memories that sleeptime agents read instead.
         """

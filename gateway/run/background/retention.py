@@ -161,7 +161,7 @@ class Retention:
         return count
 
     async def _forget_inactive(self, prefix: str, days: float) -> int:
-        """Forgets the memories in which nothing came for some days. prefix: of their subjects."""
+        """Forgets the memories without a turn for some days. prefix: the beginning of their subjects."""
         forgetting = self.store.forgetting
         count = 0
         before = self.now() - days * DAY_S

@@ -53,7 +53,7 @@ class SummaryPath(Struct, frozen=True):
 
     @classmethod
     async def measure(cls, store: Store, agent_row: int, exchanges: Sequence[Exchange]) -> SummaryPath:
-        """Reads the path's summary, and counts its tokens. exchanges: as `summaries.load_path` returns them."""
+        """Reads the path's summary, and counts its tokens. exchanges: the result of `summaries.load_path`."""
         earlier = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
         return cls(earlier, exchanges, await asyncio.to_thread(_measure_exchanges, exchanges))
 
@@ -64,7 +64,7 @@ class SummaryPath(Struct, frozen=True):
     def find_next_span(
         self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0
     ) -> SummarySpan | None:
-        """Returns the span that the next summary is to cover; None: there is nothing to cover.
+        """Returns the span that the next summary is to cover, or None if there is nothing to cover.
 
         keep_tokens, keep_messages: the fewest that stay after the span. By the terms of mode `all` nothing stays,
             unless calls wait for their results.

@@ -101,7 +101,7 @@ class SummaryWriter(Struct, frozen=True):
         return self.terms.clip(text).encode()
 
     async def _ask(self, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
-        """Asks the model. max_tokens: of its reply; None: no limit. Raises: JobFailed; Postponed."""
+        """Asks the model. max_tokens: the most tokens of its reply; None: no limit. Raises: JobFailed; Postponed."""
         if self.admit is not None:
             target = Target(self.model.upstream.name, self.model.model)
             await self.admit(PlannedCall(orjson.dumps(question), max_tokens, target))

@@ -173,7 +173,7 @@ class Composer(Struct, frozen=True):
     ) -> Section:
         """Returns the memory section, and how the blocks have changed since the prompt last showed them.
 
-        summary: the id of the summary that follows the section, 0: no summary; None: that of the last request.
+        summary: the id of the summary that follows the section; 0: no summary; None: the summary of the last request.
         takes_note: True: a note can state changes.
         prefix_changes: True: the beginning of the prompt changes anyway, so a new section costs nothing.
         binds_thoughts: the value of `EndpointForm.binds_thoughts`.

@@ -62,7 +62,7 @@ class ConversationTurns:
         self._by_content.setdefault(content, []).append(listed)
 
     def join_steps(self, listed: ListedExchange) -> JoinedTurn:
-        """Returns a turn of one or more steps. listed: its first step."""
+        """Returns a turn of one or more steps. listed: the first step as it is listed."""
         exchange = listed.exchange
         steps = self._list_steps(listed)
         reply = join_reply(steps)
@@ -77,7 +77,7 @@ class ConversationTurns:
         return [listed.exchange] if listed.run_uid is None else self._runs[listed.run_uid]
 
     def find(self, turn: str) -> ListedExchange | None:
-        """Returns the exchange of a turn, of several steps the first. turn: as in `TurnName`, or its time alone."""
+        """Returns the exchange of a turn, of several steps the first. turn: the `TurnName.turn`, or its time."""
         begun = turn[:TIME_CHARS]
         listed = self._by_begun.get(begun)
         if listed is None:

@@ -74,7 +74,7 @@ class MemoryContext(Struct, frozen=True):
     # The exchange as it was written with its user message; None: it was not written, or more of the memory has changed
     # since it was read.
     opened_exchange: Exchange | None = None
-    # The summaries of the conversation, newest first; None: they were not read.
+    # The summaries of the conversation, newest first; None: no summaries were read.
     summaries: Sequence[Summary] | None = None
     # An exchange that a process left open when it died, in the form in which it ends. It is written with the next one.
     unended: Exchange | None = None

@@ -13,7 +13,7 @@ from storage.commands import MemorySnapshot
 from storage.records import Agent, AgentNumbers, Near, StandingFact, Vector
 from storage.sql.store import Store
 
-# Embeds a text for the search of some agents (by row) within so many milliseconds; None: there is no vector in time.
+# Returns the vector of a text for the search of some agents (by row), or None after a number of milliseconds.
 EmbedQuery = Callable[[Sequence[int], str, float], Awaitable[Vector | None]]
 
 
@@ -24,11 +24,11 @@ class QueryVectors(Struct):
     embed_query: EmbedQuery | None
     # The seconds that the choice of standing facts by vectors took, a part of the time for recall.
     choosing_s: float = 0.0
-    # Query -> its vector, or the result of comparing that; None: there is no vector, or none in time.
+    # The vectors of queries, or the results of comparing these, by query; None: no vector came in time.
     _vectors: dict[str, Vector | Near | None] = field(default_factory=dict)
 
     async def find_vector(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
-        """Returns the vector of a query, or the result of comparing it; None: there is no vector, or none in time."""
+        """Returns the vector of a query, or the result of comparing it, or None if no vector came in time."""
         if self.embed_query is None:
             return None
         if query not in self._vectors:

@@ -58,7 +58,7 @@ class QueueTicket:
         self._let_next_begin = let_next_begin
 
     def hold_lock(self, release_lock: Callable[[], asyncio.Future[None] | None]) -> None:
-        """Notes that the conversation's lock is held. release_lock: as `Leases.release`."""
+        """Notes that the conversation's lock is held. release_lock: `Leases.release` for it."""
         self._release_lock = release_lock
 
     def release_lock(self) -> None:

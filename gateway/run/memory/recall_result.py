@@ -50,7 +50,7 @@ class RecallResult(Struct, frozen=True):
     hit_count: int = 0
     # The reason why the search has failed; "": no failure.
     failure: Literal["", "late", "failed"] = ""
-    # None: it is not stored with the turn.
+    # The record of the search; None: no record is stored with the turn.
     search: SearchRecord | None = None
 
     def note_search(self, receipt: Receipt) -> None:

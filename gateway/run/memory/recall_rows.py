@@ -168,7 +168,7 @@ def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, st
 
 
 def _search_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutcome:
-    """Returns how a search ended. left_out: as `RecallRecord.left_out`."""
+    """Returns the outcome of a search. left_out: the value of `RecallRecord.left_out`."""
     if search.outcome:
         return search.outcome
     if search.choice.hits:

@@ -52,7 +52,7 @@ class _SentList(Struct, frozen=True):
     # The hash of its messages' hashes.
     hash: int
     prefix: HashedPrefix
-    # None: there is none yet, or it is not text alone.
+    # The reply to the list; None: no reply yet, or a reply that is not text alone.
     reply: _Reply | None = None
 
     @property

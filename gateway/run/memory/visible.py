@@ -104,7 +104,7 @@ def _start_of_last_run(composition: Composition, window: FittedWindow) -> PathPo
 
 
 def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) -> bool:
-    """Returns whether the request shows the messages from which a fact was learned. fact: as a search found it."""
+    """Returns whether the request shows the messages from which a fact was learned. fact: the hit of a search."""
     # A fact that a person has corrected comes from no message.
     if not fact.conversation_row:
         return False

@@ -30,7 +30,7 @@ from storage.records import ANY_WINDOW
 class PromptEntry(NamedTuple):
     """A message of the prompt before it is fitted."""
 
-    # The index of the message in the client's list; None: it is stored, and goes before the list.
+    # The index of the message in the client's list; None: a stored message, which goes before the list.
     client_index: int | None
     message: WireMessage
 

@@ -98,7 +98,7 @@ class MemoryTools(Struct, frozen=True):
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
+        """Stores a text in archival memory. arguments: the `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
             return ToolAnswer.failed("Error: there is no text to keep. Nothing was done.")
         self.block_edits.edits.append(self._make_edit(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
@@ -134,7 +134,7 @@ class MemoryTools(Struct, frozen=True):
 def make_memory_tools(
     keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: ArchiveSearch | None = None
 ) -> MemoryTools:
-    """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
+    """Returns the memory tools of a turn. archives: the archives that a search reads besides the memory's own."""
     searches = MemorySearches(
         keeper.store, context, edits, keeper.settings.recall_tokens, keeper.embed_query, archives
     )

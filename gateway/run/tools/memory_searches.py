@@ -181,7 +181,7 @@ def _read_tags(edit: MemoryEdit) -> tuple[str, ...]:
 
 
 def _make_pending_passage(edit: MemoryEdit, number: int) -> Message:
-    """Returns the passage that an unconfirmed edit will store. number: its position among such edits."""
+    """Returns the passage that an unconfirmed edit will store. number: the position of the edit among such edits."""
     text = str(orjson.loads(edit.arguments).get("content", ""))
     return Message(
         number,

@@ -43,7 +43,7 @@ class ListFetcher:
     def __init__(self, upstreams: Iterable[UpstreamSettings]) -> None:
         # The base URLs of the settings, by the names of the upstreams.
         self._addresses = {each.name: each.base_url for each in upstreams}
-        # The reason why an upstream that gave no list did not answer; None: it answered with something else.
+        # The reason why an upstream without a list did not answer; None: the answer was something else.
         self._failing: dict[str, str | None] = {}
 
     async def fetch(self, name: str, provider: Provider, credential: str | None) -> Entries | Refusal | None:

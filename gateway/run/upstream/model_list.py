@@ -271,7 +271,7 @@ class ModelList:
         return {"id": name, "object": "model", "created": self._created_at, "owned_by": "mnemogate"}
 
     def _find_public_name(self, upstream: str, model: str) -> str | None:
-        """Returns the name that routes a request to this model of an upstream; None: there is no such name."""
+        """Returns the name that routes a request to this model of an upstream, if there is one."""
         for name in (model, f"{upstream}/{model}"):
             try:
                 route = resolve_route(self._settings, name)

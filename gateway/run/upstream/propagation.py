@@ -1,4 +1,4 @@
-"""The headers of a trace for upstreams: those on this network get them, others as the settings or the client want."""
+"""The headers of a trace for upstreams. Upstreams on this network get them, others by the settings or the client."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Limiter:
         self.limits = LimitTable(store, self._change_limits)
         self._buckets = LimitBuckets(store.usage, meter, now)
         self._reservations: dict[Receipt, LimitReservation] = {}
-        # The name by which other processes know this one; None: it takes no requests.
+        # The name by which other processes know this one; None: this process takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
         # The number of processes that share the limits.
         self._process_count = 1

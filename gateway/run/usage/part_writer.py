@@ -74,7 +74,7 @@ class PartWriter:
                 self._unpaused.set()
 
     async def write(self) -> None:
-        """Writes the counters up to now. Raises: StoreError: those that are not written stay for the next write."""
+        """Writes the counters up to now. Raises: StoreError: unwritten counters stay for the next write."""
         keys = self._counters.list_keys()
         for start in range(0, max(1, len(keys)), ROWS_AT_ONCE):  # without keys the unconfirmed part alone
             await self._write_part(keys[start : start + ROWS_AT_ONCE])

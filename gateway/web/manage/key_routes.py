@@ -1,4 +1,4 @@
-"""The routes of keys: those of all records, a rotation, and `/v1/manage/me` for the holder of a key."""
+"""The routes of keys: the routes of all records, a rotation, and `/v1/manage/me` for the holder of a key."""
 
 from __future__ import annotations
 

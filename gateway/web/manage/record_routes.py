@@ -66,7 +66,7 @@ class ManagedRoutes(Struct, frozen=True):
 
 
 def make_record_routes(path: str, operations: RecordOperations, managed: ManagedRoutes) -> list[Route]:
-    """Returns the routes of one kind of record. path: that of the list of all records."""
+    """Returns the routes of one kind of record. path: the path of the list."""
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.show_all(read_query(request.scope), project=manager.project)

@@ -82,7 +82,7 @@ class ResponsesSockets(Struct, frozen=True):
     bodies: BodyReader
     # Returns whether the server takes no new requests.
     is_draining: Callable[[], bool]
-    # Returns the user whom a request names; None: it names none.
+    # Returns the user that a request names, or None.
     read_user: ReadsUser
     # Returns whether the memory of a row is still there. Raises: StoreError.
     has_memory: Callable[[int], Awaitable[bool]]
@@ -123,7 +123,7 @@ class _Session:
         self._connection = scope["state"]["connection"]
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # `stream_id` -> the id by which the client names the last response that has ended; None: it has no id. The
+        # The ids by which the client names the last ended responses, by `stream_id`; None: the response has no id. The
         # key of the newest end is the last one.
         self._ended_ids: dict[str | None, str | None] = {}
         self._has_stopped = False  # no further response begins
@@ -294,7 +294,7 @@ class _Session:
             )
 
     def _make_post_scope(self, connection: ResponseConnection, body_length: int, memories: Set[int]) -> Scope:
-        """Returns the scope of the POST by which a response is made. memories: as `PendingResponse` has them."""
+        """Returns the scope of the POST by which a response is made. memories: the value of `PendingResponse`."""
         headers = [
             *self._headers,
             (b"content-type", b"application/json"),
