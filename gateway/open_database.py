@@ -130,7 +130,7 @@ def _describe_schema(version: int, newest: int) -> str:
 
 
 async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
-    """Returns what is found at a PostgreSQL server. Raises: SettingsError: it cannot be used as it is."""
+    """Returns the findings at a PostgreSQL server. Raises: SettingsError: the server cannot be used as it is."""
     try:
         inspection = await inspect_server(
             url,

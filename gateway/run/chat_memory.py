@@ -248,7 +248,7 @@ def _follows_tombstone(context: MemoryContext) -> bool:
 
 
 def _joins_replies(context: MemoryContext) -> bool:
-    """Returns whether the last reply came back in one message with what a request without memory tools added to it.
+    """Returns whether the last reply came back in one message with the text that a request without memory tools added to it.
 
     So does a reply that had paused.
     """

@@ -41,7 +41,7 @@ class ClockJumps:
         self._ahead = self.now() - self.steady_now()
 
     def look(self) -> bool:
-        """Returns whether the clock has jumped not long ago, so that what it shows as too old may be young."""
+        """Returns whether the clock has jumped not long ago, so that records which it shows as too old may be young."""
         steady = self.steady_now()
         jump = self.now() - steady - self._ahead
         self._ahead += jump

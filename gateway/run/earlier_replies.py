@@ -127,7 +127,7 @@ class EarlierReplies:
 
 
 class FoundReplies(Struct, frozen=True):
-    """Finds replies by one request's ids: what the store has of them, and the cache of the process.
+    """Finds replies by one request's ids, in the paths of the store and in the cache of the process.
 
     Implements `KnownReplies`, which documents the methods.
     """

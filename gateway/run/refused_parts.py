@@ -79,7 +79,7 @@ class RefusedParts:
         return None
 
     def note_answer(self) -> None:
-        """Notes that the upstream has answered, so it does not refuse what was sent."""
+        """Notes that the upstream has answered, so it does not refuse the parts that were sent."""
         self._answered_stripped_count = self._stripped_count
 
     def without(self, prompt: Prompt) -> Prompt:

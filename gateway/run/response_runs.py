@@ -107,7 +107,7 @@ class NewResponse(Struct, frozen=True):
 
 
 class ResponseRuns(Struct, frozen=True):
-    """Reads what the runs of responses have stored."""
+    """Reads the stored texts of the runs of responses."""
 
     store: Store
     turns: TurnServices

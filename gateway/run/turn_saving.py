@@ -41,7 +41,7 @@ class SavedStep(NamedTuple):
 
 
 class TurnMemory(Protocol):
-    """The memory of one turn: what was read for it, and how it is written."""
+    """The memory of one turn: the read context, and the write of the turn."""
 
     @property
     def context(self) -> MemoryContext:

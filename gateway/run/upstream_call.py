@@ -119,7 +119,7 @@ class UpstreamCall(Struct, eq=False):
         return prompt._replace(completion=self.received_chars // BYTES_PER_TOKEN)
 
     def note_usage(self, usage: ReplyUsage, prompt_usage: Json | None) -> None:
-        """Notes what a reply has reported, as far as it came. prompt_usage: `ModelReply.prompt_usage`."""
+        """Notes the usage that a reply has reported so far. prompt_usage: the value of `ModelReply.prompt_usage`."""
         self.counts, self.pending_id = usage.counts, usage.pending_id
         if self.counts is None:
             self.received_chars = usage.char_count

@@ -124,7 +124,7 @@ def _find_mistakes_in_server(server: ServerSettings) -> Iterator[str]:
 
 
 def _find_mistakes_in_ui(ui: UiSettings) -> Iterator[str]:
-    """Yields the mistakes in what goes into a header as it is."""
+    """Yields the mistakes in values that go into a header as they are."""
     yield from _find_mistakes_in_origins("ui.frame_origins", ui.frame_origins)
     for origin in ui.frame_origins:
         if re.search(r"[^\x21-\x7e]|[;,'\"]", origin):

@@ -133,7 +133,7 @@ def _render_fault(fault: checked.Fault, root: Mapping[str, Any], root_type: type
 
 
 def _render_scalar_fault(value: Any, target: Any, hint: Any) -> str:
-    """Returns what is wrong with a text, a number or a boolean: its type, an empty text, a character, its range.
+    """Returns the mistake in a text, a number or a boolean: its type, an empty text, a character, its range.
 
     hint: the type as annotated, with the bounds.
     """

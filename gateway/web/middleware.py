@@ -270,7 +270,7 @@ def _make_counting_receive(receive: Receive, info: RequestInfo) -> Receive:
 
 
 def _make_noting_send(send: Send, info: RequestInfo) -> Send:
-    """Returns a `send` that completes the reply's headers, and notes in `info` what is sent."""
+    """Returns a `send` that completes the reply's headers, and notes the facts of the reply in `info`."""
 
     def note_and_send(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":

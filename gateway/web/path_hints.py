@@ -17,7 +17,7 @@ _BASE_URL_HINT: Final = (
 
 
 def make_path_hint(path: str, route_paths: Iterable[str]) -> str:
-    """Returns what is to be added to the error for an unknown path.
+    """Returns the hint that is added to the error for an unknown path.
 
     route_paths: the paths of the routes, with parameters in braces.
     """

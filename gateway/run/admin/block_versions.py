@@ -64,7 +64,7 @@ class BlockVersions(Struct, frozen=True):
     store: Store
 
     async def list_undos(self, project: str | None, uid: str, label: str | None = None) -> BlockUndos:
-        """Returns what an undo of each block would change, and what a redo would.
+        """Returns the change of each block by an undo, and by a redo.
 
         label: only the block with this label is compared; None: all blocks are.
         """

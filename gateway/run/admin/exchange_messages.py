@@ -121,7 +121,7 @@ def _get_state(exchange: Exchange) -> _State:
 
 
 def _list_reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
-    """Returns the calls of a reply as its upstream saw it, with what the gateway's own tools returned."""
+    """Returns the calls of a reply as its upstream saw it, with the results of the gateway's own tools."""
     results = {str(m.get("tool_call_id")): read_text(m) for m in messages if m.get("role") == "tool"}
     return tuple(
         each for message in messages for each in _make_shown_calls(message, results, is_whole=is_whole)

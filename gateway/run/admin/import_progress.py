@@ -28,7 +28,7 @@ class ImportCounts(Struct, frozen=True):
     skipped: int = 0
 
     def with_more(self, *, new: int = 0, known: int = 0, skipped: int = 0) -> ImportCounts:
-        """Returns the counts with what was just processed."""
+        """Returns a copy of the counts with the items that were just processed."""
         return ImportCounts(self.found, self.new + new, self.known + known, self.skipped + skipped)
 
 

@@ -149,7 +149,7 @@ class _SurveyCounts:
             self._last_at = max(known)
 
     def make_survey(self) -> Survey:
-        """Returns what was counted. Raises: BadRequest: the file cannot be imported."""
+        """Returns the counts. Raises: BadRequest: the file cannot be imported."""
         if len(self._users) > 1:
             raise BadRequest(
                 "The file has facts of several users; name one by source_user.", param="source_user"

@@ -122,7 +122,7 @@ class KeyManagement(Struct, frozen=True):
 
 
 class KeyReport(Struct, frozen=True):
-    """Shows a key's holder what the key may do, and what it has used."""
+    """Shows a key's holder its rights, and its usage."""
 
     usage: Usage
     meter: Meter

@@ -45,7 +45,7 @@ class LoggedRequests(Struct, frozen=True):
         }
 
     def list_later(self, request: str, memory: str | None) -> Sequence[RequestRecord]:
-        """Returns the requests of the log that sent a request again later, the newest first. memory: the memory's uid."""
+        """Returns the requests of the log that sent a request again later, newest first. memory: the memory's uid."""
         ended = [each for each in self._list_ended_with_turn() if each.memory_uid == memory]
         exchange_row = next((each.exchange_row for each in ended if each.id == request), None)
         of_same_turn = [each for each in ended if each.exchange_row == exchange_row]

@@ -68,7 +68,7 @@ class ForgetResult(Struct, frozen=True):
 
 
 class MemoryForgetting:
-    """Forgets what a preview has shown. There is one in a process."""
+    """Forgets the texts of a preview. One for the process."""
 
     def __init__(
         self, store: Store, views: MemoryViews, now: Callable[[], float], call_s: float = CALL_S
@@ -152,7 +152,7 @@ class MemoryForgetting:
     # -- the forgetting
 
     async def _carry_out(self, forgetting_id: int) -> bool | None:
-        """Performs a forgetting that was begun. Returns whether the database has no old copies of what went.
+        """Performs a forgetting that was begun. Returns whether the database has no old copies of the forgotten texts.
 
         Returns None if the store failed: then the store resumes the forgetting later.
         """

@@ -20,7 +20,7 @@ _MESSAGE_PARTS = ("message", "exchange", "in")
 
 
 def describe_forget_request(arguments: dict[str, Any]) -> str:
-    """Returns the sentence about what a `memory forget` is about to erase."""
+    """Returns the sentence about the texts that a `memory forget` is about to erase."""
     project = f" in the project {arguments['project']!r}" if arguments["project"] != DEFAULT_PROJECT else ""
     profile = f" in the profile {arguments['profile']!r}" if "profile" in arguments else ""
     owner = _find_named(arguments, _OWNERS)
@@ -64,7 +64,7 @@ def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
 
 
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Returns lines about what a `memory forget` has erased, with the commands that forget quotes of a message.
+    """Returns lines about the texts that a `memory forget` has erased, with the commands that forget quotes of a message.
 
     arguments: the command's arguments, with `config` and `db`, which the named commands repeat.
     memories: the number of memories that were forgotten, or that had the named part.
@@ -149,7 +149,7 @@ def describe_others(profiles: Sequence[str]) -> str:
 
 
 def describe_unswept(*, is_server: bool) -> str:
-    """Returns the remark that the database still has old copies of what was forgotten, and how they are removed.
+    """Returns the remark that the database still has old copies of forgotten texts, with the way to remove them.
 
     is_server: the database is PostgreSQL.
     """

@@ -160,7 +160,7 @@ def _find_problems(
     is_read_only: bool,
     is_complete: bool,
 ) -> list[Problem]:
-    """Returns what is wrong, the worst first. is_complete: all of the overview was read in time."""
+    """Returns the problems, the worst first. is_complete: True: all of the overview was read in time."""
     problems: list[Problem] = []
     if is_read_only:
         problems.append(Problem("The database cannot be written: nothing new is stored.", "requests"))
@@ -191,7 +191,7 @@ def _find_upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
 
 
 def _list_request_problems(figures: RequestFigures) -> list[Problem]:
-    """Returns what was wrong with the requests of the last hour, worst first."""
+    """Returns the problems of the requests of the last hour, worst first."""
     problems: list[Problem] = []
     if missed := figures.modes.get("unavailable", 0):
         text = f"Memory was unavailable for {missed:,} of {figures.count:,} requests in the last hour."

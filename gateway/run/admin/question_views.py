@@ -115,7 +115,7 @@ class QuestionViews(Struct, frozen=True):
 
 
 def _is_asked_again(logged: LoggedRequest) -> bool:
-    """Returns whether a request with a turn asked what was asked before: only a new question searches the memory."""
+    """Returns whether a request with a turn repeated a question: only a new question searches the memory."""
     return not logged.has_recall_record
 
 

@@ -41,7 +41,7 @@ class TrialRecord(Struct, frozen=True):
 
 
 class RecallTrials(Struct, frozen=True):
-    """Tries what is recalled. Nothing is written."""
+    """Tries the recall of a text. Nothing is written."""
 
     store: Store
     runner: TrialRunner

@@ -51,7 +51,7 @@ _OUTCOME_BY_MODE: Mapping[str, RecallOutcome] = {
 
 
 def render_sentence(record: RecallRecord) -> str:
-    """Returns what was recalled and what was left out, in words."""
+    """Returns the sentence about the recalled texts and those that were left out."""
     chosen = record.found - sum(record.left_out)
     if not chosen:
         # The reply may be from the memory section: from a memory block, or from a fact that always holds.

@@ -49,7 +49,7 @@ class RequestRefused(JobFailed):
 
 
 class _UnreadableReply(JobFailed):
-    """A reply of status 200 is no chat completion. used: what it reports of its cost."""
+    """A reply of status 200 is no chat completion. used: the tokens that it reports."""
 
     def __init__(self, used: TokenCounts) -> None:
         super().__init__("the background model answered with something that is no chat completion")
@@ -247,7 +247,7 @@ class BackgroundModels:
 
 
 def _read_answer(raw: bytes, request_bytes: int, call: UpstreamCall) -> ModelAnswer:
-    """Reads a chat completion, and notes in its call what it reports of its cost. Raises: _UnreadableReply."""
+    """Reads a chat completion, and notes the reported tokens in its call. Raises: _UnreadableReply."""
     try:
         body = orjson.loads(raw)
         call.counts = used = find_reported_counts(body.get("usage"))

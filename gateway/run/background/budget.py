@@ -19,7 +19,7 @@ CountCall = Callable[[CallOutcome, int], None]
 
 @dataclass(eq=False)
 class DailyBudget:
-    """Holds background calls to a number of tokens for each project and day, by what the meter has counted."""
+    """Holds background calls to a number of tokens for each project and day, by the counts of the meter."""
 
     meter: Meter
     # Returns the seconds since the epoch; days are UTC's.

@@ -47,7 +47,7 @@ def read_upstream_kind(settings: Settings, embedder: Embedder) -> str:
 
 
 class MeteredEmbedder:
-    """The embedder. Its calls are in the receipt of what is under way, and their tokens are counted."""
+    """The embedder. Its calls are in the receipt of the present work, and their tokens are counted."""
 
     def __init__(self, embedder: Embedder, meter: Meter | None = None, kind: str = "") -> None:
         """Begins without vectors of the baseline texts.

@@ -63,7 +63,7 @@ def make_retention(settings: Settings, store: Store, now: Callable[[], float]) -
 
 @dataclass(eq=False)
 class Retention:
-    """Forgets what is older than its project retains."""
+    """Forgets messages that are older than their project allows."""
 
     store: Store
     # The days for which memories are retained, by project.
@@ -90,7 +90,7 @@ class Retention:
         return PeriodicTask("forget what is too old", self.look).run()
 
     async def look(self) -> float:
-        """Does what is due. Processes that share a database enqueue it as a job instead.
+        """Does the work that is due. Processes that share a database enqueue it as a job instead.
 
         Returns the seconds until the next look.
 
@@ -145,7 +145,7 @@ class Retention:
         return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])
 
     async def _forget_old(self) -> int:
-        """Forgets what is older than its project retains it."""
+        """Forgets messages that are older than their project allows."""
         forgetting = self.store.forgetting
         count = 0
         for project, days in self.retention_days.items():

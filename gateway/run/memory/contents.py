@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def retry_with_contents(turns: Turns, agent: Agent, tree: Tree, rule: Callable[[], T]) -> T:
-    """Returns what the rule returns. When it raises `Missing`, the contents are loaded and it is called again.
+    """Returns the result of a rule. When it raises `Missing`, the contents are loaded and it is called again.
 
     Raises: StoreError.
     """

@@ -151,7 +151,7 @@ def _list_weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> l
 
 
 def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
-    """Returns the reason for which each hit stayed out, by number. messages: the numbers of what was found."""
+    """Returns the reason for which each hit stayed out, by number. messages: the numbers of the found messages."""
     choice = search.choice
     # The default: a hit that the note did not try to hold is in the prompt already.
     reasons = dict.fromkeys(messages, "shown")

@@ -65,7 +65,7 @@ class _ReferencedTurns:
         self._by_conversation: dict[str, ConversationTurns] = {}
 
     async def load_messages_of(self, reference: Reference) -> list[WireMessage]:
-        """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
+        """Returns the messages of a reference: the path that ends with a reply, or the reply alone; []: not found."""
         name = reference.turn
         if name is None:
             return []
@@ -75,7 +75,7 @@ class _ReferencedTurns:
         return self._messages[key]
 
     async def _find_in_turn(self, reference: Reference, name: TurnName) -> list[WireMessage]:
-        """Returns what a reference stands for in the turn of this name."""
+        """Returns the messages of a reference in the turn of this name."""
         begun = await self._store.messages.find_begun(
             self._project, name.conversation_uid, parse_turn_begin(name.turn)
         )
@@ -99,7 +99,7 @@ class _ReferencedTurns:
     async def _read_exchange_messages(
         self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
     ) -> list[WireMessage]:
-        """Returns what a reference stands for if its turn is this exchange."""
+        """Returns the messages of a reference if its turn is this exchange."""
         if reference.kind != "path":
             return [] if exchange.redactions else join_reply([exchange])
         turns = ConversationTurns()

@@ -45,7 +45,7 @@ class ArchiveSearch(Protocol):
 
 
 class MemorySearches(Struct, frozen=True):
-    """The searches of one turn. They also find what the turn itself has stored."""
+    """The searches of one turn. They also find texts that the turn itself has stored."""
 
     store: Store
     context: MemoryContext

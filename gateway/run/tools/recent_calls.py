@@ -56,7 +56,7 @@ class RecentCalls:
         self._expiries: dict[_CallKey, asyncio.TimerHandle] = {}
 
     def for_turn(self, origin: Hashable) -> TurnCalls:
-        """Returns the calls of one turn. origin: what the turn continues, and its new messages."""
+        """Returns the calls of one turn. origin: the point that the turn continues, and its new messages."""
         return TurnCalls(self, origin)
 
     async def perform_once(self, key: _CallKey, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:

@@ -98,7 +98,7 @@ def max_result_chars(tool_chars: int, window_tokens: int | None) -> int:
 
 
 def cut_result(content: str, max_chars: int) -> str:
-    """Returns a result with at most `max_chars` characters, and a line about what was cut."""
+    """Returns a result with at most `max_chars` characters, and a line about the cut."""
     if len(content) <= max_chars:
         return content
     return content[:max_chars] + _CUT_NOTICE.format(cut_chars=len(content) - max_chars)

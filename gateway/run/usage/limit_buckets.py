@@ -85,7 +85,7 @@ class LimitBuckets:
             bucket.bound = bounds[id]
 
     async def load(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
-        """Reads what was used before of the buckets that are not loaded yet.
+        """Reads the earlier use of the buckets that are not loaded yet.
 
         wait_s: the longest wait, after which the read goes on by itself; None: waits until the read has ended.
         """
@@ -94,7 +94,7 @@ class LimitBuckets:
             await asyncio.wait(loads, timeout=wait_s)
 
     async def refresh(self) -> None:
-        """Reads again what all processes have used. Raises: StoreError."""
+        """Reads the use by all processes again. Raises: StoreError."""
         now = self._now()
         for key, bucket in [*self._buckets.items()]:
             if bucket.limit.per not in STORED_PERIODS or self._buckets.get(key) is not bucket:
@@ -170,7 +170,7 @@ class LimitBuckets:
         self._drops_at = max(_MAX_BUCKETS, 2 * len(self._buckets))
 
     def _forget(self, project: str, user: str) -> None:
-        """Drops the buckets of a forgotten user. They are read again from what the table still has of them."""
+        """Drops the buckets of a forgotten user. They are read again from the rest of the table."""
         self._buckets = {
             key: each
             for key, each in self._buckets.items()

@@ -27,7 +27,7 @@ _Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]
 
 
 class RecordOperations(Protocol):
-    """The operations on one kind of record. project: bounds what the caller sees; None sees all.
+    """The operations on one kind of record. The parameter `project` is the only project that the caller sees; None: all.
 
     Each raises: BadRequest; UnknownId; StoreError.
     """
