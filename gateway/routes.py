@@ -186,12 +186,16 @@ def _make_manage_routes(services: Services, bodies: BodyReader, access: Access) 
     """Returns the routes at which operators manage a gateway."""
     settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
     limits = make_limit_operations(settings, store)
-    max_upload_bytes, timeout_s = settings.server.max_upload_bytes, services.limits.body_timeout_s
     managed = ManagedRoutes(access, bodies)
     return [
         *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
         *make_record_routes(LIMITS_PATH, limits, managed),
-        *make_import_routes(services.imports, managed, max_upload_bytes, timeout_s),
+        *make_import_routes(
+            services.imports,
+            managed,
+            limit_bytes=settings.server.max_upload_bytes,
+            timeout_s=services.limits.body_timeout_s,
+        ),
         *make_key_routes(
             KeyManagement(store.keys, limits),
             KeyReport(store.usage, accounting.meter, accounting.limiter, now),

@@ -304,7 +304,7 @@ class Chat:
 
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> None:
         """Answers a request in a client conversation. Sets the call's `memory_state`."""
-        request, receipt = call.request, call.receipt
+        request = call.request
         attempts = await self._begin_attempts(call)
         # When the block ends, even with an error, the next request of the conversation may begin.
         with QueueTicket() as ticket:
@@ -323,7 +323,7 @@ class Chat:
                     attempts,
                     call.make_request_without_memory,
                     call.sink,
-                    receipt,
+                    call.receipt,
                     self.turns.limits.keep_alive_s,
                 )
             else:
@@ -414,11 +414,11 @@ class Chat:
 
 async def _make_prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:
     """Returns the prompt of a request without memory."""
-    request, target = call.request, attempts.target
+    target = attempts.target
     prompt = Prompt(
-        request,
+        call.request,
         target,
-        choose_endpoint_form(request, attempts.endpoint, target.model),
+        choose_endpoint_form(call.request, attempts.endpoint, target.model),
         call.spec.system,
         changes_prefix=call.may_have_had_memory,
     )

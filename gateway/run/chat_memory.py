@@ -248,9 +248,9 @@ def _follows_tombstone(context: MemoryContext) -> bool:
 
 
 def _joins_replies(context: MemoryContext) -> bool:
-    """Returns whether the last reply came back in one message with the text that a request without memory tools added to it.
+    """Returns whether the last reply came back in one message with the text of another reply.
 
-    So does a reply that had paused.
+    The other reply was made without memory tools, or the last reply had paused.
     """
     match = context.plan.match
     if match.match_point is None or match.altered is None:

@@ -96,11 +96,24 @@ class EarlierReplies:
         shown_reply: Json | None,
         heard: Json | None = None,
     ) -> None:
-        """Adds a turn. The arguments are as the fields of `_Turn`. Drops the oldest turns beyond the limit."""
+        """Adds a turn, and drops the oldest turns beyond the limit.
+
+        memory: the memory in which the turn was made.
+        ids: the ids of the reply and of its parts.
+        previous_id: the id of the reply that it continues; None: the turn begins a conversation.
+        new: the new messages of the request.
+        shown_reply: the reply as the client has it; None: there is no reply yet.
+        heard: the part of the previous reply that the client heard; None: all of it.
+        """
         has_reply = shown_reply is not None
         messages = _dump([*new, shown_reply] if has_reply else new)
         turn = _Turn(
-            memory, tuple(ids), previous_id, b"" if heard is None else _dump(heard), messages, has_reply
+            memory=memory,
+            ids=tuple(ids),
+            previous_id=previous_id,
+            heard=b"" if heard is None else _dump(heard),
+            messages=messages,
+            has_reply=has_reply,
         )
         if not ids or turn.size > self._limit:
             return

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
 
+from gateway.core.agent import AgentSpec
 from gateway.core.conversation.wire_message import is_system
+from gateway.core.request.identity import Identity
 from gateway.core.request.known_replies import MemoryKey
 from gateway.core.request.memory_mode import MemoryState, Mode
 from gateway.core.turn.commands import FINISHED, TurnOutcome
@@ -82,16 +84,9 @@ class NativeChat:
         identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
         note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:
-            is_named = identity.conversation_key is not None
-            if identity.sends_new_only or (is_named and spec.history == "append"):
-                raise BadRequest(
-                    "The gateway does not prepend history to a request for a response that it passes on. Send all of "
-                    "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
-                    param="x-mnemogate-history",
-                )
-        headers = with_codex_headers(request_context.headers)
+            _check_has_history(identity, spec)
         forwarded = Forwarded(
-            headers=headers,
+            headers=with_codex_headers(request_context.headers),
             credential=request_context.credential,
             models=request_context.models,
             key_id=request_context.key_id,
@@ -275,6 +270,17 @@ class NativeChat:
             return _make_memory_key(await self._keeper.store.agents.find_or_draft(scope))
         except StoreError:
             return _UNREAD
+
+
+def _check_has_history(identity: Identity, spec: AgentSpec) -> None:
+    """Refuses a request that leaves its history to the gateway and names none. Raises: BadRequest."""
+    is_named = identity.conversation_key is not None
+    if identity.sends_new_only or (is_named and spec.history == "append"):
+        raise BadRequest(
+            "The gateway does not prepend history to a request for a response that it passes on. Send all of "
+            "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
+            param="x-mnemogate-history",
+        )
 
 
 def _make_memory_key(agent: Agent) -> MemoryKey:

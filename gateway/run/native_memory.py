@@ -98,7 +98,12 @@ class NativeMemory(TreeMemory):
         if native.is_stored:
             memory = agent.uid, agent.epoch
             self.earlier.add(
-                memory, reply.ids, native.previous_id, native.new_messages, shown_reply, native.heard
+                memory,
+                reply.ids,
+                native.previous_id,
+                native.new_messages,
+                shown_reply=shown_reply,
+                heard=native.heard,
             )
             if shown_reply is not None:
                 outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))

@@ -67,7 +67,12 @@ class RoundRequests:
             receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
         return self.call.make_request_with_prompt(
-            target, endpoint, prompt, hidden_rounds, self.model_call.budget_tokens, self.model_call.offer
+            target,
+            endpoint,
+            prompt,
+            hidden_rounds,
+            budget_tokens=self.model_call.budget_tokens,
+            offer=self.model_call.offer,
         )
 
     async def mend_request(

@@ -142,7 +142,8 @@ def _find_mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str
 
 def _find_mistakes_in_database(database: DatabaseSettings) -> Iterator[str]:
     """Yields the mistakes in the database's settings; the URL of a SQLite file has become its path."""
-    url, listen_url = database.url, database.listen_url
+    url = database.url
+    listen_url = database.listen_url
     for name, each in (("url", url), ("listen_url", listen_url)):
         if each is not None and not each.startswith(POSTGRES):
             scheme = each.partition(":")[0] if ":" in each else ""

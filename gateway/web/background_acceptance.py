@@ -51,7 +51,9 @@ async def _accept(
             call.request.chat, request_context, call.conversation, receipt
         )
         tag = _make_response_tag(scope, digest, admitted.agent.secret)
-        response = _make_new_response(call, chat_route, admitted, tag, digest, background.now())
+        response = _make_new_response(
+            call, chat_route, admitted, tag=tag, digest=digest, created_at=background.now()
+        )
         accepted = await background.accept(
             response, admitted.agent, admitted.identity, request_context, receipt
         )

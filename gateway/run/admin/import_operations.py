@@ -26,7 +26,7 @@ from gateway.run.admin.operation_arguments import (
     check_project,
 )
 from gateway.run.admin.requested_page import read_requested_page, render_page
-from gateway.run.admin.running_import import ImportRequest, RunningImport, import_json
+from gateway.run.admin.running_import import ImportRequest, RunningImport, render_import
 from gateway.run.memory.memory_agent import check_not_paused
 from storage.errors import StoreError, WriteConflict
 from storage.forget_commands import ForgetTarget
@@ -298,8 +298,14 @@ class ImportOperations:
             status = "running"
         elif status == "running" and not self._is_performed_elsewhere(stored):
             status = "stopped"
-        progress = load_progress(stored.data)
-        return import_json(stored.uid, status, stored.format, stored.scope, stored.created, progress)
+        return render_import(
+            uid=stored.uid,
+            status=status,
+            format=stored.format,
+            scope=stored.scope,
+            created_at=stored.created,
+            progress=load_progress(stored.data),
+        )
 
 
 def open_file(path: object) -> IO[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -75,8 +75,8 @@ class MemoryForgetting:
     ) -> None:
         """Begins without forgettings under way.
 
-        now: returns seconds since the epoch.
-        call_s: the time after which an answer says that a forgetting goes on.
+        now: returns the seconds since the epoch.
+        call_s: the seconds after which an answer says that a forgetting goes on.
         """
         self._store = store
         self._views = views
@@ -97,7 +97,7 @@ class MemoryForgetting:
     ) -> ForgetResult:
         """Forgets a part.
 
-        confirm: `ForgetPreview.confirm`, as the person typed it.
+        confirm: the `ForgetPreview.confirm` that the person typed; None: nothing was typed.
         keep: the numbers of true facts of the preview that stay, and rest on no message from then on.
 
         Raises: Conflict: the number is wrong, or was right before and is not now; or a fact of `keep` would not go, or
@@ -109,15 +109,9 @@ class MemoryForgetting:
         _check_confirmed(preview, confirm)
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
         retained = [each.seq for each in retained_facts]
-        corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
-        target_name = _name_in_audit(kind, preview.target.id)
-        text_names = [
-            str(AuditedVersion(text.label, text.seq))
-            if isinstance(text, ErasedVersionRecord)
-            else render_audited_part(text.kind, text.seq)
-            for text in preview.texts or ()
-        ]
-        erased = await name_erased(self._store, memory.id, part.target, text_names or [target_name], retained)
+        erased = await name_erased(
+            self._store, memory.id, part.target, _list_names_in_audit(kind, preview), retained
+        )
         try:
             if missing := {*keep}.difference(retained):
                 raise WriteConflict(f"fact {min(missing)} is none of those that would go")
@@ -132,18 +126,7 @@ class MemoryForgetting:
         await note_forgetting(self._store, at, editor.actor, uid, erased)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
-        return ForgetResult(
-            done=swept is not None,
-            swept=bool(swept),
-            messages=preview.will_go.messages,
-            command=preview.command
-            and "\n".join([preview.command, *(_add_command(memory.scope, each) for each in retained_facts)]),
-            texts=len(preview.texts) if preview.texts else UNSET,
-            text_counts=Counter(text.kind for text in preview.texts) if preview.texts else UNSET,
-            facts=preview.more_facts - len(retained) or UNSET,
-            corrections=len(corrections) or UNSET,
-            kept=tuple(retained) or UNSET,
-        )
+        return _make_result(memory.scope, preview, retained_facts, swept)
 
     async def aclose(self) -> None:
         """Stops the forgettings that are under way. The next start resumes them."""
@@ -176,14 +159,46 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
         )
 
 
-def _name_in_audit(kind: TargetKind, id: str) -> str:
-    """Returns the audit's name of the part. id: the value of `TargetRecord.id`."""
+def _make_result(
+    scope: Scope, preview: ForgetPreview, retained_facts: Sequence[ErasedFactRecord], swept: bool | None
+) -> ForgetResult:
+    """Returns the result of a forgetting.
+
+    retained_facts: the facts of the preview that stay.
+    swept: True: the database has no old copies; None: the forgetting goes on.
+    """
+    retained = tuple(each.seq for each in retained_facts)
+    corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in retained]
+    return ForgetResult(
+        done=swept is not None,
+        swept=bool(swept),
+        messages=preview.will_go.messages,
+        command=preview.command
+        and "\n".join([preview.command, *(_render_add_command(scope, each) for each in retained_facts)]),
+        texts=len(preview.texts) if preview.texts else UNSET,
+        text_counts=Counter(text.kind for text in preview.texts) if preview.texts else UNSET,
+        facts=preview.more_facts - len(retained) or UNSET,
+        corrections=len(corrections) or UNSET,
+        kept=retained or UNSET,
+    )
+
+
+def _list_names_in_audit(kind: TargetKind, preview: ForgetPreview) -> list[str]:
+    """Returns the audit's names of the texts that go, or of the part if it is one."""
+    if preview.texts:
+        return [
+            str(AuditedVersion(text.label, text.seq))
+            if isinstance(text, ErasedVersionRecord)
+            else render_audited_part(text.kind, text.seq)
+            for text in preview.texts
+        ]
+    id = preview.target.id
     if kind == "version":
-        return str(AuditedVersion(*VersionId.parse(id)))
-    return "all" if kind == "all" else render_audited_part(kind, id)
+        return [str(AuditedVersion(*VersionId.parse(id)))]
+    return ["all" if kind == "all" else render_audited_part(kind, id)]
 
 
-def _add_command(scope: Scope, fact: ErasedFactRecord) -> str:
+def _render_add_command(scope: Scope, fact: ErasedFactRecord) -> str:
     """Returns the command line that adds the text of a fact."""
     options = [*make_memory_flags(scope), f"--text={fact.text}"]
     return " ".join(["mnemogate", "memory", "add", *map(quote_shell_word, options)])

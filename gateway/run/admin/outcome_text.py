@@ -64,7 +64,7 @@ def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
 
 
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Returns lines about the texts that a `memory forget` has erased, with the commands that forget quotes of a message.
+    """Returns lines about the texts that a `memory forget` has erased, with the commands that forget their quotes.
 
     arguments: the command's arguments, with `config` and `db`, which the named commands repeat.
     memories: the number of memories that were forgotten, or that had the named part.

@@ -60,10 +60,17 @@ class RunningImport:
     def to_json(self) -> dict[str, Any]:
         """Returns the import as it is shown."""
         scope = self.request.scope
-        return import_json(self.uid, self.status, self.format, scope, self.created_at, self.progress)
+        return render_import(
+            uid=self.uid,
+            status=self.status,
+            format=self.format,
+            scope=scope,
+            created_at=self.created_at,
+            progress=self.progress,
+        )
 
 
-def import_json(
+def render_import(
     uid: str, status: ImportStatus, format: str, scope: Scope, created_at: float, progress: ImportProgress
 ) -> dict[str, Any]:
     """Returns an import as it is shown."""

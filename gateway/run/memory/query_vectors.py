@@ -20,7 +20,7 @@ EmbedQuery = Callable[[Sequence[int], str, float], Awaitable[Vector | None]]
 class QueryVectors(Struct):
     """The vectors of one request's queries. Each vector is made and compared once."""
 
-    # None: memory is searched by words alone.
+    # Returns the vector of a query; None: memory is searched by words alone.
     embed_query: EmbedQuery | None
     # The seconds that the choice of standing facts by vectors took, a part of the time for recall.
     choosing_s: float = 0.0

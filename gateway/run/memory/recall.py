@@ -105,7 +105,7 @@ class Recaller(Struct, frozen=True):
                 vectors,
                 query,
                 # The search for the note has the rest of the time, and takes the same vector.
-                limit_ms - limit_ms / WORDS_TIME_PARTS,
+                deadline_ms=limit_ms - limit_ms / WORDS_TIME_PARTS,
             )
         except StoreError as error:
             _log.warning(

@@ -56,7 +56,7 @@ def pack_recall(
     rows, left_out = make_entry_rows(search)
     reported = find_reported_counts(turn_outcome.usage)
     record = RecallRecord(
-        outcome=_search_outcome(search, left_out),
+        outcome=_choose_outcome(search, left_out),
         found=len(search.choice.hits) + sum(left_out),
         recalled_tokens=prompt.recall.note_tokens,
         is_selection=search.is_selection,
@@ -167,7 +167,7 @@ def _list_reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, st
     return reasons
 
 
-def _search_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutcome:
+def _choose_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutcome:
     """Returns the outcome of a search. left_out: the value of `RecallRecord.left_out`."""
     if search.outcome:
         return search.outcome
@@ -212,7 +212,7 @@ def _estimate_prompt_parts(prompt: Prompt) -> tuple[int, ...]:
 
 
 def _estimate_tokens(chars: int) -> int:
-    """Returns about how many tokens so many characters have, rounded up."""
+    """Returns the estimated tokens of a number of characters, rounded up."""
     return -(-chars // CHARS_PER_TOKEN)
 
 

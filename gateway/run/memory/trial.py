@@ -66,9 +66,18 @@ class TrialRunner(Struct, frozen=True):
         facts: list[StandingFact] = []
         shown_seqs = tuple[int, ...]()
         if snapshot is not None:
-            facts = await sort_nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
+            facts = await sort_nearest_facts(
+                self.store, agent, snapshot, vectors, query, deadline_ms=_DEADLINE_MS
+            )
             shown_seqs = make_standing_block(facts, snapshot.blocks, None).shown_seqs
-        searcher = _TrialSearch(self.store, self.recall_tokens, agent, trace, vectors, len(shown_seqs))
+        searcher = _TrialSearch(
+            store=self.store,
+            recall_tokens=self.recall_tokens,
+            agent=agent,
+            trace=trace,
+            vectors=vectors,
+            standing_count=len(shown_seqs),
+        )
         found = await find_messages(text, query, searcher)
         # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.
         await asyncio.sleep(0)
@@ -95,7 +104,7 @@ class _TrialSearch(Struct, frozen=True):
     trace: SearchTrace
     # The vectors of queries, each made once.
     vectors: QueryVectors
-    # The standing facts that the memory section shows.
+    # The number of the standing facts that the memory section shows.
     standing_count: int
 
     async def search(self, query: str) -> list[Message]:

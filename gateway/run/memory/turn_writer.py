@@ -125,7 +125,6 @@ class TurnWriter:
         receipt: Receipt | None = None,
     ) -> asyncio.Future[Committed] | asyncio.Future[None]:
         """Begins the commit of a turn. The future fails with StoreError."""
-        request, reply = context.request, outcome.shown_reply
         try:
             write = make_turn_write(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
@@ -135,7 +134,11 @@ class TurnWriter:
             exchange, listing = write.plain.exchange, context.plan.query.listing
             # Before the commit: the cached hashes follow from the messages alone, whether or not they are stored.
             self.resent.cache_reply(
-                request.chat, listing, reply or {}, exchange.reply or (), exchange.path_hash
+                context.request.chat,
+                listing,
+                outcome.shown_reply or {},
+                exchange.reply or (),
+                exchange.path_hash,
             )
         wanted_summary = prompt.window.wanted_summary if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._on_written, context, write, wanted_summary))

@@ -174,8 +174,12 @@ class WindowRoom:
         return PromptSize(fixed + tokens, fixed + self.make_budget(cut).max_tokens_with_note)
 
     def count_note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
-        """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
-        budget, max_tokens = self.make_budget(cut).max_tokens_with_note, self._note.max_tokens
+        """Returns the tokens that a note may take: the tokens that the entries leave free, up to the note's bound.
+
+        staying: the ranges of the entries that stay.
+        """
+        budget = self.make_budget(cut).max_tokens_with_note
+        max_tokens = self._note.max_tokens
         bounds = self._max_tokens_before
         if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
             return max_tokens
@@ -183,7 +187,7 @@ class WindowRoom:
         return max(0, min(max_tokens, free))
 
     def count_surplus(self, start: int) -> int:
-        """Returns how many messages from `start` on leave because they are too many."""
+        """Returns the number of messages from `start` on that leave because they are too many."""
         bounds = self._eviction.bounds
         return 0 if bounds is None else choose_window_start(self.list_items()[start:], bounds)
 

@@ -136,7 +136,12 @@ def make_memory_tools(
 ) -> MemoryTools:
     """Returns the memory tools of a turn. archives: the archives that a search reads besides the memory's own."""
     searches = MemorySearches(
-        keeper.store, context, edits, keeper.settings.recall_tokens, keeper.embed_query, archives
+        store=keeper.store,
+        context=context,
+        block_edits=edits,
+        recall_tokens=keeper.settings.recall_tokens,
+        embed_query=keeper.embed_query,
+        archives=archives,
     )
     return MemoryTools(keeper.store, context, edits, keeper.now, searches)
 

@@ -51,8 +51,9 @@ class MemorySearches(Struct, frozen=True):
     context: MemoryContext
     # The edits of the turn, which are in no index yet.
     block_edits: BlockEdits
+    # The most tokens of a result; 0: the default.
     recall_tokens: int
-    # None: memory is searched by words alone.
+    # Returns the vector of a query; None: memory is searched by words alone.
     embed_query: EmbedQuery | None
     # Searches archives; None: only the memory's own passages are searched.
     archives: ArchiveSearch | None

@@ -216,12 +216,18 @@ class Forwarder:
         receipt.user = user or ""
         if costs_tokens(outgoing.method, outgoing.upstream_path):
             route = await self._admit_request(route, outgoing, body, receipt)
-        keep_alive_s = self._settings.server.keep_alive_comment_s
         with self._make_attempts(route, outgoing, receipt) as attempts:
             try:
                 make = partial(outgoing.make_request, upstream=route.asked.upstream, receipt=receipt)
-                held_bytes = _HELD_JSON_BYTES if change is None else None
-                await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
+                await relay(
+                    attempts,
+                    make,
+                    sink,
+                    receipt,
+                    keep_alive_s=self._settings.server.keep_alive_comment_s,
+                    json_bytes=_HELD_JSON_BYTES if change is None else None,
+                    change=change,
+                )
             except UpstreamError as error:
                 # The upload broke off on the client's side, and the upstream's error about it is less specific.
                 if (cause := outgoing.find_upload_error()) is not None:

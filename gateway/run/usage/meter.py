@@ -295,7 +295,9 @@ class Meter:
             for key in [key for key in self._background if key.agent_row == agent_row]:
                 used = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
-                usage_key = UsageKey(key.day, project, user, 0, key.upstream, key.model)
+                usage_key = UsageKey(
+                    day=key.day, project=project, user=user, key=0, upstream=key.upstream, model=key.model
+                )
                 counters = self.counters.get(usage_key)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion

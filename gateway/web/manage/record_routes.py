@@ -27,9 +27,10 @@ _Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]
 
 
 class RecordOperations(Protocol):
-    """The operations on one kind of record. The parameter `project` is the only project that the caller sees; None: all.
+    """The operations on one kind of record.
 
-    Each raises: BadRequest; UnknownId; StoreError.
+    The parameter `project` is the only project that the caller sees; None: all projects. Each method raises BadRequest,
+    UnknownId and StoreError.
     """
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]: ...
