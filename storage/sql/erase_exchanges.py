@@ -128,20 +128,20 @@ async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Itera
     """Erases messages by their numbers, and the messages that they replaced."""
     agent_row = work.agent_row
     for seq in seqs:
-        for exchange_row, present_seq in await _find_present(connection, agent_row, seq):
+        for exchange_row, present_seq in await find_present(connection, agent_row, seq):
             await _erase_replaced(connection, work, exchange_row, present_seq)
             await _erase_message(connection, agent_row, exchange_row, present_seq)
     await raise_epoch(connection, agent_row)
 
 
-class _PresentMessage(NamedTuple):
+class PresentMessage(NamedTuple):
     """A message by its number, and the row of the exchange that has it."""
 
     exchange_row: int
     seq: int
 
 
-async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[_PresentMessage]:
+async def find_present(connection: Connection, agent_row: int, seq: int) -> list[PresentMessage]:
     """Returns a message, and the same message in the exchange that replaced its own.
 
     The exchange may have been replaced after the message was listed, as when its question was asked again.
@@ -149,7 +149,7 @@ async def _find_present(connection: Connection, agent_row: int, seq: int) -> lis
     exchange_row = await exchanges.find_exchange_row(connection, agent_row, seq)
     if exchange_row is None:
         return []
-    found = [_PresentMessage(exchange_row, seq)]
+    found = [PresentMessage(exchange_row, seq)]
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.active or seq == exchange.reply_seq:
         return found
@@ -157,7 +157,7 @@ async def _find_present(connection: Connection, agent_row: int, seq: int) -> lis
         other = await exchanges.find_exchange(connection, agent_row, row)
         assert other is not None  # it was found in this transaction
         atoms = exchange.inputs[seq - exchange.seq]
-        found += [_PresentMessage(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
+        found += [PresentMessage(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
     return found
 
 
@@ -205,37 +205,65 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
 async def _erase_replaced(
     connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
 ) -> None:
-    """Erases the exchanges that an exchange replaced: a transcript that grew, a cancelled request, a repeated answer.
+    """Erases the exchanges that an exchange replaced. seq: as in `find_replaced`."""
+    found = await find_replaced(
+        connection, work.rules, work.agent_row, exchange_row, seq, keeps_finished=work.target.keeps_replaced
+    )
+    for exchange, is_whole in found:
+        if not is_whole:
+            await _erase_message(connection, work.agent_row, exchange.id, exchange.reply_seq)
+    whole_rows = [exchange.id for exchange, is_whole in found if is_whole]
+    if whole_rows:
+        await _erase_each(connection, work.agent_row, whole_rows)
 
-    No list has the replaced exchanges, nor what followed them in their turns, nor requests that were cancelled after
-    them.
+
+class ReplacedExchange(NamedTuple):
+    """An exchange that another one replaced."""
+
+    exchange: Exchange
+    # All of it is forgotten with the other one; False: its reply alone.
+    is_whole: bool
+
+
+async def find_replaced(
+    connection: Connection,
+    rules: Rules,
+    agent_row: int,
+    exchange_row: int,
+    seq: int | None = None,
+    *,
+    keeps_finished: bool = False,
+) -> list[ReplacedExchange]:
+    """Returns the exchanges that are forgotten with the one that replaced them.
+
+    These are transcripts that grew, cancelled requests, and answers that were repeated. No list has the replaced
+    exchanges, nor what followed them in their turns, nor requests that were cancelled after them.
 
     seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
-        the replies of the replaced exchanges are erased, with the results of their calls.
+        the replies of the replaced exchanges are forgotten, with the results of their calls.
+    keeps_finished: as `ForgetTarget.keeps_replaced`.
     """
-    agent_row = work.agent_row
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None:
-        return
+        return []
     is_reply = seq == exchange.reply_seq
     turn = await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]
     # A reply to the same question is another reply, whatever it has of the forgotten one.
     named_seq = None if is_reply else seq
+    found: list[ReplacedExchange] = []
     for each in turn:
         for row in await _find_alternatives(connection, agent_row, each, is_active=False):
             other = await exchanges.find_exchange(connection, agent_row, row)
             assert other is not None  # it was found in this transaction
-            if work.target.keeps_replaced and other.state is State.FINISHED:
+            if keeps_finished and other.state is State.FINISHED:
                 continue
             is_newer = await _is_newer(connection, agent_row, other, each)
-            if is_newer and not any(_has_messages(other, part, named_seq, work.rules) for part in turn):
+            if is_newer and not any(_has_messages(other, part, named_seq, rules) for part in turn):
                 continue
             after = await _find_after(connection, agent_row, other, takes_cancelled=not is_reply)
-            if is_reply:
-                await _erase_message(connection, agent_row, row, other.reply_seq)
-                await _erase_each(connection, agent_row, after)
-            else:
-                await _erase_each(connection, agent_row, [row, *after])
+            found.append(ReplacedExchange(other, not is_reply))
+            found += [ReplacedExchange(later, True) for later in after]
+    return found
 
 
 async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
@@ -251,12 +279,12 @@ async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange)
 
 async def _find_after(
     connection: Connection, agent_row: int, exchange: Exchange, *, takes_cancelled: bool
-) -> list[int]:
-    """Returns the rows of the exchanges after a replaced one that belong to its turn.
+) -> list[Exchange]:
+    """Returns the exchanges after a replaced one that belong to its turn.
 
     takes_cancelled: also cancelled sends with unheard replies, since a later exchange has their messages as well.
     """
-    found: list[int] = []
+    found: list[Exchange] = []
     pending = [exchange]
     while pending:
         parent = pending.pop()
@@ -265,7 +293,7 @@ async def _find_after(
             child = await exchanges.find_exchange(connection, agent_row, row)
             assert child is not None  # it was found in this transaction
             if (takes_cancelled and child.ended is None) or not _has_question(child):
-                found.append(row)
+                found.append(child)
                 pending.append(child)
     return found
 

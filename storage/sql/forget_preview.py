@@ -12,8 +12,10 @@ from storage.operator_records import ErasedFact, ForgetCounts, RebuiltBlock
 from storage.records import Block
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
+from storage.sql.erase_exchanges import find_present, find_replaced
 from storage.sql.exchange_rows import unpack_notes
 from storage.sql.exchanges import find_exchange_row
+from storage.sql.forget_targets import list_remaining_seqs
 from storage.sql.group import StoreGroup, long_reads
 from storage.sql.rebuild import (
     BlockPreview,
@@ -36,6 +38,9 @@ _MAX_NUMBERS = 50_000
 # The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
 _LISTED_EXCHANGES = 64
 _NO_CONVERSATION = -1
+# How far a turn is followed back from a reply, since answers of its earlier steps may have been repeated. Chosen: more
+# steps than a loop of tools has.
+_MAX_STEPS = 50
 # The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
 _MAX_VERSIONS, _MAX_CHARS = 50, 5_000
 # The most facts that are returned with their texts.
@@ -142,7 +147,7 @@ class ForgetPreviews(StoreGroup):
 
         target: it may have the rows of its messages' exchanges, so that these need not be looked up.
         messages: the number of the target's messages, as `ForgetTargets.measure` returns it. Those of a whole memory
-            are counted here.
+            are counted here, and so are messages that go along, since the target has replaced them.
         """
         if target.is_all:
             return PreviewedCounts(await _count_whole(connection, agent_row))
@@ -156,9 +161,11 @@ class ForgetPreviews(StoreGroup):
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
         """Returns how much would be erased with a target but for its versions. messages: the number of its messages."""
-        erased = await _load_erased(connection, agent_row, target)
+        erased, replaced_seqs = await self._load_erased(connection, agent_row, target)
+        messages += len(replaced_seqs)
         texts = await _read_named_texts(connection, agent_row, target)
-        content = _Content(erased, texts, target.messages, target.versions)
+        seqs = {*target.messages, *replaced_seqs} if target.messages else ()
+        content = _Content(erased, texts, seqs, target.versions)
         if not (target.facts or target.passages):
             return await self._count_erased(connection, agent_row, content, messages)
         with_named = await self._count_named(connection, agent_row, target, content)
@@ -176,9 +183,36 @@ class ForgetPreviews(StoreGroup):
         limit: the most facts that are returned; None: all.
         Facts that the target names itself are among them only if its messages take them as well.
         """
-        erased = await _load_erased(connection, agent_row, target)
+        erased, _ = await self._load_erased(connection, agent_row, target)
         beginnings = await _find_beginnings(connection, erased)
         return await _read_facts(connection, (*erased, *_measure_row_range(beginnings)), limit)
+
+    async def _load_erased(
+        self, connection: Connection, agent_row: int, target: ForgetTarget
+    ) -> tuple[_Target, Collection[int]]:
+        """Returns what goes with a target, and the numbers of messages that go along, since they were replaced."""
+        if target.conversation_row is not None:
+            return _Target(agent_row, target.conversation_row, []), ()
+        found_rows = target.exchanges or [
+            row for seq in target.messages if (row := await find_exchange_row(connection, agent_row, seq))
+        ]
+        rows = {*sorted({*found_rows})[:_LISTED_EXCHANGES]}
+        values = (agent_row, _MAX_STEPS, sorted(rows))
+        replacing_rows = await load_column(connection, SQL["replacing"], values) if rows else []
+        named: list[tuple[int, int | None]] = [(row, None) for row in replacing_rows]
+        if replacing_rows and target.messages:
+            named = [
+                each for seq in target.messages for each in await find_present(connection, agent_row, seq)
+            ]
+        seqs = {seq for _, seq in named if seq is not None}
+        for row, seq in named:
+            rows.add(row)
+            for exchange, is_whole in await find_replaced(connection, self._rules, agent_row, row, seq):
+                rows.add(exchange.id)
+                present_seqs = list_remaining_seqs(exchange)
+                seqs.update(present_seqs if is_whole else {exchange.reply_seq}.intersection(present_seqs))
+        erased = _Target(agent_row, _NO_CONVERSATION, sorted(rows)[:_LISTED_EXCHANGES])
+        return erased, seqs.difference(target.messages)
 
     async def _count_erased(
         self,
@@ -445,15 +479,6 @@ async def _load_visible_blocks(connection: Connection, agent_row: int) -> list[i
     if scope is None:
         return []
     return await load_column(connection, _FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
-
-
-async def _load_erased(connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
-    if target.conversation_row is not None:
-        return _Target(agent_row, target.conversation_row, [])
-    seqs = () if target.exchanges else target.messages
-    found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in seqs]
-    exchange_rows = sorted({*target.exchanges, *(row for row in found_rows if row is not None)})
-    return _Target(agent_row, _NO_CONVERSATION, exchange_rows[:_LISTED_EXCHANGES])
 
 
 async def _is_far_back(connection: Connection, agent_row: int, seq: int) -> bool:

@@ -18,6 +18,19 @@ FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'f
 -- Finds which of some exchanges go with a conversation.
 SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.id {in:3:BIGINT:64}
 
+-- name: replacing
+-- Finds the exchanges in the list ?3 of a memory ?1 that have others at their place, or at one of the ?2 places above it.
+WITH RECURSIVE up(named, id, conversation, depth, parent) AS (
+    SELECT e.id, e.id, e.conversation, e.depth, e.parent FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1
+    UNION ALL SELECT up.named, e.id, e.conversation, e.depth, e.parent
+    FROM up JOIN exchanges n ON n.id = up.named JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
+    WHERE n.depth - e.depth <= ?2
+)
+SELECT DISTINCT up.named FROM up WHERE EXISTS (
+    SELECT 1 FROM exchanges x
+    WHERE x.conversation = up.conversation AND x.depth = up.depth AND x.id <> up.id AND +x.agent = ?1
+    AND (x.parent = up.parent OR (x.parent IS NULL AND up.parent IS NULL)) AND x.state NOT IN ('forgotten', 'off'))
+
 -- piece: fact_goes
 -- Whether a fact came from what goes. The exchange in which the fact was stated is one of its sources, and is looked up
 -- before the list of all sources.

@@ -90,7 +90,7 @@ class ForgetTargets(StoreGroup):
                 await connection.fetch_value(SQL["messages_in"], (agent_row, target.conversation_row))
             )
         messages = set(target.messages)
-        seqs = [seq for exchange in present for seq in _list_remaining_seqs(exchange)]
+        seqs = [seq for exchange in present for seq in list_remaining_seqs(exchange)]
         erased = [seq for seq in seqs if not messages or seq in messages]
         conversation_uid = await exchanges.find_conversation_uid(
             connection, agent_row, present[0].conversation_row
@@ -98,7 +98,7 @@ class ForgetTargets(StoreGroup):
         return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)
 
 
-def _list_remaining_seqs(exchange: Exchange) -> list[int]:
+def list_remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []

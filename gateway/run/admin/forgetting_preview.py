@@ -93,6 +93,8 @@ class ForgetPreview(Struct, frozen=True):
     replies_without_note: tuple[SourceRecord, ...] | UnsetType = UNSET
     # For a reply of which the question stays: the question's number. The facts may have come from it.
     question: int | UnsetType = UNSET
+    # How many of the messages go along because the target replaced them; not set: none.
+    replaced: int | UnsetType = UNSET
 
 
 class FoundPart(Struct, frozen=True, kw_only=True):
@@ -201,6 +203,7 @@ class ForgettingPreviews(Struct, frozen=True):
             )
             or UNSET,
             question=part.question,
+            replaced=UNSET if part.kind == "all" else extent.counts.messages - part.messages or UNSET,
         )
 
 

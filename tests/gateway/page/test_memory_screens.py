@@ -2021,6 +2021,37 @@ def test_what_an_undo_took_back_stays_away_when_its_origin_is_forgotten(operator
     assert operator.twin(block)["block"]["value"] == ""
 
 
+@pytest.mark.both
+@pytest.mark.parametrize(
+    ("kind", "index", "messages", "replaced"),
+    [("message", 0, 3, 2), ("exchange", 0, 4, 2), ("message", 1, 2, 1)],
+)
+def test_a_preview_counts_what_was_replaced_by_what_goes(
+    operator: Operator, kind: str, index: int, messages: int, replaced: int
+) -> None:
+    """A question whose answer was made anew takes the first answer along, and the facts that were learned from it."""
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    chat.say("My cat is called Miso.")
+    agent = memory_of(operator.world)
+    learn(operator.world, agent, "Alice has a cat.", "She is called Miso.")
+    chat.messages.pop()
+    operator.world.upstream.queue(say("A nice name."))
+    chat.go_on()
+    memory = f"m/{agent.uid}"
+    (conversation,) = operator.twin(f"{memory}/conversations")["items"]
+    message = operator.twin(f"{memory}/c/{conversation['id']}")["items"][index]
+    forget = f"{memory}/forget?{kind}={message['seq']}"
+    preview = operator.twin(forget)
+    assert (preview["will_go"]["messages"], preview["replaced"]) == (messages, replaced)
+    said = {1: "Among them is 1 message that was replaced", 2: "Among them are 2 messages that were replaced"}
+    assert said[replaced] in plain(page(operator, forget))
+    assert [each["text"] for each in preview["facts"]] == ["She is called Miso.", "Alice has a cat."]
+    before = operator.twin(memory)["memory"]
+    assert operator.twin(forget, {})["messages"] == messages
+    after = operator.twin(memory)["memory"]
+    assert (before["messages"] - after["messages"], before["facts"] - after["facts"]) == (messages, 2)
+
+
 def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operator: Operator) -> None:
     """A correction that was written later stays, and was counted among what goes."""
     agent = speak(operator.world, "I never eat penicillin.")
