@@ -47,7 +47,9 @@ class ConnectionPool:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._name = target.name
-        self.server = DatabaseServer(target, limits, self, prepare, on_failure, on_recovery)
+        self.server = DatabaseServer(
+            target, limits, self, prepare=prepare, on_failure=on_failure, on_recovery=on_recovery
+        )
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening_count = 0  # connections that are being made, or are made and not in `_open` yet

@@ -219,12 +219,12 @@ def _remove_messages(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
     documents = np.where(is_removed, np.zeros((), make_document_type()), blob.documents)
     stays = ~is_removed[blob.marked_slots & SLOT]
     return _Blob(
-        blob.chunk,
-        documents,
-        blob.hashes[stays],
-        blob.marked_slots[stays],
-        blob.frequencies[stays],
-        blob.terms_version,
+        chunk=blob.chunk,
+        documents=documents,
+        hashes=blob.hashes[stays],
+        marked_slots=blob.marked_slots[stays],
+        frequencies=blob.frequencies[stays],
+        terms_version=blob.terms_version,
     )
 
 

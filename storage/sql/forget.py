@@ -288,7 +288,14 @@ async def _run_step(
     if row is None:  # another process has ended it
         return _StepOutcome(None, agent_row=0)
     agent_row, target = row
-    work = ErasingWork(id, agent_row, msgspec.json.decode(target, type=StoredTarget), rules, now, reading)
+    work = ErasingWork(
+        id=id,
+        agent_row=agent_row,
+        target=msgspec.json.decode(target, type=StoredTarget),
+        rules=rules,
+        now=now,
+        reading=reading,
+    )
     phases = list_phases(work.target)
     await connection.lock_sharers(work.agent_row)
     # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.

@@ -249,7 +249,9 @@ class ForgetPreviews(StoreGroup):
             lost = collect_lost_lines(versions, [number for row, number in named if row == block_row])
             shortened += len(lost.with_lines)
         notes = await self._count_all_quoting(connection, agent_row, Erased(frozenset(), has_blocks=True))
-        counts = ForgetCounts(0, 0, 0, shortened, 0, notes.total)
+        counts = ForgetCounts(
+            messages=0, facts=0, passages=0, versions=shortened, summaries=0, notes=notes.total
+        )
         return PreviewedCounts(counts, noted_rows=notes.exchange_rows)
 
     async def _count_versions(

@@ -166,7 +166,14 @@ class CachedMemory:
         if has_same_stamp and start >= current.next_seq:
             return MemoryChanges(before, current, start, terms, segments=segments)
         unread_from, unindexed = await self._read_unindexed(connection, current, start, rules)
-        return MemoryChanges(before, current, unread_from, terms, unindexed, segments)
+        return MemoryChanges(
+            since=before,
+            numbers=current,
+            unread_from=unread_from,
+            terms=terms,
+            unindexed=unindexed,
+            segments=segments,
+        )
 
     async def _read_unindexed(
         self, connection: Connection, current: AgentNumbers, start: int, rules: Rules

@@ -172,7 +172,7 @@ async def rebuild_block(
         return False
     remade = await _rewrite_rows(connection, block_row, later, values, dropped)
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
-    await _write_following(connection, stored, staying, remade.following, values[-1], now)
+    await _write_following(connection, stored, staying, remade.following, final_value=values[-1], now=now)
     return True
 
 
@@ -240,7 +240,7 @@ async def remove_lost_lines(
     clean = versions[: len(versions) - len(lost.later)]
     staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
     stored = await get_block(connection, block_row)
-    await _write_following(connection, stored, staying, remade.following, stored.value, now)
+    await _write_following(connection, stored, staying, remade.following, final_value=stored.value, now=now)
     return True
 
 

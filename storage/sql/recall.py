@@ -130,7 +130,9 @@ class Recall(StoreGroup):
         )  # fmt: skip
         if takes is None:
             return await self._load_unmuted(agent.id, memory, hits, deadline_ms, trace)
-        return await self._load_first(agent.id, memory, hits, takes, limit, deadline_ms)
+        return await self._load_first(
+            agent.id, memory, hits, takes=takes, limit=limit, deadline_ms=deadline_ms
+        )
 
     @_reports_damage
     async def find_most_telling(

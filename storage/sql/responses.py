@@ -67,8 +67,8 @@ class Responses(StoreGroup):
             if row is not None:
                 return EnqueuedResponse(make_run(row[AGENT_COLUMNS:]), is_new=False)
             run = await find_or_create_run(connection, draft)
-            await add_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, 0, request)
-            await add_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, 0, shown)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, seq=0, data=request)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, seq=0, data=shown)
             await self.enqueue(connection, kind, key, run.agent_row, [run.id])
             return EnqueuedResponse(run, is_new=True)
 
@@ -93,7 +93,7 @@ class Responses(StoreGroup):
         await connection.lock(draft.agent_row)
         if await find_epoch(connection, draft.agent_row) == epoch:
             run = await find_or_create_run(connection, draft)
-            await add_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, 0, text)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, seq=0, data=text)
 
     @reads
     async def find(self, connection: Connection, project: str, uid: str) -> ResponseRun | None:
@@ -125,8 +125,10 @@ class Responses(StoreGroup):
         """
         await connection.lock(run.agent_row)
         await check_attempt(connection, job)
-        if await end_if_open(connection, run.agent_row, run.id, end.state, str(end.state), end.at):
-            await replace_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, 0, end.shown)
+        if await end_if_open(
+            connection, run.agent_row, run.id, state=end.state, stop=str(end.state), at=end.at
+        ):
+            await replace_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, seq=0, data=end.shown)
             if end.turn is not None:
                 await connection.run(SQL["note_turn"], (run.id, run.agent_row, end.turn))
             await add_events(connection, run.agent_row, run.id, end.last_number, end.events, epoch=end.epoch)
@@ -148,7 +150,7 @@ class Responses(StoreGroup):
         if stored_run is None or stored_run.is_over:
             return False
         number = len(await load_texts(connection, agent_row, run_row, RunTextKind.TURN))
-        return await add_text(connection, agent_row, run_row, RunTextKind.TURN, number, name)
+        return await add_text(connection, agent_row, run_row, RunTextKind.TURN, seq=number, data=name)
 
     @writes
     async def add_text(
@@ -167,7 +169,7 @@ class Responses(StoreGroup):
         stored_run = await find_run(connection, agent_row, run_row)
         if stored_run is None or stored_run.is_over:
             return False
-        return await add_text(connection, agent_row, run_row, kind, seq, data, job=job)
+        return await add_text(connection, agent_row, run_row, kind, seq=seq, data=data, job=job)
 
     @reads
     async def load_turns(self, connection: Connection, agent_row: int, run_row: int) -> list[bytes]:
@@ -200,7 +202,7 @@ class Responses(StoreGroup):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await replace_text(connection, agent_row, run_row, RunTextKind.RESPONSE, 0, shown)
+        await replace_text(connection, agent_row, run_row, RunTextKind.RESPONSE, seq=0, data=shown)
 
     @bulk_writes
     async def remove(self, connection: Connection, agent_row: int, run_row: int) -> None:

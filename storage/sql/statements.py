@@ -121,7 +121,14 @@ def _make_statement(name: str, text: _Text, pieces: Mapping[str, _Text]) -> Stat
         sqlite = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", sqlite)
     sqlite, sizes = _translate_for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", sqlite))
     postgres = _translate_for_postgres(_assemble(text.postgres, lambda name: pieces[name].postgres))
-    return Statement(sqlite, name, postgres, sizes, sized_columns, is_padded)
+    return Statement(
+        sqlite=sqlite,
+        name=name,
+        postgres=postgres,
+        sizes=sizes,
+        sized_columns=sized_columns,
+        is_padded=is_padded,
+    )
 
 
 def make_statement(name: str, text: str) -> Statement:

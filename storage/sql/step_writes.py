@@ -173,7 +173,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
     if run.uid != draft.uid or (run.is_over and write.end is None):
         raise RunOver("the run was ended, or another one has taken its send")
     if write.request is not None:
-        await replace_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, 0, write.request)
+        await replace_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, seq=0, data=write.request)
     return run
 
 
@@ -230,9 +230,9 @@ async def end_run_of_step(connection: Connection, write: RunEnd) -> Run:
         connection,
         write.agent_row,
         write.run_row,
-        write.state,
-        write.stop,
-        write.at,
+        state=write.state,
+        stop=write.stop,
+        at=write.at,
         error_message=write.error_message,
         job=write.job,
     )
@@ -243,6 +243,6 @@ async def _add_results(
 ) -> None:
     """Stores results of a run's calls by their numbers."""
     for n, data in results.items():
-        if not await add_text(connection, agent_row, run_row, RunTextKind.RESULT, n, data):
+        if not await add_text(connection, agent_row, run_row, RunTextKind.RESULT, seq=n, data=data):
             # A call that was approved has been made since.
-            await replace_text(connection, agent_row, run_row, RunTextKind.RESULT, n, data)
+            await replace_text(connection, agent_row, run_row, RunTextKind.RESULT, seq=n, data=data)

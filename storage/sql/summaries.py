@@ -82,7 +82,11 @@ class Summaries(StoreGroup):
     ) -> None:
         """Returns the effect that adds a summary. An existing one stays."""
         await connection.lock(agent_row)
-        await _insert_summary(connection, agent_row, Summary(0, exchange, text, tokens, at, model))
+        await _insert_summary(
+            connection,
+            agent_row,
+            Summary(id=0, exchange=exchange, text=text, tokens=tokens, at=at, model=model),
+        )
 
     @writes
     async def put(
@@ -132,4 +136,4 @@ async def _insert_summary(connection: Connection, agent_row: int, summary: Summa
 def _make_summary(row: Row) -> Summary:
     id, text, tokens, at, model, *skeleton = row
     exchange = make_exchange(skeleton)
-    return Summary(id, exchange, text, tokens, at, model)
+    return Summary(id=id, exchange=exchange, text=text, tokens=tokens, at=at, model=model)

@@ -107,7 +107,14 @@ async def import_definition(connection: Connection, agent: Agent, record: Mappin
             raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {agent.scope.subject}")
         uid = subject.uid
     project = IMPORTING_PREFIX + agent.scope.project
-    draft = DefinitionDraft(project, kind, uid, record["body"], str(record["name"]), agent.id)
+    draft = DefinitionDraft(
+        project=project,
+        kind=kind,
+        uid=uid,
+        body=record["body"],
+        name=str(record["name"]),
+        memory_row=agent.id,
+    )
     created, updated = float(record["created"]), float(record["updated"])
     if await insert_definition(connection, draft, created=created, updated=updated) is None:
         raise WriteConflict(f"the {kind} {uid!r} is there already")

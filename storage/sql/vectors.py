@@ -280,7 +280,9 @@ class Vectors(StoreGroup):
             if chunk is not None and chunk.dimension == progress.dimension:
                 embedded.update(chunk.seqs.tolist())
         messages = [message for message in messages if message.seq not in embedded]
-        return Unembedded(loaded, model, cursor, upto, progress.stamp, messages)
+        return Unembedded(
+            agent=loaded, model=model, cursor=cursor, upto=upto, stamp=progress.stamp, messages=messages
+        )
 
     @makes_effect
     async def begin_effect(self, connection: Connection, agent_row: int, model: str) -> None:

@@ -101,7 +101,12 @@ class Writer:
         self._running_since = 0.0
         self._emptied = asyncio.Event()  # set whenever nothing is left to write
         self._connection = WriterConnection(
-            path, connect, self, on_failure, limits.retry_first_s, limits.retry_max_s
+            path,
+            connect,
+            self,
+            on_failure=on_failure,
+            retry_first_s=limits.retry_first_s,
+            retry_max_s=limits.retry_max_s,
         )
         self.file = self._connection.file
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet

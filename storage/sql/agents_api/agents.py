@@ -97,7 +97,14 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     """
     project = draft.agent.scope.project
     agent = await find_or_create_agent(connection, draft.agent)
-    definition = DefinitionDraft(project, DefinitionKind.AGENT, agent.uid, draft.body, draft.name, agent.id)
+    definition = DefinitionDraft(
+        project=project,
+        kind=DefinitionKind.AGENT,
+        uid=agent.uid,
+        body=draft.body,
+        name=draft.name,
+        memory_row=agent.id,
+    )
     await add_definition(connection, definition, at=at)
     for block, details in draft.own:
         await add_block(connection, project, block, details, at=at, origin=API_ORIGIN, owner=agent.id)

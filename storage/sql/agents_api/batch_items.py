@@ -72,7 +72,12 @@ class BatchItems(StoreGroup):
                 run = replace(run, conversation_row=conversation_row)
             stored = await find_or_create_run(connection, run)
             await add_text(
-                connection, stored.agent_row, stored.id, RunTextKind.REQUEST, _REQUEST_SEQ, draft.request
+                connection,
+                stored.agent_row,
+                stored.id,
+                RunTextKind.REQUEST,
+                seq=_REQUEST_SEQ,
+                data=draft.request,
             )
             await connection.run(SQL["insert"], (stored.id, batch_row))
 
@@ -240,7 +245,7 @@ class BatchItems(StoreGroup):
             if item.run is not None:
                 if item.run.agent_row not in agent_rows:
                     continue
-                await end_run(connection, item.run.agent_row, item.run.id, state, stop, at)
+                await end_run(connection, item.run.agent_row, item.run.id, state=state, stop=stop, at=at)
                 await erase_item_texts(connection, item.run.agent_row, item.run.id)
             await close_item(connection, item.id)
         return bool(items)

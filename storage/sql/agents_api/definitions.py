@@ -159,7 +159,9 @@ async def create_memory(
 ) -> DefinedMemory:
     """Makes a memory without conversations, an archive or a folder, and its definition."""
     agent = await find_or_create_agent(connection, draft)
-    definition = DefinitionDraft(draft.scope.project, kind, agent.uid, body, name, agent.id)
+    definition = DefinitionDraft(
+        project=draft.scope.project, kind=kind, uid=agent.uid, body=body, name=name, memory_row=agent.id
+    )
     return DefinedMemory(agent, await add_definition(connection, definition, at=at))
 
 

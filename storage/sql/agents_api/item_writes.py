@@ -52,7 +52,7 @@ async def write_item(connection: Connection, write: ItemWrite, rules: Rules) -> 
     if isinstance(write, ItemRound):
         edits = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": edits})
-        await add_text(connection, run.agent_row, run.id, RunTextKind.ROUND, write.number, data)
+        await add_text(connection, run.agent_row, run.id, RunTextKind.ROUND, seq=write.number, data=data)
         return True
     try:
         await _end_item(connection, write, run, rules)
@@ -149,7 +149,7 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
         )
         await add_step(connection, step)
         await connection.run(SQL["set_steps"], (end.rounds, run.id, agent_row))
-    await end_run(connection, agent_row, run.id, end.state, end.stop, end.now)
+    await end_run(connection, agent_row, run.id, state=end.state, stop=end.stop, at=end.now)
     await erase_item_texts(connection, agent_row, run.id)
     await add_error_message(connection, agent_row, run.id, end.error_message)
 

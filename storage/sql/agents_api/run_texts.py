@@ -64,7 +64,7 @@ async def add_events(
     """
     if await find_epoch(connection, agent_row) != epoch:
         return False
-    return await add_text(connection, agent_row, run_row, RunTextKind.EVENT, seq, data, job=job)
+    return await add_text(connection, agent_row, run_row, RunTextKind.EVENT, seq=seq, data=data, job=job)
 
 
 async def add_error_message(
@@ -76,9 +76,11 @@ async def add_error_message(
     """
     if error_message:
         message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
-        await add_text(connection, agent_row, run_row, RunTextKind.ERROR, 0, message)
+        await add_text(connection, agent_row, run_row, RunTextKind.ERROR, seq=0, data=message)
         if error_status:
-            await add_text(connection, agent_row, run_row, RunTextKind.ERROR, 1, b"%d" % error_status)
+            await add_text(
+                connection, agent_row, run_row, RunTextKind.ERROR, seq=1, data=b"%d" % error_status
+            )
 
 
 async def load_texts(

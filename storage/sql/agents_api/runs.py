@@ -92,9 +92,11 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
         draft = replace(draft, conversation_row=conversation_row)
     run = await find_or_create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
-        await add_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, 0, command.request)
+        await add_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, seq=0, data=command.request)
         if command.listing is not None:
-            await add_text(connection, run.agent_row, run.id, RunTextKind.LISTING, 0, command.listing)
+            await add_text(
+                connection, run.agent_row, run.id, RunTextKind.LISTING, seq=0, data=command.listing
+            )
         if command.read_memory_row is not None and command.kind:
             # The memory that is read has one such job for all its runs, so the key of the job is its kind.
             await jobs.enqueue_in(connection, command.kind, command.read_memory_row, command.kind)
@@ -176,7 +178,7 @@ async def end_run(
     Raises: NotFound; Stale if another attempt performs the run.
     """
     await check_attempt(connection, job)
-    if await end_if_open(connection, agent_row, run_row, state, stop, at):
+    if await end_if_open(connection, agent_row, run_row, state=state, stop=stop, at=at):
         await add_error_message(connection, agent_row, run_row, error_message, error_status)
     return await get_run(connection, agent_row, run_row)
 
