@@ -94,8 +94,8 @@ class Scene:
         facts = self.world.store.facts
         whole = facts.learn_effect
 
-        def breaking(*arguments: Any) -> Any:
-            effect = whole(*arguments)
+        def breaking(*arguments: Any, **named_arguments: Any) -> Any:
+            effect = whole(*arguments, **named_arguments)
 
             async def write(connection: Any) -> None:
                 if self.breaks:
