@@ -60,20 +60,17 @@ class MessagePages:
         self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[ObjectRef]
     ) -> _Entries:
         """Returns a page of messages, of which the oldest is the system message."""
-        with_system = showing.shows("system_message") and _has_system_message(page)
-        leads: list[_Entry] = []
-        if with_system and not page.newest_first:
-            leads.append((agent, await self._render_system_message(agent, conversation_name)))
+        has_system = showing.shows("system_message") and _has_system_message(page)
+        # The oldest message comes first, or last if the page has room for it.
+        limit = page.limit - (has_system and not page.newest_first)
         views = await self._messages.list(
-            agent, replace(page, limit=page.limit - len(leads)), conversation_name=conversation_name
+            agent, replace(page, limit=limit), conversation_name=conversation_name
         )
-        entries = [*leads, *((agent, view) for view in views)]
-        if with_system and page.newest_first and len(entries) < page.limit:
-            entries.append((agent, await self._render_system_message(agent, conversation_name)))
+        entries: list[_Entry] = [(agent, view) for view in views]
+        if has_system and len(entries) < page.limit:
+            system = await self._api.system_messages.render(agent, conversation_name or DEFAULT_CONVERSATION)
+            entries.insert(len(entries) if page.newest_first else 0, (agent, system))
         return entries
-
-    async def _render_system_message(self, agent: Agent, conversation_name: str | None) -> SystemMessage:
-        return await self._api.system_messages.render(agent, conversation_name or DEFAULT_CONVERSATION)
 
     async def _fill_page(
         self,

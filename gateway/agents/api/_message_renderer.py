@@ -90,7 +90,11 @@ class MessageRenderer(Struct, frozen=True):
         if step is None or step.run_row > run.id:
             return []
         exchange = await self.store.turns.find_exchange(self.agent, step.exchange_row)
-        messages = [] if exchange is None else await self.render_run(run, [exchange], has_input=False)
+        return [] if exchange is None else await self.render_approval_requests(run, exchange)
+
+    async def render_approval_requests(self, run: Run, step: Exchange) -> list[dict[str, Any]]:
+        """Returns the JSON of the messages with the calls of a run's step that wait for answers."""
+        messages = await self.render_run(run, [step], has_input=False)
         return [message for message in messages if message["message_type"] == "approval_request_message"]
 
     async def render_run(

@@ -214,5 +214,5 @@ async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> di
     run = await store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)
     if run is None:
         return None
-    messages = await MessageRenderer(store, agent, Showing()).render_run(run, [exchange], has_input=False)
-    return next((each for each in messages if each["message_type"] == "approval_request_message"), None)
+    requests = await MessageRenderer(store, agent, Showing()).render_approval_requests(run, exchange)
+    return next(iter(requests), None)

@@ -21,6 +21,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, read_uid
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.named_conversation import find_conversation_row, get_named_conversation
 from gateway.agents.api.run_events import find_error, read_run_showing
+from gateway.agents.runs.live_runs import LIVE_STATES
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import (
@@ -45,8 +46,6 @@ from gateway.web.request_info import get_request_info
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.run_records import Run, RunState, RunTextKind
 from storage.sql.store import Store
-
-_LIVE = (RunState.CREATED, RunState.RUNNING)
 
 
 class RunRoutes:
@@ -90,7 +89,7 @@ class RunRoutes:
             if conversation_row is None:
                 return []
         states = find_sent(query.statuses) or (
-            [state.value for state in _LIVE] if query.active else list(RunState)
+            [state.value for state in LIVE_STATES] if query.active else list(RunState)
         )
         filter = RunFilter(
             None if agent is None else agent.id, conversation_row, sorted({RunState(state) for state in states}),

@@ -14,6 +14,8 @@ from storage.records import Agent
 from storage.run_records import Run, RunState
 from storage.sql.store import Store
 
+# The states of a run that has not ended.
+LIVE_STATES = (RunState.CREATED, RunState.RUNNING)
 # The most runs that one request cancels.
 _MAX_CANCELLED = 1000
 
@@ -67,7 +69,7 @@ class LiveRuns:
 
         conversation_row: the row of the only conversation with runs to be cancelled; None: all conversations.
         """
-        live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
+        live = RunFilter(agent.id, conversation_row, LIVE_STATES)
         page: Page[int] = Page(limit=_MAX_CANCELLED)
         entries = await self._store.runs.list_runs(agent.scope.project, live, page)
         return [await self.cancel(entry.run) for entry in entries]
