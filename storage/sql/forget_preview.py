@@ -100,6 +100,8 @@ class PreviewedCounts(NamedTuple):
     changes: Sequence[RebuiltBlock] = ()
     # The rows of the newest exchanges that stay and lose a note, the newest first.
     noted_rows: Sequence[int] = ()
+    # The numbers of messages that go along, since the target replaced them.
+    replaced_seqs: Collection[int] = ()
 
 
 class _Target(NamedTuple):
@@ -166,13 +168,14 @@ class ForgetPreviews(StoreGroup):
         texts = await _read_named_texts(connection, agent_row, target)
         seqs = {*target.messages, *replaced_seqs} if target.messages else ()
         content = _Content(erased, texts, seqs, target.versions)
-        if not (target.facts or target.passages):
-            return await self._count_erased(connection, agent_row, content, messages)
-        with_named = await self._count_named(connection, agent_row, target, content)
-        if not erased.listed:
-            return with_named
+        with_named = None
+        if target.facts or target.passages:
+            with_named = await self._count_named(connection, agent_row, target, content)
+            if not erased.listed:
+                return with_named
         with_messages = await self._count_erased(connection, agent_row, content, messages)
-        return _add_counts(with_messages, with_named, target)
+        with_messages = with_messages._replace(replaced_seqs=replaced_seqs)
+        return with_messages if with_named is None else _add_counts(with_messages, with_named, target)
 
     @long_reads
     async def list_facts(
@@ -411,7 +414,10 @@ def _add_counts(
     noted_rows = _choose_newest_rows(
         sorted((*with_messages.noted_rows, *with_named.noted_rows), reverse=True)
     )
-    return PreviewedCounts(counts, with_messages.facts[:_NAMED_FACTS], remade, changes, noted_rows)
+    facts = with_messages.facts[:_NAMED_FACTS]
+    return with_messages._replace(
+        counts=counts, facts=facts, remade=remade, changes=changes, noted_rows=noted_rows
+    )
 
 
 def _choose_newest_rows(newest_first: Iterable[int]) -> Sequence[int]:

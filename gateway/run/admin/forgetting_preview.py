@@ -175,7 +175,7 @@ class ForgettingPreviews(Struct, frozen=True):
             target = replace(target, exchanges=part.exchange_rows)
         extent = await self.store.forget_previews.count(memory.id, target, part.messages)
         refs = await self.store.memory_pages.load_exchange_refs(memory.id, extent.noted_rows)
-        stays = [*part.stays]
+        stays = [each for each in part.stays if each.message not in extent.replaced_seqs]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
             change = "without what came from this, and without lines that say it again"
@@ -203,7 +203,7 @@ class ForgettingPreviews(Struct, frozen=True):
             )
             or UNSET,
             question=part.question,
-            replaced=UNSET if part.kind == "all" else extent.counts.messages - part.messages or UNSET,
+            replaced=len(extent.replaced_seqs) or UNSET,
         )
 
 

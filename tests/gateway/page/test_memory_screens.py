@@ -2052,6 +2052,20 @@ def test_a_preview_counts_what_was_replaced_by_what_goes(
     assert (before["messages"] - after["messages"], before["facts"] - after["facts"]) == (messages, 2)
 
 
+def test_a_preview_of_a_replaced_question_says_that_its_answer_goes(operator: Operator) -> None:
+    chat = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    chat.say("My cat is called Miso.")
+    chat.messages.pop()
+    operator.world.upstream.queue(say("A nice name."))
+    chat.go_on()
+    memory = f"m/{memory_of(operator.world).uid}"
+    preview = operator.twin(f"{memory}/forget?message=1")  # message 2 answered it, message 4 does
+    assert (preview["will_go"]["messages"], preview["replaced"]) == (3, 2)
+    assert "message 2" not in str(preview["stays"])
+    operator.twin(f"{memory}/forget?message=1", {})
+    assert operator.twin(memory)["memory"]["messages"] == 1
+
+
 def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operator: Operator) -> None:
     """A correction that was written later stays, and was counted among what goes."""
     agent = speak(operator.world, "I never eat penicillin.")
