@@ -93,6 +93,15 @@ def test_a_fact_that_an_operator_wrote_fits_a_phone(browser: Browser, operator: 
     browser.looks_right(operator, f"m/{uid}/facts", heading="Facts")
 
 
+def test_an_address_fits_one_line_of_a_phone(browser: Browser, operator: Operator) -> None:
+    """Its last two letters stood alone on a second line."""
+    uid = speak(operator.world, "Hello.", user="anna.keller@example.com").uid
+    with browser.open(operator, f"m/{uid}", width=320) as page:
+        box = page.get_by_role("heading", level=1).bounding_box()
+        assert box is not None
+        assert box["height"] < 40
+
+
 def test_a_phone_shows_who_has_facts(browser: Browser, operator: Operator) -> None:
     operator.twin(f"m/{speak(operator.world, 'Hello.').uid}/facts", {"text": "Never eats nuts."})
     speak(operator.world, "Hello.", user="bob")
