@@ -72,8 +72,8 @@ def make_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
     # The description is made at the first request for it.
     describe = cache(partial(describe_routes, served, gateway_version))
 
-    async def openapi(_: ApiRequest) -> Any:
+    async def describe_api(_: ApiRequest) -> Any:
         return describe()
 
-    description = AgentsRoute("GET", "/openapi.json", openapi, "Describe this API.", slashes=("",))
+    description = AgentsRoute("GET", "/openapi.json", describe_api, "Describe this API.", slashes=("",))
     return make_starlette_routes([*served, *REFUSED_ROUTES, description], bodies)

@@ -127,10 +127,10 @@ class AgentServices:
         # Before this process begins runs, which it could take for runs of an earlier process.
         recovery = await run_at_start(self._store, self._recover, "Interrupted runs")
         tasks = [] if recovery is None else [recovery]
-        tasks += map(asyncio.create_task, self.run_service.tasks(performs_jobs=performs_jobs))
+        tasks += map(asyncio.create_task, self.run_service.make_coroutines(performs_jobs=performs_jobs))
         if performs_jobs:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
-            tasks += map(asyncio.create_task, self._batches.tasks())
+            tasks += map(asyncio.create_task, self._batches.make_coroutines())
         return tasks
 
     async def _recover(self) -> None:

@@ -39,7 +39,7 @@ class AgentRoutes:
             AgentsRoute("GET", agent, self.retrieve),
             AgentsRoute("PATCH", agent, self.update),
             AgentsRoute("DELETE", agent, self.delete),
-            AgentsRoute("GET", f"{agent}/context", self.context),
+            AgentsRoute("GET", f"{agent}/context", self.retrieve_context),
             AgentsRoute("POST", f"{agent}/recompile", self.recompile),
         ]
 
@@ -97,7 +97,7 @@ class AgentRoutes:
         self._api.agent_runs.live.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
-    async def context(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_context(self, request: ApiRequest) -> dict[str, Any]:
         """Return what goes to the model, and what it takes up."""
         view = await self._api.agents.get_view(request)
         prompt = await self._make_prompt(request)

@@ -104,7 +104,7 @@ def _parse_stdio(config: dict[str, Any]) -> McpServerConfig:
     variables = fields.get(VARIABLES) or {}
     for name, value in variables.items():
         if not _VARIABLE_NAME.fullmatch(name) or "\0" in value:
-            raise _unprocessable(VARIABLES, f"{name[:100]!r} is not a valid environment variable")
+            raise _make_error(VARIABLES, f"{name[:100]!r} is not a valid environment variable")
     return McpServerConfig(
         McpServerDefinition(command=(program.command, *program.args)),
         {f"{VARIABLES}.{name}": value for name, value in variables.items()},
@@ -151,7 +151,7 @@ def _parse_http(
 def _check_secret(name: str, value: str) -> None:
     """Raises: Unprocessable if a value cannot be sent in a header. name: the field of the secret."""
     if re.search(r"[\x00-\x1f\x7f]", value):
-        raise _unprocessable(get_group(name), f"the value of {name} has a line end or control character")
+        raise _make_error(get_group(name), f"the value of {name} has a line end or control character")
 
 
 def _check_headers(names: list[tuple[str, str]]) -> None:
@@ -164,13 +164,13 @@ def _check_headers(names: list[tuple[str, str]]) -> None:
         lower = name.lower()
         is_reserved = lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES)
         if is_reserved or not _HEADER_NAME.fullmatch(name):
-            raise _unprocessable(field, f"{name[:100]!r} is no header that can be sent")
+            raise _make_error(field, f"{name[:100]!r} is no header that can be sent")
         if lower in seen:
-            raise _unprocessable(field, f"the header {name!r} is named twice; its case makes no difference")
+            raise _make_error(field, f"the header {name!r} is named twice; its case makes no difference")
         seen.add(lower)
 
 
-def _unprocessable(field: str, message: str) -> Unprocessable:
+def _make_error(field: str, message: str) -> Unprocessable:
     return Unprocessable(Fault((*_CONFIG_PATH, field), message))
 
 

@@ -29,7 +29,7 @@ class ModelAndTagRoutes:
             # The path without the slash is OpenAI's.
             AgentsRoute("GET", "/v1/models", self.list_models, slashes=("/",)),
             AgentsRoute("GET", "/v1/models/embedding", self.list_embedders),
-            AgentsRoute("GET", "/v1/health", self.health),
+            AgentsRoute("GET", "/v1/health", self.report_health),
         ]
 
     async def list_tags(self, request: ApiRequest, query: TagsQuery) -> Sequence[str]:
@@ -57,7 +57,7 @@ class ModelAndTagRoutes:
         name = self._api.settings.memory.embedder
         return [] if not name else [render_embedding_model(name)]
 
-    async def health(self, request: ApiRequest) -> dict[str, Any]:
+    async def report_health(self, request: ApiRequest) -> dict[str, Any]:
         """Say that the gateway lives, and its version."""
         return {"status": "ok", "version": self._version}
 

@@ -55,7 +55,7 @@ class BatchService:
             open_receipt=make_receipt_opener(receipts, BATCH_JOB),
         )
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+    def make_coroutines(self) -> list[Coroutine[Any, Any, None]]:
         """Returns the coroutines that perform batches, to be run as tasks: the worker and the clean-up."""
         return [self._worker.run(), self._clean_up.run()]
 

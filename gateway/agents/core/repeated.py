@@ -187,7 +187,7 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
     reply = join_texts(map(_read_reply_text, turn))
     if not heard_texts:
         return not join_letters(reply)
-    parts = (*_without_text_before(heard_texts), *_without_text_after(heard_texts))
+    parts = (*_list_ends(heard_texts), *_list_beginnings(heard_texts))
     return any(_is_heard_of(heard, reply) for heard in parts)
 
 
@@ -215,10 +215,10 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
 def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns the heard part of a reply; "" if the client's texts do not show it."""
     whole = join_texts(step_texts)
-    for heard in _without_text_before(heard_texts):
+    for heard in _list_ends(heard_texts):
         if _is_heard_of(heard, whole):
             return heard
-    for heard in _without_text_after(heard_texts):
+    for heard in _list_beginnings(heard_texts):
         if _is_heard_of(heard, whole):
             # The application's text after the end of a step may be the next step in other words: that step is not cut.
             ends = {join_letters(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
@@ -226,12 +226,12 @@ def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     return ""
 
 
-def _without_text_before(heard_texts: Sequence[str]) -> Iterator[str]:
+def _list_ends(heard_texts: Sequence[str]) -> Iterator[str]:
     """Yields the ends of these texts, longest first: the application may have spoken before the reply."""
     return (join_texts(heard_texts[n:]) for n in range(len(heard_texts)))
 
 
-def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
+def _list_beginnings(heard_texts: Sequence[str]) -> Iterator[str]:
     """Yields the beginnings of these texts, longest first: the application may have spoken after the reply."""
     return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 

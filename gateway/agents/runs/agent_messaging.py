@@ -200,7 +200,7 @@ class AgentMessaging:
             return recipient.make_failure(AnswerFailure.DEPTH, _TOO_DEEP)
         queue = recipient.uid, DEFAULT_CONVERSATION
         try:
-            with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
+            with self._release_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
                 resolved = await self._resolve(sender, recipient)
                 request = _make_run_request(sender, resolved, text, is_awaited=True)
                 return await self._await_answer(request, recipient, wait, deadline)
@@ -225,7 +225,7 @@ class AgentMessaging:
         return resolved
 
     @contextmanager
-    def _released_slot(self, sender: Sender) -> Iterator[None]:
+    def _release_slot(self, sender: Sender) -> Iterator[None]:
         """Releases the slot of the waiting run until its answer has come."""
         if not sender.holds_slot:
             yield

@@ -68,14 +68,14 @@ async def open_sse_session(
     """
     transport = _HostTransport(hosts, url, headers, report.host_errors, has_events=True)
 
-    def client(
+    def make_client(
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
         auth: httpx2.Auth | None = None,
     ) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
 
-    streams = sse_client(url, httpx_client_factory=client)
+    streams = sse_client(url, httpx_client_factory=make_client)
     async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
         yield session
 

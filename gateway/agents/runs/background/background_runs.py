@@ -128,14 +128,14 @@ class BackgroundRuns:
                 return await self._make_attempt(attempt)
             finally:
                 self._open.close(open_run)
-        async with self._in_queue(open_run) as ticket:
+        async with self._enter_queue(open_run) as ticket:
             if ticket is not None:
                 return await self._make_attempt(replace(attempt, ticket=ticket))
         # The run was cancelled or deleted while it waited.
         return await self.perform(job, run_row)
 
     @asynccontextmanager
-    async def _in_queue(self, open_run: OpenRun) -> AsyncIterator[QueueTicket | None]:
+    async def _enter_queue(self, open_run: OpenRun) -> AsyncIterator[QueueTicket | None]:
         """Waits until a run is first in its conversation. Yields its ticket; None: the run was closed meanwhile.
 
         After an error with which the run is tried again, it is still first in the queue.

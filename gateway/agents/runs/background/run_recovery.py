@@ -37,7 +37,7 @@ class RunRecovery(Struct, frozen=True):
         Raises: StoreError, after which it may be called again.
         """
         dropped = []
-        async for entry, has_job in self._stored_open_runs():
+        async for entry, has_job in self._list_open_runs():
             if not has_job:
                 dropped.append(entry.run)
             elif self.open_runs.find(entry.run.uid) is None:  # otherwise the job has begun already
@@ -70,7 +70,7 @@ class RunRecovery(Struct, frozen=True):
         """
         stored_uids: set[str] = set()
         dropped = []
-        async for entry, has_job in self._stored_open_runs():
+        async for entry, has_job in self._list_open_runs():
             stored_uids.add(entry.run.uid)
             if not has_job:
                 dropped.append(entry.run)
@@ -78,7 +78,7 @@ class RunRecovery(Struct, frozen=True):
             await self.live_runs.cancel(run)
         return stored_uids
 
-    async def _stored_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
+    async def _list_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
         """Yields the runs of all processes that have not ended, and whether each has a job. Raises: StoreError."""
         after, is_all = 0, False
         while not is_all:

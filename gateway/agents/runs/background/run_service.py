@@ -66,7 +66,7 @@ class RunService:
         self._abandoned_runs = PeriodicTask("end abandoned runs", self._end_abandoned_runs)
         store.database.add_recovery_listener(self._abandoned_runs.wake)
 
-    def tasks(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
+    def make_coroutines(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
         """Returns the tasks of the service, which run until they are cancelled.
 
         performs_jobs: this process performs runs; False: it only closes runs that have lost their job.
